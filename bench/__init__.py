@@ -1,0 +1,1 @@
+"""How attention is measured: axes to cases, cases to rows. Never plots."""

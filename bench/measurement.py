@@ -1,0 +1,166 @@
+"""The schema: `Case` is what was asked, `Measurement` adds what was seen. One row, one instance.
+
+Units stand in the names. The header of every CSV is `COLUMNS`, and nothing else repeats it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+DIRECTIONS = ("forward", "forward_backward")
+
+
+class Status(StrEnum):
+    """How a case ended."""
+
+    OK = "ok"
+    UNSUPPORTED = "unsupported"
+    OUT_OF_MEMORY = "out_of_memory"
+    TIMEOUT = "timeout"
+    CRASHED = "crashed"
+    ERROR = "error"
+    INCORRECT = "incorrect"
+    SKIPPED = "skipped"
+
+
+def _column(description: str, default: Any = dataclasses.MISSING) -> Any:
+    return field(default=default, metadata={"description": description})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One point of a sweep."""
+
+    variant: str = _column("registry name of the attention")
+    implementation: str = _column("implementation asked for; `auto` lets the variant choose")
+    hyperparameters: str = _column("all settings as sorted name=value text")
+    inputs: str = _column("where query, key and value come from")
+    layer: int | None = _column("layer of the model a captured input comes from", None)
+    device: str = _column("cpu or cuda")
+    dtype: str = _column("float32, bfloat16, float16 or float64")
+    batch: int = _column("sequences in the batch")
+    heads: int = _column("query heads")
+    kv_heads: int = _column("key/value heads")
+    seq_len: int = _column("queries per sequence")
+    key_len: int = _column("keys per sequence")
+    head_dim: int = _column("channels of a head")
+    causal: bool = _column("whether later keys are hidden")
+    direction: str = _column("forward, or forward_backward: one forward and one backward pass")
+    seed: int = _column("seed of the inputs")
+
+    @property
+    def case_id(self) -> str:
+        """Sixteen hexadecimal digits that stand for these fields and nothing else."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """What a baseline depends on: every field but the variant and its settings."""
+        own = {"variant", "implementation", "hyperparameters"}
+        return tuple(v for k, v in dataclasses.asdict(self).items() if k not in own)
+
+    @property
+    def label(self) -> str:
+        """A short name for progress bars and messages."""
+        name = (
+            self.variant
+            if self.implementation == "auto"
+            else f"{self.variant}/{self.implementation}"
+        )
+        return f"{name} n={self.seq_len} h={self.heads} {self.dtype} {self.direction}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement(Case):
+    """A case and its outcome. Numbers are there only if `status` is ok; inapplicable ones are None."""
+
+    status: Status = _column("how the case ended: " + ", ".join(Status))
+    reason: str = _column("one sentence, if the case did not end well", "")
+    implementation_used: str = _column("the implementation that ran", "")
+    inputs_detail: str = _column(
+        "which layer, heads and tokens of the inputs, and how repeated", ""
+    )
+
+    time_ms_median: float | None = _column(
+        "device time of a call, median, ms: CUDA events with a cold L2 cache; wall time on a CPU",
+        None,
+    )
+    time_ms_q1: float | None = _column("its first quartile, ms", None)
+    time_ms_q3: float | None = _column("its third quartile, ms", None)
+    time_ms_min: float | None = _column("its minimum, ms", None)
+    repeats: int | None = _column("timed calls", None)
+    wall_ms_median: float | None = _column(
+        "wall time of a call that waits for the device, median, ms", None
+    )
+    prepare_ms: float | None = _column(
+        "once per shape: building what later calls re-use (drawn patterns, projections), ms", None
+    )
+    exact_ms_median: float | None = _column(
+        "the fastest exact implementation within 2 times SDPA's error, same shape, process, round, ms",
+        None,
+    )
+    exact_implementation: str = _column("which implementation that was", "")
+    sdpa_ms_median: float | None = _column("torch SDPA at default settings, likewise, ms", None)
+    speedup_vs_exact: float | None = _column("exact_ms_median / time_ms_median", None)
+
+    peak_memory_bytes: int | None = _column(
+        "peak of allocated bytes beyond the inputs, output included", None
+    )
+    exact_peak_memory_bytes: int | None = _column("the same of the exact implementation", None)
+    memory_vs_exact: float | None = _column("peak_memory_bytes / exact_peak_memory_bytes", None)
+
+    approx_error_rel_l2: float | None = _column(
+        "relative L2 error of the output against exact float64 softmax attention on the same "
+        "inputs; returning zeros scores 1.0",
+        None,
+    )
+    approx_error_low: float | None = _column("lower end of its 95 % interval over query rows", None)
+    approx_error_high: float | None = _column("upper end of that interval", None)
+    approx_cosine: float | None = _column(
+        "mean cosine similarity of output rows to exact ones", None
+    )
+    mass_recall: float | None = _column(
+        "mean exact attention mass on the keys the method sees, where it selects keys", None
+    )
+    impl_error_rel_l2: float | None = _column(
+        "relative L2 error of the output against the variant's own dense definition: must be rounding",
+        None,
+    )
+    oracle_rows: int | None = _column("query rows per head on which errors were taken", None)
+
+    useful_flops: float | None = _column("operations the method cannot avoid", None)
+    tflops: float | None = _column("useful_flops per second of time_ms_median, in 1e12", None)
+    roofline_fraction: float | None = _column("tflops / this machine's measured matmul rate", None)
+
+    def __post_init__(self) -> None:
+        numbers = [f.name for f in dataclasses.fields(self) if f.name in NUMBERS]
+        if self.status is not Status.OK:
+            if present := [name for name in numbers if getattr(self, name) is not None]:
+                raise ValueError(f"a row with status {self.status} has no numbers; got {present}")
+            if not self.reason:
+                raise ValueError(f"a row with status {self.status} needs a reason")
+        elif self.time_ms_median is None:
+            raise ValueError("a row with status ok needs a time")
+
+    @classmethod
+    def of(cls, case: Case, status: Status, reason: str = "", **seen: Any) -> Measurement:
+        """The row of `case`."""
+        return cls(**dataclasses.asdict(case), status=status, reason=reason, **seen)
+
+    @property
+    def case(self) -> Case:
+        """What was asked."""
+        return Case(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Case)})
+
+
+CASE_COLUMNS = tuple(f.name for f in dataclasses.fields(Case))
+COLUMNS = tuple(f.name for f in dataclasses.fields(Measurement))
+_TEXTS = ("status", "reason", "implementation_used", "inputs_detail", "exact_implementation")
+NUMBERS = frozenset(COLUMNS) - frozenset(CASE_COLUMNS) - frozenset(_TEXTS)
+DESCRIPTIONS = {f.name: f.metadata["description"] for f in dataclasses.fields(Measurement)}

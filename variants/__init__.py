@@ -1,0 +1,28 @@
+"""Attention variants behind one interface; every sibling file is one variant.
+
+>>> import torch, variants
+>>> attention = variants.create("sliding_window", window_size=256)
+>>> query = key = value = torch.randn(1, 8, 1024, 64)
+>>> attention(query, key, value, causal=True).shape
+torch.Size([1, 8, 1024, 64])
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from variants.contract.attention import Attention, UnsupportedError
+from variants.contract.registry import CAPABILITIES, REGISTRY, create, grid, register
+
+for _module in iter_modules(__path__):
+    if not _module.ispkg:
+        import_module(f"{__name__}.{_module.name}")
+
+__all__ = [
+    "CAPABILITIES",
+    "REGISTRY",
+    "Attention",
+    "UnsupportedError",
+    "create",
+    "grid",
+    "register",
+]

@@ -1,0 +1,93 @@
+"""BigBird attention: blocks of queries see neighbouring, global and randomly drawn key blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from variants.contract.attention import hyperparameter
+from variants.contract.masked import MaskedAttention
+from variants.contract.pattern import Pattern
+from variants.contract.registry import register
+
+
+@register(
+    title="Big Bird: Transformers for Longer Sequences",
+    year=2020,
+    url="https://arxiv.org/abs/2007.14062",
+    time="n·b·(g + r + 3)·d",
+    memory="n·d",
+    target="masked_softmax",
+    supports={"causal", "key_padding_mask", "cross_attention", "backward"},
+    implementations=("blocks",),
+    exact_when={"block_size": 1 << 40},
+    grid={"block_size": (64,), "num_random_blocks": (3,)},
+)
+@dataclass(frozen=True)
+class BigBirdAttention(MaskedAttention):
+    """A query sees its own block and one on either side, the global blocks, and
+    `num_random_blocks` others. Of the global blocks half (rounded up) stand at the start and the
+    rest at the end: 2 are the first and the last, as in the authors' code. Queries in a global
+    block see all keys.
+
+    The random blocks are drawn per head and block of queries, without replacement, uniformly from
+    those neither near nor global. (The authors' code draws from the first 1024 tokens only at some
+    lengths.) `causal` hides what is later, so it leaves early queries fewer random blocks.
+    """
+
+    block_size: int = hyperparameter(64, minimum=1)
+    num_random_blocks: int = hyperparameter(3, minimum=0)
+    num_global_blocks: int = hyperparameter(2, minimum=0)
+    seed: int = hyperparameter(0)
+
+    def pattern(self, heads: int, query_len: int, key_len: int, causal: bool) -> Pattern:
+        blocks = -(-key_len // self.block_size)
+        front = min(-(-self.num_global_blocks // 2), blocks)
+        back = min(self.num_global_blocks // 2, blocks - front)
+        return Pattern(
+            query_len,
+            key_len,
+            causal,
+            window=1,
+            block_size=self.block_size,
+            leading=min(front * self.block_size, key_len),
+            trailing=max(0, key_len - (blocks - back) * self.block_size) if back else 0,
+            random_blocks=draw_blocks(
+                heads, blocks, front, back, self.num_random_blocks, self.seed
+            ),
+        )
+
+
+@lru_cache(maxsize=64)
+def draw_blocks(
+    heads: int, blocks: int, front: int, back: int, draws: int, seed: int
+) -> Tensor | None:
+    """Random key blocks of each block of queries, (heads, blocks, draws), -1 where none is left.
+
+    Every subset of the candidates is equally likely (R. W. Floyd's sampling, in "A sample of
+    brilliance", Communications of the ACM 30:9, 1987). Needs no blocks × blocks table.
+    """
+    if draws == 0 or blocks <= front + back + 1:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    own = torch.arange(blocks)
+    # Blocks a query has anyway: what is left of its neighbourhood between the global blocks.
+    low = (own - 1).clamp(min=front)
+    high = (own + 1).clamp(max=blocks - back - 1)
+    near = (high - low + 1).clamp(min=0)
+    candidates = (blocks - front - back - near).expand(heads, -1)
+    uniform = torch.rand(heads, blocks, draws, generator=generator, dtype=torch.float64)
+    chosen = torch.full((heads, blocks, draws), -1)
+    for draw in range(draws):
+        # With fewer candidates than draws the first rounds have nothing to offer.
+        last = candidates - draws + draw
+        pick = (uniform[..., draw] * (last + 1).clamp(min=0)).long().clamp(max=last)
+        taken = (chosen[..., :draw] == pick[..., None]).any(-1)
+        chosen[..., draw] = torch.where(last < 0, -1, torch.where(taken, last, pick))
+    # The k-th candidate as a block number: step over the global front and the neighbourhood.
+    numbers = chosen + front
+    numbers = numbers + torch.where(numbers >= low[:, None], near[:, None], 0)
+    return torch.where(chosen < 0, -1, numbers)

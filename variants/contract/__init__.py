@@ -1,0 +1,1 @@
+"""What a variant is: the base class and its checks, the registry, the dense definitions."""

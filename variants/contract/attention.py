@@ -1,0 +1,296 @@
+"""The interface of every variant: a frozen set of hyperparameters that can be called."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from variants.contract.registry import Info
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+Parameters = dict[str, Tensor]
+
+
+class UnsupportedError(ValueError):
+    """A request that is well formed but that this variant, or this machine, cannot serve."""
+
+
+def hyperparameter(
+    default: Any, *, minimum: int | None = None, choices: tuple[Any, ...] | None = None
+) -> Any:
+    """A dataclass field with its valid values, which `Attention` checks when it is made."""
+    return dataclasses.field(default=default, metadata={"minimum": minimum, "choices": choices})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention(ABC):
+    """Base of all variants. Fields are hyperparameters; no tensor and no state is kept.
+
+    A variant writes `attend`, the kernel, and `dense_weights`, the same mathematics in the obvious
+    quadratic way. Both get checked arguments, a number for `scale`, and zeros in the place of
+    padded keys and values.
+
+    Key j stands at position j, query i at position i + key_len - query_len.
+    """
+
+    info: ClassVar[Info]
+
+    implementation: str = "auto"
+
+    def __post_init__(self) -> None:
+        name = self.info.name
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            minimum, choices = field.metadata.get("minimum"), field.metadata.get("choices")
+            if field.name == "implementation":
+                choices = ("auto", *self.info.implementations)
+            if choices is not None and value not in choices:
+                valid = ", ".join(map(str, choices))
+                raise ValueError(f"{name}: {field.name} must be one of {valid}; got {value!r}")
+            is_integer = isinstance(value, int) and not isinstance(value, bool)
+            if minimum is not None and not (is_integer and value >= minimum):
+                raise ValueError(
+                    f"{name}: {field.name} must be an integer of at least {minimum}; got {value!r}"
+                )
+            wanted = type(field.default)
+            if wanted in (bool, int) and type(value) is not wanted:
+                raise ValueError(
+                    f"{name}: {field.name} must be of type {wanted.__name__}; got {value!r}"
+                )
+
+    @property
+    def hyperparameters(self) -> str:
+        """All settings but the implementation, as sorted `name=value` text."""
+        names = sorted(f.name for f in dataclasses.fields(self) if f.name != "implementation")
+        return " ".join(f"{name}={getattr(self, name)}" for name in names)
+
+    @property
+    def target(self) -> str:
+        """What this setting converges to; a word of `registry.TARGETS`."""
+        return self.info.target
+
+    def __call__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        causal: bool = False,
+        key_padding_mask: Tensor | None = None,
+        scale: float | None = None,
+        parameters: Parameters | None = None,
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            query: (batch, heads, query_len, head_dim).
+            key, value: (batch, kv_heads, key_len, head_dim); query head h reads key/value head
+                h // (heads // kv_heads).
+            causal: hide keys at later positions.
+            key_padding_mask: bool (batch, key_len), True = padding, as in
+                torch.nn.MultiheadAttention.
+            scale: factor on the query; None means `default_scale(head_dim)`.
+            parameters: learned tensors as made by `init_parameters`; None means the seeded ones.
+
+        Returns:
+            (batch, heads, query_len, head_dim) in the dtype of the query. A row that sees no key
+            is 0, with zero gradient.
+
+        Raises:
+            ValueError: shapes, dtypes or devices that do not fit together.
+            UnsupportedError: a capability this variant does not declare.
+        """
+        self._check(query, key, value, causal, key_padding_mask)
+        if key_padding_mask is not None:
+            # Selected away rather than multiplied by zero: padding may hold NaN.
+            padding = key_padding_mask[:, None, :, None]
+            key, value = key.masked_fill(padding, 0), value.masked_fill(padding, 0)
+        return self.attend(
+            query,
+            key,
+            value,
+            causal=causal,
+            key_padding_mask=key_padding_mask,
+            scale=self.default_scale(query.shape[-1]) if scale is None else float(scale),
+            parameters=self._parameters(query, parameters),
+        )
+
+    def weights(
+        self,
+        query: Tensor,
+        key: Tensor,
+        *,
+        causal: bool = False,
+        key_padding_mask: Tensor | None = None,
+        scale: float | None = None,
+        parameters: Parameters | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """The coefficients of each value: `weights @ value` is the output of the call.
+
+        Takes the arguments of the call; `rows` (int64 indices) asks for some query rows only.
+
+        Returns:
+            (batch, heads, len(rows) or query_len, key_len).
+        """
+        self._check(query, key, key, causal, key_padding_mask)
+        if key_padding_mask is not None:
+            key = key.masked_fill(key_padding_mask[:, None, :, None], 0)
+        if rows is None:
+            rows = torch.arange(query.shape[2], device=query.device)
+        return self.dense_weights(
+            query,
+            key,
+            rows,
+            causal=causal,
+            key_padding_mask=key_padding_mask,
+            scale=self.default_scale(query.shape[-1]) if scale is None else float(scale),
+            parameters=self._parameters(query, parameters),
+        )
+
+    @abstractmethod
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> Tensor:
+        """The kernel; arguments as in the call, already checked."""
+
+    @abstractmethod
+    def dense_weights(
+        self,
+        query: Tensor,
+        key: Tensor,
+        rows: Tensor,
+        *,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> Tensor:
+        """The oracle; arguments as in `weights`, already checked."""
+
+    def default_scale(self, head_dim: int) -> float:
+        """The scale used when the caller gives none."""
+        return 1 / math.sqrt(head_dim)
+
+    def init_parameters(self, heads: int, head_dim: int, seed: int = 0) -> Parameters:
+        """Learned tensors of a fresh variant; empty where a method learns nothing."""
+        return {}
+
+    def prepare(
+        self, query: Tensor, key: Tensor, *, causal: bool, key_padding_mask: Tensor | None = None
+    ) -> None:
+        """Build what later calls of this shape will re-use (drawn patterns, projections)."""
+
+    def unavailable(self, implementation: str, device: torch.device) -> str | None:
+        """Why an implementation cannot run on this machine's device; None if it can."""
+        return None
+
+    def choose_implementation(self, query: Tensor, key: Tensor) -> str:
+        """The implementation a call with these tensors uses; never compiles anything."""
+        return (
+            self.info.implementations[0] if self.implementation == "auto" else self.implementation
+        )
+
+    def useful_pairs(self, query_len: int, key_len: int, *, causal: bool) -> float | None:
+        """Query-key pairs one head must score, None for methods that score none."""
+        return None
+
+    def useful_flops(
+        self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
+    ) -> float:
+        """Multiplications and additions the forward pass cannot avoid."""
+        pairs = self.useful_pairs(query_len, key_len, causal=causal)
+        if pairs is None:
+            raise NotImplementedError(f"{self.info.name} must define useful_pairs or useful_flops")
+        return 4.0 * batch * heads * head_dim * pairs
+
+    def _parameters(self, query: Tensor, parameters: Parameters | None) -> Parameters:
+        if parameters is not None:
+            return parameters
+        seeded = self.init_parameters(query.shape[1], query.shape[3])
+        return {name: tensor.to(query) for name, tensor in seeded.items()}
+
+    def _check(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+    ) -> None:
+        name = self.info.name
+        shapes = (
+            f"got query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
+        )
+        if not query.ndim == key.ndim == value.ndim == 4:
+            raise ValueError(
+                f"{name}: query, key and value must be (batch, heads, seq_len, head_dim); {shapes}"
+            )
+        if key.shape != value.shape:
+            raise ValueError(f"{name}: key and value must have the same shape; {shapes}")
+        batch, heads, query_len, head_dim = query.shape
+        key_batch, kv_heads, key_len, key_dim = key.shape
+        if (batch, head_dim) != (key_batch, key_dim):
+            raise ValueError(f"{name}: query and key must agree in batch and head_dim; {shapes}")
+        if 0 in query.shape or 0 in key.shape:
+            raise ValueError(f"{name}: every dimension must be at least 1; {shapes}")
+        if heads % kv_heads:
+            raise ValueError(
+                f"{name}: the number of key/value heads must divide that of the query; "
+                f"got heads={heads}, kv_heads={kv_heads}"
+            )
+        if not query.dtype == key.dtype == value.dtype or query.dtype not in DTYPES:
+            raise ValueError(
+                f"{name}: query, key and value must share one dtype of "
+                f"{', '.join(str(d).removeprefix('torch.') for d in DTYPES)}; "
+                f"got {query.dtype}, {key.dtype}, {value.dtype}"
+            )
+        if not query.device == key.device == value.device:
+            raise ValueError(
+                f"{name}: query, key and value must be on one device; "
+                f"got {query.device}, {key.device}, {value.device}"
+            )
+        if causal:
+            self._require("causal")
+        if query_len != key_len:
+            self._require("cross_attention")
+        if key_padding_mask is not None:
+            self._require("key_padding_mask")
+            if key_padding_mask.dtype != torch.bool or key_padding_mask.shape != (batch, key_len):
+                raise ValueError(
+                    f"{name}: key_padding_mask must be bool of shape {(batch, key_len)}, "
+                    f"True = padding; got {key_padding_mask.dtype} of shape "
+                    f"{tuple(key_padding_mask.shape)}"
+                )
+            if key_padding_mask.device != query.device:
+                raise ValueError(
+                    f"{name}: key_padding_mask must be on {query.device}; "
+                    f"got {key_padding_mask.device}"
+                )
+        if self.implementation != "auto":
+            reason = self.unavailable(self.implementation, query.device)
+            if reason is not None:
+                raise UnsupportedError(
+                    f"{name}: implementation {self.implementation!r} cannot run here: {reason}"
+                )
+
+    def _require(self, capability: str) -> None:
+        if capability not in self.info.supports:
+            raise UnsupportedError(
+                f"{self.info.name} does not support {capability!r}; it supports: "
+                f"{', '.join(sorted(self.info.supports))}"
+            )

@@ -1,0 +1,81 @@
+"""The quadratic definitions that kernels are checked against."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float32 for the half types, the type itself otherwise."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def expand_heads(key: Tensor, heads: int) -> Tensor:
+    """(batch, kv_heads, ...) to (batch, heads, ...), so that each query head has its own copy."""
+    group = heads // key.shape[1]
+    return key if group == 1 else key.repeat_interleave(group, dim=1)
+
+
+def query_positions(rows: Tensor, query_len: int, key_len: int) -> Tensor:
+    """Where query rows stand among the keys: the last query stands at the last key."""
+    return rows + (key_len - query_len)
+
+
+def visible(
+    rows: Tensor,
+    query_len: int,
+    key_len: int,
+    *,
+    causal: bool,
+    key_padding_mask: Tensor | None,
+) -> Tensor:
+    """Bool (batch or 1, 1, len(rows) or 1, key_len): keys neither padded nor, if causal, later."""
+    allowed = torch.ones(1, 1, 1, key_len, dtype=torch.bool, device=rows.device)
+    if causal:
+        positions = query_positions(rows, query_len, key_len)
+        allowed = allowed & (torch.arange(key_len, device=rows.device) <= positions[:, None])
+    if key_padding_mask is not None:
+        allowed = allowed & ~key_padding_mask[:, None, None, :]
+    return allowed
+
+
+def dot_products(query: Tensor, key: Tensor, rows: Tensor, scale: float) -> Tensor:
+    """Scaled scores (batch, heads, len(rows), key_len), in float32 at least."""
+    dtype = compute_dtype(query.dtype)
+    keys = expand_heads(key, query.shape[1]).to(dtype)
+    return (query[:, :, rows].to(dtype) * scale) @ keys.transpose(-2, -1)
+
+
+def masked_softmax(scores: Tensor, allowed: Tensor) -> Tensor:
+    """Softmax over the allowed keys; a row without any is 0, with zero gradient."""
+    allowed = allowed.expand_as(scores)
+    empty = ~allowed.any(-1, keepdim=True)
+    weights = torch.softmax(scores.masked_fill(~(allowed | empty), -torch.inf), dim=-1)
+    return weights.masked_fill(empty, 0)
+
+
+def normalised(kernel: Tensor) -> Tensor:
+    """Rows of a non-negative kernel divided by their sum; a row of zeros stays 0."""
+    total = kernel.sum(-1, keepdim=True)
+    return kernel / total.masked_fill(total == 0, 1)
+
+
+def softmax_weights(
+    query: Tensor,
+    key: Tensor,
+    rows: Tensor,
+    *,
+    causal: bool,
+    key_padding_mask: Tensor | None,
+    scale: float,
+) -> Tensor:
+    """Exact softmax attention weights of some query rows."""
+    allowed = visible(
+        rows,
+        query.shape[2],
+        key.shape[2],
+        causal=causal,
+        key_padding_mask=key_padding_mask,
+    )
+    return masked_softmax(dot_products(query, key, rows, scale), allowed)

@@ -1,0 +1,91 @@
+"""Which keys a query sees, stated once as data; kernels, oracle and pictures all read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """A band, global positions and random blocks, over `key_len` keys and `query_len` queries.
+
+    A query at position p sees the key at position j if any of these holds:
+
+    * |p // block_size - j // block_size| <= window (block_size 1 makes the window one of tokens);
+    * j or p is one of the first `leading` or the last `trailing` positions;
+    * j // block_size is one of `random_blocks[head, p // block_size]`.
+
+    `causal` intersects all of it with j <= p. Queries that lie before the first key
+    (query_len > key_len) have negative positions and no random blocks.
+    """
+
+    query_len: int
+    key_len: int
+    causal: bool
+    window: int
+    block_size: int = 1
+    leading: int = 0
+    trailing: int = 0
+    random_blocks: Tensor | None = None  # int64 (heads, blocks, draws); -1 where none is left
+
+    @property
+    def offset(self) -> int:
+        """Position of the first query."""
+        return self.key_len - self.query_len
+
+    def is_global(self, positions: Tensor) -> Tensor:
+        """Bool, of the shape of `positions`."""
+        return (positions < self.leading) & (positions >= 0) | (
+            positions >= self.key_len - self.trailing
+        )
+
+    def all_global(self, rows: Tensor) -> bool:
+        """Whether every one of these query rows sees all keys."""
+        return bool(self.is_global(rows + self.offset).all())
+
+    def mask(self, rows: Tensor) -> Tensor:
+        """Bool (heads or 1, len(rows), key_len): True where the query row sees the key."""
+        queries = (rows + self.offset)[:, None]
+        keys = torch.arange(self.key_len, device=rows.device)
+        query_block = queries.div(self.block_size, rounding_mode="floor")
+        key_block = keys // self.block_size
+        seen = (query_block - key_block).abs() <= self.window
+        seen = (seen | self.is_global(queries) | self.is_global(keys))[None]
+        if self.random_blocks is not None:
+            drawn = self.random_blocks[:, query_block[:, 0].clamp(min=0)]
+            for blocks in drawn.unbind(-1):
+                seen = seen | ((blocks[..., None] == key_block) & (queries >= 0))
+        return seen & (keys <= queries) if self.causal else seen
+
+    def covers_everything(self) -> bool:
+        """Whether the band alone reaches from any query to any key."""
+        farthest = max(self.key_len, self.query_len) - 1
+        return self.window * self.block_size >= farthest
+
+    def pairs(self) -> float:
+        """Query-key pairs seen by one head, averaged over heads; linear in time and memory."""
+        positions = torch.arange(self.query_len) + self.offset
+        last = positions if self.causal else torch.full_like(positions, self.key_len - 1)
+        last = last.clamp(max=self.key_len - 1)
+        block = positions.div(self.block_size, rounding_mode="floor")
+        left = ((block - self.window) * self.block_size).clamp(min=0)
+        right = torch.minimum((block + self.window + 1) * self.block_size - 1, last)
+        everything = (last + 1).clamp(min=0)
+        head = self.leading
+        tail = self.key_len - self.trailing
+        # Band outside the global keys, then global keys up to the last visible one.
+        band = (torch.clamp(right, max=tail - 1) - torch.clamp(left, min=head) + 1).clamp(min=0)
+        first = torch.clamp(last + 1, max=head).clamp(min=0)
+        final = (last + 1 - max(tail, head)).clamp(min=0)
+        seen = (band + first + final).double()
+        if self.random_blocks is not None:
+            drawn = self.random_blocks.cpu()[:, block.clamp(min=0)]
+            start = drawn * self.block_size
+            stop = torch.minimum(start + self.block_size, last[:, None] + 1)
+            width = (stop - start).clamp(min=0) * (drawn >= 0) * (positions >= 0)[:, None]
+            seen = seen + width.sum(-1).double().mean(0)
+        seen = torch.where(self.is_global(positions), everything.double(), seen)
+        return float(seen.sum())

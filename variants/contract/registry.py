@@ -1,0 +1,119 @@
+"""What is known about a variant besides its mathematics, and the one place that knows them all."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from variants.contract.attention import Attention
+
+CAPABILITIES = frozenset(
+    {"causal", "key_padding_mask", "cross_attention", "backward", "distance_bias", "step"}
+)
+TARGETS = ("softmax", "masked_softmax", "biased_softmax", "shared_qk_softmax", "other_kernel")
+
+REGISTRY: dict[str, type[Attention]] = {}
+
+AttentionClass = TypeVar("AttentionClass", bound="type[Attention]")
+
+
+@dataclass(frozen=True)
+class Info:
+    """Metadata of one variant; the documentation table and the contract tests are made from it."""
+
+    name: str
+    title: str
+    year: int
+    url: str
+    time: str
+    memory: str
+    target: str
+    supports: frozenset[str]
+    implementations: tuple[str, ...]
+    exact_when: Mapping[str, Any] | None
+    grid: Mapping[str, Sequence[Any]]
+
+
+def register(
+    *,
+    title: str,
+    year: int,
+    url: str,
+    time: str,
+    memory: str,
+    target: str,
+    supports: set[str],
+    implementations: Sequence[str],
+    exact_when: Mapping[str, Any] | None = None,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+) -> Callable[[AttentionClass], AttentionClass]:
+    """Enter a class into the registry under the name of the file it stands in.
+
+    `target` is what the method converges to, and decides which contract properties apply.
+    `supports` is a subset of `CAPABILITIES`. `exact_when` are hyperparameters at which the method
+    equals softmax attention at every practical length. `grid` lists the settings a sweep compares.
+    A wrong word is a ValueError at import.
+    """
+
+    def enter(cls: AttentionClass) -> AttentionClass:
+        name = cls.__module__.rpartition(".")[2]
+        if name in REGISTRY:
+            raise ValueError(f"variant {name!r} is registered twice; one file holds one variant")
+        if target not in TARGETS:
+            raise ValueError(f"{name}: target {target!r} is not one of {', '.join(TARGETS)}")
+        if unknown := supports - CAPABILITIES:
+            raise ValueError(f"{name}: supports {sorted(unknown)} is not in {sorted(CAPABILITIES)}")
+        fields = {field.name for field in dataclasses.fields(cls)}
+        for setting in (*(exact_when or {}), *(grid or {})):
+            if setting not in fields:
+                raise ValueError(
+                    f"{name}: {setting!r} in grid or exact_when is not one of {sorted(fields)}"
+                )
+        cls.info = Info(
+            name=name,
+            title=title,
+            year=year,
+            url=url,
+            time=time,
+            memory=memory,
+            target=target,
+            supports=frozenset(supports),
+            implementations=tuple(implementations),
+            exact_when=exact_when,
+            grid=grid or {},
+        )
+        REGISTRY[name] = cls
+        return cls
+
+    return enter
+
+
+def create(name: str, **hyperparameters: Any) -> Attention:
+    """Make a variant by its registry name: `create("sliding_window", window_size=256)`.
+
+    An unknown name, an unknown hyperparameter or a value out of range is a ValueError that lists
+    the valid ones.
+    """
+    if name not in REGISTRY:
+        raise ValueError(f"unknown variant {name!r}; known variants: {', '.join(sorted(REGISTRY))}")
+    fields = [field.name for field in dataclasses.fields(REGISTRY[name])]
+    if unknown := [word for word in hyperparameters if word not in fields]:
+        raise ValueError(
+            f"{name} has no hyperparameter {', '.join(map(repr, unknown))}; it has: "
+            f"{', '.join(fields)}"
+        )
+    return REGISTRY[name](**hyperparameters)
+
+
+def grid(name: str) -> list[Attention]:
+    """The settings of a variant that its own file declares worth comparing, defaults otherwise."""
+    if name not in REGISTRY:
+        create(name)
+    axes = REGISTRY[name].info.grid
+    return [
+        create(name, **dict(zip(axes, point, strict=True))) for point in product(*axes.values())
+    ]

@@ -1,0 +1,40 @@
+"""Longformer attention: a window, and global tokens that see all keys and are seen by all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from variants.contract.attention import hyperparameter
+from variants.contract.masked import MaskedAttention
+from variants.contract.pattern import Pattern
+from variants.contract.registry import register
+
+
+@register(
+    title="Longformer: The Long-Document Transformer",
+    year=2020,
+    url="https://arxiv.org/abs/2004.05150",
+    time="n·(w + g)·d",
+    memory="n·d",
+    target="masked_softmax",
+    supports={"causal", "key_padding_mask", "cross_attention", "backward"},
+    implementations=("blocks",),
+    exact_when={"window_size": 1 << 40},
+    grid={"window_size": (256,), "num_global_tokens": (64,)},
+)
+@dataclass(frozen=True)
+class LongformerAttention(MaskedAttention):
+    """The first `num_global_tokens` positions are global. A key inside the window that is also
+    global counts once. The paper's separate projections for global rows belong to a layer."""
+
+    window_size: int = hyperparameter(256, minimum=0)
+    num_global_tokens: int = hyperparameter(64, minimum=0)
+
+    def pattern(self, heads: int, query_len: int, key_len: int, causal: bool) -> Pattern:
+        return Pattern(
+            query_len,
+            key_len,
+            causal,
+            window=self.window_size,
+            leading=min(self.num_global_tokens, key_len),
+        )

@@ -1,0 +1,219 @@
+"""LSH attention: a query sees keys that random rotations hash next to it, in several rounds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.dense import (
+    dot_products,
+    expand_heads,
+    masked_softmax,
+    query_positions,
+    visible,
+)
+from variants.contract.registry import register
+from variants.engines import buckets
+
+FACTOR_BITS = 5  # a rotation tells at most 32 buckets apart; more come from several rotations
+
+
+@register(
+    title="Reformer: The Efficient Transformer",
+    year=2020,
+    url="https://arxiv.org/abs/2001.04451",
+    time="R·n·(c·d + log n)",
+    memory="R·n·c",
+    target="biased_softmax",
+    supports={"causal", "key_padding_mask", "cross_attention", "backward"},
+    implementations=("buckets",),
+    exact_when={"bucket_size": 1 << 40},
+    grid={"bucket_size": (64,), "num_hashes": (1, 4)},
+)
+@dataclass(frozen=True)
+class LshAttention(Attention):
+    """Keys are ordered by bucket, then position, and cut into chunks of `bucket_size`; a query sees
+    the chunk in which it would stand itself, and the one before. A key seen in several of the
+    `num_hashes` rounds weighs that many times, which is what merging rounds by log-sum-exp gives.
+
+    `causal` cuts every bucket by itself, so that the chunks do not depend on later tokens, and
+    hashes into a quarter of the buckets, as only their earlier part is visible.
+
+    `shared_qk` is Reformer's form: keys are the normalised queries, and a token does not see
+    itself. With and without it, a query that sees nothing falls back on the key at its own position.
+    """
+
+    bucket_size: int = hyperparameter(64, minimum=1)
+    num_hashes: int = hyperparameter(1, minimum=1)
+    shared_qk: bool = hyperparameter(False)
+    seed: int = hyperparameter(0)
+
+    @property
+    def target(self) -> str:
+        return "shared_qk_softmax" if self.shared_qk else self.info.target
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> Tensor:
+        query_buckets, key_buckets = self._hash(query, key, causal)
+        out, empty = buckets.attend(
+            query,
+            normalize(key, dim=-1) if self.shared_qk else key,
+            value,
+            query_buckets,
+            key_buckets,
+            chunk=self.bucket_size,
+            causal=causal,
+            hide_self=self.shared_qk,
+            key_padding_mask=key_padding_mask,
+            scale=scale,
+        )
+        own = self._own(query, key, key_padding_mask)
+        if bool((alone := empty & (own >= 0)).any()):
+            index = own.clamp(min=0)[..., None].expand(*query.shape)
+            values = expand_heads(value, query.shape[1]).gather(2, index)
+            out = torch.where(alone[..., None], values, out)
+        return out
+
+    def dense_weights(
+        self,
+        query: Tensor,
+        key: Tensor,
+        rows: Tensor,
+        *,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> Tensor:
+        query_len, key_len = query.shape[2], key.shape[2]
+        allowed = visible(
+            rows, query_len, key_len, causal=causal, key_padding_mask=key_padding_mask
+        )
+        if self.shared_qk:
+            own_key = torch.arange(key_len, device=rows.device)
+            allowed = allowed & (own_key != query_positions(rows, query_len, key_len)[:, None])
+        seen = self._times_seen(query, key, rows, causal, key_padding_mask) * allowed
+        scores = dot_products(query, normalize(key, dim=-1) if self.shared_qk else key, rows, scale)
+        weights = masked_softmax(scores + seen.clamp(min=1).to(scores.dtype).log(), seen > 0)
+        own = self._own(query, key, key_padding_mask)[..., rows]
+        alone = ~(seen > 0).any(-1) & (own >= 0)
+        at_own = torch.arange(key_len, device=rows.device) == own[..., None]
+        return weights + (alone[..., None] & at_own)
+
+    def prepare(self, query: Tensor, key: Tensor, *, causal: bool, **call: Any) -> None:
+        _rotations.cache_clear()
+        self._rotations(query, key, causal)
+
+    def useful_flops(
+        self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
+    ) -> float:
+        # The chunk before, and the query's own, of which a causal query sees half.
+        keys = min((1.5 if causal else 2.0) * self.bucket_size, key_len)
+        width = sum(2 ** (bits - 1) for bits in self._factors(key_len, causal))
+        hashing = 2.0 * width * head_dim * (query_len + key_len)
+        return self.num_hashes * batch * heads * (4.0 * head_dim * keys * query_len + hashing)
+
+    def _factors(self, key_len: int, causal: bool) -> tuple[int, ...]:
+        """Bits of bucket number that each rotation of a round gives, about one bucket for
+        `bucket_size` keys in all."""
+        size = self.bucket_size * (4 if causal else 1)
+        bits = max(0, round(math.log2(key_len / size)))
+        rotations = -(-bits // FACTOR_BITS)
+        return tuple(bits // rotations + (i < bits % rotations) for i in range(rotations))
+
+    def _rotations(self, query: Tensor, key: Tensor, causal: bool) -> tuple[Tensor, ...]:
+        factors = self._factors(key.shape[2], causal)
+        return _rotations(
+            query.shape[1], self.num_hashes, query.shape[3], factors, self.seed, query.device
+        )
+
+    def _hash(self, query: Tensor, key: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
+        """Buckets (batch, heads, num_hashes, len) of queries and keys, decided in float32."""
+        rotations = self._rotations(query, key, causal)
+        keys = expand_heads(key, query.shape[1])
+        query_bucket, key_bucket = (
+            torch.zeros(
+                *x.shape[:2], self.num_hashes, x.shape[2], dtype=torch.int64, device=x.device
+            )
+            for x in (query, keys)
+        )
+        with torch.no_grad():
+            for rotation in rotations:
+                for x, bucket in ((query, query_bucket), (keys, key_bucket)):
+                    turned = x.float()[:, :, None] @ rotation
+                    corner = torch.cat([turned, -turned], dim=-1).argmax(-1)
+                    bucket.mul_(2 * rotation.shape[-1]).add_(corner)
+        return query_bucket, key_bucket
+
+    def _own(self, query: Tensor, key: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        """The key at each query's own position (batch or 1, 1, query_len), -1 if padded or none."""
+        rows = torch.arange(query.shape[2], device=query.device)
+        own = query_positions(rows, query.shape[2], key.shape[2])[None, None]
+        if key_padding_mask is not None:
+            padded = key_padding_mask[:, own[0, 0].clamp(min=0)][:, None]
+            own = own.masked_fill(padded, -1)
+        return own
+
+    def _times_seen(
+        self,
+        query: Tensor,
+        key: Tensor,
+        rows: Tensor,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+    ) -> Tensor:
+        """In how many rounds a row sees a key, (batch, heads, len(rows), key_len)."""
+        batch, heads = query.shape[:2]
+        query_buckets, key_buckets = self._hash(query, key, causal)
+        hidden = None
+        if key_padding_mask is not None:
+            hidden = key_padding_mask.repeat_interleave(heads, dim=0)
+        chunk = min(self.bucket_size, key.shape[2])
+        seen = torch.zeros(batch * heads, len(rows), key.shape[2], dtype=torch.int64).to(
+            rows.device
+        )
+        for turn in range(self.num_hashes):
+            ranks = buckets.Ranks.of(
+                query_buckets[:, :, turn].flatten(0, 1),
+                key_buckets[:, :, turn].flatten(0, 1),
+                hidden,
+                causal=causal,
+            )
+            key_segment, key_rank = ranks.keys()
+            chunks_back = ranks.query_rank[:, rows, None] // chunk - key_rank[:, None] // chunk
+            together = ranks.query_segment[:, rows, None] == key_segment[:, None]
+            seen += together & ((chunks_back == 0) | (chunks_back == 1))
+        return seen.unflatten(0, (batch, heads))
+
+
+@lru_cache(maxsize=64)
+def _rotations(
+    heads: int,
+    num_hashes: int,
+    head_dim: int,
+    factors: tuple[int, ...],
+    seed: int,
+    device: torch.device,
+) -> tuple[Tensor, ...]:
+    """Gaussian matrices (heads, num_hashes, head_dim, half the buckets told apart)."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(
+        torch.randn(heads, num_hashes, head_dim, 2 ** (bits - 1), generator=generator).to(device)
+        for bits in factors
+    )

@@ -1,0 +1,30 @@
+"""Sliding-window attention: a query sees the keys at most `window_size` positions away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from variants.contract.attention import hyperparameter
+from variants.contract.masked import MaskedAttention
+from variants.contract.pattern import Pattern
+from variants.contract.registry import register
+
+
+@register(
+    title="Longformer: The Long-Document Transformer (its window alone)",
+    year=2020,
+    url="https://arxiv.org/abs/2004.05150",
+    time="n·w·d",
+    memory="n·d",
+    target="masked_softmax",
+    supports={"causal", "key_padding_mask", "cross_attention", "backward"},
+    implementations=("blocks",),
+    exact_when={"window_size": 1 << 40},
+    grid={"window_size": (128, 256)},
+)
+@dataclass(frozen=True)
+class SlidingWindowAttention(MaskedAttention):
+    window_size: int = hyperparameter(256, minimum=0)
+
+    def pattern(self, heads: int, query_len: int, key_len: int, causal: bool) -> Pattern:
+        return Pattern(query_len, key_len, causal, window=self.window_size)
