@@ -78,14 +78,12 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement(Case):
-    """A case and its outcome. Numbers are there only if `status` is ok; inapplicable ones are None."""
+    """A case and its outcome: numbers only if `status` is ok, and None where inapplicable."""
 
     status: Status = _column("how the case ended: " + ", ".join(Status))
     reason: str = _column("one sentence, if the case did not end well", "")
     implementation_used: str = _column("the implementation that ran", "")
-    inputs_detail: str = _column(
-        "which layer, heads and tokens of the inputs, and how repeated", ""
-    )
+    inputs_detail: str = _column("heads and tokens of the inputs, and how they were repeated", "")
 
     time_ms_median: float | None = _column(
         "device time of a call, median, ms: CUDA events with a cold L2 cache; wall time on a CPU",
@@ -102,7 +100,7 @@ class Measurement(Case):
         "once per shape: building what later calls re-use (drawn patterns, projections), ms", None
     )
     exact_ms_median: float | None = _column(
-        "the fastest exact implementation within 2 times SDPA's error, same shape, process, round, ms",
+        "the fastest exact implementation within 2 times SDPA's error, same shape and process, ms",
         None,
     )
     exact_implementation: str = _column("which implementation that was", "")
@@ -120,7 +118,7 @@ class Measurement(Case):
         "inputs; returning zeros scores 1.0",
         None,
     )
-    approx_error_low: float | None = _column("lower end of its 95 % interval over query rows", None)
+    approx_error_low: float | None = _column("lower end of its 95 % interval over rows", None)
     approx_error_high: float | None = _column("upper end of that interval", None)
     approx_cosine: float | None = _column(
         "mean cosine similarity of output rows to exact ones", None
@@ -129,7 +127,7 @@ class Measurement(Case):
         "mean exact attention mass on the keys the method sees, where it selects keys", None
     )
     impl_error_rel_l2: float | None = _column(
-        "relative L2 error of the output against the variant's own dense definition: must be rounding",
+        "relative L2 error of the output against the variant's own dense definition: rounding only",
         None,
     )
     oracle_rows: int | None = _column("query rows per head on which errors were taken", None)

@@ -47,7 +47,8 @@ class LshAttention(Attention):
     hashes into a quarter of the buckets, as only their earlier part is visible.
 
     `shared_qk` is Reformer's form: keys are the normalised queries, and a token does not see
-    itself. With and without it, a query that sees nothing falls back on the key at its own position.
+    itself. With and without it, a query that sees nothing falls back on the key at its own
+    position.
     """
 
     bucket_size: int = hyperparameter(64, minimum=1)

@@ -88,8 +88,7 @@ class PerformerAttention(Attention):
             causal=causal,
             key_padding_mask=key_padding_mask,
         )
-        exponents, key_exponents = self._exponents(query, key, scale)
-        exponents = exponents[:, :, rows]
+        exponents, key_exponents = self._exponents(query[:, :, rows], key, scale)
         queries = (exponents - exponents.detach().amax(-1, keepdim=True)).exp()
         highest = key_exponents.detach().amax(-1, keepdim=True)
         kernel = queries @ (key_exponents - highest).exp().transpose(-2, -1)

@@ -2,8 +2,8 @@
 
 Positions inside a bucket are ranks: how many keys stand before. Chunks of `chunk` ranks are cut
 from rank 0, and a query sees its own chunk and the one before. A rank among earlier keys knows
-nothing of later ones, so with `causal` each bucket is cut by itself; without, the buckets are laid end to
-end and cut as one, which lets a query see across the border into the neighbouring bucket.
+nothing of later ones, so with `causal` each bucket is cut by itself; without, the buckets are laid
+end to end and cut as one, which lets a query see across the border into the neighbouring bucket.
 """
 
 from __future__ import annotations

@@ -1,0 +1,271 @@
+"""The command line: `python -m bench run|plan|list|compare|capture`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import variants
+from bench import compare as comparison
+from bench import journal, runner
+from bench.inputs import CaptureError
+from bench.inputs.capture import capture as make_capture
+from bench.sweep import Sweep, SweepError, read
+from bench.sweep import parse as parse_sweep
+
+DEVICES = ("auto", "cpu", "cuda")
+ERRORS = (
+    SweepError,
+    CaptureError,
+    runner.RunError,
+    journal.JournalError,
+    comparison.CompareError,
+)
+
+
+@click.group(help=__doc__)
+def main() -> None:
+    pass
+
+
+def _sweep_options(command: click.decorators.FC) -> click.decorators.FC:
+    for option in (
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="AXIS=V1,V2",
+            help="Replace an axis in every group of the sweep; may be given several times.",
+        ),
+        click.option(
+            "--device",
+            type=click.Choice(DEVICES),
+            default="auto",
+            help="auto: CUDA if there is one.",
+        ),
+        click.argument("sweep", required=False),
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@_sweep_options
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.")
+@click.option("--resume", type=click.Path(path_type=Path), help="Continue the run in this folder.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.01),
+    default=0.2,
+    show_default=True,
+    help="Sampling time of a case.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=180,
+    show_default=True,
+    help="Seconds after which a case is given up.",
+)
+def run(
+    sweep: str | None,
+    settings: tuple[str, ...],
+    device: str,
+    out: Path | None,
+    resume: Path | None,
+    seconds: float,
+    timeout: float,
+) -> None:
+    """Measure a sweep: a .toml file, or the name of a built-in one (cpu, gpu, smoke).
+
+    Without SWEEP the one of the device is taken; with --set alone, a sweep of just those axes on
+    top of the defaults if seq_len is among them.
+    """
+    if resume is not None and out is not None:
+        raise click.UsageError("give --out for a new run or --resume for an old one, not both")
+    if resume is not None:
+        record = journal.read(resume)
+        chosen, files = _recorded(record)
+        device = _device(device) if device != "auto" else record.header["device"]
+        if device != record.header["device"]:
+            raise click.UsageError(
+                f"{resume} was measured on {record.header['device']}, not on {device}"
+            )
+        if sweep is not None or settings:
+            wanted, wanted_files = _resolve(sweep, settings, device)
+            if wanted.cases(device, wanted_files) != chosen.cases(device, files):
+                raise click.UsageError(
+                    f"{resume} was started with another sweep ({chosen.name}); resume it without "
+                    "SWEEP and --set, or start a new run with --out"
+                )
+        folder = resume
+    else:
+        device = _device(device)
+        chosen, files = _resolve(sweep, settings, device)
+        folder = out or Path("results") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{device}"
+    try:
+        runner.run(
+            chosen,
+            folder,
+            device=device,
+            files=files,
+            seconds=seconds,
+            timeout=timeout,
+            resume=resume is not None,
+        )
+    except KeyboardInterrupt:
+        click.echo(f"stopped; continue with: python -m bench run --resume {folder}", err=True)
+        sys.exit(130)
+    click.echo(folder)
+
+
+@main.command()
+@_sweep_options
+def plan(sweep: str | None, settings: tuple[str, ...], device: str) -> None:
+    """Count the cases of a sweep by variant and length, without measuring any."""
+    device = _device(device)
+    chosen, files = _resolve(sweep, settings, device)
+    cases = chosen.cases(device, files)
+    lengths = sorted({case.seq_len for case in cases})
+    table = Table(title=f"{chosen.name} on {device}: {len(cases)} cases")
+    table.add_column("variant")
+    for length in lengths:
+        table.add_column(f"n={length}", justify="right")
+    for name in sorted({case.variant for case in cases}):
+        counts = [sum(c.variant == name and c.seq_len == n for c in cases) for n in lengths]
+        table.add_row(name, *map(str, counts))
+    Console().print(table)
+
+
+@main.command(name="list")
+def list_() -> None:
+    """Show the variants, their settings, and which implementations run here."""
+    devices = [torch.device("cpu")]
+    if torch.cuda.is_available():
+        devices.append(torch.device("cuda"))
+    table = Table(title="variants", show_lines=True)
+    for column in ("variant", "implementation", *(d.type for d in devices), "settings, support"):
+        table.add_column(column)
+    reasons = []
+    for name, cls in sorted(variants.REGISTRY.items()):
+        attention = variants.create(name)
+        marks: list[list[str]] = [[] for _ in devices]
+        for implementation in cls.info.implementations:
+            for device, column in zip(devices, marks, strict=True):
+                reason = attention.unavailable(implementation, device)
+                column.append("no" if reason else "yes")
+                if reason:
+                    reasons.append(f"{name}/{implementation} on {device.type}: {reason}")
+        supports = ", ".join(sorted(cls.info.supports))
+        table.add_row(
+            name,
+            "\n".join(cls.info.implementations),
+            *("\n".join(column) for column in marks),
+            f"{attention.hyperparameters or 'none'}\n{supports}",
+        )
+    console = Console()
+    console.print(table)
+    for reason in reasons:
+        console.print(reason, highlight=False)
+
+
+@main.command()
+@click.argument("before", type=click.Path(path_type=Path))
+@click.argument("after", type=click.Path(path_type=Path))
+def compare(before: Path, after: Path) -> None:
+    """Show how the times of two runs differ, case by case."""
+    Console().print(comparison.table(before, after))
+
+
+@main.command()
+@click.option("--model", required=True, help="smollm2, a folder, a .gguf file or a model's name.")
+@click.option(
+    "--text",
+    "text_file",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="What the model reads; at least as many tokens as are captured.",
+)
+@click.option("--layers", help="Layers, as 3,15,28; default: an early, a middle and a late one.")
+@click.option("--kv-groups", help="Key/value heads to keep, as 0,2; default: all.")
+@click.option("--out", required=True, type=click.Path(path_type=Path))
+@click.option("--tokens", type=click.IntRange(min=1), default=4096, show_default=True)
+@click.option("--text-title", help="Provenance: what the text is.")
+@click.option("--text-license", help="Provenance: the licence of the text.")
+@click.option("--model-license", help="Provenance: the licence of the weights.")
+def capture(
+    model: str,
+    text_file: Path,
+    layers: str | None,
+    kv_groups: str | None,
+    out: Path,
+    tokens: int,
+    **provenance: str | None,
+) -> None:
+    """Capture queries, keys and values of a real model reading a text."""
+    made = make_capture(
+        model,
+        text_file,
+        _numbers("--layers", layers),
+        out,
+        tokens=tokens,
+        kv_groups=_numbers("--kv-groups", kv_groups),
+        **provenance,
+    )
+    click.echo(
+        f"{out}: layers {', '.join(map(str, made.layers))}, {made.tokens} tokens, "
+        f"{made.heads} query and {made.kv_heads} key/value heads; use it with "
+        f"--set inputs=file:{out}"
+    )
+
+
+def _numbers(option: str, text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(word) for word in text.split(",")]
+    except ValueError:
+        raise click.UsageError(f"{option} takes numbers as 3,15,28; got {text!r}") from None
+
+
+def _device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.UsageError("--device cuda: torch finds no CUDA device here; valid: auto, cpu")
+    return device
+
+
+def _resolve(
+    sweep: str | None, settings: Iterable[str], device: str
+) -> tuple[Sweep, dict[str, Path]]:
+    settings = tuple(settings)
+    if sweep is None and any(text.startswith("seq_len=") for text in settings):
+        chosen = Sweep("axes", ({},))
+    else:
+        chosen = read(sweep or {"cpu": "cpu", "cuda": "gpu"}[device])
+    return chosen.overridden(settings).located()
+
+
+def _recorded(record: journal.Record) -> tuple[Sweep, dict[str, Path]]:
+    plan = record.header["environment"]["sweep"]
+    files = {name: Path(path) for name, path in record.header["files"].items()}
+    return parse_sweep(plan["name"], {"group": plan["groups"]}), files
+
+
+def _entry() -> None:
+    """Bad input ends with one message and exit status 2, whoever noticed it."""
+    try:
+        main(standalone_mode=True)
+    except ERRORS as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    _entry()

@@ -1,0 +1,54 @@
+"""Two runs side by side: the same case before and after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from rich.table import Table
+
+from bench.measurement import CASE_COLUMNS, COLUMNS
+
+
+class CompareError(ValueError):
+    """Runs that cannot be compared."""
+
+
+def table(before: Path, after: Path) -> Table:
+    """A row for each case both runs hold, with the ratio of medians; overlapping quartiles say
+    that the difference may be noise. CompareError if a run cannot be read or nothing is shared."""
+    keys = list(CASE_COLUMNS)
+    both = _read(before).merge(_read(after), on=keys, suffixes=("_before", "_after"))
+    if both.empty:
+        raise CompareError(f"{before} and {after} have no case in common")
+    shown = Table(title=f"{len(both)} cases in both runs; ratio below 1 is faster")
+    for column in ("case", "before, ms", "after, ms", "ratio", ""):
+        shown.add_column(column, justify="left" if column in ("case", "") else "right")
+    for row in both.sort_values(keys).to_dict("records"):
+        label = "{variant} {hyperparameters} {inputs} {dtype} {direction}".format_map(row)
+        label += f" n={row['seq_len']} h={row['heads']}"
+        if row["status_before"] != "ok" or row["status_after"] != "ok":
+            shown.add_row(label, row["status_before"], row["status_after"], "", "")
+            continue
+        before_ms, after_ms = row["time_ms_median_before"], row["time_ms_median_after"]
+        overlap = (
+            row["time_ms_q1_before"] <= row["time_ms_q3_after"]
+            and row["time_ms_q1_after"] <= row["time_ms_q3_before"]
+        )
+        note = "quartiles overlap" if overlap else ""
+        ratio = f"{after_ms / before_ms:.3f}"
+        shown.add_row(label, f"{before_ms:.3f}", f"{after_ms:.3f}", ratio, note)
+    return shown
+
+
+def _read(run: Path) -> pd.DataFrame:
+    path = run / "results.csv"
+    try:
+        rows = pd.read_csv(path, converters={"hyperparameters": str})
+    except OSError as error:
+        raise CompareError(
+            f"cannot read {path}: {error.strerror}; give the folder of a run"
+        ) from None
+    if missing := set(COLUMNS) - set(rows.columns):
+        raise CompareError(f"{path} lacks the columns {', '.join(sorted(missing))}")
+    return rows

@@ -1,0 +1,104 @@
+"""What a run was made with. Carries no host name, user name or path."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("torch", "triton", "xformers", "numpy", "pandas", "attention-benchmark")
+SETTINGS = ("OMP_", "MKL_", "KMP_", "GOMP_", "MALLOC_", "ATEN_", "TORCH_", "CUDA_", "PYTORCH_")
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Software, hardware and settings, as they stand in environment.json."""
+    return {
+        "schema": 1,
+        "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "software": {
+            "python": platform.python_version(),
+            **{name: version for name in PACKAGES if (version := _version(name))},
+            "cuda": torch.version.cuda,
+            "commit": _commit(),
+        },
+        "hardware": {
+            "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+            "processor": _processor(),
+            "cores": len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "memory_bytes": memory_bytes("MemTotal"),
+            "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+            "gpu_memory_bytes": torch.cuda.get_device_properties(device).total_memory
+            if device.type == "cuda"
+            else None,
+        },
+        # Values that hold a path are left out, as no published file may carry one.
+        "settings": {
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name.startswith(SETTINGS) and os.sep not in value
+        },
+    }
+
+
+def differences(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:
+    """What makes rows of two environments incomparable, one sentence each."""
+    found = []
+    for group in ("hardware", "software"):
+        names = ("python", "torch", "triton", "cuda") if group == "software" else None
+        for name in names or present[group]:
+            was, now = recorded[group].get(name), present[group].get(name)
+            # A kernel update or a little memory taken by firmware is the same machine.
+            if was != now and name not in ("system", "memory_bytes"):
+                found.append(f"{name} was {was!r} and is {now!r}")
+    return found
+
+
+def memory_bytes(entry: str) -> int | None:
+    """An entry of /proc/meminfo (MemTotal, MemAvailable); None where there is no such file."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    sizes = [line.split()[1] for line in lines if line.startswith(f"{entry}:")]
+    return 1024 * int(sizes[0]) if sizes else None
+
+
+def _version(package: str) -> str | None:
+    if package == "torch":
+        return str(torch.__version__)
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit of this checkout, with a plus sign if files differ from it."""
+    try:
+        git = ["git", "-C", str(Path(__file__).parent)]
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+        status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True)
+    except OSError:
+        return None
+    if commit.returncode:
+        return None
+    return commit.stdout.strip() + ("+" if status.stdout.strip() else "")

@@ -1,0 +1,122 @@
+"""Where query, key and value come from: `gaussian`, `smollm2` (a captured model), `file:NAME`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bench.inputs.captured import SMOLLM2, Capture, CaptureError
+from bench.measurement import Case
+
+FAMILIES = ("gaussian", "smollm2", "file:NAME")
+
+
+class InputsError(ValueError):
+    """Inputs that cannot serve a case, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Tensors of one case on its device, and which part of their source they are."""
+
+    query: Tensor  # (batch, heads, seq_len, head_dim)
+    key: Tensor  # (batch, kv_heads, key_len, head_dim)
+    value: Tensor
+    detail: str
+
+
+def open_capture(inputs: str, files: Mapping[str, Path]) -> Capture | None:
+    """The capture behind an `inputs` value, None for synthetic ones.
+
+    `files` maps the NAME of `file:NAME` to where it lies. An unknown family is an InputsError.
+    """
+    if inputs == "gaussian":
+        return None
+    if inputs == "smollm2":
+        return Capture.open(SMOLLM2)
+    kind, _, name = inputs.partition(":")
+    if kind != "file" or not name:
+        raise InputsError(f"unknown inputs {inputs!r}; known: {', '.join(FAMILIES)}")
+    return Capture.open(files.get(name, Path(name)))
+
+
+def load(case: Case, files: Mapping[str, Path]) -> Inputs:
+    """The tensors of a case; the same case always gets the same numbers.
+
+    Raises InputsError or CaptureError where the source cannot serve the shape.
+    """
+    capture = open_capture(case.inputs, files)
+    if capture is None:
+        query, key, value = _gaussian(case)
+        detail = f"independent standard normal numbers, seed {case.seed}"
+    else:
+        query, key, value, detail = _captured(case, capture)
+    device, dtype = torch.device(case.device), getattr(torch, case.dtype)
+    query, key, value = (x.to(device=device, dtype=dtype) for x in (query, key, value))
+    return Inputs(query, key, value, detail)
+
+
+def _gaussian(case: Case) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(case.seed)
+    queries = (case.batch, case.heads, case.seq_len, case.head_dim)
+    keys = (case.batch, case.kv_heads, case.key_len, case.head_dim)
+    query, key, value = (torch.randn(s, generator=generator) for s in (queries, keys, keys))
+    return query, key, value
+
+
+def _captured(case: Case, capture: Capture) -> tuple[Tensor, Tensor, Tensor, str]:
+    if case.head_dim != capture.head_dim:
+        raise InputsError(
+            f"{case.inputs} has head_dim {capture.head_dim}; {case.head_dim} was asked for"
+        )
+    if max(case.seq_len, case.key_len) > capture.tokens:
+        raise InputsError(
+            f"{case.inputs} holds {capture.tokens} tokens; "
+            f"{max(case.seq_len, case.key_len)} were asked for"
+        )
+    if case.layer is None:
+        raise InputsError(f"{case.inputs} needs a layer, one of {list(capture.layers)}")
+    query, key, value = capture.load(case.layer)
+    # Variants scale by 1 / sqrt(head_dim) themselves; a model with another scale is made to match.
+    query = query.float() * (capture.scale * case.head_dim**0.5)
+    group = capture.heads // capture.kv_heads
+    # Key/value heads are drawn with replacement beyond those captured; each new one keeps query
+    # heads that really read it.
+    generator = torch.Generator().manual_seed(case.seed)
+    kv_heads = _draw(case.batch * case.kv_heads, capture.kv_heads, generator)
+    per_kv = case.heads // case.kv_heads
+    members = torch.empty(len(kv_heads), per_kv, dtype=torch.int64)
+    for head in kv_heads.unique():
+        slots = kv_heads == head
+        members[slots] = _draw(int(slots.sum()) * per_kv, group, generator).view(-1, per_kv)
+    heads = (kv_heads[:, None] * group + members).view(case.batch, case.heads)
+    kv_heads = kv_heads.view(case.batch, case.kv_heads)
+    if case.seq_len > case.key_len:
+        raise InputsError(
+            f"{case.inputs}: queries are the last of the captured keys, so seq_len "
+            f"({case.seq_len}) must not exceed key_len ({case.key_len})"
+        )
+    query = query[heads][:, :, case.key_len - case.seq_len : case.key_len]
+    key, value = (x[kv_heads][:, :, : case.key_len] for x in (key, value))
+    repeated = case.batch * case.heads > capture.heads
+    detail = (
+        f"layer {case.layer}, tokens 0 to {case.key_len - 1}, query heads "
+        f"{' '.join(map(str, heads.flatten().tolist()))} of {capture.heads}"
+        f"{', drawn with replacement' if repeated else ''}"
+    )
+    return query, key, value, detail
+
+
+def _draw(count: int, available: int, generator: torch.Generator) -> Tensor:
+    """The first `count` of those available, or as many drawn with replacement."""
+    if count <= available:
+        return torch.arange(count)
+    extra = torch.randint(available, (count - available,), generator=generator)
+    return torch.cat([torch.arange(available), extra])
+
+
+__all__ = ["FAMILIES", "CaptureError", "Inputs", "InputsError", "load", "open_capture"]

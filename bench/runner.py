@@ -1,0 +1,222 @@
+"""The one loop: plan, journal, measure each case in a worker, derive the results."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import TimeoutError as CaseTimeout
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pebble import ProcessExpired, ProcessPool
+
+from bench import environment, journal, worker
+from bench.measurement import COLUMNS, Case, Measurement, Status
+from bench.progress import Progress
+from bench.sweep import Sweep
+
+ATTEMPTS = 2  # a case during which the whole run died is tried once more
+REWRITE_SECONDS = 15.0
+KEEPS_WORKER = (Status.OK, Status.UNSUPPORTED)
+Result = TypeVar("Result")
+
+
+class RunError(Exception):
+    """A run that cannot start or go on, in one sentence; what was measured is in its folder."""
+
+
+class Worker:
+    """A worker process that is used again until something goes wrong."""
+
+    def __init__(self, log: Path, device: str) -> None:
+        self._arguments = [str(log), device == "cuda"]
+        self._pool: ProcessPool | None = None
+
+    def call(self, function: Callable[..., Result], *arguments: Any, timeout: float) -> Result:
+        """Run in the worker; raises CaseTimeout, ProcessExpired or what the function raises."""
+        if self._pool is None:
+            self._pool = ProcessPool(
+                max_workers=1,
+                initializer=worker.start,
+                initargs=self._arguments,
+                context=multiprocessing.get_context("spawn"),
+            )
+        return self._pool.schedule(function, args=list(arguments), timeout=timeout).result()
+
+    def replace(self) -> None:
+        """End the process; the next call starts a fresh one."""
+        if self._pool is not None:
+            self._pool.stop()
+            self._pool.join()
+            self._pool = None
+
+
+def run(
+    sweep: Sweep,
+    folder: Path,
+    *,
+    device: str,
+    files: Mapping[str, Path],
+    seconds: float,
+    timeout: float,
+    resume: bool = False,
+) -> list[Measurement]:
+    """Measure all cases of a sweep into `folder`; a row for each, in planned order.
+
+    Raises RunError for a folder that is in use, cannot be written, or holds another run.
+    """
+    cases = sweep.cases(device, files)
+    try:
+        if resume:
+            record = journal.read(folder)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            record = journal.Record({}, {}, {})
+            if (folder / journal.FILE).exists():
+                raise RunError(f"{folder} holds a run already; continue it with --resume {folder}")
+        return _run(cases, sweep, folder, device, files, seconds, timeout, record)
+    except OSError as error:
+        raise RunError(
+            f"cannot write to {folder}: {error.strerror}; what was measured is kept, "
+            f"continue with --resume {folder}"
+        ) from error
+
+
+def _run(
+    cases: Sequence[Case],
+    sweep: Sweep,
+    folder: Path,
+    device: str,
+    files: Mapping[str, Path],
+    seconds: float,
+    timeout: float,
+    record: journal.Record,
+) -> list[Measurement]:
+    process = Worker(folder / "worker.log", device)
+    book = journal.Journal(folder)
+    results = dict(record.results)
+    progress = Progress([(case, _weight(case)) for case in cases])
+    try:
+        progress.say("looking at the machine")
+        present = process.call(worker.describe, device, timeout=timeout)
+        if record.header:
+            recorded = record.header["environment"]
+            if found := environment.differences(recorded, present):
+                raise RunError(
+                    f"{folder} was measured on another machine or installation: {'; '.join(found)}"
+                )
+            limits = recorded["limits"]
+        else:
+            progress.say("measuring the machine's limits")
+            dtypes = sorted({case.dtype for case in cases})
+            limits = process.call(worker.measure_limits, device, dtypes, timeout=timeout)
+            plan = {"name": sweep.name, "groups": [dict(group) for group in sweep.groups]}
+            present = {**present, "limits": limits, "sweep": plan}
+            book.header(
+                environment=present,
+                device=device,
+                files={name: str(path.resolve()) for name, path in files.items()},
+            )
+            _write_json(folder / "environment.json", present)
+        settings = worker.Settings(files, limits["matmul_tflops"], seconds)
+        written = time.monotonic()
+        for case in cases:
+            if case.case_id in results:
+                progress.advance(case, results[case.case_id].status)
+                continue
+            progress.begin(case)
+            row, samples = _one(case, settings, process, book, record, results, timeout)
+            book.result(row, samples)
+            results[case.case_id] = row
+            if row.status not in KEEPS_WORKER:
+                process.replace()
+            progress.advance(case, row.status)
+            if time.monotonic() - written > REWRITE_SECONDS:
+                write_results(folder, cases, results)
+                written = time.monotonic()
+    finally:
+        # Also after an interrupt: what is measured stands in results.csv.
+        progress.close()
+        process.replace()
+        book.close()
+        if results:
+            write_results(folder, cases, results)
+    return [results[case.case_id] for case in cases]
+
+
+def _one(
+    case: Case,
+    settings: worker.Settings,
+    process: Worker,
+    book: journal.Journal,
+    record: journal.Record,
+    results: Mapping[str, Measurement],
+    timeout: float,
+) -> tuple[Measurement, list[float]]:
+    if shorter := _failed_shorter(case, results):
+        reason = f"{shorter.status} already at seq_len {shorter.seq_len}"
+        return Measurement.of(case, Status.SKIPPED, reason), []
+    if record.attempts.get(case.case_id, 0) >= ATTEMPTS:
+        reason = f"the whole run died {ATTEMPTS} times during this case"
+        return Measurement.of(case, Status.CRASHED, reason), []
+    book.started(case)
+    try:
+        return process.call(worker.measure, case, settings, timeout=timeout)
+    except CaseTimeout:
+        return Measurement.of(case, Status.TIMEOUT, f"took longer than {timeout:g} s"), []
+    except ProcessExpired as error:
+        return Measurement.of(case, Status.CRASHED, _death(error.exitcode)), []
+
+
+def _death(exitcode: int | None) -> str:
+    if exitcode is None or exitcode >= 0:
+        return f"the worker process ended with exit status {exitcode}"
+    name = signal.Signals(-exitcode).name
+    hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+    return f"the worker process was ended by {name}{hint}"
+
+
+def _failed_shorter(case: Case, results: Mapping[str, Measurement]) -> Measurement | None:
+    """The same case at a smaller length that ran out of memory or time, if there is one."""
+    for row in results.values():
+        if (
+            row.status in (Status.OUT_OF_MEMORY, Status.TIMEOUT)
+            and row.seq_len <= case.seq_len
+            and row.key_len <= case.key_len
+            and _without_lengths(row.case) == _without_lengths(case)
+        ):
+            return row
+    return None
+
+
+def _without_lengths(case: Case) -> Case:
+    return dataclasses.replace(case, seq_len=0, key_len=0)
+
+
+def _weight(case: Case) -> float:
+    """Expected seconds, roughly: only the ratios matter, for the time left."""
+    pairs = case.batch * case.heads * case.seq_len * case.key_len
+    passes = 3.5 if case.direction == "forward_backward" else 1.0
+    return 0.6 + passes * pairs / 4e8
+
+
+def write_results(folder: Path, cases: Sequence[Case], results: Mapping[str, Measurement]) -> None:
+    """Derive results.csv: one row a case, in planned order."""
+    partial = folder / "results.csv.partial"
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, COLUMNS)
+        table.writeheader()
+        for case in cases:
+            if row := results.get(case.case_id):
+                table.writerow(dataclasses.asdict(row))
+    os.replace(partial, folder / "results.csv")
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,258 @@
+"""A sweep: axes in a TOML file, every combination of which is a case.
+
+Keys at the top of the file are axes of all groups; each `[[group]]` table adds or replaces some.
+A file without groups is one group. The order of the values is the order of the cases.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import variants
+from bench import inputs
+from bench.measurement import DIRECTIONS, Case
+from variants import Attention
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+COUNTS = ("batch", "heads", "kv_heads", "seq_len", "key_len", "head_dim")
+DEFAULTS: dict[str, tuple[Any, ...]] = {
+    "inputs": ("gaussian",),
+    "dtype": ("float32",),
+    "batch": (1,),
+    "heads": (8,),
+    "head_dim": (64,),
+    "causal": (False,),
+    "direction": ("forward",),
+    "seed": (0,),
+}
+# Where absent: every registered variant, each at its own grid and implementations; as many keys
+# and key/value heads as queries and query heads; the middle layer of a capture.
+OPTIONAL = ("variant", "implementation", "layer", "kv_heads", "key_len")
+AXES = (*OPTIONAL, "seq_len", *DEFAULTS)
+BUILT_IN = Path(__file__).with_name("sweeps")
+
+
+class SweepError(ValueError):
+    """A sweep that cannot be read or makes no sense, in one sentence that names what would."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A name, and axes per group; each axis a tuple of values."""
+
+    name: str
+    groups: tuple[Mapping[str, tuple[Any, ...]], ...]
+
+    def overridden(self, settings: Iterable[str]) -> Sweep:
+        """With `axis=v1,v2` texts replacing that axis in every group."""
+        axes = dict(_parse_setting(text) for text in settings)
+        groups: list[dict[str, tuple[Any, ...]]] = []
+        for group in self.groups:
+            changed = {**group, **axes}
+            if changed not in groups:
+                groups.append(changed)
+        return Sweep(self.name, tuple(groups))
+
+    def located(self) -> tuple[Sweep, dict[str, Path]]:
+        """With `file:PATH` inputs named by the file alone, as rows carry no path; and where each
+        such file lies."""
+        files: dict[str, Path] = {}
+        groups = []
+        for group in self.groups:
+            names = []
+            for name in group.get("inputs", ()):
+                kind, _, path = name.partition(":")
+                if kind == "file" and path:
+                    files[Path(path).name] = Path(path)
+                    name = f"file:{Path(path).name}"
+                names.append(name)
+            groups.append({**group, "inputs": tuple(names)} if names else group)
+        return Sweep(self.name, tuple(groups)), files
+
+    def cases(self, device: str, files: Mapping[str, Path]) -> list[Case]:
+        """All cases, each once, shape by shape from short to long; SweepError for a bad one."""
+        found: dict[Case, None] = {}
+        for group in self.groups:
+            for case in _expand(group, device, files):
+                found.setdefault(case)
+        return sorted(found, key=_order)
+
+
+def read(source: str | Path) -> Sweep:
+    """Read a sweep from a TOML file, or a built-in one by its name."""
+    path = Path(source)
+    if not path.suffix and not path.exists():
+        path = BUILT_IN / f"{source}.toml"
+        if not path.exists():
+            known = ", ".join(sorted(p.stem for p in BUILT_IN.glob("*.toml")))
+            raise SweepError(f"no sweep {str(source)!r}; give a .toml file, or one of: {known}")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SweepError(f"cannot read the sweep {source}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SweepError(f"{source} is not valid TOML: {error}") from error
+    return parse(path.stem, table)
+
+
+def parse(name: str, table: Mapping[str, Any]) -> Sweep:
+    """Check a table of axes and make a sweep of it."""
+    shared = {key: value for key, value in table.items() if key != "group"}
+    groups = table.get("group", [{}])
+    if not isinstance(groups, list) or not groups or not all(isinstance(g, dict) for g in groups):
+        raise SweepError(f"{name}: groups must be written as [[group]] tables of axes")
+    return Sweep(name, tuple(_check_axes(name, {**shared, **group}) for group in groups))
+
+
+def _check_axes(name: str, axes: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    checked = {}
+    for axis, values in axes.items():
+        if axis not in AXES:
+            raise SweepError(
+                f"{name}: unknown axis {axis!r}; the axes are: {', '.join(sorted(AXES))}"
+            )
+        listed = values if isinstance(values, (list, tuple)) else [values]
+        if not listed:
+            raise SweepError(f"{name}: axis {axis!r} has no values")
+        checked[axis] = tuple(_check_value(axis, value) for value in listed)
+    return checked
+
+
+def _check_value(axis: str, value: Any) -> Any:
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    choices = {"dtype": DTYPES, "direction": DIRECTIONS}.get(axis)
+    if choices and value not in choices:
+        raise SweepError(f"{axis} must be one of {', '.join(choices)}; got {value!r}")
+    if axis in COUNTS and not (is_integer and value >= 1):
+        raise SweepError(f"{axis} must be a whole number of at least 1; got {value!r}")
+    if axis in ("seed", "layer") and not (is_integer and value >= 0):
+        raise SweepError(f"{axis} must be a whole number of at least 0; got {value!r}")
+    if axis == "causal" and not isinstance(value, bool):
+        raise SweepError(f"causal must be true or false; got {value!r}")
+    if axis in ("variant", "implementation", "inputs") and not isinstance(value, str):
+        raise SweepError(f"{axis} must be text; got {value!r}")
+    return value
+
+
+def _parse_setting(text: str) -> tuple[str, tuple[Any, ...]]:
+    axis, equals, values = text.partition("=")
+    if not equals:
+        raise SweepError(f"write an override as axis=value,value; got {text!r}")
+    parsed: list[Any] = []
+    for word in values.split(","):
+        lowered = word.strip().lower()
+        if axis in (*COUNTS, "seed", "layer") and lowered.isdecimal():
+            parsed.append(int(lowered))
+        elif axis == "causal" and lowered in ("true", "false"):
+            parsed.append(lowered == "true")
+        else:
+            parsed.append(word.strip())
+    return axis, _check_axes("--set", {axis: parsed})[axis]
+
+
+def parse_variant(text: str) -> list[Attention]:
+    """`"lsh"` gives the settings of its grid, `"lsh bucket_size=64"` the one that is written."""
+    name, *words = text.split()
+    if not words:
+        return variants.grid(name)
+    settings: dict[str, Any] = {}
+    fields = {f.name: f for f in dataclasses.fields(variants.REGISTRY.get(name, Attention))}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise SweepError(f"write hyperparameters as name=value; got {word!r} in {text!r}")
+        kind = type(fields[key].default) if key in fields else str
+        if kind is bool and value in ("True", "False"):
+            settings[key] = value == "True"
+        elif kind is int and value.lstrip("-").isdecimal():
+            settings[key] = int(value)
+        else:
+            settings[key] = value
+    return [variants.create(name, **settings)]
+
+
+def attention_of(case: Case) -> Attention:
+    """The attention a case asks for."""
+    text = f"{case.variant} {case.hyperparameters} implementation={case.implementation}"
+    return parse_variant(text)[0]
+
+
+def _attentions(group: Mapping[str, tuple[Any, ...]]) -> list[Attention]:
+    found: list[Attention] = []
+    for text in group.get("variant", tuple(sorted(variants.REGISTRY))):
+        found.extend(parse_variant(text))
+    if "implementation" in group:
+        found = [
+            dataclasses.replace(attention, implementation=name)
+            for attention in found
+            for name in group["implementation"]
+        ]
+    return list(dict.fromkeys(found))
+
+
+def _expand(
+    group: Mapping[str, tuple[Any, ...]], device: str, files: Mapping[str, Path]
+) -> Iterable[Case]:
+    if "seq_len" not in group:
+        raise SweepError("a sweep needs the axis seq_len")
+    try:
+        attentions = _attentions(group)
+        layers = {
+            name: _layers(name, group, files) for name in group.get("inputs", DEFAULTS["inputs"])
+        }
+    except SweepError:
+        raise
+    except ValueError as error:  # an unknown variant, setting, family or layer, said as it is
+        raise SweepError(str(error)) from error
+    axes = {**DEFAULTS, **group}
+    names = ("seq_len", *DEFAULTS)
+    for point in itertools.product(*(axes[name] for name in names)):
+        shape = dict(zip(names, point, strict=True))
+        for kv_heads, key_len, layer, attention in itertools.product(
+            axes.get("kv_heads", (shape["heads"],)),
+            axes.get("key_len", (shape["seq_len"],)),
+            layers[shape["inputs"]],
+            attentions,
+        ):
+            if shape["heads"] % kv_heads:
+                raise SweepError(
+                    f"kv_heads must divide heads; got heads={shape['heads']}, kv_heads={kv_heads}"
+                )
+            yield Case(
+                variant=attention.info.name,
+                implementation=attention.implementation,
+                hyperparameters=attention.hyperparameters,
+                device=device,
+                kv_heads=kv_heads,
+                key_len=key_len,
+                layer=layer,
+                **shape,
+            )
+
+
+def _layers(
+    name: str, group: Mapping[str, tuple[Any, ...]], files: Mapping[str, Path]
+) -> Sequence[int | None]:
+    capture = inputs.open_capture(name, files)
+    if capture is None:
+        return (None,)
+    if "layer" not in group:
+        return (capture.layers[len(capture.layers) // 2],)
+    for layer in group["layer"]:
+        if layer not in capture.layers:
+            raise SweepError(f"{name} holds the layers {list(capture.layers)}; got layer {layer}")
+    return group["layer"]
+
+
+def _order(case: Case) -> tuple[Any, ...]:
+    """Short before long, so that results come early and a failure warns the longer cases; one
+    shape together, so that its baselines are measured once."""
+    size = case.batch * case.heads * max(case.seq_len, case.key_len) * case.head_dim
+    shape = tuple("" if x is None else str(x) for x in case.shape)
+    return (max(case.seq_len, case.key_len), size, shape, case.variant)

@@ -1,0 +1,290 @@
+"""Measures one case. Runs in a process of its own, which may die without ending the sweep."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import variants
+from bench import accuracy, clock, environment, inputs, memory, roofline
+from bench.accuracy import Accuracy
+from bench.inputs import CaptureError, Inputs, InputsError
+from bench.measurement import Case, Measurement, Status
+from bench.sweep import attention_of
+from variants import Attention, UnsupportedError
+
+MEMORY_SHARE = 0.9  # of what is free at the start; beyond it a CPU worker gets an error, not a kill
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for all cases of a run."""
+
+    files: Mapping[str, Path]
+    matmul_tflops: Mapping[str, float]
+    seconds: float  # sampling time of a case
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What was measured of one attention on one shape."""
+
+    samples: clock.Samples
+    peak_bytes: int
+    prepare_ms: float
+    accuracy: Accuracy
+    implementation: str
+
+
+def start(log: str, on_gpu: bool) -> None:
+    """Set a fresh worker process up: its output goes to a log, its memory has a limit."""
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    os.close(target)
+    free = environment.memory_bytes("MemAvailable")
+    if on_gpu or free is None:
+        return  # CUDA reserves far more addresses than it uses
+    import resource
+
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limit = used + int(MEMORY_SHARE * free)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def measure_limits(device: str, dtypes: list[str]) -> dict[str, object]:
+    """The machine's limits; in the worker, as the parent touches no device."""
+    return roofline.measure(torch.device(device), dtypes)
+
+
+def describe(device: str) -> dict[str, Any]:
+    """The environment, as the worker sees it."""
+    return environment.describe(torch.device(device))
+
+
+def measure(case: Case, settings: Settings) -> tuple[Measurement, list[float]]:
+    """The row of a case, and its raw times in ms. Every foreseeable failure is a row."""
+    try:
+        return _measure(case, settings)
+    except UnsupportedError as error:
+        return Measurement.of(case, Status.UNSUPPORTED, str(error)), []
+    except (InputsError, CaptureError) as error:
+        return Measurement.of(case, Status.UNSUPPORTED, str(error)), []
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        return Measurement.of(case, Status.OUT_OF_MEMORY, _sentence(error)), []
+    except Exception as error:
+        # Of the CPU allocator's failure torch makes a plain RuntimeError.
+        text = _sentence(error)
+        if isinstance(error, RuntimeError) and "can't allocate memory" in text:
+            return Measurement.of(case, Status.OUT_OF_MEMORY, text), []
+        return Measurement.of(case, Status.ERROR, f"{type(error).__name__}: {text}"), []
+
+
+def _sentence(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+class _Shape:
+    """The inputs and exact baselines of the shape that is measured at present."""
+
+    key: tuple[Any, ...] | None = None
+    inputs: Inputs
+    exact: dict[str, _Seen]
+
+
+def _measure(case: Case, settings: Settings) -> tuple[Measurement, list[float]]:
+    attention = attention_of(case)
+    device = torch.device(case.device)
+    if attention.implementation != "auto" and (
+        reason := attention.unavailable(attention.implementation, device)
+    ):
+        raise UnsupportedError(reason)
+    if case.direction == "forward_backward" and "backward" not in attention.info.supports:
+        raise UnsupportedError(f"{case.variant} does not support 'backward'")
+    if _Shape.key != case.shape:
+        _Shape.key = None
+        _Shape.inputs = inputs.load(case, settings.files)
+        _Shape.exact = _exact_baselines(case, _Shape.inputs, settings)
+        _Shape.key = case.shape
+    implementation = attention.choose_implementation(_Shape.inputs.query, _Shape.inputs.key)
+    is_baseline = _always_exact(type(attention)) and implementation in _Shape.exact
+    if is_baseline:
+        seen = _Shape.exact[implementation]
+    else:
+        seen = _see(attention, case, _Shape.inputs, settings)
+    return _row(attention, case, seen, settings), seen.samples.device_ms
+
+
+def _always_exact(cls: type[Attention]) -> bool:
+    """Whether a variant equals softmax attention whatever its hyperparameters."""
+    return cls.info.exact_when is not None and not cls.info.exact_when
+
+
+def _exact_baselines(case: Case, given: Inputs, settings: Settings) -> dict[str, _Seen]:
+    """Every exact implementation that runs here, measured on this shape."""
+    found = {}
+    for name, cls in variants.REGISTRY.items():
+        if not _always_exact(cls):
+            continue
+        for implementation in cls.info.implementations:
+            attention = variants.create(name, implementation=implementation)
+            if attention.unavailable(implementation, torch.device(case.device)):
+                continue
+            try:
+                found[implementation] = _see(attention, case, given, settings)
+            except (UnsupportedError, MemoryError, RuntimeError) as error:
+                print(f"no exact baseline by {implementation}: {error}", file=sys.stderr)
+    return found
+
+
+def _see(attention: Attention, case: Case, given: Inputs, settings: Settings) -> _Seen:
+    device = torch.device(case.device)
+    query, value = given.query, given.value
+    shared = bool(getattr(attention, "shared_qk", False))
+    key = query if shared else given.key
+    if shared and (case.heads, case.seq_len) != (case.kv_heads, case.key_len):
+        raise UnsupportedError(
+            "shared_qk needs as many keys and key/value heads as queries and query heads"
+        )
+    started = time.perf_counter()
+    attention.prepare(query, key, causal=case.causal)
+    prepare_ms = 1e3 * (time.perf_counter() - started)
+    call = _closure(attention, query, key, value, case)
+    out = call()
+    _check_output(out, query)
+    samples = clock.measure(call, device, settings.seconds)
+    last = call()
+    _check_output(last, query)
+    quality = accuracy.measure(
+        attention,
+        query,
+        given.key,
+        value,
+        last,
+        causal=case.causal,
+        own_key=query if shared else None,
+    )
+    del out, last
+    return _Seen(
+        samples=samples,
+        peak_bytes=memory.peak_bytes(call, device),
+        prepare_ms=prepare_ms,
+        accuracy=quality,
+        implementation=attention.choose_implementation(query, key),
+    )
+
+
+def _closure(
+    attention: Attention, query: Tensor, key: Tensor, value: Tensor, case: Case
+) -> Callable[[], Tensor]:
+    """The timed call; returns the output, of a backward pass too."""
+    if case.direction == "forward":
+
+        def forward() -> Tensor:
+            with torch.no_grad():
+                return attention(query, key, value, causal=case.causal)
+
+        return forward
+    shared = key is query
+    query = query.detach().requires_grad_()
+    key = query if shared else key.detach().requires_grad_()
+    value = value.detach().requires_grad_()
+    leaves = (query, value) if shared else (query, key, value)
+    grad = torch.ones_like(query)
+
+    def forward_backward() -> Tensor:
+        out = attention(query, key, value, causal=case.causal)
+        torch.autograd.grad(out, leaves, grad)
+        return out.detach()
+
+    return forward_backward
+
+
+def _check_output(out: object, query: Tensor) -> None:
+    if not isinstance(out, Tensor) or out.shape != query.shape or out.dtype != query.dtype:
+        raise RuntimeError(
+            f"the output must be a tensor {tuple(query.shape)} of {query.dtype}; got "
+            f"{tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__}"
+        )
+
+
+def _row(attention: Attention, case: Case, seen: _Seen, settings: Settings) -> Measurement:
+    bound = accuracy.ROUNDING[case.dtype]
+    errors = seen.accuracy
+    # Written so that NaN fails too.
+    if not errors.impl_error_rel_l2 <= bound:
+        return Measurement.of(
+            case,
+            Status.INCORRECT,
+            f"the output is off its own dense definition by {errors.impl_error_rel_l2:.2g}; "
+            f"rounding in {case.dtype} explains {bound:.2g}",
+        )
+    first, median, third = seen.samples.quartiles
+    flops = attention.useful_flops(
+        case.batch, case.heads, case.seq_len, case.key_len, case.head_dim, causal=case.causal
+    )
+    if case.direction == "forward_backward":
+        flops *= 3.5 if attention.target != "other_kernel" else 3.0
+    tflops = flops / median / 1e9
+    limit = settings.matmul_tflops.get(case.dtype)
+    fraction = tflops / limit if limit else None
+    if fraction is not None and fraction > roofline.SUSPICIOUS:
+        return Measurement.of(
+            case,
+            Status.INCORRECT,
+            f"{tflops:.3g} TFLOP/s is {fraction:.0%} of the measured matmul rate of this machine",
+        )
+    sdpa = _Shape.exact.get("sdpa")
+    exact = _fastest_exact(sdpa)
+    exact_ms = exact.samples.quartiles[1] if exact else None
+    return Measurement.of(
+        case,
+        Status.OK,
+        implementation_used=seen.implementation,
+        inputs_detail=_Shape.inputs.detail,
+        time_ms_median=median,
+        time_ms_q1=first,
+        time_ms_q3=third,
+        time_ms_min=min(seen.samples.device_ms),
+        repeats=len(seen.samples.device_ms),
+        wall_ms_median=_median(seen.samples.wall_ms),
+        prepare_ms=seen.prepare_ms,
+        exact_ms_median=exact_ms,
+        exact_implementation=exact.implementation if exact else "",
+        sdpa_ms_median=sdpa.samples.quartiles[1] if sdpa else None,
+        speedup_vs_exact=exact_ms / median if exact_ms else None,
+        peak_memory_bytes=seen.peak_bytes,
+        exact_peak_memory_bytes=exact.peak_bytes if exact else None,
+        memory_vs_exact=seen.peak_bytes / exact.peak_bytes if exact else None,
+        **dataclasses.asdict(errors),
+        useful_flops=flops,
+        tflops=tflops,
+        roofline_fraction=fraction,
+    )
+
+
+def _fastest_exact(sdpa: _Seen | None) -> _Seen | None:
+    """The fastest exact implementation whose error is at most twice SDPA's."""
+    good = [
+        seen
+        for seen in _Shape.exact.values()
+        if sdpa is None
+        or seen.accuracy.approx_error_rel_l2 <= 2 * sdpa.accuracy.approx_error_rel_l2
+    ]
+    return min(good, key=lambda seen: seen.samples.quartiles[1], default=None)
+
+
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]

