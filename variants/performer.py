@@ -51,22 +51,22 @@ class PerformerAttention(Attention):
         scale: float,
         parameters: Parameters,
     ) -> Tensor:
-        heads = query.shape[1]
-        exponents, key_exponents = self._exponents(query, key, scale)
-        value = expand_heads(value, heads).to(exponents.dtype)
+        projected, key_projected, half_square = self._projections(query, key, scale)
+        value = expand_heads(value, query.shape[1]).to(projected.dtype)
+        highest = key_projected.detach().amax(-1) - half_square.detach()
         if key_padding_mask is not None:
-            key_exponents = key_exponents.masked_fill(
-                key_padding_mask[:, None, :, None], -torch.inf
-            )
-        highest = key_exponents.detach().amax(-1)
+            highest = highest.masked_fill(key_padding_mask[:, None], -torch.inf)
         if causal:
             shift = highest.cummax(-1).values
         else:
             shift = highest.amax(-1, keepdim=True).expand_as(highest)
         # Padding before the first real key: any finite shift will do, as its features are 0.
         shift = shift.masked_fill(shift == -torch.inf, torch.finfo(shift.dtype).min / 4)
-        features = (key_exponents - shift[..., None]).exp()
-        queries = (exponents - exponents.detach().amax(-1, keepdim=True)).exp()
+        offset = half_square + shift
+        if key_padding_mask is not None:
+            offset = offset.masked_fill(key_padding_mask[:, None], torch.inf)
+        features = (key_projected - offset[..., None]).exp()
+        queries = (projected - projected.detach().amax(-1, keepdim=True)).exp()
         out = prefix_sum.attend(queries, features, value, shift if causal else None, causal=causal)
         return out.to(query.dtype)
 
@@ -88,10 +88,11 @@ class PerformerAttention(Attention):
             causal=causal,
             key_padding_mask=key_padding_mask,
         )
-        exponents, key_exponents = self._exponents(query[:, :, rows], key, scale)
-        queries = (exponents - exponents.detach().amax(-1, keepdim=True)).exp()
-        highest = key_exponents.detach().amax(-1, keepdim=True)
-        kernel = queries @ (key_exponents - highest).exp().transpose(-2, -1)
+        projected, key_projected, half_square = self._projections(query[:, :, rows], key, scale)
+        exponents = key_projected - half_square[..., None]
+        highest = exponents.detach().amax(-1, keepdim=True)
+        queries = (projected - projected.detach().amax(-1, keepdim=True)).exp()
+        kernel = queries @ (exponents - highest).exp().transpose(-2, -1)
         # Put every key on the scale of the highest one its row sees.
         shift = highest.transpose(-2, -1).masked_fill(~allowed, -torch.inf)
         shift = shift - shift.amax(-1, keepdim=True)
@@ -107,15 +108,18 @@ class PerformerAttention(Attention):
         # Projection to the features, and the state they build or read.
         return 4.0 * batch * heads * head_dim * self.num_features * (query_len + key_len)
 
-    def _exponents(self, query: Tensor, key: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """w·x - |x|²/2 of queries and keys, (batch, heads, len, num_features)."""
+    def _projections(
+        self, query: Tensor, key: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """w·q and w·k, (batch, heads, len, num_features), and |k|²/2, (batch, heads, len); |q|²/2
+        is the same for all weights of a row, and cancels."""
         dtype, (heads, head_dim) = compute_dtype(query.dtype), query.shape[1::2]
         directions = self._placed_directions(query).to(dtype).transpose(-2, -1)
         # The features estimate exp(q·k / sqrt(head_dim)); another scale goes onto the query.
         root = head_dim**-0.25
         queries = query.to(dtype) * (scale * math.sqrt(head_dim) * root)
         keys = expand_heads(key, heads).to(dtype) * root
-        return tuple(x @ directions - x.square().sum(-1, keepdim=True) / 2 for x in (queries, keys))
+        return queries @ directions, keys @ directions, keys.square().sum(-1) / 2
 
     def _placed_directions(self, query: Tensor) -> Tensor:
         return _directions(
