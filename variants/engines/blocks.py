@@ -175,8 +175,7 @@ class _Head:
         index = (blocks[..., None] * rows + inside).flatten(-2)
         valid = (index >= 0) & (index < pattern.key_len)
         index = index.clamp(0, pattern.key_len - 1)
-        slabs = torch.arange(len(index), device=index.device)[:, None, None]
-        bias = self.key_bias[slabs, index].masked_fill_(~valid, -torch.inf)
+        bias = tile.take(self.key_bias, index).masked_fill_(~valid, -torch.inf)
         return index, bias[:, :, None]
 
     def pieces(self, start: int, stop: int) -> tuple[list[tile.Piece], Tensor | None]:
@@ -204,8 +203,8 @@ class _Head:
         index = None
         if self.random is not None:
             index, hidden = self.random_keys(start, stop)
-            slabs = torch.arange(len(index), device=index.device)[:, None, None]
-            pieces.append(tile.Piece(self.key[slabs, index], self.value[slabs, index], hidden))
+            keys, values = tile.take(self.key, index), tile.take(self.value, index)
+            pieces.append(tile.Piece(keys, values, hidden))
         return pieces, index
 
     def tiles_at_once(self) -> int:
@@ -303,7 +302,7 @@ class _Middle(torch.autograd.Function):
                         share = piece_grads[1][which].sum(1)
                         own_grads[which].index_add_(1, head.global_keys, share)
                     if index is not None:
-                        _scatter(own_grads[which], index, piece_grads[-1][which])
+                        tile.add(own_grads[which], index, piece_grads[-1][which])
             for own, band in zip(own_grads, band_grads, strict=True):
                 own += band[:, head.front : head.front + key.shape[2]]
         return (
@@ -346,9 +345,3 @@ def _add_windows(total: Tensor, windows: Tensor, head: _Head, start: int) -> Non
             (total.stride(0), rows * total.stride(1), total.stride(1), 1),
             target.storage_offset(),
         ).add_(windows[:, :, shift : shift + width])
-
-
-def _scatter(total: Tensor, index: Tensor, grads: Tensor) -> None:
-    """Add gradients (slab, tiles, keys, head_dim) onto the keys they were gathered from."""
-    flat = index.flatten(1)[..., None].expand(-1, -1, total.shape[-1])
-    total.scatter_add_(1, flat, grads.flatten(1, 2))

@@ -156,7 +156,6 @@ class _Slab(NamedTuple):
 
     def gather(self, tiles: Tiles) -> tuple[Tensor, tile.Piece]:
         """The scaled queries and the keys of some tiles."""
-        slab = torch.arange(len(self.query), device=self.query.device)[:, None, None]
         queries, keys = tiles.queries.clamp(min=0), tiles.keys.clamp(min=0)
         hidden = (tiles.keys < 0)[:, :, None]
         own = (tiles.queries + self.offset)[..., None]
@@ -166,11 +165,11 @@ class _Slab(NamedTuple):
             hidden = hidden | (tiles.keys[:, :, None] == own)
         bias = self.query.new_zeros(hidden.shape, dtype=compute_dtype(self.query.dtype))
         piece = tile.Piece(
-            tile.working(self.key[slab, keys]),
-            tile.working(self.value[slab, keys]),
+            tile.working(tile.take(self.key, keys)),
+            tile.working(tile.take(self.value, keys)),
             bias.masked_fill_(hidden, -torch.inf),
         )
-        return tile.working(self.query[slab, queries]) * self.settings.scale, piece
+        return tile.working(tile.take(self.query, queries)) * self.settings.scale, piece
 
 
 def _rounds(
@@ -239,10 +238,9 @@ class _Buckets(torch.autograd.Function):
                 for tiles in portions:
                     rows, piece = tensors.gather(tiles)
                     result, result_lse = tile.forward(rows, [piece])
-                    place = tiles.queries.masked_fill(tiles.queries < 0, query_len).flatten(1)
-                    part_lse.scatter_(1, place, result_lse.flatten(1))
-                    place = place[..., None].expand(-1, -1, head_dim)
-                    part.scatter_(1, place, result.flatten(1, 2))
+                    place = tiles.queries.masked_fill(tiles.queries < 0, query_len)
+                    tile.put(part_lse, place, result_lse)
+                    tile.put(part, place, result)
                 total, total_lse = tile.merge(
                     total, total_lse, part[:, :query_len], part_lse[:, :query_len]
                 )
@@ -260,7 +258,7 @@ class _Buckets(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         grad_out, _ = grads
         query, key, value, out, lse, query_buckets, key_buckets, padding = ctx.saved_tensors
-        head_dim, dtype = query.shape[-1], compute_dtype(query.dtype)
+        dtype = compute_dtype(query.dtype)
         grad_query, grad_key, grad_value = (
             x.new_zeros(x.shape, dtype=dtype) for x in (query, key, value)
         )
@@ -268,7 +266,6 @@ class _Buckets(torch.autograd.Function):
         for slab, kv, tensors, rounds in _rounds(
             query, key, value, query_buckets, key_buckets, padding, ctx.settings
         ):
-            heads = torch.arange(slab.stop - slab.start, device=query.device)[:, None, None]
             slab_grads = [
                 grad_query.flatten(0, 1)[slab],
                 grad_key.flatten(0, 1)[kv],
@@ -280,21 +277,20 @@ class _Buckets(torch.autograd.Function):
                     queries = tiles.queries.clamp(min=0)
                     unused = tiles.queries < 0
                     # Padding rows get no gradient: their weights are made 0.
-                    row_lse = lse.flatten(0, 1)[slab][heads, queries]
+                    row_lse = tile.take(lse.flatten(0, 1)[slab], queries)
                     row_grad, [(key_grad, value_grad)] = tile.backward(
                         rows,
                         [piece],
                         row_lse.masked_fill(unused, torch.inf),
-                        tile.working(grad_out.flatten(0, 1)[slab][heads, queries]),
-                        delta[slab][heads, queries],
+                        tile.working(tile.take(grad_out.flatten(0, 1)[slab], queries)),
+                        tile.take(delta[slab], queries),
                     )
                     shares = (row_grad * ctx.settings.scale, key_grad, value_grad)
                     keys = tiles.keys.clamp(min=0)
                     for total, index, share in zip(
                         slab_grads, (queries, keys, keys), shares, strict=True
                     ):
-                        flat = index.flatten(1)[..., None].expand(-1, -1, head_dim)
-                        total.scatter_add_(1, flat, share.flatten(1, 2))
+                        tile.add(total, index, share)
         return (
             grad_query.to(query.dtype),
             grad_key.to(key.dtype),

@@ -102,6 +102,34 @@ def merge(out: Tensor, lse: Tensor, new_out: Tensor, new_lse: Tensor) -> tuple[T
     return out * first + new_out * second, both
 
 
+def _flat(tensor: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """(slab·len, ...) and indices into it: copying whole rows of a matrix is many times faster
+    than gathering single elements of a batch."""
+    slab, length = tensor.shape[:2]
+    if slab > 1:
+        offsets = torch.arange(slab, device=index.device) * length
+        index = index + offsets.view(-1, *(1,) * (index.ndim - 1))
+    return tensor.flatten(0, 1), index.flatten()
+
+
+def take(tensor: Tensor, index: Tensor) -> Tensor:
+    """Items `index` (slab, ...) of `tensor` (slab, len, ...), each from its own slab."""
+    rows, places = _flat(tensor, index)
+    return rows.index_select(0, places).unflatten(0, index.shape)
+
+
+def put(total: Tensor, index: Tensor, items: Tensor) -> None:
+    """Write `items` to places `index` of `total`, the inverse of `take`."""
+    rows, places = _flat(total, index)
+    rows.index_copy_(0, places, items.flatten(0, index.ndim - 1))
+
+
+def add(total: Tensor, index: Tensor, items: Tensor) -> None:
+    """Add `items` onto places `index` of `total`."""
+    rows, places = _flat(total, index)
+    rows.index_add_(0, places, items.flatten(0, index.ndim - 1))
+
+
 def head_slabs(
     batch: int, heads: int, kv_heads: int, device: torch.device
 ) -> list[tuple[slice, slice]]:
