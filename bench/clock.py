@@ -34,20 +34,24 @@ def half_width(samples: list[float]) -> float:
     if len(samples) < 6:  # no pair of order statistics covers 95 %
         return math.inf
     ordered = sorted(samples)
-    middle, spread = len(ordered) / 2, 0.98 * math.sqrt(len(ordered))
-    low = ordered[max(0, math.floor(middle - spread))]
-    high = ordered[min(len(ordered) - 1, math.ceil(middle + spread) - 1)]
-    return (high - low) / 2 / statistics.median(ordered)
+    # Left out on either side; rounded down so that no number of samples covers less than 95 %.
+    beyond = max(0, math.floor((len(ordered) - 1 - 1.96 * math.sqrt(len(ordered))) / 2))
+    spread = ordered[-1 - beyond] - ordered[beyond]
+    return spread / 2 / statistics.median(ordered)
 
 
-def measure(call: Callable[[], object], device: torch.device, seconds: float) -> Samples:
-    """Time `call`, for about `seconds` and at least `MINIMUM_SAMPLES` times, after a warm-up.
+def measure(
+    call: Callable[[], object], device: torch.device, seconds: float, *, warm: bool = False
+) -> Samples:
+    """Time `call`, for about `seconds` and at least `MINIMUM_SAMPLES` times, after a warm-up that
+    a call which is `warm` already can do without.
 
     On a GPU the device time is that between two events on the stream, with the L2 cache flushed
     before; the wall time is taken separately, of a call and the wait for its end.
     """
     on_gpu = device.type == "cuda"
-    _warm_up(call, device)
+    if not warm:
+        _warm_up(call, device)
     flush = None
     if on_gpu:
         cache = torch.cuda.get_device_properties(device).L2_cache_size

@@ -25,7 +25,8 @@ def table(before: Path, after: Path) -> Table:
     for column in ("case", "before, ms", "after, ms", "ratio", ""):
         shown.add_column(column, justify="left" if column in ("case", "") else "right")
     for row in both.sort_values(keys).to_dict("records"):
-        label = "{variant} {hyperparameters} {inputs} {dtype} {direction}".format_map(row)
+        label = "{variant}/{implementation} {hyperparameters} {inputs} {dtype} {direction}"
+        label = label.format_map(row)
         label += f" n={row['seq_len']} h={row['heads']}"
         if row["status_before"] != "ok" or row["status_after"] != "ok":
             shown.add_row(label, row["status_before"], row["status_after"], "", "")
@@ -49,6 +50,8 @@ def _read(run: Path) -> pd.DataFrame:
         raise CompareError(
             f"cannot read {path}: {error.strerror}; give the folder of a run"
         ) from None
+    except ValueError as error:  # of pandas, for an empty or malformed file
+        raise CompareError(f"{path} is not a table of results: {error}") from None
     if missing := set(COLUMNS) - set(rows.columns):
         raise CompareError(f"{path} lacks the columns {', '.join(sorted(missing))}")
     return rows

@@ -38,8 +38,9 @@ def peak_of(events: Iterable[tuple[int, int, int]]) -> int:
     total = peak = 0
     for _, pointer, size in sorted(events, key=lambda event: event[0]):
         if size > 0:
+            # A block that was here before has been freed where the profiler did not look.
+            total += size - live.get(pointer, 0)
             live[pointer] = size
-            total += size
             peak = max(peak, total)
         else:
             total -= live.pop(pointer, 0)

@@ -69,8 +69,13 @@ class Sweep:
             for name in group.get("inputs", ()):
                 kind, _, path = name.partition(":")
                 if kind == "file" and path:
-                    files[Path(path).name] = Path(path)
-                    name = f"file:{Path(path).name}"
+                    file = Path(path)
+                    if (other := files.setdefault(file.name, file)) != file:
+                        raise SweepError(
+                            f"rows tell inputs apart by the name of the file; {other} and {file} "
+                            "have the same"
+                        )
+                    name = f"file:{file.name}"
                 names.append(name)
             groups.append({**group, "inputs": tuple(names)} if names else group)
         return Sweep(self.name, tuple(groups)), files
@@ -87,7 +92,7 @@ class Sweep:
 def read(source: str | Path) -> Sweep:
     """Read a sweep from a TOML file, or a built-in one by its name."""
     path = Path(source)
-    if not path.suffix and not path.exists():
+    if not path.suffix and not path.is_file():
         path = BUILT_IN / f"{source}.toml"
         if not path.exists():
             known = ", ".join(sorted(p.stem for p in BUILT_IN.glob("*.toml")))
@@ -135,7 +140,8 @@ def _check_value(axis: str, value: Any) -> Any:
         raise SweepError(f"{axis} must be a whole number of at least 0; got {value!r}")
     if axis == "causal" and not isinstance(value, bool):
         raise SweepError(f"causal must be true or false; got {value!r}")
-    if axis in ("variant", "implementation", "inputs") and not isinstance(value, str):
+    is_text = isinstance(value, str) and value.strip()
+    if axis in ("variant", "implementation", "inputs") and not is_text:
         raise SweepError(f"{axis} must be text; got {value!r}")
     return value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -162,9 +163,11 @@ def _see(attention: Attention, case: Case, given: Inputs, settings: Settings) ->
     attention.prepare(query, key, causal=case.causal)
     prepare_ms = 1e3 * (time.perf_counter() - started)
     call = _closure(attention, query, key, value, case)
-    out = call()
-    _check_output(out, query)
-    samples = clock.measure(call, device, settings.seconds)
+    started = time.perf_counter()
+    _check_output(call(), query)
+    # One call of a second is warm-up enough; more would only make long sweeps longer.
+    warm = time.perf_counter() - started > 1.0
+    samples = clock.measure(call, device, settings.seconds, warm=warm)
     last = call()
     _check_output(last, query)
     quality = accuracy.measure(
@@ -176,7 +179,7 @@ def _see(attention: Attention, case: Case, given: Inputs, settings: Settings) ->
         causal=case.causal,
         own_key=query if shared else None,
     )
-    del out, last
+    del last
     return _Seen(
         samples=samples,
         peak_bytes=memory.peak_bytes(call, device),
@@ -259,7 +262,7 @@ def _row(attention: Attention, case: Case, seen: _Seen, settings: Settings) -> M
         time_ms_q3=third,
         time_ms_min=min(seen.samples.device_ms),
         repeats=len(seen.samples.device_ms),
-        wall_ms_median=_median(seen.samples.wall_ms),
+        wall_ms_median=statistics.median(seen.samples.wall_ms),
         prepare_ms=seen.prepare_ms,
         exact_ms_median=exact_ms,
         exact_implementation=exact.implementation if exact else "",
@@ -284,7 +287,3 @@ def _fastest_exact(sdpa: _Seen | None) -> _Seen | None:
         or seen.accuracy.approx_error_rel_l2 <= 2 * sdpa.accuracy.approx_error_rel_l2
     ]
     return min(good, key=lambda seen: seen.samples.quartiles[1], default=None)
-
-
-def _median(values: list[float]) -> float:
-    return sorted(values)[len(values) // 2]

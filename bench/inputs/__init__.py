@@ -102,7 +102,7 @@ def _captured(case: Case, capture: Capture) -> tuple[Tensor, Tensor, Tensor, str
         )
     query = query[heads][:, :, case.key_len - case.seq_len : case.key_len]
     key, value = (x[kv_heads][:, :, : case.key_len] for x in (key, value))
-    repeated = case.batch * case.heads > capture.heads
+    repeated = len(heads.unique()) < heads.numel()
     detail = (
         f"layer {case.layer}, tokens 0 to {case.key_len - 1}, query heads "
         f"{' '.join(map(str, heads.flatten().tolist()))} of {capture.heads}"

@@ -1,0 +1,70 @@
+"""The command line: `python -m reports build RUN [RUN ...]` and `python -m reports docs`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from reports.build import write_report
+from reports.docs import BlockError, rewrite_pages, stale_pages
+from reports.rows import RunError, read_runs
+from reports.tables import summary_table
+
+CHECKOUT = Path(__file__).parents[1]
+
+
+@click.group()
+def main() -> None:
+    """Show what was measured: figures and a page, from results folders."""
+
+
+@main.command()
+@click.argument(
+    "runs", metavar="RUN [RUN ...]", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the report; `report` in the first RUN by default.",
+)
+def build(runs: tuple[Path, ...], out: Path | None) -> None:
+    """Make figures and report.html from one or more results folders.
+
+    A results folder holds results.csv and environment.json; neither is changed.
+    """
+    try:
+        read = read_runs(runs)
+        page = write_report(read, out or runs[0] / "report")
+    except RunError as error:
+        raise click.UsageError(str(error)) from None
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120
+    console.print(summary_table(read.frame))
+    click.echo(page)
+
+
+@main.command()
+@click.option("--check", is_flag=True, help="Change nothing; exit with 1 if a page is stale.")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    default=CHECKOUT,
+    help="Folder that holds README.md and docs/; this checkout by default.",
+)
+def docs(check: bool, root: Path) -> None:
+    """Rewrite the generated tables of README.md and docs/columns.md."""
+    try:
+        pages = stale_pages(root) if check else rewrite_pages(root)
+    except BlockError as error:
+        raise click.UsageError(str(error)) from None
+    if check and pages:
+        raise click.ClickException(f"{', '.join(pages)}: stale; run `python -m reports docs`")
+    for page in pages:
+        click.echo(f"rewrote {page}")
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m reports")

@@ -1,0 +1,125 @@
+"""What is drawn in one set of axes against a count: scales in human units, lines, intervals."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+from reports.metrics import Metric, show_count
+from reports.rows import EXACT, finished
+from reports.style import Styles
+
+MOST_TICKS = 7
+MARGIN = 1.5  # what is left of the first count and right of the last, as a factor
+
+
+def points(rows: pd.DataFrame, x: str, y: Metric) -> pd.DataFrame:
+    """The rows that have a place in the axes, their numbers as floats."""
+    wanted = [column for column in (x, y.column, y.low, y.high) if column]
+    numbers = finished(rows).astype(dict.fromkeys(wanted, "float64"))
+    numbers = numbers.replace([np.inf, -np.inf], np.nan)
+    return numbers.dropna(subset=[x, y.column]).sort_values(["label", x])
+
+
+def draw_lines(ax: Axes, placed: pd.DataFrame, x: str, y: Metric, styles: Styles) -> None:
+    """A line for each label, with its interval as a band; as a bar if it is a lone point."""
+    for label, line in placed.groupby("label"):
+        style = styles[str(label)]
+        if y.low and y.high:
+            interval = line.dropna(subset=[y.low, y.high])
+            low, high = interval[y.low], interval[y.high]
+            if len(interval) > 1:
+                ax.fill_between(interval[x], low, high, color=style.color, alpha=0.12, linewidth=0)
+            else:
+                ax.vlines(interval[x], low, high, color=style.color, linewidth=1)
+        # Exact attention is thick and lies at the bottom, so that it hides no other line.
+        is_exact = (line["variant"] == EXACT).all()
+        ax.plot(
+            line[x],
+            line[y.column],
+            color=style.color,
+            marker=style.marker,
+            markersize=6.5,
+            markeredgecolor="white",
+            linewidth=style.width,
+            dashes=style.dashes or (None, None),
+            label=str(label),
+            zorder=1.5 if is_exact else 2,
+        )
+
+
+def draw_zeros_line(ax: Axes, *, named: bool) -> None:
+    """The error of an output that is all zeros: above it, no answer would have been better."""
+    ax.axhline(1, color="0.2", linewidth=1.1, linestyle=(0, (1, 1.5)), zorder=1.2, gid="zeros")
+    if named:
+        ax.annotate(
+            "1.0 =\nreturning\nzeros",
+            (1, 1),
+            xycoords=ax.get_yaxis_transform(),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color="0.2",
+            annotation_clip=False,
+        )
+
+
+def scale_counts(ax: Axes, values: Sequence[int]) -> None:
+    """A base-2 x axis with a tick at each measured value, thinned if they are many."""
+    ticks = sorted(set(values))
+    ax.set_xscale("log", base=2)
+    ax.set_xlim(ticks[0] / MARGIN, ticks[-1] * MARGIN)
+    ax.xaxis.set_major_locator(FixedLocator(ticks[:: -(-len(ticks) // MOST_TICKS)]))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(_formatter(show_count))
+
+
+def room(values: Sequence[int], width: float) -> float:
+    """The width that a value has to itself on that axis, in the unit of `width`."""
+    ticks = np.log2(sorted(set(values)))
+    margin = np.log2(MARGIN)
+    nearest = min([2 * margin, *np.diff(ticks)])
+    return float(width * nearest / (ticks[-1] - ticks[0] + 2 * margin))
+
+
+def scale_metric(ax: Axes, which: str, metric: Metric, low: float, high: float) -> None:
+    """An axis in human units around the values from `low` to `high`; zero may be among them."""
+    axis, set_scale, set_limits = (
+        (ax.yaxis, ax.set_yscale, ax.set_ylim)
+        if which == "y"
+        else (ax.xaxis, ax.set_xscale, ax.set_xlim)
+    )
+    if metric.linear_below is not None:
+        edge = metric.linear_below
+        decades = edge * 10.0 ** np.arange(0, 16)
+        set_scale("symlog", linthresh=edge, linscale=0.4)
+        set_limits(-edge / 3, max(high, 1) * 1.5)
+        steps = (1, 3) if high < 30 else (1,)
+        axis.set_major_locator(FixedLocator([0, *(step * d for d in decades for step in steps)]))
+        axis.set_minor_locator(NullLocator())
+    else:
+        base = 4 if metric.unit == "bytes" else 10
+        set_scale("log", base=base)
+        margin = max((high / low) ** 0.06, 1.15)
+        # Names stand to the left of the points of the frontier.
+        set_limits(low / margin ** (4 if which == "x" else 1), high * margin)
+        few = high / low < 30 and base == 10
+        axis.set_major_locator(LogLocator(base, subs=(1, 2, 5) if few else (1,)))
+        axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(_formatter(metric.show))
+    axis.set_minor_formatter(_formatter(lambda _: ""))
+
+
+def _formatter(show: Callable[[float], str]) -> FuncFormatter:
+    """Ticks are round numbers: `10.0 ms` is `10 ms` there."""
+
+    def text(value: float, _: int | None = None) -> str:
+        return re.sub(r"\.0+\b|(\.\d*?[1-9])0+\b", r"\1", show(value))
+
+    return FuncFormatter(text)

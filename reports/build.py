@@ -1,0 +1,49 @@
+"""From results folders to a folder with figures and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from reports.figures import draw
+from reports.html import Drawing, page
+from reports.kinds import KINDS, Kind
+from reports.rows import RunError, Runs, read_runs
+from reports.slices import Slice, also_measured, common, describe, panels, split
+from reports.style import Styles, styles
+
+DOTS_PER_INCH = 150
+
+
+def build_report(runs: Sequence[Path], out: Path | None = None) -> Path:
+    """Write figures and report.html into `out`, else into `report` in the first run; the page."""
+    return write_report(read_runs(runs), out or Path(runs[0]) / "report")
+
+
+def write_report(runs: Runs, out: Path) -> Path:
+    """The same for runs that are read already."""
+    if out.exists() and not out.is_dir():
+        raise RunError(f"expected a folder for the report, got the file {out}")
+    target = out / "report.html"
+    drawings = draw_all(runs, out / "figures")
+    target.write_text(page(runs, drawings), encoding="utf-8")
+    return target
+
+
+def draw_all(runs: Runs, folder: Path) -> list[Drawing]:
+    """Every figure of every slice, as PNG files in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    looks = styles(runs.frame)
+    return [_draw_one(kind, part, looks, folder) for part in split(runs.frame) for kind in KINDS]
+
+
+def _draw_one(kind: Kind, part: Slice, looks: Styles, folder: Path) -> Drawing:
+    if missing := kind.missing(part.rows):
+        return Drawing(kind, part, None, missing=missing)
+    drawn = panels(part.rows, x=kind.x_column, row=kind.row, column=kind.column)
+    whole = [{kind.column: p.column, kind.row: p.row, **p.fixed} for p in drawn]
+    shared = {**part.fixed, **common(whole)}
+    path = folder / ("-".join(filter(None, (kind.name, part.name))) + ".png")
+    figure = draw(kind, drawn, shared, looks)
+    figure.savefig(path, dpi=DOTS_PER_INCH, bbox_inches="tight", pad_inches=0.12)
+    return Drawing(kind, part, path, describe(shared), also_measured(part.rows, drawn))

@@ -1,0 +1,106 @@
+"""The page: one file that holds its figures, tables and script, and needs no network."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from reports.answers import answers
+from reports.kinds import Kind
+from reports.listing import listing, reasons
+from reports.metrics import ERROR_BUDGET, show_bytes, show_count
+from reports.rows import Runs
+from reports.slices import Slice, describe
+from reports.tables import status_counts
+
+TEMPLATE = "report.html"
+ENVIRONMENT_PARTS = ("hardware", "software", "limits", "settings")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure in a file, or the reason why there is none, and what is said about it."""
+
+    kind: Kind
+    part: Slice
+    path: Path | None
+    conditions: str = ""
+    also: str = ""
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A slice on the page: its answers and its figures."""
+
+    anchor: str
+    title: str
+    part: Slice
+    drawings: Sequence[Drawing]
+
+
+def page(runs: Runs, drawings: Sequence[Drawing]) -> str:
+    """The text of report.html."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "count": show_count,
+        "embedded": embedded,
+        "describe": describe,
+        "answers": answers,
+    }
+    return environment.get_template(TEMPLATE).render(
+        sections=list(_sections(drawings)),
+        machines={
+            name: list(facts(environment)) for name, environment in runs.environments.items()
+        },
+        counts=status_counts(runs.frame),
+        cases=len(runs.frame),
+        reasons=reasons(runs.frame),
+        listing=listing(runs.frame),
+        budget=ERROR_BUDGET,
+    )
+
+
+def embedded(path: Path) -> str:
+    """A PNG file as the address of an image."""
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+
+
+def facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is known of a machine, as names and values."""
+    if start := environment.get("started_utc"):
+        yield "started (UTC)", str(start)[:16].replace("T", " ")
+    sweep = environment.get("sweep")
+    if isinstance(sweep, dict) and sweep.get("name"):
+        yield "sweep", str(sweep["name"])
+    for part in ENVIRONMENT_PARTS:
+        yield from _flat(environment.get(part), "")
+
+
+def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name} {key}".strip())
+    elif isinstance(value, int) and name.endswith("_bytes"):
+        yield name.removesuffix("_bytes").replace("_", " "), show_bytes(value)
+    elif value is not None and not isinstance(value, list):
+        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        yield name.replace("_", " ") if name.islower() else name, shown
+
+
+def _sections(drawings: Sequence[Drawing]) -> Iterator[Section]:
+    parts = list({id(drawing.part): drawing.part for drawing in drawings}.values())
+    for number, part in enumerate(parts, start=1):
+        own = [drawing for drawing in drawings if drawing.part is part]
+        yield Section(f"part-{number}", describe(part.fixed), part, own)

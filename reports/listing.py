@@ -1,0 +1,146 @@
+"""All rows of a page: which columns vary, what each cell says, how the cases ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from reports.answers import numbers
+from reports.metrics import TABLE, Metric
+from reports.rows import OK
+from reports.slices import describe
+from reports.tables import reproduce_command
+
+# Columns of the case, in the order in which they stand in the table if they vary.
+CASE = (
+    "machine",
+    "source",
+    "dtype",
+    "direction",
+    "causal",
+    "batch",
+    "heads",
+    "grouping",
+    "seq_len",
+    "memory",
+    "head_dim",
+    "seed",
+)
+TITLES = {
+    "hyperparameters": "settings",
+    "source": "inputs",
+    "grouping": "kv heads",
+    "memory": "keys",
+    "seq_len": "length",
+}
+MOST_CHOICES = 40  # a column with more different values has no menu to filter by
+MOST_REASONS = 40
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table; with `choices` there is a menu to filter by."""
+
+    title: str
+    is_number: bool = False
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a reader sees, what is sorted and filtered by, and what stands below in small."""
+
+    text: str
+    value: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case: its cells, and what unfolds."""
+
+    cells: tuple[Cell, ...]
+    is_ok: bool
+    command: str
+    inputs_detail: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The table, and in words what is the same in all of its rows."""
+
+    constant: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """How several cases ended."""
+
+    status: str
+    reason: str
+    cases: int
+    labels: str
+
+
+def listing(frame: pd.DataFrame) -> Listing:
+    """The table of all cases of a frame."""
+    varying = [name for name in CASE if frame[name].nunique() > 1]
+    constant = {name: frame[name].iloc[0] for name in CASE if name not in varying}
+    metrics = [metric for metric in TABLE if frame[metric.column].notna().any()]
+    columns = [
+        _menu_column(frame["variant"], "method"),
+        *(_menu_column(frame[name], TITLES.get(name, name)) for name in varying),
+        _menu_column(frame["status"], "status"),
+        *(Column(metric.short, is_number=True) for metric in metrics),
+    ]
+    rows = [_row(row, varying, metrics) for _, row in frame.iterrows()]
+    return Listing(describe(constant), tuple(columns), tuple(rows))
+
+
+def _row(row: pd.Series, varying: Sequence[str], metrics: Sequence[Metric]) -> Row:
+    asked, used = row["implementation"], row["implementation_used"]
+    implementation = asked if used in ("", asked) else f"{asked} → {used}"
+    settings = " · ".join(filter(None, (implementation, row["hyperparameters"])))
+    words = [str(row[name]) for name in varying]
+    shown = numbers(row, metrics)
+    values = ["" if pd.isna(row[m.column]) else repr(float(row[m.column])) for m in metrics]
+    cells = [
+        Cell(row["variant"], row["variant"], settings),
+        *(Cell(word, word) for word in words),
+        Cell(row["status"], row["status"], row["reason"]),
+        *(Cell(text, value) for text, value in zip(shown, values, strict=True)),
+    ]
+    return Row(tuple(cells), row["status"] == OK, reproduce_command(row), row["inputs_detail"])
+
+
+def reasons(frame: pd.DataFrame) -> Sequence[Reason]:
+    """The cases that did not end well, by status and reason, the most frequent first."""
+    failed = frame[frame["status"] != OK]
+    found = [
+        Reason(str(status), str(reason), len(rows), _few(sorted(rows["label"].unique())))
+        for (status, reason), rows in failed.groupby(["status", "reason"])
+    ]
+    found.sort(key=lambda it: (-it.cases, it.status, it.reason))
+    if len(found) > MOST_REASONS:
+        rest = found[MOST_REASONS:]
+        found = [
+            *found[:MOST_REASONS],
+            Reason("", f"{len(rest)} more reasons, in the table", sum(r.cases for r in rest), ""),
+        ]
+    return found
+
+
+def _menu_column(values: pd.Series[Any], title: str) -> Column:
+    different = sorted(values.unique())
+    choices = tuple(map(str, different)) if 1 < len(different) <= MOST_CHOICES else ()
+    return Column(title, pd.api.types.is_integer_dtype(values), choices)
+
+
+def _few(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - 8} more" if len(labels) > 8 else ""
+    return ", ".join(labels[:8]) + more

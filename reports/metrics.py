@@ -1,0 +1,142 @@
+"""What is measured, as records: axes, titles, orders and the frontier's direction follow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+ERROR_BUDGET = 0.1  # the error up to which the page calls an answer accurate
+
+
+def show_ms(value: float) -> str:
+    """1.25 -> `1.25 ms`; 1500 -> `1.5 s`; 0.02 -> `20 µs`."""
+    for unit, scale in (("s", 1e3), ("ms", 1.0)):
+        if value >= scale:
+            return f"{_three_digits(value / scale)} {unit}"
+    return f"{_three_digits(value * 1e3)} µs"
+
+
+def show_bytes(value: float) -> str:
+    """Bytes in binary units: 1572864 -> `1.5 MiB`."""
+    for unit, power in (("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if value >= 2**power:
+            return f"{_three_digits(value / 2**power)} {unit}"
+    return f"{value:.0f} B"
+
+
+def show_count(value: float) -> str:
+    """A length or a number of heads: 256, 1k for 1024, 16k, 1M for 1048576; 1000 stays 1000."""
+    for unit, power in (("M", 20), ("k", 10)):
+        if value >= 2**power and value % 2 ** (power - 1) == 0:
+            return f"{value / 2**power:g}{unit}"
+    return f"{value:.0f}"
+
+
+def show_error(value: float) -> str:
+    """A relative error: 0.213; 2e-07."""
+    return f"{value:.2g}" if value < 1e-3 else _three_digits(value)
+
+
+def show_ratio(value: float) -> str:
+    """How many times: 12.3×."""
+    return f"{_three_digits(value)}×"
+
+
+def show_percent(value: float) -> str:
+    """A part of one: 0.123 -> `12.3 %`."""
+    return f"{_three_digits(100 * value)} %"
+
+
+def _three_digits(value: float) -> str:
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if abs(value) >= 1e6:
+        return f"{value:.3g}"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A column that can be ranked or drawn.
+
+    `label` stands on an axis, `short` over a column. `low` and `high` are the columns of its
+    interval. A logarithmic axis is linear below `linear_below`, so that zero has a place on it.
+    """
+
+    column: str
+    label: str
+    short: str
+    unit: str
+    better: Literal["lower", "higher"]
+    log: bool
+    show: Callable[[float], str]
+    low: str | None = None
+    high: str | None = None
+    linear_below: float | None = None
+
+
+TIME = Metric(
+    column="time_ms_median",
+    label="time per call",
+    short="time",
+    unit="ms",
+    better="lower",
+    log=True,
+    show=show_ms,
+    low="time_ms_q1",
+    high="time_ms_q3",
+)
+MEMORY = Metric(
+    column="peak_memory_bytes",
+    label="peak memory beyond the inputs",
+    short="memory",
+    unit="bytes",
+    better="lower",
+    log=True,
+    show=show_bytes,
+)
+ERROR = Metric(
+    column="approx_error_rel_l2",
+    label="relative L2 error of the output",
+    short="error",
+    unit="",
+    better="lower",
+    log=True,
+    show=show_error,
+    low="approx_error_low",
+    high="approx_error_high",
+    linear_below=0.01,
+)
+SPEEDUP = Metric(
+    column="speedup_vs_exact",
+    label="times as fast as exact attention",
+    short="speedup",
+    unit="",
+    better="higher",
+    log=True,
+    show=show_ratio,
+)
+MASS_RECALL = Metric(
+    column="mass_recall",
+    label="exact attention mass on the keys that are seen",
+    short="mass recall",
+    unit="",
+    better="higher",
+    log=False,
+    show=show_percent,
+)
+ROOFLINE = Metric(
+    column="roofline_fraction",
+    label="part of the measured matmul rate",
+    short="roofline",
+    unit="",
+    better="higher",
+    log=False,
+    show=show_percent,
+)
+
+# The numbers in tables, in order: a few in a terminal, more on the page.
+SUMMARY = (TIME, SPEEDUP, MEMORY, ERROR)
+TABLE = (*SUMMARY, MASS_RECALL, ROOFLINE)

@@ -1,0 +1,71 @@
+"""What a reader sees instead of raw columns: names of lines, machines and inputs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+
+def with_names(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add `label` of a line; `source`, the inputs with their layer; `grouping` and `memory`.
+
+    `grouping` names the key/value heads where they are fewer than the query heads, `memory` the
+    keys where they are not as many as the queries.
+    """
+    layer = frame["layer"].astype("string")
+    heads, keys = frame["kv_heads"], frame["key_len"]
+    return frame.assign(
+        label=labels(frame),
+        source=frame["inputs"].where(layer.isna(), frame["inputs"] + " layer " + layer.fillna("")),
+        grouping=("kv_heads=" + heads.astype(str)).where(heads != frame["heads"], ""),
+        memory=("key_len=" + keys.astype(str)).where(keys != frame["seq_len"], ""),
+    )
+
+
+def labels(frame: pd.DataFrame) -> pd.Series[str]:
+    """A name per row: the variant, and what varies within that variant in this data.
+
+    `lsh num_hashes=4` if the number of hashes varies and nothing else; `full/sdpa` if
+    implementations of `full` are compared.
+    """
+    settings = frame["hyperparameters"].map(settings_of)
+    result = frame["variant"].copy()
+    for variant, rows in frame.groupby("variant"):
+        own = settings[rows.index]
+        names = sorted({name for each in own for name in each})
+        varying = [name for name in names if len({each.get(name) for each in own}) > 1]
+        several = rows["implementation"].nunique() > 1
+        result[rows.index] = [
+            " ".join(
+                [
+                    f"{variant}/{implementation}" if several else str(variant),
+                    *(f"{name}={each[name]}" for name in varying if name in each),
+                ]
+            )
+            for implementation, each in zip(rows["implementation"], own, strict=True)
+        ]
+    return result
+
+
+def settings_of(text: str) -> dict[str, str]:
+    """`name=value name=value` as a dict; a value may hold spaces."""
+    return dict(re.findall(r"(\w+)=(.*?)(?= \w+=|$)", text))
+
+
+def machine_name(environment: Mapping[str, Any], device: str) -> str:
+    """The device and the hardware behind it, as far as the environment names it."""
+    hardware = environment.get("hardware")
+    hardware = hardware if isinstance(hardware, dict) else {}
+    if device != "cpu":
+        gpu = hardware.get("gpu")
+        name = gpu.get("name") if isinstance(gpu, dict) else gpu
+        return f"{device}, {name}" if name else device
+    parts = [device]
+    if processor := hardware.get("processor"):
+        parts.append(str(processor))
+    if threads := hardware.get("threads"):
+        parts.append(f"{threads} thread" + ("s" if threads != 1 else ""))
+    return ", ".join(parts)

@@ -1,0 +1,76 @@
+"""How a line looks: colour by variant, dash by setting, marker by both. Exact attention is black.
+
+Everything is assigned by the sorted names in the data, so that a variant looks the same in all
+figures of a report and no list of names is kept here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.lines import Line2D
+
+from reports.rows import EXACT
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "<", "p", ">", "h", "d", "8", "H")
+DASHES: tuple[tuple[float, ...], ...] = (
+    (),
+    (4, 1.5),
+    (1.2, 1.2),
+    (6, 1.5, 1.5, 1.5),
+    (2.5, 1, 1, 1, 1, 1),
+)
+
+
+@dataclass(frozen=True)
+class Style:
+    """The look of one label."""
+
+    color: str
+    marker: str
+    dashes: tuple[float, ...]
+    width: float
+
+    def handle(self, label: str, *, line: bool = True) -> Line2D:
+        """Its entry in a legend."""
+        return Line2D(
+            [],
+            [],
+            color=self.color,
+            marker=self.marker,
+            dashes=self.dashes or (None, None),
+            linewidth=self.width if line else 0,
+            markeredgecolor="white",
+            markersize=7,
+            label=label,
+        )
+
+
+Styles = Mapping[str, Style]
+
+
+def styles(frame: pd.DataFrame) -> dict[str, Style]:
+    """The style of every label of a frame."""
+    colors = _colors(sorted(set(frame["variant"]) - {EXACT}))
+    result: dict[str, Style] = {}
+    pairs = frame[["variant", "label"]].drop_duplicates().sort_values(["variant", "label"])
+    for variant, rows in pairs.groupby("variant", sort=True):
+        for setting, label in enumerate(rows["label"]):
+            result[label] = Style(
+                color=colors.get(str(variant), "black"),
+                marker=MARKERS[len(result) % len(MARKERS)],
+                dashes=DASHES[setting % len(DASHES)],
+                width=2.6 if variant == EXACT else 1.6,
+            )
+    return result
+
+
+def _colors(variants: list[str]) -> dict[str, str]:
+    """Hues around the circle; if they are many, neighbours also differ in lightness."""
+    lightness = (0.55,) if len(variants) <= 8 else (0.56, 0.38, 0.7)
+    circles = [sns.husl_palette(len(variants), s=0.95, l=level) for level in lightness]
+    chosen = [circles[i % len(circles)][i] for i in range(len(variants))]
+    return dict(zip(variants, sns.color_palette(chosen).as_hex(), strict=True))

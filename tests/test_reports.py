@@ -1,0 +1,682 @@
+"""Reports: what is read, how lines are named, what is drawn, and that nothing goes missing."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from bench.measurement import CASE_COLUMNS, COLUMNS, Case, Measurement, Status
+from reports.__main__ import main
+from reports.answers import answers
+from reports.build import build_report
+from reports.docs import BLOCKS
+from reports.figures import draw
+from reports.frontier import frontier
+from reports.html import facts
+from reports.kinds import KINDS, Kind
+from reports.listing import listing, reasons
+from reports.metrics import ERROR, TIME, show_bytes, show_count, show_error, show_ms
+from reports.names import machine_name
+from reports.rows import RunError, read_runs
+from reports.slices import also_measured, common, panels, split
+from reports.style import styles
+from reports.tables import reproduce_command, summary_table
+
+CASE = Case(
+    variant="full",
+    implementation="auto",
+    hyperparameters="",
+    inputs="gaussian",
+    device="cpu",
+    dtype="float32",
+    batch=1,
+    heads=8,
+    kv_heads=8,
+    seq_len=256,
+    key_len=256,
+    head_dim=64,
+    causal=True,
+    direction="forward",
+    seed=0,
+)
+ENVIRONMENT = {
+    "started_utc": "2026-11-20T21:00:00+00:00",
+    "software": {"python": "3.11.7", "torch": "2.13.0"},
+    "hardware": {"processor": "Some CPU", "threads": 2, "memory_bytes": 2**34, "gpu": None},
+    "sweep": {"name": "cpu", "groups": [{"seq_len": [256]}]},
+}
+KIND = {kind.name: kind for kind in KINDS}
+
+
+def case(**changes: Any) -> Case:
+    """A case; kv_heads and key_len follow heads and seq_len unless they are given."""
+    changes = {
+        "kv_heads": changes.get("heads", 8),
+        "key_len": changes.get("seq_len", 256),
+        **changes,
+    }
+    return replace(CASE, **changes)
+
+
+def done(time: float = 1.0, error: float | None = 0.5, **changes: Any) -> Measurement:
+    return Measurement.of(
+        case(**changes),
+        Status.OK,
+        implementation_used="blocks",
+        time_ms_median=time,
+        time_ms_q1=0.9 * time,
+        time_ms_q3=1.1 * time,
+        speedup_vs_exact=2 / time,
+        peak_memory_bytes=2**20,
+        approx_error_rel_l2=error,
+        approx_error_low=error and 0.9 * error,
+        approx_error_high=error and 1.1 * error,
+    )
+
+
+def failed(
+    status: Status = Status.TIMEOUT, reason: str = "longer than 9 s", **changes: Any
+) -> Measurement:
+    return Measurement.of(case(**changes), status, reason)
+
+
+def write(folder: Path, rows: Sequence[Measurement], environment: Any = ENVIRONMENT) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    frame = pd.DataFrame([asdict(row) for row in rows], columns=list(COLUMNS), dtype=object)
+    frame.to_csv(folder / "results.csv", index=False)
+    (folder / "environment.json").write_text(json.dumps(environment))
+    return folder
+
+
+def frame_of(folder: Path, rows: Sequence[Measurement]) -> pd.DataFrame:
+    return read_runs([write(folder, rows)]).frame
+
+
+def figure_of(kind: Kind, frame: pd.DataFrame) -> tuple[Figure, list[Axes]]:
+    part = split(frame)[0]
+    drawn = panels(part.rows, x=kind.x_column, row=kind.row, column=kind.column)
+    figure = draw(kind, drawn, {**part.fixed, **common([p.fixed for p in drawn])}, styles(frame))
+    return figure, [ax for ax in figure.axes if ax.get_visible()]
+
+
+def marks_of(ax: Axes) -> dict[str, float]:
+    """The places on the x axis of the marks of failed cases, by `status:label`."""
+    return {
+        text.get_gid().removeprefix("failed:"): text.xy[0]
+        for text in ax.texts
+        if (text.get_gid() or "").startswith("failed:")
+    }
+
+
+def lines_of(ax: Axes) -> dict[str, list[float]]:
+    return {
+        str(line.get_label()): list(line.get_xdata())
+        for line in ax.lines
+        if not str(line.get_label()).startswith("_")
+    }
+
+
+RUN = [
+    *(done(n / 256, 0.0, seq_len=n) for n in (256, 1024, 4096)),
+    *(done(n / 999, 0.4, variant="lsh", hyperparameters="seed=0", seq_len=n) for n in (256, 1024)),
+    failed(variant="lsh", hyperparameters="seed=0", seq_len=4096),
+]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return write(tmp_path / "run", RUN)
+
+
+# Reading
+
+
+def test_a_row_reads_back_in_the_types_of_the_schema(tmp_path: Path) -> None:
+    rows = [done(layer=3, causal=False), failed(variant="nan", inputs="null")]
+    frame = frame_of(tmp_path, rows)
+    for row, (_, read) in zip(rows, frame.iterrows(), strict=True):
+        for name, value in asdict(row).items():
+            if value is None:
+                assert pd.isna(read[name]), name
+            else:
+                assert read[name] == value, name
+    assert frame["causal"].dtype == bool
+    assert frame["layer"].dtype == "Int64"
+
+
+def test_a_missing_folder_says_what_a_results_folder_holds(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"nowhere is not a folder; .* results\.csv and environment"):
+        read_runs([tmp_path / "nowhere"])
+
+
+@pytest.mark.parametrize("name", ["results.csv", "environment.json"])
+def test_a_missing_file_is_named_with_what_is_there(run: Path, name: str) -> None:
+    (run / name).unlink()
+    (run / "other.txt").touch()
+    with pytest.raises(RunError, match=rf"has no {name}; .*this one holds .*other\.txt"):
+        read_runs([run])
+
+
+def test_missing_columns_are_named(run: Path) -> None:
+    table = pd.read_csv(run / "results.csv").drop(columns=["dtype", "mass_recall"])
+    table.to_csv(run / "results.csv", index=False)
+    with pytest.raises(RunError, match=r"lacks 2 of .*: dtype, mass_recall\. .* another version"):
+        read_runs([run])
+
+
+def test_columns_that_came_later_do_no_harm(run: Path) -> None:
+    table = pd.read_csv(run / "results.csv").assign(energy_joules=1)
+    table.to_csv(run / "results.csv", index=False)
+    assert len(read_runs([run]).frame) == len(RUN)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty; expected a header"),
+        (",".join(COLUMNS) + "\n", "holds a header and no rows"),
+    ],
+)
+def test_a_file_without_rows_is_refused(run: Path, text: str, message: str) -> None:
+    (run / "results.csv").write_text(text)
+    with pytest.raises(RunError, match=message):
+        read_runs([run])
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("heads", "many", r"column heads, row 2: expected a number, got 'many'"),
+        ("heads", "2.5", r"column heads, row 2: expected a whole number, got '2\.5'"),
+        ("heads", "", r"column heads, row 2: expected a value, got ''"),
+        ("causal", "maybe", r"column causal, row 2: expected True or False, got 'maybe'"),
+        ("status", "fine", r"column status, row 2: expected one of ok, .*, got 'fine'"),
+        ("time_ms_median", "fast", r"column time_ms_median, row 2: expected a number, got 'fast'"),
+    ],
+)
+def test_an_unreadable_value_is_named(run: Path, column: str, value: str, message: str) -> None:
+    table = pd.read_csv(run / "results.csv", dtype=str, keep_default_na=False)
+    table.loc[1, column] = value
+    table.to_csv(run / "results.csv", index=False)
+    with pytest.raises(RunError, match=message):
+        read_runs([run])
+
+
+def test_a_damaged_environment_is_named(run: Path) -> None:
+    (run / "environment.json").write_text("{")
+    with pytest.raises(RunError, match=r"environment\.json is not a JSON file"):
+        read_runs([run])
+
+
+def test_no_run_at_all_is_refused() -> None:
+    with pytest.raises(RunError, match="expected at least one results folder"):
+        read_runs([])
+
+
+# Names
+
+
+def test_a_label_shows_only_what_varies_within_its_variant(tmp_path: Path) -> None:
+    rows = [
+        done(variant="lsh", hyperparameters="bucket_size=64 num_hashes=1 seed=0"),
+        done(variant="lsh", hyperparameters="bucket_size=64 num_hashes=4 seed=0"),
+        done(variant="bigbird", hyperparameters="block_size=32 seed=1"),
+        done(variant="full", implementation="sdpa"),
+        done(variant="full", implementation="plain"),
+    ]
+    assert list(frame_of(tmp_path, rows)["label"]) == [
+        "lsh num_hashes=1",
+        "lsh num_hashes=4",
+        "bigbird",
+        "full/sdpa",
+        "full/plain",
+    ]
+
+
+def test_a_setting_with_spaces_in_its_value_stays_whole(tmp_path: Path) -> None:
+    rows = [done(variant="x", hyperparameters=f"sizes=({n}, 2) top=1") for n in (1, 2)]
+    assert list(frame_of(tmp_path, rows)["label"]) == ["x sizes=(1, 2)", "x sizes=(2, 2)"]
+
+
+@pytest.mark.parametrize(
+    ("hardware", "device", "name"),
+    [
+        ({"processor": "Some CPU", "threads": 1}, "cpu", "cpu, Some CPU, 1 thread"),
+        ({"processor": "Some CPU", "gpu": "Some GPU"}, "cuda", "cuda, Some GPU"),
+        ({"gpu": {"name": "Some GPU"}}, "cuda", "cuda, Some GPU"),
+        ({}, "cuda", "cuda"),
+    ],
+)
+def test_a_machine_is_named_after_its_device(
+    hardware: dict[str, Any], device: str, name: str
+) -> None:
+    assert machine_name({"hardware": hardware}, device) == name
+
+
+def test_runs_of_one_machine_join_unless_they_measured_the_same(tmp_path: Path) -> None:
+    first = write(tmp_path / "1", [done(seq_len=256)])
+    other = write(tmp_path / "2", [done(seq_len=512)])
+    again = write(tmp_path / "3", [done(seq_len=256)])
+    assert read_runs([first, other]).frame["machine"].nunique() == 1
+    assert list(read_runs([first, again]).frame["machine"]) == [
+        "cpu, Some CPU, 2 threads, run 1 (2026-11-20 21:00)",
+        "cpu, Some CPU, 2 threads, run 2 (2026-11-20 21:00)",
+    ]
+    assert len(read_runs([first, first]).frame) == 1
+
+
+def test_numbers_are_shown_in_human_units() -> None:
+    assert [show_ms(v) for v in (0.02, 1.25, 1500)] == ["20.0 µs", "1.25 ms", "1.50 s"]
+    assert [show_bytes(v) for v in (100, 3 * 2**19, 2**30)] == ["100 B", "1.50 MiB", "1.00 GiB"]
+    assert [show_count(v) for v in (256, 1000, 1024, 2**20)] == ["256", "1000", "1k", "1M"]
+    assert [show_error(v) for v in (0, 2.13e-7, 0.2134)] == ["0", "2.1e-07", "0.213"]
+
+
+# The frontier
+
+
+def test_the_frontier_holds_what_nothing_beats_and_an_error_of_zero() -> None:
+    points = pd.DataFrame(
+        {
+            "variant": list("abcdefg"),
+            TIME.column: [1.0, 2.0, 2.0, 3.0, 4.0, 5.0, float("nan")],
+            ERROR.column: [0.9, 0.5, 0.7, 0.5, 0.6, 0.0, 0.0],
+        }
+    )
+    assert list(frontier(points, TIME, ERROR)["variant"]) == ["a", "b", "f"]
+
+
+def test_below_the_floor_only_the_fastest_is_on_the_frontier() -> None:
+    points = pd.DataFrame(
+        {"variant": list("abc"), TIME.column: [1.0, 2.0, 3.0], ERROR.column: [0.9, 2e-7, 1e-7]}
+    )
+    assert list(frontier(points, TIME, ERROR, floor=3e-7)["variant"]) == ["a", "b"]
+
+
+def test_a_point_of_zero_error_is_within_the_axes(run: Path) -> None:
+    _, (ax,) = figure_of(KIND["error_vs_time"], read_runs([run]).frame)
+    low, high = ax.get_ylim()
+    assert low < 0 < high
+    line = next(line for line in ax.lines if line.get_gid() == "frontier")
+    assert 0.0 in list(line.get_ydata())
+
+
+# Slices
+
+
+def test_a_panel_mixes_nothing_but_its_axis(tmp_path: Path) -> None:
+    values: dict[str, tuple[Any, Any]] = {
+        "inputs": ("gaussian", "smollm2"),
+        "layer": (None, 3),
+        "device": ("cpu", "cuda"),
+        "dtype": ("float32", "bfloat16"),
+        "batch": (1, 2),
+        "heads": (8, 4),
+        "kv_heads": (8, 1),
+        "key_len": (256, 512),
+        "head_dim": (64, 128),
+        "causal": (True, False),
+        "direction": ("forward", "forward_backward"),
+        "seed": (0, 1),
+    }
+    rows = [done()]
+    rows += [done(seq_len=512, key_len=512)]
+    rows += [done(**{name: value}) for name, (_, value) in values.items()]
+    frame = frame_of(tmp_path, rows)
+    for kind in KINDS:
+        free = {"seq_len", "key_len"} if kind.x == "seq_len" else {"heads", "kv_heads"}
+        free = free if isinstance(kind.x, str) else set()
+        for part in split(frame):
+            for panel in panels(part.rows, x=kind.x_column, row=kind.row, column=kind.column):
+                fixed = [name for name in CASE_COLUMNS if name not in free]
+                assert panel.rows[fixed].drop_duplicates().shape[0] == 1
+
+
+def test_the_slice_with_most_lengths_is_drawn_and_the_rest_is_named(tmp_path: Path) -> None:
+    rows = [done(seq_len=n) for n in (256, 512, 1024)]
+    rows += [done(seq_len=512, heads=n) for n in (1, 2)]
+    rows += [done(seq_len=n, inputs="smollm2", layer=15) for n in (256, 512)]
+    part = split(frame_of(tmp_path, rows))[0]
+    drawn = panels(part.rows, x="seq_len", row="direction", column="dtype")
+    assert drawn[0].fixed == {"source": "gaussian", "heads": 8, "seed": 0}
+    assert also_measured(part.rows, drawn) == "inputs smollm2 layer 15; heads 1, 2"
+
+
+def test_a_figure_says_its_slice(run: Path) -> None:
+    _, axes = figure_of(KIND["time_vs_length"], read_runs([run]).frame)
+    texts = " ".join(text.get_text() for ax in axes for text in ax.texts)
+    for word in ("cpu, Some CPU, 2 threads", "causal", "head_dim 64", "8 heads", "gaussian"):
+        assert word in texts
+
+
+# Figures
+
+
+def test_a_failed_case_is_marked_at_its_length_in_the_color_of_its_line(run: Path) -> None:
+    frame = read_runs([run]).frame
+    figure, (ax,) = figure_of(KIND["time_vs_length"], frame)
+    assert lines_of(ax) == {"full": [256, 1024, 4096], "lsh": [256, 1024]}
+    assert marks_of(ax) == {"timeout:lsh": 4096}
+    mark = next(text for text in ax.texts if text.get_gid() == "failed:timeout:lsh")
+    assert mark.get_text() == "×T"
+    assert mark.get_color() == styles(frame)["lsh"].color
+    (legend,) = figure.legends
+    assert "×T  timeout" in [text.get_text() for text in legend.get_texts()]
+
+
+def test_a_failed_case_is_named_where_it_has_no_place(run: Path) -> None:
+    rows = [*RUN, done(variant="linear", seq_len=4096), done(variant="performer", seq_len=4096)]
+    _, (ax,) = figure_of(KIND["error_vs_time"], frame_of(run, rows))
+    assert list(marks_of(ax)) == ["timeout:lsh"]
+    assert "×T lsh" in [text.get_text() for text in ax.texts]
+
+
+def test_failures_that_do_not_fit_are_counted(tmp_path: Path) -> None:
+    rows = [done(seq_len=n) for n in (256, 512, 1024, 2048, 4096, 8192)]
+    rows += [failed(variant=f"v{n}", seq_len=512) for n in range(40)]
+    _, (ax,) = figure_of(KIND["time_vs_length"], frame_of(tmp_path, rows))
+    assert "40×T" in [text.get_text() for text in ax.texts]
+
+
+def test_exact_attention_is_black_and_thick_and_colors_follow_names(tmp_path: Path) -> None:
+    variants = [f"v{n:02}" for n in range(20)]
+    rows = [done(variant=name, seq_len=n) for name in ["full", *variants] for n in (256, 512)]
+    rows += [done(variant="v00", hyperparameters="size=2", seq_len=n) for n in (256, 512)]
+    looks = styles(frame_of(tmp_path, rows))
+    assert looks["full"].color == "black"
+    assert all(look.width < looks["full"].width for name, look in looks.items() if name != "full")
+    assert len({looks[name].color for name in variants}) == 20
+    assert looks["v00"].color == looks["v00 size=2"].color
+    assert looks["v00"].dashes != looks["v00 size=2"].dashes
+    assert len({(look.color, look.marker) for look in looks.values()}) == len(looks)
+
+
+def test_the_error_of_zeros_is_drawn_and_named(run: Path) -> None:
+    _, (ax,) = figure_of(KIND["error_vs_length"], read_runs([run]).frame)
+    line = next(line for line in ax.lines if line.get_gid() == "zeros")
+    assert list(line.get_ydata()) == [1, 1]
+    assert any("returning" in text.get_text() for text in ax.texts)
+
+
+def test_ticks_are_in_human_units(run: Path) -> None:
+    figure, (ax,) = figure_of(KIND["time_vs_length"], read_runs([run]).frame)
+    figure.canvas.draw()
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["256", "1k", "4k"]
+    assert {"1 ms", "10 ms"} <= {tick.get_text() for tick in ax.get_yticklabels()}
+
+
+def test_one_number_of_heads_is_no_figure(run: Path) -> None:
+    assert "only one number of heads was measured, 8" in KIND["time_vs_heads"].missing(
+        read_runs([run]).frame
+    )
+
+
+# Tables
+
+
+def test_the_command_names_every_column_of_the_case(tmp_path: Path) -> None:
+    rows = [
+        done(
+            variant="lsh",
+            hyperparameters="bucket_size=64 num_hashes=1 seed=0 shared_qk=False",
+            inputs="smollm2",
+            layer=15,
+            heads=8,
+            seq_len=4096,
+        ),
+        done(),
+    ]
+    frame = frame_of(tmp_path, rows)
+    command = reproduce_command(frame.iloc[0])
+    assert command == (
+        "python -m bench run --device cpu "
+        '--set "variant=lsh bucket_size=64 num_hashes=1 seed=0 shared_qk=False" '
+        "--set implementation=auto --set inputs=smollm2 --set layer=15 --set dtype=float32 "
+        "--set batch=1 --set heads=8 --set kv_heads=8 --set seq_len=4096 --set key_len=4096 "
+        "--set head_dim=64 --set causal=true --set direction=forward --set seed=0"
+    )
+    for name in CASE_COLUMNS:
+        if name not in ("device", "hyperparameters"):
+            assert f"{name}=" in command
+    plain = reproduce_command(frame.iloc[1])
+    assert "--set variant=full --set" in plain
+    assert "layer" not in plain
+
+
+def test_the_command_cannot_smuggle_in_another(tmp_path: Path) -> None:
+    frame = frame_of(tmp_path, [done(hyperparameters="a=$(reboot)", inputs='x"; reboot')])
+    command = reproduce_command(frame.iloc[0])
+    assert "--set 'variant=full a=$(reboot)'" in command
+    assert "--set 'inputs=x\"; reboot'" in command
+
+
+def test_the_summary_fits_a_terminal_and_counts_every_status(tmp_path: Path) -> None:
+    rows = [
+        done(time, variant=f"v{time:02}", dtype=dtype, direction=direction, seq_len=n)
+        for time in range(1, 20)
+        for dtype in ("float32", "bfloat16")
+        for direction in ("forward", "forward_backward")
+        for n in (256, 512, 1024)
+    ]
+    rows += [done(99, dtype=row.dtype, direction=row.direction, seq_len=1024) for row in rows[::57]]
+    rows += [failed(Status.OUT_OF_MEMORY, seq_len=2048, variant="v01")]
+    table = summary_table(frame_of(tmp_path, rows))
+    screen = StringIO()
+    Console(width=120, file=screen).print(table)
+    text = screen.getvalue()
+    assert table.row_count <= 30
+    assert f"{len(rows) - 1} ok, 1 out of memory" in text
+    assert "full" in text  # the exact one, though it is the slowest
+
+
+def test_answers_are_of_the_longest_length_and_honour_the_budget(tmp_path: Path) -> None:
+    rows = [
+        done(1, 1.2, variant="linear", seq_len=1024),
+        done(5, 0.05, variant="lsh", seq_len=1024),
+        done(9, 0.0, seq_len=1024),
+        done(0.1, 0.0, variant="bigbird", seq_len=256),
+        failed(variant="bigbird", seq_len=4096),
+    ]
+    (answer,) = answers(split(frame_of(tmp_path, rows))[0])
+    assert answer.fastest is not None
+    assert answer.accurate is not None
+    assert (answer.seq_len, answer.done, answer.cases) == (1024, 3, 3)
+    assert (answer.fastest.label, answer.fastest.is_wrong) == ("linear", True)
+    assert (answer.accurate.label, answer.accurate.is_wrong) == ("lsh", False)
+
+
+def test_the_listing_has_every_row_and_leaves_out_what_is_the_same(run: Path) -> None:
+    table = listing(read_runs([run]).frame)
+    assert len(table.rows) == len(RUN)
+    assert "causal" in table.constant
+    titles = [column.title for column in table.columns]
+    assert titles == ["method", "length", "status", "time", "speedup", "memory", "error"]
+    (broken,) = [row for row in table.rows if not row.is_ok]
+    assert ("timeout", "longer than 9 s") in [(cell.text, cell.detail) for cell in broken.cells]
+
+
+def test_reasons_are_counted(tmp_path: Path) -> None:
+    rows = [failed(Status.UNSUPPORTED, "no", variant=name) for name in "ab"] + [failed()]
+    found = reasons(frame_of(tmp_path, rows))
+    assert [(it.status, it.reason, it.cases, it.labels) for it in found] == [
+        ("unsupported", "no", 2, "a, b"),
+        ("timeout", "longer than 9 s", 1, "full"),
+    ]
+
+
+def test_the_machine_is_told_without_what_is_not_a_fact() -> None:
+    assert dict(facts(ENVIRONMENT)) == {
+        "started (UTC)": "2026-11-20 21:00",
+        "sweep": "cpu",
+        "processor": "Some CPU",
+        "threads": "2",
+        "memory": "16.0 GiB",
+        "python": "3.11.7",
+        "torch": "2.13.0",
+    }
+
+
+# The page and the command line
+
+
+def test_a_report_is_one_page_with_its_figures_inside(run: Path) -> None:
+    before = {path: path.read_bytes() for path in run.iterdir()}
+    page = build_report([run])
+    assert page == run / "report" / "report.html"
+    text = page.read_text()
+    figures = sorted(path.name for path in (run / "report" / "figures").iterdir())
+    assert figures == [
+        "error_vs_length.png",
+        "error_vs_time.png",
+        "memory_vs_length.png",
+        "time_vs_length.png",
+    ]
+    images = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
+    assert len(images) == len(figures)
+    assert all(base64.b64decode(image).startswith(b"\x89PNG") for image in images)
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', text)
+    assert 'alt="Time against sequence length. cpu, Some CPU, 2 threads · causal' in text
+    assert "longer than 9 s" in text
+    assert "6 cases: 5 ok, 1 timeout" in text
+    assert str(run) not in text
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_what_a_file_says_is_text_and_no_markup(tmp_path: Path) -> None:
+    rows = [done(), failed(reason="<script>alert(1)</script>", variant="<b>")]
+    text = build_report([write(tmp_path, rows)]).read_text()
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert(1)" in text
+
+
+def test_slices_have_figures_of_their_own(tmp_path: Path) -> None:
+    rows = [done(seq_len=n, causal=causal) for n in (256, 512) for causal in (True, False)]
+    out = tmp_path / "out"
+    text = build_report([write(tmp_path / "run", rows)], out).read_text()
+    names = {path.name for path in (out / "figures").glob("time_vs_length*")}
+    assert names == {"time_vs_length-causal.png", "time_vs_length-not-causal.png"}
+    assert 'href="#part-2"' in text
+    assert 'id="part-2"' in text
+
+
+def test_machines_are_never_on_one_axis(tmp_path: Path) -> None:
+    cpu = write(tmp_path / "cpu", [done(seq_len=n) for n in (256, 512)])
+    gpu_rows = [done(seq_len=n, device="cuda") for n in (256, 512)]
+    gpu = write(tmp_path / "gpu", gpu_rows, {"hardware": {"gpu": "Some GPU"}})
+    text = build_report([cpu, gpu]).read_text()
+    assert "cuda, Some GPU" in text
+    names = {path.name for path in (cpu / "report" / "figures").glob("memory*")}
+    assert names == {
+        "memory_vs_length-cpu-some-cpu-2-threads.png",
+        "memory_vs_length-cuda-some-gpu.png",
+    }
+
+
+def test_a_run_of_failures_alone_gives_a_report(tmp_path: Path) -> None:
+    rows = [failed(seq_len=n) for n in (256, 512)] + [failed(Status.CRASHED, "signal 9", heads=2)]
+    result = CliRunner().invoke(main, ["build", str(write(tmp_path, rows))])
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "report" / "report.html").read_text()
+    assert "No case finished" in text
+    assert "signal 9" in text
+    assert "no figure, no case finished" in text
+
+
+def test_a_dtype_in_which_all_fails_has_its_panel(tmp_path: Path) -> None:
+    rows = [*RUN, *(failed(dtype="bfloat16", seq_len=n) for n in (256, 1024))]
+    _, axes = figure_of(KIND["time_vs_length"], frame_of(tmp_path, rows))
+    texts = [text.get_text() for ax in axes for text in ax.texts]
+    assert "nothing finished" in texts
+    assert len(axes) == 2
+
+
+def test_build_prints_a_summary_and_the_page_last(run: Path) -> None:
+    result = CliRunner().invoke(main, ["build", str(run), "--out", str(run / "there")])
+    assert result.exit_code == 0, result.output
+    assert "1 timeout" in result.output
+    assert result.output.splitlines()[-1] == str(run / "there" / "report.html")
+
+
+def test_build_refuses_with_status_2_and_one_message(run: Path) -> None:
+    result = CliRunner().invoke(main, ["build", str(run / "nowhere")])
+    assert result.exit_code == 2
+    assert "is not a folder; expected a results folder" in result.output
+    (run / "file").touch()
+    with pytest.raises(RunError, match="expected a folder for the report, got the file"):
+        build_report([run], run / "file")
+
+
+def test_a_report_needs_no_torch(run: Path) -> None:
+    code = (
+        "import sys; from reports.__main__ import main; "
+        f"main(['build', {str(run)!r}], standalone_mode=False); "
+        "print('loaded', sorted({'torch', 'variants'} & set(sys.modules)))"
+    )
+    root = Path(__file__).parents[1]
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=root
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "loaded []"
+
+
+# Generated documentation
+
+
+def documents(root: Path) -> Path:
+    (root / "docs").mkdir()
+    for block in BLOCKS:
+        marks = f"# Title\n<!-- {block.name}:begin -->\nold\n<!-- {block.name}:end -->\nend\n"
+        (root / block.page).write_text(marks)
+    return root
+
+
+def test_docs_check_finds_what_is_stale_and_docs_renews_it(tmp_path: Path) -> None:
+    root = str(documents(tmp_path))
+    stale = CliRunner().invoke(main, ["docs", "--check", "--root", root])
+    assert stale.exit_code == 1
+    assert "README.md, docs/columns.md: stale; run `python -m reports docs`" in stale.output
+    assert "old" in (tmp_path / "README.md").read_text()
+    renewed = CliRunner().invoke(main, ["docs", "--root", root])
+    assert renewed.exit_code == 0, renewed.output
+    assert CliRunner().invoke(main, ["docs", "--check", "--root", root]).exit_code == 0
+    readme = (tmp_path / "README.md").read_text()
+    assert readme.startswith("# Title\n<!-- variants:begin -->\n| name |")
+    assert readme.endswith("<!-- variants:end -->\nend\n")
+    assert (
+        "| `full` | [Attention Is All You Need](https://arxiv.org/abs/1706.03762), 2017" in readme
+    )
+    columns = (tmp_path / "docs" / "columns.md").read_text()
+    assert all(f"| `{name}` |" in columns for name in COLUMNS)
+
+
+@pytest.mark.parametrize("damage", ["missing file", "missing mark", "two blocks"])
+def test_docs_names_a_block_without_a_place_and_writes_nothing(tmp_path: Path, damage: str) -> None:
+    documents(tmp_path)
+    page = tmp_path / "docs" / "columns.md"
+    if damage == "missing file":
+        shutil.rmtree(tmp_path / "docs")
+    elif damage == "missing mark":
+        page.write_text(page.read_text().replace("<!-- columns:end -->", ""))
+    else:
+        page.write_text(2 * page.read_text())
+    result = CliRunner().invoke(main, ["docs", "--root", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "docs/columns.md has no place for the generated block 'columns'" in result.output
+    assert "old" in (tmp_path / "README.md").read_text()
