@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from reports.figures import draw
+from reports.figures.kinds import KINDS, Kind
+from reports.figures.layout import draw
+from reports.figures.style import Styles, styles
 from reports.html import Drawing, page
-from reports.kinds import KINDS, Kind
 from reports.rows import RunError, Runs, read_runs
 from reports.slices import Slice, also_measured, common, describe, panels, split
-from reports.style import Styles, styles
 
 DOTS_PER_INCH = 150
 

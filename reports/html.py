@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from reports.answers import answers
-from reports.kinds import Kind
+from reports.figures.kinds import Kind
 from reports.listing import listing, reasons
 from reports.metrics import ERROR_BUDGET, show_bytes, show_count
 from reports.rows import Runs

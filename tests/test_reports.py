@@ -26,16 +26,16 @@ from reports.__main__ import main
 from reports.answers import answers
 from reports.build import build_report
 from reports.docs import BLOCKS
-from reports.figures import draw
-from reports.frontier import frontier
+from reports.figures.frontier import frontier
+from reports.figures.kinds import KINDS, Kind
+from reports.figures.layout import draw
+from reports.figures.style import styles
 from reports.html import facts
-from reports.kinds import KINDS, Kind
 from reports.listing import listing, reasons
 from reports.metrics import ERROR, TIME, show_bytes, show_count, show_error, show_ms
 from reports.names import machine_name
 from reports.rows import RunError, read_runs
 from reports.slices import also_measured, common, panels, split
-from reports.style import styles
 from reports.tables import reproduce_command, summary_table
 
 CASE = Case(

@@ -12,12 +12,12 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports import axes, failures, legend
-from reports.frontier import draw_frontier
-from reports.kinds import Kind
+from reports.figures import axes, failures, legend
+from reports.figures.frontier import draw_frontier
+from reports.figures.kinds import Kind
+from reports.figures.style import Styles
 from reports.metrics import ERROR, Metric
 from reports.slices import Fixed, Panel, describe
-from reports.style import Styles
 
 PANEL_WIDTHS = {1: 5.4, 2: 3.3, 3: 2.6}  # inches, by the number of columns
 PANEL_HEIGHT = 2.6

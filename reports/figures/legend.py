@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from reports.failures import LETTERS, Mark
+from reports.figures.failures import LETTERS, Mark
+from reports.figures.style import Styles
 from reports.metrics import Metric
-from reports.style import Styles
 
 LINE = 0.175  # inches of height that an entry takes
 FEWEST = 24  # entries that may stand in a column, however low the figure is

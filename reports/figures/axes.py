@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
+from reports.figures.style import Styles
 from reports.metrics import Metric, show_count
 from reports.rows import EXACT, finished
-from reports.style import Styles
 
 MOST_TICKS = 7
 MARGIN = 1.5  # what is left of the first count and right of the last, as a factor

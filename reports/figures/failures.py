@@ -11,8 +11,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import blended_transform_factory
 
 from bench.measurement import Status
+from reports.figures.style import Styles
 from reports.rows import finished
-from reports.style import Styles
 
 # Every status but ok has a letter of its own.
 LETTERS: Mapping[str, str] = {

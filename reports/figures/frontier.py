@@ -7,9 +7,9 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 
+from reports.figures.style import Styles
 from reports.metrics import Metric
 from reports.rows import EXACT
-from reports.style import Styles
 
 LETTER, LINE = 4.7, 9.0  # what a letter and a line of a name take, in points
 Box = tuple[float, float, float, float]  # left, low, right, high

@@ -1,0 +1,1 @@
+"""What is drawn: kinds of figures as records, and how their panels, marks and legends are made."""
