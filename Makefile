@@ -4,7 +4,9 @@ SHELL := /bin/sh
 BASE_PYTHON ?= python3
 DEVICE ?= auto
 FAIL_OVER ?=
-RUN ?= results/$(shell date -u +%Y%m%d-%H%M%S)
+ifndef RUN
+RUN := results/$(shell date -u +%Y%m%d-%H%M%S)
+endif
 
 ifeq ($(origin PYTHON), undefined)
 PYTHON := .venv/bin/python
