@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from variants.contract.attention import hyperparameter
+from variants.contract.draws import lasting
 from variants.contract.masked import MaskedAttention
 from variants.contract.pattern import Pattern
 from variants.contract.registry import register
@@ -72,22 +73,22 @@ def draw_blocks(
     """
     if draws == 0 or blocks <= front + back + 1:
         return None
-    generator = torch.Generator().manual_seed(seed)
-    own = torch.arange(blocks)
-    # Blocks a query has anyway: what is left of its neighbourhood between the global blocks.
-    low = (own - 1).clamp(min=front)
-    high = (own + 1).clamp(max=blocks - back - 1)
-    near = (high - low + 1).clamp(min=0)
-    candidates = (blocks - front - back - near).expand(heads, -1)
-    uniform = torch.rand(heads, blocks, draws, generator=generator, dtype=torch.float64)
-    chosen = torch.full((heads, blocks, draws), -1)
-    for draw in range(draws):
-        # With fewer candidates than draws the first rounds have nothing to offer.
-        last = candidates - draws + draw
-        pick = (uniform[..., draw] * (last + 1).clamp(min=0)).long().clamp(max=last)
-        taken = (chosen[..., :draw] == pick[..., None]).any(-1)
-        chosen[..., draw] = torch.where(last < 0, -1, torch.where(taken, last, pick))
-    # The k-th candidate as a block number: step over the global front and the neighbourhood.
-    numbers = chosen + front
-    numbers = numbers + torch.where(numbers >= low[:, None], near[:, None], 0)
-    return torch.where(chosen < 0, -1, numbers)
+    with lasting(seed) as generator:
+        own = torch.arange(blocks)
+        # Blocks a query has anyway: what is left of its neighbourhood between the global blocks.
+        low = (own - 1).clamp(min=front)
+        high = (own + 1).clamp(max=blocks - back - 1)
+        near = (high - low + 1).clamp(min=0)
+        candidates = (blocks - front - back - near).expand(heads, -1)
+        uniform = torch.rand(heads, blocks, draws, generator=generator, dtype=torch.float64)
+        chosen = torch.full((heads, blocks, draws), -1)
+        for draw in range(draws):
+            # With fewer candidates than draws the first rounds have nothing to offer.
+            last = candidates - draws + draw
+            pick = (uniform[..., draw] * (last + 1).clamp(min=0)).long().clamp(max=last)
+            taken = (chosen[..., :draw] == pick[..., None]).any(-1)
+            chosen[..., draw] = torch.where(last < 0, -1, torch.where(taken, last, pick))
+        # The k-th candidate as a block number: step over the global front and the neighbourhood.
+        numbers = chosen + front
+        numbers = numbers + torch.where(numbers >= low[:, None], near[:, None], 0)
+        return torch.where(chosen < 0, -1, numbers)

@@ -13,12 +13,14 @@ from torch.nn.functional import normalize
 
 from variants.contract.attention import Attention, Parameters, hyperparameter
 from variants.contract.dense import (
+    compute_dtype,
     dot_products,
     expand_heads,
     masked_softmax,
     query_positions,
     visible,
 )
+from variants.contract.draws import lasting
 from variants.contract.registry import register
 from variants.engines import buckets
 
@@ -74,7 +76,7 @@ class LshAttention(Attention):
         query_buckets, key_buckets = self._hash(query, key, causal)
         out, empty = buckets.attend(
             query,
-            normalize(key, dim=-1) if self.shared_qk else key,
+            self._keys(key),
             value,
             query_buckets,
             key_buckets,
@@ -110,7 +112,7 @@ class LshAttention(Attention):
             own_key = torch.arange(key_len, device=rows.device)
             allowed = allowed & (own_key != query_positions(rows, query_len, key_len)[:, None])
         seen = self._times_seen(query, key, rows, causal, key_padding_mask) * allowed
-        scores = dot_products(query, normalize(key, dim=-1) if self.shared_qk else key, rows, scale)
+        scores = dot_products(query, self._keys(key), rows, scale)
         weights = masked_softmax(scores + seen.clamp(min=1).to(scores.dtype).log(), seen > 0)
         own = self._own(query, key, key_padding_mask)[..., rows]
         alone = ~(seen > 0).any(-1) & (own >= 0)
@@ -143,6 +145,12 @@ class LshAttention(Attention):
         return _rotations(
             query.shape[1], self.num_hashes, query.shape[3], factors, self.seed, query.device
         )
+
+    def _keys(self, key: Tensor) -> Tensor:
+        """What queries are compared with; a half type's squares may leave its range."""
+        if not self.shared_qk:
+            return key
+        return normalize(key.to(compute_dtype(key.dtype)), dim=-1).to(key.dtype)
 
     def _hash(self, query: Tensor, key: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
         """Buckets (batch, heads, num_hashes, len) of queries and keys, decided in float32."""
@@ -186,9 +194,8 @@ class LshAttention(Attention):
         if key_padding_mask is not None:
             hidden = key_padding_mask.repeat_interleave(heads, dim=0)
         chunk = min(self.bucket_size, key.shape[2])
-        seen = torch.zeros(batch * heads, len(rows), key.shape[2], dtype=torch.int64).to(
-            rows.device
-        )
+        shape = (batch * heads, len(rows), key.shape[2])
+        seen = torch.zeros(shape, dtype=torch.int64, device=rows.device)
         for turn in range(self.num_hashes):
             ranks = buckets.Ranks.of(
                 query_buckets[:, :, turn].flatten(0, 1),
@@ -213,8 +220,9 @@ def _rotations(
     device: torch.device,
 ) -> tuple[Tensor, ...]:
     """Gaussian matrices (heads, num_hashes, head_dim, half the buckets told apart)."""
-    generator = torch.Generator().manual_seed(seed)
-    return tuple(
-        torch.randn(heads, num_hashes, head_dim, 2 ** (bits - 1), generator=generator).to(device)
-        for bits in factors
-    )
+    with lasting(seed) as generator:
+        float32 = {"generator": generator, "dtype": torch.float32}
+        matrices = [
+            torch.randn(heads, num_hashes, head_dim, 2 ** (bits - 1), **float32) for bits in factors
+        ]
+        return tuple(matrix.to(device) for matrix in matrices)

@@ -211,12 +211,11 @@ class Attention(ABC):
 
     def useful_flops(
         self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
-    ) -> float:
-        """Multiplications and additions the forward pass cannot avoid."""
+    ) -> float | None:
+        """Multiplications and additions the forward pass cannot avoid; None if not stated, and
+        rows then carry no rate."""
         pairs = self.useful_pairs(query_len, key_len, causal=causal)
-        if pairs is None:
-            raise NotImplementedError(f"{self.info.name} must define useful_pairs or useful_flops")
-        return 4.0 * batch * heads * head_dim * pairs
+        return None if pairs is None else 4.0 * batch * heads * head_dim * pairs
 
     def _parameters(self, query: Tensor, parameters: Parameters | None) -> Parameters:
         if parameters is not None:
@@ -268,6 +267,8 @@ class Attention(ABC):
             self._require("causal")
         if query_len != key_len:
             self._require("cross_attention")
+        if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
+            self._require("backward")
         if key_padding_mask is not None:
             self._require("key_padding_mask")
             if key_padding_mask.dtype != torch.bool or key_padding_mask.shape != (batch, key_len):

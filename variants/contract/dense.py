@@ -55,10 +55,16 @@ def masked_softmax(scores: Tensor, allowed: Tensor) -> Tensor:
     return weights.masked_fill(empty, 0)
 
 
+def safe_total(total: Tensor) -> Tensor:
+    """A row's sum of weights to divide by: infinity, which makes the row 0, where there is nothing
+    or so little that the quotient's gradient would leave the dtype's range."""
+    tiny = torch.finfo(total.dtype).tiny / torch.finfo(total.dtype).eps
+    return torch.where(total > tiny, total, torch.inf)
+
+
 def normalised(kernel: Tensor) -> Tensor:
     """Rows of a non-negative kernel divided by their sum; a row of zeros stays 0."""
-    total = kernel.sum(-1, keepdim=True)
-    return kernel / total.masked_fill(total == 0, 1)
+    return kernel / safe_total(kernel.sum(-1, keepdim=True))
 
 
 def softmax_weights(

@@ -86,4 +86,5 @@ def _placed(
     pattern = attention.pattern(heads, query_len, key_len, causal)
     if pattern.random_blocks is None:
         return pattern
-    return dataclasses.replace(pattern, random_blocks=pattern.random_blocks.to(device))
+    with torch.inference_mode(False):
+        return dataclasses.replace(pattern, random_blocks=pattern.random_blocks.to(device))

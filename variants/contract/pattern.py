@@ -67,7 +67,7 @@ class Pattern:
 
     def pairs(self) -> float:
         """Query-key pairs seen by one head, averaged over heads; linear in time and memory."""
-        positions = torch.arange(self.query_len) + self.offset
+        positions = torch.arange(self.query_len, device="cpu") + self.offset
         last = positions if self.causal else torch.full_like(positions, self.key_len - 1)
         last = last.clamp(max=self.key_len - 1)
         block = positions.div(self.block_size, rounding_mode="floor")

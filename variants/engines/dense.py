@@ -6,10 +6,12 @@ Masks exist for a block of rows only, so memory stays linear in the number of ke
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 from variants.contract.dense import compute_dtype, visible
 
@@ -45,13 +47,12 @@ def masked_rows(
     Returns (batch, heads, len(rows), head_dim).
     """
     query_len, key_len = query.shape[2], key.shape[2]
-    outputs = []
-    for block in rows.split(ROWS):
+
+    def attend_block(query: Tensor, key: Tensor, value: Tensor, block: Tensor) -> Tensor:
         start, stop = int(block[0]), int(block[-1]) + 1
         # A causal block needs no key after its last row.
         keys = max(1, min(key_len, stop + key_len - query_len)) if causal else key_len
-        padding = None if key_padding_mask is None else key_padding_mask
-        mask = visible(block, query_len, key_len, causal=causal, key_padding_mask=padding)
+        mask = visible(block, query_len, key_len, causal=causal, key_padding_mask=key_padding_mask)
         if pattern_mask is not None:
             mask = mask & pattern_mask(block)
         mask = mask[..., :keys]
@@ -59,8 +60,18 @@ def masked_rows(
         out = softmax(
             query[:, :, start:stop], key[:, :, :keys], value[:, :, :keys], mask | empty, scale
         )
-        outputs.append(out.masked_fill(empty, 0))
-    return torch.cat(outputs, dim=2) if len(outputs) > 1 else outputs[0]
+        return out.masked_fill(empty, 0)
+
+    blocks = rows.split(ROWS)
+    if len(blocks) == 1:
+        return attend_block(query, key, value, rows)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
+        # Kept for the backward pass, the masks of all blocks would be quadratic.
+        again = partial(checkpoint, attend_block, use_reentrant=False, preserve_rng_state=False)
+        outputs = [again(query, key, value, block) for block in blocks]
+    else:
+        outputs = [attend_block(query, key, value, block) for block in blocks]
+    return torch.cat(outputs, dim=2)
 
 
 def attend(

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
+from variants.contract.dense import safe_total
+
 CHUNK = 128
 
 
@@ -37,7 +39,7 @@ def attend(
     if not causal:
         state = key.transpose(-2, -1) @ value
         total = query @ key.sum(-2)[..., None]
-        out = query @ state / total.masked_fill(total == 0, 1)
+        out = query @ state / safe_total(total)
         return out.flatten(1, 2)
     missing = key_len - query_len
     # Queries before the first key see nothing; keys before the first query get an empty query.
@@ -76,8 +78,7 @@ class _Causal(torch.autograd.Function):
             weights = weights * _within(scale, earlier[:size, :size])
             past = rows * (carried[..., None] - scale).exp()[..., None]
             sums = weights @ _with_ones(value[..., chunk, :]) + past @ state
-            norm = sums[..., -1]
-            norm = norm.masked_fill(norm == 0, 1)
+            norm = safe_total(sums[..., -1])
             total[..., chunk] = norm
             out[..., chunk, :] = sums[..., :-1] / norm[..., None]
         ctx.save_for_backward(query, key, value, log_scale, out, total)

@@ -1,0 +1,310 @@
+"""Which package may import which: variants <- bench <- reports, and what that keeps out.
+
+The rules are functions of a folder, so that each is also shown a folder that breaks it.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import variants
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("variants", "bench", "reports")
+
+# What `variants` may need on import; engines beyond torch are imported where they are called.
+VARIANTS_NEEDS = frozenset({"torch", "numpy"})
+# Optional, slow or for pictures: not on import of what runs kernels.
+NOT_ON_IMPORT = frozenset(
+    {
+        "xformers",
+        "flash_attn",
+        "fla",
+        "triton",
+        "transformers",
+        "accelerate",
+        "gguf",
+        "matplotlib",
+        "seaborn",
+        "jinja2",
+        "IPython",
+    }
+)
+NO_NAMES = frozenset({"utils", "util", "helpers", "helper", "common", "misc", "tools", "shared"})
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module, and whether importing the importer is enough to import it."""
+
+    importer: str
+    module: str
+    at_once: bool
+
+    @property
+    def top(self) -> str:
+        return self.module.partition(".")[0]
+
+    def __str__(self) -> str:
+        return f"{self.importer} imports {self.module}"
+
+
+def modules(root: Path) -> dict[str, Path]:
+    """Dotted names and files of the three packages."""
+    found = {}
+    for package in PACKAGES:
+        for file in sorted((root / package).rglob("*.py")):
+            parts = file.relative_to(root).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return found
+
+
+def imports(root: Path) -> Iterator[Import]:
+    known = modules(root)
+    for name, file in known.items():
+        package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+        tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
+        for node, at_once in walk(tree, at_once=True):
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    yield Import(name, alias.name, at_once)
+            elif isinstance(node, ast.ImportFrom):
+                base = node.module or ""
+                if node.level:
+                    start = package.split(".")[: len(package.split(".")) - node.level + 1]
+                    base = ".".join([*start, *([base] if base else [])])
+                for alias in node.names:
+                    # `from package import module` imports the module too.
+                    inner = f"{base}.{alias.name}"
+                    yield Import(name, inner if inner in known else base, at_once)
+
+
+def walk(node: ast.AST, *, at_once: bool) -> Iterator[tuple[ast.AST, bool]]:
+    """Every node, and whether it runs on import: not within functions, not for type checkers."""
+    for child in ast.iter_child_nodes(node):
+        lazy = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            lazy = True
+        yield child, at_once
+        yield from walk(child, at_once=at_once and not lazy)
+
+
+def variant_modules(root: Path) -> set[str]:
+    return {
+        f"variants.{file.stem}"
+        for file in (root / "variants").glob("*.py")
+        if file.stem != "__init__"
+    }
+
+
+def arrows(root: Path) -> list[str]:
+    """variants <- bench <- reports, however late the import."""
+    wrong = []
+    for found in imports(root):
+        importer = found.importer.partition(".")[0]
+        if importer == "variants" and found.top in ("bench", "reports"):
+            wrong.append(str(found))
+        if importer == "bench" and found.top == "reports":
+            wrong.append(str(found))
+        if found.top == "tests":
+            wrong.append(str(found))
+    return wrong
+
+
+def reports_read_files(root: Path) -> list[str]:
+    """Reports know the schema of a run and the table of variants, nothing that runs a kernel."""
+    wrong = []
+    for found in imports(root):
+        if found.importer.partition(".")[0] != "reports":
+            continue
+        if found.top == "bench" and found.module != "bench.measurement":
+            wrong.append(str(found))
+        if found.top == "variants" and found.importer != "reports.tables":
+            wrong.append(str(found))
+    return wrong
+
+
+def variants_stand_alone(root: Path) -> list[str]:
+    """A variant is one file: no module of the package imports it by name."""
+    files = variant_modules(root)
+    return [
+        str(found)
+        for found in imports(root)
+        if found.importer.partition(".")[0] == "variants"
+        and any(found.module == file or found.module.startswith(f"{file}.") for file in files)
+    ]
+
+
+def light_to_import(root: Path) -> list[str]:
+    enough = VARIANTS_NEEDS | {"variants"} | sys.stdlib_module_names
+    wrong = []
+    for found in imports(root):
+        importer = found.importer.partition(".")[0]
+        heavy = importer == "bench" and found.top in NOT_ON_IMPORT
+        strange = importer == "variants" and found.top not in enough
+        if found.at_once and (heavy or strange):
+            wrong.append(str(found))
+    return wrong
+
+
+def names_that_say_nothing(root: Path) -> list[str]:
+    return [
+        name for name in modules(root) if any(part.lower() in NO_NAMES for part in name.split("."))
+    ]
+
+
+RULES = [
+    arrows,
+    reports_read_files,
+    variants_stand_alone,
+    light_to_import,
+    names_that_say_nothing,
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_packages_keep_the_rule(rule: object) -> None:
+    assert callable(rule)
+    assert rule(ROOT) == []
+
+
+def test_all_three_packages_are_looked_at() -> None:
+    found = modules(ROOT)
+    for package in PACKAGES:
+        assert sum(name.startswith(f"{package}.") for name in found) > 3
+    assert len(list(imports(ROOT))) > 100
+
+
+def folder(tmp_path: Path, files: dict[str, str]) -> Path:
+    """A small project that keeps every rule, but for `files`."""
+    innocent = {
+        "variants/__init__.py": "from variants.contract.registry import REGISTRY",
+        "variants/full.py": "import torch\nfrom variants.contract.registry import REGISTRY",
+        "variants/window.py": "import math\nfrom .contract import registry",
+        "variants/contract/__init__.py": "",
+        "variants/contract/registry.py": "import torch.nn.functional",
+        "bench/__init__.py": "",
+        "bench/measurement.py": "import variants",
+        "bench/worker.py": "def run():\n    import transformers",
+        "reports/__init__.py": "",
+        "reports/tables.py": "def table():\n    from variants import REGISTRY",
+        "reports/build.py": "import matplotlib\nfrom bench.measurement import Case",
+    }
+    for name, text in (innocent | files).items():
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_a_project_that_keeps_the_rules_is_not_accused(rule: object, tmp_path: Path) -> None:
+    assert callable(rule)
+    assert rule(folder(tmp_path, {})) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "file", "text", "accused"),
+    [
+        (arrows, "variants/x.py", "import bench", "variants.x imports bench"),
+        (
+            arrows,
+            "variants/x.py",
+            "def f():\n    from reports.build import Case",
+            "variants.x imports reports.build",
+        ),
+        (arrows, "bench/x.py", "from reports import build", "bench.x imports reports.build"),
+        (arrows, "bench/x.py", "import tests.test_contract", "bench.x imports tests.test_contract"),
+        (
+            reports_read_files,
+            "reports/x.py",
+            "from bench import worker",
+            "reports.x imports bench.worker",
+        ),
+        (
+            reports_read_files,
+            "reports/x.py",
+            "import bench.worker",
+            "reports.x imports bench.worker",
+        ),
+        (reports_read_files, "reports/x.py", "import bench", "reports.x imports bench"),
+        (
+            reports_read_files,
+            "reports/x.py",
+            "def f():\n    import variants",
+            "reports.x imports variants",
+        ),
+        (
+            variants_stand_alone,
+            "variants/x.py",
+            "from variants.full import Full",
+            "variants.x imports variants.full",
+        ),
+        (
+            variants_stand_alone,
+            "variants/x.py",
+            "from . import full",
+            "variants.x imports variants.full",
+        ),
+        (
+            variants_stand_alone,
+            "variants/contract/x.py",
+            "def f():\n    from ..full import Full",
+            "variants.contract.x imports variants.full",
+        ),
+        (
+            light_to_import,
+            "variants/x.py",
+            "try:\n    import xformers.ops\nexcept ImportError:\n    pass",
+            "variants.x imports xformers.ops",
+        ),
+        (
+            light_to_import,
+            "variants/contract/x.py",
+            "import scipy",
+            "variants.contract.x imports scipy",
+        ),
+        (
+            light_to_import,
+            "bench/x.py",
+            "class A:\n    from matplotlib import pyplot",
+            "bench.x imports matplotlib",
+        ),
+        (names_that_say_nothing, "bench/utils.py", "", "bench.utils"),
+        (names_that_say_nothing, "variants/helpers/x.py", "", "variants.helpers.x"),
+    ],
+)
+def test_a_project_that_breaks_a_rule_is_accused(
+    rule: object, file: str, text: str, accused: str, tmp_path: Path
+) -> None:
+    assert callable(rule)
+    assert rule(folder(tmp_path, {file: text})) == [accused]
+
+
+def test_every_file_of_variants_registers_exactly_its_own_name() -> None:
+    files = {name.removeprefix("variants.") for name in variant_modules(ROOT)}
+    assert set(variants.REGISTRY) == files
+    for name, cls in variants.REGISTRY.items():
+        assert cls.__module__ == f"variants.{name}"
+
+
+def test_importing_variants_imports_no_engine() -> None:
+    """Whatever way the import is written; torch may bring its own compiler along."""
+    code = "import variants, sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert "variants" in loaded
+    assert not loaded & (NOT_ON_IMPORT - {"triton"} | {"bench", "reports"})
+
+
+def test_the_package_under_test_is_the_one_of_this_folder() -> None:
+    assert Path(variants.__file__).resolve().is_relative_to(ROOT.resolve())

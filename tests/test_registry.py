@@ -1,0 +1,355 @@
+"""The registry: how a variant is entered, made and listed, and what a mistake is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import variants
+from variants import CAPABILITIES, REGISTRY, Attention, register
+from variants.contract.attention import hyperparameter
+from variants.contract.registry import TARGETS
+
+NAMES = sorted(REGISTRY)
+
+ENTRY: dict[str, Any] = {
+    "title": "A paper",
+    "year": 2020,
+    "url": "https://example.org",
+    "time": "n",
+    "memory": "n",
+    "target": "softmax",
+    "supports": {"causal"},
+    "implementations": ("plain", "other"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _registry_as_it_was() -> Iterator[None]:
+    before = dict(REGISTRY)
+    yield
+    REGISTRY.clear()
+    REGISTRY.update(before)
+
+
+def a_class(module: str = "somewhere.tent") -> type[Attention]:
+    """An unregistered variant, as if it stood in a file of that name."""
+
+    @dataclass(frozen=True)
+    class Tent(Attention):
+        poles: int = hyperparameter(3, minimum=1)
+        canvas: str = hyperparameter("wool", choices=("wool", "silk"))
+        open: bool = hyperparameter(False)
+
+        def attend(self, query: Tensor, key: Tensor, value: Tensor, **call: Any) -> Tensor:
+            return value
+
+        def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, **call: Any) -> Tensor:
+            return torch.eye(key.shape[2])[rows]
+
+    Tent.__module__ = module
+    return Tent
+
+
+def entered(**changes: Any) -> type[Attention]:
+    return register(**ENTRY | changes)(a_class())
+
+
+def exactly(message: str) -> str:
+    return f"^{re.escape(message)}$"
+
+
+# --- Entering a variant
+
+
+def test_a_variant_is_entered_under_the_name_of_its_file() -> None:
+    cls = entered()
+    assert REGISTRY["tent"] is cls
+    assert cls.info.name == "tent"
+    assert variants.create("tent", poles=4) == cls(poles=4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target": "hardmax"}, f"tent: target 'hardmax' is not one of {', '.join(TARGETS)}"),
+        (
+            {"supports": {"causal", "teleport"}},
+            f"tent: supports ['teleport'] is not in {sorted(CAPABILITIES)}",
+        ),
+        (
+            {"grid": {"pole": (1, 2)}},
+            "tent: 'pole' in grid or exact_when is not one of "
+            "['canvas', 'implementation', 'open', 'poles']",
+        ),
+        (
+            {"exact_when": {"pegs": 1}},
+            "tent: 'pegs' in grid or exact_when is not one of "
+            "['canvas', 'implementation', 'open', 'poles']",
+        ),
+    ],
+    ids=["target", "capability", "grid", "exact_when"],
+)
+def test_a_wrong_word_is_refused_on_registration(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=exactly(message)):
+        entered(**changes)
+    assert "tent" not in REGISTRY
+
+
+def test_a_second_variant_in_one_file_is_refused() -> None:
+    first = entered()
+    with pytest.raises(ValueError, match="'tent' is registered twice; one file holds one variant"):
+        entered()
+    assert REGISTRY["tent"] is first
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_target_and_capability_of_the_vocabulary_is_accepted(target: str) -> None:
+    cls = entered(target=target, supports=set(CAPABILITIES))
+    assert cls.info.target == target
+    assert cls.info.supports == CAPABILITIES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_said_of_a_registered_variant_is_complete(name: str) -> None:
+    info = REGISTRY[name].info
+    assert info.name == name
+    assert info.target in TARGETS
+    assert variants.create(name).target in TARGETS
+    assert info.supports <= CAPABILITIES
+    assert info.implementations
+    assert len(set(info.implementations)) == len(info.implementations)
+    assert "auto" not in info.implementations
+    assert info.title
+    assert info.url.startswith("https://")
+    assert 2013 < info.year < 2100
+    assert "n" in info.time
+    assert "n" in info.memory
+    assert REGISTRY[name].__doc__ or sys.modules[REGISTRY[name].__module__].__doc__
+    if info.exact_when is not None:
+        variants.create(name, **info.exact_when)
+
+
+# --- Making one
+
+
+def test_an_unknown_variant_lists_the_known_ones() -> None:
+    message = f"unknown variant 'ful'; known variants: {', '.join(NAMES)}"
+    for function in (variants.create, variants.grid):
+        with pytest.raises(ValueError, match=exactly(message)):
+            function("ful")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_hyperparameter_lists_the_valid_ones(name: str) -> None:
+    fields = [field.name for field in dataclasses.fields(REGISTRY[name])]
+    message = f"{name} has no hyperparameter 'windw', 'colour'; it has: {', '.join(fields)}"
+    with pytest.raises(ValueError, match=exactly(message)):
+        variants.create(name, windw=3, implementation="auto", colour="red")
+
+
+def bad_values(name: str) -> list[tuple[str, Any, str]]:
+    """Values that each field must refuse, from what the field declares of itself."""
+    found: list[tuple[str, Any, str]] = []
+    for field in dataclasses.fields(REGISTRY[name]):
+        minimum, choices = field.metadata.get("minimum"), field.metadata.get("choices")
+        if field.name == "implementation":
+            choices = ("auto", *REGISTRY[name].info.implementations)
+        if choices is not None:
+            found.append((field.name, "no such", f"must be one of {', '.join(map(str, choices))}"))
+            found.append((field.name, 3, f"must be one of {', '.join(map(str, choices))}"))
+        if minimum is not None:
+            for value in (minimum - 1, minimum + 0.5, True, "8", None):
+                found.append((field.name, value, f"must be an integer of at least {minimum}"))
+        elif type(field.default) is int:
+            for value in (1.0, True, "8", None):
+                found.append((field.name, value, "must be of type int"))
+        elif type(field.default) is bool:
+            for value in (1, "yes", None):
+                found.append((field.name, value, "must be of type bool"))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value", "message"),
+    [(name, *case) for name in NAMES for case in bad_values(name)],
+)
+def test_a_bad_value_is_refused_with_what_would_be_good(
+    name: str, field: str, value: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=exactly(f"{name}: {field} {message}; got {value!r}")):
+        variants.create(name, **{field: value})
+
+
+# --- What a made variant is
+
+
+def test_hyperparameters_are_sorted_text_without_the_implementation() -> None:
+    entered()
+    made = variants.create("tent", poles=7, implementation="other")
+    assert made.hyperparameters == "canvas=wool open=False poles=7"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hyperparameters_name_every_setting_in_order(name: str) -> None:
+    made = variants.create(name)
+    names = [part.split("=")[0] for part in made.hyperparameters.split()]
+    assert names == sorted(
+        field.name for field in dataclasses.fields(made) if field.name != "implementation"
+    )
+    for part in made.hyperparameters.split():
+        word, value = part.split("=")
+        assert value == str(getattr(made, word))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equal_settings_are_equal_and_hash_alike_and_cannot_be_changed(name: str) -> None:
+    one, other = variants.create(name), variants.create(name)
+    assert one == other
+    assert one is not other
+    assert len({one, other}) == 1
+    field = dataclasses.fields(one)[-1].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(one, field, getattr(one, field))
+    implementation = one.info.implementations[-1]
+    assert one != dataclasses.replace(one, implementation=implementation)
+    for second in NAMES:
+        assert (one == variants.create(second)) == (name == second)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_variant_keeps_no_tensor(name: str) -> None:
+    made = variants.create(name)
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(1, 2, 9, 4, generator=generator)
+    made(query, query, query)
+    made.prepare(query, query, causal=False)
+    assert vars(made) == {f.name: getattr(made, f.name) for f in dataclasses.fields(made)}
+
+
+# --- The grid
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_grid_is_every_combination_the_file_declares(name: str) -> None:
+    axes = REGISTRY[name].info.grid
+    made = variants.grid(name)
+    assert len(set(made)) == len(made)
+    wanted: list[dict[str, Any]] = [{}]
+    for axis, values in axes.items():
+        wanted = [point | {axis: value} for point in wanted for value in values]
+    assert made == [REGISTRY[name](**point) for point in wanted]
+
+
+def test_a_variant_without_a_grid_is_compared_at_its_defaults() -> None:
+    cls = entered()
+    assert variants.grid("tent") == [cls()]
+
+
+def test_a_grid_is_the_product_of_its_axes() -> None:
+    cls = entered(grid={"poles": (1, 2), "canvas": ("wool", "silk")})
+    assert variants.grid("tent") == [
+        cls(poles=poles, canvas=canvas) for poles in (1, 2) for canvas in ("wool", "silk")
+    ]
+
+
+# --- One file is one variant
+
+NEW_FILE = '''
+"""Every row returns the mean of what it sees."""
+
+from dataclasses import dataclass
+
+import torch
+
+from variants.contract.attention import Attention, hyperparameter
+from variants.contract.dense import expand_heads, normalised, visible
+from variants.contract.registry import register
+
+
+@register(
+    title="Nothing at All You Need",
+    year=2030,
+    url="https://example.org",
+    time="n²·d",
+    memory="n²",
+    target="other_kernel",
+    supports={"causal", "key_padding_mask", "cross_attention", "backward"},
+    implementations=("plain",),
+    grid={"strength": (1, 2)},
+)
+@dataclass(frozen=True)
+class MeanAttention(Attention):
+    strength: int = hyperparameter(1, minimum=1)
+
+    def attend(self, query, key, value, **call):
+        rows = torch.arange(query.shape[2], device=query.device)
+        weights = self.dense_weights(query, key, rows, **call)
+        return weights @ expand_heads(value, query.shape[1])
+
+    def dense_weights(self, query, key, rows, *, causal, key_padding_mask, **call):
+        lengths = query.shape[2], key.shape[2]
+        seen = visible(rows, *lengths, causal=causal, key_padding_mask=key_padding_mask)
+        weights = normalised(seen.to(query.dtype))
+        return weights.expand(*query.shape[:2], len(rows), key.shape[2])
+'''
+
+
+def in_a_copy(tmp_path: Path, python: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run Python on a copy of the package that has one more file, from outside this checkout."""
+    package = Path(variants.__file__).parent
+    shutil.copytree(
+        package, tmp_path / "variants", ignore=shutil.ignore_patterns("__pycache__", ".*")
+    )
+    (tmp_path / "variants" / "mean_of_all.py").write_text(NEW_FILE)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(
+        [sys.executable, *python],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_a_new_file_is_a_new_variant_and_nothing_else_is_touched(tmp_path: Path) -> None:
+    code = (
+        "import json, variants; print(json.dumps([sorted(variants.REGISTRY), variants.__file__, "
+        "[a.hyperparameters for a in variants.grid('mean_of_all')]]))"
+    )
+    done = in_a_copy(tmp_path, ["-c", code])
+    assert done.returncode == 0, done.stderr
+    names, file, grid = json.loads(done.stdout)
+    assert names == sorted([*NAMES, "mean_of_all"])
+    assert Path(file).is_relative_to(tmp_path)
+    assert grid == ["strength=1", "strength=2"]
+
+
+def test_a_new_file_is_tested_by_the_contract(tmp_path: Path) -> None:
+    contract = Path(__file__).with_name("test_contract.py")
+    if not contract.exists():
+        pytest.skip("the contract is not part of this copy of the tests")
+    (tmp_path / "tests").mkdir()
+    shutil.copy(contract, tmp_path / "tests")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu\n")
+    done = in_a_copy(
+        tmp_path, ["-m", "pytest", "tests", "-q", "-p", "no:cacheprovider", "-k", "mean_of_all"]
+    )
+    assert done.returncode == 0, done.stdout
+    passed = int(done.stdout.split(" passed")[0].split()[-1])
+    assert passed > 50
