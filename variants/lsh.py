@@ -221,8 +221,6 @@ def _rotations(
 ) -> tuple[Tensor, ...]:
     """Gaussian matrices (heads, num_hashes, head_dim, half the buckets told apart)."""
     with lasting(seed) as generator:
-        float32 = {"generator": generator, "dtype": torch.float32}
-        matrices = [
-            torch.randn(heads, num_hashes, head_dim, 2 ** (bits - 1), **float32) for bits in factors
-        ]
+        shapes = [(heads, num_hashes, head_dim, 2 ** (bits - 1)) for bits in factors]
+        matrices = [torch.randn(s, generator=generator, dtype=torch.float32) for s in shapes]
         return tuple(matrix.to(device) for matrix in matrices)
