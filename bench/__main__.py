@@ -121,7 +121,8 @@ def run(
             resume=resume is not None,
         )
     except KeyboardInterrupt:
-        click.echo(f"stopped; continue with: python -m bench run --resume {folder}", err=True)
+        hint = f"continue with: python -m bench run --resume {folder}"
+        click.echo(f"stopped; {hint if journal.begun(folder) else 'nothing measured'}", err=True)
         sys.exit(130)
     click.echo(folder)
 

@@ -51,7 +51,8 @@ def _read(run: Path) -> pd.DataFrame:
             f"cannot read {path}: {error.strerror}; give the folder of a run"
         ) from None
     except ValueError as error:  # of pandas, for an empty or malformed file
-        raise CompareError(f"{path} is not a table of results: {error}") from None
+        text = " ".join(str(error).split())
+        raise CompareError(f"{path} is not a table of results: {text}") from None
     if missing := set(COLUMNS) - set(rows.columns):
         raise CompareError(f"{path} lacks the columns {', '.join(sorted(missing))}")
     return rows

@@ -47,6 +47,10 @@ class Journal:
             }
         )
 
+    def interrupted(self, case: Case) -> None:
+        """A case that was started ends without a result, and not by its own fault."""
+        self._write({"event": "interrupted", "case_id": case.case_id})
+
     def close(self) -> None:
         self._file.close()
 
@@ -62,7 +66,13 @@ class Record:
 
     header: dict[str, Any]
     results: dict[str, Measurement]
-    attempts: dict[str, int]  # how often a case was started
+    attempts: dict[str, int]  # how often a case was started and not interrupted
+
+
+def begun(folder: Path) -> bool:
+    """Whether a folder holds a run; one that died before its header was written is none."""
+    path = folder / FILE
+    return path.exists() and b"\n" in path.read_bytes()
 
 
 def read(folder: Path) -> Record:
@@ -70,14 +80,20 @@ def read(folder: Path) -> Record:
     header: dict[str, Any] = {}
     results: dict[str, Measurement] = {}
     attempts: dict[str, int] = {}
-    for event in _events(folder / FILE):
-        if event["event"] == "run":
-            header = event
-        elif event["event"] == "started":
-            attempts[event["case_id"]] = attempts.get(event["case_id"], 0) + 1
-        else:
-            row = event["row"]
-            results[event["case_id"]] = Measurement(**{**row, "status": Status(row["status"])})
+    try:
+        for event in _events(folder / FILE):
+            if event["event"] == "run":
+                header = event
+            elif event["event"] in ("started", "interrupted"):
+                step = 1 if event["event"] == "started" else -1
+                attempts[event["case_id"]] = max(0, attempts.get(event["case_id"], 0) + step)
+            else:
+                row = event["row"]
+                results[event["case_id"]] = Measurement(**{**row, "status": Status(row["status"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise JournalError(
+            f"{folder / FILE} is damaged, or of another version: {error!r}"
+        ) from error
     if not header:
         raise JournalError(f"{folder} holds no run that could be resumed (no {FILE} with a header)")
     return Record(header, results, attempts)
@@ -89,10 +105,7 @@ def _events(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
         if not line.endswith("\n"):
             return  # the run died while writing it
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
-            raise JournalError(f"{path} is damaged: {error}") from error
+        yield json.loads(line)
 
 
 def _drop_partial_line(path: Path) -> None:

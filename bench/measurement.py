@@ -56,14 +56,14 @@ class Case:
     @property
     def case_id(self) -> str:
         """Sixteen hexadecimal digits that stand for these fields and nothing else."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        text = json.dumps(self._asked(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def shape(self) -> tuple[Any, ...]:
         """What a baseline depends on: every field but the variant and its settings."""
         own = {"variant", "implementation", "hyperparameters"}
-        return tuple(v for k, v in dataclasses.asdict(self).items() if k not in own)
+        return tuple(v for k, v in self._asked().items() if k not in own)
 
     @property
     def label(self) -> str:
@@ -74,6 +74,9 @@ class Case:
             else f"{self.variant}/{self.implementation}"
         )
         return f"{name} n={self.seq_len} h={self.heads} {self.dtype} {self.direction}"
+
+    def _asked(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(Case)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +157,7 @@ class Measurement(Case):
     @property
     def case(self) -> Case:
         """What was asked."""
-        return Case(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Case)})
+        return Case(**self._asked())
 
 
 CASE_COLUMNS = tuple(f.name for f in dataclasses.fields(Case))

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import TimeoutError as CaseTimeout
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,12 +24,17 @@ from bench.sweep import Sweep
 
 ATTEMPTS = 2  # a case during which the whole run died is tried once more
 REWRITE_SECONDS = 15.0
-KEEPS_WORKER = (Status.OK, Status.UNSUPPORTED)
+SET_UP_SECONDS = 300.0  # for looking at the machine
+KEEPS_WORKER = (Status.OK, Status.UNSUPPORTED, Status.SKIPPED)
 Result = TypeVar("Result")
 
 
 class RunError(Exception):
     """A run that cannot start or go on, in one sentence; what was measured is in its folder."""
+
+
+class WorkerDied(Exception):
+    """The worker process ended during a call, in one sentence."""
 
 
 class Worker:
@@ -39,7 +45,9 @@ class Worker:
         self._pool: ProcessPool | None = None
 
     def call(self, function: Callable[..., Result], *arguments: Any, timeout: float) -> Result:
-        """Run in the worker; raises CaseTimeout, ProcessExpired or what the function raises."""
+        """Run in the worker; raises CaseTimeout, WorkerDied or what the function raises."""
+        if self._pool is not None and not self._pool.active:
+            self.replace()  # it died since the last call
         if self._pool is None:
             self._pool = ProcessPool(
                 max_workers=1,
@@ -47,7 +55,12 @@ class Worker:
                 initargs=self._arguments,
                 context=multiprocessing.get_context("spawn"),
             )
-        return self._pool.schedule(function, args=list(arguments), timeout=timeout).result()
+        try:
+            return self._pool.schedule(function, args=list(arguments), timeout=timeout).result()
+        except ProcessExpired as error:
+            raise WorkerDied(_death(error.exitcode)) from error
+        except BrokenProcessPool as error:
+            raise WorkerDied("the worker process ended before it began") from error
 
     def replace(self) -> None:
         """End the process; the next call starts a fresh one."""
@@ -78,9 +91,13 @@ def run(
         else:
             folder.mkdir(parents=True, exist_ok=True)
             record = journal.Record({}, {}, {})
-            if (folder / journal.FILE).exists():
+            if journal.begun(folder):
                 raise RunError(f"{folder} holds a run already; continue it with --resume {folder}")
         return _run(cases, sweep, folder, device, files, seconds, timeout, record)
+    except (CaseTimeout, WorkerDied) as error:  # of a case these are rows
+        late = isinstance(error, CaseTimeout)
+        why = f"it took longer than {SET_UP_SECONDS:g} s" if late else str(error)
+        raise RunError(f"could not look at the machine: {why}; see {folder}/worker.log") from error
     except OSError as error:
         raise RunError(
             f"cannot write to {folder}: {error.strerror}; what was measured is kept, "
@@ -104,7 +121,7 @@ def _run(
     progress = Progress([(case, _weight(case)) for case in cases])
     try:
         progress.say("looking at the machine")
-        present = process.call(worker.describe, device, timeout=timeout)
+        present = process.call(worker.describe, device, timeout=SET_UP_SECONDS)
         if record.header:
             recorded = record.header["environment"]
             if found := environment.differences(recorded, present):
@@ -115,7 +132,7 @@ def _run(
         else:
             progress.say("measuring the machine's limits")
             dtypes = sorted({case.dtype for case in cases})
-            limits = process.call(worker.measure_limits, device, dtypes, timeout=timeout)
+            limits = process.call(worker.measure_limits, device, dtypes, timeout=SET_UP_SECONDS)
             plan = {"name": sweep.name, "groups": [dict(group) for group in sweep.groups]}
             present = {**present, "limits": limits, "sweep": plan}
             book.header(
@@ -131,8 +148,12 @@ def _run(
                 progress.advance(case, results[case.case_id].status)
                 continue
             progress.begin(case)
-            row, samples = _one(case, settings, process, book, record, results, timeout)
-            book.result(row, samples)
+            try:
+                row, samples = _one(case, settings, process, book, record, results, timeout)
+                book.result(row, samples)
+            except KeyboardInterrupt:
+                book.interrupted(case)
+                raise
             results[case.case_id] = row
             if row.status not in KEEPS_WORKER:
                 process.replace()
@@ -170,8 +191,8 @@ def _one(
         return process.call(worker.measure, case, settings, timeout=timeout)
     except CaseTimeout:
         return Measurement.of(case, Status.TIMEOUT, f"took longer than {timeout:g} s"), []
-    except ProcessExpired as error:
-        return Measurement.of(case, Status.CRASHED, _death(error.exitcode)), []
+    except WorkerDied as error:
+        return Measurement.of(case, Status.CRASHED, str(error)), []
 
 
 def _death(exitcode: int | None) -> str:

@@ -261,4 +261,5 @@ def _order(case: Case) -> tuple[Any, ...]:
     shape together, so that its baselines are measured once."""
     size = case.batch * case.heads * max(case.seq_len, case.key_len) * case.head_dim
     shape = tuple("" if x is None else str(x) for x in case.shape)
-    return (max(case.seq_len, case.key_len), size, shape, case.variant)
+    lengths = (max(case.seq_len, case.key_len), size, case.seq_len, case.key_len)
+    return (*lengths, shape, case.variant)

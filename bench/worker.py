@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import statistics
 import sys
 import time
@@ -23,6 +24,7 @@ from bench.measurement import Case, Measurement, Status
 from bench.sweep import attention_of
 from variants import Attention, UnsupportedError
 
+FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/:'\"]+/)+")  # of an absolute path; no URL
 MEMORY_SHARE = 0.9  # of what is free at the start; beyond it a CPU worker gets an error, not a kill
 
 
@@ -78,22 +80,24 @@ def measure(case: Case, settings: Settings) -> tuple[Measurement, list[float]]:
     """The row of a case, and its raw times in ms. Every foreseeable failure is a row."""
     try:
         return _measure(case, settings)
-    except UnsupportedError as error:
-        return Measurement.of(case, Status.UNSUPPORTED, str(error)), []
-    except (InputsError, CaptureError) as error:
-        return Measurement.of(case, Status.UNSUPPORTED, str(error)), []
+    except (UnsupportedError, InputsError, CaptureError) as error:
+        return Measurement.of(case, Status.UNSUPPORTED, _sentence(error, settings)), []
     except (MemoryError, torch.OutOfMemoryError) as error:
-        return Measurement.of(case, Status.OUT_OF_MEMORY, _sentence(error)), []
+        return Measurement.of(case, Status.OUT_OF_MEMORY, _sentence(error, settings)), []
     except Exception as error:
         # Of the CPU allocator's failure torch makes a plain RuntimeError.
-        text = _sentence(error)
+        text = _sentence(error, settings)
         if isinstance(error, RuntimeError) and "can't allocate memory" in text:
             return Measurement.of(case, Status.OUT_OF_MEMORY, text), []
         return Measurement.of(case, Status.ERROR, f"{type(error).__name__}: {text}"), []
 
 
-def _sentence(error: BaseException) -> str:
+def _sentence(error: BaseException, settings: Settings) -> str:
+    """The message on one line, of bounded length, with no folder of this machine in it."""
     text = " ".join(str(error).split()) or type(error).__name__
+    for name, path in settings.files.items():
+        text = text.replace(str(path), f"file:{name}")
+    text = FOLDERS.sub("", text)
     return text if len(text) <= 300 else text[:297] + "..."
 
 
@@ -238,11 +242,13 @@ def _row(attention: Attention, case: Case, seen: _Seen, settings: Settings) -> M
     flops = attention.useful_flops(
         case.batch, case.heads, case.seq_len, case.key_len, case.head_dim, causal=case.causal
     )
-    if case.direction == "forward_backward":
-        flops *= 3.5 if attention.target != "other_kernel" else 3.0
-    tflops = flops / median / 1e9
-    limit = settings.matmul_tflops.get(case.dtype)
-    fraction = tflops / limit if limit else None
+    tflops = fraction = None
+    if flops is not None:
+        if case.direction == "forward_backward":
+            flops *= 3.5 if attention.target != "other_kernel" else 3.0
+        tflops = flops / median / 1e9
+        limit = settings.matmul_tflops.get(case.dtype)
+        fraction = tflops / limit if limit else None
     if fraction is not None and fraction > roofline.SUSPICIOUS:
         return Measurement.of(
             case,
