@@ -610,15 +610,19 @@ def test_heads_do_not_know_of_each_other(attention: Attention) -> None:
 # --- A call leaves nothing behind and depends on nothing but its arguments.
 
 
-def global_state() -> dict[str, Any]:
+def generators() -> dict[str, Any]:
     return {
-        "torch generator": torch.get_rng_state().tolist(),
-        "numpy generator": repr(np.random.get_state()),  # noqa: NPY002 (the state to leave alone)
-        "python generator": random.getstate(),
+        "torch": torch.get_rng_state().tolist(),
+        "numpy": repr(np.random.get_state()),  # noqa: NPY002 (the state to leave alone)
+        "python": random.getstate(),
+    }
+
+
+def switches() -> dict[str, Any]:
+    return {
         "default dtype": torch.get_default_dtype(),
         "default device": torch.get_default_device(),
         "matmul precision": torch.get_float32_matmul_precision(),
-        "threads": torch.get_num_threads(),
         "grad mode": torch.is_grad_enabled(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "fused kernels": (
@@ -630,6 +634,10 @@ def global_state() -> dict[str, Any]:
     }
 
 
+# From before the first call: what an earlier test let a variant change must not become normal.
+AT_IMPORT = switches()
+
+
 @pytest.mark.parametrize("attention", attentions())
 def test_a_call_changes_neither_its_inputs_nor_global_state(attention: Attention) -> None:
     attention = fresh_draws(attention, 1001)
@@ -639,13 +647,15 @@ def test_a_call_changes_neither_its_inputs_nor_global_state(attention: Attention
         masks = [call["key_padding_mask"]] if call["key_padding_mask"] is not None else []
         copies = [x.detach().clone() for x in (*inputs, *masks)]
         versions = [x._version for x in (*inputs, *masks)]
-        before = global_state()
+        before, threads = generators(), torch.get_num_threads()
         out = attention(*inputs, **call)
         if out.requires_grad:
             out.sum().backward()
         attention.weights(*inputs[:2], **call)
         attention.prepare(*inputs[:2], **call)
-        assert global_state() == before
+        assert generators() == before
+        assert switches() == AT_IMPORT
+        assert torch.get_num_threads() == threads
         assert [x._version for x in (*inputs, *masks)] == versions
         for tensor, copy in zip((*inputs, *masks), copies, strict=True):
             assert torch.equal(tensor, copy)

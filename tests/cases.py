@@ -1,0 +1,169 @@
+"""Cases for the tests of `bench`, and what a worker process is told to do with them.
+
+A worker process imports this module by name, so that it can be made to misbehave for real.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bench import environment, worker
+from bench.inputs.captured import KEYS
+from bench.measurement import Case, Measurement, Status
+from bench.worker import Settings
+
+# Seeds that stand for a misfortune in the worker process, and a length beyond any memory.
+KILLED, HANGS = 10, 30
+TOO_LONG = 10**12
+
+
+def case(**changes: Any) -> Case:
+    """A small case; `key_len` and `kv_heads` follow `seq_len` and `heads` unless given."""
+    asked: dict[str, Any] = {
+        "variant": "sliding_window",
+        "implementation": "auto",
+        "hyperparameters": "window_size=8",
+        "inputs": "gaussian",
+        "device": "cpu",
+        "dtype": "float32",
+        "batch": 1,
+        "heads": 2,
+        "seq_len": 32,
+        "head_dim": 16,
+        "causal": False,
+        "direction": "forward",
+        "seed": 0,
+    } | changes
+    return Case(**{"key_len": asked["seq_len"], "kv_heads": asked["heads"]} | asked)
+
+
+def good(asked: Case, **seen: Any) -> Measurement:
+    """A row that ended well, in one millisecond unless told otherwise."""
+    numbers = {"time_ms_q1": 1.0, "time_ms_median": 1.0, "time_ms_q3": 1.0}
+    return Measurement.of(asked, Status.OK, **(numbers | seen))
+
+
+def settings(**changes: Any) -> Settings:
+    """A millisecond of sampling, and no limit to be faster than."""
+    return Settings(**{"files": {}, "matmul_tflops": {}, "seconds": 0.001} | changes)
+
+
+@contextmanager
+def fresh_worker() -> Iterator[None]:
+    """Measure in this process: with nothing kept from the case before, and on one thread, as two
+    that wait for each other take ages on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    worker._Shape.key = None
+    yield
+    worker._Shape.key = None
+    torch.set_num_threads(threads)
+
+
+def capture_file(path: Path, *, scale: float = 0.5) -> dict[str, Tensor]:
+    """Write a capture of layers 3 and 15: four query heads over two key/value heads, 24 tokens,
+    head_dim 8; returns its tensors."""
+    generator = torch.Generator().manual_seed(7)
+    tensors = {
+        f"layer_{layer}.{role}": torch.randn(count, 24, 8, generator=generator).half()
+        for layer in (3, 15)
+        for role, count in (("query", 4), ("key", 2), ("value", 2))
+    }
+    metadata = dict.fromkeys(KEYS, "something") | {
+        "format": "attention-capture-1",
+        "layers": "[3, 15]",
+        "query_heads": "[0, 1, 2, 3]",
+        "kv_heads": "[0, 1]",
+        "tokens": "24",
+        "scale": repr(scale),
+    }
+    save_file(tensors, path, metadata)
+    return tensors
+
+
+def texts(content: Any) -> Iterator[str]:
+    """All strings of a JSON document, names included."""
+    if isinstance(content, dict):
+        for name, value in content.items():
+            yield name
+            yield from texts(value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from texts(value)
+    elif isinstance(content, str):
+        yield content
+
+
+# What a worker process may be asked to call.
+
+
+def instant(asked: Case, given: Settings) -> tuple[Measurement, list[float]]:
+    """A row without any measuring."""
+    return good(asked), [1.0]
+
+
+def limits(device: str, dtypes: list[str]) -> dict[str, object]:
+    """Limits without any measuring, and far away."""
+    return {"matmul_tflops": dict.fromkeys(dtypes, 1e6), "copy_gb_per_s": 1e6}
+
+
+def misfortune(asked: Case, given: Settings) -> tuple[Measurement, list[float]]:
+    """What the case's seed and length stand for, and a row that names the process otherwise."""
+    if asked.seed == KILLED:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if asked.seed == HANGS:
+        time.sleep(600)
+    if asked.seq_len >= TOO_LONG:
+        return worker.measure(asked, given)
+    return good(asked, inputs_detail=f"process {os.getpid()}"), [1.0]
+
+
+def address_space() -> tuple[int, int, int | None]:
+    """Soft and hard limit of this process, in bytes, and the memory that is free."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    return soft, hard, environment.memory_bytes("MemAvailable")
+
+
+def allocate(size: int) -> int:
+    """Addresses alone: no page of it is touched."""
+    return torch.empty(size, dtype=torch.uint8).numel()
+
+
+def shout(text: str) -> None:
+    """Write to standard output from Python, and to standard error past it."""
+    print(text, flush=True)
+    os.write(2, text.encode())
+
+
+def end(status: int) -> None:
+    os._exit(status)
+
+
+def fail() -> None:
+    raise LookupError("there is none")
+
+
+class InProcess:
+    """Stands in for `runner.Worker` where a process of its own is not the point."""
+
+    replaced = 0  # how often, since a test set it to zero
+
+    def __init__(self, log: Path, device: str) -> None:
+        pass
+
+    def call(self, function: Callable[..., Any], *arguments: Any, timeout: float) -> Any:
+        return function(*arguments)
+
+    def replace(self) -> None:
+        InProcess.replaced += 1

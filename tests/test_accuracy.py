@@ -1,0 +1,266 @@
+"""Accuracy: sampled rows, the error and its interval, mass recall, and the detector of bugs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+import variants
+from bench import accuracy
+from bench.accuracy import ROUNDING, ROWS, Accuracy, sample_rows
+from tests.cases import fresh_worker
+from variants import Attention
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    with fresh_worker():
+        yield
+
+
+def problem(
+    seed: int = 0, *, heads: int = 4, kv_heads: int = 2, tokens: int = 48, dim: int = 8
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value in float64, of two sequences."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(  # type: ignore[return-value]
+        torch.randn(2, count, tokens, dim, generator=generator, dtype=torch.float64)
+        for count in (heads, kv_heads, kv_heads)
+    )
+
+
+def by_hand(query: Tensor, key: Tensor, *, causal: bool) -> Tensor:
+    """Exact weights (batch, heads, queries, keys), one row after the other."""
+    batch, heads, rows, dim = query.shape
+    group, keys = heads // key.shape[1], key.shape[2]
+    weights = torch.zeros(batch, heads, rows, keys, dtype=torch.float64)
+    for b in range(batch):
+        for head in range(heads):
+            for row in range(rows):
+                seen = row + 1 + keys - rows if causal else keys
+                scores = key[b, head // group, :seen] @ query[b, head, row] / math.sqrt(dim)
+                weights[b, head, row, :seen] = scores.exp() / scores.exp().sum()
+    return weights
+
+
+def output(weights: Tensor, value: Tensor) -> Tensor:
+    return weights @ value.repeat_interleave(weights.shape[1] // value.shape[1], dim=1)
+
+
+def judge(
+    attention: Attention,
+    tensors: tuple[Tensor, Tensor, Tensor],
+    *,
+    causal: bool = False,
+    out: Tensor | None = None,
+) -> Accuracy:
+    query, key, value = tensors
+    out = attention(query, key, value, causal=causal) if out is None else out
+    return accuracy.measure(attention, query, key, value, out, causal=causal)
+
+
+WINDOW = variants.create("sliding_window", window_size=5)
+
+
+class TestSampledRows:
+    @pytest.mark.parametrize("length", [1, 2, ROWS - 1, ROWS])
+    def test_few_rows_are_all_taken(self, length: int) -> None:
+        assert sample_rows(length).tolist() == list(range(length))
+
+    @pytest.mark.parametrize("stretch", [2, 3, 16, 1000])
+    def test_each_stretch_gives_one_row(self, stretch: int) -> None:
+        rows = sample_rows(ROWS * stretch)
+        assert (rows // stretch).tolist() == list(range(ROWS))
+
+    @pytest.mark.parametrize("length", [ROWS + 1, 100, 1023, 1_000_003])
+    def test_stretches_may_have_broken_lengths(self, length: int) -> None:
+        rows = sample_rows(length)
+        assert len(rows) == ROWS
+        for i, row in enumerate(rows.tolist()):
+            # The cell of the row, [row, row + 1), meets the stretch it was drawn from.
+            assert i * length / ROWS < row + 1
+            assert row < (i + 1) * length / ROWS
+        assert rows.max() < length
+
+    def test_rows_are_drawn_anywhere_in_their_stretch(self) -> None:
+        offsets = torch.cat([sample_rows(ROWS * 10, seed=seed) % 10 for seed in range(20)])
+        assert torch.bincount(offsets, minlength=10).min() > 0.7 * len(offsets) / 10
+
+    def test_rows_are_the_same_every_time_whatever_the_global_seed(self) -> None:
+        torch.manual_seed(1)
+        first = sample_rows(1000)
+        torch.manual_seed(2)
+        assert torch.equal(first, sample_rows(1000))
+        assert not torch.equal(first, sample_rows(1000, seed=1))
+
+
+class TestError:
+    @pytest.mark.parametrize("causal", [False, True])
+    def test_equals_the_full_error_by_hand_if_all_rows_are_taken(self, causal: bool) -> None:
+        query, key, value = problem()
+        out = WINDOW(query, key, value, causal=causal)
+        exact = output(by_hand(query, key, causal=causal), value)
+        seen = judge(WINDOW, (query, key, value), causal=causal)
+        assert seen.oracle_rows == 48
+        assert seen.approx_error_rel_l2 == pytest.approx(
+            float((out - exact).norm() / exact.norm()), rel=1e-12
+        )
+        cosine = (out * exact).sum(-1) / out.norm(dim=-1) / exact.norm(dim=-1)
+        assert seen.approx_cosine == pytest.approx(float(cosine.mean()), rel=1e-12)
+        assert 0.05 < seen.approx_error_rel_l2 < 2
+
+    def test_is_that_of_the_sampled_rows_if_there_are_more(self) -> None:
+        query, key, value = problem(tokens=160)
+        out = WINDOW(query, key, value)
+        rows = sample_rows(160)
+        exact = output(by_hand(query, key, causal=False), value)[:, :, rows]
+        seen = judge(WINDOW, (query, key, value))
+        assert seen.oracle_rows == ROWS
+        wrong = float((out[:, :, rows] - exact).norm() / exact.norm())
+        assert seen.approx_error_rel_l2 == pytest.approx(wrong, rel=1e-12)
+
+    def test_of_zeros_is_exactly_one(self) -> None:
+        query, key, value = problem(tokens=200)
+        seen = judge(WINDOW, (query, key, value), out=torch.zeros_like(query))
+        assert seen.approx_error_rel_l2 == 1.0
+        assert (seen.approx_error_low, seen.approx_error_high) == (1.0, 1.0)
+
+    def test_of_the_exact_answer_is_rounding(self) -> None:
+        query, key, value = problem()
+        exact = output(by_hand(query, key, causal=True), value)
+        seen = judge(WINDOW, (query, key, value), causal=True, out=exact)
+        assert seen.approx_error_rel_l2 < 1e-14
+        assert seen.approx_error_low <= seen.approx_error_rel_l2 <= seen.approx_error_high
+        assert seen.approx_cosine == pytest.approx(1, rel=1e-12)
+
+    def test_counts_every_head_and_sequence_by_its_size(self) -> None:
+        """One sequence of two is all wrong, and its values are three times as large."""
+        query, key, value = problem()
+        value = value.clone()
+        value[1] *= 3
+        exact = output(by_hand(query, key, causal=False), value)
+        out = exact.clone()
+        out[1] = 0
+        expected = float(exact[1].norm() / exact.norm())
+        assert judge(WINDOW, (query, key, value), out=out).approx_error_rel_l2 == pytest.approx(
+            expected, rel=1e-12
+        )
+
+    def test_is_the_same_for_longer_memory_than_queries(self) -> None:
+        query, key, value = problem()
+        query = query[:, :, -7:]
+        exact = output(by_hand(query, key, causal=True), value)
+        full = variants.create("full")
+        seen = judge(full, (query, key, value), causal=True)
+        assert seen.oracle_rows == 7
+        assert seen.approx_error_rel_l2 < 1e-14
+        shifted = judge(full, (query, key, value), causal=True, out=exact.roll(1, 2))
+        assert shifted.approx_error_rel_l2 > 0.5
+
+    def test_the_interval_brackets_the_full_error_at_about_its_rate(self) -> None:
+        """One row in eight is looked at; 95 % are promised, and a bootstrap falls a bit short."""
+        window = variants.create("sliding_window", window_size=8)
+        trials, hits, widths = 100, 0, []
+        for seed in range(trials):
+            query, key, value = problem(seed, heads=1, kv_heads=1, tokens=512)
+            out = window(query, key, value)
+            scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
+            exact = scores.softmax(-1) @ value
+            whole = float((out - exact).norm() / exact.norm())
+            seen = judge(window, (query, key, value), out=out)
+            hits += seen.approx_error_low <= whole <= seen.approx_error_high
+            widths.append((seen.approx_error_high - seen.approx_error_low) / whole)
+        assert 0.88 <= hits / trials <= 0.99
+        assert sum(widths) / trials < 0.2
+
+    def test_the_interval_is_the_same_every_time(self) -> None:
+        tensors = problem(tokens=200)
+        torch.manual_seed(1)
+        first = judge(WINDOW, tensors)
+        torch.manual_seed(2)
+        assert judge(WINDOW, tensors) == first
+        assert first.approx_error_low < first.approx_error_rel_l2 < first.approx_error_high
+
+
+class TestMassRecall:
+    @pytest.mark.parametrize("causal", [False, True])
+    def test_of_a_window_is_the_exact_mass_inside_it(self, causal: bool) -> None:
+        query, key, value = problem()
+        weights = by_hand(query, key, causal=causal)
+        positions = torch.arange(48)
+        outside = (positions[:, None] - positions).abs() > 5
+        expected = float(weights.masked_fill(outside, 0).sum(-1).mean())
+        recall = judge(WINDOW, (query, key, value), causal=causal).mass_recall
+        assert recall == pytest.approx(expected, rel=1e-12)
+        assert 0.1 < expected < 0.9
+
+    def test_of_a_window_is_one_minus_the_total_variation(self) -> None:
+        """The window renormalises what it sees, so it is as far from exact as the mass it lost."""
+        query, key, value = problem(tokens=130)
+        rows = sample_rows(130)
+        own = WINDOW.weights(query, key, rows=rows)
+        exact = by_hand(query, key, causal=False)[:, :, rows]
+        variation = float((own - exact).abs().sum(-1).mean() / 2)
+        recall = judge(WINDOW, (query, key, value)).mass_recall
+        assert recall == pytest.approx(1 - variation, rel=1e-12)
+
+    def test_of_a_window_over_everything_is_one(self) -> None:
+        everything = variants.create("sliding_window", window_size=48)
+        assert judge(everything, problem()).mass_recall == pytest.approx(1, rel=1e-12)
+
+    @pytest.mark.parametrize("name", ["linear", "performer", "full"])
+    def test_is_empty_where_no_key_is_left_out(self, name: str) -> None:
+        assert judge(variants.create(name), problem()).mass_recall is None
+
+
+class TestImplementationError:
+    @pytest.mark.parametrize("dtype", sorted(ROUNDING))
+    @pytest.mark.parametrize("name", sorted(variants.REGISTRY))
+    def test_of_every_variant_is_rounding(self, name: str, dtype: str) -> None:
+        query, key, value = (x.to(getattr(torch, dtype)) for x in problem(tokens=70))
+        seen = judge(variants.create(name), (query, key, value), causal=True)
+        assert seen.impl_error_rel_l2 <= ROUNDING[dtype]
+
+    @pytest.mark.parametrize("dtype", sorted(ROUNDING))
+    def test_of_a_window_that_is_off_by_one_is_large(self, dtype: str) -> None:
+        query, key, value = (x.to(getattr(torch, dtype)) for x in problem(tokens=70))
+        out = replace(WINDOW, window_size=4)(query, key, value)
+        assert judge(WINDOW, (query, key, value), out=out).impl_error_rel_l2 > 2 * ROUNDING[dtype]
+
+    def test_does_not_count_the_approximation(self) -> None:
+        seen = judge(replace(WINDOW, window_size=0), problem())
+        assert seen.impl_error_rel_l2 < 1e-14
+        assert seen.approx_error_rel_l2 > 0.5
+
+    def test_of_an_output_without_numbers_is_not_small(self) -> None:
+        query, key, value = problem()
+        out = WINDOW(query, key, value)
+        out[0, 0, 3, 2] = math.nan
+        seen = judge(WINDOW, (query, key, value), out=out)
+        assert not seen.impl_error_rel_l2 <= 1e300
+
+    def test_judges_a_shared_key_by_its_own_definition_and_by_the_real_key(self) -> None:
+        """Reformer attends to the queries: right by itself, wrong as an answer to the question."""
+        query, key, value = problem(kv_heads=4)
+        shared = variants.create("lsh", shared_qk=True, bucket_size=8)
+        out = shared(query, query, value)
+        seen = accuracy.measure(shared, query, key, value, out, causal=False, own_key=query)
+        assert seen.impl_error_rel_l2 < 1e-12
+        exact = output(by_hand(query, key, causal=False), value)
+        assert seen.approx_error_rel_l2 == pytest.approx(
+            float((out - exact).norm() / exact.norm()), rel=1e-12
+        )
+
+    def test_leaves_the_tensors_and_the_gradient_alone(self) -> None:
+        query, key, value = problem()
+        query.requires_grad_()
+        out = WINDOW(query, key, value)
+        before = out.detach().clone()
+        judge(WINDOW, (query, key, value), out=out)
+        assert torch.equal(out, before)
+        assert query.grad is None

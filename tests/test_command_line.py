@@ -1,0 +1,443 @@
+"""The command line: what it shows, and that bad input ends with one line and exit status 2."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import variants
+from bench import __main__ as command
+from bench import journal, runner
+from bench.journal import FILE
+from bench.measurement import COLUMNS, Measurement, Status
+from bench.sweep import read
+from tests import cases
+from tests.cases import InProcess, capture_file, good
+
+ROOT = Path(__file__).parent.parent
+ONE = "variant=sliding_window window_size=8"
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a command ended and what it wrote."""
+
+    status: int
+    out: str
+    err: str
+
+
+Bench = Callable[..., Said]
+
+
+@pytest.fixture
+def bench(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Bench:
+    """Runs a command of `python -m bench` in an empty folder; nothing is measured for real."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(runner, "Worker", InProcess)
+    monkeypatch.setattr(runner.worker, "measure", cases.instant)
+    monkeypatch.setattr(runner.worker, "measure_limits", cases.limits)
+
+    def call(*words: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["bench", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            command._entry()
+        status = ended.value.code
+        assert isinstance(status, int)
+        return Said(status, *capsys.readouterr())
+
+    return call
+
+
+def refused(said: Said, message: str) -> None:
+    """Exit status 2, nothing on standard output, and one line that says why."""
+    assert said.status == 2
+    assert said.out == ""
+    lines = said.err.splitlines()
+    # Of an option or argument click shows the usage first.
+    if lines[0].startswith("Usage: "):
+        assert lines[1].startswith("Try '")
+        lines = [line for line in lines[2:] if line]
+    (line,) = lines
+    assert line.startswith("Error: ")
+    assert re.search(message, line), line
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("verb", ["run", "plan"])
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["nosuch"], "no sweep 'nosuch'; give a .toml file, or one of: cpu, gpu, smoke"),
+            (["nosuch.toml"], r"cannot read the sweep nosuch\.toml: No such file or directory"),
+            (["--set", "heads"], "write an override as axis=value,value; got 'heads'"),
+            (["--set", "speed=1"], "unknown axis 'speed'; the axes are: batch, "),
+            (["--set", "heads=0"], "heads must be a whole number of at least 1; got 0"),
+            (["--set", "dtype=int8"], "dtype must be one of float32, .*; got 'int8'"),
+            (["--set", "causal=maybe"], "causal must be true or false; got 'maybe'"),
+            (["--set", "variant=fulll"], "unknown variant 'fulll'; known variants: bigbird, full,"),
+            (["--set", "variant="], "variant must be text; got ''"),
+            (["--set", "variant=lsh x=1"], "lsh has no hyperparameter 'x'; it has: "),
+            (["--set", "implementation=fast"], "implementation must be one of auto, "),
+            (["--set", "heads=4", "--set", "kv_heads=3"], "kv_heads must divide heads"),
+            (["--set", "inputs=noise"], "unknown inputs 'noise'; known: gaussian, smollm2"),
+            (["--set", "inputs=file:none"], "none: expected a .safetensors file made by capture"),
+            (["--device", "tpu"], "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
+            (["--device", "cuda"], "torch finds no CUDA device here; valid: auto, cpu"),
+            (["cpu", "gpu"], r"unexpected extra argument"),
+            (["--sett", "heads=1"], "No such option.*--sett"),
+        ],
+    )
+    def test_of_a_sweep(self, bench: Bench, verb: str, words: list[str], message: str) -> None:
+        refused(bench(verb, *words), message)
+        assert not list(Path().iterdir())
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("seq_len = [", r"mine\.toml is not valid TOML: "),
+            ("[group]\nheads = [1]", r"mine: groups must be written as \[\[group\]\] tables"),
+            ("heads = [1]", "a sweep needs the axis seq_len"),
+            ("seqlen = [1]", "mine: unknown axis 'seqlen'; the axes are: batch, "),
+        ],
+    )
+    def test_in_a_sweep_file(self, bench: Bench, content: str, message: str) -> None:
+        Path("mine.toml").write_text(content)
+        refused(bench("run", "mine.toml"), message)
+        assert [file.name for file in Path().iterdir()] == ["mine.toml"]
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["--out", "a", "--resume", "b"], "give --out for a new run or --resume for an old"),
+            (["--resume", "nosuch"], r"nosuch holds no run that could be resumed"),
+            (["--seconds", "0"], "'--seconds': 0.0 is not in the range"),
+            (["--timeout", "0.5"], "'--timeout': 0.5 is not in the range"),
+        ],
+    )
+    def test_of_a_run(self, bench: Bench, words: list[str], message: str) -> None:
+        refused(bench("run", *words), message)
+        assert not list(Path().iterdir())
+
+    @pytest.mark.parametrize("content", [b"{}\n", b"no json\n", b"\xff\n", b"[]\n"])
+    def test_of_a_damaged_run(self, bench: Bench, content: bytes) -> None:
+        Path("run").mkdir()
+        Path("run", FILE).write_bytes(content)
+        refused(bench("run", "--resume", "run"), "journal.jsonl is damaged, or of another version")
+        assert Path("run", FILE).read_bytes() == content
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["compare", "a", "b"], r"cannot read a.results\.csv: No such file or directory"),
+            (["compare", "a"], "Missing argument 'AFTER'"),
+            (["capture", "--model", "m", "--out", "o"], "Missing option '--text'"),
+            (
+                ["capture", "--model", "m", "--out", "o", "--text", "t", "--layers", "1,x"],
+                "--layers takes numbers as 3,15,28; got '1,x'",
+            ),
+            (["nosuch"], "No such command 'nosuch'"),
+        ],
+    )
+    def test_of_another_command(self, bench: Bench, words: list[str], message: str) -> None:
+        refused(bench(*words), message)
+
+    def test_ends_the_real_command_with_one_line_and_status_2(self, tmp_path: Path) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "bench", "plan", "nosuch"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        refused(Said(done.returncode, done.stdout, done.stderr), "no sweep 'nosuch'; give a .toml")
+
+
+class TestList:
+    def test_names_every_variant_and_implementation(self, bench: Bench) -> None:
+        said = bench("list")
+        assert said.status == 0
+        shown = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.out.splitlines()]
+        names = [row[0] for row in shown if len(row) == 4 and row[0]]
+        assert names == sorted(variants.REGISTRY)
+        offered = {(row[1], row[2]) for row in shown if len(row) == 4}
+        for cls in variants.REGISTRY.values():
+            for implementation in cls.info.implementations:
+                assert offered & {(implementation, "yes"), (implementation, "no")}
+
+    def test_says_why_an_implementation_cannot_run(self, bench: Bench) -> None:
+        said = bench("list")
+        assert "full/xformers on cpu: xFormers has no operators for a CPU" in said.out
+        assert re.search(r"│ xformers\s*│ no\s*│", said.out)
+        assert re.search(r"│ sdpa\s*│ yes\s*│", said.out)
+
+    def test_shows_the_settings_and_what_is_supported(self, bench: Bench) -> None:
+        said = bench("list")
+        assert "bucket_size=64 num_hashes=1 seed=0 shared_qk=False" in said.out
+        assert "backward, causal, cross_attention, key_padding_mask" in said.out
+
+
+class TestPlan:
+    def test_counts_the_cases_by_variant_and_length(self, bench: Bench) -> None:
+        said = bench("plan", "smoke")
+        planned = read("smoke").cases("cpu", {})
+        assert said.status == 0
+        assert f"smoke on cpu: {len(planned)} cases" in said.out
+        lines = [re.findall(r"[^\s│┃]+", line) for line in said.out.splitlines()]
+        assert ["variant", "n=256", "n=512"] in lines
+        for name in variants.REGISTRY:
+            counts = [
+                str(sum(c.variant == name and c.seq_len == length for c in planned))
+                for length in (256, 512)
+            ]
+            assert [name, *counts] in lines
+
+    def test_takes_the_sweep_of_the_device_unless_one_is_named(self, bench: Bench) -> None:
+        assert "cpu on cpu: " in bench("plan").out
+
+    def test_of_axes_alone_needs_no_sweep(self, bench: Bench) -> None:
+        said = bench("plan", "--set", "seq_len=16,32", "--set", ONE)
+        assert "axes on cpu: 2 cases" in said.out
+
+    def test_overrides_the_sweep_of_the_device_if_no_length_is_given(self, bench: Bench) -> None:
+        said = bench("plan", "--set", ONE)
+        assert said.out.lstrip().startswith("cpu on cpu: ")
+        assert "bigbird" not in said.out
+
+    def test_measures_nothing(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delattr(runner, "run")
+        assert bench("plan", "smoke").status == 0
+        assert not list(Path().iterdir())
+
+
+class TestRun:
+    AXES = ("--set", "seq_len=16,32", "--set", ONE)
+
+    def test_names_its_folder_on_standard_output(self, bench: Bench) -> None:
+        said = bench("run", *self.AXES, "--out", "mine")
+        assert (said.status, said.out) == (0, "mine\n")
+        assert sorted(file.name for file in Path("mine").iterdir()) == [
+            "environment.json",
+            "journal.jsonl",
+            "results.csv",
+        ]
+        assert "2 of 2 cases" in said.err
+        assert said.err.rstrip().endswith(": 2 ok")
+
+    def test_makes_a_folder_of_the_time_and_device(self, bench: Bench) -> None:
+        said = bench("run", *self.AXES)
+        assert re.fullmatch(r"results/\d{8}-\d{6}-cpu\n", said.out)
+        assert Path(said.out.strip(), "results.csv").exists()
+
+    def test_passes_seconds_and_timeout_on(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: dict[str, Any] = {}
+        monkeypatch.setattr(runner, "run", lambda *_, **options: seen.update(options))
+        bench("run", *self.AXES, "--seconds", "0.5", "--timeout", "7")
+        assert (seen["seconds"], seen["timeout"], seen["resume"]) == (0.5, 7.0, False)
+
+    def test_with_failed_cases_ends_well_and_counts_them(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(
+            runner.worker,
+            "measure",
+            lambda asked, _: (Measurement.of(asked, Status.ERROR, "bad"), []),
+        )
+        said = bench("run", *self.AXES, "--out", "mine")
+        assert said.status == 0
+        assert said.err.rstrip().endswith(": 2 error")
+
+    def test_refuses_a_folder_that_holds_a_run(self, bench: Bench) -> None:
+        bench("run", *self.AXES, "--out", "mine")
+        refused(
+            bench("run", *self.AXES, "--out", "mine"),
+            "mine holds a run already; continue it with --resume mine",
+        )
+
+    def test_on_a_full_disk_ends_with_one_message(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real, count = os.fsync, iter(range(100))
+
+        def full(number: int) -> None:
+            if next(count) == 3:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            real(number)
+
+        monkeypatch.setattr(os, "fsync", full)
+        said = bench("run", *self.AXES, "--out", "mine")
+        assert said.status == 2
+        assert said.out == ""
+        assert [line for line in said.err.splitlines() if "rror" in line] == [
+            "Error: cannot write to mine: No space left on device; what was measured is kept, "
+            "continue with --resume mine"
+        ]
+        assert len(journal.read(Path("mine")).results) == 1
+
+    def test_when_interrupted_says_how_to_go_on(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(runner.worker, "measure", interrupted)
+        said = bench("run", *self.AXES, "--out", "mine")
+        assert said.status == 130
+        assert said.err.endswith("stopped; continue with: python -m bench run --resume mine\n")
+        monkeypatch.setattr(runner.worker, "measure", cases.instant)
+        assert bench("run", "--resume", "mine").status == 0
+
+    def test_when_interrupted_before_it_began_can_be_started_again(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(runner.worker, "measure_limits", interrupted)
+        said = bench("run", *self.AXES, "--out", "mine")
+        assert said.status == 130
+        assert said.err.endswith("stopped; nothing measured\n")
+        monkeypatch.setattr(runner.worker, "measure_limits", cases.limits)
+        assert bench("run", *self.AXES, "--out", "mine").status == 0
+
+
+class TestResume:
+    AXES = TestRun.AXES
+
+    @pytest.fixture
+    def begun(self, bench: Bench) -> str:
+        """A run of two cases of which only the first has been measured."""
+        bench("run", *self.AXES, "--out", "mine")
+        file = Path("mine", FILE)
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:3]))
+        return "mine"
+
+    def test_needs_nothing_but_the_folder(self, bench: Bench, begun: str) -> None:
+        said = bench("run", "--resume", begun)
+        assert (said.status, said.out) == (0, "mine\n")
+        assert len(Path(begun, "results.csv").read_text().splitlines()) == 3
+        assert bench("run", "--resume", begun, "--device", "cpu").status == 0
+
+    def test_takes_the_same_sweep_written_again(self, bench: Bench, begun: str) -> None:
+        assert bench("run", *self.AXES, "--resume", begun).status == 0
+
+    @pytest.mark.parametrize(
+        "words", [["smoke"], ["--set", "seq_len=16"], ["--set", "seq_len=16,32"]]
+    )
+    def test_refuses_another_sweep(self, bench: Bench, begun: str, words: list[str]) -> None:
+        before = Path(begun, FILE).read_bytes()
+        refused(
+            bench("run", *words, "--resume", begun),
+            r"mine was started with another sweep \(axes\); resume it without SWEEP and --set",
+        )
+        assert Path(begun, FILE).read_bytes() == before
+
+    def test_refuses_another_machine(self, bench: Bench, begun: str) -> None:
+        file = Path(begun, FILE)
+        header, *rest = file.read_text().splitlines()
+        edited = json.loads(header)
+        edited["environment"]["hardware"]["cores"] = 1000
+        file.write_text("\n".join([json.dumps(edited), *rest, ""]))
+        said = bench("run", "--resume", begun)
+        assert said.status == 2
+        (message,) = [line for line in said.err.splitlines() if line.startswith("Error: ")]
+        assert "mine was measured on another machine or installation: cores was 1000 and" in message
+        assert "Traceback" not in said.err
+
+    def test_refuses_another_device(
+        self, bench: Bench, begun: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        refused(bench("run", "--resume", begun, "--device", "cuda"), "was measured on cpu, not on")
+
+    def test_finds_captures_where_they_were(self, bench: Bench) -> None:
+        Path("captures").mkdir()
+        capture_file(Path("captures", "some.safetensors"))
+        axes = ("--set", "inputs=file:captures/some.safetensors", "--set", "head_dim=8")
+        assert bench("run", *self.AXES, *axes, "--out", "other").status == 0
+        assert bench("run", "--resume", "other").status == 0
+        Path("captures", "some.safetensors").unlink()
+        refused(bench("run", "--resume", "other"), r"some\.safetensors: expected .* no such file")
+
+
+class TestCompare:
+    def test_shows_the_ratio_of_two_runs(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for folder, milliseconds in (("before", 2.0), ("after", 3.0)):
+            monkeypatch.setattr(
+                runner.worker,
+                "measure",
+                lambda asked, _, ms=milliseconds: (good(asked, time_ms_median=ms), []),
+            )
+            bench("run", *TestRun.AXES, "--out", folder)
+        said = bench("compare", "before", "after")
+        assert said.status == 0
+        assert "2 cases in both runs; ratio below 1 is faster" in said.out
+        for length in (16, 32):
+            assert re.search(rf"n={length} h=8 │ +2\.000 │ +3\.000 │ +1\.500 │", said.out)
+
+    def test_refuses_a_table_of_something_else(self, bench: Bench) -> None:
+        for folder, content in (("a", "x,y\n1,2\n"), ("b", ",".join(COLUMNS) + "\n")):
+            Path(folder).mkdir()
+            Path(folder, "results.csv").write_text(content)
+        refused(bench("compare", "a", "b"), r"a.results\.csv lacks the columns approx_cosine, ")
+        refused(bench("compare", "b", "b"), "b and b have no case in common")
+
+
+class TestCapture:
+    def test_passes_its_options_on_and_names_the_file(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: dict[str, Any] = {}
+
+        def capture(*arguments: object, **options: object) -> object:
+            seen.update(options, arguments=arguments)
+            return SimpleNamespace(layers=(3, 15), tokens=64, heads=4, kv_heads=2)
+
+        monkeypatch.setattr(command, "make_capture", capture)
+        said = bench(
+            "capture", "--model", "m", "--text", "t.txt", "--layers", "3,15", "--kv-groups", "0",
+            "--out", "o.safetensors", "--tokens", "64", "--text-license", "free",
+        )  # fmt: skip
+        assert seen.pop("arguments") == ("m", Path("t.txt"), [3, 15], Path("o.safetensors"))
+        assert seen == {
+            "tokens": 64,
+            "kv_groups": [0],
+            "text_title": None,
+            "text_license": "free",
+            "model_license": None,
+        }
+        assert said.status == 0
+        assert said.out == (
+            "o.safetensors: layers 3, 15, 64 tokens, 4 query and 2 key/value heads; use it with "
+            "--set inputs=file:o.safetensors\n"
+        )
+
+    def test_that_fails_ends_with_one_line(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object, **__: object) -> None:
+            raise command.CaptureError("m: no such model")
+
+        monkeypatch.setattr(command, "make_capture", fail)
+        refused(bench("capture", "--model", "m", "--text", "t", "--out", "o"), "m: no such model")

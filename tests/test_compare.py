@@ -1,0 +1,152 @@
+"""Two runs side by side: which rows are paired, and what is said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from bench.compare import CompareError, table
+from bench.measurement import COLUMNS, Measurement, Status
+from bench.runner import write_results
+from tests.cases import case, good
+
+Rows = Sequence[Measurement]
+Compare = Callable[[Rows, Rows], tuple[str, list[list[str]]]]
+Quartiles = tuple[float, float, float]
+
+
+def write(folder: Path, rows: Rows) -> Path:
+    folder.mkdir()
+    write_results(folder, [row.case for row in rows], {row.case.case_id: row for row in rows})
+    return folder
+
+
+def timed(first: float, median: float, third: float, **changes: object) -> Measurement:
+    return good(case(**changes), time_ms_q1=first, time_ms_median=median, time_ms_q3=third)
+
+
+@pytest.fixture
+def compared(tmp_path: Path) -> Compare:
+    def compare(before: Rows, after: Rows) -> tuple[str, list[list[str]]]:
+        """The title and the cells of each row."""
+        shown = table(write(tmp_path / "before", before), write(tmp_path / "after", after))
+        cells = [[str(cell) for cell in column.cells] for column in shown.columns]
+        return str(shown.title), [list(row) for row in zip(*cells, strict=True)]
+
+    return compare
+
+
+def test_the_ratio_is_after_to_before(compared: Compare) -> None:
+    title, rows = compared([timed(1.9, 2.0, 2.1)], [timed(0.9, 1.0, 1.1)])
+    assert title == "1 cases in both runs; ratio below 1 is faster"
+    assert rows == [
+        [
+            "sliding_window/auto window_size=8 gaussian float32 forward n=32 h=2",
+            "2.000",
+            "1.000",
+            "0.500",
+            "",
+        ]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "overlap"),
+    [
+        ((1.0, 2.0, 3.0), (3.0, 4.0, 5.0), True),
+        ((3.0, 4.0, 5.0), (1.0, 2.0, 3.0), True),
+        ((1.0, 2.0, 9.0), (3.0, 4.0, 5.0), True),
+        ((1.0, 2.0, 2.9), (3.0, 4.0, 5.0), False),
+        ((3.0, 4.0, 5.0), (1.0, 2.0, 2.9), False),
+    ],
+)
+def test_quartiles_that_overlap_are_said_to(
+    compared: Compare, before: Quartiles, after: Quartiles, overlap: bool
+) -> None:
+    _, rows = compared([timed(*before)], [timed(*after)])
+    assert rows[0][4] == ("quartiles overlap" if overlap else "")
+
+
+def test_a_case_is_paired_with_itself_and_no_other(compared: Compare) -> None:
+    before = [timed(1, i + 1, 9, seed=i) for i in range(3)]
+    after = [timed(1, 10 * (i + 1), 90, seed=i) for i in (2, 1, 7)]
+    title, rows = compared(before, after)
+    assert title.startswith("2 cases")
+    assert [row[1:4] for row in rows] == [
+        ["2.000", "20.000", "10.000"],
+        ["3.000", "30.000", "10.000"],
+    ]
+
+
+def test_cases_with_and_without_a_layer_are_both_paired(compared: Compare) -> None:
+    both = [timed(1, 2, 3), timed(1, 2, 3, inputs="smollm2", layer=15)]
+    assert len(compared(both, both)[1]) == 2
+
+
+def test_implementations_of_a_variant_can_be_told_apart(compared: Compare) -> None:
+    both = [
+        timed(1, 2, 3, variant="full", hyperparameters="", implementation=name)
+        for name in ("sdpa", "plain")
+    ]
+    labels = [row[0] for row in compared(both, both)[1]]
+    assert len(set(labels)) == 2
+    assert {label.split()[0] for label in labels} == {"full/sdpa", "full/plain"}
+
+
+def test_a_case_that_failed_shows_its_status_and_no_ratio(compared: Compare) -> None:
+    failed = Measurement.of(case(), Status.OUT_OF_MEMORY, "too large")
+    assert compared([timed(1, 2, 3)], [failed])[1][0][1:] == ["ok", "out_of_memory", "", ""]
+
+
+def test_a_table_fits_on_paper(tmp_path: Path) -> None:
+    run = write(tmp_path / "run", [timed(1.9, 2.0, 2.1)])
+    console = Console(width=150, file=StringIO())
+    console.print(table(run, run))
+    assert isinstance(console.file, StringIO)
+    assert "1.000" in console.file.getvalue()
+
+
+class TestErrors:
+    @pytest.fixture
+    def run(self, tmp_path: Path) -> Path:
+        return write(tmp_path / "run", [timed(1, 2, 3)])
+
+    def test_a_folder_that_is_no_run_is_named(self, run: Path, tmp_path: Path) -> None:
+        with pytest.raises(
+            CompareError,
+            match=r"cannot read .*none.results\.csv: No such file .*; "
+            "give the folder of a run",
+        ):
+            table(run, tmp_path / "none")
+
+    def test_runs_without_a_common_case_are_named(self, run: Path, tmp_path: Path) -> None:
+        other = write(tmp_path / "other", [timed(1, 2, 3, seed=1)])
+        with pytest.raises(CompareError, match=r"run and .*other have no case in common"):
+            table(run, other)
+
+    def test_missing_columns_are_named(self, run: Path, tmp_path: Path) -> None:
+        old = tmp_path / "old"
+        old.mkdir()
+        known = [column for column in COLUMNS if column not in ("tflops", "seed")]
+        (old / "results.csv").write_text(",".join(known) + "\n")
+        with pytest.raises(CompareError, match=r"results\.csv lacks the columns seed, tflops$"):
+            table(old, run)
+
+    @pytest.mark.parametrize("content", [b"", b'"', b"a,b\n1,2\n1,2,3,4\n", b"\xff\xfe,\n"])
+    def test_a_file_that_is_no_table_is_named_on_one_line(
+        self, run: Path, tmp_path: Path, content: bytes
+    ) -> None:
+        broken = tmp_path / "broken"
+        broken.mkdir()
+        (broken / "results.csv").write_bytes(content)
+        with pytest.raises(CompareError, match=r"broken.results\.csv .*") as caught:
+            table(run, broken)
+        assert "\n" not in str(caught.value)
+
+    def test_a_run_without_rows_shares_no_case(self, run: Path, tmp_path: Path) -> None:
+        with pytest.raises(CompareError, match="no case in common"):
+            table(run, write(tmp_path / "empty", []))

@@ -1,0 +1,280 @@
+"""Inputs: the same numbers for the same case, and captured heads that belong together."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import variants
+from bench import inputs, worker
+from bench.inputs import CaptureError, InputsError
+from bench.inputs.captured import Capture
+from bench.measurement import Case, Measurement, Status
+from tests.cases import capture_file, case, fresh_worker, settings
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    with fresh_worker():
+        yield
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    folder = tmp_path / "somebody"
+    folder.mkdir()
+    return folder / "some.safetensors"
+
+
+def captured(**changes: object) -> Case:
+    """Four heads over two key/value heads of layer 3, as they were captured."""
+    asked = {"inputs": "file:some.safetensors", "layer": 3, "head_dim": 8, "seq_len": 24}
+    return case(**(asked | {"heads": 4, "kv_heads": 2} | changes))
+
+
+class TestGaussian:
+    def test_the_same_case_has_the_same_numbers(self) -> None:
+        torch.manual_seed(1)
+        first = inputs.load(case(), {})
+        torch.manual_seed(2)
+        again = inputs.load(case(), {})
+        for one, other in zip(
+            (first.query, first.key, first.value),
+            (again.query, again.key, again.value),
+            strict=True,
+        ):
+            assert torch.equal(one, other)
+        assert first.detail == again.detail == "independent standard normal numbers, seed 0"
+
+    def test_the_global_random_state_is_left_alone(self) -> None:
+        before = torch.get_rng_state()
+        inputs.load(case(), {})
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_another_seed_has_other_numbers(self) -> None:
+        one, other = inputs.load(case(), {}), inputs.load(case(seed=1), {})
+        assert not torch.isclose(one.query, other.query).any(-1).all()
+
+    def test_query_key_and_value_are_independent(self) -> None:
+        loaded = inputs.load(case(seq_len=512), {})
+        for one, other in (
+            (loaded.query, loaded.key),
+            (loaded.query, loaded.value),
+            (loaded.key, loaded.value),
+        ):
+            # A correlation of 2·512·16 pairs is within five standard deviations of none.
+            assert abs(float((one * other).mean())) < 5 / math.sqrt(one.numel())
+            assert float(one.square().mean()) == pytest.approx(1, abs=0.1)
+
+    def test_shapes_are_those_of_the_case(self) -> None:
+        loaded = inputs.load(case(batch=3, heads=4, kv_heads=2, seq_len=5, key_len=7), {})
+        assert loaded.query.shape == (3, 4, 5, 16)
+        assert loaded.key.shape == loaded.value.shape == (3, 2, 7, 16)
+
+    @pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
+    def test_another_dtype_holds_the_same_numbers(self, dtype: str) -> None:
+        kind = getattr(torch, dtype)
+        loaded = inputs.load(case(dtype=dtype), {})
+        assert loaded.query.dtype == loaded.key.dtype == loaded.value.dtype == kind
+        assert torch.equal(loaded.value, inputs.load(case(), {}).value.to(kind))
+
+
+class TestCaptured:
+    def test_the_heads_of_the_file_come_first_and_in_order(self, path: Path) -> None:
+        tensors = capture_file(path, scale=8**-0.5)
+        loaded = inputs.load(captured(), {path.name: path})
+        assert torch.equal(loaded.query[0], tensors["layer_3.query"].float())
+        assert torch.equal(loaded.key[0], tensors["layer_3.key"].float())
+        assert torch.equal(loaded.value[0], tensors["layer_3.value"].float())
+        assert loaded.detail == "layer 3, tokens 0 to 23, query heads 0 1 2 3 of 4"
+
+    @pytest.mark.parametrize(
+        ("batch", "heads", "kv_heads"),
+        [
+            (1, 4, 2),
+            (1, 2, 2),
+            (1, 1, 1),
+            (1, 2, 1),
+            (1, 4, 1),
+            (1, 3, 3),
+            (1, 8, 8),
+            (2, 4, 2),
+            (2, 16, 8),
+            (3, 12, 4),
+        ],
+    )
+    @pytest.mark.parametrize("seed", [0, 1])
+    def test_each_query_head_reads_the_key_value_head_it_was_captured_with(
+        self, path: Path, batch: int, heads: int, kv_heads: int, seed: int
+    ) -> None:
+        tensors = capture_file(path, scale=8**-0.5)
+        query, key, value = (
+            tensors[f"layer_15.{role}"].float() for role in ("query", "key", "value")
+        )
+        asked = captured(batch=batch, heads=heads, kv_heads=kv_heads, seed=seed, layer=15)
+        loaded = inputs.load(asked, {path.name: path})
+        named = re.fullmatch(
+            r"layer 15, tokens 0 to 23, query heads ([\d ]+) of 4(, drawn with replacement)?",
+            loaded.detail,
+        )
+        assert named
+        drawn = []
+        for b in range(batch):
+            for head in range(heads):
+                (mine,) = [i for i in range(4) if torch.equal(loaded.query[b, head], query[i])]
+                own = head // (heads // kv_heads)
+                (read,) = [j for j in range(2) if torch.equal(loaded.key[b, own], key[j])]
+                assert torch.equal(loaded.value[b, own], value[read])
+                assert mine // 2 == read
+                drawn.append(mine)
+        assert drawn == [int(word) for word in named[1].split()]
+        assert bool(named[2]) == (len(set(drawn)) < len(drawn))
+        # Nothing is repeated while a head of the file is unused.
+        used_kv = Counter(
+            j
+            for b in range(batch)
+            for h in range(kv_heads)
+            for j in range(2)
+            if torch.equal(loaded.key[b, h], key[j])
+        )
+        assert len(used_kv) == min(2, batch * kv_heads)
+
+    def test_other_seeds_draw_other_heads(self, path: Path) -> None:
+        capture_file(path)
+        details = {
+            inputs.load(captured(heads=16, kv_heads=16, seed=seed), {path.name: path}).detail
+            for seed in range(5)
+        }
+        assert len(details) == 5
+        again = inputs.load(captured(heads=16, kv_heads=16, seed=4), {path.name: path}).detail
+        assert again in details
+
+    def test_queries_are_the_last_of_the_keys(self, path: Path) -> None:
+        tensors = capture_file(path, scale=8**-0.5)
+        loaded = inputs.load(captured(seq_len=5, key_len=20), {path.name: path})
+        assert torch.equal(loaded.query[0], tensors["layer_3.query"].float()[:, 15:20])
+        assert torch.equal(loaded.key[0], tensors["layer_3.key"].float()[:, :20])
+        assert "tokens 0 to 19," in loaded.detail
+
+    @pytest.mark.parametrize("scale", [8**-0.5, 0.5, 0.0625])
+    def test_the_scale_of_the_model_is_kept(self, path: Path, scale: float) -> None:
+        """Variants divide by the root of head_dim; the model may have done something else."""
+        tensors = capture_file(path, scale=scale)
+        loaded = inputs.load(captured(dtype="float64"), {path.name: path})
+        full = variants.create("full", implementation="plain")
+        out = full(loaded.query, loaded.key, loaded.value)
+        query, key, value = (
+            tensors[f"layer_3.{role}"].double() for role in ("query", "key", "value")
+        )
+        key, value = key.repeat_interleave(2, 0), value.repeat_interleave(2, 0)
+        expected = (query @ key.transpose(-2, -1) * scale).softmax(-1) @ value
+        torch.testing.assert_close(out[0], expected, rtol=1e-6, atol=1e-7)
+
+    def test_the_committed_capture_needs_no_file(self) -> None:
+        loaded = inputs.load(case(inputs="smollm2", layer=15, head_dim=64, heads=3, kv_heads=1), {})
+        assert loaded.query.shape == (1, 3, 32, 64)
+        assert loaded.detail == "layer 15, tokens 0 to 31, query heads 0 1 2 of 3"
+
+
+class TestUnsupported:
+    def row(self, asked: Case, files: dict[str, Path]) -> Measurement:
+        row, samples = worker.measure(asked, settings(files=files))
+        assert samples == []
+        return row
+
+    @pytest.mark.parametrize(
+        ("changes", "reason"),
+        [
+            ({"head_dim": 16}, "file:some.safetensors has head_dim 8; 16 was asked for"),
+            ({"seq_len": 25}, "file:some.safetensors holds 24 tokens; 25 were asked for"),
+            (
+                {"seq_len": 4, "key_len": 25},
+                "file:some.safetensors holds 24 tokens; 25 were asked for",
+            ),
+            ({"layer": None}, "file:some.safetensors needs a layer, one of [3, 15]"),
+            ({"layer": 4}, "file:some.safetensors: layer must be one of 3, 15; got 4"),
+            (
+                {"seq_len": 9, "key_len": 8},
+                "file:some.safetensors: queries are the last of the captured keys, so seq_len (9) "
+                "must not exceed key_len (8)",
+            ),
+        ],
+    )
+    def test_what_a_capture_cannot_serve_is_an_unsupported_row(
+        self, path: Path, changes: dict[str, object], reason: str
+    ) -> None:
+        capture_file(path)
+        row = self.row(captured(**changes), {path.name: path})
+        assert (row.status, row.reason) == (Status.UNSUPPORTED, reason)
+
+    def test_a_capture_that_is_gone_or_broken_is_an_unsupported_row(self, path: Path) -> None:
+        row = self.row(captured(), {path.name: path})
+        assert row.status is Status.UNSUPPORTED
+        assert "no such file" in row.reason
+        tensors = capture_file(path)
+        metadata = Capture.open(path).metadata
+        tensors["layer_3.key"][0, 0, 0] = math.nan
+        save_file(tensors, path, metadata)
+        row = self.row(captured(), {path.name: path})
+        assert row.status is Status.UNSUPPORTED
+        assert "layer_3.key must be finite; got 1 NaN" in row.reason
+
+    def test_an_unknown_family_names_the_known_ones(self) -> None:
+        for name in ("gaussiann", "file:", ""):
+            with pytest.raises(InputsError, match=r"known: gaussian, smollm2, file:NAME"):
+                inputs.open_capture(name, {})
+        row = self.row(case(inputs="gaussiann"), {})
+        assert row.status is Status.UNSUPPORTED
+
+
+class TestNoPathInARow:
+    def texts(self, row: Measurement) -> str:
+        return " ".join(str(value) for value in dataclasses.asdict(row).values())
+
+    def test_of_a_case_that_is_measured(self, path: Path) -> None:
+        capture_file(path)
+        row, _ = worker.measure(captured(), settings(files={path.name: path}))
+        assert row.status is Status.OK
+        assert row.inputs == "file:some.safetensors"
+        assert os.sep not in self.texts(row)
+        assert "somebody" not in self.texts(row)
+
+    @pytest.mark.parametrize("relative", [False, True])
+    def test_of_a_case_whose_file_is_gone(
+        self, path: Path, relative: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(path.parent.parent)
+        given = Path("somebody") / path.name if relative else path
+        row, _ = worker.measure(captured(), settings(files={path.name: given}))
+        assert row.status is Status.UNSUPPORTED
+        assert row.reason.startswith("file:some.safetensors: expected a .safetensors file")
+        assert "somebody" not in self.texts(row)
+
+
+def test_a_file_that_is_no_capture_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "other.safetensors"
+    save_file({"weight": torch.zeros(2)}, file)
+    assert list(load_file(file)) == ["weight"]
+    with pytest.raises(CaptureError, match=r"other\.safetensors: format must be"):
+        inputs.open_capture(f"file:{file}", {})
+
+
+def test_a_draw_takes_each_before_any_twice() -> None:
+    def counts(count: int) -> Tensor:
+        drawn = inputs._draw(count, 3, torch.Generator().manual_seed(0))
+        assert len(drawn) == count
+        return torch.bincount(drawn, minlength=3)
+
+    assert counts(2).tolist() == [1, 1, 0]
+    assert counts(3).tolist() == [1, 1, 1]
+    assert counts(300).min() > 50

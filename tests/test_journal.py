@@ -1,0 +1,154 @@
+"""The write-ahead journal: on disk before going on, and readable however it was cut off."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from bench import journal
+from bench.journal import FILE, Journal, JournalError
+from bench.measurement import Measurement, Status
+from tests.cases import case, good
+
+FIRST, SECOND = case(seed=1), case(seed=2)
+
+
+def write(folder: Path) -> Path:
+    """A header, one case with its result, and one that was started and ended badly."""
+    book = Journal(folder)
+    book.header(environment={"torch": "2"}, device="cpu", files={})
+    book.started(FIRST)
+    book.result(good(FIRST, peak_memory_bytes=12, mass_recall=0.1 + 0.2), [1.0, 2.0])
+    book.started(SECOND)
+    book.result(Measurement.of(SECOND, Status.ERROR, "“quoted”\nand \u2028 torn"), [])
+    book.close()
+    return folder / FILE
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    write(tmp_path)
+    record = journal.read(tmp_path)
+    assert record.header["environment"] == {"torch": "2"}
+    assert record.header["device"] == "cpu"
+    assert record.results == {
+        FIRST.case_id: good(FIRST, peak_memory_bytes=12, mass_recall=0.1 + 0.2),
+        SECOND.case_id: Measurement.of(SECOND, Status.ERROR, "“quoted”\nand \u2028 torn"),
+    }
+    assert record.results[SECOND.case_id].status is Status.ERROR
+    assert record.attempts == {FIRST.case_id: 1, SECOND.case_id: 1}
+
+
+def test_the_raw_samples_are_kept(tmp_path: Path) -> None:
+    events = [json.loads(line) for line in write(tmp_path).read_text().splitlines()]
+    assert [event.get("samples_ms") for event in events if event["event"] == "result"] == [
+        [1.0, 2.0],
+        [],
+    ]
+
+
+def test_every_event_is_on_the_disk_before_the_call_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append((tmp_path / FILE).read_text()))
+    book = Journal(tmp_path)
+    book.header(device="cpu")
+    book.started(FIRST)
+    book.result(good(FIRST), [])
+    book.interrupted(SECOND)
+    assert [text.count("\n") for text in synced] == [1, 2, 3, 4]
+    assert all(text.endswith("}\n") for text in synced)
+    book.close()
+
+
+def test_a_last_line_cut_anywhere_is_ignored(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    content = path.read_bytes()
+    last = content[:-1].rindex(b"\n") + 1
+    assert len(content) - last > 100
+    for end in (*range(last, len(content), 11), len(content) - 1):
+        path.write_bytes(content[:end])
+        record = journal.read(tmp_path)
+        assert list(record.results) == [FIRST.case_id], end
+        assert record.attempts[SECOND.case_id] == 1
+
+
+def test_a_partial_last_line_is_dropped_before_more_is_written(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    whole = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(whole[:-1]) + whole[-1][:40])
+    book = Journal(tmp_path)
+    book.result(good(SECOND), [])
+    book.close()
+    assert path.read_text().startswith("".join(whole[:-1]))
+    assert journal.read(tmp_path).results[SECOND.case_id] == good(SECOND)
+
+
+def test_a_whole_last_line_is_kept_when_more_is_written(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    before = path.read_bytes()
+    book = Journal(tmp_path)
+    book.started(FIRST)
+    book.close()
+    assert path.read_bytes().startswith(before)
+
+
+def test_starts_without_a_result_are_counted(tmp_path: Path) -> None:
+    for _ in range(2):  # two runs, each of which died during the case
+        book = Journal(tmp_path)
+        book.header(device="cpu")
+        book.started(FIRST)
+        book.close()
+    record = journal.read(tmp_path)
+    assert record.attempts == {FIRST.case_id: 2}
+    assert record.results == {}
+
+
+def test_an_interrupted_start_does_not_count(tmp_path: Path) -> None:
+    book = Journal(tmp_path)
+    book.header(device="cpu")
+    book.interrupted(FIRST)  # before it was started at all
+    for _ in range(3):
+        book.started(FIRST)
+        book.interrupted(FIRST)
+    book.started(FIRST)
+    book.close()
+    assert journal.read(tmp_path).attempts == {FIRST.case_id: 1}
+
+
+@pytest.mark.parametrize("content", [None, "", '{"event": "run", "device": "cpu"}'])
+def test_without_a_whole_header_there_is_no_run(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / FILE).write_text(content)
+    assert not journal.begun(tmp_path)
+    with pytest.raises(JournalError, match=r"holds no run that could be resumed .no journal\.jso"):
+        journal.read(tmp_path)
+
+
+def test_a_header_alone_is_a_run(tmp_path: Path) -> None:
+    book = Journal(tmp_path)
+    book.header(device="cpu")
+    book.close()
+    assert journal.begun(tmp_path)
+    assert journal.read(tmp_path).results == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{not json}\n",
+        b"[1, 2]\n",
+        b'{"case_id": "no event"}\n',
+        b'{"event": "result", "case_id": "x", "row": {"column_of_another_version": 1}}\n',
+        b'{"event": "result", "case_id": "x", "row": {"status": "unheard of"}}\n',
+        b"\xff\xfe\n",
+    ],
+)
+def test_a_line_that_is_no_event_is_said_with_the_file(tmp_path: Path, line: bytes) -> None:
+    path = write(tmp_path)
+    path.write_bytes(path.read_bytes() + line + b'{"event": "run"}\n')
+    with pytest.raises(JournalError, match=r"journal\.jsonl is damaged, or of another version: "):
+        journal.read(tmp_path)

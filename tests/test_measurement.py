@@ -1,0 +1,196 @@
+"""The schema: its fixed names, the identity of a case, and which rows may hold numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.measurement import (
+    CASE_COLUMNS,
+    COLUMNS,
+    DESCRIPTIONS,
+    NUMBERS,
+    Case,
+    Measurement,
+    Status,
+)
+from tests.cases import case, good
+
+ROOT = Path(__file__).parent.parent
+
+# Users, stored runs and other tools lean on these names: they are never renamed or dropped.
+FIXED_CASE = [
+    "variant",
+    "implementation",
+    "hyperparameters",
+    "inputs",
+    "layer",
+    "device",
+    "dtype",
+    "batch",
+    "heads",
+    "kv_heads",
+    "seq_len",
+    "key_len",
+    "head_dim",
+    "causal",
+    "direction",
+    "seed",
+]
+FIXED_OUTCOME = ["status", "reason", "implementation_used"]
+FIXED_NUMBERS = [
+    "time_ms_median",
+    "time_ms_q1",
+    "time_ms_q3",
+    "time_ms_min",
+    "repeats",
+    "wall_ms_median",
+    "prepare_ms",
+    "exact_ms_median",
+    "sdpa_ms_median",
+    "speedup_vs_exact",
+    "peak_memory_bytes",
+    "exact_peak_memory_bytes",
+    "memory_vs_exact",
+    "approx_error_rel_l2",
+    "approx_error_low",
+    "approx_error_high",
+    "approx_cosine",
+    "mass_recall",
+    "impl_error_rel_l2",
+    "oracle_rows",
+    "useful_flops",
+    "tflops",
+    "roofline_fraction",
+]
+FIXED_STATUSES = [
+    "ok",
+    "unsupported",
+    "out_of_memory",
+    "timeout",
+    "crashed",
+    "error",
+    "incorrect",
+    "skipped",
+]
+
+OTHER_VALUES: dict[str, Any] = {
+    "variant": "lsh",
+    "implementation": "blocks",
+    "hyperparameters": "window_size=9",
+    "inputs": "smollm2",
+    "layer": 0,
+    "device": "cuda",
+    "dtype": "bfloat16",
+    "batch": 3,
+    "heads": 4,
+    "kv_heads": 1,
+    "seq_len": 33,
+    "key_len": 33,
+    "head_dim": 17,
+    "causal": True,
+    "direction": "forward_backward",
+    "seed": 1,
+}
+
+
+def test_the_fixed_columns_are_there() -> None:
+    assert set(FIXED_CASE + FIXED_OUTCOME + FIXED_NUMBERS) <= set(COLUMNS)
+    assert len(COLUMNS) == len(set(COLUMNS))
+
+
+def test_a_case_is_made_of_the_fixed_columns_and_leads_the_row() -> None:
+    assert list(CASE_COLUMNS) == FIXED_CASE
+    assert list(COLUMNS[: len(CASE_COLUMNS)]) == FIXED_CASE
+
+
+def test_the_statuses_are_the_fixed_ones() -> None:
+    assert [str(status) for status in Status] == FIXED_STATUSES
+
+
+def test_every_fixed_number_is_known_to_be_a_number() -> None:
+    assert set(FIXED_NUMBERS) <= NUMBERS
+    assert not NUMBERS & set(FIXED_CASE + FIXED_OUTCOME)
+
+
+def test_every_column_is_described() -> None:
+    assert tuple(DESCRIPTIONS) == COLUMNS
+    assert all(text.strip() for text in DESCRIPTIONS.values())
+
+
+@pytest.mark.parametrize("status", [status for status in Status if status is not Status.OK])
+def test_a_row_that_failed_holds_no_number(status: Status) -> None:
+    assert Measurement.of(case(), status, "why").status is status
+    for column in NUMBERS:
+        with pytest.raises(ValueError, match=rf"status {status} has no numbers; got \['{column}'"):
+            Measurement.of(case(), status, "why", **{column: 0})
+
+
+@pytest.mark.parametrize("status", [status for status in Status if status is not Status.OK])
+def test_a_row_that_failed_says_why(status: Status) -> None:
+    with pytest.raises(ValueError, match=f"status {status} needs a reason"):
+        Measurement.of(case(), status)
+
+
+def test_a_row_that_ended_well_has_a_time() -> None:
+    with pytest.raises(ValueError, match="status ok needs a time"):
+        Measurement.of(case(), Status.OK, peak_memory_bytes=1)
+    assert Measurement.of(case(), Status.OK, time_ms_median=0.5).reason == ""
+
+
+def test_the_identity_of_a_case_never_changes() -> None:
+    """Runs are resumed and compared by it: another hash or another order would orphan them."""
+    assert case().case_id == "85ebba0d21b4cbde"
+
+
+def test_the_identity_of_a_case_is_the_same_in_another_process() -> None:
+    asked = case(causal=True, layer=3)
+    code = f"from bench.measurement import Case; print({asked!r}.case_id)"
+    for seed in ("1", "2"):
+        seen = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert seen.stdout.strip() == asked.case_id
+
+
+def test_the_identity_of_a_case_changes_with_each_field() -> None:
+    assert set(OTHER_VALUES) == set(CASE_COLUMNS)
+    base = case()
+    changed = [dataclasses.replace(base, **{name: new}) for name, new in OTHER_VALUES.items()]
+    assert len({base.case_id, *(one.case_id for one in changed)}) == 1 + len(OTHER_VALUES)
+
+
+def test_the_same_value_in_another_field_is_another_case() -> None:
+    assert case(seq_len=8, key_len=16).case_id != case(seq_len=16, key_len=8).case_id
+    assert case(layer=None).case_id != case(layer=0).case_id
+
+
+def test_a_row_has_the_identity_and_shape_of_its_case() -> None:
+    row = good(case(), peak_memory_bytes=5)
+    assert row.case == case()
+    assert type(row.case) is Case
+    assert row.case_id == case().case_id
+    assert row.shape == case().shape
+
+
+def test_a_shape_leaves_out_the_variant_and_nothing_else() -> None:
+    own = {"variant", "implementation", "hyperparameters"}
+    for name, new in OTHER_VALUES.items():
+        changed = dataclasses.replace(case(), **{name: new})
+        assert (changed.shape == case().shape) == (name in own), name
+
+
+def test_a_label_names_the_implementation_if_one_was_asked_for() -> None:
+    assert case().label == "sliding_window n=32 h=2 float32 forward"
+    assert case(implementation="blocks").label.startswith("sliding_window/blocks n=32")

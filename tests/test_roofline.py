@@ -1,0 +1,124 @@
+"""The machine's limits, and the rows that claim to be faster than them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench import clock, roofline, worker
+from bench.clock import Samples
+from bench.measurement import NUMBERS, Measurement, Status
+from tests.cases import case, fresh_worker, settings
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def two_milliseconds(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
+    """Every call takes 2 ms at best and 4 in the median; returns the calls that were timed."""
+    timed: list[Callable[[], object]] = []
+
+    def measure(call: Callable[[], object], *more: object, **named: object) -> Samples:
+        timed.append(call)
+        return Samples([8.0, 2.0, 4.0], [9.0])
+
+    monkeypatch.setattr(clock, "measure", measure)
+    return timed
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    with fresh_worker():
+        yield
+
+
+def test_the_limits_of_this_machine_are_positive() -> None:
+    limits = roofline.measure(CPU, ["float32"], seconds=0.01)
+    rates = limits["matmul_tflops"]
+    assert isinstance(rates, dict)
+    assert set(rates) == {"float32"}
+    assert 1e-4 < rates["float32"] < 1e4
+    bandwidth = limits["copy_gb_per_s"]
+    assert isinstance(bandwidth, float)
+    assert 0.1 < bandwidth < 1e5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_each_product_does_the_operations_it_declares_in_its_dtype(dtype: torch.dtype) -> None:
+    products = list(roofline._products(CPU, dtype))
+    assert len(products) >= 3
+    for declared, call in products:
+        with FlopCounterMode(display=False) as counter:
+            out = call()
+        assert counter.get_total_flops() == declared
+        assert out.dtype == dtype
+
+
+def test_a_limit_is_the_best_rate_in_tera_operations_a_second(
+    two_milliseconds: list[Callable[[], object]],
+) -> None:
+    limits = roofline.measure(CPU, ["float32", "float64"])
+    # 2048³ multiplications and additions in 2 ms, the largest product of the three or four.
+    expected = 2 * 2048**3 / 0.002 / 1e12
+    assert limits["matmul_tflops"] == pytest.approx({"float32": expected, "float64": expected})
+    assert len(two_milliseconds) == 4 + 3 + 1
+
+
+def test_the_bandwidth_counts_what_is_read_and_what_is_written(
+    two_milliseconds: list[Callable[[], object]],
+) -> None:
+    limits = roofline.measure(CPU, [])
+    assert limits["copy_gb_per_s"] == pytest.approx(2 * 2**26 / 0.002 / 1e9)
+    target = two_milliseconds[0]()
+    assert isinstance(target, torch.Tensor)
+    assert target.nbytes == 2**26
+    assert not target.any()
+
+
+def measured(limits: dict[str, float], **changes: object) -> Measurement:
+    return worker.measure(
+        case(variant="full", hyperparameters="", implementation="sdpa", **changes),
+        settings(matmul_tflops=limits),
+    )[0]
+
+
+def test_a_row_faster_than_the_machine_is_incorrect_and_shows_no_number() -> None:
+    row = measured({"float32": 1e-9})
+    assert row.status is Status.INCORRECT
+    assert "of the measured matmul rate of this machine" in row.reason
+    assert all(getattr(row, column) is None for column in NUMBERS)
+
+
+def test_five_percent_above_the_limit_is_where_a_row_becomes_incorrect(
+    two_milliseconds: list[Callable[[], object]],
+) -> None:
+    # 4 · heads · head_dim · n² operations in the median's 4 ms.
+    rate = 4 * 2 * 16 * 32**2 / 0.004 / 1e12
+    row = measured({"float32": rate / 1.049})
+    assert row.status is Status.OK
+    assert row.tflops == pytest.approx(rate)
+    assert row.roofline_fraction == pytest.approx(1.049)
+    row = measured({"float32": rate / 1.051})
+    assert row.status is Status.INCORRECT
+    assert "is 105% of the measured" in row.reason
+
+
+def test_the_limit_of_the_dtype_of_the_row_counts(
+    two_milliseconds: list[Callable[[], object]],
+) -> None:
+    row = measured({"float32": 1e-12, "bfloat16": 1e3}, dtype="bfloat16")
+    assert row.status is Status.OK
+    assert row.roofline_fraction == pytest.approx((row.tflops or math.nan) / 1e3)
+
+
+@pytest.mark.parametrize("limits", [{}, {"float32": 0.0}])
+def test_without_a_limit_there_is_no_fraction(
+    limits: dict[str, float], two_milliseconds: list[Callable[[], object]]
+) -> None:
+    row = measured(limits)
+    assert row.status is Status.OK
+    assert row.roofline_fraction is None

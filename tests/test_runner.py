@@ -1,0 +1,703 @@
+"""The one loop: a case may take its process down but not the run, and a run may die and go on."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import TimeoutError as CaseTimeout
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import journal, runner
+from bench.journal import FILE, Journal
+from bench.measurement import CASE_COLUMNS, COLUMNS, Measurement, Status
+from bench.runner import RunError, Worker, WorkerDied
+from bench.sweep import Sweep
+from tests import cases
+from tests.cases import HANGS, KILLED, TOO_LONG, InProcess, capture_file, good, texts
+
+ROOT = Path(__file__).parent.parent
+ONE = "sliding_window window_size=8"
+LINUX = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        assert tuple(rows.fieldnames or ()) == COLUMNS
+        return list(rows)
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / FILE).read_text().splitlines()]
+
+
+def run(folder: Path, *groups: Mapping[str, tuple[Any, ...]], **more: Any) -> list[Measurement]:
+    sweep = Sweep("tiny", tuple({"variant": (ONE,), "head_dim": (16,), **g} for g in groups))
+    options = {"device": "cpu", "files": {}, "seconds": 0.001, "timeout": 60.0} | more
+    return runner.run(sweep, folder, **options)
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("worker") / "worker.log"
+
+
+@pytest.fixture(scope="module")
+def process(log: Path) -> Iterator[Worker]:
+    process = Worker(log, "cpu")
+    yield process
+    process.replace()
+
+
+class TestWorker:
+    def test_is_one_other_process_while_all_is_well(self, process: Worker) -> None:
+        pids = {process.call(os.getpid, timeout=60) for _ in range(3)}
+        with pytest.raises(LookupError, match="there is none"):
+            process.call(cases.fail, timeout=60)
+        pids.add(process.call(os.getpid, timeout=60))
+        assert len(pids) == 1
+        assert pids != {os.getpid()}
+
+    def test_writes_to_its_log_whatever_way_it_writes(
+        self, process: Worker, log: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        process.call(cases.shout, "heard", timeout=60)
+        assert log.read_text().count("heard") == 2
+        assert "heard" not in "".join(capfd.readouterr())
+
+    @LINUX
+    def test_is_refused_memory_before_the_system_runs_out(self, process: Worker) -> None:
+        soft, hard, free = process.call(cases.address_space, timeout=60)
+        assert free is not None
+        assert 0 < soft == hard < 1.5 * free + (1 << 35)  # an interpreter with torch maps some GB
+        assert process.call(cases.allocate, soft // 8, timeout=60) == soft // 8
+        with pytest.raises(RuntimeError, match="can't allocate memory"):
+            process.call(cases.allocate, soft, timeout=60)
+
+    def test_that_dies_is_reported_and_followed_by_another(self, tmp_path: Path) -> None:
+        process = Worker(tmp_path / "worker.log", "cpu")
+        try:
+            first = process.call(os.getpid, timeout=60)
+            with pytest.raises(WorkerDied, match="the worker process ended with exit status 3"):
+                process.call(cases.end, 3, timeout=60)
+            process.replace()
+            second = process.call(os.getpid, timeout=60)
+            # It may also die between two calls, as the system chooses whom to end.
+            os.kill(second, signal.SIGKILL)
+            time.sleep(1)
+            third = process.call(os.getpid, timeout=60)
+            assert len({first, second, third}) == 3
+        finally:
+            process.replace()
+
+    @pytest.mark.parametrize(
+        ("exitcode", "sentence"),
+        [
+            (1, "the worker process ended with exit status 1"),
+            (None, "the worker process ended with exit status None"),
+            (-signal.SIGSEGV, "the worker process was ended by SIGSEGV"),
+            (
+                -signal.SIGKILL,
+                "the worker process was ended by SIGKILL, as the system does when memory runs out",
+            ),
+        ],
+    )
+    def test_that_died_is_described(self, exitcode: int | None, sentence: str) -> None:
+        assert runner._death(exitcode) == sentence
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that has ended: its rows in planned order, and its folder."""
+
+    rows: list[Measurement]
+    folder: Path
+
+    def of(self, **asked: int) -> Measurement:
+        (row,) = [r for r in self.rows if all(getattr(r, k) == v for k, v in asked.items())]
+        return row
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """A sweep of good cases between one that is killed, one that hangs and ones too long."""
+    folder = tmp_path_factory.mktemp("misfortunes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner.worker, "measure", cases.misfortune)
+        patch.setattr(runner.worker, "measure_limits", cases.limits)
+        rows = run(
+            folder,
+            {"seq_len": (16,), "seed": (0, 1, KILLED, 2, 3, HANGS, 4)},
+            {"seq_len": (TOO_LONG, 2 * TOO_LONG, 3 * TOO_LONG)},
+            {"seq_len": (TOO_LONG,), "seed": (1,)},
+            timeout=1.5,
+        )
+    return Ended(rows, folder)
+
+
+class TestMisfortunes:
+    def test_every_case_has_one_row(self, ended: Ended) -> None:
+        assert len(ended.rows) == 11
+        assert len({row.case_id for row in ended.rows}) == 11
+        for stored, row in zip(table(ended.folder), ended.rows, strict=True):
+            assert stored["seed"] == str(row.seed)
+            assert stored["status"] == row.status
+
+    def test_a_killed_worker_is_a_crashed_case(self, ended: Ended) -> None:
+        row = ended.of(seed=KILLED)
+        assert row.status is Status.CRASHED
+        assert "ended by SIGKILL" in row.reason
+
+    def test_a_hang_is_a_timeout(self, ended: Ended) -> None:
+        row = ended.of(seed=HANGS)
+        assert (row.status, row.reason) == (Status.TIMEOUT, "took longer than 1.5 s")
+
+    def test_too_long_a_case_is_out_of_memory_and_longer_ones_are_skipped(
+        self, ended: Ended
+    ) -> None:
+        row = ended.of(seq_len=TOO_LONG, seed=0)
+        assert row.status is Status.OUT_OF_MEMORY
+        assert "can't allocate memory" in row.reason
+        for times in (2, 3):
+            row = ended.of(seq_len=times * TOO_LONG)
+            assert row.status is Status.SKIPPED
+            assert row.reason == f"out_of_memory already at seq_len {TOO_LONG}"
+
+    def test_another_case_of_the_same_length_is_tried_all_the_same(self, ended: Ended) -> None:
+        assert ended.of(seq_len=TOO_LONG, seed=1).status is Status.OUT_OF_MEMORY
+
+    def test_the_sweep_goes_on_after_each(self, ended: Ended) -> None:
+        good = [row for row in ended.rows if row.status is Status.OK]
+        assert {row.seed for row in good} == {0, 1, 2, 3, 4}
+
+    def test_a_worker_serves_until_it_fails(self, ended: Ended) -> None:
+        def process(seed: int) -> str:
+            return ended.of(seq_len=16, seed=seed).inputs_detail
+
+        assert process(0) == process(1)
+        assert process(2) == process(3)
+        assert len({process(seed) for seed in (0, 2, 4)}) == 3
+        assert process(0) != f"process {os.getpid()}"
+
+    def test_the_journal_tells_the_same(self, ended: Ended) -> None:
+        record = journal.read(ended.folder)
+        assert [record.results[row.case_id] for row in ended.rows] == ended.rows
+        started = {
+            event["case_id"] for event in events(ended.folder) if event["event"] == "started"
+        }
+        skipped = {row.case_id for row in ended.rows if row.status is Status.SKIPPED}
+        assert started == {row.case_id for row in ended.rows} - skipped
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Runs measure nothing and start no process."""
+    monkeypatch.setattr(runner, "Worker", InProcess)
+    monkeypatch.setattr(runner.worker, "measure", cases.instant)
+    monkeypatch.setattr(runner.worker, "measure_limits", cases.limits)
+    monkeypatch.setattr(InProcess, "replaced", 0)
+    return monkeypatch
+
+
+LENGTHS = {"seq_len": (16, 32, 64)}
+
+
+class TestOrderOfThings:
+    def test_a_case_is_announced_before_it_is_measured(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch
+    ) -> None:
+        seen = []
+
+        def look(asked: Any, given: Any) -> Any:
+            seen.append((asked.case_id, events(tmp_path)[-1]))
+            return cases.instant(asked, given)
+
+        in_process.setattr(runner.worker, "measure", look)
+        rows = run(tmp_path, LENGTHS)
+        assert [case_id for case_id, _ in seen] == [row.case_id for row in rows]
+        for case_id, last in seen:
+            assert (last["event"], last["case_id"]) == ("started", case_id)
+
+    def test_the_run_is_described_before_the_first_case(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch
+    ) -> None:
+        run(tmp_path, LENGTHS)
+        header = events(tmp_path)[0]
+        assert header["event"] == "run"
+        assert header["device"] == "cpu"
+        stored = json.loads((tmp_path / "environment.json").read_text())
+        assert stored == header["environment"]
+        assert stored["limits"]["matmul_tflops"] == {"float32": 1e6}
+        assert stored["sweep"]["groups"][0]["seq_len"] == [16, 32, 64]
+
+    def test_settings_reach_the_worker(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch
+    ) -> None:
+        seen = []
+
+        def look(asked: Any, given: Any) -> Any:
+            seen.append(given)
+            return cases.instant(asked, given)
+
+        in_process.setattr(runner.worker, "measure", look)
+        run(tmp_path, {"seq_len": (16,), "dtype": ("float32", "bfloat16")}, seconds=0.25)
+        assert seen[0].seconds == 0.25
+        assert seen[0].matmul_tflops == {"float32": 1e6, "bfloat16": 1e6}
+
+    @pytest.mark.parametrize("failure", [Status.OUT_OF_MEMORY, Status.TIMEOUT])
+    def test_only_the_same_case_at_a_greater_length_is_skipped(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch, failure: Status
+    ) -> None:
+        def fail_at_32(asked: Any, given: Any) -> Any:
+            if asked.seq_len == 32 and asked.heads == 2:
+                return Measurement.of(asked, failure, "too much"), []
+            return cases.instant(asked, given)
+
+        in_process.setattr(runner.worker, "measure", fail_at_32)
+        rows = run(tmp_path, {**LENGTHS, "heads": (1, 2), "causal": (False,)})
+        assert {(r.seq_len, r.heads): r.status for r in rows} == {
+            (16, 1): Status.OK,
+            (16, 2): Status.OK,
+            (32, 1): Status.OK,
+            (32, 2): failure,
+            (64, 1): Status.OK,
+            (64, 2): Status.SKIPPED,
+        }
+
+    @pytest.mark.parametrize("failure", [Status.ERROR, Status.INCORRECT, Status.CRASHED])
+    def test_other_failures_do_not_stop_longer_cases(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch, failure: Status
+    ) -> None:
+        in_process.setattr(
+            runner.worker, "measure", lambda asked, _: (Measurement.of(asked, failure, "bad"), [])
+        )
+        assert {row.status for row in run(tmp_path, LENGTHS)} == {failure}
+
+    @pytest.mark.parametrize(
+        ("status", "replaced"),
+        [
+            (Status.OK, 0),
+            (Status.UNSUPPORTED, 0),
+            (Status.OUT_OF_MEMORY, 1),  # and then two that are skipped, for which none is needed
+            (Status.ERROR, 3),
+            (Status.INCORRECT, 3),
+        ],
+    )
+    def test_the_worker_is_replaced_after_a_failure_and_only_then(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch, status: Status, replaced: int
+    ) -> None:
+        def measure(asked: Any, given: Any) -> Any:
+            if status is Status.OK:
+                return cases.instant(asked, given)
+            return Measurement.of(asked, status, "why"), []
+
+        in_process.setattr(runner.worker, "measure", measure)
+        run(tmp_path, LENGTHS)
+        assert InProcess.replaced == replaced + 1  # once more at the end
+
+    def test_results_are_in_planned_order_and_as_they_were_seen(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch
+    ) -> None:
+        in_process.setattr(
+            runner.worker,
+            "measure",
+            lambda asked, _: (good(asked, mass_recall=0.1 + 0.2, inputs_detail='a, "b"\nc'), []),
+        )
+        run(tmp_path, {"seq_len": (64, 16, 32)})
+        stored = table(tmp_path)
+        assert [row["seq_len"] for row in stored] == ["16", "32", "64"]
+        assert {float(row["mass_recall"]) for row in stored} == {0.1 + 0.2}
+        assert {row["inputs_detail"] for row in stored} == {'a, "b"\nc'}
+        assert {row["layer"] for row in stored} == {""}
+
+    def test_results_appear_while_the_run_goes_on(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch
+    ) -> None:
+        lengths = []
+
+        def look(asked: Any, given: Any) -> Any:
+            lengths.append(len(table(tmp_path)) if (tmp_path / "results.csv").exists() else 0)
+            return cases.instant(asked, given)
+
+        in_process.setattr(runner, "REWRITE_SECONDS", -1.0)
+        in_process.setattr(runner.worker, "measure", look)
+        run(tmp_path, LENGTHS)
+        assert lengths == [0, 1, 2]
+
+
+class TestRefusals:
+    def test_a_folder_with_a_run_is_not_run_into(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch
+    ) -> None:
+        run(tmp_path, LENGTHS)
+        before = (tmp_path / FILE).read_bytes()
+        with pytest.raises(RunError, match="holds a run already; continue it with --resume"):
+            run(tmp_path, LENGTHS)
+        assert (tmp_path / FILE).read_bytes() == before
+
+    @pytest.mark.parametrize("left", ["", '{"event": "run", "dev'])
+    def test_a_run_that_died_before_its_header_can_be_started_again(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch, left: str
+    ) -> None:
+        (tmp_path / FILE).write_text(left)
+        assert len(run(tmp_path, LENGTHS)) == 3
+        assert events(tmp_path)[0]["event"] == "run"
+
+    def test_a_folder_that_cannot_be_made_is_named(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(RunError, match=r"cannot write to .*file.run: Not a directory"):
+            run(tmp_path / "file" / "run", LENGTHS)
+
+    @pytest.mark.parametrize(
+        ("error", "message"),
+        [
+            (CaseTimeout("Task timeout", 300.0), "it took longer than 300 s; see .*worker.log"),
+            (WorkerDied("the worker process ended"), "the worker process ended; see .*worker.log"),
+        ],
+    )
+    def test_a_machine_that_cannot_be_looked_at_is_not_taken_for_a_full_disk(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch, error: Exception, message: str
+    ) -> None:
+        def fail(*_: Any) -> None:
+            raise error
+
+        in_process.setattr(runner.worker, "measure_limits", fail)
+        with pytest.raises(RunError, match=f"could not look at the machine: {message}"):
+            run(tmp_path, LENGTHS)
+        in_process.setattr(runner.worker, "measure_limits", cases.limits)
+        assert len(run(tmp_path, LENGTHS)) == 3
+
+    def test_looking_at_the_machine_has_more_time_than_a_case(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch
+    ) -> None:
+        allowed = {}
+
+        class Watched(InProcess):
+            def call(self, function: Any, *arguments: Any, timeout: float) -> Any:
+                allowed[function.__name__] = timeout
+                return function(*arguments)
+
+        in_process.setattr(runner, "Worker", Watched)
+        run(tmp_path, LENGTHS, timeout=1.0)
+        assert allowed["instant"] == 1.0
+        assert allowed["describe"] == allowed["limits"] >= 60
+
+
+class TestResuming:
+    def test_what_was_measured_is_not_measured_again(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch
+    ) -> None:
+        rows = run(tmp_path, LENGTHS)
+        whole = (tmp_path / FILE).read_text().splitlines(keepends=True)
+        measured = []
+
+        def measure(asked: Any, given: Any) -> Any:
+            measured.append(asked)
+            return good(asked, time_ms_median=7.0), []
+
+        in_process.setattr(runner.worker, "measure", measure)
+        # The header, a whole case, and one that was started when the run died.
+        (tmp_path / FILE).write_text("".join(whole[:4]) + whole[4][:50])
+        resumed = run(tmp_path, LENGTHS, resume=True)
+        assert measured == [row.case for row in rows[1:]]
+        assert [row.time_ms_median for row in resumed] == [1.0, 7.0, 7.0]
+        assert [row["time_ms_median"] for row in table(tmp_path)] == ["1.0", "7.0", "7.0"]
+        assert [event["event"] for event in events(tmp_path)].count("run") == 1
+
+    def test_a_finished_run_is_only_written_again(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch
+    ) -> None:
+        run(tmp_path, LENGTHS)
+        before = (tmp_path / "results.csv").read_bytes()
+        (tmp_path / "results.csv").unlink()
+        in_process.delattr(runner.worker, "measure")
+        run(tmp_path, LENGTHS, resume=True)
+        assert (tmp_path / "results.csv").read_bytes() == before
+
+    def test_the_limits_are_those_of_the_start(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch
+    ) -> None:
+        run(tmp_path, {"seq_len": (16,)})
+        in_process.delattr(runner.worker, "measure_limits")
+        given = []
+        in_process.setattr(
+            runner.worker, "measure", lambda asked, g: (given.append(g), cases.instant(asked, g))[1]
+        )
+        run(tmp_path, LENGTHS, resume=True)
+        assert {tuple(g.matmul_tflops.items()) for g in given} == {(("float32", 1e6),)}
+
+    def test_a_case_during_which_the_run_died_twice_is_given_up(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch
+    ) -> None:
+        rows = run(tmp_path, LENGTHS)
+        header = (tmp_path / FILE).read_text().splitlines(keepends=True)[0]
+        (tmp_path / FILE).write_text(header)
+        book = Journal(tmp_path)
+        for index in (0, 1, 1):
+            book.started(rows[index].case)
+        book.close()
+        first, second, third = run(tmp_path, LENGTHS, resume=True)
+        assert (first.status, third.status) == (Status.OK, Status.OK)
+        assert second.status is Status.CRASHED
+        assert second.reason == "the whole run died 2 times during this case"
+
+    @pytest.mark.parametrize("moment", ["started", "result"])
+    def test_interrupts_do_not_count_as_deaths(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch, moment: str
+    ) -> None:
+        """Neither while a case is measured nor while its start or result is written."""
+        run(tmp_path, {"seq_len": (16,)})
+        write = getattr(Journal, moment)
+
+        def interrupted(self: Journal, *what: Any) -> None:
+            if moment == "started":
+                write(self, *what)
+            raise KeyboardInterrupt
+
+        in_process.setattr(Journal, moment, interrupted)
+        for _ in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                run(tmp_path, LENGTHS, resume=True)
+        in_process.setattr(Journal, moment, write)
+        assert {row.status for row in run(tmp_path, LENGTHS, resume=True)} == {Status.OK}
+
+    def test_another_machine_is_refused(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch
+    ) -> None:
+        run(tmp_path, {"seq_len": (16,)})
+        edited = events(tmp_path)
+        edited[0]["environment"]["hardware"]["processor"] = "Another CPU"
+        (tmp_path / FILE).write_text("".join(json.dumps(event) + "\n" for event in edited))
+        before = (tmp_path / FILE).read_bytes()
+        with pytest.raises(RunError, match=r"another machine .*processor was 'Another CPU' and is"):
+            run(tmp_path, LENGTHS, resume=True)
+        assert (tmp_path / FILE).read_bytes() == before
+
+    @pytest.mark.parametrize("written", [3, 4, 5])
+    def test_a_full_disk_ends_the_run_and_keeps_the_rows(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch, written: int
+    ) -> None:
+        """Full at the start of the second case, at its result, and at the start of the third."""
+        synced = []
+        fsync = os.fsync
+
+        def full(number: int) -> None:
+            synced.append(number)
+            if len(synced) > written:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            fsync(number)
+
+        in_process.setattr(os, "fsync", full)
+        with pytest.raises(RunError) as caught:
+            run(tmp_path, LENGTHS)
+        assert str(caught.value) == (
+            f"cannot write to {tmp_path}: No space left on device; what was measured is kept, "
+            f"continue with --resume {tmp_path}"
+        )
+        kept = journal.read(tmp_path).results.values()
+        assert [row.seq_len for row in kept] == ([16] if written == 3 else [16, 32])
+        in_process.setattr(os, "fsync", fsync)
+        assert {row.status for row in run(tmp_path, LENGTHS, resume=True)} == {Status.OK}
+
+
+# The command itself, in processes of its own.
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run by the command that was left to finish, and what a second one needs."""
+
+    folder: Path
+    capture: Path
+    environment: dict[str, str]
+
+    def start(self, *words: object) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "bench", "run", *map(str, words), "--seconds", "0.01"],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def again(self, folder: Path) -> Path:
+        """A folder in which the same run has been described but not begun."""
+        folder.mkdir(exist_ok=True)
+        with (self.folder / FILE).open() as file:
+            (folder / FILE).write_text(file.readline())
+        return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder = tmp_path_factory.mktemp("somebody-here")
+    capture = folder / "some.safetensors"
+    capture_file(capture)
+    names = {"USER": "somebody-here", "LOGNAME": "somebody-here", "HOSTNAME": "somewhere-here"}
+    paths = dict.fromkeys(("TORCH_HOME", "OMP_TOOL_LIBRARIES"), f"{folder}/somewhere-here")
+    # One thread: two that wait for each other take ages on a busy machine.
+    environment = {**os.environ, **names, **paths, "OMP_NUM_THREADS": "1"}
+    made = Finished(folder / "run", capture, environment)
+    axes = {
+        "seq_len": "8,16",
+        "variant": f"full,linear,{ONE}",
+        "heads": "8",
+        "kv_heads": "4",
+        "head_dim": "8",
+        "inputs": f"file:{capture}",
+        "causal": "true",
+    }
+    words = [word for axis, values in axes.items() for word in ("--set", f"{axis}={values}")]
+    process = made.start(*words, "--out", made.folder)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert out == f"{made.folder}\n"
+    assert "12 of 12 cases" in err
+    return made
+
+
+def wait_for_results(folder: Path, count: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[1]
+        if (folder / FILE).read_text().count('"event": "result"') >= count:
+            return
+        time.sleep(0.005)
+    raise AssertionError("the run does not get on")
+
+
+def alive(session: int) -> list[int]:
+    """The processes of a session that have not ended."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, its_session = stat.read_text().rpartition(")")[2].split()[:4]
+        except (OSError, ValueError):
+            continue
+        if int(its_session) == session and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def outcome(folder: Path) -> list[tuple[str, ...]]:
+    """What two runs of one sweep must agree on."""
+    same = (*CASE_COLUMNS, "status", "reason", "implementation_used", "inputs_detail",
+            "peak_memory_bytes", "approx_error_rel_l2", "useful_flops")  # fmt: skip
+    return [tuple(row[name] for name in same) for row in table(folder)]
+
+
+class TestCommand:
+    def test_every_case_is_measured(self, finished: Finished) -> None:
+        rows = table(finished.folder)
+        assert len(rows) == 12
+        assert {row["status"] for row in rows} == {"ok", "unsupported"}
+        assert sum(row["status"] == "unsupported" for row in rows) == 2
+        assert {row["inputs"] for row in rows} == {"file:some.safetensors"}
+
+    def test_nothing_that_may_be_published_names_the_machine_or_a_path(
+        self, finished: Finished
+    ) -> None:
+        stored = json.loads((finished.folder / "environment.json").read_text())
+        published = [*texts(stored)]
+        published += [cell for row in table(finished.folder) for cell in row.values()]
+        assert stored["settings"]["OMP_NUM_THREADS"] == "1"
+        for text in published:
+            assert os.sep not in text
+            assert "somebody-here" not in text
+            assert "somewhere-here" not in text
+            assert not os.uname().nodename or os.uname().nodename not in text.split()
+
+    @LINUX
+    @pytest.mark.parametrize("whom", ["the command alone", "the worker too"])
+    def test_a_run_killed_at_any_moment_goes_on_to_the_same_rows(
+        self, finished: Finished, tmp_path: Path, whom: str
+    ) -> None:
+        folder = finished.again(tmp_path / "run")
+        count, delay = random.randint(1, 9), random.uniform(0, 0.2)
+        moment = f"killed {delay:.3f} s after result {count}"
+        process = finished.start("--resume", folder)
+        wait_for_results(folder, count, process)
+        time.sleep(delay)
+        (os.kill if whom == "the command alone" else os.killpg)(process.pid, signal.SIGKILL)
+        process.communicate()
+        deadline = time.monotonic() + 20
+        while alive(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not alive(process.pid), "an orphan would measure beside the next run"
+        before = journal.read(folder).results
+        process = finished.start("--resume", folder)
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert outcome(folder) == outcome(finished.folder), moment
+        ids = [event["case_id"] for event in events(folder) if event["event"] == "result"]
+        assert len(ids) == len(set(ids)) == 12, moment
+        after = journal.read(folder).results
+        assert count <= len(before) < 12, moment
+        assert {case_id: after[case_id] for case_id in before} == before, moment
+
+    def test_an_interrupt_keeps_what_was_measured(self, finished: Finished, tmp_path: Path) -> None:
+        folder = finished.again(tmp_path / "run")
+        process = finished.start("--resume", folder)
+        wait_for_results(folder, 2, process)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the worker too
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert out == ""
+        last = err.splitlines()[-1]
+        assert last == f"stopped; continue with: python -m bench run --resume {folder}"
+        assert "Traceback" not in err
+        record = journal.read(folder)
+        assert 2 <= len(table(folder)) <= len(record.results) < 12
+        counted = {case_id for case_id, count in record.attempts.items() if count}
+        assert counted <= set(record.results)
+
+    def test_a_full_disk_ends_with_one_message(self, finished: Finished, tmp_path: Path) -> None:
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", str(disk)]
+        if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+            pytest.skip("a small file system cannot be mounted here")
+        try:
+            folder = finished.again(disk)
+            process = finished.start("--resume", folder)
+            out, err = process.communicate(timeout=60)
+            assert process.returncode == 2
+            assert out == ""
+            messages = [line for line in err.splitlines() if line.startswith("Error: ")]
+            assert messages == [
+                f"Error: cannot write to {disk}: No space left on device; what was measured is "
+                f"kept, continue with --resume {disk}"
+            ]
+            assert "Traceback" not in err
+            kept = journal.read(folder).results
+            assert 0 < len(kept) < 12
+            assert {row.status for row in kept.values()} <= {Status.OK, Status.UNSUPPORTED}
+        finally:
+            subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_row_is_written_under_its_own_columns(tmp_path: Path) -> None:
+    row = replace(good(cases.case(layer=3, causal=True)), tflops=0.25)
+    runner.write_results(tmp_path, [row.case], {row.case_id: row})
+    (stored,) = table(tmp_path)
+    for name in COLUMNS:
+        value = getattr(row, name)
+        assert stored[name] == ("" if value is None else str(value)), name
+    assert not list(tmp_path.glob("*.partial"))

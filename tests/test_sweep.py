@@ -1,0 +1,408 @@
+"""Sweeps: what their files and overrides may say, and which cases they stand for."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import variants
+from bench import sweep
+from bench.measurement import Case
+from bench.sweep import AXES, BUILT_IN, Sweep, SweepError, attention_of, parse, read
+from tests.cases import capture_file, case
+
+ONE = "sliding_window window_size=8"
+
+
+def cases(*settings: str, device: str = "cpu") -> list[Case]:
+    """The cases of axes given as `--set` texts."""
+    chosen, files = Sweep("axes", ({},)).overridden(settings).located()
+    return chosen.cases(device, files)
+
+
+class TestFiles:
+    def test_axes_at_the_top_hold_for_all_groups(self, tmp_path: Path) -> None:
+        file = tmp_path / "mine.toml"
+        file.write_text(
+            f'variant = ["{ONE}"]\nheads = [2, 4]\nseq_len = 16\n'
+            "[[group]]\ncausal = [true]\n[[group]]\nseq_len = [32]\nheads = [1]\n"
+        )
+        found = read(file)
+        assert found.name == "mine"
+        assert found.groups == (
+            {"variant": (ONE,), "heads": (2, 4), "seq_len": (16,), "causal": (True,)},
+            {"variant": (ONE,), "heads": (1,), "seq_len": (32,)},
+        )
+        seen = [(c.seq_len, c.heads, c.causal) for c in found.cases("cpu", {})]
+        assert seen == [(16, 2, True), (16, 4, True), (32, 1, False)]
+
+    def test_a_file_without_groups_is_one_group(self, tmp_path: Path) -> None:
+        file = tmp_path / "mine.toml"
+        file.write_text(f'variant = ["{ONE}"]\nseq_len = [16, 32]')
+        assert len(read(file).cases("cpu", {})) == 2
+
+    @pytest.mark.parametrize("name", ["cpu", "gpu", "smoke"])
+    def test_the_built_in_sweeps_can_be_planned(self, name: str) -> None:
+        found = read(name)
+        planned = found.cases("cuda" if name == "gpu" else "cpu", {})
+        assert found.name == name
+        assert {c.variant for c in planned} == set(variants.REGISTRY)
+        assert {c.device for c in planned} == {"cuda" if name == "gpu" else "cpu"}
+
+    def test_every_built_in_sweep_is_tested(self) -> None:
+        assert {file.stem for file in BUILT_IN.glob("*.toml")} == {"cpu", "gpu", "smoke"}
+
+    def test_a_folder_does_not_hide_a_built_in_sweep(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "smoke").mkdir()
+        monkeypatch.chdir(tmp_path)
+        assert read("smoke").name == "smoke"
+
+    def test_an_unknown_sweep_names_the_built_in_ones(self) -> None:
+        with pytest.raises(SweepError, match=r"no sweep 'cpuu'; .* one of: cpu, gpu, smoke$"):
+            read("cpuu")
+
+    def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(SweepError, match=r"cannot read .*none\.toml: No such file"):
+            read(tmp_path / "none.toml")
+
+    @pytest.mark.parametrize("content", [b"seq_len = [1,", b"seq_len = 1\nseq_len = 2", b"\xff"])
+    def test_what_is_no_toml_is_named(self, tmp_path: Path, content: bytes) -> None:
+        file = tmp_path / "mine.toml"
+        file.write_bytes(content)
+        with pytest.raises(SweepError, match=r"mine\.toml is not valid TOML: "):
+            read(file)
+
+    @pytest.mark.parametrize("content", ["[group]\nheads = [1]", "group = []", "group = [1]"])
+    def test_groups_are_an_array_of_tables(self, tmp_path: Path, content: str) -> None:
+        file = tmp_path / "mine.toml"
+        file.write_text(content)
+        with pytest.raises(SweepError, match=r"groups must be written as \[\[group\]\] tables"):
+            read(file)
+
+
+class TestErrors:
+    def test_an_unknown_axis_names_all_axes(self) -> None:
+        with pytest.raises(SweepError) as caught:
+            parse("mine", {"seqlen": [16]})
+        assert "mine: unknown axis 'seqlen'; the axes are: " in str(caught.value)
+        assert all(axis in str(caught.value) for axis in AXES)
+        with pytest.raises(
+            SweepError, match=r"--set: unknown axis 'seqlen'; the axes are: batch, "
+        ):
+            cases("seqlen=16")
+
+    @pytest.mark.parametrize(
+        ("axis", "value", "message"),
+        [
+            ("dtype", "float8", "must be one of float32, bfloat16, float16, float64; got 'float8'"),
+            ("dtype", ["x"], r"must be one of float32, .*; got \['x'\]"),
+            ("direction", "back", "must be one of forward, forward_backward; got 'back'"),
+            ("heads", 0, "must be a whole number of at least 1; got 0"),
+            ("heads", -1, "must be a whole number of at least 1; got -1"),
+            ("heads", 1.5, r"must be a whole number of at least 1; got 1\.5"),
+            ("seq_len", "long", "must be a whole number of at least 1; got 'long'"),
+            ("key_len", True, "must be a whole number of at least 1; got True"),
+            ("batch", {"a": 1}, "must be a whole number of at least 1; got {'a': 1}"),
+            ("kv_heads", 0, "must be a whole number of at least 1; got 0"),
+            ("head_dim", 0, "must be a whole number of at least 1; got 0"),
+            ("seed", -1, "must be a whole number of at least 0; got -1"),
+            ("layer", "middle", "must be a whole number of at least 0; got 'middle'"),
+            ("causal", "yes", "must be true or false; got 'yes'"),
+            ("causal", 1, "must be true or false; got 1"),
+            ("variant", 5, "must be text; got 5"),
+            ("variant", " ", "must be text; got ' '"),
+            ("implementation", "", "must be text; got ''"),
+            ("inputs", 5, "must be text; got 5"),
+        ],
+    )
+    def test_a_value_of_no_use_names_what_would_be(
+        self, axis: str, value: Any, message: str
+    ) -> None:
+        with pytest.raises(SweepError, match=f"^{axis} {message}$"):
+            parse("mine", {axis: [value]})
+
+    def test_every_axis_checks_its_values(self) -> None:
+        for axis in AXES:
+            with pytest.raises(SweepError, match=axis):
+                parse("mine", {axis: [None]})
+
+    def test_an_axis_has_at_least_one_value(self) -> None:
+        with pytest.raises(SweepError, match="mine: axis 'heads' has no values"):
+            parse("mine", {"heads": []})
+
+    def test_an_override_is_written_with_an_equals_sign(self) -> None:
+        with pytest.raises(SweepError, match=r"write an override as axis=value,value; got 'heads'"):
+            cases("heads")
+
+    @pytest.mark.parametrize("text", ["heads=", "heads=1,,2", "heads=1;2", "seed=-1", "heads=²"])
+    def test_an_override_that_is_no_number_is_said(self, text: str) -> None:
+        with pytest.raises(SweepError, match="must be a whole number of at least"):
+            cases("seq_len=16", text)
+
+    def test_a_sweep_needs_a_length(self) -> None:
+        with pytest.raises(SweepError, match="a sweep needs the axis seq_len"):
+            cases(f"variant={ONE}")
+
+    def test_an_unknown_variant_names_the_known_ones(self) -> None:
+        for text in ("sliding", "sliding window_size=8"):
+            with pytest.raises(
+                SweepError, match="unknown variant 'sliding'; known variants: "
+            ) as e:
+                cases("seq_len=16", f"variant={text}")
+            assert all(name in str(e.value) for name in variants.REGISTRY)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("sliding_window window=8", "no hyperparameter 'window'; it has: .*window_size"),
+            (
+                "sliding_window window_size",
+                "write hyperparameters as name=value; got 'window_size'",
+            ),
+            (
+                "sliding_window window_size=-1",
+                "window_size must be an integer of at least 0; got -1",
+            ),
+            ("sliding_window window_size=x", "window_size must be .*; got 'x'"),
+            ("lsh shared_qk=yes", "shared_qk must be of type bool; got 'yes'"),
+            ("linear feature_map=sin", "feature_map must be one of elu, relu; got 'sin'"),
+            ("full implementation=fast", "implementation must be one of auto, sdpa, .*'fast'"),
+        ],
+    )
+    def test_a_hyperparameter_of_no_use_names_what_would_be(self, text: str, message: str) -> None:
+        with pytest.raises(SweepError, match=message):
+            cases("seq_len=16", f"variant={text}")
+
+    def test_an_implementation_that_a_variant_lacks_names_those_it_has(self) -> None:
+        with pytest.raises(
+            SweepError, match="full: implementation must be one of auto, sdpa, plain"
+        ):
+            cases("seq_len=16", "variant=full", "implementation=blocks")
+
+    def test_key_value_heads_divide_the_query_heads(self) -> None:
+        for heads, kv_heads in ((4, 3), (2, 4)):
+            message = f"kv_heads must divide heads; got heads={heads}, kv_heads={kv_heads}"
+            with pytest.raises(SweepError, match=message):
+                cases("seq_len=16", f"heads={heads}", f"kv_heads={kv_heads}")
+
+    def test_unknown_inputs_name_the_known_ones(self) -> None:
+        with pytest.raises(SweepError, match="unknown inputs 'noise'; known: gaussian, smollm2"):
+            cases("seq_len=16", "inputs=noise")
+
+    def test_a_capture_that_is_missing_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(SweepError, match=r"none\.safetensors: expected .* got no such file"):
+            cases("seq_len=16", f"inputs=file:{tmp_path / 'none.safetensors'}")
+
+    def test_a_layer_that_was_not_captured_names_those_that_were(self) -> None:
+        with pytest.raises(
+            SweepError, match=r"smollm2 holds the layers \[3, 15, 28\]; got layer 4"
+        ):
+            cases("seq_len=16", "inputs=smollm2", "layer=3,4")
+
+
+class TestCases:
+    def test_an_axis_that_is_absent_has_its_default(self) -> None:
+        assert cases("seq_len=16", f"variant={ONE}") == [
+            case(seq_len=16, heads=8, kv_heads=8, head_dim=64)
+        ]
+
+    def test_without_a_variant_every_registered_one_has_its_own_grid(self) -> None:
+        found = [attention_of(one) for one in cases("seq_len=16")]
+        assert len(found) == len(set(found))
+        assert set(found) == {one for name in variants.REGISTRY for one in variants.grid(name)}
+
+    def test_axes_are_combined(self) -> None:
+        found = cases(
+            "seq_len=16,32", "heads=1,2,3", "dtype=float32,bfloat16", "causal=true,false",
+            f"variant={ONE}",
+        )  # fmt: skip
+        points = {(c.seq_len, c.heads, c.dtype, c.causal) for c in found}
+        expected = itertools.product((16, 32), (1, 2, 3), ("float32", "bfloat16"), (True, False))
+        assert points == set(expected)
+        assert len(found) == 24
+
+    def test_short_comes_before_long_whatever_the_order_of_the_values(self) -> None:
+        found = cases("seq_len=1024,16,128", "heads=8,1", "dtype=float32,bfloat16")
+        assert [c.seq_len for c in found] == sorted(c.seq_len for c in found)
+        found = cases("seq_len=16", "key_len=64,16,1024,128", f"variant={ONE}")
+        assert [c.key_len for c in found] == [16, 64, 128, 1024]
+        found = cases("seq_len=16,2,1,128", "key_len=256", f"variant={ONE}")
+        assert [c.seq_len for c in found] == [1, 2, 16, 128]
+
+    def test_one_shape_comes_together(self) -> None:
+        found = [
+            c.shape for c in cases("seq_len=64,16", "heads=4,2", "seed=1,0", "causal=true,false")
+        ]
+        assert len([shape for shape, _ in itertools.groupby(found)]) == len(set(found)) == 16
+
+    def test_a_case_that_two_groups_ask_for_is_there_once(self) -> None:
+        both = parse(
+            "mine",
+            {
+                "variant": [ONE],
+                "group": [{"seq_len": [16, 32, 16]}, {"seq_len": [32, 64], "causal": [False]}],
+            },
+        )
+        assert [c.seq_len for c in both.cases("cpu", {})] == [16, 32, 64]
+
+    def test_the_same_setting_written_twice_is_one_case(self) -> None:
+        found = cases("seq_len=16", f"variant={ONE},sliding_window window_size=8,{ONE}")
+        assert len(found) == 1
+
+    def test_key_value_heads_are_as_many_as_query_heads_or_as_given(self) -> None:
+        found = cases("seq_len=16", "heads=4,8", f"variant={ONE}")
+        assert [(c.heads, c.kv_heads) for c in found] == [(4, 4), (8, 8)]
+        found = cases("seq_len=16", "heads=4,8", "kv_heads=1,2", f"variant={ONE}")
+        assert [(c.heads, c.kv_heads) for c in found] == [(4, 1), (4, 2), (8, 1), (8, 2)]
+
+    def test_keys_are_as_many_as_queries_or_as_given(self) -> None:
+        found = cases("seq_len=16,32", f"variant={ONE}")
+        assert [(c.seq_len, c.key_len) for c in found] == [(16, 16), (32, 32)]
+        found = cases("seq_len=1,16", "key_len=64", f"variant={ONE}")
+        assert {(c.seq_len, c.key_len) for c in found} == {(1, 64), (16, 64)}
+
+    def test_only_captures_have_layers_the_middle_one_unless_asked(self) -> None:
+        found = cases("seq_len=16", "inputs=gaussian,smollm2", f"variant={ONE}")
+        assert {(c.inputs, c.layer) for c in found} == {("gaussian", None), ("smollm2", 15)}
+        found = cases("seq_len=16", "inputs=gaussian,smollm2", "layer=3,28", f"variant={ONE}")
+        assert sorted((c.inputs, c.layer or 0) for c in found) == [
+            ("gaussian", 0),
+            ("smollm2", 3),
+            ("smollm2", 28),
+        ]
+
+    def test_an_implementation_axis_replaces_that_of_the_variant(self) -> None:
+        found = cases("seq_len=16", "variant=full", "implementation=plain,sdpa")
+        assert [c.implementation for c in found] == ["plain", "sdpa"]
+
+    def test_a_capture_is_named_without_its_folder(self, tmp_path: Path) -> None:
+        file = tmp_path / "some.safetensors"
+        capture_file(file)
+        chosen = Sweep("axes", ({"inputs": (f"file:{file}", "gaussian")},))
+        located, files = chosen.located()
+        assert located.groups == ({"inputs": ("file:some.safetensors", "gaussian")},)
+        assert files == {"some.safetensors": file}
+        settings = ["seq_len=16", "head_dim=8", f"inputs=file:{file}", f"variant={ONE}"]
+        assert [(c.inputs, c.layer) for c in cases(*settings)] == [("file:some.safetensors", 15)]
+
+    def test_two_captures_of_one_name_are_refused(self, tmp_path: Path) -> None:
+        """A row could not tell them apart, and one would stand for both."""
+        for folder in ("a", "b"):
+            (tmp_path / folder).mkdir()
+            capture_file(tmp_path / folder / "some.safetensors")
+        names = [f"file:{tmp_path / folder / 'some.safetensors'}" for folder in ("a", "b", "a")]
+        with pytest.raises(SweepError, match="tell inputs apart by the name of the file"):
+            cases("seq_len=16", "head_dim=8", f"inputs={names[0]},{names[1]}")
+        assert cases("seq_len=16", "head_dim=8", f"inputs={names[0]},{names[2]}", f"variant={ONE}")
+
+
+class TestOverrides:
+    def test_replace_the_axis_in_every_group(self) -> None:
+        two = parse("mine", {"group": [{"heads": [1], "seq_len": [16]}, {"seq_len": [32]}]})
+        changed = two.overridden(["heads=2,4", "causal=TRUE", f"variant={ONE}"])
+        added = {"heads": (2, 4), "causal": (True,), "variant": (ONE,)}
+        assert changed.groups == ({"seq_len": (16,), **added}, {"seq_len": (32,), **added})
+        assert changed.name == "mine"
+
+    def test_groups_that_become_the_same_become_one(self) -> None:
+        two = parse("mine", {"seq_len": [16], "group": [{"heads": [1]}, {"heads": [2]}]})
+        assert len(two.overridden(["heads=4"]).groups) == 1
+        assert len(two.overridden(["seq_len=4"]).groups) == 2
+
+    def test_leave_the_sweep_as_it_was(self) -> None:
+        one = parse("mine", {"seq_len": [16]})
+        one.overridden(["seq_len=32"])
+        assert one.groups == ({"seq_len": (16,)},)
+        assert one.overridden([]) == one
+
+    def test_numbers_and_words_are_read_as_the_axis_wants_them(self) -> None:
+        (group,) = (
+            Sweep("axes", ({},))
+            .overridden(
+                ["seq_len= 16, 32", "causal=true,False", "dtype=bfloat16", "layer=3", "seed=0"]
+            )
+            .groups
+        )
+        assert group == {
+            "seq_len": (16, 32),
+            "causal": (True, False),
+            "dtype": ("bfloat16",),
+            "layer": (3,),
+            "seed": (0,),
+        }
+
+
+class TestReproduction:
+    @pytest.mark.parametrize("name", sorted(variants.REGISTRY))
+    def test_a_case_stands_for_exactly_its_attention(self, name: str) -> None:
+        for attention in [*variants.grid(name), variants.create(name)]:
+            asked = case(
+                variant=name,
+                implementation=attention.implementation,
+                hyperparameters=attention.hyperparameters,
+            )
+            assert attention_of(asked) == attention
+
+    @pytest.mark.parametrize("name", sorted(variants.REGISTRY))
+    def test_every_hyperparameter_survives_as_text(self, name: str) -> None:
+        """Also values that no grid has, one field at a time."""
+        for field in dataclasses.fields(variants.REGISTRY[name]):
+            default, choices = field.default, field.metadata.get("choices")
+            if field.name == "implementation":
+                others = variants.REGISTRY[name].info.implementations
+            elif choices:
+                others = choices
+            elif isinstance(default, bool):
+                others = (not default,)
+            else:
+                others = (default + 1,)
+            for value in others:
+                attention = variants.create(name, **{field.name: value})
+                asked = case(
+                    variant=name,
+                    implementation=attention.implementation,
+                    hyperparameters=attention.hyperparameters,
+                )
+                assert attention_of(asked) == attention
+
+    @pytest.mark.parametrize("name", ["cpu", "gpu", "smoke"])
+    def test_the_columns_of_a_row_ask_for_exactly_that_case(self, name: str) -> None:
+        planned = read(name).cases("cpu", {})
+        assert len(planned) > 50
+        for one in planned:
+            assert cases(*as_settings(one)) == [one]
+
+    def test_so_do_those_of_every_axis_away_from_its_default(self) -> None:
+        axes = [
+            "batch=3", "heads=4", "kv_heads=2", "seq_len=8", "key_len=16", "head_dim=64",
+            "causal=true", "dtype=float16", "direction=forward_backward", "seed=5", "layer=28",
+            "inputs=smollm2", "variant=full,lsh",
+        ]  # fmt: skip
+        planned = cases(*axes)
+        assert len(planned) == 5
+        for one in planned:
+            assert cases(*as_settings(one)) == [one]
+
+
+def as_settings(one: Case) -> list[str]:
+    """The `--set` texts of the case columns of a row."""
+    texts = [f"variant={one.variant} {one.hyperparameters}"]
+    for axis, value in dataclasses.asdict(one).items():
+        if axis not in ("variant", "hyperparameters", "device") and value is not None:
+            texts.append(f"{axis}={value}")
+    return texts
+
+
+def test_the_device_of_the_plan_is_that_of_its_cases() -> None:
+    assert {c.device for c in cases("seq_len=16", device="cuda")} == {"cuda"}
+
+
+def test_defaults_are_axes() -> None:
+    assert set(sweep.DEFAULTS) < set(AXES)
+    assert parse("mine", {axis: list(values) for axis, values in sweep.DEFAULTS.items()})

@@ -1,0 +1,412 @@
+"""One case measured: its numbers, its baselines, and a row for every way to fail."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import variants
+from bench import accuracy, clock, inputs, worker
+from bench.clock import Samples
+from bench.measurement import NUMBERS, Measurement, Status
+from bench.worker import _Seen
+from tests.cases import case, fresh_worker, settings
+from variants import UnsupportedError
+from variants.sliding_window import SlidingWindowAttention
+
+Attend = Callable[..., Tensor]
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    with fresh_worker():
+        yield
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three samples of 1, 2 and 3 ms, where times are not the point."""
+
+    def measure(call: Callable[[], object], *more: object, **named: object) -> Samples:
+        call()
+        return Samples([3.0, 1.0, 2.0], [4.0, 1.0])
+
+    monkeypatch.setattr(clock, "measure", measure)
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[Attend], None]:
+    """Replace the kernel of the sliding window; it gets the right output and the arguments."""
+    right = SlidingWindowAttention.attend
+
+    def install(wrong: Attend) -> None:
+        def attend(self: SlidingWindowAttention, *tensors: Tensor, **call: Any) -> Tensor:
+            return wrong(right(self, *tensors, **call), *tensors)
+
+        monkeypatch.setattr(SlidingWindowAttention, "attend", attend)
+
+    return install
+
+
+def measure(**changes: Any) -> Measurement:
+    return worker.measure(case(**changes), settings())[0]
+
+
+def full(implementation: str, **changes: Any) -> Measurement:
+    return measure(variant="full", hyperparameters="", implementation=implementation, **changes)
+
+
+class TestNumbers:
+    def test_every_number_of_a_row_follows_from_what_was_seen(self) -> None:
+        row, samples = worker.measure(case(), settings(matmul_tflops={"float32": 50.0}))
+        assert row.status is Status.OK
+        assert row.case == case()
+        assert row.implementation_used == "blocks"
+        assert row.inputs_detail == "independent standard normal numbers, seed 0"
+        assert row.repeats == len(samples) >= clock.MINIMUM_SAMPLES
+        first, median, third = statistics.quantiles(samples, n=4, method="inclusive")
+        assert (row.time_ms_q1, row.time_ms_median, row.time_ms_q3) == (first, median, third)
+        assert row.time_ms_min == min(samples)
+        assert row.wall_ms_median == median
+        assert row.prepare_ms is not None
+        assert row.prepare_ms > 0
+        assert row.exact_implementation in ("sdpa", "plain")
+        assert row.exact_ms_median is not None
+        assert row.speedup_vs_exact == row.exact_ms_median / median
+        assert row.peak_memory_bytes is not None
+        assert row.peak_memory_bytes >= 4 * 2 * 32 * 16
+        assert row.exact_peak_memory_bytes is not None
+        assert row.memory_vs_exact == row.peak_memory_bytes / row.exact_peak_memory_bytes
+        # Within 8 positions on either side: 17 keys a query, fewer near the ends.
+        pairs = sum(min(31, i + 8) - max(0, i - 8) + 1 for i in range(32))
+        assert row.useful_flops == 4 * 2 * 16 * pairs
+        assert row.tflops == pytest.approx(row.useful_flops / (median / 1e3) / 1e12)
+        assert row.roofline_fraction == pytest.approx(row.tflops / 50)
+        assert row.oracle_rows == 32
+        assert [name for name in NUMBERS if getattr(row, name) is None] == []
+
+    def test_the_error_is_that_of_the_output_on_the_same_inputs(self) -> None:
+        row = measure(causal=True)
+        given = inputs.load(case(causal=True), {})
+        window = variants.create("sliding_window", window_size=8)
+        out = window(given.query, given.key, given.value, causal=True)
+        seen = accuracy.measure(window, given.query, given.key, given.value, out, causal=True)
+        assert {name: getattr(row, name) for name in dataclasses.asdict(seen)} == (
+            dataclasses.asdict(seen)
+        )
+        assert seen.approx_error_rel_l2 > 0.05
+
+    @pytest.mark.usefixtures("quick")
+    def test_wall_time_has_a_median_of_its_own(self) -> None:
+        row = measure()
+        assert (row.time_ms_median, row.time_ms_min, row.repeats) == (2.0, 1.0, 3)
+        assert row.wall_ms_median == 2.5
+
+    def test_building_what_is_re_used_is_not_in_the_time(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(SlidingWindowAttention, "prepare", lambda *a, **k: time.sleep(0.05))
+        row = measure()
+        assert row.prepare_ms is not None
+        assert row.prepare_ms >= 50
+        assert row.time_ms_q3 is not None
+        assert row.time_ms_q3 < 50
+
+    @pytest.mark.usefixtures("quick")
+    def test_memory_does_not_depend_on_what_was_measured_before(self) -> None:
+        first = measure()
+        measure(variant="performer", hyperparameters="num_features=64 seed=0")
+        full("plain")
+        assert measure().peak_memory_bytes == first.peak_memory_bytes
+
+    @pytest.mark.usefixtures("quick")
+    @pytest.mark.parametrize(
+        ("variant", "hyperparameters", "factor"),
+        [("sliding_window", "window_size=8", 3.5), ("linear", "feature_map=elu", 3.0)],
+    )
+    def test_a_backward_pass_is_run_and_counted(
+        self, variant: str, hyperparameters: str, factor: float
+    ) -> None:
+        asked = {"variant": variant, "hyperparameters": hyperparameters, "kv_heads": 1}
+        forward = measure(**asked)
+        both = measure(**asked, direction="forward_backward")
+        assert both.status is Status.OK
+        assert both.useful_flops == factor * (forward.useful_flops or math.nan)
+        # The three gradients are allocated besides all that a forward pass needs.
+        gradients = 4 * 32 * 16 * (2 + 1 + 1)
+        assert (both.peak_memory_bytes or 0) >= (forward.peak_memory_bytes or 0) + gradients
+        assert both.approx_error_rel_l2 == forward.approx_error_rel_l2
+
+    @pytest.mark.usefixtures("quick")
+    def test_a_backward_pass_asks_for_every_gradient(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked_for = []
+        grad = torch.autograd.grad
+
+        def watched(out: Tensor, leaves: tuple[Tensor, ...], *more: Tensor) -> object:
+            asked_for.append(tuple(leaf.shape[1] for leaf in leaves))
+            return grad(out, leaves, *more)
+
+        monkeypatch.setattr(torch.autograd, "grad", watched)
+        measure(direction="forward_backward", kv_heads=1)
+        assert set(asked_for) == {(2, 1, 1)}
+
+    @pytest.mark.usefixtures("quick")
+    def test_a_forward_pass_records_nothing_for_a_backward_one(
+        self, broken: Callable[[Attend], None]
+    ) -> None:
+        modes = []
+
+        def watched(out: Tensor, *tensors: Tensor) -> Tensor:
+            modes.append(torch.is_grad_enabled())
+            return out
+
+        broken(watched)
+        measure()
+        assert set(modes) == {False}
+
+
+@pytest.mark.usefixtures("quick")
+class TestBaselines:
+    @pytest.fixture
+    def counted(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        lengths = []
+        real = worker._exact_baselines
+
+        def count(asked: Any, *more: Any) -> Any:
+            lengths.append(asked.seq_len)
+            return real(asked, *more)
+
+        monkeypatch.setattr(worker, "_exact_baselines", count)
+        return lengths
+
+    def test_are_measured_once_for_all_variants_of_a_shape(self, counted: list[int]) -> None:
+        rows = [measure(), full("plain"), full("sdpa"), measure(hyperparameters="window_size=4")]
+        assert counted == [32]
+        assert len({row.exact_ms_median for row in rows}) == 1
+        measure(seq_len=40)
+        measure()
+        assert counted == [32, 40, 32]
+
+    def test_are_not_those_of_a_shape_that_could_not_be_loaded(self, counted: list[int]) -> None:
+        measure()
+        assert measure(inputs="smollm2", layer=3).status is Status.UNSUPPORTED
+        assert measure().status is Status.OK
+        assert counted == [32, 32]
+
+    def test_are_rows_themselves(self) -> None:
+        row = full("sdpa")
+        assert row.status is Status.OK
+        assert row.implementation_used == "sdpa"
+        assert row.sdpa_ms_median == row.time_ms_median
+        assert row.impl_error_rel_l2 == pytest.approx(row.approx_error_rel_l2, rel=1e-6)
+
+    def test_that_fail_leave_the_others(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*tensors: Tensor) -> Tensor:
+            raise RuntimeError("no memory for all pairs")
+
+        monkeypatch.setattr(variants.full, "_plain", fail)
+        row = measure()
+        assert (row.status, row.exact_implementation) == (Status.OK, "sdpa")
+        assert full("plain").status is Status.ERROR
+
+    @pytest.mark.parametrize(
+        ("plain_ms", "plain_error", "chosen"),
+        [
+            (5.0, 1.0e-7, "plain"),
+            (5.0, 1.99e-7, "plain"),
+            (5.0, 2.01e-7, "sdpa"),
+            (11.0, 0.0, "sdpa"),
+        ],
+    )
+    def test_the_fastest_within_twice_the_error_of_sdpa_counts(
+        self, monkeypatch: pytest.MonkeyPatch, plain_ms: float, plain_error: float, chosen: str
+    ) -> None:
+        def seen(name: str, milliseconds: float, error: float) -> _Seen:
+            quality = accuracy.Accuracy(error, error, error, 1.0, None, error, 1)
+            # A mean or a minimum would choose otherwise.
+            samples = Samples([0.1, milliseconds, 1000.0], [])
+            return _Seen(samples, 8, 0.0, quality, name)
+
+        found = {"sdpa": seen("sdpa", 10.0, 1e-7), "plain": seen("plain", plain_ms, plain_error)}
+        monkeypatch.setattr(worker, "_exact_baselines", lambda *_: found)
+        row = measure()
+        assert row.exact_implementation == chosen
+        assert row.exact_ms_median == (plain_ms if chosen == "plain" else 10.0)
+        assert row.sdpa_ms_median == 10.0
+        assert row.speedup_vs_exact == (row.exact_ms_median or math.nan) / 2.0
+
+    def test_none_leaves_the_comparison_empty(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(worker, "_exact_baselines", lambda *_: {})
+        row = measure()
+        assert row.status is Status.OK
+        assert row.exact_ms_median is row.speedup_vs_exact is row.memory_vs_exact is None
+        assert row.sdpa_ms_median is None
+
+
+@pytest.mark.usefixtures("quick")
+class TestIncorrect:
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            lambda out, *_: out.roll(1, 2),
+            lambda out, *_: torch.zeros_like(out),
+            lambda out, *_: out * 1.001,
+            lambda out, *_: torch.full_like(out, math.nan),
+            lambda out, *_: out.index_fill(2, torch.tensor([5]), math.inf),
+            lambda out, query, key, value: torch.nn.functional.scaled_dot_product_attention(
+                query, key, value
+            ),
+        ],
+        ids=["shifted", "zeros", "scaled", "nan", "infinite", "exact attention instead"],
+    )
+    def test_an_output_off_its_own_definition_is_a_row_without_numbers(
+        self, broken: Callable[[Attend], None], wrong: Attend
+    ) -> None:
+        broken(wrong)
+        row = measure()
+        assert row.status is Status.INCORRECT
+        assert row.reason.startswith("the output is off its own dense definition by ")
+        assert row.reason.endswith("rounding in float32 explains 0.0001")
+        assert all(getattr(row, name) is None for name in NUMBERS)
+
+    def test_what_is_right_at_first_and_wrong_later_is_found(
+        self, broken: Callable[[Attend], None]
+    ) -> None:
+        calls = []
+
+        def later(out: Tensor, *_: Tensor) -> Tensor:
+            calls.append(1)
+            return out if len(calls) == 1 else out.roll(1, 2)
+
+        broken(later)
+        assert measure().status is Status.INCORRECT
+
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+    def test_rounding_is_not_incorrect(self, dtype: str) -> None:
+        assert measure(dtype=dtype).status is Status.OK
+
+
+@pytest.mark.usefixtures("quick")
+class TestFailures:
+    @pytest.mark.parametrize(
+        ("error", "status", "reason"),
+        [
+            (UnsupportedError("no such mask"), Status.UNSUPPORTED, "no such mask"),
+            (MemoryError(), Status.OUT_OF_MEMORY, "MemoryError"),
+            (torch.OutOfMemoryError("CUDA out of memory"), Status.OUT_OF_MEMORY, "CUDA out of mem"),
+            (ValueError("odd\n  shape"), Status.ERROR, "ValueError: odd shape"),
+            (RuntimeError("cannot allocate"), Status.ERROR, "RuntimeError: cannot allocate"),
+            (KeyError("x"), Status.ERROR, "KeyError: 'x'"),
+            (ZeroDivisionError(), Status.ERROR, "ZeroDivisionError: ZeroDivisionError"),
+            (ValueError("see /home/somebody/x.so: bad"), Status.ERROR, "ValueError: see x.so: bad"),
+            (
+                ValueError("see https://github.com/owner/name, n/2 or 'a / b'"),
+                Status.ERROR,
+                "ValueError: see https://github.com/owner/name, n/2 or 'a / b'",
+            ),
+        ],
+    )
+    def test_an_exception_of_a_kernel_is_a_row(
+        self, broken: Callable[[Attend], None], error: Exception, status: Status, reason: str
+    ) -> None:
+        def fail(*_: Tensor) -> Tensor:
+            raise error
+
+        broken(fail)
+        row, samples = worker.measure(case(), settings())
+        assert row.status is status
+        assert row.reason.startswith(reason)
+        assert samples == []
+        assert all(getattr(row, name) is None for name in NUMBERS)
+
+    def test_a_request_for_more_memory_than_there_is_is_out_of_memory(
+        self, broken: Callable[[Attend], None]
+    ) -> None:
+        broken(lambda out, *_: torch.empty(1 << 60, dtype=torch.uint8))
+        row = measure()
+        assert row.status is Status.OUT_OF_MEMORY
+        assert "can't allocate memory" in row.reason
+
+    def test_a_long_message_is_cut(self, broken: Callable[[Attend], None]) -> None:
+        def fail(*_: Tensor) -> Tensor:
+            raise ValueError("word " * 1000)
+
+        broken(fail)
+        row = measure()
+        assert 250 < len(row.reason) < 350
+        assert row.reason.endswith("...")
+
+    @pytest.mark.parametrize(
+        ("wrong", "got"),
+        [
+            (lambda out, *_: out[:, :, :-1], "(1, 2, 31, 16)"),
+            (lambda out, *_: out.double(), "(1, 2, 32, 16)"),
+            (lambda out, *_: None, "NoneType"),
+        ],
+    )
+    def test_an_output_of_the_wrong_kind_is_an_error(
+        self, broken: Callable[[Attend], None], wrong: Attend, got: str
+    ) -> None:
+        broken(wrong)
+        row = measure()
+        assert row.status is Status.ERROR
+        assert "must be a tensor (1, 2, 32, 16) of torch.float32; got " + got in row.reason
+
+    def test_an_implementation_that_cannot_run_here_is_unsupported(self) -> None:
+        row = full("xformers")
+        assert row.status is Status.UNSUPPORTED
+        assert row.reason == "xFormers has no operators for a CPU"
+
+    def test_a_variant_without_a_backward_pass_says_so(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        info = SlidingWindowAttention.info
+        without = dataclasses.replace(info, supports=info.supports - {"backward"})
+        monkeypatch.setattr(SlidingWindowAttention, "info", without)
+        row = measure(direction="forward_backward")
+        assert row.status is Status.UNSUPPORTED
+        assert row.reason == "sliding_window does not support 'backward'"
+        assert measure().status is Status.OK
+
+    def test_a_variant_without_causal_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        info = SlidingWindowAttention.info
+        without = dataclasses.replace(info, supports=info.supports - {"causal"})
+        monkeypatch.setattr(SlidingWindowAttention, "info", without)
+        row = measure(causal=True)
+        assert row.status is Status.UNSUPPORTED
+        assert "sliding_window does not support 'causal'" in row.reason
+
+
+@pytest.mark.usefixtures("quick")
+class TestSharedQueriesAndKeys:
+    SHARED = "bucket_size=8 num_hashes=1 seed=0 shared_qk=True"
+
+    def test_the_variant_is_given_its_queries_as_keys(self) -> None:
+        row = measure(variant="lsh", hyperparameters=self.SHARED)
+        assert row.status is Status.OK
+        given = inputs.load(case(), {})
+        shared = variants.create("lsh", shared_qk=True, bucket_size=8)
+        out = shared(given.query, given.query, given.value)
+        seen = accuracy.measure(
+            shared, given.query, given.key, given.value, out, causal=False, own_key=given.query
+        )
+        assert row.approx_error_rel_l2 == seen.approx_error_rel_l2
+
+    @pytest.mark.parametrize("direction", ["forward", "forward_backward"])
+    def test_both_directions_are_measured(self, direction: str) -> None:
+        row = measure(variant="lsh", hyperparameters=self.SHARED, direction=direction)
+        assert row.status is Status.OK
+
+    @pytest.mark.parametrize("changes", [{"kv_heads": 1}, {"key_len": 40}])
+    def test_queries_that_cannot_be_keys_are_unsupported(self, changes: dict[str, int]) -> None:
+        row = measure(variant="lsh", hyperparameters=self.SHARED, **changes)
+        assert row.status is Status.UNSUPPORTED
+        assert "shared_qk needs as many keys and key/value heads as queries" in row.reason
