@@ -41,6 +41,7 @@ def _draw_one(kind: Kind, part: Slice, looks: Styles, folder: Path) -> Drawing:
     if missing := kind.missing(part.rows):
         return Drawing(kind, part, None, missing=missing)
     drawn = panels(part.rows, x=kind.x_column, row=kind.row, column=kind.column)
+    drawn = kind.worth_drawing(drawn)
     whole = [{kind.column: p.column, kind.row: p.row, **p.fixed} for p in drawn]
     shared = {**part.fixed, **common(whole)}
     path = folder / ("-".join(filter(None, (kind.name, part.name))) + ".png")

@@ -77,15 +77,20 @@ def _name(
         (left - 4, low - 4, left + 4, low + 4)
         for left, low in ax.transData.transform(placed[columns].to_numpy()) * to_points
     ]
+    edge = ax.get_window_extent().x0 * to_points
     for _, point in best.iterrows():
         name = str(point["variant"])
         anchor = (float(point[x.column]), float(point[y.column]))
         left, low = ax.transData.transform(anchor) * to_points
         width = LETTER * len(name)
-        places = [(-6 - width, up) for up in (-9, -4, 1, -15, -21, -27)] + [(6, -9), (6, 1)]
+        places = [(-6 - width, up) for up in (-9, -4, 1, -15, -21, -27)] + [
+            (6, up) for up in (-9, 1, 8, -15)
+        ]
         boxes = [(left + dx, low + dy, left + dx + width, low + dy + LINE) for dx, dy in places]
-        free = [not any(_overlap(box, other) for other in taken) for box in boxes]
-        chosen = free.index(True) if any(free) else 0
+        free = [
+            box[0] >= edge and not any(_overlap(box, other) for other in taken) for box in boxes
+        ]
+        chosen = free.index(True) if any(free) else len(places) - 1
         taken.append(boxes[chosen])
         ax.annotate(
             name,

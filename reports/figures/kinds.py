@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from reports.metrics import ERROR, MEMORY, TIME, Metric
 from reports.rows import finished
+from reports.slices import Panel
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,13 @@ class Kind:
         if self.x == "heads" and done["heads"].nunique() < 2:
             return f"only one number of heads was measured, {done['heads'].iloc[0]}"
         return ""
+
+    def worth_drawing(self, drawn: Sequence[Panel]) -> list[Panel]:
+        """Without the panels that show one number of heads only, if others show several."""
+        if self.x != "heads":
+            return list(drawn)
+        several = [panel for panel in drawn if finished(panel.rows)["heads"].nunique() > 1]
+        return several or list(drawn)
 
 
 _BAND_OF_TIMES = "Median time of a call; the band is the middle half of the calls."
