@@ -43,3 +43,11 @@ def test_the_machine_is_described_but_not_named(stored: str) -> None:
     for name in (platform.node(), str(ROOT), str(Path.home())):
         assert name not in stored
     assert f'"{getpass.getuser()}"' not in stored
+
+
+def test_a_comparison_with_nothing_says_what_to_do(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml")]
+    command += [str(ROOT / "tests/tracking"), "--benchmark-compare", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "holds no stored run; `make track` makes one" in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +30,12 @@ def _machine() -> str:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     if str(config.option.benchmark_storage) == "file://./.benchmarks":
-        config.option.benchmark_storage = f"file://results/track/{_machine()}"
+        folder = Path("results/track") / _machine()
+        config.option.benchmark_storage = f"file://{folder}"
+        if config.option.benchmark_compare and not any(folder.rglob("*.json")):
+            raise pytest.UsageError(
+                f"nothing to compare with: {folder} holds no stored run; `make track` makes one"
+            )
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: Any) -> None:
