@@ -84,7 +84,7 @@ def test_equal_samples_are_enough_at_six(at: Callable[..., FakeTime]) -> None:
 def test_noisy_samples_go_on_until_the_time_is_up(at: Callable[..., FakeTime]) -> None:
     fake = at(itertools.cycle([1.0, 3.0]))
     samples = measure(fake.call, CPU, 0.2, warm=True)
-    assert 200 < sum(samples.device_ms) <= 200 + 3
+    assert 200 - 1e-6 < sum(samples.device_ms) <= 200 + 3
     assert fake.calls == len(samples.device_ms)
 
 

@@ -407,6 +407,29 @@ def test_causal_linear_attention_is_the_recurrence(name: str) -> None:
         assert_close(out[1, h], expected)
 
 
+@pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
+def test_elu_features_keep_their_digits_far_below_zero(causal: bool) -> None:
+    """There the feature is exp(x); adding 1 to something near -1 would leave nothing of it."""
+    query, key, value = tensors(26, 26)
+    query, key = query - 16, key - 16
+    _, expected = by_loops(
+        query,
+        key,
+        value,
+        lambda b, h, i, j: torch.dot(elu_plus_one(query[b, h, i]), elu_plus_one(key[b, h // 2, j])),
+        causal=causal,
+        padding=None,
+    )
+    attention = variants.create("linear", feature_map="elu")
+    single = [x.float() for x in (query, key, value)]
+    out = attention(*single, causal=causal)
+    weights = attention.weights(*single[:2], causal=causal)
+    by_weights = weights @ torch.stack([single[2][:, h // 2] for h in range(HEADS)], dim=1)
+    # Inputs near -16 have an absolute rounding of 1e-6, which the exponential makes relative.
+    assert_close(out.double(), expected, rtol=1e-4, atol=1e-5)
+    assert_close(by_weights.double(), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_relu_row_without_a_common_feature_is_zero() -> None:
     query = torch.tensor([[[[1.0, -1.0], [1.0, 1.0]]]])
     key = torch.tensor([[[[-1.0, 2.0], [-3.0, 1.0]]]])

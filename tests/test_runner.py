@@ -87,7 +87,7 @@ class TestWorker:
         with pytest.raises(RuntimeError, match="can't allocate memory"):
             process.call(cases.allocate, soft, timeout=60)
 
-    def test_that_dies_is_reported_and_followed_by_another(self, tmp_path: Path) -> None:
+    def test_that_dies_or_hangs_is_reported_and_followed_by_another(self, tmp_path: Path) -> None:
         process = Worker(tmp_path / "worker.log", "cpu")
         try:
             first = process.call(os.getpid, timeout=60)
@@ -100,6 +100,10 @@ class TestWorker:
             time.sleep(1)
             third = process.call(os.getpid, timeout=60)
             assert len({first, second, third}) == 3
+            started = time.monotonic()
+            with pytest.raises(CaseTimeout):
+                process.call(time.sleep, 60, timeout=0.5)
+            assert 0.5 <= time.monotonic() - started < 10
         finally:
             process.replace()
 

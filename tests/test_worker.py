@@ -197,7 +197,9 @@ class TestBaselines:
 
     def test_are_not_those_of_a_shape_that_could_not_be_loaded(self, counted: list[int]) -> None:
         measure()
-        assert measure(inputs="smollm2", layer=3).status is Status.UNSUPPORTED
+        for hyperparameters in ("window_size=8", "window_size=4"):
+            row = measure(inputs="smollm2", layer=3, hyperparameters=hyperparameters)
+            assert row.status is Status.UNSUPPORTED
         assert measure().status is Status.OK
         assert counted == [32, 32]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -62,7 +61,6 @@ class BigBirdAttention(MaskedAttention):
         )
 
 
-@lru_cache(maxsize=64)
 def draw_blocks(
     heads: int, blocks: int, front: int, back: int, draws: int, seed: int
 ) -> Tensor | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn.functional import elu, relu
+from torch.nn.functional import relu
 
 from variants.contract.attention import Attention, Parameters, hyperparameter
 from variants.contract.dense import compute_dtype, expand_heads, normalised, visible
@@ -86,4 +86,5 @@ class LinearAttention(Attention):
         return 2.0 * batch * heads * head_dim**2 * (query_len + key_len)
 
     def _feature(self, x: Tensor) -> Tensor:
-        return elu(x) + 1 if self.feature_map == "elu" else relu(x)
+        # Not elu(x) + 1: what is small far below zero would be rounded away.
+        return x.clamp(max=0).exp() + relu(x) if self.feature_map == "elu" else relu(x)
