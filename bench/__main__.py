@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -110,6 +111,7 @@ def run(
         device = _device(device)
         chosen, files = _resolve(sweep, settings, device)
         folder = out or Path("results") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{device}"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     try:
         runner.run(
             chosen,

@@ -6,6 +6,7 @@ Everything else in a run's folder is derived from it and can be rebuilt.
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -26,9 +27,14 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
+        self._file: IO[str] = self.path.open("a", encoding="utf-8")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise JournalError(f"{folder} is in use by another run") from None
         if self.path.exists():
             _drop_partial_line(self.path)
-        self._file: IO[str] = self.path.open("a", encoding="utf-8")
 
     def header(self, **content: Any) -> None:
         """What the run is: written once, first."""

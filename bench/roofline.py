@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,19 +14,19 @@ from bench import clock
 SUSPICIOUS = 1.05  # a row faster than this share of the limit has been measured wrongly
 
 
-def measure(device: torch.device, dtypes: list[str], seconds: float = 0.5) -> dict[str, object]:
+def measure(device: torch.device, dtypes: list[str], seconds: float = 0.5) -> dict[str, Any]:
     """The best matrix product rate of each dtype, in TFLOP/s, and the copy bandwidth, in GB/s.
 
     Several shapes and both of torch's routes (matmul and a 1×1 convolution, which a CPU runs
     through another library) are tried, and the fastest is the limit: none gives up accuracy.
     """
-    rates = {}
+    rates: dict[str, float | None] = {}
     for name in dtypes:
         best = 0.0
         for flops, call in _products(device, getattr(torch, name)):
             samples = clock.measure(call, device, seconds)
             best = max(best, flops / min(samples.device_ms) / 1e9)
-        rates[name] = best
+        rates[name] = best or None
     size = 1 << (28 if device.type == "cuda" else 26)
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.ones_like(source)

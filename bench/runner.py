@@ -43,6 +43,8 @@ class Worker:
     def __init__(self, log: Path, device: str) -> None:
         self._arguments = [str(log), device == "cuda"]
         self._pool: ProcessPool | None = None
+        self._exact_shape: tuple[Any, ...] | None = None
+        self._hopeless: set[tuple[Any, ...]] = set()
 
     def call(self, function: Callable[..., Result], *arguments: Any, timeout: float) -> Result:
         """Run in the worker; raises CaseTimeout, WorkerDied or what the function raises."""
@@ -62,8 +64,21 @@ class Worker:
         except BrokenProcessPool as error:
             raise WorkerDied("the worker process ended before it began") from error
 
+    def knows_exact(self, case: Case, settings: worker.Settings, timeout: float) -> bool:
+        """Have the exact baselines of a case's shape measured, once in each process; where that
+        fails, the shape goes without."""
+        if case.shape != self._exact_shape and case.shape not in self._hopeless:
+            try:
+                self.call(worker.measure_exact, case, settings, timeout=timeout)
+                self._exact_shape = case.shape
+            except (CaseTimeout, WorkerDied):
+                self._hopeless.add(case.shape)
+                self.replace()
+        return case.shape not in self._hopeless
+
     def replace(self) -> None:
         """End the process; the next call starts a fresh one."""
+        self._exact_shape = None
         if self._pool is not None:
             self._pool.stop()
             self._pool.join()
@@ -99,10 +114,7 @@ def run(
         why = f"it took longer than {SET_UP_SECONDS:g} s" if late else str(error)
         raise RunError(f"could not look at the machine: {why}; see {folder}/worker.log") from error
     except OSError as error:
-        raise RunError(
-            f"cannot write to {folder}: {error.strerror}; what was measured is kept, "
-            f"continue with --resume {folder}"
-        ) from error
+        raise RunError(f"cannot write to {folder}: {error.strerror}{_kept(folder)}") from error
 
 
 def _run(
@@ -129,6 +141,7 @@ def _run(
                     f"{folder} was measured on another machine or installation: {'; '.join(found)}"
                 )
             limits = recorded["limits"]
+            _write_json(folder / "environment.json", recorded)
         else:
             progress.say("measuring the machine's limits")
             dtypes = sorted({case.dtype for case in cases})
@@ -187,8 +200,9 @@ def _one(
         reason = f"the whole run died {ATTEMPTS} times during this case"
         return Measurement.of(case, Status.CRASHED, reason), []
     book.started(case)
+    exact = process.knows_exact(case, settings, timeout)
     try:
-        return process.call(worker.measure, case, settings, timeout=timeout)
+        return process.call(worker.measure, case, settings, exact, timeout=timeout)
     except CaseTimeout:
         return Measurement.of(case, Status.TIMEOUT, f"took longer than {timeout:g} s"), []
     except WorkerDied as error:
@@ -225,6 +239,15 @@ def _weight(case: Case) -> float:
     pairs = case.batch * case.heads * case.seq_len * case.key_len
     passes = 3.5 if case.direction == "forward_backward" else 1.0
     return 0.6 + passes * pairs / 4e8
+
+
+def _kept(folder: Path) -> str:
+    """What to do after a failure, if there is anything to go on with."""
+    try:
+        begun = journal.begun(folder)
+    except OSError:
+        begun = False
+    return f"; what was measured is kept, continue with --resume {folder}" if begun else ""
 
 
 def write_results(folder: Path, cases: Sequence[Case], results: Mapping[str, Measurement]) -> None:

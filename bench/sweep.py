@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ DEFAULTS: dict[str, tuple[Any, ...]] = {
 # and key/value heads as queries and query heads; the middle layer of a capture.
 OPTIONAL = ("variant", "implementation", "layer", "kv_heads", "key_len")
 AXES = (*OPTIONAL, "seq_len", *DEFAULTS)
+NUMBERS = {int: re.compile(r"-?\d+"), float: re.compile(r"-?(\d+\.?\d*|\.\d+)(e-?\d+)?")}
 BUILT_IN = Path(__file__).with_name("sweeps")
 
 
@@ -51,7 +53,11 @@ class Sweep:
 
     def overridden(self, settings: Iterable[str]) -> Sweep:
         """With `axis=v1,v2` texts replacing that axis in every group."""
-        axes = dict(_parse_setting(text) for text in settings)
+        axes: dict[str, tuple[Any, ...]] = {}
+        for axis, values in map(_parse_setting, settings):
+            if axis in axes:
+                raise SweepError(f"--set {axis} is given twice; write all its values as {axis}=a,b")
+            axes[axis] = values
         groups: list[dict[str, tuple[Any, ...]]] = []
         for group in self.groups:
             changed = {**group, **axes}
@@ -138,6 +144,8 @@ def _check_value(axis: str, value: Any) -> Any:
         raise SweepError(f"{axis} must be a whole number of at least 1; got {value!r}")
     if axis in ("seed", "layer") and not (is_integer and value >= 0):
         raise SweepError(f"{axis} must be a whole number of at least 0; got {value!r}")
+    if axis == "seed" and value >= 2**63:
+        raise SweepError(f"seed must be below 2^63; got {value!r}")
     if axis == "causal" and not isinstance(value, bool):
         raise SweepError(f"causal must be true or false; got {value!r}")
     is_text = isinstance(value, str) and value.strip()
@@ -176,8 +184,8 @@ def parse_variant(text: str) -> list[Attention]:
         kind = type(fields[key].default) if key in fields else str
         if kind is bool and value in ("True", "False"):
             settings[key] = value == "True"
-        elif kind is int and value.lstrip("-").isdecimal():
-            settings[key] = int(value)
+        elif kind in (int, float) and NUMBERS[kind].fullmatch(value):
+            settings[key] = kind(value)
         else:
             settings[key] = value
     return [variants.create(name, **settings)]

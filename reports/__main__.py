@@ -39,6 +39,8 @@ def build(runs: tuple[Path, ...], out: Path | None) -> None:
         page = write_report(read, out or runs[0] / "report")
     except RunError as error:
         raise click.UsageError(str(error)) from None
+    except OSError as error:
+        raise click.UsageError(f"cannot write the report: {error.strerror or error}") from None
     console = Console()
     if not console.is_terminal:
         console.width = 120

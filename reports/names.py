@@ -10,16 +10,19 @@ import pandas as pd
 
 
 def with_names(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add `label` of a line; `source`, the inputs with their layer; `grouping` and `memory`.
+    """Add `label` of a line; `source`, the inputs with their layer; `passage`, the direction and
+    the source; `grouping` and `memory`.
 
     `grouping` names the key/value heads where they are fewer than the query heads, `memory` the
     keys where they are not as many as the queries.
     """
     layer = frame["layer"].astype("string")
     heads, keys = frame["kv_heads"], frame["key_len"]
+    source = frame["inputs"].where(layer.isna(), frame["inputs"] + " layer " + layer.fillna(""))
     return frame.assign(
         label=labels(frame),
-        source=frame["inputs"].where(layer.isna(), frame["inputs"] + " layer " + layer.fillna("")),
+        source=source,
+        passage=frame["direction"].astype(str) + " of " + source.astype(str),
         grouping=("kv_heads=" + heads.astype(str)).where(heads != frame["heads"], ""),
         memory=("key_len=" + keys.astype(str)).where(keys != frame["seq_len"], ""),
     )

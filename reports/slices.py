@@ -106,6 +106,8 @@ def describe(fixed: Fixed) -> str:
                 words.append(f"{value} head" + ("s" if value != 1 else ""))
             case "machine" | "dtype" | "direction" | "grouping" | "memory":
                 words.append(str(value).replace("forward_backward", "forward + backward"))
+            case "passage":
+                pass  # the direction and the source stand for themselves
             case "inputs" if "source" in fixed:
                 pass  # the source names the inputs, and their layer
             case "source" | "inputs":

@@ -21,6 +21,7 @@ from torch import Tensor
 from bench import environment, worker
 from bench.inputs.captured import KEYS
 from bench.measurement import Case, Measurement, Status
+from bench.runner import Worker
 from bench.worker import Settings
 
 # Seeds that stand for a misfortune in the worker process, and a length beyond any memory.
@@ -108,9 +109,13 @@ def texts(content: Any) -> Iterator[str]:
 # What a worker process may be asked to call.
 
 
-def instant(asked: Case, given: Settings) -> tuple[Measurement, list[float]]:
+def instant(asked: Case, given: Settings, exact: bool = True) -> tuple[Measurement, list[float]]:
     """A row without any measuring."""
     return good(asked), [1.0]
+
+
+def no_exact(asked: Case, given: Settings) -> None:
+    """Baselines without any measuring."""
 
 
 def limits(device: str, dtypes: list[str]) -> dict[str, object]:
@@ -118,15 +123,25 @@ def limits(device: str, dtypes: list[str]) -> dict[str, object]:
     return {"matmul_tflops": dict.fromkeys(dtypes, 1e6), "copy_gb_per_s": 1e6}
 
 
-def misfortune(asked: Case, given: Settings) -> tuple[Measurement, list[float]]:
-    """What the case's seed and length stand for, and a row that names the process otherwise."""
+def misfortune(asked: Case, given: Settings, exact: bool = True) -> tuple[Measurement, list[float]]:
+    """What the case's seed and length stand for; otherwise a row that names the process, and says
+    whether exact attention was measured."""
     if asked.seed == KILLED:
         os.kill(os.getpid(), signal.SIGKILL)
     if asked.seed == HANGS:
         time.sleep(600)
     if asked.seq_len >= TOO_LONG:
         return worker.measure(asked, given)
-    return good(asked, inputs_detail=f"process {os.getpid()}"), [1.0]
+    known = "known" if exact else "unknown"
+    return good(asked, inputs_detail=f"process {os.getpid()}", exact_implementation=known), [1.0]
+
+
+def unfortunate_exact(asked: Case, given: Settings) -> None:
+    """Baselines that take ages at five heads and kill the process at seven."""
+    if asked.heads == 5:
+        time.sleep(600)
+    if asked.heads == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def address_space() -> tuple[int, int, int | None]:
@@ -154,16 +169,14 @@ def fail() -> None:
     raise LookupError("there is none")
 
 
-class InProcess:
-    """Stands in for `runner.Worker` where a process of its own is not the point."""
+class InProcess(Worker):
+    """Calls in this process, where one of its own is not the point."""
 
     replaced = 0  # how often, since a test set it to zero
-
-    def __init__(self, log: Path, device: str) -> None:
-        pass
 
     def call(self, function: Callable[..., Any], *arguments: Any, timeout: float) -> Any:
         return function(*arguments)
 
     def replace(self) -> None:
+        super().replace()
         InProcess.replaced += 1

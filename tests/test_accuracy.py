@@ -162,6 +162,30 @@ class TestError:
         shifted = judge(full, (query, key, value), causal=True, out=exact.roll(1, 2))
         assert shifted.approx_error_rel_l2 > 0.5
 
+    def test_where_the_exact_answer_is_zero_only_zero_is_right(self) -> None:
+        query, key, value = problem()
+        nothing = (query, key, torch.zeros_like(value))
+        seen = judge(WINDOW, nothing)
+        assert (seen.approx_error_rel_l2, seen.approx_error_low, seen.approx_error_high) == (
+            0,
+            0,
+            0,
+        )
+        seen = judge(WINDOW, nothing, out=torch.ones_like(query))
+        assert seen.approx_error_rel_l2 == math.inf
+
+    def test_rows_that_see_no_key_do_not_spoil_the_interval(self) -> None:
+        """All but three queries stand before the first key, and most draws hold no other row."""
+        query, key, value = problem()
+        seen = judge(WINDOW, (query, key[:, :, :3], value[:, :, :3]), causal=True)
+        assert 0 <= seen.approx_error_low <= seen.approx_error_rel_l2 <= seen.approx_error_high
+        assert seen.approx_error_high < 1e-10
+
+    def test_of_an_output_without_numbers_is_none(self) -> None:
+        query, key, value = problem()
+        seen = judge(WINDOW, (query, key, value), out=torch.full_like(query, math.nan))
+        assert math.isnan(seen.approx_error_rel_l2)
+
     def test_the_interval_brackets_the_full_error_at_about_its_rate(self) -> None:
         """One row in eight is looked at; 95 % are promised, and a bootstrap falls a bit short."""
         window = variants.create("sliding_window", window_size=8)
@@ -264,3 +288,16 @@ class TestImplementationError:
         judge(WINDOW, (query, key, value), out=out)
         assert torch.equal(out, before)
         assert query.grad is None
+
+
+def test_rows_that_see_no_key_leave_the_interval_a_number() -> None:
+    """More queries than keys, causal: nearly all rows are 0, in the exact answer too."""
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(1, 2, 64, 8, generator=generator)
+    key, value = (torch.randn(1, 2, 2, 8, generator=generator) for _ in range(2))
+    attention = variants.create("linear")
+    out = attention(query, key, value, causal=True)
+    seen = accuracy.measure(attention, query, key, value, out, causal=True)
+    assert seen.approx_error_low <= seen.approx_error_rel_l2 <= seen.approx_error_high
+    nothing = accuracy.measure(attention, query[:, :, :8], key, value, out[:, :, :8], causal=True)
+    assert nothing.approx_error_rel_l2 >= 0

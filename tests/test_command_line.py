@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -53,6 +54,9 @@ def bench(
     monkeypatch.setattr(runner, "Worker", InProcess)
     monkeypatch.setattr(runner.worker, "measure", cases.instant)
     monkeypatch.setattr(runner.worker, "measure_limits", cases.limits)
+    monkeypatch.setattr(runner.worker, "measure_exact", cases.no_exact)
+    # The command changes how its process ends on SIGTERM; this one is that of the tests.
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
 
     def call(*words: object) -> Said:
         monkeypatch.setattr(sys, "argv", ["bench", *map(str, words)])
@@ -260,7 +264,7 @@ class TestRun:
         monkeypatch.setattr(
             runner.worker,
             "measure",
-            lambda asked, _: (Measurement.of(asked, Status.ERROR, "bad"), []),
+            lambda asked, *_: (Measurement.of(asked, Status.ERROR, "bad"), []),
         )
         said = bench("run", *self.AXES, "--out", "mine")
         assert said.status == 0
@@ -387,7 +391,7 @@ class TestCompare:
             monkeypatch.setattr(
                 runner.worker,
                 "measure",
-                lambda asked, _, ms=milliseconds: (good(asked, time_ms_median=ms), []),
+                lambda asked, *_, ms=milliseconds: (good(asked, time_ms_median=ms), []),
             )
             bench("run", *TestRun.AXES, "--out", folder)
         said = bench("compare", "before", "after")

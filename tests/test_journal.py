@@ -96,6 +96,18 @@ def test_a_whole_last_line_is_kept_when_more_is_written(tmp_path: Path) -> None:
     assert path.read_bytes().startswith(before)
 
 
+def test_two_runs_do_not_write_into_one_journal(tmp_path: Path) -> None:
+    book = Journal(tmp_path)
+    book.header(device="cpu")
+    with pytest.raises(JournalError, match="is in use by another run"):
+        Journal(tmp_path)
+    assert journal.read(tmp_path).header["device"] == "cpu"
+    book.started(FIRST)
+    book.close()
+    Journal(tmp_path).close()
+    assert journal.read(tmp_path).attempts == {FIRST.case_id: 1}
+
+
 def test_starts_without_a_result_are_counted(tmp_path: Path) -> None:
     for _ in range(2):  # two runs, each of which died during the case
         book = Journal(tmp_path)

@@ -353,3 +353,39 @@ def test_a_new_file_is_tested_by_the_contract(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     passed = int(done.stdout.split(" passed")[0].split()[-1])
     assert passed > 50
+
+
+def test_a_fraction_is_a_hyperparameter_like_any_other() -> None:
+    from bench.sweep import attention_of, parse
+
+    @dataclass(frozen=True)
+    class Decay(Attention):
+        decay: float = hyperparameter(0.5, minimum=0.0)
+
+        def attend(self, query: Tensor, key: Tensor, value: Tensor, **call: Any) -> Tensor:
+            return value
+
+        def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, **call: Any) -> Tensor:
+            return torch.eye(key.shape[2])[rows]
+
+    Decay.__module__ = "variants.decay"
+    register(
+        title="",
+        year=2000,
+        url="",
+        time="n",
+        memory="n",
+        target="other_kernel",
+        supports=set(),
+        implementations=("plain",),
+        grid={"decay": (0.5, 0.25)},
+    )(Decay)
+    try:
+        cases = parse("mine", {"seq_len": 8, "variant": ["decay", "decay decay=1e-3"]}).cases(
+            "cpu", {}
+        )
+        assert sorted(attention_of(case).decay for case in cases) == [0.001, 0.25, 0.5]
+        with pytest.raises(ValueError, match="a number with a decimal point of at least 0"):
+            variants.create("decay", decay=-1.0)
+    finally:
+        del REGISTRY["decay"]

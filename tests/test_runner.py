@@ -142,11 +142,13 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner.worker, "measure", cases.misfortune)
         patch.setattr(runner.worker, "measure_limits", cases.limits)
+        patch.setattr(runner.worker, "measure_exact", cases.unfortunate_exact)
         rows = run(
             folder,
             {"seq_len": (16,), "seed": (0, 1, KILLED, 2, 3, HANGS, 4)},
             {"seq_len": (TOO_LONG, 2 * TOO_LONG, 3 * TOO_LONG)},
             {"seq_len": (TOO_LONG,), "seed": (1,)},
+            {"seq_len": (16,), "heads": (5, 7), "variant": (ONE, "linear feature_map=elu")},
             timeout=1.5,
         )
     return Ended(rows, folder)
@@ -154,8 +156,8 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
 
 class TestMisfortunes:
     def test_every_case_has_one_row(self, ended: Ended) -> None:
-        assert len(ended.rows) == 11
-        assert len({row.case_id for row in ended.rows}) == 11
+        assert len(ended.rows) == 15
+        assert len({row.case_id for row in ended.rows}) == 15
         for stored, row in zip(table(ended.folder), ended.rows, strict=True):
             assert stored["seed"] == str(row.seed)
             assert stored["status"] == row.status
@@ -189,12 +191,25 @@ class TestMisfortunes:
 
     def test_a_worker_serves_until_it_fails(self, ended: Ended) -> None:
         def process(seed: int) -> str:
-            return ended.of(seq_len=16, seed=seed).inputs_detail
+            return ended.of(seq_len=16, seed=seed, heads=8).inputs_detail
 
         assert process(0) == process(1)
         assert process(2) == process(3)
         assert len({process(seed) for seed in (0, 2, 4)}) == 3
         assert process(0) != f"process {os.getpid()}"
+
+    @pytest.mark.parametrize("heads", [5, 7])
+    def test_exact_attention_that_hangs_or_dies_costs_only_the_comparison(
+        self, ended: Ended, heads: int
+    ) -> None:
+        rows = [row for row in ended.rows if row.heads == heads]
+        assert [(row.status, row.exact_implementation) for row in rows] == [
+            (Status.OK, "unknown"),
+            (Status.OK, "unknown"),
+        ]
+        # And once only: the second variant did not have to wait or die for it again.
+        assert rows[0].inputs_detail == rows[1].inputs_detail
+        assert ended.of(seq_len=16, seed=0, heads=8).exact_implementation == "known"
 
     def test_the_journal_tells_the_same(self, ended: Ended) -> None:
         record = journal.read(ended.folder)
@@ -212,6 +227,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(runner, "Worker", InProcess)
     monkeypatch.setattr(runner.worker, "measure", cases.instant)
     monkeypatch.setattr(runner.worker, "measure_limits", cases.limits)
+    monkeypatch.setattr(runner.worker, "measure_exact", cases.no_exact)
     monkeypatch.setattr(InProcess, "replaced", 0)
     return monkeypatch
 
@@ -225,7 +241,7 @@ class TestOrderOfThings:
     ) -> None:
         seen = []
 
-        def look(asked: Any, given: Any) -> Any:
+        def look(asked: Any, given: Any, exact: bool) -> Any:
             seen.append((asked.case_id, events(tmp_path)[-1]))
             return cases.instant(asked, given)
 
@@ -252,7 +268,7 @@ class TestOrderOfThings:
     ) -> None:
         seen = []
 
-        def look(asked: Any, given: Any) -> Any:
+        def look(asked: Any, given: Any, exact: bool) -> Any:
             seen.append(given)
             return cases.instant(asked, given)
 
@@ -261,11 +277,31 @@ class TestOrderOfThings:
         assert seen[0].seconds == 0.25
         assert seen[0].matmul_tflops == {"float32": 1e6, "bfloat16": 1e6}
 
+    def test_exact_attention_is_measured_once_for_a_shape_in_each_process(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch
+    ) -> None:
+        lengths = []
+        in_process.setattr(
+            runner.worker, "measure_exact", lambda asked, _: lengths.append(asked.seq_len)
+        )
+
+        def fail_once(asked: Any, given: Any, exact: bool) -> Any:
+            assert exact
+            if asked.hyperparameters == "window_size=2":
+                return Measurement.of(asked, Status.ERROR, "bad"), []
+            return cases.instant(asked, given)
+
+        in_process.setattr(runner.worker, "measure", fail_once)
+        sizes = tuple(f"sliding_window window_size={size}" for size in (1, 2, 3, 4))
+        run(tmp_path, {"seq_len": (16, 32), "variant": sizes})
+        # Again for the process that follows the one which failed.
+        assert lengths == [16, 16, 32, 32]
+
     @pytest.mark.parametrize("failure", [Status.OUT_OF_MEMORY, Status.TIMEOUT])
     def test_only_the_same_case_at_a_greater_length_is_skipped(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch, failure: Status
     ) -> None:
-        def fail_at_32(asked: Any, given: Any) -> Any:
+        def fail_at_32(asked: Any, given: Any, exact: bool) -> Any:
             if asked.seq_len == 32 and asked.heads == 2:
                 return Measurement.of(asked, failure, "too much"), []
             return cases.instant(asked, given)
@@ -286,7 +322,7 @@ class TestOrderOfThings:
         self, tmp_path: Path, in_process: pytest.MonkeyPatch, failure: Status
     ) -> None:
         in_process.setattr(
-            runner.worker, "measure", lambda asked, _: (Measurement.of(asked, failure, "bad"), [])
+            runner.worker, "measure", lambda asked, *_: (Measurement.of(asked, failure, "bad"), [])
         )
         assert {row.status for row in run(tmp_path, LENGTHS)} == {failure}
 
@@ -303,7 +339,7 @@ class TestOrderOfThings:
     def test_the_worker_is_replaced_after_a_failure_and_only_then(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch, status: Status, replaced: int
     ) -> None:
-        def measure(asked: Any, given: Any) -> Any:
+        def measure(asked: Any, given: Any, exact: bool) -> Any:
             if status is Status.OK:
                 return cases.instant(asked, given)
             return Measurement.of(asked, status, "why"), []
@@ -318,7 +354,7 @@ class TestOrderOfThings:
         in_process.setattr(
             runner.worker,
             "measure",
-            lambda asked, _: (good(asked, mass_recall=0.1 + 0.2, inputs_detail='a, "b"\nc'), []),
+            lambda asked, *_: (good(asked, mass_recall=0.1 + 0.2, inputs_detail='a, "b"\nc'), []),
         )
         run(tmp_path, {"seq_len": (64, 16, 32)})
         stored = table(tmp_path)
@@ -332,7 +368,7 @@ class TestOrderOfThings:
     ) -> None:
         lengths = []
 
-        def look(asked: Any, given: Any) -> Any:
+        def look(asked: Any, given: Any, exact: bool) -> Any:
             lengths.append(len(table(tmp_path)) if (tmp_path / "results.csv").exists() else 0)
             return cases.instant(asked, given)
 
@@ -364,7 +400,7 @@ class TestRefusals:
         self, tmp_path: Path, in_process: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "file").touch()
-        with pytest.raises(RunError, match=r"cannot write to .*file.run: Not a directory"):
+        with pytest.raises(RunError, match=r"cannot write to .*file.run: Not a directory$"):
             run(tmp_path / "file" / "run", LENGTHS)
 
     @pytest.mark.parametrize(
@@ -410,7 +446,7 @@ class TestResuming:
         whole = (tmp_path / FILE).read_text().splitlines(keepends=True)
         measured = []
 
-        def measure(asked: Any, given: Any) -> Any:
+        def measure(asked: Any, given: Any, exact: bool) -> Any:
             measured.append(asked)
             return good(asked, time_ms_median=7.0), []
 
@@ -433,6 +469,15 @@ class TestResuming:
         run(tmp_path, LENGTHS, resume=True)
         assert (tmp_path / "results.csv").read_bytes() == before
 
+    def test_the_description_is_written_again(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch
+    ) -> None:
+        run(tmp_path, LENGTHS)
+        before = (tmp_path / "environment.json").read_bytes()
+        (tmp_path / "environment.json").unlink()
+        run(tmp_path, LENGTHS, resume=True)
+        assert (tmp_path / "environment.json").read_bytes() == before
+
     def test_the_limits_are_those_of_the_start(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch
     ) -> None:
@@ -440,7 +485,9 @@ class TestResuming:
         in_process.delattr(runner.worker, "measure_limits")
         given = []
         in_process.setattr(
-            runner.worker, "measure", lambda asked, g: (given.append(g), cases.instant(asked, g))[1]
+            runner.worker,
+            "measure",
+            lambda asked, g, _: (given.append(g), cases.instant(asked, g))[1],
         )
         run(tmp_path, LENGTHS, resume=True)
         assert {tuple(g.matmul_tflops.items()) for g in given} == {(("float32", 1e6),)}
@@ -656,11 +703,17 @@ class TestCommand:
         assert count <= len(before) < 12, moment
         assert {case_id: after[case_id] for case_id in before} == before, moment
 
-    def test_an_interrupt_keeps_what_was_measured(self, finished: Finished, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("how", ["by the terminal", "politely"])
+    def test_a_run_that_is_stopped_keeps_what_was_measured(
+        self, finished: Finished, tmp_path: Path, how: str
+    ) -> None:
         folder = finished.again(tmp_path / "run")
         process = finished.start("--resume", folder)
         wait_for_results(folder, 2, process)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the worker too
+        if how == "politely":
+            process.terminate()
+        else:
+            os.killpg(process.pid, signal.SIGINT)  # Ctrl-C reaches the worker too
         out, err = process.communicate(timeout=60)
         assert process.returncode == 130
         assert out == ""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -14,6 +15,9 @@ from bench import sweep
 from bench.measurement import Case
 from bench.sweep import AXES, BUILT_IN, Sweep, SweepError, attention_of, parse, read
 from tests.cases import capture_file, case
+from variants.contract.attention import hyperparameter
+from variants.contract.registry import Info
+from variants.sliding_window import SlidingWindowAttention
 
 ONE = "sliding_window window_size=8"
 
@@ -112,6 +116,7 @@ class TestErrors:
             ("kv_heads", 0, "must be a whole number of at least 1; got 0"),
             ("head_dim", 0, "must be a whole number of at least 1; got 0"),
             ("seed", -1, "must be a whole number of at least 0; got -1"),
+            ("seed", 2**63, r"must be below 2\^63; got 9223372036854775808"),
             ("layer", "middle", "must be a whole number of at least 0; got 'middle'"),
             ("causal", "yes", "must be true or false; got 'yes'"),
             ("causal", 1, "must be true or false; got 1"),
@@ -144,6 +149,11 @@ class TestErrors:
     def test_an_override_that_is_no_number_is_said(self, text: str) -> None:
         with pytest.raises(SweepError, match="must be a whole number of at least"):
             cases("seq_len=16", text)
+
+    def test_an_axis_that_is_overridden_twice_is_refused(self) -> None:
+        """Which of the two is meant cannot be known, and one would be ignored."""
+        with pytest.raises(SweepError, match="--set heads is given twice; write .* heads=a,b"):
+            cases("seq_len=16", "heads=1", "heads=2")
 
     def test_a_sweep_needs_a_length(self) -> None:
         with pytest.raises(SweepError, match="a sweep needs the axis seq_len"):
@@ -370,6 +380,23 @@ class TestReproduction:
                     hyperparameters=attention.hyperparameters,
                 )
                 assert attention_of(asked) == attention
+
+    def test_so_does_a_number_with_a_fraction(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        @dataclass(frozen=True, kw_only=True)
+        class Warm(SlidingWindowAttention):
+            info: ClassVar[Info] = replace(SlidingWindowAttention.info, name="warm")
+            temperature: float = hyperparameter(1.0, minimum=0.0)
+
+        monkeypatch.setitem(variants.REGISTRY, "warm", Warm)
+        for temperature in (0.5, 1e-07, 2.5e8, 1e22, 3.0):
+            warm = Warm(temperature=temperature, window_size=3)
+            asked = case(variant="warm", hyperparameters=warm.hyperparameters)
+            assert attention_of(asked) == warm
+        (one,) = cases("seq_len=16", "variant=warm temperature=2")
+        assert one.hyperparameters == "temperature=2.0 window_size=256"
+        for text in ("cold", "-1", "nan", "1e"):
+            with pytest.raises(SweepError, match=f"temperature must be .*got .*{text}"):
+                cases("seq_len=16", f"variant=warm temperature={text}")
 
     @pytest.mark.parametrize("name", ["cpu", "gpu", "smoke"])
     def test_the_columns_of_a_row_ask_for_exactly_that_case(self, name: str) -> None:

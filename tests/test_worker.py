@@ -150,13 +150,28 @@ class TestNumbers:
         asked_for = []
         grad = torch.autograd.grad
 
-        def watched(out: Tensor, leaves: tuple[Tensor, ...], *more: Tensor) -> object:
+        def watched(
+            out: Tensor, leaves: tuple[Tensor, ...], *more: Tensor, **named: bool
+        ) -> object:
             asked_for.append(tuple(leaf.shape[1] for leaf in leaves))
-            return grad(out, leaves, *more)
+            return grad(out, leaves, *more, **named)
 
         monkeypatch.setattr(torch.autograd, "grad", watched)
         measure(direction="forward_backward", kv_heads=1)
         assert set(asked_for) == {(2, 1, 1)}
+
+    @pytest.mark.usefixtures("quick")
+    def test_a_method_need_not_use_all_its_inputs(
+        self, broken: Callable[[Attend], None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A mean of all values has no gradient for query and key."""
+        broken(lambda out, query, key, value: value.mean(2, keepdim=True).expand_as(query))
+        monkeypatch.setattr(
+            SlidingWindowAttention,
+            "dense_weights",
+            lambda self, query, key, *_, **__: (query @ key.transpose(-2, -1)) * 0 + 1 / 32,
+        )
+        assert measure(direction="forward_backward").status is Status.OK
 
     @pytest.mark.usefixtures("quick")
     def test_a_forward_pass_records_nothing_for_a_backward_one(

@@ -39,10 +39,11 @@ class Kind:
         return ""
 
     def worth_drawing(self, drawn: Sequence[Panel]) -> list[Panel]:
-        """Without the panels that show one number of heads only, if others show several."""
-        if self.x != "heads":
+        """Without the panels that show one place on the x axis only, if others show several."""
+        if isinstance(self.x, Metric):
             return list(drawn)
-        several = [panel for panel in drawn if finished(panel.rows)["heads"].nunique() > 1]
+        x = self.x
+        several = [panel for panel in drawn if finished(panel.rows)[x].nunique() > 1]
         return several or list(drawn)
 
 
@@ -54,7 +55,7 @@ KINDS = (
         title="Time against sequence length",
         x="seq_len",
         y=TIME,
-        row="direction",
+        row="passage",
         column="dtype",
         reading=f"{_BAND_OF_TIMES} A line under the black ones is faster than exact attention.",
     ),
@@ -63,7 +64,7 @@ KINDS = (
         title="Peak memory against sequence length",
         x="seq_len",
         y=MEMORY,
-        row="direction",
+        row="passage",
         column="dtype",
         reading="The most bytes allocated at once beyond the inputs, the output included.",
     ),

@@ -22,7 +22,7 @@ class UnsupportedError(ValueError):
 
 
 def hyperparameter(
-    default: Any, *, minimum: int | None = None, choices: tuple[Any, ...] | None = None
+    default: Any, *, minimum: float | None = None, choices: tuple[Any, ...] | None = None
 ) -> Any:
     """A dataclass field with its valid values, which `Attention` checks when it is made."""
     return dataclasses.field(default=default, metadata={"minimum": minimum, "choices": choices})
@@ -53,13 +53,13 @@ class Attention(ABC):
             if choices is not None and value not in choices:
                 valid = ", ".join(map(str, choices))
                 raise ValueError(f"{name}: {field.name} must be one of {valid}; got {value!r}")
-            is_integer = isinstance(value, int) and not isinstance(value, bool)
-            if minimum is not None and not (is_integer and value >= minimum):
-                raise ValueError(
-                    f"{name}: {field.name} must be an integer of at least {minimum}; got {value!r}"
-                )
             wanted = type(field.default)
-            if wanted in (bool, int) and type(value) is not wanted:
+            if minimum is not None and not (type(value) is wanted and value >= minimum):
+                kind = "an integer" if wanted is int else "a number with a decimal point"
+                raise ValueError(
+                    f"{name}: {field.name} must be {kind} of at least {minimum}; got {value!r}"
+                )
+            if type(value) is not wanted:
                 raise ValueError(
                     f"{name}: {field.name} must be of type {wanted.__name__}; got {value!r}"
                 )

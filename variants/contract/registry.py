@@ -68,6 +68,13 @@ def register(
         if unknown := supports - CAPABILITIES:
             raise ValueError(f"{name}: supports {sorted(unknown)} is not in {sorted(CAPABILITIES)}")
         fields = {field.name for field in dataclasses.fields(cls)}
+        for field in dataclasses.fields(cls):
+            if type(field.default) not in (bool, int, float, str):
+                # Rows and the command line carry settings as text.
+                raise ValueError(
+                    f"{name}: hyperparameter {field.name!r} needs a default of type bool, int, "
+                    f"float or str; got {field.default!r}"
+                )
         for setting in (*(exact_when or {}), *(grid or {})):
             if setting not in fields:
                 raise ValueError(
