@@ -36,7 +36,7 @@ DEFAULTS: dict[str, tuple[Any, ...]] = {
 # and key/value heads as queries and query heads; the middle layer of a capture.
 OPTIONAL = ("variant", "implementation", "layer", "kv_heads", "key_len")
 AXES = (*OPTIONAL, "seq_len", *DEFAULTS)
-NUMBERS = {int: re.compile(r"-?\d+"), float: re.compile(r"-?(\d+\.?\d*|\.\d+)(e-?\d+)?")}
+NUMBERS = {int: re.compile(r"-?\d+"), float: re.compile(r"-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")}
 BUILT_IN = Path(__file__).with_name("sweeps")
 
 

@@ -152,7 +152,7 @@ class TestErrors:
 
     def test_an_axis_that_is_overridden_twice_is_refused(self) -> None:
         """Which of the two is meant cannot be known, and one would be ignored."""
-        with pytest.raises(SweepError, match="--set heads is given twice; write .* heads=a,b"):
+        with pytest.raises(SweepError, match=r"--set heads is given twice; write .* heads=a,b"):
             cases("seq_len=16", "heads=1", "heads=2")
 
     def test_a_sweep_needs_a_length(self) -> None:
