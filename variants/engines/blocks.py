@@ -31,35 +31,31 @@ def attend(
     coarse: bool = False,
 ) -> Tensor:
     """Softmax attention over the keys that `pattern` shows; shapes as in `Attention.__call__`."""
-    query_len, key_len = query.shape[2], key.shape[2]
-    # Global queries see all keys, and stand at the two ends.
+    return _run(query, key, value, _layouts(query, pattern), key_padding_mask, scale, coarse)
+
+
+def _layouts(query: Tensor, pattern: Pattern) -> list[Layout]:
+    """The rows in the middle by band or blocks; global rows, which see all keys and stand at the
+    two ends, and whatever a band or blocks would not save keys on, against all keys."""
+    heads, query_len, device = query.shape[1], query.shape[2], query.device
+    whole = partial(Everything, pattern.query_len, pattern.key_len, causal=pattern.causal)
     first = min(max(pattern.leading - pattern.offset, 0), query_len) if pattern.leading else 0
-    last = max(first, min(query_len, key_len - pattern.trailing - pattern.offset))
-    layouts: list[Layout] = []
-    reach = 2 * pattern.window * pattern.block_size
-    for middle, start, stop in (False, 0, first), (True, first, last), (False, last, query_len):
-        if start == stop:
-            continue
-        if middle and reach < key_len:
-            if pattern.block_size > 1 or pattern.random_blocks is not None:
-                layouts.append(Blocks(pattern, start, stop, query.shape[1], query.device))
-            else:
-                layouts.append(Band(pattern, start, stop))
+    last = max(first, min(query_len, pattern.key_len - pattern.trailing - pattern.offset))
+    middle: Layout | None = None
+    if first < last:
+        if pattern.block_size > 1 or pattern.random_blocks is not None:
+            middle = Blocks(pattern, first, last, heads, device)
         else:
-            # A band this wide saves nothing over all keys and a mask.
-            rows = torch.tensor([start, stop - 1], device=query.device)
-            layouts.append(
-                Everything(
-                    query_len,
-                    key_len,
-                    start,
-                    stop,
-                    causal=pattern.causal,
-                    device=query.device,
-                    mask=None if not middle and pattern.all_global(rows) else pattern.mask,
-                )
-            )
-    return _run(query, key, value, layouts, key_padding_mask, scale, coarse)
+            middle = Band(pattern, first, last)
+        if middle.keys >= pattern.key_len:
+            return [whole(0, query_len, device=device, pattern=pattern)]
+    layouts = [] if middle is None else [middle]
+    for start, stop in ((0, first), (last, query_len)):
+        if start < stop:
+            ends = torch.tensor([start, stop - 1], device=device)
+            shown = None if pattern.all_global(ends) else pattern
+            layouts.append(whole(start, stop, device=device, pattern=shown))
+    return layouts
 
 
 def full(

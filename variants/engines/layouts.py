@@ -8,7 +8,6 @@ of the slots back onto the keys they came from.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -21,6 +20,7 @@ from variants.engines.tile import HIDDEN, Scratch
 
 ROWS = 64  # query rows of a tile of a band; more would score more keys that no row sees
 DENSE_ROWS = 128  # least rows that are set against all keys together
+SMALL = 1 << 19  # query-key pairs of a head up to which the bias of a pattern is kept
 
 
 class Layout(ABC):
@@ -237,11 +237,17 @@ class Blocks(Layout):
             total.copy_(target[:, :key_len])
 
 
-class Everything(Layout):
-    """All keys, or all up to the last row of a tile; tiles come one at a time.
+@lru_cache(maxsize=32)
+def _pattern_bias(
+    pattern: Pattern, start: int, stop: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """HIDDEN (heads or 1, rows, key_len) where rows start..stop do not see a key."""
+    hidden = ~pattern.mask(torch.arange(start, stop, device=device))
+    return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, HIDDEN)
 
-    `mask` maps query rows to a bool (heads or 1, rows, key_len) of what they may see.
-    """
+
+class Everything(Layout):
+    """All keys, or all up to the last row of a tile; tiles come one at a time."""
 
     def __init__(
         self,
@@ -252,13 +258,14 @@ class Everything(Layout):
         *,
         causal: bool,
         device: torch.device,
-        mask: Callable[[Tensor], Tensor] | None = None,
+        pattern: Pattern | None = None,
     ) -> None:
         self.first, self.last, self.at_once = first, last, 1
-        self.query_len, self.keys, self.causal, self.mask = query_len, key_len, causal, mask
-        self.rows = max(
-            1, min(last - first, max(DENSE_ROWS, budget(device, torch.float32) // key_len))
-        )
+        self.query_len, self.keys, self.causal, self.pattern = query_len, key_len, causal, pattern
+        rows = budget(device, torch.float32) // key_len
+        if causal:
+            rows = min(rows, 2 * DENSE_ROWS)  # so that later keys can be left out
+        self.rows = max(1, min(last - first, max(DENSE_ROWS, rows)))
 
     def _stop(self, steps: range) -> int:
         """Keys that the last row of a tile can see, at least one."""
@@ -275,25 +282,25 @@ class Everything(Layout):
     def hide(self, scores: Tensor, steps: range, heads: slice, padding: Tensor | None) -> bool:
         offset = self.keys - self.query_len
         start = self.first + steps.start * self.rows
-        rows = torch.arange(start, start + self.rows, device=scores.device)
         shown = scores.shape[-1]
-        if self.causal:
+        own = start + offset
+        if self.causal and self.pattern is None:
             # Only the corner behind the first row's own key is in question.
-            low = min(max(0, start + offset + 1), shown)
-            late = torch.arange(low, shown, device=scores.device) > (rows + offset)[:, None]
-            bias = torch.zeros_like(late, dtype=scores.dtype).masked_fill_(late, HIDDEN)
-            scores[..., low:].add_(bias)
-        if self.mask is not None:
-            hidden = ~self.mask(rows.clamp(max=self.query_len - 1))[..., :shown]
-            which = torch.arange(heads.start, heads.stop, device=scores.device) % len(hidden)
-            bias = torch.zeros_like(hidden, dtype=scores.dtype).masked_fill_(hidden, HIDDEN)
-            scores.add_(bias[which][:, None] if len(hidden) > 1 else bias)
+            low, skip = max(own, 0), max(-own, 0)
+            corner = _corner(self.rows, scores.dtype, scores.device, above=True)
+            scores[..., low:].add_(corner[:, skip : skip + shown - low])
+        if self.pattern is not None:
+            stop = min(start + self.rows, self.query_len)
+            small = self.query_len * self.keys <= SMALL
+            make = _pattern_bias if small else _pattern_bias.__wrapped__
+            bias = make(self.pattern, start, stop, scores.dtype, scores.device)[..., :shown]
+            if len(bias) > 1:
+                which = torch.arange(heads.start, heads.stop, device=scores.device) % len(bias)
+                bias = bias if len(bias) == len(which) else bias[which]
+            scores[:, 0, : stop - start].add_(bias)
         if padding is not None:
-            scores.add_(
-                torch.zeros_like(padding[:, :shown], dtype=scores.dtype).masked_fill_(
-                    padding[:, :shown], HIDDEN
-                )[:, None, None]
-            )
+            bias = torch.zeros(padding.shape, dtype=scores.dtype, device=scores.device)
+            scores.add_(bias.masked_fill_(padding, HIDDEN)[:, None, None, :shown])
         return padding is not None or offset < 0
 
     def scatter(self, grads: Tensor, total: Tensor, steps: range, heads: slice) -> None:
