@@ -18,9 +18,10 @@ from torch.autograd.function import once_differentiable
 
 from variants.contract.dense import compute_dtype
 from variants.engines import heads, tile
-from variants.engines.heads import Slab
 from variants.engines.matmul import Precision, fast_float32
 from variants.engines.tile import HIDDEN, Scratch
+
+MERGED = 1 << 13  # rows that are merged together: they stay in the cache
 
 
 def hashed(tensor: Tensor, rotations: tuple[Tensor, ...], num_heads: int, rounds: int) -> Tensor:
@@ -225,16 +226,15 @@ class _Settings(NamedTuple):
 
 
 class _Round(NamedTuple):
-    """One round of a slab of heads; queries, keys and values are (slab·len, head_dim)."""
+    """One round of all heads."""
 
-    slab: Slab
-    turn: int
-    query: Tensor
-    keys: Tensor  # by chunks (chunks + 1, chunk·head_dim), as `tiles.slots` says
-    values: Tensor
+    query: Tensor  # (batch·heads·query_len, head_dim)
+    key: Tensor  # (batch·kv_heads·key_len, head_dim)
+    value: Tensor
     tiles: Tiles
     query_len: int
     key_len: int
+    group: int  # query heads that read one key head
     padded: bool
     settings: _Settings
     precision: Precision
@@ -247,42 +247,47 @@ class _Round(NamedTuple):
         for start in range(0, len(self.tiles.rows), step):
             yield slice(start, min(start + step, len(self.tiles.rows)))
 
+    def slots(self, part: slice) -> Tensor:
+        """Key rows (tiles, keys) counted over query heads, -1 in an empty slot."""
+        return self.tiles.slots[self.tiles.chunks[part]].flatten(1)
+
     def tensors(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Scaled queries and keys and values of some tiles, (tiles, rows or keys, head_dim)."""
-        rows = self.tiles.rows[part]
-        query = self.take("query", self.query, rows).view(*rows.shape, -1)
-        query = self.scratch.copy("scaled", query, self.precision.operands, self.settings.scale)
-        chunks = self.tiles.chunks[part]
-        head_dim = query.shape[-1]
-        key, value = (
-            self.take(name, x, chunks).view(len(chunks), -1, head_dim)
-            for name, x in (("key", self.keys), ("value", self.values))
-        )
-        return query, key, value
+        slots = self.slots(part)
+        if self.group > 1:
+            head = slots.div(self.key_len, rounding_mode="floor")
+            slots = slots + (head.div(self.group, rounding_mode="floor") - head) * self.key_len
+        query = self.take("query", self.query, self.tiles.rows[part])
+        key, value = self.take("key", self.key, slots), self.take("value", self.value, slots)
+        return query.mul_(self.settings.scale), key, value
 
     def take(self, name: str, tensor: Tensor, index: Tensor) -> Tensor:
-        """Rows `index` of a matrix, some rows or other for -1, in a buffer."""
-        shape = (index.numel(), tensor.shape[1])
-        buffer = self.scratch(name, shape, tensor.dtype)
-        return torch.index_select(tensor, 0, index.flatten().clamp(min=0), out=buffer)
+        """Rows (..., head_dim) of a matrix in the dtype of the operands, some row or other for
+        -1; in a buffer."""
+        shape = (*index.shape, tensor.shape[1])
+        index = index.flatten().clamp(min=0)
+        operands = self.precision.operands
+        buffer = self.scratch(f"{name} {tensor.dtype}", shape, tensor.dtype)
+        torch.index_select(tensor, 0, index, out=buffer.view(-1, tensor.shape[1]))
+        return buffer if tensor.dtype is operands else self.scratch.copy(name, buffer, operands)
 
     def hide(self, part: slice, scores: Tensor) -> bool:
         """As `tile.Hide`."""
         tiles, settings = self.tiles, self.settings
-        slots = tiles.slots[tiles.chunks[part]].flatten(1)
         if settings.causal or settings.hide_self:
             # Compared as floats, which is several times faster; both are exact up to 2^24.
             exact = torch.float32 if self.key_len < 1 << 24 else torch.float64
             offset = self.key_len - self.query_len
             own = (tiles.rows[part] % self.query_len + offset).to(exact)[..., None]
-            keys = (slots % self.key_len).to(exact)[:, None]
+            keys = (self.slots(part) % self.key_len).to(exact)[:, None]
             for compare, wanted in ((torch.gt, settings.causal), (torch.eq, settings.hide_self)):
                 if wanted:
                     found = self.scratch("found", scores.shape, scores.dtype)
                     scores.add_(compare(keys, own, out=found), alpha=HIDDEN)
         if tiles.partial is None or any(tiles.partial[part]):
-            empty = torch.zeros(slots.shape, dtype=scores.dtype, device=scores.device)
-            scores.add_(empty.masked_fill_(slots < 0, HIDDEN)[:, None])
+            hidden = self.slots(part) < 0
+            empty = torch.zeros(hidden.shape, dtype=scores.dtype, device=scores.device)
+            scores.add_(empty.masked_fill_(hidden, HIDDEN)[:, None])
         return settings.causal or settings.hide_self or self.padded
 
 
@@ -297,47 +302,29 @@ def _rounds(
     precision: Precision,
     scratch: Scratch,
 ) -> Iterator[_Round]:
-    """Every round of every slab of heads."""
-    query_len, key_len = query.shape[2], key.shape[2]
-    room = heads.budget(query.device, precision.scores)
-    for slab in heads.slabs(query, key, room // (2 * settings.chunk * query_len)):
-        keys, values = (
-            slab.keys(x, name, precision.operands, scratch).reshape(-1, x.shape[-1])
-            for x, name in ((key, "all keys"), (value, "all values"))
+    """Every round."""
+    num_heads = query.shape[1]
+    hidden = None if padding is None else padding.repeat_interleave(num_heads, dim=0)
+    for turn in range(query_buckets.shape[2]):
+        ranks = Ranks.of(
+            query_buckets[:, :, turn].flatten(0, 1),
+            key_buckets[:, :, turn].flatten(0, 1),
+            hidden,
+            causal=settings.causal,
         )
-        hidden = slab.padding(padding, query.shape[1])
-        for turn in range(query_buckets.shape[2]):
-            ranks = Ranks.of(
-                slab.queries(query_buckets)[:, turn],
-                slab.queries(key_buckets)[:, turn],
-                hidden,
-                causal=settings.causal,
-            )
-            tiles = Tiles.of(ranks, settings.chunk, settings.chunk)
-            slots = tiles.slots.flatten().clamp(min=0)
-            ordered = [
-                torch.index_select(
-                    tensor,
-                    0,
-                    slots,
-                    out=scratch(name, (len(slots), tensor.shape[1]), tensor.dtype),
-                ).view(len(tiles.slots), -1)
-                for name, tensor in (("keys in order", keys), ("values in order", values))
-            ]
-            yield _Round(
-                slab=slab,
-                turn=turn,
-                query=slab.queries(query).reshape(-1, query.shape[-1]),
-                keys=ordered[0],
-                values=ordered[1],
-                tiles=tiles,
-                query_len=query_len,
-                key_len=key_len,
-                padded=hidden is not None,
-                settings=settings,
-                precision=precision,
-                scratch=scratch,
-            )
+        yield _Round(
+            query=query.flatten(0, 2),
+            key=key.flatten(0, 2),
+            value=value.flatten(0, 2),
+            tiles=Tiles.of(ranks, settings.chunk, settings.chunk),
+            query_len=query.shape[2],
+            key_len=key.shape[2],
+            group=num_heads // key.shape[1],
+            padded=padding is not None,
+            settings=settings,
+            precision=precision,
+            scratch=scratch,
+        )
 
 
 class _Buckets(torch.autograd.Function):
@@ -353,42 +340,42 @@ class _Buckets(torch.autograd.Function):
         settings: _Settings,
         precision: Precision,
     ) -> tuple[Tensor, Tensor]:
-        head_dim = query.shape[-1]
-        wide = compute_dtype(query.dtype)
         hashed = query_buckets, key_buckets, padding
-        out = torch.empty_like(query, memory_format=torch.contiguous_format)
-        lse = query.new_empty(query.shape[:3], dtype=wide)
+        wide = compute_dtype(query.dtype)
         rounds = query_buckets.shape[2]
+        count, head_dim = query.shape[:3].numel(), query.shape[-1]
         scratch = Scratch(query.device)
+        # One row more than there are: the rows of padding write there.
+        shape = (count + 1, head_dim)
+        total = query.new_empty(shape, dtype=query.dtype if rounds == 1 else wide)
+        total_lse = query.new_zeros(shape[:1], dtype=wide)
+        # One round alone that shows every row something needs no normalisers but for the backward
+        # pass.
+        may_be_empty = settings.causal or settings.hide_self or padding is not None
+        merges = rounds > 1 or may_be_empty or any(ctx.needs_input_grad)
         with fast_float32(query.device):
-            for now in _rounds(query, key, value, *hashed, settings, precision, scratch):
-                rows = now.tiles.rows
-                parts = scratch("parts", (rows.numel(), head_dim), precision.scores)
-                part_lse = scratch("part lse", rows.shape, wide)
+            for turn, now in enumerate(
+                _rounds(query, key, value, *hashed, settings, precision, scratch)
+            ):
+                found, found_lse = total, total_lse
+                if turn > 0:
+                    found = scratch("found rows", shape, wide)
+                    found_lse = scratch("found lse", shape[:1], wide)
                 for part in now.portions():
+                    rows = now.tiles.rows[part]
+                    lse = scratch("lse", rows.shape, wide) if merges else None
                     hide = partial(now.hide, part)
-                    result = tile.forward(
-                        *now.tensors(part), hide, precision, scratch, part_lse[part]
-                    )
-                    parts.view(*rows.shape, -1)[part] = result
-                place = now.tiles.query_place
-                found = now.take("found rows", parts, place)
-                found_lse = part_lse.flatten().index_select(0, place)
-                own_out, own_lse = (now.slab.queries(x) for x in (out, lse))
-                if rounds == 1:
-                    own_out.copy_(found.view(own_out.shape))
-                    own_lse.copy_(found_lse.view(own_lse.shape))
-                    continue
-                total = scratch("total", found.shape, wide)
-                total_lse = scratch("total lse", found_lse.shape, wide)
-                if now.turn == 0:
-                    total.copy_(found)
-                    total_lse.copy_(found_lse)
-                else:
-                    _merge(total, total_lse, found, found_lse)
-                if now.turn == rounds - 1:
-                    own_out.copy_(total.view(own_out.shape))
-                    own_lse.copy_(total_lse.view(own_lse.shape))
+                    result = tile.forward(*now.tensors(part), hide, precision, scratch, lse)
+                    place = torch.where(rows < 0, count, rows).flatten()
+                    found.index_copy_(0, place, result.flatten(0, 1).to(found.dtype))
+                    if lse is not None:
+                        found_lse.index_copy_(0, place, lse.flatten())
+                if turn > 0:
+                    for piece in range(0, count, MERGED):
+                        part = slice(piece, min(piece + MERGED, count))
+                        _merge(total[part], total_lse[part], found[part], found_lse[part])
+        out = total[:count].view(query.shape).to(query.dtype)
+        lse = total_lse[:count].view(query.shape[:3])
         ctx.save_for_backward(query, key, value, out, lse, *hashed)
         ctx.settings = settings, precision
         ctx.mark_non_differentiable(lse)
@@ -402,47 +389,50 @@ class _Buckets(torch.autograd.Function):
         hashed = query_buckets, key_buckets, padding
         settings, precision = ctx.settings
         wide = compute_dtype(query.dtype)
-        grad_query, grad_key, grad_value = (
-            torch.zeros(x.shape, dtype=wide, device=x.device) for x in (query, key, value)
-        )
-        head_dim = query.shape[-1]
+        batch, kv_heads, key_len, head_dim = key.shape
+        count = query.shape[:3].numel()
         scratch = Scratch(query.device)
+        grad_out = grad_out.flatten(0, 2)
+        delta = (grad_out.to(wide) * out.flatten(0, 2)).sum(-1)
+        lse = lse.flatten()
+        lse = lse.masked_fill(lse == -torch.inf, torch.inf)
+        grad_query = query.new_zeros(count + 1, head_dim, dtype=wide)
+        grad_key, grad_value = (x.new_zeros(x.shape, dtype=wide) for x in (key, value))
         with fast_float32(query.device):
             for now in _rounds(query, key, value, *hashed, settings, precision, scratch):
-                slab, tiles = now.slab, now.tiles
-                own_grad = slab.queries(grad_out).reshape(-1, head_dim)
-                own_out = slab.queries(out).reshape(-1, head_dim)
-                delta = (own_grad.to(wide) * own_out).sum(-1)
-                own_lse = slab.queries(lse).flatten()
-                own_lse = own_lse.masked_fill(own_lse == -torch.inf, torch.inf)
-                parts = scratch("parts", (tiles.rows.numel(), head_dim), precision.scores)
-                shares = [x.new_zeros(x.shape, dtype=wide) for x in (now.keys, now.values)]
+                tiles = now.tiles
+                shape = (len(tiles.slots), settings.chunk * head_dim)
+                shares = [
+                    scratch(f"{name} shares", shape, wide).zero_() for name in ("key", "value")
+                ]
                 for part in now.portions():
                     rows = tiles.rows[part]
-                    taken = now.take("grad out rows", own_grad, rows).view(*rows.shape, -1)
+                    some = rows.clamp(min=0)
                     # Rows of padding get no gradient: their weights are made 0.
-                    row_lse = own_lse[rows.clamp(min=0)].masked_fill_(rows < 0, torch.inf)
+                    row_lse = lse[some].masked_fill_(rows < 0, torch.inf)
                     row_grad, *pair_grads = tile.backward(
                         *now.tensors(part),
                         partial(now.hide, part),
                         precision,
                         scratch,
-                        scratch.copy("grad out", taken, precision.operands),
-                        delta[rows.clamp(min=0)].to(precision.scores),
+                        now.take("grad out", grad_out, rows),
+                        delta[some].to(precision.scores),
                         row_lse,
                     )
-                    parts.view(*tiles.rows.shape, -1)[part] = row_grad.mul_(settings.scale)
+                    place = torch.where(rows < 0, count, rows).flatten()
+                    taken = row_grad.mul_(settings.scale).flatten(0, 1).to(wide)
+                    grad_query.index_add_(0, place, taken)
                     chunks = tiles.chunks[part].flatten()
                     for total, share in zip(shares, pair_grads, strict=True):
                         total.index_add_(0, chunks, share.view(len(chunks), -1).to(wide))
-                own = slab.queries(grad_query)
-                own += now.take("found rows", parts, tiles.query_place).view(own.shape)
                 for grad, total in zip((grad_key, grad_value), shares, strict=True):
-                    with slab.adding(grad) as target:
-                        found = now.take("found keys", total.view(-1, head_dim), tiles.key_place)
-                        target += found.view(target.shape)
+                    for head in range(batch * kv_heads):
+                        # Those of all query heads that read this one.
+                        places = tiles.key_place.view(batch * kv_heads, now.group, key_len)[head]
+                        for one in places:
+                            grad.flatten(0, 1)[head] += total.view(-1, head_dim)[one]
         return (
-            grad_query.to(query.dtype),
+            grad_query[:count].view(query.shape).to(query.dtype),
             grad_key.to(key.dtype),
             grad_value.to(value.dtype),
             *(None,) * 5,
