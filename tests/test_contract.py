@@ -386,7 +386,6 @@ def test_useful_operations_grow_with_batch_and_heads(attention: Attention) -> No
 PIECES = (
     "SCORES_CPU",
     "CHUNK",
-    "WIDE_CHUNK",
     "CHUNKS",
     "DEPTH",
     "ROWS",

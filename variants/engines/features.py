@@ -120,7 +120,7 @@ def slabs(
 ) -> Iterator[Rows]:
     """As many heads at a time as features of `rows` rows fit the budget."""
     scratch = Scratch(query.device)
-    at_once = room(query, precision) // (rows * features.num_features)
+    at_once = room(query, features, precision) // (rows * features.num_features)
     for slab in heads.slabs(query, key, at_once):
         yield Rows(
             slab,
@@ -166,11 +166,13 @@ def transposed_product(
     return parts.view(slab, pieces, columns, -1).sum(1, dtype=wide)
 
 
-def room(query: Tensor, precision: Precision) -> int:
-    """Features that are held at once: half the budget of scores, as there are two sides to them."""
-    return heads.budget(query.device, precision.scores) // 2
+def room(query: Tensor, features: Features, precision: Precision) -> int:
+    """Features that are held at once. Exponentials of many directions cost so much that larger
+    products pay; where a feature costs little, both sides have to stay in the cache."""
+    size = heads.budget(query.device, precision.scores)
+    return size if features.exponential else size // 2
 
 
 def step(query: Tensor, features: Features, precision: Precision) -> int:
     """Rows of a portion."""
-    return max(1, room(query, precision) // features.num_features // DEPTH) * DEPTH
+    return max(1, room(query, features, precision) // features.num_features // DEPTH) * DEPTH

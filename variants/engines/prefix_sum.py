@@ -24,8 +24,7 @@ from variants.engines.features import (
 from variants.engines.matmul import Precision, fast_float32, product
 from variants.engines.tile import HIDDEN
 
-# Rows of a causal chunk, which scores them against each other: about as much work as the state.
-CHUNK, WIDE_CHUNK = 64, 128
+CHUNK = 64  # rows of a causal chunk, which scores them against each other
 CHUNKS = 16  # most chunks that are processed together: their states are summed up one by one
 
 
@@ -52,7 +51,7 @@ class Causal(torch.autograd.Function):
         totals = query.new_ones(batch * num_heads, query_len, 1, dtype=wide)
         scales = query.new_zeros(batch * num_heads, key.shape[2], dtype=wide)
         with fast_float32(query.device):
-            for rows in slabs(query, key, value, padding, features, precision, _chunk(features)):
+            for rows in slabs(query, key, value, padding, features, precision, CHUNK):
                 target = rows.slab.queries(out)
                 total, scale = totals[rows.slab.heads], scales[rows.slab.heads]
                 for chunks in _ascending(rows, scale):
@@ -74,7 +73,7 @@ class Causal(torch.autograd.Function):
         grad_query = torch.zeros_like(query, memory_format=torch.contiguous_format)
         grad_key, grad_value = (x.new_zeros(x.shape, dtype=wide) for x in (key, value))
         with fast_float32(query.device):
-            for rows in slabs(query, key, value, padding, features, precision, _chunk(features)):
+            for rows in slabs(query, key, value, padding, features, precision, CHUNK):
                 slab = rows.slab
                 own_out, own_grad = slab.queries(out), slab.queries(grad_out)
                 total, scale = totals[slab.heads], scales[slab.heads]
@@ -106,27 +105,24 @@ class Causal(torch.autograd.Function):
         return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None, None
 
 
-def _chunk(features: Features) -> int:
-    return CHUNK if features.num_features <= 2 * CHUNK else WIDE_CHUNK
-
-
 def _pieces(rows: Rows) -> list[tuple[slice, slice | None, int]]:
     """Keys, the queries at the same positions, and the rows of the chunks both are cut into; first
     those keys that stand before any query."""
     query_len, key_len = rows.query.shape[1], rows.key.shape[1]
     before, without = max(0, key_len - query_len), max(0, query_len - key_len)
-    chunk = _chunk(rows.features)
     together = (
-        room(rows.query, rows.precision) // (len(rows.query) * rows.features.num_features) // chunk
+        room(rows.query, rows.features, rows.precision)
+        // (len(rows.query) * rows.features.num_features)
+        // CHUNK
     )
-    step = chunk * min(max(1, together), CHUNKS)
-    whole = before + (key_len - before) // chunk * chunk
+    step = CHUNK * min(max(1, together), CHUNKS)
+    whole = before + (key_len - before) // CHUNK * CHUNK
     pieces: list[tuple[slice, slice | None, int]] = [
         (keys, None, keys.stop - keys.start) for keys in portions(0, before, step)
     ]
-    for keys in (*portions(before, whole, step), *portions(whole, key_len, chunk)):
+    for keys in (*portions(before, whole, step), *portions(whole, key_len, CHUNK)):
         queries = slice(keys.start - before + without, keys.stop - before + without)
-        pieces.append((keys, queries, min(chunk, keys.stop - keys.start)))
+        pieces.append((keys, queries, min(CHUNK, keys.stop - keys.start)))
     return pieces
 
 
