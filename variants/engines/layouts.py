@@ -19,7 +19,7 @@ from variants.engines.heads import budget
 from variants.engines.tile import HIDDEN, Scratch
 
 ROWS = 64  # query rows of a tile of a band; more would score more keys that no row sees
-DENSE_ROWS = 128  # least rows that are set against all keys together
+DENSE_ROWS = 256  # least rows that are set against all keys together
 SMALL = 1 << 19  # query-key pairs of a head up to which the bias of a pattern is kept
 
 
@@ -264,7 +264,7 @@ class Everything(Layout):
         self.query_len, self.keys, self.causal, self.pattern = query_len, key_len, causal, pattern
         rows = budget(device, torch.float32) // key_len
         if causal:
-            rows = min(rows, 2 * DENSE_ROWS)  # so that later keys can be left out
+            rows = min(rows, DENSE_ROWS)  # so that later keys can be left out
         self.rows = max(1, min(last - first, max(DENSE_ROWS, rows)))
 
     def _stop(self, steps: range) -> int:

@@ -42,7 +42,10 @@ class Precision(NamedTuple):
 def product(left: Tensor, right: Tensor, precision: Precision, out: Tensor) -> Tensor:
     """Batched product into `out`; all (..., rows, columns) with the same leading dimensions."""
     left, right, target = left.flatten(0, -3), right.flatten(0, -3), out.flatten(0, -3)
-    if precision.operands is precision.scores:
+    if len(left) == 1 and precision.operands is precision.scores:
+        # A batch of one may have any stride along it, which makes a CPU copy the matrix first.
+        torch.mm(left[0], right[0], out=target[0])
+    elif precision.operands is precision.scores:
         torch.bmm(left, right, out=target)
     else:
         target.copy_(torch.bmm(left, right, precision.scores))
