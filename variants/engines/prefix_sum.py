@@ -25,7 +25,7 @@ from variants.engines.matmul import Precision, fast_float32, product
 from variants.engines.tile import HIDDEN
 
 CHUNK = 64  # rows of a causal chunk, which scores them against each other
-CHUNKS = 16  # most chunks that are processed together: their states are summed up one by one
+CHUNKS = 8  # most chunks that are processed together: their states are summed up one by one
 
 
 class Causal(torch.autograd.Function):
@@ -110,11 +110,9 @@ def _pieces(rows: Rows) -> list[tuple[slice, slice | None, int]]:
     those keys that stand before any query."""
     query_len, key_len = rows.query.shape[1], rows.key.shape[1]
     before, without = max(0, key_len - query_len), max(0, query_len - key_len)
-    together = (
-        room(rows.query, rows.features, rows.precision)
-        // (len(rows.query) * rows.features.num_features)
-        // CHUNK
-    )
+    # A state for every chunk takes as much again.
+    features = room(rows.query, rows.features, rows.precision) // 2
+    together = features // (len(rows.query) * rows.features.num_features) // CHUNK
     step = CHUNK * min(max(1, together), CHUNKS)
     whole = before + (key_len - before) // CHUNK * CHUNK
     pieces: list[tuple[slice, slice | None, int]] = [
