@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from variants.contract.attention import Attention, Parameters, UnsupportedError
+from variants.contract.attention import Attention, Parameters
 from variants.contract.dense import compute_dtype, expand_heads, softmax_weights
 from variants.contract.registry import register
-from variants.engines import dense
+from variants.engines import dense, sdpa, xformers
 
 
 @register(
@@ -24,14 +22,15 @@ from variants.engines import dense
     memory="n·d",
     target="softmax",
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
-    implementations=("sdpa", "plain", "xformers"),
+    implementations=("sdpa", "plain", *sdpa.KERNELS, "xformers"),
     exact_when={},
-    grid={"implementation": ("sdpa", "plain", "xformers")},
+    grid={"implementation": ("sdpa", "plain", *sdpa.KERNELS, "xformers")},
 )
 @dataclass(frozen=True)
 class FullAttention(Attention):
-    """Exact, by torch's fused kernel (`sdpa`), by two matrix products around a softmax over a
-    block of query rows (`plain`), or by xFormers' memory-efficient kernel (`xformers`)."""
+    """Exact, by torch's fused kernel (`sdpa`) or, on CUDA, one of those it chooses from (`flash`,
+    `cudnn`, `efficient`), by two matrix products around a softmax over a block of query rows
+    (`plain`), or by xFormers' memory-efficient kernel (`xformers`)."""
 
     def attend(
         self,
@@ -45,8 +44,17 @@ class FullAttention(Attention):
         parameters: Parameters,
     ) -> Tensor:
         implementation = self.choose_implementation(query, key)
+        call: dict[str, Any] = {
+            "causal": causal,
+            "key_padding_mask": key_padding_mask,
+            "scale": scale,
+        }
         if implementation == "xformers":
-            return _xformers(query, key, value, causal, key_padding_mask, scale)
+            return xformers.attend(query, key, value, **call)
+        # What is chosen for speed gives way where only the masked rows of `dense` are right.
+        masked = key_padding_mask is not None and self.implementation == "auto"
+        if implementation in sdpa.KERNELS and not masked:
+            return sdpa.attend(implementation, query, key, value, **call)
         if implementation == "plain":
             return dense.masked_rows(
                 query,
@@ -75,11 +83,13 @@ class FullAttention(Attention):
         return rows * (key_len - rows) + rows * (rows + 1) / 2
 
     def unavailable(self, implementation: str, device: torch.device) -> str | None:
-        if implementation != "xformers":
-            return None
-        if device.type != "cuda":
-            return "xFormers has no operators for a CPU"
-        return _xformers_missing()
+        if implementation == "xformers":
+            return xformers.unavailable(device)
+        return sdpa.unavailable(implementation, device) if implementation in sdpa.KERNELS else None
+
+    def choose_implementation(self, query: Tensor, key: Tensor) -> str:
+        chosen = super().choose_implementation(query, key)
+        return chosen if self.implementation != "auto" else sdpa.fastest(query, key) or chosen
 
 
 def _plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
@@ -93,51 +103,3 @@ def _plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale
     return (torch.softmax(scores, dim=-1, dtype=compute_dtype(dtype)).to(value.dtype) @ value).to(
         dtype
     )
-
-
-@cache
-def _xformers_missing() -> str | None:
-    """Why xFormers' kernels cannot be called; its import warning is said here instead."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from xformers.ops import fmha
-    except ImportError as error:
-        return f"xFormers cannot be imported ({error})"
-    probe = torch.empty(1, 1, 1, 64, device="cuda", dtype=torch.float16)
-    try:
-        fmha.memory_efficient_attention_forward(probe, probe, probe)
-    except (NotImplementedError, RuntimeError) as error:
-        return f"xFormers finds no operator: {' '.join(str(error).split())[:300]}"
-    return None
-
-
-def _xformers(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    causal: bool,
-    key_padding_mask: Tensor | None,
-    scale: float,
-) -> Tensor:
-    if key_padding_mask is not None:
-        raise UnsupportedError("full: implementation 'xformers' takes no key_padding_mask")
-    if causal and query.shape[2] > key.shape[2]:
-        raise UnsupportedError(
-            "full: implementation 'xformers' needs key_len >= query_len if causal"
-        )
-    from xformers.ops import fmha
-
-    heads = query.shape[1]
-    query, key, value = (
-        x.transpose(1, 2) for x in (query, expand_heads(key, heads), expand_heads(value, heads))
-    )
-    bias = fmha.attn_bias.LowerTriangularFromBottomRightMask() if causal else None
-    try:
-        out = fmha.memory_efficient_attention(query, key, value, attn_bias=bias, scale=scale)
-    except NotImplementedError as error:
-        raise UnsupportedError(
-            f"full: xFormers finds no operator for {query.dtype} and head_dim {query.shape[-1]}"
-            f": {' '.join(str(error).split())[:300]}"
-        ) from error
-    return out.transpose(1, 2)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
 from variants.contract.attention import Attention, Parameters, hyperparameter
 from variants.contract.dense import compute_dtype, expand_heads, normalised, visible
 from variants.contract.registry import register
-from variants.engines import prefix_sum
+from variants.engines import fla, prefix_sum
 
 
 @register(
@@ -21,7 +22,7 @@ from variants.engines import prefix_sum
     memory="n·d",
     target="other_kernel",
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
-    implementations=("chunks",),
+    implementations=("chunks", "fla"),
     grid={"feature_map": ("elu", "relu")},
 )
 @dataclass(frozen=True)
@@ -47,9 +48,10 @@ class LinearAttention(Attention):
         features = self._feature(key.to(dtype))
         if key_padding_mask is not None:
             features = features.masked_fill(key_padding_mask[:, None, :, None], 0)
-        out = prefix_sum.attend(
-            self._feature(query.to(dtype) * scale), features, value.to(dtype), causal=causal
-        )
+        queries = self._feature(query.to(dtype) * scale)
+        if self.choose_implementation(query, key) == "fla":
+            return fla.attend(queries, features, value, causal=causal)
+        out = prefix_sum.attend(queries, features, value.to(dtype), causal=causal)
         return out.to(query.dtype)
 
     def dense_weights(
@@ -74,6 +76,9 @@ class LinearAttention(Attention):
         keys = self._feature(expand_heads(key, query.shape[1]).to(dtype))
         queries = self._feature(query[:, :, rows].to(dtype) * scale)
         return normalised((queries @ keys.transpose(-2, -1)).masked_fill(~allowed, 0))
+
+    def unavailable(self, implementation: str, device: torch.device) -> str | None:
+        return fla.unavailable(device) if implementation == "fla" else None
 
     def default_scale(self, head_dim: int) -> float:
         return 1.0
