@@ -361,3 +361,35 @@ def test_linear_attention_of_fla_on_a_gpu(
     padding[0, 3:50] = True
     inputs = tensors(device, torch.bfloat16, kv_heads=kv_heads)
     assert_right(attention, inputs, causal=True, key_padding_mask=padding if padded else None)
+
+
+@pytest.mark.parametrize("device", [GPU])
+@pytest.mark.parametrize(
+    ("name", "implementation"),
+    [
+        *[("full", kernel) for kernel in (*sdpa.KERNELS, "xformers", "auto")],
+        *[(name, "flex") for name in ("sliding_window", "longformer", "bigbird")],
+        ("sliding_window", "xformers"),
+        ("linear", "fla"),
+    ],
+)
+def test_a_second_call_does_not_wait_for_the_gpu(
+    name: str, implementation: str, device: str
+) -> None:
+    """A wait in the middle of a call would be timed with it."""
+    attention = here(variants.create(name, implementation=implementation), device)
+    inputs = [
+        x.requires_grad_() for x in tensors(device, torch.bfloat16, query_len=1024, key_len=1024)
+    ]
+
+    def call() -> None:
+        out = attention(*inputs, causal=True)
+        torch.autograd.grad(out, inputs, torch.ones_like(out))
+
+    call()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        call()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -182,6 +182,9 @@ GIVEN = {
     "window, causal, more queries": Given(
         "sliding_window", {"window_size": 50}, 200, 90, True, False, kv_heads=4
     ),
+    "window of everything, causal": Given(
+        "sliding_window", {"window_size": 1 << 40}, 130, 130, True, False, heads=2
+    ),
     "longformer, one query": Given(
         "longformer", {"window_size": 100}, 1, 700, True, True, kv_heads=1
     ),

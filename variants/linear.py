@@ -48,10 +48,12 @@ class LinearAttention(Attention):
         features = self._feature(key.to(dtype))
         if key_padding_mask is not None:
             features = features.masked_fill(key_padding_mask[:, None, :, None], 0)
-        queries = self._feature(query.to(dtype) * scale)
         if self.choose_implementation(query, key) == "fla":
+            queries = self._feature(query.to(dtype) * scale)
             return fla.attend(queries, features, value, causal=causal)
-        out = prefix_sum.attend(queries, features, value.to(dtype), causal=causal)
+        out = prefix_sum.attend(
+            self._feature(query.to(dtype) * scale), features, value.to(dtype), causal=causal
+        )
         return out.to(query.dtype)
 
     def dense_weights(

@@ -15,11 +15,8 @@ from variants.contract.dense import dot_products, masked_softmax, visible
 from variants.contract.pattern import Pattern
 from variants.engines import blocks, flex, xformers
 
-ENGINES = {
-    "blocks": blocks.attend,
-    "flex": flex.attend,
-    "xformers": xformers.attend_window,
-}
+# Implementations that are not built here; whatever else a subclass names is one of `blocks`.
+LIBRARIES = {"flex": flex.attend, "xformers": xformers.attend_window}
 
 
 @dataclass(frozen=True)
@@ -42,8 +39,14 @@ class MaskedAttention(Attention):
         parameters: Parameters,
     ) -> Tensor:
         pattern = self._pattern(query, key, causal)
-        attend = ENGINES[self.choose_implementation(query, key)]
-        return attend(query, key, value, pattern, key_padding_mask=key_padding_mask, scale=scale)
+        library = LIBRARIES.get(self.choose_implementation(query, key))
+        if library is not None:
+            return library(
+                query, key, value, pattern, key_padding_mask=key_padding_mask, scale=scale
+            )
+        return blocks.attend(
+            query, key, value, pattern, key_padding_mask=key_padding_mask, scale=scale
+        )
 
     def dense_weights(
         self,
