@@ -125,11 +125,10 @@ def _block_size(pattern: Pattern, query: Tensor, gradient: bool) -> int:
 
 
 def _options(query: Tensor, size: int) -> dict[str, Any]:
-    if query.device.type == "cpu":
-        # One that no block divides: torch's special kernel for a single query, which it would
-        # choose otherwise, takes all heads to see blocks of the same number.
-        return {"PARTITION_SIZE": 1}
-    return {"fwd_BLOCK_M": size, "fwd_BLOCK_N": size} if size < 128 else {}
+    """Tiles of a CUDA kernel may be no larger than the blocks of the lists."""
+    if query.device.type == "cuda" and size < 128:
+        return {"fwd_BLOCK_M": size, "fwd_BLOCK_N": size}
+    return {}
 
 
 class _Kept:
