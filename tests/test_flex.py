@@ -18,7 +18,7 @@ from torch.testing import assert_close
 import variants
 from variants import Attention, UnsupportedError
 from variants.contract.pattern import Pattern
-from variants.engines import flex
+from variants.engines import block_lists, flex
 
 CPU = torch.device("cpu")
 HERE = pytest.mark.skipif(
@@ -82,7 +82,7 @@ def dense(count: Tensor, index: Tensor) -> Tensor:
 def test_block_lists_say_what_the_pattern_says(name: str, size: int) -> None:
     pattern = PATTERNS[name]
     seen, whole = tiles(pattern, size)
-    lists = flex.block_lists(pattern, size, False, True, CPU)
+    lists = block_lists.block_lists(pattern, size, False, True, CPU)
     part, full, part_by_key, full_by_key = (
         dense(lists[2 * which], lists[2 * which + 1]) for which in range(4)
     )
@@ -101,8 +101,8 @@ def test_block_lists_say_what_the_pattern_says(name: str, size: int) -> None:
 
 def test_padding_leaves_no_block_without_a_mask() -> None:
     pattern = PATTERNS["causal globals"]
-    plain = flex.block_lists(pattern, 32, False, True, CPU)
-    padded = flex.block_lists(pattern, 32, True, True, CPU)
+    plain = block_lists.block_lists(pattern, 32, False, True, CPU)
+    padded = block_lists.block_lists(pattern, 32, True, True, CPU)
     assert int(plain.full_kv_num_blocks.sum()) > 0
     assert int(padded.full_kv_num_blocks.sum()) == 0
     assert torch.equal(padded.kv_num_blocks, plain.kv_num_blocks + plain.full_kv_num_blocks)
@@ -112,7 +112,7 @@ def test_padding_leaves_no_block_without_a_mask() -> None:
 def test_the_work_of_a_list_grows_with_the_blocks_that_are_seen(causal: bool) -> None:
     """Not with the square of the tokens, nor of the blocks."""
     found = [
-        flex.block_pairs(Pattern(length, length, causal, window=256), 64)
+        block_lists.block_pairs(Pattern(length, length, causal, window=256), 64)
         for length in (1 << 16, 1 << 20)
     ]
     for pairs in found:
