@@ -183,8 +183,10 @@ def _see(attention: Attention, case: Case, given: Inputs, settings: Settings) ->
         raise UnsupportedError(
             "shared_qk needs as many keys and key/value heads as queries and query heads"
         )
+    # What is compiled for a backward pass is another thing.
+    wanted = query.detach().requires_grad_(case.direction == "forward_backward")
     started = time.perf_counter()
-    attention.prepare(query, key, causal=case.causal)
+    attention.prepare(wanted, wanted if shared else key, causal=case.causal)
     prepare_ms = 1e3 * (time.perf_counter() - started)
     call = _closure(attention, query, key, value, case)
     started = time.perf_counter()

@@ -49,6 +49,9 @@ SMALL = {
     "top_k": 4,
 }
 
+# Compiled for seconds at every shape, and so tested apart, on a few shapes: `test_flex`.
+COMPILED = {"flex"}
+
 HALF = (torch.float16, torch.bfloat16)
 CUDA = pytest.param(
     "cuda",
@@ -268,7 +271,7 @@ def test_output_and_gradients_equal_own_weights_times_value(
 )
 def test_every_named_implementation_agrees(attention: Attention, shape: Shape) -> None:
     """An implementation may refuse a combination, but not all of them."""
-    for name in attention.info.implementations:
+    for name in set(attention.info.implementations) - COMPILED:
         named = dataclasses.replace(attention, implementation=name)
         if named.unavailable(name, torch.device("cpu")) is not None:
             continue
@@ -997,7 +1000,7 @@ def test_memory_grows_as_declared(attention: Attention, direction: str) -> None:
 def test_memory_of_a_forward_pass_grows_as_declared_in_every_implementation(
     attention: Attention,
 ) -> None:
-    for name in attention.info.implementations:
+    for name in set(attention.info.implementations) - COMPILED:
         if attention.unavailable(name, torch.device("cpu")) is None:
             named = dataclasses.replace(attention, implementation=name)
             for call in memory_calls(named):

@@ -381,6 +381,19 @@ class TestFailures:
         assert row.status is Status.ERROR
         assert "must be a tensor (1, 2, 32, 16) of torch.float32; got " + got in row.reason
 
+    def test_what_a_backward_pass_needs_is_prepared_where_there_is_one(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        wanted = []
+        monkeypatch.setattr(
+            SlidingWindowAttention,
+            "prepare",
+            lambda attention, query, key, *, causal: wanted.append(query.requires_grad),
+        )
+        for direction in ("forward", "forward_backward"):
+            assert measure(direction=direction).status is Status.OK
+        assert wanted == [False, True]
+
     def test_an_implementation_that_cannot_run_here_is_unsupported(self) -> None:
         row = full("xformers")
         assert row.status is Status.UNSUPPORTED

@@ -11,7 +11,7 @@ from torch.nn.functional import relu
 from variants.contract.attention import Attention, Parameters, hyperparameter
 from variants.contract.dense import compute_dtype, expand_heads, normalised, visible
 from variants.contract.registry import register
-from variants.engines import feature_sum
+from variants.engines import feature_sum, fla
 from variants.engines.features import Features
 from variants.engines.heads import Slab
 from variants.engines.matmul import Precision
@@ -26,7 +26,7 @@ from variants.engines.tile import Scratch
     memory="n·d",
     target="other_kernel",
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
-    implementations=("chunks", "coarse"),
+    implementations=("chunks", "coarse", "fla"),
     grid={"feature_map": ("elu", "relu")},
 )
 @dataclass(frozen=True)
@@ -48,6 +48,13 @@ class LinearAttention(Attention):
         scale: float,
         parameters: Parameters,
     ) -> Tensor:
+        implementation = self.choose_implementation(query, key)
+        if implementation == "fla":
+            dtype = compute_dtype(query.dtype)
+            keys, queries = self._feature(key.to(dtype)), self._feature(query.to(dtype) * scale)
+            if key_padding_mask is not None:
+                keys = keys.masked_fill(key_padding_mask[:, None, :, None], 0)
+            return fla.attend(queries, keys, value, causal=causal)
         return feature_sum.attend(
             query,
             key,
@@ -55,7 +62,7 @@ class LinearAttention(Attention):
             _Features(self.feature_map, query.shape[-1], scale),
             causal=causal,
             key_padding_mask=key_padding_mask,
-            coarse=self.choose_implementation(query, key) == "coarse",
+            coarse=implementation == "coarse",
         )
 
     def dense_weights(
@@ -80,6 +87,9 @@ class LinearAttention(Attention):
         keys = self._feature(expand_heads(key, query.shape[1]).to(dtype))
         queries = self._feature(query[:, :, rows].to(dtype) * scale)
         return normalised((queries @ keys.transpose(-2, -1)).masked_fill(~allowed, 0))
+
+    def unavailable(self, implementation: str, device: torch.device) -> str | None:
+        return fla.unavailable(device) if implementation == "fla" else None
 
     def default_scale(self, head_dim: int) -> float:
         return 1.0

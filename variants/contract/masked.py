@@ -6,7 +6,6 @@ import dataclasses
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +13,10 @@ from torch import Tensor
 from variants.contract.attention import Attention, Parameters
 from variants.contract.dense import dot_products, masked_softmax, visible
 from variants.contract.pattern import Pattern
-from variants.engines import blocks, dense
+from variants.engines import blocks, dense, flex, xformers
+
+# Implementations that are not built here; whatever else a subclass names is one of `blocks`.
+LIBRARIES = {"flex": flex.attend, "xformers": xformers.attend_window}
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,12 @@ class MaskedAttention(Attention):
         parameters: Parameters,
     ) -> Tensor:
         pattern = self._pattern(query, key, causal)
-        coarse = self.choose_implementation(query, key) == "coarse"
+        implementation = self.choose_implementation(query, key)
+        if (library := LIBRARIES.get(implementation)) is not None:
+            return library(
+                query, key, value, pattern, key_padding_mask=key_padding_mask, scale=scale
+            )
+        coarse = implementation == "coarse"
         if pattern.covers_everything() and not coarse:
             return dense.attend(
                 query, key, value, causal=causal, key_padding_mask=key_padding_mask, scale=scale
@@ -73,9 +80,19 @@ class MaskedAttention(Attention):
         allowed = allowed & self._pattern(query, key, causal).mask(rows)
         return masked_softmax(dot_products(query, key, rows, scale), allowed)
 
-    def prepare(self, query: Tensor, key: Tensor, *, causal: bool, **call: Any) -> None:
+    def prepare(
+        self, query: Tensor, key: Tensor, *, causal: bool, key_padding_mask: Tensor | None = None
+    ) -> None:
         _placed.cache_clear()
-        self._pattern(query, key, causal)
+        pattern = self._pattern(query, key, causal)
+        if self.choose_implementation(query, key) == "flex":
+            scale = self.default_scale(query.shape[-1])
+            flex.prepare(query, key, pattern, key_padding_mask=key_padding_mask, scale=scale)
+
+    def unavailable(self, implementation: str, device: torch.device) -> str | None:
+        if implementation == "xformers":
+            return xformers.unavailable(device)
+        return flex.unavailable(device) if implementation == "flex" else None
 
     def useful_pairs(self, query_len: int, key_len: int, *, causal: bool) -> float:
         return self.pattern(8, query_len, key_len, causal).pairs()

@@ -46,19 +46,28 @@ class Pattern:
         """Whether every one of these query rows sees all keys."""
         return bool(self.is_global(rows + self.offset).all())
 
-    def mask(self, rows: Tensor) -> Tensor:
-        """Bool (heads or 1, len(rows), key_len): True where the query row sees the key."""
-        queries = (rows + self.offset)[:, None]
-        keys = torch.arange(self.key_len, device=rows.device)
-        query_block = queries.div(self.block_size, rounding_mode="floor")
+    def sees(self, heads: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+        """Whether queries of these heads at these positions see these keys: a bool for each
+        element of three index tensors that broadcast. No element needs another one, so that a
+        compiler can put this into a kernel."""
+        query_block = queries // self.block_size
         key_block = keys // self.block_size
         seen = (query_block - key_block).abs() <= self.window
-        seen = (seen | self.is_global(queries) | self.is_global(keys))[None]
+        if self.leading or self.trailing:
+            seen = seen | self.is_global(queries) | self.is_global(keys)
         if self.random_blocks is not None:
-            drawn = self.random_blocks[:, query_block[:, 0].clamp(min=0)]
-            for blocks in drawn.unbind(-1):
-                seen = seen | ((blocks[..., None] == key_block) & (queries >= 0))
+            drawn = query_block.clamp(min=0)
+            for draw in range(self.random_blocks.shape[-1]):
+                block = self.random_blocks[heads, drawn, draw]
+                seen = seen | ((block == key_block) & (queries >= 0))
         return seen & (keys <= queries) if self.causal else seen
+
+    def mask(self, rows: Tensor) -> Tensor:
+        """Bool (heads or 1, len(rows), key_len): True where the query row sees the key."""
+        drawn = 1 if self.random_blocks is None else len(self.random_blocks)
+        heads = torch.arange(drawn, device=rows.device)[:, None, None]
+        queries = (rows + self.offset)[None, :, None]
+        return self.sees(heads, queries, torch.arange(self.key_len, device=rows.device))
 
     def covers_everything(self) -> bool:
         """Whether the band alone reaches from any query to any key."""
