@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 DIRECTIONS = ("forward", "forward_backward")
+DIFFERS = "computes something else: "  # begins the reason of a row that ended well all the same
 
 
 class Status(StrEnum):

@@ -21,7 +21,7 @@ import variants
 from bench import accuracy, clock, environment, inputs, memory, roofline
 from bench.accuracy import Accuracy
 from bench.inputs import CaptureError, Inputs, InputsError
-from bench.measurement import Case, Measurement, Status
+from bench.measurement import DIFFERS, Case, Measurement, Status
 from bench.sweep import attention_of
 from variants import Attention, UnsupportedError
 
@@ -288,7 +288,7 @@ def _row(attention: Attention, case: Case, seen: _Seen, settings: Settings) -> M
     return Measurement.of(
         case,
         Status.OK,
-        f"computes something else: {attention.differs}" if attention.differs else "",
+        f"{DIFFERS}{attention.differs}" if attention.differs else "",
         implementation_used=seen.implementation,
         inputs_detail=_Shape.inputs.detail,
         time_ms_median=median,
