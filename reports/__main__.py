@@ -47,7 +47,7 @@ def build(runs: tuple[Path, ...], out: Path | None) -> None:
         console.width = 120
     console.print(summary_table(read.frame))
     if against := standing(races(read.frame)):
-        console.print(f"Against public code that computes the same, {against}.", highlight=False)
+        console.print(f"Against public code that computes the same: {against}.", highlight=False)
     click.echo(page)
 
 

@@ -116,7 +116,7 @@ def standing(found: Sequence[Race]) -> str:
         for word in (FASTER, SLOWER, UNDECIDED, ONE_SETTING)
         if word in verdicts
     ]
-    return f"of {len(verdicts)} comparisons: {', '.join(counts)}" if counts else ""
+    return ", ".join(counts)
 
 
 def _duel(rows: pd.DataFrame) -> Duel | None:

@@ -70,7 +70,7 @@ def reproduce_command(row: pd.Series) -> str:
     settings = spelled.pop("hyperparameters")
     spelled["variant"] = f"{spelled['variant']} {settings}".strip()
     words = [_quoted(f"{name}={value}") for name, value in spelled.items()]
-    imports = [f"--import {module}" for module in row["modules"].split()]
+    imports = [f"--import {_quoted(module)}" for module in row["modules"].split()]
     return " ".join(
         [
             "python -m bench run",
