@@ -14,7 +14,7 @@ from reports.answers import answers
 from reports.figures.kinds import Kind
 from reports.listing import listing, reasons
 from reports.metrics import ERROR_BUDGET, show_bytes, show_count
-from reports.peers import ALLOCATORS, races, standing
+from reports.peers import ALLOCATORS, by_attention, races, standing
 from reports.rows import Runs
 from reports.slices import Slice, describe
 from reports.tables import status_counts
@@ -62,7 +62,7 @@ def page(runs: Runs, drawings: Sequence[Drawing]) -> str:
     }
     against = races(runs.frame)
     return environment.get_template(TEMPLATE).render(
-        races=against,
+        races=by_attention(against),
         standing=standing(against),
         allocators=ALLOCATORS,
         sections=list(_sections(drawings)),

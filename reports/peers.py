@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import pandas as pd
@@ -53,7 +54,9 @@ class Duel:
     @property
     def names(self) -> tuple[str, str]:
         """Both implementations with their times."""
-        ours, public = (f"{show_ms(row[TIME.column])} {_name(row)}" for row in self._rows)
+        ours, public = (
+            f"{row['implementation']} {show_ms(row[TIME.column])}" for row in self._rows
+        )
         return ours, public
 
     @property
@@ -108,6 +111,13 @@ def races(frame: pd.DataFrame) -> list[Race]:
     return found
 
 
+def by_attention(found: Sequence[Race]) -> list[tuple[Race, list[Race]]]:
+    """The races of one attention and one kind of opponent together, behind the first of them."""
+    groups = groupby(found, key=lambda race: (race.variant, race.settings, race.differs != ""))
+    listed = [list(group) for _, group in groups]
+    return [(group[0], group) for group in listed]
+
+
 def standing(found: Sequence[Race]) -> str:
     """How the races against code that computes the same ended, in words; empty without any."""
     verdicts = [race.verdict for race in found if not race.differs]
@@ -141,8 +151,3 @@ def _race(group: pd.DataFrame, duels: Mapping[str, Duel], differs: bool) -> Race
         duels=duels,
         differs="; ".join(sorted(reasons)) if differs else "",
     )
-
-
-def _name(row: pd.Series[Any]) -> str:
-    asked, used = row["implementation"], row["implementation_used"]
-    return str(asked if asked != "auto" else f"auto → {used}")
