@@ -383,7 +383,15 @@ def test_useful_operations_grow_with_batch_and_heads(attention: Attention) -> No
 
 
 # The sizes of the pieces into which the engines cut the work; a result must not show them.
-PIECES = ("SCORES_CPU", "CHUNK", "ROWS")
+PIECES = (
+    "SCORES_CPU",
+    "CHUNK",
+    "WIDE_CHUNK",
+    "CHUNKS",
+    "DEPTH",
+    "ROWS",
+    "DENSE_ROWS",
+)
 
 
 @pytest.mark.parametrize(

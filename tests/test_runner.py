@@ -620,7 +620,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert out == f"{made.folder}\n"
-    assert "12 of 12 cases" in err
+    assert "14 of 14 cases" in err
     return made
 
 
@@ -657,7 +657,7 @@ def outcome(folder: Path) -> list[tuple[str, ...]]:
 class TestCommand:
     def test_every_case_is_measured(self, finished: Finished) -> None:
         rows = table(finished.folder)
-        assert len(rows) == 12
+        assert len(rows) == 14
         assert {row["status"] for row in rows} == {"ok", "unsupported"}
         assert sum(row["status"] == "unsupported" for row in rows) == 2
         assert {row["inputs"] for row in rows} == {"file:some.safetensors"}
@@ -698,7 +698,7 @@ class TestCommand:
         assert process.returncode == 0, err
         assert outcome(folder) == outcome(finished.folder), moment
         ids = [event["case_id"] for event in events(folder) if event["event"] == "result"]
-        assert len(ids) == len(set(ids)) == 12, moment
+        assert len(ids) == len(set(ids)) == 14, moment
         after = journal.read(folder).results
         assert count <= len(before) < 12, moment
         assert {case_id: after[case_id] for case_id in before} == before, moment

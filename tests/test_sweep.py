@@ -182,7 +182,7 @@ class TestErrors:
             ("sliding_window window_size=x", "window_size must be .*; got 'x'"),
             ("lsh shared_qk=yes", "shared_qk must be of type bool; got 'yes'"),
             ("linear feature_map=sin", "feature_map must be one of elu, relu; got 'sin'"),
-            ("full implementation=fast", "implementation must be one of auto, sdpa, .*'fast'"),
+            ("full implementation=fast", "implementation must be one of auto, onednn, .*'fast'"),
         ],
     )
     def test_a_hyperparameter_of_no_use_names_what_would_be(self, text: str, message: str) -> None:
@@ -191,7 +191,7 @@ class TestErrors:
 
     def test_an_implementation_that_a_variant_lacks_names_those_it_has(self) -> None:
         with pytest.raises(
-            SweepError, match="full: implementation must be one of auto, sdpa, plain"
+            SweepError, match="full: implementation must be one of auto, onednn, sdpa, plain"
         ):
             cases("seq_len=16", "variant=full", "implementation=blocks")
 
@@ -412,7 +412,7 @@ class TestReproduction:
             "inputs=smollm2", "variant=full,lsh",
         ]  # fmt: skip
         planned = cases(*axes)
-        assert len(planned) == 5
+        assert len(planned) == 6
         for one in planned:
             assert cases(*as_settings(one)) == [one]
 

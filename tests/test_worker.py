@@ -19,7 +19,7 @@ from bench.clock import Samples
 from bench.measurement import NUMBERS, Measurement, Status
 from bench.worker import _Seen
 from tests.cases import case, fresh_worker, settings
-from variants import UnsupportedError
+from variants import Attention, UnsupportedError
 from variants.sliding_window import SlidingWindowAttention
 
 Attend = Callable[..., Tensor]
@@ -78,7 +78,7 @@ class TestNumbers:
         assert row.wall_ms_median == median
         assert row.prepare_ms is not None
         assert row.prepare_ms > 0
-        assert row.exact_implementation in ("sdpa", "plain")
+        assert row.exact_implementation in ("onednn", "sdpa", "plain")
         assert row.exact_ms_median is not None
         assert row.speedup_vs_exact == row.exact_ms_median / median
         assert row.peak_memory_bytes is not None
@@ -226,10 +226,14 @@ class TestBaselines:
         assert row.impl_error_rel_l2 == pytest.approx(row.approx_error_rel_l2, rel=1e-6)
 
     def test_that_fail_leave_the_others(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def fail(*tensors: Tensor) -> Tensor:
-            raise RuntimeError("no memory for all pairs")
+        attend = variants.full.FullAttention.attend
 
-        monkeypatch.setattr(variants.full, "_plain", fail)
+        def fail(attention: Attention, *tensors: Tensor, **call: Any) -> Tensor:
+            if attention.implementation != "sdpa":
+                raise RuntimeError("no memory for all pairs")
+            return attend(attention, *tensors, **call)
+
+        monkeypatch.setattr(variants.full.FullAttention, "attend", fail)
         row = measure()
         assert (row.status, row.exact_implementation) == (Status.OK, "sdpa")
         assert full("plain").status is Status.ERROR

@@ -22,7 +22,7 @@ from variants.contract.registry import register
     memory="n·d",
     target="masked_softmax",
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
-    implementations=("blocks",),
+    implementations=("blocks", "coarse"),
     exact_when={"block_size": 1 << 40},
     grid={"block_size": (64,), "num_random_blocks": (3,)},
 )

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from variants.contract.attention import Attention, Parameters, UnsupportedError
-from variants.contract.dense import compute_dtype, expand_heads, softmax_weights
+from variants.contract.dense import expand_heads, softmax_weights
 from variants.contract.registry import register
-from variants.engines import dense
+from variants.engines import blocks, dense
 
 
 @register(
@@ -24,14 +24,16 @@ from variants.engines import dense
     memory="n·d",
     target="softmax",
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
-    implementations=("sdpa", "plain", "xformers"),
+    implementations=("onednn", "sdpa", "plain", "coarse", "xformers"),
     exact_when={},
-    grid={"implementation": ("sdpa", "plain", "xformers")},
+    grid={"implementation": ("onednn", "sdpa", "plain", "xformers")},
 )
 @dataclass(frozen=True)
 class FullAttention(Attention):
-    """Exact, by torch's fused kernel (`sdpa`), by two matrix products around a softmax over a
-    block of query rows (`plain`), or by xFormers' memory-efficient kernel (`xformers`)."""
+    """Exact, by torch's fused kernel as it comes (`sdpa`), or widened to float32 and with its
+    products on the CPU's fast route (`onednn`); by two matrix products around a softmax over a
+    block of query rows (`plain`), with bfloat16 scores (`coarse`); or by xFormers'
+    memory-efficient kernel (`xformers`)."""
 
     def attend(
         self,
@@ -47,19 +49,24 @@ class FullAttention(Attention):
         implementation = self.choose_implementation(query, key)
         if implementation == "xformers":
             return _xformers(query, key, value, causal, key_padding_mask, scale)
-        if implementation == "plain":
-            return dense.masked_rows(
+        if implementation in ("plain", "coarse"):
+            return blocks.full(
                 query,
                 key,
                 value,
-                torch.arange(query.shape[2], device=query.device),
                 causal=causal,
                 key_padding_mask=key_padding_mask,
                 scale=scale,
-                softmax=_plain,
+                coarse=implementation == "coarse",
             )
         return dense.attend(
-            query, key, value, causal=causal, key_padding_mask=key_padding_mask, scale=scale
+            query,
+            key,
+            value,
+            causal=causal,
+            key_padding_mask=key_padding_mask,
+            scale=scale,
+            fast=implementation == "onednn",
         )
 
     def dense_weights(
@@ -74,25 +81,19 @@ class FullAttention(Attention):
         rows = min(query_len, key_len)
         return rows * (key_len - rows) + rows * (rows + 1) / 2
 
+    def choose_implementation(self, query: Tensor, key: Tensor) -> str:
+        if self.implementation == "auto" and query.device.type == "cuda":
+            return "sdpa"
+        return super().choose_implementation(query, key)
+
     def unavailable(self, implementation: str, device: torch.device) -> str | None:
+        if implementation == "onednn" and device.type == "cuda":
+            return "it is a route of the CPU"
         if implementation != "xformers":
             return None
         if device.type != "cuda":
             return "xFormers has no operators for a CPU"
         return _xformers_missing()
-
-
-def _plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    dtype = query.dtype
-    if query.device.type == "cpu":
-        query, key, value = (x.to(compute_dtype(dtype)) for x in (query, key, value))
-    key, value = expand_heads(key, query.shape[1]), expand_heads(value, query.shape[1])
-    scores = (query * scale) @ key.transpose(-2, -1)
-    if mask is not None and not bool(mask.all()):
-        scores = scores.masked_fill(~mask, -torch.inf)
-    return (torch.softmax(scores, dim=-1, dtype=compute_dtype(dtype)).to(value.dtype) @ value).to(
-        dtype
-    )
 
 
 @cache

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
 from variants.contract.attention import Attention, Parameters, hyperparameter
 from variants.contract.dense import compute_dtype, expand_heads, normalised, visible
 from variants.contract.registry import register
-from variants.engines import prefix_sum
+from variants.engines import feature_sum
+from variants.engines.features import Features
+from variants.engines.heads import Slab
+from variants.engines.matmul import Precision
+from variants.engines.tile import Scratch
 
 
 @register(
@@ -21,7 +26,7 @@ from variants.engines import prefix_sum
     memory="n·d",
     target="other_kernel",
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
-    implementations=("chunks",),
+    implementations=("chunks", "coarse"),
     grid={"feature_map": ("elu", "relu")},
 )
 @dataclass(frozen=True)
@@ -43,14 +48,15 @@ class LinearAttention(Attention):
         scale: float,
         parameters: Parameters,
     ) -> Tensor:
-        dtype = compute_dtype(query.dtype)
-        features = self._feature(key.to(dtype))
-        if key_padding_mask is not None:
-            features = features.masked_fill(key_padding_mask[:, None, :, None], 0)
-        out = prefix_sum.attend(
-            self._feature(query.to(dtype) * scale), features, value.to(dtype), causal=causal
+        return feature_sum.attend(
+            query,
+            key,
+            value,
+            _Features(self.feature_map, query.shape[-1], scale),
+            causal=causal,
+            key_padding_mask=key_padding_mask,
+            coarse=self.choose_implementation(query, key) == "coarse",
         )
-        return out.to(query.dtype)
 
     def dense_weights(
         self,
@@ -88,3 +94,40 @@ class LinearAttention(Attention):
     def _feature(self, x: Tensor) -> Tensor:
         # Not elu(x) + 1: what is small far below zero would be rounded away.
         return x.clamp(max=0).exp() + relu(x) if self.feature_map == "elu" else relu(x)
+
+
+class _Features(Features):
+    """elu(x) + 1 or max(x, 0) of each channel."""
+
+    def __init__(self, feature_map: str, head_dim: int, scale: float) -> None:
+        self.elu = feature_map == "elu"
+        self.num_features = head_dim
+        self.scale = scale
+
+    def queries(self, rows: Tensor, slab: Slab, precision: Precision, scratch: Scratch) -> Tensor:
+        return self._of(
+            scratch.copy("query", rows, precision.operands, self.scale), "query features", scratch
+        )
+
+    def keys(self, rows: Tensor, slab: Slab, precision: Precision, scratch: Scratch) -> Tensor:
+        if rows.dtype is not precision.operands:
+            rows = scratch.copy("key", rows, precision.operands)
+        return self._of(rows, "key features", scratch)
+
+    def query_grad(self, rows: Tensor, features: Tensor, grad: Tensor, slab: Slab) -> Tensor:
+        return self._grad(features, grad).mul_(self.scale)
+
+    def key_grad(self, rows: Tensor, features: Tensor, grad: Tensor, slab: Slab) -> Tensor:
+        return self._grad(features, grad)
+
+    def _of(self, rows: Tensor, name: str, scratch: Scratch) -> Tensor:
+        made = scratch(name, rows.shape, rows.dtype)
+        if not self.elu:
+            return torch.clamp(rows, min=0, out=made)
+        torch.clamp(rows, max=0, out=made).exp_()
+        return made.add_(torch.clamp(rows, min=0, out=scratch("positive", rows.shape, rows.dtype)))
+
+    def _grad(self, features: Tensor, grad: Tensor) -> Tensor:
+        # The slope of elu(x) + 1 is exp(x) below 0, where that is its value, and 1 above.
+        slope = features.clamp(max=1) if self.elu else (features > 0).to(grad.dtype)
+        return slope.to(grad.dtype).mul_(grad)

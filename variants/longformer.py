@@ -18,7 +18,7 @@ from variants.contract.registry import register
     memory="n·d",
     target="masked_softmax",
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
-    implementations=("blocks",),
+    implementations=("blocks", "coarse"),
     exact_when={"window_size": 1 << 40},
     grid={"window_size": (256,), "num_global_tokens": (64,)},
 )

@@ -35,7 +35,7 @@ FACTOR_BITS = 5  # a rotation tells at most 32 buckets apart; more come from sev
     memory="R·n·c",
     target="biased_softmax",
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
-    implementations=("buckets",),
+    implementations=("buckets", "coarse"),
     exact_when={"bucket_size": 1 << 40},
     grid={"bucket_size": (64,), "num_hashes": (1, 4)},
 )
@@ -85,6 +85,7 @@ class LshAttention(Attention):
             hide_self=self.shared_qk,
             key_padding_mask=key_padding_mask,
             scale=scale,
+            coarse=self.choose_implementation(query, key) == "coarse",
         )
         own = self._own(query, key, key_padding_mask)
         if bool((alone := empty & (own >= 0)).any()):
@@ -155,19 +156,10 @@ class LshAttention(Attention):
     def _hash(self, query: Tensor, key: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
         """Buckets (batch, heads, num_hashes, len) of queries and keys, decided in float32."""
         rotations = self._rotations(query, key, causal)
-        keys = expand_heads(key, query.shape[1])
+        heads = query.shape[1]
         query_bucket, key_bucket = (
-            torch.zeros(
-                *x.shape[:2], self.num_hashes, x.shape[2], dtype=torch.int64, device=x.device
-            )
-            for x in (query, keys)
+            buckets.hashed(x, rotations, heads, self.num_hashes) for x in (query, key)
         )
-        with torch.no_grad():
-            for rotation in rotations:
-                for x, bucket in ((query, query_bucket), (keys, key_bucket)):
-                    turned = x.float()[:, :, None] @ rotation
-                    corner = torch.cat([turned, -turned], dim=-1).argmax(-1)
-                    bucket.mul_(2 * rotation.shape[-1]).add_(corner)
         return query_bucket, key_bucket
 
     def _own(self, query: Tensor, key: Tensor, key_padding_mask: Tensor | None) -> Tensor:
@@ -203,9 +195,9 @@ class LshAttention(Attention):
                 hidden,
                 causal=causal,
             )
-            key_segment, key_rank = ranks.keys()
-            chunks_back = ranks.query_rank[:, rows, None] // chunk - key_rank[:, None] // chunk
-            together = ranks.query_segment[:, rows, None] == key_segment[:, None]
+            query_chunk = ranks.query_rank[:, rows, None] // chunk
+            chunks_back = query_chunk - ranks.key_rank[:, None] // chunk
+            together = ranks.query_segment[:, rows, None] == ranks.key_segment[:, None]
             seen += together & ((chunks_back == 0) | (chunks_back == 1))
         return seen.unflatten(0, (batch, heads))
 

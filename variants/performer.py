@@ -14,7 +14,11 @@ from variants.contract.attention import Attention, Parameters, hyperparameter
 from variants.contract.dense import compute_dtype, expand_heads, normalised, visible
 from variants.contract.draws import lasting
 from variants.contract.registry import register
-from variants.engines import prefix_sum
+from variants.engines import feature_sum
+from variants.engines.features import Features
+from variants.engines.heads import Slab
+from variants.engines.matmul import Precision, product
+from variants.engines.tile import Scratch
 
 
 @register(
@@ -25,7 +29,7 @@ from variants.engines import prefix_sum
     memory="n·m",
     target="softmax",
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
-    implementations=("chunks",),
+    implementations=("chunks", "coarse"),
     grid={"num_features": (256,)},
 )
 @dataclass(frozen=True)
@@ -54,23 +58,15 @@ class PerformerAttention(Attention):
         scale: float,
         parameters: Parameters,
     ) -> Tensor:
-        projected, exponents = self._exponents(query, key, scale)
-        value = expand_heads(value, query.shape[1]).to(projected.dtype)
-        if key_padding_mask is not None:
-            padding = key_padding_mask[:, None, :, None]
-            exponents = exponents.masked_fill(padding, -torch.inf)
-        if causal:
-            shift = finite(exponents.detach().amax(-1).cummax(-1).values)
-            features = (exponents - shift[..., None]).exp()
-        else:
-            # Feature by feature: then the largest product of every row is exactly 1.
-            shift = None
-            highest = finite(exponents.detach().amax(-2, keepdim=True))
-            features = (exponents - highest).exp()
-            projected = projected + highest
-        queries = (projected - projected.detach().amax(-1, keepdim=True)).exp()
-        out = prefix_sum.attend(queries, features, value, shift, causal=causal)
-        return out.to(query.dtype)
+        return feature_sum.attend(
+            query,
+            key,
+            value,
+            _Features(self._placed_directions(query), query, scale),
+            causal=causal,
+            key_padding_mask=key_padding_mask,
+            coarse=self.choose_implementation(query, key) == "coarse",
+        )
 
     def dense_weights(
         self,
@@ -123,6 +119,69 @@ class PerformerAttention(Attention):
         return _directions(
             query.shape[1], self.num_features, query.shape[3], self.seed, query.device
         )
+
+
+class _Features(Features):
+    """Logarithms w·q and w·k - |k|²/2; |q|²/2 is the same for all weights of a row, and cancels."""
+
+    exponential = True
+
+    def __init__(self, directions: Tensor, query: Tensor, scale: float) -> None:
+        _, self.num_features, head_dim = directions.shape
+        wide = compute_dtype(query.dtype)
+        # The features estimate exp(q·k / sqrt(head_dim)); another scale goes onto the query.
+        self.root = head_dim**-0.25
+        # (heads, head_dim, num_features): products with it read it row by row.
+        self.for_keys = directions.to(wide).transpose(-2, -1).contiguous() * self.root
+        self.for_queries = self.for_keys * (scale * math.sqrt(head_dim))
+
+    def queries(self, rows: Tensor, slab: Slab, precision: Precision, scratch: Scratch) -> Tensor:
+        return self._project(rows, self.for_queries, "query", slab, precision, scratch)
+
+    def keys(self, rows: Tensor, slab: Slab, precision: Precision, scratch: Scratch) -> Tensor:
+        made = self._project(rows, self.for_keys, "key", slab, precision, scratch)
+        half_square = rows.to(self.for_keys.dtype).square().sum(-1, keepdim=True)
+        return made.sub_(half_square.mul_(self.root**2 / 2).to(made.dtype))
+
+    def exponents(self, rows: Tensor, slab: Slab, precision: Precision, scratch: Scratch) -> Tensor:
+        half_square = rows.to(self.for_keys.dtype).square().sum(-1).mul_(self.root**2 / 2)
+        if rows.dtype is not precision.operands:
+            rows = scratch.copy("key", rows, precision.operands)
+        shape = (len(rows), self.num_features, rows.shape[1])
+        made = scratch("key features", shape, precision.scores)
+        own = self._own(self.for_keys, slab).mT.to(precision.operands)
+        product(own, rows.mT, precision, made)
+        return made.sub_(half_square.to(made.dtype)[:, None])
+
+    def query_grad(self, rows: Tensor, features: Tensor, grad: Tensor, slab: Slab) -> Tensor:
+        return grad.to(self.for_queries.dtype) @ self._own(self.for_queries, slab).mT
+
+    def key_grad(self, rows: Tensor, features: Tensor, grad: Tensor, slab: Slab) -> Tensor:
+        grad = grad.to(self.for_keys.dtype)
+        squares = rows.to(grad.dtype) * grad.sum(-1, keepdim=True).mul_(self.root**2)
+        return grad @ self._own(self.for_keys, slab).mT - squares
+
+    def _own(self, directions: Tensor, slab: Slab) -> Tensor:
+        """Directions of the slab's heads (slab, head_dim, num_features)."""
+        if slab.heads.stop <= len(directions):
+            return directions[slab.heads]
+        which = torch.arange(slab.heads.start, slab.heads.stop, device=directions.device)
+        return directions[which % len(directions)]
+
+    def _project(
+        self,
+        rows: Tensor,
+        directions: Tensor,
+        name: str,
+        slab: Slab,
+        precision: Precision,
+        scratch: Scratch,
+    ) -> Tensor:
+        if rows.dtype is not precision.operands:
+            rows = scratch.copy(name, rows, precision.operands)
+        own = self._own(directions, slab).to(precision.operands)
+        made = scratch(f"{name} features", (*rows.shape[:2], self.num_features), precision.scores)
+        return product(rows, own, precision, made)
 
 
 def finite(maximum: Tensor) -> Tensor:

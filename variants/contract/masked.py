@@ -14,7 +14,7 @@ from torch import Tensor
 from variants.contract.attention import Attention, Parameters
 from variants.contract.dense import dot_products, masked_softmax, visible
 from variants.contract.pattern import Pattern
-from variants.engines import blocks
+from variants.engines import blocks, dense
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,19 @@ class MaskedAttention(Attention):
         parameters: Parameters,
     ) -> Tensor:
         pattern = self._pattern(query, key, causal)
+        coarse = self.choose_implementation(query, key) == "coarse"
+        if pattern.covers_everything() and not coarse:
+            return dense.attend(
+                query, key, value, causal=causal, key_padding_mask=key_padding_mask, scale=scale
+            )
         return blocks.attend(
-            query, key, value, pattern, key_padding_mask=key_padding_mask, scale=scale
+            query,
+            key,
+            value,
+            pattern,
+            key_padding_mask=key_padding_mask,
+            scale=scale,
+            coarse=coarse,
         )
 
     def dense_weights(

@@ -9,102 +9,180 @@ end to end and cut as one, which lets a query see across the border into the nei
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import pad
 
 from variants.contract.dense import compute_dtype
-from variants.engines import tile
-from variants.engines.blocks import SCORES_CPU, SCORES_GPU
+from variants.engines import heads, tile
+from variants.engines.matmul import Precision, fast_float32
+from variants.engines.tile import HIDDEN, Scratch
+
+MERGED = 1 << 13  # rows that are merged together: they stay in the cache
+
+
+def hashed(tensor: Tensor, rotations: tuple[Tensor, ...], num_heads: int, rounds: int) -> Tensor:
+    """Bucket numbers (batch, num_heads, rounds, len) of the rows of `tensor` (batch, kv_heads, len,
+    head_dim), decided in float32.
+
+    Each of the `rotations` (heads, rounds, head_dim, width) turns a row; the axis nearest to it, of
+    2·width in both directions, is a digit of its number.
+    """
+    batch, _, length, _ = tensor.shape
+    found = torch.zeros(batch, num_heads, rounds, length, dtype=torch.int64, device=tensor.device)
+    if not rotations:
+        return found
+    scratch = Scratch(tensor.device)
+    together = torch.cat(rotations, dim=-1).mT.flatten(1, 2)
+    size = length * together.shape[1]
+    with torch.no_grad(), fast_float32(tensor.device):
+        room = heads.budget(tensor.device, torch.float32)
+        for slab in heads.slabs(found, tensor, room // size):
+            rows = slab.keys(tensor, "rows", torch.float32, scratch)
+            which = torch.arange(slab.heads.start, slab.heads.stop, device=tensor.device)
+            turned = scratch("turned", (len(rows), together.shape[1], length), torch.float32)
+            torch.bmm(together[which % num_heads], rows.mT, out=turned)
+            codes = slab.queries(found)
+            for digits in turned.unflatten(1, (rounds, -1)).split(
+                [rotation.shape[-1] for rotation in rotations], dim=2
+            ):
+                codes.mul_(2 * digits.shape[2]).add_(_nearest_axis(digits))
+    return found
+
+
+def _nearest_axis(turned: Tensor) -> Tensor:
+    """Index of the largest of x and -x, (..., width, len) to (..., len). By maxima and comparisons:
+    an index search over this dimension is ten times slower."""
+    width = turned.shape[-2]
+    highest, lowest = turned.amax(-2, keepdim=True), turned.amin(-2, keepdim=True)
+    positive = highest >= -lowest
+    numbers = torch.arange(1, width + 1, dtype=turned.dtype, device=turned.device)[:, None]
+    at_extreme = torch.eq(turned, torch.where(positive, highest, lowest)).to(turned.dtype)
+    index = at_extreme.mul_(numbers).amax(-2) - 1
+    # A row of NaN is nowhere near an axis, but must have a bucket.
+    index.clamp_(min=0).add_((~positive[..., 0, :]).to(turned.dtype), alpha=width)
+    return index.long()
 
 
 class Ranks(NamedTuple):
-    """Where the queries and keys of one round stand; the leading dimension is (batch·heads)."""
+    """Where the queries and keys of one round stand; the first dimension is the slab of heads.
 
-    order: Tensor  # (slab, key_len) keys by segment, then rank; padded keys last
-    counts: Tensor  # (slab, segments) keys of each segment
+    A segment is what is cut into chunks by itself; segments are numbered over the slab, and hidden
+    keys are in one more.
+    """
+
+    segments: int
     query_segment: Tensor  # (slab, query_len)
-    query_rank: Tensor  # (slab, query_len)
+    query_rank: Tensor  # (slab, query_len) keys of its segment before it
+    key_segment: Tensor  # (slab, key_len)
+    key_rank: Tensor  # (slab, key_len)
+    query_order: Tensor  # (slab·query_len) all queries by segment and rank
 
     @classmethod
     def of(
         cls, query_bucket: Tensor, key_bucket: Tensor, hidden: Tensor | None, *, causal: bool
     ) -> Ranks:
         """Rank by bucket, then position; `hidden` keys (slab, key_len) have no rank."""
-        query_len, key_len = query_bucket.shape[-1], key_bucket.shape[-1]
-        positions = torch.arange(key_len, device=key_bucket.device)
-        buckets = int(torch.max(query_bucket.amax(), key_bucket.amax())) + 1
-        if hidden is not None:
-            key_bucket = key_bucket.masked_fill(hidden, buckets)
-        codes, order = torch.sort(key_bucket * key_len + positions)
-        counts = torch.zeros_like(key_bucket[:, :1]).expand(-1, buckets + 1).clone()
-        counts = counts.scatter_add_(1, key_bucket, torch.ones_like(key_bucket))[:, :buckets]
-        own = torch.arange(query_len, device=positions.device) + (key_len - query_len)
-        rank = torch.searchsorted(codes, query_bucket * key_len + own.clamp(min=0))
-        if not causal:
-            segment = torch.zeros_like(query_bucket)
-            return cls(order, counts.sum(-1, keepdim=True), segment, rank)
-        starts = counts.cumsum(-1) - counts
-        return cls(order, counts, query_bucket, rank - starts.gather(1, query_bucket))
-
-    def keys(self) -> tuple[Tensor, Tensor]:
-        """Segment and rank of each key (slab, key_len); segment -1 for hidden keys."""
-        stops = self.counts.cumsum(-1)
-        places = torch.arange(self.order.shape[-1], device=self.order.device)
-        places = places.expand_as(self.order).contiguous()
-        segment = torch.searchsorted(stops, places, right=True)
-        inside = segment < self.counts.shape[-1]
-        starts = (stops - self.counts).gather(1, segment.clamp(max=self.counts.shape[-1] - 1))
-        segment, rank = segment.masked_fill(~inside, -1), places - starts
-        empty = torch.empty_like(self.order)
-        return (
-            empty.scatter(1, self.order, segment),
-            empty.scatter(1, self.order, rank),
+        (slab, query_len), key_len = query_bucket.shape, key_bucket.shape[1]
+        device = query_bucket.device
+        # Queries and keys are sorted together: the keys before a query are then a running count.
+        # A query stands before the key at its own position, but behind the keys before that.
+        length = query_len + key_len
+        offset = key_len - query_len
+        own, keys = (torch.arange(size, device=device) for size in (query_len, key_len))
+        before = (own + offset).clamp(0, key_len), (keys - offset + 1).clamp(0, query_len)
+        by_place = torch.empty(length, dtype=torch.int64, device=device)
+        by_place[torch.cat([own + before[0], keys + before[1]])] = torch.cat(
+            [own, keys + query_len]
         )
+        buckets = int(torch.maximum(query_bucket.amax(), key_bucket.amax())) + 1
+        codes = torch.cat([query_bucket, key_bucket], dim=1)[:, by_place]
+        codes += buckets * torch.arange(slab, device=device)[:, None]
+        codes = codes.flatten()
+        order = _stable_order(codes, buckets * slab)
+        head = order.div(length, rounding_mode="floor")
+        inside = by_place[order - head * length]
+        item = head * length + inside
+        is_key = inside >= query_len
+        counted = is_key
+        if hidden is not None:
+            shown = torch.cat([hidden.new_ones(slab, query_len), ~hidden], dim=1)
+            counted = is_key & shown.flatten()[item]
+        segment, segments = (codes[order], buckets * slab) if causal else (head, slab)
+        running = counted.cumsum(0)
+        counts = torch.zeros(segments, dtype=torch.int64, device=device)
+        counts.index_add_(0, segment, counted.long())
+        rank = running - counted.long() - (counts.cumsum(0) - counts)[segment]
+        if hidden is not None:
+            segment = segment.masked_fill(is_key & ~counted, segments)
+        # Back to the order of positions.
+        placed = [torch.empty_like(order).index_copy_(0, item, x) for x in (segment, rank)]
+        (query_segment, key_segment), (query_rank, key_rank) = (
+            x.view(slab, -1).split([query_len, key_len], dim=1) for x in placed
+        )
+        asked = (head * query_len + inside)[~is_key]
+        return cls(segments, query_segment, query_rank, key_segment, key_rank, asked)
+
+
+def _stable_order(codes: Tensor, limit: int) -> Tensor:
+    """Indices that sort `codes` (items), all below `limit`; equal ones by index."""
+    if codes.device.type == "cpu" and limit <= 1 << 16:
+        # NumPy sorts sixteen-bit numbers digit by digit, some fifteen times faster than torch.
+        return torch.from_numpy(codes.numpy().astype("uint16").argsort(kind="stable"))
+    return codes.argsort(stable=True)
 
 
 class Tiles(NamedTuple):
-    """Indices of the queries (slab, tiles, rows) and keys (slab, tiles, keys); -1 is padding."""
+    """A round cut into tiles; rows are counted over the slab, -1 is an empty slot."""
 
-    queries: Tensor
-    keys: Tensor
+    slots: Tensor  # (chunks + 1, chunk) key rows; the last chunk is empty
+    chunks: Tensor  # (tiles, 2) the chunk before, the own chunk
+    rows: Tensor  # (tiles, rows) query rows
+    query_place: Tensor  # (slab·query_len) where each query stands in `rows`
+    key_place: Tensor  # (slab·key_len) where each key stands in `slots`
+    partial: list[bool] | None  # whether some key slot of a tile is empty; None if not known
 
-
-def _cut(order: Tensor, counts: Tensor, size: int, pieces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut consecutive groups of `counts` items into `pieces` pieces of `size` slots each.
-
-    Returns the items (slab, total pieces, size), -1 where a slot is empty, the group of each piece
-    and its number within the group.
-    """
-    stops, piece_stops = counts.cumsum(-1), pieces.cumsum(-1)
-    total = int(piece_stops[:, -1].max())
-    numbers = torch.arange(total, device=order.device).expand(len(order), -1).contiguous()
-    group = torch.searchsorted(piece_stops, numbers, right=True)
-    spare = group == counts.shape[-1]  # other slabs may have more pieces
-    group = group.clamp(max=counts.shape[-1] - 1)
-    within = numbers - (piece_stops - pieces).gather(1, group)
-    first = (stops - counts).gather(1, group) + within * size
-    places = first[..., None] + torch.arange(size, device=order.device)
-    valid = (places < stops.gather(1, group)[..., None]) & ~spare[..., None]
-    items = order.gather(1, places.clamp(max=order.shape[-1] - 1).flatten(1)).view_as(places)
-    return items.masked_fill(~valid, -1), group, within
-
-
-def cut_tiles(ranks: Ranks, chunk: int) -> Tiles:
-    """Group the queries of each chunk of keys into tiles of `chunk` rows."""
-    # One chunk more than the keys fill: a query may stand behind the last of them.
-    chunks = ranks.counts // chunk + 1
-    keys, _, within = _cut(ranks.order, ranks.counts, chunk, chunks)
-    before = pad(keys[:, :-1], (0, 0, 1, 0), value=-1).masked_fill(within[..., None] == 0, -1)
-    keys = torch.cat([before, keys], dim=-1)
-    starts = chunks.cumsum(-1) - chunks
-    owner = starts.gather(1, ranks.query_segment) + ranks.query_rank // chunk
-    counts = torch.zeros_like(keys[:, :, 0]).scatter_add_(1, owner, torch.ones_like(owner))
-    queries, group, _ = _cut(owner.argsort(stable=True), counts, chunk, -(-counts // chunk))
-    return Tiles(queries, keys.gather(1, group[..., None].expand(-1, -1, keys.shape[-1])))
+    @classmethod
+    def of(cls, ranks: Ranks, chunk: int, rows: int) -> Tiles:
+        """Group the queries of each chunk of keys into tiles of `rows` rows."""
+        device = ranks.query_rank.device
+        key_segment, key_rank = ranks.key_segment.flatten(), ranks.key_rank.flatten()
+        query_segment, query_rank = ranks.query_segment.flatten(), ranks.query_rank.flatten()
+        counts = torch.bincount(key_segment, minlength=ranks.segments + 1)[: ranks.segments]
+        # One chunk more than the keys fill: a query may stand behind the last of them.
+        pieces = counts // chunk + 1
+        stops = pieces.cumsum(0)
+        total = int(stops[-1])
+        starts = torch.cat([stops - pieces, stops[-1:]])
+        key_place = starts[key_segment] * chunk + key_rank
+        # Hidden keys are put into the empty chunk, and taken out again.
+        last = (total + 1) * chunk - 1
+        key_place.clamp_(max=last)
+        slots = torch.full((last + 1,), -1, dtype=torch.int64, device=device)
+        slots.index_copy_(0, key_place, torch.arange(len(key_place), device=device))
+        slots[-chunk:] = -1
+        own = (starts[query_segment] + query_rank // chunk)[ranks.query_order]
+        asked = torch.bincount(own, minlength=total)
+        each = (asked + rows - 1) // rows
+        tile_stops = each.cumsum(0)
+        place = torch.arange(len(own), device=device)
+        place += ((tile_stops - each) * rows - (asked.cumsum(0) - asked))[own]
+        table = torch.full((int(tile_stops[-1]) * rows,), -1, dtype=torch.int64, device=device)
+        table.index_copy_(0, place, ranks.query_order)
+        query_place = torch.empty_like(place).index_copy_(0, ranks.query_order, place)
+        chunks = torch.repeat_interleave(each)
+        is_first = torch.zeros(total, dtype=torch.bool, device=device)
+        is_first[starts[:-1]] = True
+        before = torch.where(is_first[chunks], total, chunks - 1)
+        both = torch.stack([before, chunks], dim=1)
+        slots = slots.view(-1, chunk)
+        partial = None
+        if device.type == "cpu":
+            partial = (slots < 0).any(1)[both].any(1).tolist()
+        return cls(slots, both, table.view(-1, rows), query_place, key_place, partial)
 
 
 def attend(
@@ -119,6 +197,7 @@ def attend(
     hide_self: bool,
     key_padding_mask: Tensor | None,
     scale: float,
+    coarse: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Softmax over all (round, key) pairs a query sees; a key seen twice weighs twice.
 
@@ -132,8 +211,9 @@ def attend(
         saw nothing, and are 0.
     """
     settings = _Settings(min(chunk, key.shape[2]), causal, hide_self, scale)
+    precision = Precision.of(query, coarse=coarse)
     out, lse = _Buckets.apply(
-        query, key, value, query_buckets, key_buckets, key_padding_mask, settings
+        query, key, value, query_buckets, key_buckets, key_padding_mask, settings, precision
     )
     return out, lse == -torch.inf
 
@@ -145,31 +225,70 @@ class _Settings(NamedTuple):
     scale: float
 
 
-class _Slab(NamedTuple):
-    """Tensors of the heads processed together, (slab, len, ...)."""
+class _Round(NamedTuple):
+    """One round of all heads."""
 
-    query: Tensor
-    key: Tensor
+    query: Tensor  # (batch·heads·query_len, head_dim)
+    key: Tensor  # (batch·kv_heads·key_len, head_dim)
     value: Tensor
-    offset: int
+    tiles: Tiles
+    query_len: int
+    key_len: int
+    group: int  # query heads that read one key head
+    padded: bool
     settings: _Settings
+    precision: Precision
+    scratch: Scratch
 
-    def gather(self, tiles: Tiles) -> tuple[Tensor, tile.Piece]:
-        """The scaled queries and the keys of some tiles."""
-        queries, keys = tiles.queries.clamp(min=0), tiles.keys.clamp(min=0)
-        hidden = (tiles.keys < 0)[:, :, None]
-        own = (tiles.queries + self.offset)[..., None]
-        if self.settings.causal:
-            hidden = hidden | (tiles.keys[:, :, None] > own)
-        if self.settings.hide_self:
-            hidden = hidden | (tiles.keys[:, :, None] == own)
-        bias = self.query.new_zeros(hidden.shape, dtype=compute_dtype(self.query.dtype))
-        piece = tile.Piece(
-            tile.working(tile.take(self.key, keys)),
-            tile.working(tile.take(self.value, keys)),
-            bias.masked_fill_(hidden, -torch.inf),
-        )
-        return tile.working(tile.take(self.query, queries)) * self.settings.scale, piece
+    def portions(self) -> Iterator[slice]:
+        """Tiles whose scores fit the budget."""
+        size = self.tiles.rows.shape[1] * 2 * self.settings.chunk
+        step = max(1, heads.budget(self.query.device, self.precision.scores) // size)
+        for start in range(0, len(self.tiles.rows), step):
+            yield slice(start, min(start + step, len(self.tiles.rows)))
+
+    def slots(self, part: slice) -> Tensor:
+        """Key rows (tiles, keys) counted over query heads, -1 in an empty slot."""
+        return self.tiles.slots[self.tiles.chunks[part]].flatten(1)
+
+    def tensors(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Scaled queries and keys and values of some tiles, (tiles, rows or keys, head_dim)."""
+        slots = self.slots(part)
+        if self.group > 1:
+            head = slots.div(self.key_len, rounding_mode="floor")
+            slots = slots + (head.div(self.group, rounding_mode="floor") - head) * self.key_len
+        query = self.take("query", self.query, self.tiles.rows[part])
+        key, value = self.take("key", self.key, slots), self.take("value", self.value, slots)
+        return query.mul_(self.settings.scale), key, value
+
+    def take(self, name: str, tensor: Tensor, index: Tensor) -> Tensor:
+        """Rows (..., head_dim) of a matrix in the dtype of the operands, some row or other for
+        -1; in a buffer."""
+        shape = (*index.shape, tensor.shape[1])
+        index = index.flatten().clamp(min=0)
+        operands = self.precision.operands
+        buffer = self.scratch(f"{name} {tensor.dtype}", shape, tensor.dtype)
+        torch.index_select(tensor, 0, index, out=buffer.view(-1, tensor.shape[1]))
+        return buffer if tensor.dtype is operands else self.scratch.copy(name, buffer, operands)
+
+    def hide(self, part: slice, scores: Tensor) -> bool:
+        """As `tile.Hide`."""
+        tiles, settings = self.tiles, self.settings
+        if settings.causal or settings.hide_self:
+            # Compared as floats, which is several times faster; both are exact up to 2^24.
+            exact = torch.float32 if self.key_len < 1 << 24 else torch.float64
+            offset = self.key_len - self.query_len
+            own = (tiles.rows[part] % self.query_len + offset).to(exact)[..., None]
+            keys = (self.slots(part) % self.key_len).to(exact)[:, None]
+            for compare, wanted in ((torch.gt, settings.causal), (torch.eq, settings.hide_self)):
+                if wanted:
+                    found = self.scratch("found", scores.shape, scores.dtype)
+                    scores.add_(compare(keys, own, out=found), alpha=HIDDEN)
+        if tiles.partial is None or any(tiles.partial[part]):
+            hidden = self.slots(part) < 0
+            empty = torch.zeros(hidden.shape, dtype=scores.dtype, device=scores.device)
+            scores.add_(empty.masked_fill_(hidden, HIDDEN)[:, None])
+        return settings.causal or settings.hide_self or self.padded
 
 
 def _rounds(
@@ -178,78 +297,87 @@ def _rounds(
     value: Tensor,
     query_buckets: Tensor,
     key_buckets: Tensor,
-    key_padding_mask: Tensor | None,
+    padding: Tensor | None,
     settings: _Settings,
-) -> Iterator[tuple[slice, slice, _Slab, list[Iterator[Tiles]]]]:
-    """Each slab of heads, and the tiles of each round in portions that fit the score budget."""
-    batch, heads, query_len, _ = query.shape
-    for slab, kv in tile.head_slabs(batch, heads, key.shape[1], query.device):
-        hidden = None
-        if key_padding_mask is not None:
-            owners = torch.arange(slab.start, slab.stop, device=query.device) // heads
-            hidden = key_padding_mask[owners]
-        tensors = _Slab(
-            query.flatten(0, 1)[slab],
-            key.flatten(0, 1)[kv],
-            value.flatten(0, 1)[kv],
-            key.shape[2] - query_len,
-            settings,
+    precision: Precision,
+    scratch: Scratch,
+) -> Iterator[_Round]:
+    """Every round."""
+    num_heads = query.shape[1]
+    hidden = None if padding is None else padding.repeat_interleave(num_heads, dim=0)
+    for turn in range(query_buckets.shape[2]):
+        ranks = Ranks.of(
+            query_buckets[:, :, turn].flatten(0, 1),
+            key_buckets[:, :, turn].flatten(0, 1),
+            hidden,
+            causal=settings.causal,
         )
-        rounds = (
-            _portions(
-                query_buckets.flatten(0, 1)[slab, turn],
-                key_buckets.flatten(0, 1)[slab, turn],
-                hidden,
-                settings,
-            )
-            for turn in range(query_buckets.shape[2])
+        yield _Round(
+            query=query.flatten(0, 2),
+            key=key.flatten(0, 2),
+            value=value.flatten(0, 2),
+            tiles=Tiles.of(ranks, settings.chunk, settings.chunk),
+            query_len=query.shape[2],
+            key_len=key.shape[2],
+            group=num_heads // key.shape[1],
+            padded=padding is not None,
+            settings=settings,
+            precision=precision,
+            scratch=scratch,
         )
-        yield slab, kv, tensors, list(rounds)
-
-
-def _portions(
-    query_bucket: Tensor, key_bucket: Tensor, hidden: Tensor | None, settings: _Settings
-) -> Iterator[Tiles]:
-    ranks = Ranks.of(query_bucket, key_bucket, hidden, causal=settings.causal)
-    tiles = cut_tiles(ranks, settings.chunk)
-    budget = SCORES_GPU if query_bucket.device.type == "cuda" else SCORES_CPU
-    step = max(1, budget // (2 * settings.chunk**2 * len(query_bucket)))
-    for start in range(0, tiles.queries.shape[1], step):
-        yield Tiles(*(x[:, start : start + step] for x in tiles))
 
 
 class _Buckets(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, *rest: Any
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        query_buckets: Tensor,
+        key_buckets: Tensor,
+        padding: Tensor | None,
+        settings: _Settings,
+        precision: Precision,
     ) -> tuple[Tensor, Tensor]:
-        batch, heads, query_len, head_dim = query.shape
-        dtype = compute_dtype(query.dtype)
-        out = query.new_empty(batch * heads, query_len, head_dim)
-        lse = query.new_empty(out.shape[:2], dtype=dtype)
-        for slab, _, tensors, rounds in _rounds(query, key, value, *rest):
-            # One row more than there are: padding writes there.
-            size = slab.stop - slab.start
-            total = query.new_zeros(size, query_len, head_dim, dtype=dtype)
-            total_lse = query.new_full((size, query_len), -torch.inf, dtype=dtype)
-            for portions in rounds:
-                part = query.new_empty(size, query_len + 1, head_dim, dtype=dtype)
-                part_lse = query.new_empty(size, query_len + 1, dtype=dtype)
-                for tiles in portions:
-                    rows, piece = tensors.gather(tiles)
-                    result, result_lse = tile.forward(rows, [piece])
-                    place = tiles.queries.masked_fill(tiles.queries < 0, query_len)
-                    tile.put(part_lse, place, result_lse)
-                    tile.put(part, place, result)
-                total, total_lse = tile.merge(
-                    total, total_lse, part[:, :query_len], part_lse[:, :query_len]
-                )
-            out[slab], lse[slab] = total, total_lse
-        out, lse = out.unflatten(0, (batch, heads)), lse.unflatten(0, (batch, heads))
-        query_buckets, key_buckets, key_padding_mask, ctx.settings = rest
-        ctx.save_for_backward(
-            query, key, value, out, lse, query_buckets, key_buckets, key_padding_mask
-        )
+        hashed = query_buckets, key_buckets, padding
+        wide = compute_dtype(query.dtype)
+        rounds = query_buckets.shape[2]
+        count, head_dim = query.shape[:3].numel(), query.shape[-1]
+        scratch = Scratch(query.device)
+        # One row more than there are: the rows of padding write there.
+        shape = (count + 1, head_dim)
+        total = query.new_empty(shape, dtype=query.dtype if rounds == 1 else wide)
+        total_lse = query.new_zeros(shape[:1], dtype=wide)
+        # One round alone that shows every row something needs no normalisers but for the backward
+        # pass.
+        may_be_empty = settings.causal or settings.hide_self or padding is not None
+        merges = rounds > 1 or may_be_empty or any(ctx.needs_input_grad)
+        with fast_float32(query.device):
+            for turn, now in enumerate(
+                _rounds(query, key, value, *hashed, settings, precision, scratch)
+            ):
+                found, found_lse = total, total_lse
+                if turn > 0:
+                    found = scratch("found rows", shape, wide)
+                    found_lse = scratch("found lse", shape[:1], wide)
+                for part in now.portions():
+                    rows = now.tiles.rows[part]
+                    lse = scratch("lse", rows.shape, wide) if merges else None
+                    hide = partial(now.hide, part)
+                    result = tile.forward(*now.tensors(part), hide, precision, scratch, lse)
+                    place = torch.where(rows < 0, count, rows).flatten()
+                    found.index_copy_(0, place, result.flatten(0, 1).to(found.dtype))
+                    if lse is not None:
+                        found_lse.index_copy_(0, place, lse.flatten())
+                if turn > 0:
+                    for piece in range(0, count, MERGED):
+                        part = slice(piece, min(piece + MERGED, count))
+                        _merge(total[part], total_lse[part], found[part], found_lse[part])
+        out = total[:count].view(query.shape).to(query.dtype)
+        lse = total_lse[:count].view(query.shape[:3])
+        ctx.save_for_backward(query, key, value, out, lse, *hashed)
+        ctx.settings = settings, precision
         ctx.mark_non_differentiable(lse)
         return out, lse
 
@@ -258,42 +386,64 @@ class _Buckets(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         grad_out, _ = grads
         query, key, value, out, lse, query_buckets, key_buckets, padding = ctx.saved_tensors
-        dtype = compute_dtype(query.dtype)
-        grad_query, grad_key, grad_value = (
-            x.new_zeros(x.shape, dtype=dtype) for x in (query, key, value)
-        )
-        delta = (out.to(dtype) * grad_out.to(dtype)).sum(-1).flatten(0, 1)
-        for slab, kv, tensors, rounds in _rounds(
-            query, key, value, query_buckets, key_buckets, padding, ctx.settings
-        ):
-            slab_grads = [
-                grad_query.flatten(0, 1)[slab],
-                grad_key.flatten(0, 1)[kv],
-                grad_value.flatten(0, 1)[kv],
-            ]
-            for portions in rounds:
-                for tiles in portions:
-                    rows, piece = tensors.gather(tiles)
-                    queries = tiles.queries.clamp(min=0)
-                    unused = tiles.queries < 0
-                    # Padding rows get no gradient: their weights are made 0.
-                    row_lse = tile.take(lse.flatten(0, 1)[slab], queries)
-                    row_grad, [(key_grad, value_grad)] = tile.backward(
-                        rows,
-                        [piece],
-                        row_lse.masked_fill(unused, torch.inf),
-                        tile.working(tile.take(grad_out.flatten(0, 1)[slab], queries)),
-                        tile.take(delta[slab], queries),
+        hashed = query_buckets, key_buckets, padding
+        settings, precision = ctx.settings
+        wide = compute_dtype(query.dtype)
+        batch, kv_heads, key_len, head_dim = key.shape
+        count = query.shape[:3].numel()
+        scratch = Scratch(query.device)
+        grad_out = grad_out.flatten(0, 2)
+        delta = (grad_out.to(wide) * out.flatten(0, 2)).sum(-1)
+        lse = lse.flatten()
+        lse = lse.masked_fill(lse == -torch.inf, torch.inf)
+        grad_query = query.new_zeros(count + 1, head_dim, dtype=wide)
+        grad_key, grad_value = (x.new_zeros(x.shape, dtype=wide) for x in (key, value))
+        with fast_float32(query.device):
+            for now in _rounds(query, key, value, *hashed, settings, precision, scratch):
+                tiles = now.tiles
+                shape = (len(tiles.slots), settings.chunk * head_dim)
+                shares = [
+                    scratch(f"{name} shares", shape, wide).zero_() for name in ("key", "value")
+                ]
+                for part in now.portions():
+                    rows = tiles.rows[part]
+                    some = rows.clamp(min=0)
+                    # Rows of padding get no gradient: their weights are made 0.
+                    row_lse = lse[some].masked_fill_(rows < 0, torch.inf)
+                    row_grad, *pair_grads = tile.backward(
+                        *now.tensors(part),
+                        partial(now.hide, part),
+                        precision,
+                        scratch,
+                        now.take("grad out", grad_out, rows),
+                        delta[some].to(precision.scores),
+                        row_lse,
                     )
-                    shares = (row_grad * ctx.settings.scale, key_grad, value_grad)
-                    keys = tiles.keys.clamp(min=0)
-                    for total, index, share in zip(
-                        slab_grads, (queries, keys, keys), shares, strict=True
-                    ):
-                        tile.add(total, index, share)
+                    place = torch.where(rows < 0, count, rows).flatten()
+                    taken = row_grad.mul_(settings.scale).flatten(0, 1).to(wide)
+                    grad_query.index_add_(0, place, taken)
+                    chunks = tiles.chunks[part].flatten()
+                    for total, share in zip(shares, pair_grads, strict=True):
+                        total.index_add_(0, chunks, share.view(len(chunks), -1).to(wide))
+                for grad, total in zip((grad_key, grad_value), shares, strict=True):
+                    for head in range(batch * kv_heads):
+                        # Those of all query heads that read this one.
+                        places = tiles.key_place.view(batch * kv_heads, now.group, key_len)[head]
+                        for one in places:
+                            grad.flatten(0, 1)[head] += total.view(-1, head_dim)[one]
         return (
-            grad_query.to(query.dtype),
+            grad_query[:count].view(query.shape).to(query.dtype),
             grad_key.to(key.dtype),
             grad_value.to(value.dtype),
-            *(None,) * 4,
+            *(None,) * 5,
         )
+
+
+def _merge(out: Tensor, lse: Tensor, new_out: Tensor, new_lse: Tensor) -> None:
+    """Put a second result for the same rows onto the first, as if their keys had been seen
+    together."""
+    both = torch.logaddexp(lse, new_lse)
+    base = both.masked_fill(both == -torch.inf, 0)
+    out.mul_((lse - base).exp_()[:, None])
+    out.add_(new_out.mul_((new_lse - base).exp_()[:, None].to(new_out.dtype)))
+    lse.copy_(both)

@@ -1,77 +1,18 @@
-"""Exact softmax over visible keys, by torch's fused kernel, some query rows at a time.
-
-Masks exist for a block of rows only, so memory stays linear in the number of keys.
-"""
+"""Exact softmax attention over all keys, by torch's fused kernel where it can do the job alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
-from torch.utils.checkpoint import checkpoint
 
-from variants.contract.dense import compute_dtype, visible
-
-ROWS = 128  # scores of a block stay in the cache; larger ones made the plain form twice as slow
-
-
-def fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """torch SDPA; float16 on a CPU goes through float32, as that has no fast half product."""
-    dtype = query.dtype
-    if query.device.type == "cpu" and dtype is torch.float16:
-        query, key, value = (x.to(compute_dtype(dtype)) for x in (query, key, value))
-    out = scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
-    )
-    return out.to(dtype)
-
-
-def masked_rows(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    rows: Tensor,
-    *,
-    causal: bool,
-    key_padding_mask: Tensor | None,
-    scale: float,
-    pattern_mask: Callable[[Tensor], Tensor] | None = None,
-    softmax: Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor] = fused,
-) -> Tensor:
-    """Attention of consecutive query `rows`, through a mask for at most `ROWS` of them at once.
-
-    `pattern_mask` maps rows to a bool (heads or 1, rows, key_len) mask of what may be seen.
-    Returns (batch, heads, len(rows), head_dim).
-    """
-    query_len, key_len = query.shape[2], key.shape[2]
-
-    def attend_block(query: Tensor, key: Tensor, value: Tensor, block: Tensor) -> Tensor:
-        start, stop = int(block[0]), int(block[-1]) + 1
-        # A causal block needs no key after its last row.
-        keys = max(1, min(key_len, stop + key_len - query_len)) if causal else key_len
-        mask = visible(block, query_len, key_len, causal=causal, key_padding_mask=key_padding_mask)
-        if pattern_mask is not None:
-            mask = mask & pattern_mask(block)
-        mask = mask[..., :keys]
-        empty = ~mask.any(-1, keepdim=True)
-        out = softmax(
-            query[:, :, start:stop], key[:, :, :keys], value[:, :, :keys], mask | empty, scale
-        )
-        return out.masked_fill(empty, 0)
-
-    blocks = rows.split(ROWS)
-    if len(blocks) == 1:
-        return attend_block(query, key, value, rows)
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
-        # Kept for the backward pass, the masks of all blocks would be quadratic.
-        again = partial(checkpoint, attend_block, use_reentrant=False, preserve_rng_state=False)
-        outputs = [again(query, key, value, block) for block in blocks]
-    else:
-        outputs = [attend_block(query, key, value, block) for block in blocks]
-    return torch.cat(outputs, dim=2)
+from variants.contract.dense import compute_dtype
+from variants.engines import blocks
+from variants.engines.matmul import fast_float32
 
 
 def attend(
@@ -82,22 +23,70 @@ def attend(
     causal: bool,
     key_padding_mask: Tensor | None,
     scale: float,
+    fast: bool = True,
 ) -> Tensor:
-    """Full attention; the unmasked and the plain causal case go to the kernel whole."""
-    square = query.shape[2] == key.shape[2]
-    if key_padding_mask is None and (not causal or square):
-        dtype = query.dtype
-        if query.device.type == "cpu" and dtype is torch.float16:
-            query, key, value = (x.float() for x in (query, key, value))
-        return scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            is_causal=causal,
-            scale=scale,
-            enable_gqa=query.shape[1] != key.shape[1],
-        ).to(dtype)
-    rows = torch.arange(query.shape[2], device=query.device)
-    return masked_rows(
-        query, key, value, rows, causal=causal, key_padding_mask=key_padding_mask, scale=scale
+    """Full attention; shapes as in `Attention.__call__`.
+
+    The fused kernel takes the unmasked and the plain causal case; other masks would be quadratic
+    for it, and go to our own tiles. `fast` lets a CPU widen the half types to float32, and take the
+    fast route for its products (`matmul.fast_float32`); a GPU knows no difference.
+    """
+    if key_padding_mask is not None or (causal and query.shape[2] != key.shape[2]):
+        return blocks.full(
+            query, key, value, causal=causal, key_padding_mask=key_padding_mask, scale=scale
+        )
+    if fast and query.device.type == "cpu" and query.dtype is not torch.float64:
+        out: Tensor = _Fast.apply(query, key, value, causal, scale)
+        return out
+    dtype = query.dtype
+    if query.device.type == "cpu" and dtype is torch.float16:
+        # This processor has no fast product of that type.
+        query, key, value = (x.float() for x in (query, key, value))
+    return _fused(query, key, value, causal, scale).to(dtype)
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> Tensor:
+    return scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        is_causal=causal,
+        scale=scale,
+        enable_gqa=query.shape[1] != key.shape[1],
     )
+
+
+class _Fast(torch.autograd.Function):
+    """The fused kernel with the fast route for its products, in the backward pass too."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float
+    ) -> Tensor:
+        wide = compute_dtype(query.dtype)
+        train = any(ctx.needs_input_grad)
+        leaves = [
+            x.detach().to(wide).requires_grad_(needed)
+            for x, needed in zip((query, key, value), ctx.needs_input_grad, strict=False)
+        ]
+        with fast_float32(query.device), torch.enable_grad() if train else nullcontext():
+            out = _fused(leaves[0], leaves[1], leaves[2], causal, scale)
+        if train:
+            ctx.graph = leaves, out
+        return out.detach().to(query.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (grad_out,) = grads
+        leaves, out = ctx.graph
+        wanted = [leaf for leaf in leaves if leaf.requires_grad]
+        with fast_float32(grad_out.device):
+            found = iter(
+                torch.autograd.grad(out, wanted, grad_out.to(out.dtype), retain_graph=True)
+            )
+        return (
+            *(next(found).to(grad_out.dtype) if leaf.requires_grad else None for leaf in leaves),
+            None,
+            None,
+        )

@@ -1,147 +1,318 @@
-"""Kernelised attention: sums of feature(key) ⊗ value, over all keys or over the earlier ones.
+"""Kernelised attention over earlier keys: a running sum of feature(key) ⊗ value.
 
 Katharopoulos et al., Transformers are RNNs, 2020, https://arxiv.org/abs/2006.16236
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import pad
 
-from variants.contract.dense import safe_total
+from variants.contract.dense import compute_dtype
+from variants.engines.features import (
+    Features,
+    Rows,
+    divide,
+    portions,
+    room,
+    slabs,
+)
+from variants.engines.matmul import Precision, fast_float32, product
+from variants.engines.tile import HIDDEN
 
-CHUNK = 128
-
-
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, log_scale: Tensor | None = None, *, causal: bool
-) -> Tensor:
-    """Normalised sum of values, weighted by the product of non-negative features.
-
-    Args:
-        query: features (batch, heads, query_len, num_features).
-        key: features (batch, kv_heads, key_len, num_features).
-        value: (batch, kv_heads, key_len, head_dim), of the same dtype.
-        log_scale: (batch, kv_heads, key_len), for causal sums only; feature(key j) is really
-            exp(log_scale[j]) times `key[j]`. Must not fall from one key to the next: it then
-            holds the features in range without any row knowing of later keys.
-
-    Returns:
-        (batch, heads, query_len, head_dim); a row whose weights are all 0 is 0.
-    """
-    kv_heads, query_len, key_len = key.shape[1], query.shape[2], key.shape[2]
-    query = query.unflatten(1, (kv_heads, -1))
-    key, value = key[:, :, None], value[:, :, None]
-    if not causal:
-        state = key.transpose(-2, -1) @ value
-        total = query @ key.sum(-2)[..., None]
-        out = query @ state / safe_total(total)
-        return out.flatten(1, 2)
-    missing = key_len - query_len
-    # Queries before the first key see nothing; keys before the first query get an empty query.
-    query = pad(query[..., max(0, -missing) :, :], (0, 0, max(0, missing), 0))
-    log_scale = key.new_zeros(key.shape[:-1]) if log_scale is None else log_scale[:, :, None]
-    out = _Causal.apply(query, key, value, log_scale)
-    return pad(out[..., max(0, missing) :, :], (0, 0, max(0, -missing), 0)).flatten(1, 2)
+# Rows of a causal chunk, which scores them against each other: about as much work as the state.
+CHUNK, WIDE_CHUNK = 64, 128
+CHUNKS = 16  # most chunks that are processed together: their states are summed up one by one
 
 
-def _with_ones(value: Tensor) -> Tensor:
-    """Values with a channel of ones, whose weighted sum is the normaliser."""
-    return pad(value, (0, 1), value=1.0)
-
-
-def _within(log_scale: Tensor, earlier: Tensor) -> Tensor:
-    """Factors (..., rows, keys) that put each key of a chunk on the scale of each row."""
-    difference = log_scale[..., None, :] - log_scale[..., :, None]
-    return difference.masked_fill(~earlier, -torch.inf).exp_()
-
-
-class _Causal(torch.autograd.Function):
-    """Rows and keys of equal length. A state (num_features, head_dim + 1) goes from chunk to chunk,
-    on the scale of the last key it holds; nothing of the length of the sequence is kept but the
-    inputs and the output."""
+class Causal(torch.autograd.Function):
+    """Earlier keys: a state goes from chunk to chunk, on the scale of the last key it holds if
+    features are exponentials. That scale is the highest exponent so far, so that no row knows of
+    later keys, not even by rounding."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, log_scale: Tensor) -> Tensor:
-        out = value.new_empty(*query.shape[:-1], value.shape[-1])
-        total = value.new_empty(query.shape[:-1])
-        earlier = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=query.device).tril_()
-        for chunk, state, carried in _states(key, value, log_scale):
-            rows = query[..., chunk, :]
-            scale = log_scale[..., chunk]
-            size = rows.shape[-2]
-            weights = rows @ key[..., chunk, :].transpose(-2, -1)
-            weights = weights * _within(scale, earlier[:size, :size])
-            past = rows * (carried[..., None] - scale).exp()[..., None]
-            sums = weights @ _with_ones(value[..., chunk, :]) + past @ state
-            norm = safe_total(sums[..., -1])
-            total[..., chunk] = norm
-            out[..., chunk, :] = sums[..., :-1] / norm[..., None]
-        ctx.save_for_backward(query, key, value, log_scale, out, total)
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        padding: Tensor | None,
+        features: Features,
+        precision: Precision,
+    ) -> Tensor:
+        wide = compute_dtype(query.dtype)
+        batch, num_heads, query_len, _ = query.shape
+        out = torch.empty_like(query, memory_format=torch.contiguous_format)
+        # Queries before the first key see nothing.
+        out[:, :, : max(0, query_len - key.shape[2])] = 0
+        totals = query.new_ones(batch * num_heads, query_len, 1, dtype=wide)
+        scales = query.new_zeros(batch * num_heads, key.shape[2], dtype=wide)
+        with fast_float32(query.device):
+            for rows in slabs(query, key, value, padding, features, precision, _chunk(features)):
+                target = rows.slab.queries(out)
+                total, scale = totals[rows.slab.heads], scales[rows.slab.heads]
+                for chunks in _ascending(rows, scale):
+                    if chunks.queries is not None:
+                        total[:, chunks.queries] = divide(
+                            chunks.sums().flatten(1, 2), target[:, chunks.queries]
+                        )
+        ctx.save_for_backward(query, key, value, out, totals, scales, padding)
+        ctx.settings = features, precision
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (grad_out,) = grads
-        query, key, value, log_scale, out, total = ctx.saved_tensors
-        # Gradient of the sums before the division: of the values, then of the normaliser.
-        grad_sums = grad_out / total[..., None]
-        grad_sums = torch.cat([grad_sums, -(grad_sums * out).sum(-1, keepdim=True)], dim=-1)
-        earlier = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=query.device).tril_()
-        grad_query = torch.empty_like(query, memory_format=torch.contiguous_format)
-        grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
-        for chunk, state, carried in _states(key, value, log_scale):
-            scale, sums = log_scale[..., chunk], grad_sums[..., chunk, :]
-            factors = _within(scale, earlier[: sums.shape[-2], : sums.shape[-2]])
-            weights = sums @ _with_ones(value[..., chunk, :]).transpose(-2, -1) * factors
-            past = sums * (carried[..., None] - scale).exp()[..., None]
-            grad_query[..., chunk, :] = weights @ key[..., chunk, :] + past @ state.transpose(
-                -2, -1
-            )
-        # What later rows hand back, on the scale of the first row of the chunk they begin with.
-        returned = key.new_zeros(*query.shape[:-2], key.shape[-1], value.shape[-1] + 1)
-        later_scale = log_scale[..., -1]
-        for start in reversed(range(0, key.shape[-2], CHUNK)):
-            chunk = slice(start, start + CHUNK)
-            scale, sums, rows = (
-                log_scale[..., chunk],
-                grad_sums[..., chunk, :],
-                query[..., chunk, :],
-            )
-            factors = _within(scale, earlier[: sums.shape[-2], : sums.shape[-2]])
-            ones = _with_ones(value[..., chunk, :])
-            late = (scale - later_scale[..., None]).exp()[..., None]
-            weights = sums @ ones.transpose(-2, -1) * factors
-            from_later = (ones @ returned.transpose(-2, -1)) * late
-            grad_chunk = weights.transpose(-2, -1) @ rows + from_later
-            grad_key[..., chunk, :] = grad_chunk.sum(2, keepdim=True)
-            weights = rows @ key[..., chunk, :].transpose(-2, -1) * factors
-            grad_chunk = weights.transpose(-2, -1) @ sums[..., :-1]
-            grad_chunk = grad_chunk + (key[..., chunk, :] @ returned[..., :-1]) * late
-            grad_value[..., chunk, :] = grad_chunk.sum(2, keepdim=True)
+        query, key, value, out, totals, scales, padding = ctx.saved_tensors
+        features, precision = ctx.settings
+        wide = compute_dtype(query.dtype)
+        grad_query = torch.zeros_like(query, memory_format=torch.contiguous_format)
+        grad_key, grad_value = (x.new_zeros(x.shape, dtype=wide) for x in (key, value))
+        with fast_float32(query.device):
+            for rows in slabs(query, key, value, padding, features, precision, _chunk(features)):
+                slab = rows.slab
+                own_out, own_grad = slab.queries(out), slab.queries(grad_out)
+                total, scale = totals[slab.heads], scales[slab.heads]
+                own_query = slab.queries(grad_query)
+                for chunks in _ascending(rows, scale):
+                    if chunks.queries is None:
+                        continue
+                    sums = rows.grad_sums(
+                        *(x[:, chunks.queries] for x in (own_out, own_grad, total))
+                    )
+                    grad = chunks.query_grad(sums.view(*chunks.made.shape[:3], -1))
+                    own_query[:, chunks.queries] = features.query_grad(
+                        rows.query[:, chunks.queries],
+                        chunks.made.flatten(1, 2),
+                        grad.flatten(1, 2),
+                        slab,
+                    )
+                with slab.adding(grad_key) as own_key, slab.adding(grad_value) as own_value:
+                    later = _Later(rows, scale)
+                    for keys, queries, size in reversed(_pieces(rows)):
+                        given: Tensor | None = None
+                        if queries is not None:
+                            given = rows.grad_sums(
+                                *(x[:, queries] for x in (own_out, own_grad, total))
+                            )
+                        made, grad, grad_values = later.take(keys, queries, size, given)
+                        own_key[:, keys] += features.key_grad(rows.key[:, keys], made, grad, slab)
+                        own_value[:, keys] += grad_values
+        return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None, None
+
+
+def _chunk(features: Features) -> int:
+    return CHUNK if features.num_features <= 2 * CHUNK else WIDE_CHUNK
+
+
+def _pieces(rows: Rows) -> list[tuple[slice, slice | None, int]]:
+    """Keys, the queries at the same positions, and the rows of the chunks both are cut into; first
+    those keys that stand before any query."""
+    query_len, key_len = rows.query.shape[1], rows.key.shape[1]
+    before, without = max(0, key_len - query_len), max(0, query_len - key_len)
+    chunk = _chunk(rows.features)
+    together = (
+        room(rows.query, rows.precision) // (len(rows.query) * rows.features.num_features) // chunk
+    )
+    step = chunk * min(max(1, together), CHUNKS)
+    whole = before + (key_len - before) // chunk * chunk
+    pieces: list[tuple[slice, slice | None, int]] = [
+        (keys, None, keys.stop - keys.start) for keys in portions(0, before, step)
+    ]
+    for keys in (*portions(before, whole, step), *portions(whole, key_len, chunk)):
+        queries = slice(keys.start - before + without, keys.stop - before + without)
+        pieces.append((keys, queries, min(chunk, keys.stop - keys.start)))
+    return pieces
+
+
+class _Chunks(NamedTuple):
+    """Consecutive chunks of a forward pass: features of their keys and queries (slab, chunks, rows,
+    num_features), and what lies before each chunk."""
+
+    rows: Rows
+    queries: slice | None
+    made: Tensor  # features of the queries
+    keys: Tensor  # features of the keys, each on the scale of its own row
+    values: Tensor
+    state: Tensor  # (slab, chunks, num_features, head_dim + 1)
+    within: Tensor | None  # factors (slab, chunks, rows, keys): keys on the scale of each row
+    past: Tensor | None  # factors (slab, chunks, rows, 1) that put the state on it
+
+    def sums(self) -> Tensor:
+        """Weighted sums of values and of ones."""
+        precision, scratch = self.rows.precision, self.rows.scratch
+        weights = self._earlier(self.made, self.keys)
+        shape = (*self.made.shape[:3], self.values.shape[-1])
+        sums = scratch("sums", shape, precision.scores)
+        product(weights, self.values, precision, sums)
+        return sums.add_(self._with_state(self.made, self.state))
+
+    def query_grad(self, grad_sums: Tensor) -> Tensor:
+        """Gradient of the features of the queries, or of their logarithms."""
+        precision, scratch = self.rows.precision, self.rows.scratch
+        weights = self._earlier(grad_sums, self.values)
+        grad = scratch("grad features", self.made.shape, precision.scores)
+        product(weights, self.keys, precision, grad)
+        grad.add_(self._with_state(grad_sums, self.state.transpose(-2, -1)))
+        return grad.mul_(self.made) if self.rows.features.exponential else grad
+
+    def _earlier(self, left: Tensor, right: Tensor) -> Tensor:
+        """Products of each row with the keys of its chunk up to its own."""
+        precision = self.rows.precision
+        shape = (*left.shape[:3], right.shape[2])
+        weights = self.rows.scratch("scores", shape, precision.scores)
+        product(left, right.transpose(-2, -1), precision, weights)
+        if self.within is not None:
+            weights.mul_(self.within)
+        return weights.tril_().to(precision.operands)
+
+    def _with_state(self, left: Tensor, state: Tensor) -> Tensor:
+        precision = self.rows.precision
+        if self.past is not None:
+            left = (left * self.past).to(precision.operands)
+        shape = (*left.shape[:3], state.shape[-1])
+        buffer = self.rows.scratch("from state", shape, precision.scores)
+        return product(left, state.to(precision.operands), precision, buffer)
+
+
+def _within(scale: Tensor) -> Tensor:
+    """Factors (..., rows, keys) from scales (..., rows); above the diagonal they mean nothing."""
+    return (scale[..., None, :] - scale[..., :, None]).exp_()
+
+
+def _ascending(rows: Rows, scales: Tensor) -> Iterator[_Chunks]:
+    """Chunks from first to last, with the state before each; fills in `scales` (slab, key_len)."""
+    features, precision, scratch = rows.features, rows.precision, rows.scratch
+    wide = scales.dtype
+    shape = (len(rows.query), features.num_features, rows.query.shape[-1] + 1)
+    state = torch.zeros(shape, dtype=wide, device=scales.device)
+    carried = scales.new_full(shape[:1], HIDDEN)
+    for part, queries, size in _pieces(rows):
+        made = rows.keys(part).unflatten(1, (-1, size))
+        values = rows.values(part).unflatten(1, (-1, size))
+        within: Tensor | None = None
+        past: Tensor | None = None
+        to_last: Tensor | None = None
+        decay: Tensor | None = None
+        if features.exponential:
+            highest = torch.maximum(made.amax(-1).to(wide).flatten(1), carried[:, None])
+            scales[:, part] = highest.cummax(-1).values
+            scale = scales[:, part].unflatten(1, (-1, size))
+            last = scale[..., -1]
+            first = torch.cat([carried[:, None], last[:, :-1]], dim=1)
+            # Mostly nothing is higher than before, and all factors are 1. A GPU does not wait to
+            # find out.
+            if scales.device.type == "cuda" or bool((last[:, -1] > carried).any()):
+                within, past = _within(scale), (first[..., None] - scale).exp_()[..., None]
+                to_last = (scale - last[..., None]).exp_()[..., None]
+                decay = (first - last).exp_()[..., None, None]
+            carried = last[:, -1]
+            made.sub_(scale.to(made.dtype)[..., None]).exp_()
+        own = made
+        if to_last is not None:
+            own = made * to_last.to(made.dtype)
+        shares = scratch("shares", (*made.shape[:2], *shape[1:]), precision.scores)
+        product(own.transpose(-2, -1), values, precision, shares)
+        before = scratch("states", (*made.shape[:2], *shape[1:]), wide)
+        for chunk in range(made.shape[1]):
+            before[:, chunk] = state
+            if decay is not None:
+                state.mul_(decay[:, chunk])
+            state.add_(shares[:, chunk])
+        if queries is not None:
+            asked = rows.queries(queries).unflatten(1, (-1, size))
+            if features.exponential:
+                torch.softmax(asked, -1, out=asked)
+            yield _Chunks(rows, queries, asked, made, values, before, within, past)
+
+
+class _Later:
+    """What later rows hand back to the keys of a chunk, from the last chunk to the first, on the
+    scale of the first row of the chunk they begin with."""
+
+    def __init__(self, rows: Rows, scales: Tensor) -> None:
+        self.rows, self.scales = rows, scales
+        shape = (len(rows.query), rows.features.num_features, rows.query.shape[-1] + 1)
+        self.returned = torch.zeros(shape, dtype=scales.dtype, device=scales.device)
+        self.scale = scales[:, -1]
+
+    def take(
+        self, part: slice, queries: slice | None, size: int, grad_sums: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Features of the keys of some chunks, the gradient of these or their logarithms, and that
+        of the values, (slab, keys, ...)."""
+        rows = self.rows
+        features, precision, scratch = rows.features, rows.precision, rows.scratch
+        made = rows.keys(part).unflatten(1, (-1, size))
+        values = rows.values(part).unflatten(1, (-1, size))
+        slab, chunks = made.shape[:2]
+        wide = self.scales.dtype
+        within: Tensor | None = None
+        late: Tensor | None = None
+        decay: Tensor | None = None
+        if features.exponential:
+            scale = self.scales[:, part].unflatten(1, (-1, size))
+            made.sub_(scale.to(made.dtype)[..., None]).exp_()
             first = scale[..., 0]
-            own = rows * (first[..., None] - scale).exp()[..., None]
-            returned = returned * (first - later_scale).exp()[..., None, None]
-            returned = returned + own.transpose(-2, -1) @ sums
-            later_scale = first
-        return grad_query, grad_key, grad_value, None
+            after = torch.cat([first[:, 1:], self.scale[:, None]], dim=1)
+            late = (scale - after[..., None]).exp_()[..., None]
+            decay = (first - after).exp_()[..., None, None]
+            self.scale = first[:, 0]
+        grad = scratch("grad features", made.shape, precision.scores)
+        grad_values = scratch("sums", values.shape, precision.scores)
+        own_grad = own_values = None
+        if queries is not None and grad_sums is not None:
+            grad_sums = grad_sums.view(slab, chunks, size, -1)
+            own = rows.queries(queries).unflatten(1, (-1, size))
+            if features.exponential:
+                torch.softmax(own, -1, out=own)
+                within = _within(scale)
+            shape = (*own.shape[:3], size)
+            weights = scratch("scores", shape, precision.scores)
+            product(grad_sums, values.transpose(-2, -1), precision, weights)
+            own_grad = self._of_earlier(weights, within, own, "own grad")
+            product(own, made.transpose(-2, -1), precision, weights)
+            own_values = self._of_earlier(weights, within, grad_sums, "own values")
+            if features.exponential:
+                own = own.mul_((first[..., None] - scale).exp_()[..., None].to(own.dtype))
+            shares = scratch("shares", (slab, chunks, *self.returned.shape[1:]), precision.scores)
+            product(own.transpose(-2, -1), grad_sums, precision, shares)
+        else:
+            shares = None
+        # Each chunk gets what the chunks behind it hand back, and adds its own share.
+        behind = scratch("states", (slab, chunks, *self.returned.shape[1:]), wide)
+        for chunk in reversed(range(chunks)):
+            behind[:, chunk] = self.returned
+            if decay is not None:
+                self.returned.mul_(decay[:, chunk])
+            if shares is not None:
+                self.returned.add_(shares[:, chunk])
+        behind = behind.to(precision.operands)
+        product(values, behind.transpose(-2, -1), precision, grad)
+        product(made, behind, precision, grad_values)
+        if late is not None:
+            grad.mul_(late)
+            grad_values.mul_(late)
+        if own_grad is not None and own_values is not None:
+            grad += own_grad
+            grad_values += own_values
+        if features.exponential:
+            grad.mul_(made)
+        return made.flatten(1, 2), grad.flatten(1, 2), grad_values.flatten(1, 2)[..., :-1]
 
-
-def _states(key: Tensor, value: Tensor, log_scale: Tensor) -> Any:
-    """For each chunk of positions: its slice, the sum over earlier keys, and that sum's scale."""
-    state = key.new_zeros(*key.shape[:-2], key.shape[-1], value.shape[-1] + 1)
-    carried = log_scale[..., 0]
-    for start in range(0, key.shape[-2], CHUNK):
-        chunk = slice(start, start + CHUNK)
-        yield chunk, state, carried
-        scale = log_scale[..., chunk]
-        last = scale[..., -1]
-        keys = key[..., chunk, :] * (scale - last[..., None]).exp()[..., None]
-        state = state * (carried - last).exp()[..., None, None]
-        state = state + keys.transpose(-2, -1) @ _with_ones(value[..., chunk, :])
-        carried = last
+    def _of_earlier(
+        self, weights: Tensor, within: Tensor | None, right: Tensor, name: str
+    ) -> Tensor:
+        """What rows give to the keys they see: transposed weights times `right`."""
+        precision = self.rows.precision
+        if within is not None:
+            weights.mul_(within)
+        left = weights.tril_().to(precision.operands).transpose(-2, -1)
+        shape = (*left.shape[:3], right.shape[-1])
+        buffer = self.rows.scratch(name, shape, precision.scores)
+        return product(left, right, precision, buffer)

@@ -1,147 +1,129 @@
-"""Softmax attention of one batch of tiles, forward and backward, in the style of FlashAttention.
+"""Softmax attention of one batch of tiles: a few query rows against all the keys they see.
 
-A tile is a few query rows against one or more pieces of keys. Tiles of the same rows can be merged
-afterwards, as each returns the logarithm of its normaliser. Sums are kept in float32 at least.
+The backward pass computes the weights again instead of keeping them, as in FlashAttention.
 Dao et al., FlashAttention, 2022, https://arxiv.org/abs/2205.14135
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from variants.contract.dense import compute_dtype
+from variants.engines.matmul import Precision, product
+
+HIDDEN = -1e30  # added to a hidden score; finite, so that a row that sees nothing is no NaN
+Hide = Callable[[Tensor], bool]
+"""Adds `HIDDEN` to scores (..., rows, keys) in place; returns whether a row may see nothing."""
 
 
-class Piece(NamedTuple):
-    """Keys (..., keys, head_dim), values of the same shape, bias (..., rows or 1, keys) or None."""
+class Scratch:
+    """Buffers that are allocated once and used again: fresh ones for every tile would cost more
+    than the arithmetic on them."""
 
-    key: Tensor
-    value: Tensor
-    bias: Tensor | None
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._buffers: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """The buffer of that name, its content undefined."""
+        size = math.prod(shape)
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.dtype is not dtype or len(buffer) < size:
+            buffer = torch.empty(size, dtype=dtype, device=self.device)
+            self._buffers[name] = buffer
+        return buffer[:size].view(*shape)
+
+    def copy(self, name: str, tensor: Tensor, dtype: torch.dtype, scale: float = 1.0) -> Tensor:
+        """A contiguous copy of `tensor` times `scale`."""
+        buffer = self(name, tensor.shape, dtype)
+        if tensor.dtype is dtype and scale != 1:
+            return torch.mul(tensor, scale, out=buffer)
+        buffer.copy_(tensor)
+        return buffer if scale == 1 else buffer.mul_(scale)
 
 
-def working(tensor: Tensor) -> Tensor:
-    """The tensor as matrix products want it.
+def weights(
+    query: Tensor,
+    key: Tensor,
+    hide: Hide,
+    precision: Precision,
+    scratch: Scratch,
+    lse: Tensor | None = None,
+    *,
+    given: bool = False,
+) -> Tensor:
+    """Softmax weights (..., rows, keys); `query` (..., rows, head_dim) is scaled already.
 
-    A CPU multiplies float32 without losing the half types' scores; a GPU multiplies half types and
-    sums in float32 by itself.
+    Fills in `lse` (..., rows), the logarithm of the sum that they are divided by; if it is `given`,
+    divides by that one. A row that sees nothing has weights 0 and -inf.
     """
-    return tensor if tensor.device.type == "cuda" else tensor.to(compute_dtype(tensor.dtype))
+    shape = (*query.shape[:-1], key.shape[-2])
+    scores = scratch("scores", shape, precision.scores)
+    product(query, key.transpose(-2, -1), precision, scores)
+    may_be_empty = hide(scores)
+    if lse is not None and given:
+        return scores.sub_(lse.to(scores.dtype)[..., None]).exp_()
+    highest = nothing = None
+    if may_be_empty or lse is not None:
+        highest = scores.amax(-1)
+    torch.softmax(scores, -1, out=scores)
+    if highest is not None and may_be_empty:
+        nothing = highest <= HIDDEN / 2
+        scores.masked_fill_(nothing[..., None], 0)
+    if highest is not None and lse is not None:
+        # The largest weight is exp(0) over the sum.
+        torch.sub(highest.to(lse.dtype), scores.amax(-1).to(lse.dtype).log_(), out=lse)
+        if nothing is not None:
+            lse.masked_fill_(nothing, -torch.inf)
+    return scores
 
 
-def product(left: Tensor, right: Tensor) -> Tensor:
-    """Batched matrix product with a float32 result for half inputs."""
-    if right.dtype == compute_dtype(right.dtype):
-        return left.to(right.dtype) @ right
-    batch = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
-    left, right = (
-        x.expand(*batch, *x.shape[-2:]).flatten(0, -3) for x in (left.to(right.dtype), right)
-    )
-    return torch.bmm(left, right, torch.float32).unflatten(0, batch)
-
-
-def _scores(query: Tensor, piece: Piece) -> Tensor:
-    scores = product(query, piece.key.transpose(-2, -1))
-    return scores if piece.bias is None else scores.add_(piece.bias)
-
-
-def forward(query: Tensor, pieces: list[Piece]) -> tuple[Tensor, Tensor]:
-    """Attend; `query` (..., rows, head_dim) is already scaled.
-
-    Returns:
-        out (..., rows, head_dim) and log-sum-exp (..., rows); a row that sees nothing has 0 and
-        -inf.
-    """
-    scores = [_scores(query, piece) for piece in pieces]
-    highest = torch.stack([s.amax(-1) for s in scores]).amax(0)
-    shift = highest.masked_fill(highest == -torch.inf, 0)[..., None]
-    total: Tensor | float = 0.0
-    out: Tensor | float = 0.0
-    for score, piece in zip(scores, pieces, strict=True):
-        score.sub_(shift).exp_()
-        total = total + score.sum(-1, keepdim=True)
-        out = out + product(score, piece.value)
-    assert isinstance(total, Tensor)
-    assert isinstance(out, Tensor)
-    out = out / total.masked_fill(total == 0, 1)
-    return out, (shift + total.log())[..., 0]
+def forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    hide: Hide,
+    precision: Precision,
+    scratch: Scratch,
+    lse: Tensor | None = None,
+) -> Tensor:
+    """The output (..., rows, head_dim), in a buffer; fills in `lse` as `weights` does."""
+    seen = weights(query, key, hide, precision, scratch, lse).to(precision.operands)
+    return product(seen, value, precision, scratch("out", query.shape, precision.scores))
 
 
 def backward(
-    query: Tensor, pieces: list[Piece], lse: Tensor, grad_out: Tensor, delta: Tensor
-) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    """Gradients of the scaled query and of each piece's (key, value).
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    hide: Hide,
+    precision: Precision,
+    scratch: Scratch,
+    grad_out: Tensor,
+    delta: Tensor,
+    lse: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the scaled query, the keys and the values, in buffers.
 
     Args:
-        lse: the final log-sum-exp of each row (..., rows), over all tiles it is merged from.
         grad_out: (..., rows, head_dim).
         delta: sum of out * grad_out of each row, (..., rows).
+        lse: as in `weights`, over all tiles a row's result is merged from; inf for a row that
+            sees nothing. None where each row is in one tile.
     """
-    lse = lse.masked_fill(lse == -torch.inf, torch.inf)[..., None]
-    grad_query: Tensor | float = 0.0
-    grads = []
-    for piece in pieces:
-        weights = _scores(query, piece).sub_(lse).exp_()
-        grad_value = product(weights.transpose(-2, -1), grad_out)
-        grad_scores = product(grad_out, piece.value.transpose(-2, -1))
-        grad_scores.sub_(delta[..., None]).mul_(weights)
-        grad_query = grad_query + product(grad_scores, piece.key)
-        grads.append((product(grad_scores.transpose(-2, -1), query), grad_value))
-    assert isinstance(grad_query, Tensor)
-    return grad_query, grads
-
-
-def merge(out: Tensor, lse: Tensor, new_out: Tensor, new_lse: Tensor) -> tuple[Tensor, Tensor]:
-    """Combine two results for the same rows, as if their keys had been seen together."""
-    both = torch.logaddexp(lse, new_lse)
-    base = both.masked_fill(both == -torch.inf, 0)
-    first, second = (lse - base).exp()[..., None], (new_lse - base).exp()[..., None]
-    return out * first + new_out * second, both
-
-
-def _flat(tensor: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """(slab·len, ...) and indices into it: copying whole rows of a matrix is many times faster
-    than gathering single elements of a batch."""
-    slab, length = tensor.shape[:2]
-    if slab > 1:
-        offsets = torch.arange(slab, device=index.device) * length
-        index = index + offsets.view(-1, *(1,) * (index.ndim - 1))
-    return tensor.flatten(0, 1), index.flatten()
-
-
-def take(tensor: Tensor, index: Tensor) -> Tensor:
-    """Items `index` (slab, ...) of `tensor` (slab, len, ...), each from its own slab."""
-    rows, places = _flat(tensor, index)
-    return rows.index_select(0, places).unflatten(0, index.shape)
-
-
-def put(total: Tensor, index: Tensor, items: Tensor) -> None:
-    """Write `items` to places `index` of `total`, the inverse of `take`."""
-    rows, places = _flat(total, index)
-    rows.index_copy_(0, places, items.flatten(0, index.ndim - 1))
-
-
-def add(total: Tensor, index: Tensor, items: Tensor) -> None:
-    """Add `items` onto places `index` of `total`."""
-    rows, places = _flat(total, index)
-    rows.index_add_(0, places, items.flatten(0, index.ndim - 1))
-
-
-def head_slabs(
-    batch: int, heads: int, kv_heads: int, device: torch.device
-) -> list[tuple[slice, slice]]:
-    """Slices of (batch·heads) and (batch·kv_heads) that are processed together.
-
-    A CPU takes one head at a time, so that a tile stays in its cache and a head's keys are read
-    through views; a GPU takes whole batches, and only grouped heads one at a time.
-    """
-    group = heads // kv_heads
-    if device.type == "cuda" and group == 1:
-        return [(slice(0, batch * heads), slice(0, batch * heads))]
-    return [
-        (slice(head, head + 1), slice(head // group, head // group + 1))
-        for head in range(batch * heads)
-    ]
+    seen = weights(query, key, hide, precision, scratch, lse, given=True)
+    operands = precision.operands
+    grad_value = scratch("grad value", value.shape, precision.scores)
+    product(seen.to(operands).transpose(-2, -1), grad_out, precision, grad_value)
+    grad_scores = scratch("grad scores", seen.shape, precision.scores)
+    product(grad_out, value.transpose(-2, -1), precision, grad_scores)
+    grad_scores.sub_(delta[..., None]).mul_(seen)
+    changed = grad_scores.to(operands)
+    grad_query = scratch("grad query", query.shape, precision.scores)
+    product(changed, key, precision, grad_query)
+    grad_key = scratch("grad key", key.shape, precision.scores)
+    product(changed.transpose(-2, -1), query, precision, grad_key)
+    return grad_query, grad_key, grad_value

@@ -1,0 +1,109 @@
+"""Matrix products: in which dtype, and by which of the machine's routes.
+
+A CPU multiplies float32 through one of two libraries, at torch's choice. The one it does not choose
+by default can be twice as fast for the small products of a tile, with an error of the same size; on
+other processors the same setting rounds its operands to bfloat16. So its error is measured, once a
+process, and decides.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from variants.contract.dense import compute_dtype
+
+_SETTINGS: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+TOLERANCE = 2.0  # how many times the default route's error the fast one may have
+
+
+class Precision(NamedTuple):
+    """Dtypes of what is multiplied, and of the scores and sums that come out."""
+
+    operands: torch.dtype
+    scores: torch.dtype
+
+    @classmethod
+    def of(cls, tensor: Tensor, *, coarse: bool = False) -> Precision:
+        """float32 scores for half inputs: a CPU widens the operands, a GPU multiplies them as they
+        are. `coarse` keeps operands and scores in bfloat16; float64 stays as it is."""
+        wide = compute_dtype(tensor.dtype)
+        if coarse and tensor.dtype is not torch.float64:
+            return cls(torch.bfloat16, torch.bfloat16)
+        return cls(wide if tensor.device.type == "cpu" else tensor.dtype, wide)
+
+
+def product(left: Tensor, right: Tensor, precision: Precision, out: Tensor) -> Tensor:
+    """Batched product into `out`; all (..., rows, columns) with the same leading dimensions."""
+    left, right, target = left.flatten(0, -3), right.flatten(0, -3), out.flatten(0, -3)
+    if precision.operands is precision.scores:
+        torch.bmm(left, right, out=target)
+    else:
+        target.copy_(torch.bmm(left, right, precision.scores))
+    return out
+
+
+class _Route:
+    """How many callers want the fast route now, and what stood before the first of them."""
+
+    lock = threading.Lock()
+    users = 0
+    before = "none"
+
+
+@contextmanager
+def fast_float32(device: torch.device) -> Iterator[None]:
+    """Take the fast route for float32 products on a CPU, if its error allows.
+
+    The setting belongs to the process, so the last caller to leave puts back what the first one
+    found. A GPU's settings are not touched.
+    """
+    if device.type != "cpu" or not fast_route_is_exact():
+        yield
+        return
+    with _Route.lock:
+        if _Route.users == 0:
+            _Route.before = _SETTINGS.fp32_precision
+            _SETTINGS.fp32_precision = "bf16"
+        _Route.users += 1
+    try:
+        yield
+    finally:
+        with _Route.lock:
+            _Route.users -= 1
+            if _Route.users == 0:
+                _SETTINGS.fp32_precision = _Route.before
+
+
+@cache
+def fast_route_is_exact() -> bool:
+    """Whether the fast route of this machine is as accurate as the default one."""
+    default, fast = route_errors()
+    return fast <= TOLERANCE * default
+
+
+@cache
+def route_errors() -> tuple[float, float]:
+    """Relative L2 error of a float32 product against float64, by the default and the fast route."""
+    with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
+        generator = torch.Generator().manual_seed(0)
+        left = torch.randn(4, 64, 256, generator=generator, dtype=torch.float32)
+        right = torch.randn(4, 256, 64, generator=generator, dtype=torch.float32)
+        exact = left.double() @ right.double()
+        errors = []
+        with _Route.lock:
+            before = _SETTINGS.fp32_precision
+            try:
+                for setting in ("ieee", "bf16"):
+                    _SETTINGS.fp32_precision = setting
+                    difference = torch.bmm(left, right).double() - exact
+                    errors.append(float(difference.norm() / exact.norm()))
+            finally:
+                _SETTINGS.fp32_precision = before
+    return errors[0], errors[1]
