@@ -18,7 +18,8 @@ from reports.names import allocator, machine_name, with_names
 RESULTS = "results.csv"
 ENVIRONMENT = "environment.json"
 EXACT = "full"  # the variant the others are judged by, drawn apart from them
-LIBRARY = ("sdpa", "flex", "xformers")  # built-in implementations that call a public kernel
+# Built-in implementations that call a public kernel.
+LIBRARY = ("sdpa", "flash", "cudnn", "efficient", "flex", "xformers", "fla")
 OK = Status.OK.value
 
 _TRUTHS = {"true": True, "false": False}
