@@ -4,6 +4,8 @@ SHELL := /bin/sh
 BASE_PYTHON ?= python3
 DEVICE ?= auto
 FAIL_OVER ?=
+# glibc reads these when a process starts: memory is kept, not given back after each call.
+KEPT := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=34359738368 MALLOC_TOP_PAD_=268435456
 ifndef RUN
 RUN := results/$(shell date -u +%Y%m%d-%H%M%S)
 endif
@@ -14,6 +16,7 @@ BENCH_READY := .venv/.ready-bench
 TEST_READY := .venv/.ready-test
 CHECK_READY := .venv/.ready-dev
 CAPTURE_READY := .venv/.ready-capture
+PEERS_READY := .venv/.ready-peers
 endif
 
 .PHONY: help
@@ -29,6 +32,14 @@ bench: $(BENCH_READY) ## measure this machine (SWEEP=, SET="axis=v1,v2 ...", DEV
 smoke: $(BENCH_READY) ## the whole pipeline, sweep to report, in under a minute
 	@$(PYTHON) -m bench run smoke --device $(DEVICE) --out $(RUN)-smoke
 	@$(PYTHON) -m reports build $(RUN)-smoke
+
+.PHONY: peers
+peers: $(PEERS_READY) ## race public implementations, under two settings of the memory allocator
+	@$(PYTHON) -m bench run peers --import bench.peers --device $(DEVICE) --out $(RUN)-peers \
+	    $(foreach axis,$(SET),--set $(axis))
+	@env $(KEPT) $(PYTHON) -m bench run peers --import bench.peers --device $(DEVICE) \
+	    --out $(RUN)-peers-kept $(foreach axis,$(SET),--set $(axis))
+	@$(PYTHON) -m reports build $(RUN)-peers $(RUN)-peers-kept
 
 .PHONY: report
 report: $(BENCH_READY) ## rebuild the report of a run: make report RUN=results/...
@@ -90,6 +101,15 @@ clean: ## remove the environment and caches; results stay
 
 .venv/.ready-dev: .venv/.ready-test
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
+	@touch $@
+
+# The last one is compiled against the torch that is there; without it its rows say so.
+.venv/.ready-peers: .venv/.ready-bench
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[peers]'
+	@echo "compiling pytorch-fast-transformers, some minutes; log: .venv/fast-transformers.log"
+	@.venv/bin/python -m pip install --no-deps --no-build-isolation \
+	    pytorch-fast-transformers==0.4.0 >.venv/fast-transformers.log 2>&1 \
+	    || echo "it does not compile here; its rows will be unsupported"
 	@touch $@
 
 # The model's package would also install a compiled runtime that is not used here.

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -20,6 +21,7 @@ from bench.inputs import CaptureError
 from bench.inputs.capture import capture as make_capture
 from bench.sweep import Sweep, SweepError, read
 from bench.sweep import parse as parse_sweep
+from variants.contract.added import added_names
 
 DEVICES = ("auto", "cpu", "cuda")
 ERRORS = (
@@ -34,6 +36,16 @@ ERRORS = (
 @click.group(help=__doc__)
 def main() -> None:
     pass
+
+
+def _import_option(command: click.decorators.FC) -> click.decorators.FC:
+    return click.option(
+        "--import",
+        "modules",
+        multiple=True,
+        metavar="MODULE",
+        help="Import a module that adds implementations; may be given several times.",
+    )(command)
 
 
 def _sweep_options(command: click.decorators.FC) -> click.decorators.FC:
@@ -51,6 +63,7 @@ def _sweep_options(command: click.decorators.FC) -> click.decorators.FC:
             default="auto",
             help="auto: CUDA if there is one.",
         ),
+        _import_option,
         click.argument("sweep", required=False),
     ):
         command = option(command)
@@ -79,12 +92,13 @@ def run(
     sweep: str | None,
     settings: tuple[str, ...],
     device: str,
+    modules: tuple[str, ...],
     out: Path | None,
     resume: Path | None,
     seconds: float,
     timeout: float,
 ) -> None:
-    """Measure a sweep: a .toml file, or the name of a built-in one (cpu, gpu, smoke).
+    """Measure a sweep: a .toml file, or the name of a built-in one (cpu, gpu, smoke, peers).
 
     Without SWEEP the one of the device is taken; with --set alone, a sweep of just those axes on
     top of the defaults if seq_len is among them.
@@ -93,6 +107,14 @@ def run(
         raise click.UsageError("give --out for a new run or --resume for an old one, not both")
     if resume is not None:
         record = journal.read(resume)
+        recorded = tuple(record.header["environment"]["sweep"].get("modules", ()))
+        if set(modules) - set(recorded):
+            raise click.UsageError(
+                f"{resume} was started with --import of {', '.join(recorded) or 'nothing'}; the "
+                "same is imported when it is resumed"
+            )
+        modules = recorded
+        _import(modules)
         chosen, files = _recorded(record)
         device = _device(device) if device != "auto" else record.header["device"]
         if device != record.header["device"]:
@@ -108,6 +130,7 @@ def run(
                 )
         folder = resume
     else:
+        _import(modules)
         device = _device(device)
         chosen, files = _resolve(sweep, settings, device)
         folder = out or Path("results") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{device}"
@@ -120,6 +143,7 @@ def run(
             files=files,
             seconds=seconds,
             timeout=timeout,
+            modules=modules,
             resume=resume is not None,
         )
     except KeyboardInterrupt:
@@ -131,8 +155,11 @@ def run(
 
 @main.command()
 @_sweep_options
-def plan(sweep: str | None, settings: tuple[str, ...], device: str) -> None:
+def plan(
+    sweep: str | None, settings: tuple[str, ...], device: str, modules: tuple[str, ...]
+) -> None:
     """Count the cases of a sweep by variant and length, without measuring any."""
+    _import(modules)
     device = _device(device)
     chosen, files = _resolve(sweep, settings, device)
     cases = chosen.cases(device, files)
@@ -148,8 +175,10 @@ def plan(sweep: str | None, settings: tuple[str, ...], device: str) -> None:
 
 
 @main.command(name="list")
-def list_() -> None:
+@_import_option
+def list_(modules: tuple[str, ...]) -> None:
     """Show the variants, their settings, and which implementations run here."""
+    _import(modules)
     devices = [torch.device("cpu")]
     if torch.cuda.is_available():
         devices.append(torch.device("cuda"))
@@ -160,16 +189,18 @@ def list_() -> None:
     for name, cls in sorted(variants.REGISTRY.items()):
         attention = variants.create(name)
         marks: list[list[str]] = [[] for _ in devices]
-        for implementation in cls.info.implementations:
+        implementations = (*cls.info.implementations, *added_names(name))
+        for implementation in implementations:
+            chosen = variants.create(name, implementation=implementation)
             for device, mark in zip(devices, marks, strict=True):
-                reason = attention.unavailable(implementation, device)
+                reason = chosen.cannot_run(device)
                 mark.append("no" if reason else "yes")
                 if reason:
                     reasons.append(f"{name}/{implementation} on {device.type}: {reason}")
         supports = ", ".join(sorted(cls.info.supports))
         table.add_row(
             name,
-            "\n".join(cls.info.implementations),
+            "\n".join(implementations),
             *("\n".join(mark) for mark in marks),
             f"{attention.hyperparameters or 'none'}\n{supports}",
         )
@@ -234,6 +265,14 @@ def _numbers(option: str, text: str | None) -> list[int] | None:
         return None if text is None else [int(word) for word in text.split(",")]
     except ValueError:
         raise click.UsageError(f"{option} takes numbers as 3,15,28; got {text!r}") from None
+
+
+def _import(modules: Iterable[str]) -> None:
+    for module in modules:
+        try:
+            import_module(module)
+        except (ImportError, ValueError) as error:  # also of a name that is added twice
+            raise click.UsageError(f"--import {module}: {error}") from error
 
 
 def _device(device: str) -> str:

@@ -13,7 +13,22 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "triton", "xformers", "numpy", "pandas", "attention-benchmark")
+PACKAGES = (
+    "torch",
+    "triton",
+    "xformers",
+    "numpy",
+    "pandas",
+    "attention-benchmark",
+    # of bench/peers
+    "transformers",
+    "local-attention",
+    "reformer-pytorch",
+    "performer-pytorch",
+    "linear-attention-transformer",
+    "pytorch-fast-transformers",
+    "fla-core",
+)
 SETTINGS = ("OMP_", "MKL_", "KMP_", "GOMP_", "MALLOC_", "ATEN_", "TORCH_", "CUDA_", "PYTORCH_")
 
 

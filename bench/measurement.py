@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 DIRECTIONS = ("forward", "forward_backward")
+DIFFERS = "computes something else: "  # begins the reason of a row that ended well all the same
 
 
 class Status(StrEnum):
@@ -84,7 +85,9 @@ class Measurement(Case):
     """A case and its outcome: numbers only if `status` is ok, and None where inapplicable."""
 
     status: Status = _column("how the case ended: " + ", ".join(Status))
-    reason: str = _column("one sentence, if the case did not end well", "")
+    reason: str = _column(
+        "one sentence, if the case did not end well or computes something else than its variant", ""
+    )
     implementation_used: str = _column("the implementation that ran", "")
     inputs_detail: str = _column("heads and tokens of the inputs, and how they were repeated", "")
 
@@ -130,7 +133,8 @@ class Measurement(Case):
         "mean exact attention mass on the keys the method sees, where it selects keys", None
     )
     impl_error_rel_l2: float | None = _column(
-        "relative L2 error of the output against the variant's own dense definition: rounding only",
+        "relative L2 error of the output against the variant's own dense definition: rounding "
+        "only; empty where the implementation computes something else",
         None,
     )
     oracle_rows: int | None = _column("query rows per head on which errors were taken", None)

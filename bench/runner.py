@@ -21,6 +21,7 @@ from bench import environment, journal, worker
 from bench.measurement import COLUMNS, Case, Measurement, Status
 from bench.progress import Progress
 from bench.sweep import Sweep
+from variants.contract.added import ADDED
 
 ATTEMPTS = 2  # a case during which the whole run died is tried once more
 REWRITE_SECONDS = 15.0
@@ -40,8 +41,8 @@ class WorkerDied(Exception):
 class Worker:
     """A worker process that is used again until something goes wrong."""
 
-    def __init__(self, log: Path, device: str) -> None:
-        self._arguments = [str(log), device == "cuda"]
+    def __init__(self, log: Path, device: str, modules: Sequence[str] = ()) -> None:
+        self._arguments = [str(log), device == "cuda", list(modules)]
         self._pool: ProcessPool | None = None
         self._exact_shape: tuple[Any, ...] | None = None
         self._hopeless: set[tuple[Any, ...]] = set()
@@ -93,9 +94,12 @@ def run(
     files: Mapping[str, Path],
     seconds: float,
     timeout: float,
+    modules: Sequence[str] = (),
     resume: bool = False,
 ) -> list[Measurement]:
     """Measure all cases of a sweep into `folder`; a row for each, in planned order.
+
+    `modules` are names of modules that add implementations, imported already.
 
     Raises RunError for a folder that is in use, cannot be written, or holds another run.
     """
@@ -108,7 +112,7 @@ def run(
             record = journal.Record({}, {}, {})
             if journal.begun(folder):
                 raise RunError(f"{folder} holds a run already; continue it with --resume {folder}")
-        return _run(cases, sweep, folder, device, files, seconds, timeout, record)
+        return _run(cases, sweep, folder, device, files, seconds, timeout, modules, record)
     except (CaseTimeout, WorkerDied) as error:  # of a case these are rows
         late = isinstance(error, CaseTimeout)
         why = f"it took longer than {SET_UP_SECONDS:g} s" if late else str(error)
@@ -125,9 +129,10 @@ def _run(
     files: Mapping[str, Path],
     seconds: float,
     timeout: float,
+    modules: Sequence[str],
     record: journal.Record,
 ) -> list[Measurement]:
-    process = Worker(folder / "worker.log", device)
+    process = Worker(folder / "worker.log", device, modules)
     book = journal.Journal(folder)
     results = dict(record.results)
     progress = Progress([(case, _weight(case)) for case in cases])
@@ -146,7 +151,13 @@ def _run(
             progress.say("measuring the machine's limits")
             dtypes = sorted({case.dtype for case in cases})
             limits = process.call(worker.measure_limits, device, dtypes, timeout=SET_UP_SECONDS)
-            plan = {"name": sweep.name, "groups": [dict(group) for group in sweep.groups]}
+            plan: dict[str, Any] = {
+                "name": sweep.name,
+                "groups": [dict(group) for group in sweep.groups],
+            }
+            if modules:
+                plan["modules"] = list(modules)
+                plan["added"] = [f"{variant}/{name}" for variant, name in ADDED]
             present = {**present, "limits": limits, "sweep": plan}
             book.header(
                 environment=present,

@@ -8,8 +8,9 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import variants
 from bench import accuracy, clock, environment, inputs, memory, roofline
 from bench.accuracy import Accuracy
 from bench.inputs import CaptureError, Inputs, InputsError
-from bench.measurement import Case, Measurement, Status
+from bench.measurement import DIFFERS, Case, Measurement, Status
 from bench.sweep import attention_of
 from variants import Attention, UnsupportedError
 
@@ -48,14 +49,17 @@ class _Seen:
     implementation: str
 
 
-def start(log: str, on_gpu: bool) -> None:
-    """Set a fresh worker process up: its output goes to a log, its memory has a limit."""
+def start(log: str, on_gpu: bool, modules: Sequence[str] = ()) -> None:
+    """Set a fresh worker process up: its output goes to a log, its memory has a limit, and the
+    modules that add implementations are imported."""
     target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     sys.stdout.flush()
     sys.stderr.flush()
     os.dup2(target, 1)
     os.dup2(target, 2)
     os.close(target)
+    for module in modules:
+        import_module(module)
     free = environment.memory_bytes("MemAvailable")
     if on_gpu or free is None:
         return  # CUDA reserves far more addresses than it uses
@@ -135,12 +139,9 @@ def _enter(case: Case, settings: Settings, *, exact: bool) -> None:
 
 def _measure(case: Case, settings: Settings, exact: bool) -> tuple[Measurement, list[float]]:
     attention = attention_of(case)
-    device = torch.device(case.device)
-    if attention.implementation != "auto" and (
-        reason := attention.unavailable(attention.implementation, device)
-    ):
+    if reason := attention.cannot_run(torch.device(case.device)):
         raise UnsupportedError(reason)
-    if case.direction == "forward_backward" and "backward" not in attention.info.supports:
+    if case.direction == "forward_backward" and "backward" not in attention.supports:
         raise UnsupportedError(f"{case.variant} does not support 'backward'")
     _enter(case, settings, exact=exact)
     implementation = attention.choose_implementation(_Shape.inputs.query, _Shape.inputs.key)
@@ -254,7 +255,7 @@ def _row(attention: Attention, case: Case, seen: _Seen, settings: Settings) -> M
     bound = accuracy.ROUNDING[case.dtype]
     errors = seen.accuracy
     # Written so that NaN fails too.
-    if not errors.impl_error_rel_l2 <= bound:
+    if errors.impl_error_rel_l2 is not None and not errors.impl_error_rel_l2 <= bound:
         return Measurement.of(
             case,
             Status.INCORRECT,
@@ -262,10 +263,11 @@ def _row(attention: Attention, case: Case, seen: _Seen, settings: Settings) -> M
             f"rounding in {case.dtype} explains {bound:.2g}",
         )
     first, median, third = seen.samples.quartiles
-    flops = attention.useful_flops(
-        case.batch, case.heads, case.seq_len, case.key_len, case.head_dim, causal=case.causal
-    )
-    tflops = fraction = None
+    flops = tflops = fraction = None
+    if not attention.differs:
+        flops = attention.useful_flops(
+            case.batch, case.heads, case.seq_len, case.key_len, case.head_dim, causal=case.causal
+        )
     if flops is not None:
         if case.direction == "forward_backward":
             flops *= 3.5 if attention.target != "other_kernel" else 3.0
@@ -288,6 +290,7 @@ def _row(attention: Attention, case: Case, seen: _Seen, settings: Settings) -> M
     return Measurement.of(
         case,
         Status.OK,
+        f"{DIFFERS}{attention.differs}" if attention.differs else "",
         implementation_used=seen.implementation,
         inputs_detail=_Shape.inputs.detail,
         time_ms_median=median,

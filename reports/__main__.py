@@ -9,6 +9,7 @@ from rich.console import Console
 
 from reports.build import write_report
 from reports.docs import BlockError, rewrite_pages, stale_pages
+from reports.peers import races, standing
 from reports.rows import RunError, read_runs
 from reports.tables import summary_table
 
@@ -45,6 +46,8 @@ def build(runs: tuple[Path, ...], out: Path | None) -> None:
     if not console.is_terminal:
         console.width = 120
     console.print(summary_table(read.frame))
+    if against := standing(races(read.frame)):
+        console.print(f"Against public code that computes the same: {against}.", highlight=False)
     click.echo(page)
 
 

@@ -14,6 +14,7 @@ from reports.answers import answers
 from reports.figures.kinds import Kind
 from reports.listing import listing, reasons
 from reports.metrics import ERROR_BUDGET, show_bytes, show_count
+from reports.peers import ALLOCATORS, by_attention, races, standing
 from reports.rows import Runs
 from reports.slices import Slice, describe
 from reports.tables import status_counts
@@ -59,7 +60,11 @@ def page(runs: Runs, drawings: Sequence[Drawing]) -> str:
         "describe": describe,
         "answers": answers,
     }
+    against = races(runs.frame)
     return environment.get_template(TEMPLATE).render(
+        races=by_attention(against),
+        standing=standing(against),
+        allocators=ALLOCATORS,
         sections=list(_sections(drawings)),
         machines={
             name: list(facts(environment)) for name, environment in runs.environments.items()

@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from bench.measurement import DIFFERS
+
 
 def with_names(frame: pd.DataFrame) -> pd.DataFrame:
     """Add `label` of a line; `source`, the inputs with their layer; `passage`, the direction and
@@ -32,7 +34,7 @@ def labels(frame: pd.DataFrame) -> pd.Series[str]:
     """A name per row: the variant, and what varies within that variant in this data.
 
     `lsh num_hashes=4` if the number of hashes varies and nothing else; `full/sdpa` if
-    implementations of `full` are compared.
+    implementations of `full` are compared. One that computes something else says `(differs)`.
     """
     settings = frame["hyperparameters"].map(settings_of)
     result = frame["variant"].copy()
@@ -50,12 +52,24 @@ def labels(frame: pd.DataFrame) -> pd.Series[str]:
             )
             for implementation, each in zip(rows["implementation"], own, strict=True)
         ]
-    return result
+    return result.mask(differing(frame), result + " (differs)")
+
+
+def differing(frame: pd.DataFrame) -> pd.Series[bool]:
+    """Whether a row's implementation computes something else than its variant."""
+    return frame["reason"].str.startswith(DIFFERS)
 
 
 def settings_of(text: str) -> dict[str, str]:
     """`name=value name=value` as a dict; a value may hold spaces."""
     return dict(re.findall(r"(\w+)=(.*?)(?= \w+=|$)", text))
+
+
+def allocator(environment: Mapping[str, Any]) -> str:
+    """`kept` if the C library was told to give no memory back between calls, else `default`."""
+    settings = environment.get("settings")
+    given = settings.get("MALLOC_MMAP_MAX_") if isinstance(settings, dict) else None
+    return "kept" if given == "0" else "default"
 
 
 def machine_name(environment: Mapping[str, Any], device: str) -> str:

@@ -13,11 +13,13 @@ from typing import Any
 import pandas as pd
 
 from bench.measurement import CASE_COLUMNS, COLUMNS, Measurement, Status
-from reports.names import machine_name, with_names
+from reports.names import allocator, machine_name, with_names
 
 RESULTS = "results.csv"
 ENVIRONMENT = "environment.json"
 EXACT = "full"  # the variant the others are judged by, drawn apart from them
+# Built-in implementations that call a public kernel.
+LIBRARY = ("sdpa", "flash", "cudnn", "efficient", "flex", "xformers", "fla")
 OK = Status.OK.value
 
 _TRUTHS = {"true": True, "false": False}
@@ -32,7 +34,9 @@ class Runs:
     """Rows of all runs, and what each machine was.
 
     Besides the columns of the schema, `frame` has `label` (of a line in a figure), `machine`,
-    `source` (the inputs and their layer), `grouping` and `memory`: see `with_names`.
+    `source` (the inputs and their layer), `grouping` and `memory`: see `with_names`. `hardware` is
+    the machine without its `allocator` setting; `modules` are those that added implementations;
+    `public` says of a row whether its implementation is public code.
     """
 
     frame: pd.DataFrame
@@ -140,14 +144,31 @@ def _unreadable(text: pd.Series[str], wrong: pd.Series[bool], valid: str, path: 
     )
 
 
+def _described(frame: pd.DataFrame, environment: Mapping[str, Any]) -> pd.DataFrame:
+    """With what the environment says of the rows."""
+    hardware = pd.Series(
+        [machine_name(environment, device) for device in frame["device"]], frame.index
+    )
+    kept = allocator(environment) == "kept"
+    sweep = environment.get("sweep")
+    sweep = sweep if isinstance(sweep, dict) else {}
+    added = sweep.get("added", ())
+    return frame.assign(
+        machine=hardware + ", memory kept" if kept else hardware,
+        hardware=hardware,
+        allocator=allocator(environment),
+        modules=" ".join(sweep.get("modules", ())),
+        public=frame["implementation"].isin(LIBRARY)
+        | frame["implementation_used"].isin(LIBRARY)
+        | (frame["variant"] + "/" + frame["implementation"]).isin(list(added)),
+    )
+
+
 def _told_apart(
     runs: Sequence[tuple[pd.DataFrame, dict[str, Any]]],
 ) -> list[tuple[pd.DataFrame, dict[str, Any]]]:
     """The runs with a `machine` column; a case measured twice on one machine tells by its start."""
-    named = [
-        (frame.assign(machine=[machine_name(env, device) for device in frame["device"]]), env)
-        for frame, env in runs
-    ]
+    named = [(_described(frame, env), env) for frame, env in runs]
     key = [*CASE_COLUMNS, "machine"]
     together = pd.concat([frame[key] for frame, _ in named], ignore_index=True)
     clashing = set(together.loc[together.duplicated(), "machine"])

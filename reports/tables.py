@@ -70,8 +70,15 @@ def reproduce_command(row: pd.Series) -> str:
     settings = spelled.pop("hyperparameters")
     spelled["variant"] = f"{spelled['variant']} {settings}".strip()
     words = [_quoted(f"{name}={value}") for name, value in spelled.items()]
+    imports = [f"--import {_quoted(module)}" for module in row["modules"].split()]
     return " ".join(
-        ["python -m bench run --device", _quoted(device), *(f"--set {word}" for word in words)]
+        [
+            "python -m bench run",
+            *imports,
+            "--device",
+            _quoted(device),
+            *(f"--set {word}" for word in words),
+        ]
     )
 
 

@@ -10,6 +10,7 @@ torch.Size([1, 8, 1024, 64])
 from importlib import import_module
 from pkgutil import iter_modules
 
+from variants.contract.added import add_implementation
 from variants.contract.attention import Attention, UnsupportedError
 from variants.contract.registry import CAPABILITIES, REGISTRY, create, grid, register
 
@@ -22,6 +23,7 @@ __all__ = [
     "REGISTRY",
     "Attention",
     "UnsupportedError",
+    "add_implementation",
     "create",
     "grid",
     "register",

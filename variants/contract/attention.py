@@ -6,11 +6,13 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from variants.contract.added import ADDED, Added, added_names
 from variants.contract.registry import Info
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -49,7 +51,7 @@ class Attention(ABC):
             value = getattr(self, field.name)
             minimum, choices = field.metadata.get("minimum"), field.metadata.get("choices")
             if field.name == "implementation":
-                choices = ("auto", *self.info.implementations)
+                choices = ("auto", *self.info.implementations, *added_names(name))
             if choices is not None and value not in choices:
                 valid = ", ".join(map(str, choices))
                 raise ValueError(f"{name}: {field.name} must be one of {valid}; got {value!r}")
@@ -69,6 +71,16 @@ class Attention(ABC):
         """All settings but the implementation, as sorted `name=value` text."""
         names = sorted(f.name for f in dataclasses.fields(self) if f.name != "implementation")
         return " ".join(f"{name}={getattr(self, name)}" for name in names)
+
+    @property
+    def supports(self) -> frozenset[str]:
+        """Capabilities of the variant, as far as the implementation that is asked for has them."""
+        return self._added.supports if self._added else self.info.supports
+
+    @property
+    def differs(self) -> str:
+        """How the implementation that is asked for departs from `weights`; empty if it must not."""
+        return self._added.differs if self._added else ""
 
     @property
     def target(self) -> str:
@@ -111,7 +123,8 @@ class Attention(ABC):
             # Selected away rather than multiplied by zero: padding may hold NaN.
             padding = key_padding_mask[:, None, :, None]
             key, value = key.masked_fill(padding, 0), value.masked_fill(padding, 0)
-        return self.attend(
+        attend = partial(self._added.attend, self) if self._added else self.attend
+        return attend(
             query,
             key,
             value,
@@ -196,8 +209,16 @@ class Attention(ABC):
         """Build what later calls of this shape will re-use (drawn patterns, projections)."""
 
     def unavailable(self, implementation: str, device: torch.device) -> str | None:
-        """Why an implementation cannot run on this machine's device; None if it can."""
+        """Why an own implementation cannot run on this machine's device; None if it can."""
         return None
+
+    def cannot_run(self, device: torch.device) -> str | None:
+        """Why the implementation that is asked for cannot run on a device; None if it can."""
+        if self._added:
+            return self._added.unavailable(device) if self._added.unavailable else None
+        return (
+            None if self.implementation == "auto" else self.unavailable(self.implementation, device)
+        )
 
     def choose_implementation(self, query: Tensor, key: Tensor) -> str:
         """The implementation a call with these tensors uses; never compiles anything."""
@@ -216,6 +237,10 @@ class Attention(ABC):
         rows then carry no rate."""
         pairs = self.useful_pairs(query_len, key_len, causal=causal)
         return None if pairs is None else 4.0 * batch * heads * head_dim * pairs
+
+    @property
+    def _added(self) -> Added | None:
+        return ADDED.get((self.info.name, self.implementation))
 
     def _parameters(self, query: Tensor, parameters: Parameters | None) -> Parameters:
         if parameters is not None:
@@ -282,16 +307,15 @@ class Attention(ABC):
                     f"{name}: key_padding_mask must be on {query.device}; "
                     f"got {key_padding_mask.device}"
                 )
-        if self.implementation != "auto":
-            reason = self.unavailable(self.implementation, query.device)
-            if reason is not None:
-                raise UnsupportedError(
-                    f"{name}: implementation {self.implementation!r} cannot run here: {reason}"
-                )
+        if reason := self.cannot_run(query.device):
+            raise UnsupportedError(
+                f"{name}: implementation {self.implementation!r} cannot run here: {reason}"
+            )
 
     def _require(self, capability: str) -> None:
-        if capability not in self.info.supports:
+        if capability not in self.supports:
+            name = f"{self.info.name}/{self.implementation}" if self._added else self.info.name
             raise UnsupportedError(
-                f"{self.info.name} does not support {capability!r}; it supports: "
-                f"{', '.join(sorted(self.info.supports))}"
+                f"{name} does not support {capability!r}; it supports: "
+                f"{', '.join(sorted(self.supports)) or 'none'}"
             )

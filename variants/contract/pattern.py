@@ -42,10 +42,6 @@ class Pattern:
             positions >= self.key_len - self.trailing
         )
 
-    def all_global(self, rows: Tensor) -> bool:
-        """Whether every one of these query rows sees all keys."""
-        return bool(self.is_global(rows + self.offset).all())
-
     def sees(self, heads: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
         """Whether queries of these heads at these positions see these keys: a bool for each
         element of three index tensors that broadcast. No element needs another one, so that a

@@ -4,7 +4,7 @@ backward. One loop serves every layout of keys: bands, blocks, or all of them.""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -31,13 +31,18 @@ def attend(
     coarse: bool = False,
 ) -> Tensor:
     """Softmax attention over the keys that `pattern` shows; shapes as in `Attention.__call__`."""
-    return _run(query, key, value, _layouts(query, pattern), key_padding_mask, scale, coarse)
+    layouts = _layouts(pattern, query.shape[1], query.device)
+    return _run(query, key, value, layouts, key_padding_mask, scale, coarse)
 
 
-def _layouts(query: Tensor, pattern: Pattern) -> list[Layout]:
+@lru_cache(maxsize=64)
+def _layouts(pattern: Pattern, heads: int, device: torch.device) -> list[Layout]:
     """The rows in the middle by band or blocks; global rows, which see all keys and stand at the
-    two ends, and whatever a band or blocks would not save keys on, against all keys."""
-    heads, query_len, device = query.shape[1], query.shape[2], query.device
+    two ends, and whatever a band or blocks would not save keys on, against all keys.
+
+    Kept as long as the pattern is used: a GPU is waited for only once.
+    """
+    query_len = pattern.query_len
     whole = partial(Everything, pattern.query_len, pattern.key_len, causal=pattern.causal)
     first = min(max(pattern.leading - pattern.offset, 0), query_len) if pattern.leading else 0
     last = max(first, min(query_len, pattern.key_len - pattern.trailing - pattern.offset))
@@ -52,8 +57,8 @@ def _layouts(query: Tensor, pattern: Pattern) -> list[Layout]:
     layouts = [] if middle is None else [middle]
     for start, stop in ((0, first), (last, query_len)):
         if start < stop:
-            ends = torch.tensor([start, stop - 1], device=device)
-            shown = None if pattern.all_global(ends) else pattern
+            # Of the rows at the start, some may stand before the first key, and see no end.
+            shown = pattern if start + pattern.offset < 0 else None
             layouts.append(whole(start, stop, device=device, pattern=shown))
     return layouts
 
