@@ -21,6 +21,13 @@ SELECTING = ("masked_softmax", "biased_softmax", "shared_qk_softmax")  # targets
 # Largest relative error of a kernel against its own dense definition that rounding explains: four
 # to ten times what the registered variants show on Gaussian and on captured inputs.
 ROUNDING = {"float64": 1e-10, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
+COARSE = 5e-2  # the same where scores are rounded to bfloat16, whatever the dtype of the inputs
+
+
+def rounding(dtype: str, implementation: str) -> float:
+    """Largest relative error against its own definition that an implementation may have."""
+    coarse = implementation == "coarse" and dtype != "float64"
+    return COARSE if coarse else ROUNDING[dtype]
 
 
 @dataclass(frozen=True)

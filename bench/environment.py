@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from variants.engines import matmul
+
 PACKAGES = (
     "torch",
     "triton",
@@ -56,12 +58,26 @@ def describe(device: torch.device) -> dict[str, Any]:
             if device.type == "cuda"
             else None,
         },
+        "float32_products": _products(device),
         # Values that hold a path are left out, as no published file may carry one.
         "settings": {
             name: value
             for name, value in sorted(os.environ.items())
             if name.startswith(SETTINGS) and os.sep not in value
         },
+    }
+
+
+def _products(device: torch.device) -> dict[str, Any] | None:
+    """Whether kernels take the fast route for float32 products on this processor, and the errors
+    that decide it; None on a GPU."""
+    if device.type != "cpu":
+        return None
+    default, fast = matmul.route_errors()
+    return {
+        "fast_route": matmul.fast_route_is_exact(),
+        "default_error": default,
+        "fast_error": fast,
     }
 
 
