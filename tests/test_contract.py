@@ -633,6 +633,7 @@ def switches() -> dict[str, Any]:
         "default dtype": torch.get_default_dtype(),
         "default device": torch.get_default_device(),
         "matmul precision": torch.get_float32_matmul_precision(),
+        "route of float32 products": torch.backends.mkldnn.matmul.fp32_precision,
         "grad mode": torch.is_grad_enabled(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "fused kernels": (

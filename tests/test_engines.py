@@ -1,0 +1,266 @@
+"""What the engines promise beyond the results that the contract tests: routes, buffers, bounds."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+import variants
+from bench import accuracy, memory
+from variants import Attention
+from variants.contract.pattern import Pattern
+from variants.engines import blocks, matmul
+from variants.engines.heads import slabs
+from variants.engines.layouts import Band, Blocks, Everything
+from variants.engines.matmul import Precision, fast_float32, product
+from variants.engines.tile import Scratch
+
+CPU = torch.device("cpu")
+SETTINGS = torch.backends.mkldnn.matmul
+
+
+def coarse_variants() -> list[str]:
+    return [n for n, cls in variants.REGISTRY.items() if "coarse" in cls.info.implementations]
+
+
+@pytest.fixture(autouse=True)
+def setting_as_before() -> Iterator[None]:
+    before = SETTINGS.fp32_precision
+    yield
+    assert SETTINGS.fp32_precision == before, "the route of float32 products was not put back"
+    SETTINGS.fp32_precision = before
+
+
+@pytest.fixture
+def exact_route(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which the fast route is good enough, whatever this one is."""
+    monkeypatch.setattr(matmul, "fast_route_is_exact", lambda: True)
+
+
+@pytest.mark.usefixtures("exact_route")
+class TestFastRoute:
+    def test_holds_inside_alone(self) -> None:
+        before = SETTINGS.fp32_precision
+        with fast_float32(CPU):
+            assert SETTINGS.fp32_precision == "bf16"
+            with fast_float32(CPU):
+                pass
+            assert SETTINGS.fp32_precision == "bf16"
+        assert SETTINGS.fp32_precision == before
+
+    def test_is_left_after_an_error(self) -> None:
+        before = SETTINGS.fp32_precision
+        with pytest.raises(KeyError), fast_float32(CPU):
+            raise KeyError
+        assert SETTINGS.fp32_precision == before
+
+    def test_gives_back_what_the_program_had_chosen(self) -> None:
+        before = SETTINGS.fp32_precision
+        SETTINGS.fp32_precision = "ieee"
+        with fast_float32(CPU):
+            pass
+        assert SETTINGS.fp32_precision == "ieee"
+        SETTINGS.fp32_precision = before
+
+    @pytest.mark.parametrize("first_out", [0, 1])
+    def test_is_left_when_the_last_of_two_threads_leaves_it(self, first_out: int) -> None:
+        before = SETTINGS.fp32_precision
+        entered, leave = [[threading.Event() for _ in range(2)] for _ in range(2)]
+
+        def work(which: int) -> None:
+            with fast_float32(CPU):
+                entered[which].set()
+                assert leave[which].wait(10)
+
+        threads = [threading.Thread(target=work, args=(which,)) for which in range(2)]
+        for which, thread in enumerate(threads):
+            thread.start()
+            assert entered[which].wait(10)
+        for which in (first_out, 1 - first_out):
+            assert SETTINGS.fp32_precision == "bf16"
+            leave[which].set()
+            threads[which].join()
+        assert SETTINGS.fp32_precision == before
+
+    def test_is_no_matter_of_a_gpu(self) -> None:
+        before = SETTINGS.fp32_precision
+        with fast_float32(torch.device("cuda")):
+            assert SETTINGS.fp32_precision == before
+
+
+@pytest.mark.parametrize(
+    ("errors", "taken"), [((2e-7, 3e-7), True), ((2e-7, 5e-7), False), ((2e-7, 1e-3), False)]
+)
+def test_the_fast_route_is_taken_only_if_its_error_allows(
+    errors: tuple[float, float], taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matmul.fast_route_is_exact.cache_clear()
+    monkeypatch.setattr(matmul, "route_errors", lambda: errors)
+    try:
+        with fast_float32(CPU):
+            assert (SETTINGS.fp32_precision == "bf16") is taken
+    finally:
+        matmul.fast_route_is_exact.cache_clear()
+
+
+def test_the_errors_of_both_routes_are_measured_here() -> None:
+    default, fast = matmul.route_errors()
+    assert 1e-9 < default < 1e-6
+    assert 1e-9 < fast < 1e-1
+
+
+@pytest.mark.parametrize("batch", [(1,), (3,), (1, 1), (1, 2)])
+@pytest.mark.parametrize("layout", ["plain", "transposed", "strided"])
+def test_a_product_takes_any_layout(batch: tuple[int, ...], layout: str) -> None:
+    left = torch.randn(*batch, 5, 6, dtype=torch.float64)
+    right = {
+        "plain": torch.randn(*batch, 6, 7, dtype=torch.float64),
+        "transposed": torch.randn(*batch, 7, 6, dtype=torch.float64).mT,
+        "strided": torch.randn(*batch, 6, 14, dtype=torch.float64)[..., ::2],
+    }[layout]
+    out = torch.empty(*batch, 5, 7, dtype=torch.float64)
+    assert product(left, right, Precision(torch.float64, torch.float64), out) is out
+    torch.testing.assert_close(out, left @ right)
+
+
+class TestScratch:
+    def test_gives_the_same_memory_for_the_same_name(self) -> None:
+        scratch = Scratch(CPU)
+        first = scratch("a", (4, 5), torch.float32)
+        assert scratch("a", (2, 3), torch.float32).data_ptr() == first.data_ptr()
+        assert scratch("b", (4, 5), torch.float32).data_ptr() != first.data_ptr()
+        assert scratch("a", (4, 5), torch.bfloat16).dtype is torch.bfloat16
+        assert scratch("a", (40, 5), torch.float32).shape == (40, 5)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_a_scaled_copy_is_rounded_once(self, dtype: torch.dtype) -> None:
+        tensor = torch.randn(3, 50).to(dtype)
+        copied = Scratch(CPU).copy("a", tensor.T, torch.float32, 0.3)
+        assert copied.is_contiguous()
+        torch.testing.assert_close(copied, tensor.T.float() * 0.3, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "at_once"),
+    [(6, 6, 0), (6, 6, 4), (6, 6, 100), (6, 2, 1), (6, 2, 2), (6, 2, 5), (6, 1, 4)],
+)
+def test_slabs_share_out_all_heads_and_name_the_key_head_of_each(
+    heads: int, kv_heads: int, at_once: int
+) -> None:
+    query = torch.zeros(2, heads, 3, 1)
+    key = torch.arange(2.0 * kv_heads).view(2, kv_heads, 1, 1)
+    owners, seen = [], []
+    total = torch.zeros_like(key)
+    for slab in slabs(query, key, at_once):
+        assert slab.heads.stop - slab.heads.start <= max(1, at_once)
+        seen += list(range(slab.heads.start, slab.heads.stop))
+        owners += slab.keys(key, "a", torch.float32, Scratch(CPU)).flatten().tolist()
+        with slab.adding(total) as own:
+            own += torch.ones(slab.heads.stop - slab.heads.start, 1, 1)
+    assert seen == list(range(2 * heads))
+    assert owners == [float(head // (heads // kv_heads)) for head in seen]
+    assert total.flatten().tolist() == [heads // kv_heads] * 2 * kv_heads
+
+
+class TestLayouts:
+    """Which one is taken; that each is right is what the contract tests."""
+
+    @pytest.mark.parametrize(
+        ("pattern", "kinds"),
+        [
+            (Pattern(2000, 2000, False, window=100), [Band]),
+            (Pattern(2000, 2000, False, window=100, leading=5), [Band, Everything]),
+            (Pattern(2000, 2000, True, window=1, block_size=16), [Blocks]),
+            (
+                Pattern(2000, 2000, False, window=1, block_size=16, leading=16, trailing=16),
+                [Blocks, Everything, Everything],
+            ),
+            # What would not save keys is one set of rows against all keys.
+            (Pattern(300, 300, False, window=200, leading=5), [Everything]),
+            (Pattern(100, 100, False, window=1, block_size=50), [Everything]),
+        ],
+    )
+    def test_is_what_saves_keys(self, pattern: Pattern, kinds: list[type]) -> None:
+        layouts = blocks._layouts(pattern, 2, CPU)
+        assert [type(layout) for layout in layouts] == kinds
+        rows = sorted((layout.first, layout.last) for layout in layouts)
+        assert rows[0][0] == 0
+        assert rows[-1][1] == pattern.query_len
+        assert all(one[1] == other[0] for one, other in itertools.pairwise(rows))
+
+    def test_slots_are_no_more_than_the_pattern_needs(self) -> None:
+        band = Band(Pattern(2000, 2000, False, window=100, leading=5), 5, 2000)
+        assert band.keys == 100 + band.rows + 100 + 5
+        causal = Band(Pattern(2000, 2000, True, window=100, leading=5), 5, 2000)
+        assert causal.keys == 100 + causal.rows + 5
+
+
+@pytest.mark.parametrize("name", coarse_variants())
+def test_coarse_scores_cost_accuracy_within_their_bound(name: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(1, 2, 600, 32, generator=generator).bfloat16() for _ in range(3)
+    )
+    exact = variants.create(name)
+
+    def error(attention: Attention, causal: bool) -> float:
+        weights = exact.weights(query.double(), key.double(), causal=causal)
+        right = weights @ value.double()
+        out = attention(query, key, value, causal=causal)
+        assert out.dtype is torch.bfloat16
+        return float((out.double() - right).norm() / right.norm())
+
+    for causal in (False, True):
+        auto = error(exact, causal)
+        coarse = error(variants.create(name, implementation="coarse"), causal)
+        assert auto < accuracy.rounding("bfloat16", "auto")
+        assert 1.1 * auto < coarse < accuracy.rounding("bfloat16", "coarse")
+
+
+def test_coarse_is_nothing_but_a_name_in_float64() -> None:
+    assert accuracy.rounding("float64", "coarse") == accuracy.rounding("float64", "auto")
+    query, key, value = (torch.randn(1, 2, 50, 8, dtype=torch.float64) for _ in range(3))
+    for name in coarse_variants():
+        outs: list[Tensor] = [
+            variants.create(name, implementation=one)(query, key, value)
+            for one in (variants.REGISTRY[name].info.implementations[0], "coarse")
+        ]
+        torch.testing.assert_close(outs[0], outs[1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "bound"),
+    [
+        ("full", {}, 0.3),
+        ("sliding_window", {}, 0.6),
+        ("longformer", {}, 0.6),
+        ("bigbird", {}, 0.6),
+        ("linear", {}, 0.35),
+        ("performer", {}, 0.35),
+        ("lsh", {"num_hashes": 1}, 1.6),
+        ("lsh", {"num_hashes": 4}, 2.5),
+    ],
+)
+def test_peak_memory_is_a_small_multiple_of_the_inputs(
+    name: str, settings: dict[str, int], bound: float
+) -> None:
+    """Of query, key, value and output together, at 8 heads of 16384 tokens and 64 channels; the
+    output alone is 0.25."""
+    length = 16384 if name != "full" else 4096
+    query, key, value = (torch.randn(1, 8, length, 64) for _ in range(3))
+    attention = variants.create(name, **settings)
+
+    def call() -> Tensor:
+        with torch.no_grad():
+            return attention(query, key, value)
+
+    call()  # draws that are kept from call to call
+    unit = 4 * query.numel() * query.element_size()
+    found = memory.peak_bytes(call, CPU) / unit
+    small = 16384 / length  # buffers do not shrink with the length
+    assert 0.25 <= found <= 0.25 + (bound - 0.25) * small
