@@ -36,6 +36,7 @@ CASE = (
     "seed",
     "seq_len",
 )
+ERROR = 2.0  # times the public one's own error that coarse scores may have
 FASTER, SLOWER, UNDECIDED, ONE_SETTING = "faster", "slower", "undecided", "one setting only"
 
 
@@ -130,10 +131,15 @@ def standing(found: Sequence[Race]) -> str:
 
 
 def _duel(rows: pd.DataFrame) -> Duel | None:
-    ours, public = rows[~rows["public"]], rows[rows["public"]]
-    if ours.empty or public.empty:
+    ours, others = rows[~rows["public"]], rows[rows["public"]]
+    if others.empty:
         return None
-    return Duel(_fastest(ours), _fastest(public))
+    public = _fastest(others)
+    # Coarse scores do not count where the public one is more exact, or where that is not known, as
+    # it computes something else.
+    near = ours["impl_error_rel_l2"] <= ERROR * public["impl_error_rel_l2"]
+    ours = ours[(ours["implementation"] != "coarse") | near]
+    return None if ours.empty else Duel(_fastest(ours), public)
 
 
 def _fastest(rows: pd.DataFrame) -> pd.Series[Any]:

@@ -72,6 +72,24 @@ def test_the_fastest_of_each_side_is_compared_under_each_setting(tmp_path: Path)
     assert race.case == "forward · causal · float32 · length 256"
 
 
+@pytest.mark.parametrize(("error", "fastest"), [(1.9e-7, "coarse"), (2.1e-7, "auto")])
+def test_coarse_scores_may_have_twice_the_public_ones_error(
+    error: float, fastest: str, tmp_path: Path
+) -> None:
+    rows = [
+        Measurement(**{**vars(row(name, time)), "impl_error_rel_l2": found})
+        for name, time, found in (("auto", 3, 9e-7), ("coarse", 2, error), ("public", 4, 1e-7))
+    ]
+    race = only(races(frame(tmp_path, rows)))
+    assert race.duels["default"].ours["implementation"] == fastest
+
+
+def test_against_something_else_coarse_scores_do_not_count(tmp_path: Path) -> None:
+    rows = [row("auto", 3), row("coarse", 2), other("other", 4)]
+    race = only(races(frame(tmp_path, rows)))
+    assert race.duels["default"].ours["implementation"] == "auto"
+
+
 @pytest.mark.parametrize(
     ("default", "kept", "verdict"),
     [
