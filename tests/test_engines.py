@@ -14,7 +14,7 @@ import variants
 from bench import accuracy, memory
 from variants import Attention
 from variants.contract.pattern import Pattern
-from variants.engines import blocks, matmul
+from variants.engines import blocks, matmul, ranks
 from variants.engines.heads import slabs
 from variants.engines.layouts import Band, Blocks, Everything
 from variants.engines.matmul import Precision, fast_float32, product
@@ -165,6 +165,24 @@ def test_slabs_share_out_all_heads_and_name_the_key_head_of_each(
     assert seen == list(range(2 * heads))
     assert owners == [float(head // (heads // kv_heads)) for head in seen]
     assert total.flatten().tolist() == [heads // kv_heads] * 2 * kv_heads
+
+
+@pytest.mark.parametrize("limit", [7, 1 << 16, (1 << 16) + 1, 1 << 40])
+def test_codes_are_sorted_with_equal_ones_in_order(limit: int) -> None:
+    """By NumPy up to sixteen bits, by torch beyond."""
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, min(limit, 50), (3000,), generator=generator)
+    codes[::7] = limit - 1
+    order = ranks._stable_order(codes, limit)
+    assert torch.equal(order, torch.sort(codes, stable=True).indices)
+
+
+def test_the_nearest_axis_is_that_of_the_largest_component() -> None:
+    turned = torch.randn(3, 5, 400, generator=torch.Generator().manual_seed(0))
+    both = torch.cat([turned, -turned], dim=1)
+    assert torch.equal(ranks._nearest_axis(turned), both.argmax(1))
+    broken = torch.full((1, 5, 2), torch.nan)
+    assert ranks._nearest_axis(broken).tolist() == [[5, 5]]
 
 
 class TestLayouts:

@@ -22,7 +22,7 @@ from variants.contract.dense import (
 )
 from variants.contract.draws import lasting
 from variants.contract.registry import register
-from variants.engines import buckets
+from variants.engines import buckets, ranks
 
 FACTOR_BITS = 5  # a rotation tells at most 32 buckets apart; more come from several rotations
 
@@ -158,7 +158,7 @@ class LshAttention(Attention):
         rotations = self._rotations(query, key, causal)
         heads = query.shape[1]
         query_bucket, key_bucket = (
-            buckets.hashed(x, rotations, heads, self.num_hashes) for x in (query, key)
+            ranks.hashed(x, rotations, heads, self.num_hashes) for x in (query, key)
         )
         return query_bucket, key_bucket
 
@@ -189,15 +189,15 @@ class LshAttention(Attention):
         shape = (batch * heads, len(rows), key.shape[2])
         seen = torch.zeros(shape, dtype=torch.int64, device=rows.device)
         for turn in range(self.num_hashes):
-            ranks = buckets.Ranks.of(
+            placed = ranks.Ranks.of(
                 query_buckets[:, :, turn].flatten(0, 1),
                 key_buckets[:, :, turn].flatten(0, 1),
                 hidden,
                 causal=causal,
             )
-            query_chunk = ranks.query_rank[:, rows, None] // chunk
-            chunks_back = query_chunk - ranks.key_rank[:, None] // chunk
-            together = ranks.query_segment[:, rows, None] == ranks.key_segment[:, None]
+            query_chunk = placed.query_rank[:, rows, None] // chunk
+            chunks_back = query_chunk - placed.key_rank[:, None] // chunk
+            together = placed.query_segment[:, rows, None] == placed.key_segment[:, None]
             seen += together & ((chunks_back == 0) | (chunks_back == 1))
         return seen.unflatten(0, (batch, heads))
 

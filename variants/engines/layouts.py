@@ -20,7 +20,7 @@ from variants.engines.tile import HIDDEN, Scratch
 
 ROWS = 64  # query rows of a tile of a band; more would score more keys that no row sees
 DENSE_ROWS = 256  # least rows that are set against all keys together
-SMALL = 1 << 19  # query-key pairs of a head up to which the bias of a pattern is kept
+SMALL = 1 << 18  # query-key pairs of a head up to which the bias of a pattern is kept
 
 
 class Layout(ABC):
@@ -237,7 +237,7 @@ class Blocks(Layout):
             total.copy_(target[:, :key_len])
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def _pattern_bias(
     pattern: Pattern, start: int, stop: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
