@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -87,6 +88,21 @@ class TestFastRoute:
             threads[which].join()
         assert SETTINGS.fp32_precision == before
 
+    @pytest.mark.parametrize("general", [torch.backends, torch.backends.mkldnn])
+    def test_leaves_nothing_that_hides_a_later_general_setting(self, general: Any) -> None:
+        before = SETTINGS.fp32_precision
+        found = general.fp32_precision
+        SETTINGS.fp32_precision = "none"
+        try:
+            general.fp32_precision = "tf32"
+            with fast_float32(CPU):
+                pass
+            general.fp32_precision = "ieee"
+            assert SETTINGS.fp32_precision == "ieee"
+        finally:
+            general.fp32_precision = found
+            SETTINGS.fp32_precision = before
+
     def test_is_no_matter_of_a_gpu(self) -> None:
         before = SETTINGS.fp32_precision
         with fast_float32(torch.device("cuda")):
@@ -159,7 +175,9 @@ def test_slabs_share_out_all_heads_and_name_the_key_head_of_each(
     for slab in slabs(query, key, at_once):
         assert slab.heads.stop - slab.heads.start <= max(1, at_once)
         seen += list(range(slab.heads.start, slab.heads.stop))
-        owners += slab.keys(key, "a", torch.float32, Scratch(CPU)).flatten().tolist()
+        owners += slab.keys(key).flatten().tolist()
+        working = slab.working(key, "a", torch.float64, Scratch(CPU))
+        assert working.flatten().tolist() == slab.keys(key).flatten().tolist()
         with slab.adding(total) as own:
             own += torch.ones(slab.heads.stop - slab.heads.start, 1, 1)
     assert seen == list(range(2 * heads))
@@ -282,3 +300,105 @@ def test_peak_memory_is_a_small_multiple_of_the_inputs(
     found = memory.peak_bytes(call, CPU) / unit
     small = 16384 / length  # buffers do not shrink with the length
     assert 0.25 <= found <= 0.25 + (bound - 0.25) * small
+
+
+def gradients(attention: Attention, *inputs: Tensor, **call: Any) -> tuple[Tensor, ...]:
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    out = attention(*leaves, **call)
+    return out.detach(), *torch.autograd.grad(out.square().sum(), leaves)
+
+
+def by_definition(attention: Attention, *inputs: Tensor, **call: Any) -> tuple[Tensor, ...]:
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    out = attention.weights(*leaves[:2], **call) @ leaves[2]
+    return out.detach(), *torch.autograd.grad(out.square().sum(), leaves)
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
+@pytest.mark.parametrize(("query_len", "key_len"), [(700, 90), (700, 300), (700, 1), (600, 500)])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("full", {}),
+        ("full", {"implementation": "plain"}),
+        ("sliding_window", {"window_size": 5}),
+        ("sliding_window", {"window_size": 10_000}),
+        ("longformer", {"window_size": 3, "num_global_tokens": 4}),
+        ("bigbird", {"block_size": 8}),
+        ("linear", {}),
+    ],
+)
+def test_many_more_queries_than_keys(
+    name: str, settings: dict[str, Any], query_len: int, key_len: int, causal: bool
+) -> None:
+    """More than the rows of a tile stand before the first key."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(1, 2, length, 4, generator=generator, dtype=torch.float64)
+        for length in (query_len, key_len, key_len)
+    )
+    attention = variants.create(name, **settings)
+    mine = gradients(attention, query, key, value, causal=causal)
+    for own, right in zip(
+        mine, by_definition(attention, query, key, value, causal=causal), strict=True
+    ):
+        torch.testing.assert_close(own, right)
+
+
+@pytest.mark.parametrize("name", sorted(variants.REGISTRY))
+@pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
+def test_a_graph_may_be_used_twice(name: str, causal: bool) -> None:
+    query, key, value = (torch.randn(1, 2, 300, 8, requires_grad=True) for _ in range(3))
+    out = variants.create(name)(query, key, value, causal=causal).square().sum()
+    inputs = (query, key, value)
+    first = torch.autograd.grad(out, inputs, retain_graph=True)
+    for one, other in zip(first, torch.autograd.grad(out, inputs), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.5])
+@pytest.mark.parametrize("name", ["full", "sliding_window"])
+def test_a_scale_that_is_not_positive(name: str, scale: float) -> None:
+    inputs = [torch.randn(1, 2, 70, 4, dtype=torch.float64) for _ in range(3)]
+    for dtype in (torch.float64, torch.float32):
+        given = [x.to(dtype) for x in inputs]
+        call: dict[str, Any] = {"causal": True, "scale": scale}
+        attention = variants.create(name)
+        for own, right in zip(
+            gradients(attention, *given, **call),
+            by_definition(attention, *inputs, **call),
+            strict=True,
+        ):
+            torch.testing.assert_close(own.double(), right, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(variants.REGISTRY))
+def test_later_tokens_reach_no_earlier_row_not_even_by_rounding(name: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    inputs = [torch.randn(1, 2, 400, 16, generator=generator) for _ in range(3)]
+    attention = variants.create(name)
+    before = attention(*inputs, causal=True)
+    for cut in (130, 255, 399):
+        for amplitude in (1.0, 30.0):
+            later = [x.clone() for x in inputs]
+            for x in later:
+                x[:, :, cut:] = amplitude * torch.randn(1, 2, 400 - cut, 16, generator=generator)
+            after = attention(*later, causal=True)
+            assert torch.equal(after[:, :, :cut], before[:, :, :cut])
+
+
+@pytest.mark.parametrize("name", sorted(variants.REGISTRY))
+def test_the_usual_layout_of_a_layer_gives_the_same(name: str) -> None:
+    """(batch, seq_len, heads, head_dim), transposed."""
+    inputs = [torch.randn(2, 300, 4, 8, dtype=torch.float64).transpose(1, 2) for _ in range(3)]
+    attention = variants.create(name)
+    plain = gradients(attention, *(x.contiguous() for x in inputs))
+    for own, right in zip(gradients(attention, *inputs), plain, strict=True):
+        torch.testing.assert_close(own, right)
+
+
+def test_heads_of_one_sequence_are_views_in_any_layout() -> None:
+    transposed = torch.zeros(2, 5, 4, 3).transpose(1, 2)
+    for slab in slabs(transposed, transposed, 2):
+        assert slab.queries(transposed)._base is not None
+        assert slab.keys(transposed)._base is not None

@@ -43,8 +43,11 @@ def _layouts(pattern: Pattern, heads: int, device: torch.device) -> list[Layout]
     Kept as long as the pattern is used: a GPU is waited for only once.
     """
     query_len = pattern.query_len
+    # Causal rows before the first key see nothing, and are in no layout.
+    begin = max(0, -pattern.offset) if pattern.causal else 0
     whole = partial(Everything, pattern.query_len, pattern.key_len, causal=pattern.causal)
-    first = min(max(pattern.leading - pattern.offset, 0), query_len) if pattern.leading else 0
+    leading = pattern.leading - pattern.offset if pattern.leading else 0
+    first = max(begin, min(leading, query_len))
     last = max(first, min(query_len, pattern.key_len - pattern.trailing - pattern.offset))
     middle: Layout | None = None
     if first < last:
@@ -53,11 +56,11 @@ def _layouts(pattern: Pattern, heads: int, device: torch.device) -> list[Layout]
         else:
             middle = Band(pattern, first, last)
         if middle.keys >= pattern.key_len:
-            return [whole(0, query_len, device=device, pattern=pattern)]
+            return [whole(begin, query_len, device=device, pattern=pattern)]
     layouts = [] if middle is None else [middle]
-    for start, stop in ((0, first), (last, query_len)):
+    for start, stop in ((begin, first), (last, query_len)):
         if start < stop:
-            # Of the rows at the start, some may stand before the first key, and see no end.
+            # Rows before the first key are no global ones.
             shown = pattern if start + pattern.offset < 0 else None
             layouts.append(whole(start, stop, device=device, pattern=shown))
     return layouts
@@ -75,7 +78,8 @@ def full(
 ) -> Tensor:
     """Softmax attention over all keys, some rows at a time."""
     query_len, key_len = query.shape[2], key.shape[2]
-    layout = Everything(query_len, key_len, 0, query_len, causal=causal, device=query.device)
+    begin = max(0, query_len - key_len) if causal else 0
+    layout = Everything(query_len, key_len, begin, query_len, causal=causal, device=query.device)
     return _run(query, key, value, [layout], key_padding_mask, scale, coarse)
 
 
@@ -120,8 +124,10 @@ def _portions(
         together = min(layout.tiles, layout.at_once)
         for slab in heads.slabs(query, key, room // (together * size)):
             queries = slab.queries(query)
-            keys = slab.keys(key, "all keys", precision.operands, scratch)
-            values = slab.keys(value, "all values", precision.operands, scratch)
+            keys, values = (
+                layout.whole_blocks(slab.working(x, name, precision.operands, scratch))
+                for x, name in ((key, "all keys"), (value, "all values"))
+            )
             hidden = slab.padding(padding, query.shape[1])
             count = max(1, min(together, room // (len(queries) * size)))
             for start in range(0, layout.tiles, count):
@@ -172,6 +178,7 @@ class _Tiles(torch.autograd.Function):
         precision: Precision,
     ) -> Tensor:
         out = torch.empty_like(query, memory_format=torch.contiguous_format)
+        out[:, :, : min(layout.first for layout in layouts)] = 0
         inputs = query, key, value, padding
         scratch = tile.Scratch(query.device)
         with fast_float32(query.device):
@@ -190,6 +197,7 @@ class _Tiles(torch.autograd.Function):
         layouts, scale, precision = ctx.settings
         wide = compute_dtype(query.dtype)
         grad_query = torch.empty_like(query, memory_format=torch.contiguous_format)
+        grad_query[:, :, : min(layout.first for layout in layouts)] = 0
         grad_key, grad_value = (x.new_zeros(x.shape, dtype=wide) for x in (key, value))
         inputs = query, key, value, padding
         scratch = tile.Scratch(query.device)

@@ -47,7 +47,8 @@ def attend(
         out (batch, heads, query_len, head_dim), and a bool (batch, heads, query_len): which rows
         saw nothing, and are 0.
     """
-    settings = _Settings(min(chunk, key.shape[2]), causal, hide_self, scale)
+    trains = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+    settings = _Settings(min(chunk, key.shape[2]), causal, hide_self, scale, trains)
     precision = Precision.of(query, coarse=coarse)
     out, lse = _Buckets.apply(
         query, key, value, query_buckets, key_buckets, key_padding_mask, settings, precision
@@ -60,6 +61,7 @@ class _Settings(NamedTuple):
     causal: bool
     hide_self: bool
     scale: float
+    trains: bool  # whether a backward pass may follow
 
 
 class _Round(NamedTuple):
@@ -142,6 +144,8 @@ def _rounds(
     """Every round."""
     num_heads = query.shape[1]
     hidden = None if padding is None else padding.repeat_interleave(num_heads, dim=0)
+    # Of transposed inputs these are copies.
+    queries, keys, values = (x.flatten(0, 2) for x in (query, key, value))
     for turn in range(query_buckets.shape[2]):
         ranks = Ranks.of(
             query_buckets[:, :, turn].flatten(0, 1),
@@ -150,9 +154,9 @@ def _rounds(
             causal=settings.causal,
         )
         yield _Round(
-            query=query.flatten(0, 2),
-            key=key.flatten(0, 2),
-            value=value.flatten(0, 2),
+            query=queries,
+            key=keys,
+            value=values,
             tiles=Tiles.of(ranks, settings.chunk, settings.chunk),
             query_len=query.shape[2],
             key_len=key.shape[2],
@@ -189,7 +193,7 @@ class _Buckets(torch.autograd.Function):
         # One round alone that shows every row something needs no normalisers but for the backward
         # pass.
         may_be_empty = settings.causal or settings.hide_self or padding is not None
-        merges = rounds > 1 or may_be_empty or any(ctx.needs_input_grad)
+        merges = rounds > 1 or may_be_empty or settings.trains
         with fast_float32(query.device):
             for turn, now in enumerate(
                 _rounds(query, key, value, *hashed, settings, precision, scratch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -35,7 +34,16 @@ def attend(
         return blocks.full(
             query, key, value, causal=causal, key_padding_mask=key_padding_mask, scale=scale
         )
+    if causal and scale <= 0:
+        # The kernel hides scores before it scales them: they would turn up, or be no number.
+        query, scale = query * scale, 1.0
     if fast and query.device.type == "cpu" and query.dtype is not torch.float64:
+        if not (torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))):
+            wide = compute_dtype(query.dtype)
+            with fast_float32(query.device):
+                return _fused(query.to(wide), key.to(wide), value.to(wide), causal, scale).to(
+                    query.dtype
+                )
         out: Tensor = _Fast.apply(query, key, value, causal, scale)
         return out
     dtype = query.dtype
@@ -64,15 +72,13 @@ class _Fast(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float
     ) -> Tensor:
         wide = compute_dtype(query.dtype)
-        train = any(ctx.needs_input_grad)
         leaves = [
             x.detach().to(wide).requires_grad_(needed)
             for x, needed in zip((query, key, value), ctx.needs_input_grad, strict=False)
         ]
-        with fast_float32(query.device), torch.enable_grad() if train else nullcontext():
+        with fast_float32(query.device), torch.enable_grad():
             out = _fused(leaves[0], leaves[1], leaves[2], causal, scale)
-        if train:
-            ctx.graph = leaves, out
+        ctx.graph = leaves, out
         return out.detach().to(query.dtype)
 
     @staticmethod

@@ -125,8 +125,8 @@ def slabs(
         yield Rows(
             slab,
             slab.queries(query),
-            key.flatten(0, 1)[slab.kv_heads],
-            value.flatten(0, 1)[slab.kv_heads],
+            slab.keys(key),
+            slab.keys(value),
             slab.padding(padding, query.shape[1]),
             features,
             precision,

@@ -20,7 +20,7 @@ from variants.engines.tile import HIDDEN, Scratch
 
 ROWS = 64  # query rows of a tile of a band; more would score more keys that no row sees
 DENSE_ROWS = 256  # least rows that are set against all keys together
-SMALL = 1 << 18  # query-key pairs of a head up to which the bias of a pattern is kept
+SMALL = 1 << 21  # entries up to which the bias of a pattern is kept
 
 
 class Layout(ABC):
@@ -37,6 +37,10 @@ class Layout(ABC):
     def tiles(self) -> int:
         """Number of tiles."""
         return -(-(self.lead + self.last - self.first) // self.rows)
+
+    def whole_blocks(self, tensor: Tensor) -> Tensor:
+        """Keys or values (slab, key_len, channels) as `gather` reads them, padded if need be."""
+        return tensor
 
     def span(self, steps: range) -> tuple[int, int]:
         """First and last row of some tiles; rows of padding stick out."""
@@ -59,7 +63,7 @@ class Layout(ABC):
         """Add gradients of the slots onto `total` (slab, key_len, channels)."""
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _corner(rows: int, dtype: torch.dtype, device: torch.device, *, above: bool) -> Tensor:
     """HIDDEN strictly above, or below, the diagonal of a (rows, rows) corner of the scores."""
     full = torch.full((rows, rows), HIDDEN, dtype=dtype, device=device)
@@ -84,16 +88,23 @@ class Band(Layout):
         start = self.first + self.pattern.offset + steps.start * self.rows - self.reach
         return start, start + (len(steps) - 1) * self.rows + self.band
 
+    def _inside(self, steps: range, key_len: int) -> tuple[slice, int, int]:
+        """The keys of that span, and how far it sticks out before the first and after the last."""
+        start, stop = self._span(steps)
+        low = min(max(start, 0), key_len)
+        high = min(max(stop, low), key_len)
+        before = min(max(low - start, 0), stop - start)
+        return slice(low, high), before, stop - start - before - (high - low)
+
     def gather(
         self, tensor: Tensor, steps: range, heads: slice, name: str, scratch: Scratch
     ) -> Tensor:
         slab, key_len, channels = tensor.shape
         slots = scratch(name, (slab, len(steps), self.keys, channels), tensor.dtype)
-        start, stop = self._span(steps)
-        low, high = min(max(start, 0), key_len), max(min(stop, key_len), 0)
-        piece = tensor[:, low:high]
-        if low > start or high < stop:
-            piece = pad(piece, (0, 0, low - start, stop - start - piece.shape[1] - (low - start)))
+        inside, before, after = self._inside(steps, key_len)
+        piece = tensor[:, inside]
+        if before or after:
+            piece = pad(piece, (0, 0, before, after))
         slots[:, :, : self.band] = piece.unfold(1, self.band, self.rows).transpose(-2, -1)
         if self.keys > self.band:
             leading = self.pattern.leading
@@ -136,8 +147,8 @@ class Band(Layout):
             target.unfold(1, width, self.rows).add_(
                 grads[:, :, shift : shift + width].transpose(-2, -1)
             )
-        low, high = min(max(start, 0), key_len), max(min(stop, key_len), 0)
-        total[:, low:high] += spread[:, low - start : low - start + max(0, high - low)]
+        inside, before, after = self._inside(steps, key_len)
+        total[:, inside] += spread[:, before : stop - start - after]
         leading = self.pattern.leading
         total[:, :leading] += grads[:, :, self.band : self.band + leading].sum(1)
         total[:, key_len - self.trailing :] += grads[:, :, self.band + leading :].sum(1)
@@ -185,23 +196,30 @@ class Blocks(Layout):
         which = torch.arange(heads.start, heads.stop, device=self.chosen.device)
         return self.chosen[which % len(self.chosen), steps.start : steps.stop]
 
-    def _flat(self, steps: range, heads: slice) -> Tensor:
+    def _flat(self, steps: range, heads: slice, *, shared: bool = False) -> Tensor:
+        """Blocks of some tiles, numbered over the slab; or over the one head that it shares."""
         chosen = self._chosen(steps, heads).clamp(min=0)
-        offsets = torch.arange(len(chosen), device=chosen.device) * self.blocks
-        return (chosen + offsets[:, None, None]).flatten()
+        if not shared:
+            offsets = torch.arange(len(chosen), device=chosen.device) * self.blocks
+            chosen = chosen + offsets[:, None, None]
+        return chosen.flatten()
+
+    def whole_blocks(self, tensor: Tensor) -> Tensor:
+        missing = self.blocks * self.rows - tensor.shape[1]
+        return pad(tensor, (0, 0, 0, missing)) if missing else tensor
 
     def gather(
         self, tensor: Tensor, steps: range, heads: slice, name: str, scratch: Scratch
     ) -> Tensor:
-        slab, key_len, channels = tensor.shape
+        slab, _, channels = tensor.shape
         size = self.rows
-        if missing := self.blocks * size - key_len:
-            tensor = pad(tensor, (0, 0, 0, missing))
+        shared = slab > 1 and tensor.stride(0) == 0
+        tensor = self.whole_blocks(tensor[:1] if shared else tensor)
         slots = scratch(name, (slab, len(steps), self.keys, channels), tensor.dtype)
         torch.index_select(
-            tensor.reshape(slab * self.blocks, size * channels),
+            tensor.reshape(len(tensor) * self.blocks, size * channels),
             0,
-            self._flat(steps, heads),
+            self._flat(steps, heads, shared=shared),
             out=slots.view(-1, size * channels),
         )
         return slots
@@ -286,12 +304,13 @@ class Everything(Layout):
         own = start + offset
         if self.causal and self.pattern is None:
             # Only the corner behind the first row's own key is in question.
-            low, skip = max(own, 0), max(-own, 0)
             corner = _corner(self.rows, scores.dtype, scores.device, above=True)
-            scores[..., low:].add_(corner[:, skip : skip + shown - low])
+            scores[..., own:].add_(corner[:, : shown - own])
         if self.pattern is not None:
             stop = min(start + self.rows, self.query_len)
-            small = self.query_len * self.keys <= SMALL
+            drawn = self.pattern.random_blocks
+            size = self.query_len * self.keys * (1 if drawn is None else len(drawn))
+            small = size <= SMALL
             make = _pattern_bias if small else _pattern_bias.__wrapped__
             bias = make(self.pattern, start, stop, scores.dtype, scores.device)[..., :shown]
             if len(bias) > 1:

@@ -70,6 +70,7 @@ class Causal(torch.autograd.Function):
         query, key, value, out, totals, scales, padding = ctx.saved_tensors
         features, precision = ctx.settings
         wide = compute_dtype(query.dtype)
+        scales = scales.clone()  # they are filled in again, and a graph may be used twice
         grad_query = torch.zeros_like(query, memory_format=torch.contiguous_format)
         grad_key, grad_value = (x.new_zeros(x.shape, dtype=wide) for x in (key, value))
         with fast_float32(query.device):

@@ -35,7 +35,7 @@ def hashed(tensor: Tensor, rotations: tuple[Tensor, ...], num_heads: int, rounds
     with torch.no_grad(), fast_float32(tensor.device):
         room = heads.budget(tensor.device, torch.float32)
         for slab in heads.slabs(found, tensor, room // size):
-            rows = slab.keys(tensor, "rows", torch.float32, scratch)
+            rows = slab.working(tensor, "rows", torch.float32, scratch)
             which = torch.arange(slab.heads.start, slab.heads.stop, device=tensor.device)
             turned = scratch("turned", (len(rows), together.shape[1], length), torch.float32)
             torch.bmm(together[which % num_heads], rows.mT, out=turned)
