@@ -140,11 +140,10 @@ class _Features(Features):
 
     def keys(self, rows: Tensor, slab: Slab, precision: Precision, scratch: Scratch) -> Tensor:
         made = self._project(rows, self.for_keys, "key", slab, precision, scratch)
-        half_square = rows.to(self.for_keys.dtype).square().sum(-1, keepdim=True)
-        return made.sub_(half_square.mul_(self.root**2 / 2).to(made.dtype))
+        return made.sub_(self._half_square(rows).to(made.dtype)[..., None])
 
     def exponents(self, rows: Tensor, slab: Slab, precision: Precision, scratch: Scratch) -> Tensor:
-        half_square = rows.to(self.for_keys.dtype).square().sum(-1).mul_(self.root**2 / 2)
+        half_square = self._half_square(rows)
         if rows.dtype is not precision.operands:
             rows = scratch.copy("key", rows, precision.operands)
         shape = (len(rows), self.num_features, rows.shape[1])
@@ -160,6 +159,9 @@ class _Features(Features):
         grad = grad.to(self.for_keys.dtype)
         squares = rows.to(grad.dtype) * grad.sum(-1, keepdim=True).mul_(self.root**2)
         return grad @ self._own(self.for_keys, slab).mT - squares
+
+    def _half_square(self, rows: Tensor) -> Tensor:
+        return rows.to(self.for_keys.dtype).square().sum(-1).mul_(self.root**2 / 2)
 
     def _own(self, directions: Tensor, slab: Slab) -> Tensor:
         """Directions of the slab's heads (slab, head_dim, num_features)."""

@@ -113,21 +113,26 @@ class _Round(NamedTuple):
     def hide(self, part: slice, scores: Tensor) -> bool:
         """As `tile.Hide`."""
         tiles, settings = self.tiles, self.settings
-        if settings.causal or settings.hide_self:
+        compares = settings.causal or settings.hide_self
+        ragged = tiles.partial is None or any(tiles.partial[part])
+        if not (compares or ragged):
+            return self.padded
+        slots = self.slots(part)
+        if compares:
             # Compared as floats, which is several times faster; both are exact up to 2^24.
             exact = torch.float32 if self.key_len < 1 << 24 else torch.float64
             offset = self.key_len - self.query_len
             own = (tiles.rows[part] % self.query_len + offset).to(exact)[..., None]
-            keys = (self.slots(part) % self.key_len).to(exact)[:, None]
+            keys = (slots % self.key_len).to(exact)[:, None]
             for compare, wanted in ((torch.gt, settings.causal), (torch.eq, settings.hide_self)):
                 if wanted:
                     found = self.scratch("found", scores.shape, scores.dtype)
                     scores.add_(compare(keys, own, out=found), alpha=HIDDEN)
-        if tiles.partial is None or any(tiles.partial[part]):
-            hidden = self.slots(part) < 0
+        if ragged:
+            hidden = slots < 0
             empty = torch.zeros(hidden.shape, dtype=scores.dtype, device=scores.device)
             scores.add_(empty.masked_fill_(hidden, HIDDEN)[:, None])
-        return settings.causal or settings.hide_self or self.padded
+        return compares or self.padded
 
 
 def _rounds(

@@ -245,13 +245,12 @@ class Blocks(Layout):
     def scatter(self, grads: Tensor, total: Tensor, steps: range, heads: slice) -> None:
         slab, key_len, channels = total.shape
         size = self.rows
-        missing = self.blocks * size - key_len
-        target = pad(total, (0, 0, 0, missing)) if missing else total
+        target = self.whole_blocks(total)
         # Slots without a block were hidden: their gradient is 0 wherever it goes.
         target.view(slab * self.blocks, size * channels).index_add_(
             0, self._flat(steps, heads), grads.reshape(-1, size * channels).to(total.dtype)
         )
-        if missing:
+        if target is not total:
             total.copy_(target[:, :key_len])
 
 

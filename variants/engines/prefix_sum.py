@@ -141,7 +141,7 @@ class _Chunks(NamedTuple):
     def sums(self) -> Tensor:
         """Weighted sums of values and of ones."""
         precision, scratch = self.rows.precision, self.rows.scratch
-        weights = self._earlier(self.made, self.keys)
+        weights = _earlier(self.rows, self.made, self.keys, self.within)
         shape = (*self.made.shape[:3], self.values.shape[-1])
         sums = scratch("sums", shape, precision.scores)
         product(weights, self.values, precision, sums)
@@ -150,21 +150,11 @@ class _Chunks(NamedTuple):
     def query_grad(self, grad_sums: Tensor) -> Tensor:
         """Gradient of the features of the queries, or of their logarithms."""
         precision, scratch = self.rows.precision, self.rows.scratch
-        weights = self._earlier(grad_sums, self.values)
+        weights = _earlier(self.rows, grad_sums, self.values, self.within)
         grad = scratch("grad features", self.made.shape, precision.scores)
         product(weights, self.keys, precision, grad)
         grad.add_(self._with_state(grad_sums, self.state.transpose(-2, -1)))
         return grad.mul_(self.made) if self.rows.features.exponential else grad
-
-    def _earlier(self, left: Tensor, right: Tensor) -> Tensor:
-        """Products of each row with the keys of its chunk up to its own."""
-        precision = self.rows.precision
-        shape = (*left.shape[:3], right.shape[2])
-        weights = self.rows.scratch("scores", shape, precision.scores)
-        product(left, right.transpose(-2, -1), precision, weights)
-        if self.within is not None:
-            weights.mul_(self.within)
-        return weights.tril_().to(precision.operands)
 
     def _with_state(self, left: Tensor, state: Tensor) -> Tensor:
         precision = self.rows.precision
@@ -173,6 +163,23 @@ class _Chunks(NamedTuple):
         shape = (*left.shape[:3], state.shape[-1])
         buffer = self.rows.scratch("from state", shape, precision.scores)
         return product(left, state.to(precision.operands), precision, buffer)
+
+
+def _earlier(rows: Rows, left: Tensor, right: Tensor, within: Tensor | None) -> Tensor:
+    """Products of each row with the keys of its chunk up to its own (slab, chunks, rows, keys), in
+    a buffer."""
+    precision = rows.precision
+    weights = rows.scratch("scores", (*left.shape[:3], right.shape[2]), precision.scores)
+    product(left, right.transpose(-2, -1), precision, weights)
+    if within is not None:
+        weights.mul_(within)
+    return weights.tril_().to(precision.operands)
+
+
+def _asked(rows: Rows, queries: slice, size: int) -> Tensor:
+    """Features of some queries, chunk by chunk; a row's factor cancels."""
+    made = rows.queries(queries).unflatten(1, (-1, size))
+    return torch.softmax(made, -1, out=made) if rows.features.exponential else made
 
 
 def _within(scale: Tensor) -> Tensor:
@@ -220,9 +227,7 @@ def _ascending(rows: Rows, scales: Tensor) -> Iterator[_Chunks]:
                 state.mul_(decay[:, chunk])
             state.add_(shares[:, chunk])
         if queries is not None:
-            asked = rows.queries(queries).unflatten(1, (-1, size))
-            if features.exponential:
-                torch.softmax(asked, -1, out=asked)
+            asked = _asked(rows, queries, size)
             yield _Chunks(rows, queries, asked, made, values, before, within, past)
 
 
@@ -263,16 +268,16 @@ class _Later:
         own_grad = own_values = None
         if queries is not None and grad_sums is not None:
             grad_sums = grad_sums.view(slab, chunks, size, -1)
-            own = rows.queries(queries).unflatten(1, (-1, size))
+            own = _asked(rows, queries, size)
             if features.exponential:
-                torch.softmax(own, -1, out=own)
                 within = _within(scale)
-            shape = (*own.shape[:3], size)
-            weights = scratch("scores", shape, precision.scores)
-            product(grad_sums, values.transpose(-2, -1), precision, weights)
-            own_grad = self._of_earlier(weights, within, own, "own grad")
-            product(own, made.transpose(-2, -1), precision, weights)
-            own_values = self._of_earlier(weights, within, grad_sums, "own values")
+            # What the rows of a chunk give to the keys they see.
+            own_grad = scratch("own grad", made.shape, precision.scores)
+            weights = _earlier(rows, grad_sums, values, within)
+            product(weights.transpose(-2, -1), own, precision, own_grad)
+            own_values = scratch("own values", values.shape, precision.scores)
+            weights = _earlier(rows, own, made, within)
+            product(weights.transpose(-2, -1), grad_sums, precision, own_values)
             if features.exponential:
                 own = own.mul_((first[..., None] - scale).exp_()[..., None].to(own.dtype))
             shares = scratch("shares", (slab, chunks, *self.returned.shape[1:]), precision.scores)
@@ -299,15 +304,3 @@ class _Later:
         if features.exponential:
             grad.mul_(made)
         return made.flatten(1, 2), grad.flatten(1, 2), grad_values.flatten(1, 2)[..., :-1]
-
-    def _of_earlier(
-        self, weights: Tensor, within: Tensor | None, right: Tensor, name: str
-    ) -> Tensor:
-        """What rows give to the keys they see: transposed weights times `right`."""
-        precision = self.rows.precision
-        if within is not None:
-            weights.mul_(within)
-        left = weights.tril_().to(precision.operands).transpose(-2, -1)
-        shape = (*left.shape[:3], right.shape[-1])
-        buffer = self.rows.scratch(name, shape, precision.scores)
-        return product(left, right, precision, buffer)
