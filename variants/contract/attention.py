@@ -87,6 +87,12 @@ class Attention(ABC):
         """What this setting converges to; a word of `registry.TARGETS`."""
         return self.info.target
 
+    @property
+    def convex(self) -> bool:
+        """Whether this setting's weights are not negative, and sum to 1 or, in a row that sees
+        nothing, to 0: the output is then a mean of values."""
+        return self.info.convex
+
     def __call__(
         self,
         query: Tensor,
@@ -116,7 +122,8 @@ class Attention(ABC):
 
         Raises:
             ValueError: shapes, dtypes or devices that do not fit together.
-            UnsupportedError: a capability this variant does not declare.
+            UnsupportedError: a capability this variant does not declare, or a call that is not
+                causal of one that is causal only.
         """
         self._check(query, key, value, causal, key_padding_mask)
         if key_padding_mask is not None:
@@ -290,6 +297,8 @@ class Attention(ABC):
             )
         if causal:
             self._require("causal")
+        elif self.info.causal_only:
+            raise UnsupportedError(f"{name} is causal only: it needs causal=True; got causal=False")
         if query_len != key_len:
             self._require("cross_attention")
         if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):

@@ -36,6 +36,15 @@ class Info:
     implementations: tuple[str, ...]
     exact_when: Mapping[str, Any] | None
     grid: Mapping[str, Sequence[Any]]
+    convex: bool = True
+    causal_only: bool = False
+
+    @property
+    def causal_choices(self) -> tuple[bool, ...]:
+        """The values of `causal` that a call may have."""
+        if self.causal_only:
+            return (True,)
+        return (False, True) if "causal" in self.supports else (False,)
 
 
 def register(
@@ -50,13 +59,17 @@ def register(
     implementations: Sequence[str],
     exact_when: Mapping[str, Any] | None = None,
     grid: Mapping[str, Sequence[Any]] | None = None,
+    convex: bool = True,
+    causal_only: bool = False,
 ) -> Callable[[AttentionClass], AttentionClass]:
     """Enter a class into the registry under the name of the file it stands in.
 
     `target` is what the method converges to, and decides which contract properties apply.
     `supports` is a subset of `CAPABILITIES`. `exact_when` are hyperparameters at which the method
     equals softmax attention at every practical length. `grid` lists the settings a sweep compares.
-    A wrong word is a ValueError at import.
+    `convex` is False where weights may be negative, or a row of them sum to something else than 1
+    (0 if it sees nothing). A `causal_only` method refuses a call that is not causal. A wrong word
+    is a ValueError at import.
     """
 
     def enter(cls: AttentionClass) -> AttentionClass:
@@ -67,6 +80,8 @@ def register(
             raise ValueError(f"{name}: target {target!r} is not one of {', '.join(TARGETS)}")
         if unknown := supports - CAPABILITIES:
             raise ValueError(f"{name}: supports {sorted(unknown)} is not in {sorted(CAPABILITIES)}")
+        if causal_only and "causal" not in supports:
+            raise ValueError(f"{name}: causal_only needs 'causal' in supports")
         fields = {field.name for field in dataclasses.fields(cls)}
         for field in dataclasses.fields(cls):
             if type(field.default) not in (bool, int, float, str):
@@ -92,6 +107,8 @@ def register(
             implementations=tuple(implementations),
             exact_when=exact_when,
             grid=grid or {},
+            convex=convex,
+            causal_only=causal_only,
         )
         REGISTRY[name] = cls
         return cls
