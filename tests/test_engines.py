@@ -16,8 +16,10 @@ from bench import accuracy, memory
 from variants import Attention
 from variants.contract.pattern import Pattern
 from variants.engines import blocks, matmul, ranks
+from variants.engines.band import Band
 from variants.engines.heads import slabs
-from variants.engines.layouts import Band, Blocks, Everything
+from variants.engines.layouts import Everything
+from variants.engines.listed import Blocks
 from variants.engines.matmul import Precision, fast_float32, product
 from variants.engines.tile import Scratch
 
@@ -235,9 +237,9 @@ class TestLayouts:
         assert all(one[1] == other[0] for one, other in itertools.pairwise(rows))
 
     def test_slots_are_no_more_than_the_pattern_needs(self) -> None:
-        band = Band(Pattern(2000, 2000, False, window=100, leading=5), 5, 2000)
+        band = Band.of(Pattern(2000, 2000, False, window=100, leading=5), 5, 2000)
         assert band.keys == 100 + band.rows + 100 + 5
-        causal = Band(Pattern(2000, 2000, True, window=100, leading=5), 5, 2000)
+        causal = Band.of(Pattern(2000, 2000, True, window=100, leading=5), 5, 2000)
         assert causal.keys == 100 + causal.rows + 5
 
 

@@ -15,7 +15,7 @@ class Pattern:
     A query at position p sees the key at position j if any of these holds:
 
     * |p // block_size - j // block_size| <= window (block_size 1 makes the window one of tokens);
-    * j or p is one of the first `leading` or the last `trailing` positions;
+    * j or, with `global_rows`, p is one of the first `leading` or the last `trailing` positions;
     * j // block_size is one of `random_blocks[head, p // block_size]`.
 
     `causal` intersects all of it with j <= p. Queries that lie before the first key
@@ -29,6 +29,7 @@ class Pattern:
     block_size: int = 1
     leading: int = 0
     trailing: int = 0
+    global_rows: bool = True
     random_blocks: Tensor | None = None  # int64 (heads, blocks, draws); -1 where none is left
 
     @property
@@ -50,7 +51,9 @@ class Pattern:
         key_block = keys // self.block_size
         seen = (query_block - key_block).abs() <= self.window
         if self.leading or self.trailing:
-            seen = seen | self.is_global(queries) | self.is_global(keys)
+            seen = seen | self.is_global(keys)
+            if self.global_rows:
+                seen = seen | self.is_global(queries)
         if self.random_blocks is not None:
             drawn = query_block.clamp(min=0)
             for draw in range(self.random_blocks.shape[-1]):
@@ -92,5 +95,6 @@ class Pattern:
             stop = torch.minimum(start + self.block_size, last[:, None] + 1)
             width = (stop - start).clamp(min=0) * (drawn >= 0) * (positions >= 0)[:, None]
             seen = seen + width.sum(-1).double().mean(0)
-        seen = torch.where(self.is_global(positions), everything.double(), seen)
+        if self.global_rows:
+            seen = torch.where(self.is_global(positions), everything.double(), seen)
         return float(seen.sum())

@@ -130,9 +130,11 @@ def _intervals(pattern: Pattern, size: int, rows: int) -> tuple[Tensor, Tensor, 
         return torch.where(condition, limit, 0)
 
     nothing, everything = torch.zeros_like(blocks), torch.full_like(blocks, end)
-    reached = (first.clamp(min=0) < pattern.leading) & (last >= 0)
-    some_global = reached | (last >= end - pattern.trailing)
-    all_global = (first >= 0) & (last < pattern.leading) | (first >= end - pattern.trailing)
+    # Positions whose rows see everything, and those whose keys are seen by all.
+    front, back = (pattern.leading, pattern.trailing) if pattern.global_rows else (0, 0)
+    reached = (first.clamp(min=0) < front) & (last >= 0)
+    some_global = reached | (last >= end - back)
+    all_global = (first >= 0) & (last < front) | (first >= end - back)
     lead, trail = torch.full_like(blocks, pattern.leading), everything - pattern.trailing
     some = [
         (left(first), right(last)),

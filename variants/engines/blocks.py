@@ -3,7 +3,7 @@ backward. One loop serves every layout of keys: bands, blocks, or all of them.""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -15,9 +15,12 @@ from torch.nn.functional import pad
 from variants.contract.dense import compute_dtype
 from variants.contract.pattern import Pattern
 from variants.engines import heads, tile
+from variants.engines.band import Band
 from variants.engines.heads import Slab
-from variants.engines.layouts import Band, Blocks, Everything, Layout
+from variants.engines.layouts import Everything, Layout
+from variants.engines.listed import Blocks
 from variants.engines.matmul import Precision, fast_float32
+from variants.engines.tile import HIDDEN
 
 
 def attend(
@@ -32,7 +35,8 @@ def attend(
 ) -> Tensor:
     """Softmax attention over the keys that `pattern` shows; shapes as in `Attention.__call__`."""
     layouts = _layouts(pattern, query.shape[1], query.device)
-    return _run(query, key, value, layouts, key_padding_mask, scale, coarse)
+    bias = hidden_keys(key_padding_mask, query.dtype)
+    return run(query, key, value, layouts, scale=scale, key_bias=bias, coarse=coarse)
 
 
 @lru_cache(maxsize=64)
@@ -46,15 +50,18 @@ def _layouts(pattern: Pattern, heads: int, device: torch.device) -> list[Layout]
     # Causal rows before the first key see nothing, and are in no layout.
     begin = max(0, -pattern.offset) if pattern.causal else 0
     whole = partial(Everything, pattern.query_len, pattern.key_len, causal=pattern.causal)
-    leading = pattern.leading - pattern.offset if pattern.leading else 0
+    # A causal row that stands at a leading key sees all keys up to its own in any case.
+    ends = pattern.global_rows or pattern.causal
+    leading = pattern.leading - pattern.offset if pattern.leading and ends else 0
     first = max(begin, min(leading, query_len))
-    last = max(first, min(query_len, pattern.key_len - pattern.trailing - pattern.offset))
+    trailing = pattern.trailing if pattern.global_rows else 0
+    last = max(first, min(query_len, pattern.key_len - trailing - pattern.offset))
     middle: Layout | None = None
     if first < last:
         if pattern.block_size > 1 or pattern.random_blocks is not None:
-            middle = Blocks(pattern, first, last, heads, device)
+            middle = Blocks.of(pattern, first, last, heads, device)
         else:
-            middle = Band(pattern, first, last)
+            middle = Band.of(pattern, first, last)
         if middle.keys >= pattern.key_len:
             return [whole(begin, query_len, device=device, pattern=pattern)]
     layouts = [] if middle is None else [middle]
@@ -80,21 +87,48 @@ def full(
     query_len, key_len = query.shape[2], key.shape[2]
     begin = max(0, query_len - key_len) if causal else 0
     layout = Everything(query_len, key_len, begin, query_len, causal=causal, device=query.device)
-    return _run(query, key, value, [layout], key_padding_mask, scale, coarse)
+    bias = hidden_keys(key_padding_mask, query.dtype)
+    return run(query, key, value, [layout], scale=scale, key_bias=bias, coarse=coarse)
 
 
-def _run(
+def hidden_keys(key_padding_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """The padding mask as a bias on the scores of inputs of `dtype`."""
+    if key_padding_mask is None:
+        return None
+    bias = torch.zeros_like(key_padding_mask, dtype=compute_dtype(dtype))
+    return bias.masked_fill_(key_padding_mask, HIDDEN)
+
+
+def run(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    layouts: list[Layout],
-    key_padding_mask: Tensor | None,
+    layouts: Sequence[Layout],
+    *,
     scale: float,
-    coarse: bool,
+    key_bias: Tensor | None = None,
+    tile_bias: Tensor | None = None,
+    coarse: bool = False,
 ) -> Tensor:
-    """`layouts` share the query rows among them."""
+    """Softmax attention over whatever keys `layouts` show, which share the query rows among them.
+
+    Args:
+        query: (batch, heads, query_len, channels).
+        key: (batch, kv_heads, key_len, channels); as many keys as the layouts are made for, which
+            may stand for something else than tokens.
+        value: (batch, kv_heads, key_len, head_dim).
+        key_bias: (batch, key_len), added to the scores of a key; HIDDEN hides it. Has no gradient.
+        tile_bias: (heads, rows, slots), added to the scores of every tile, in its first slots;
+            for one layout alone. Has a gradient.
+
+    Returns:
+        (batch, heads, query_len, head_dim) in the dtype of the query. A row in no layout is 0.
+    """
     precision = Precision.of(query, coarse=coarse)
-    return _Tiles.apply(query, key, value, key_padding_mask, layouts, scale, precision)
+    out: Tensor = _Tiles.apply(
+        query, key, value, key_bias, tile_bias, tuple(layouts), scale, precision
+    )
+    return out
 
 
 class _Portion(NamedTuple):
@@ -111,8 +145,9 @@ def _portions(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    padding: Tensor | None,
-    layouts: list[Layout],
+    key_bias: Tensor | None,
+    tile_bias: Tensor | None,
+    layouts: Sequence[Layout],
     scale: float,
     precision: Precision,
     scratch: tile.Scratch,
@@ -128,8 +163,11 @@ def _portions(
                 layout.whole_blocks(slab.working(x, name, precision.operands, scratch))
                 for x, name in ((key, "all keys"), (value, "all values"))
             )
-            hidden = slab.padding(padding, query.shape[1])
             count = max(1, min(together, room // (len(queries) * size)))
+            own_key_bias = slab.sequences(key_bias, query.shape[1])
+            own_tile_bias = None
+            if tile_bias is not None:
+                own_tile_bias = tile_bias[slab.own_heads(query.shape[1], query.device)]
             for start in range(0, layout.tiles, count):
                 steps = range(start, min(start + count, layout.tiles))
                 rows = _rows(queries, layout, steps)
@@ -142,8 +180,23 @@ def _portions(
                         layout.gather(keys, steps, slab.heads, "key", scratch),
                         layout.gather(values, steps, slab.heads, "value", scratch),
                     ),
-                    partial(layout.hide, steps=steps, heads=slab.heads, padding=hidden),
+                    partial(_hide, layout, steps, slab, own_key_bias, own_tile_bias),
                 )
+
+
+def _hide(
+    layout: Layout,
+    steps: range,
+    slab: Slab,
+    key_bias: Tensor | None,
+    tile_bias: Tensor | None,
+    scores: Tensor,
+) -> bool:
+    """As `tile.Hide`."""
+    may_be_empty = layout.hide(scores, steps, slab.heads, key_bias)
+    if tile_bias is not None:
+        scores[..., : tile_bias.shape[-1]].add_(tile_bias[:, None])
+    return may_be_empty
 
 
 def _rows(tensor: Tensor, layout: Layout, steps: range) -> Tensor:
@@ -172,20 +225,21 @@ class _Tiles(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        padding: Tensor | None,
-        layouts: list[Layout],
+        key_bias: Tensor | None,
+        tile_bias: Tensor | None,
+        layouts: Sequence[Layout],
         scale: float,
         precision: Precision,
     ) -> Tensor:
-        out = torch.empty_like(query, memory_format=torch.contiguous_format)
+        out = query.new_empty(*query.shape[:3], value.shape[-1])
         out[:, :, : min(layout.first for layout in layouts)] = 0
-        inputs = query, key, value, padding
+        inputs = query, key, value, key_bias, tile_bias
         scratch = tile.Scratch(query.device)
         with fast_float32(query.device):
             for portion in _portions(*inputs, layouts, scale, precision, scratch):
                 part = tile.forward(*portion.tensors, portion.hide, precision, scratch)
                 _put(portion.slab.queries(out), part, portion.layout, portion.steps)
-        ctx.save_for_backward(query, key, value, out, padding)
+        ctx.save_for_backward(*inputs, out)
         ctx.settings = layouts, scale, precision
         return out
 
@@ -193,13 +247,14 @@ class _Tiles(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (grad_out,) = grads
-        query, key, value, out, padding = ctx.saved_tensors
+        query, key, value, key_bias, tile_bias, out = ctx.saved_tensors
         layouts, scale, precision = ctx.settings
         wide = compute_dtype(query.dtype)
         grad_query = torch.empty_like(query, memory_format=torch.contiguous_format)
         grad_query[:, :, : min(layout.first for layout in layouts)] = 0
         grad_key, grad_value = (x.new_zeros(x.shape, dtype=wide) for x in (key, value))
-        inputs = query, key, value, padding
+        grad_bias = None if tile_bias is None else torch.zeros_like(tile_bias)
+        inputs = query, key, value, key_bias, tile_bias
         scratch = tile.Scratch(query.device)
         with fast_float32(query.device):
             for portion in _portions(*inputs, layouts, scale, precision, scratch):
@@ -207,7 +262,7 @@ class _Tiles(torch.autograd.Function):
                 grad_rows = _rows(slab.queries(grad_out), layout, steps)
                 out_rows = _rows(slab.queries(out), layout, steps)
                 delta = (grad_rows.to(wide) * out_rows).sum(-1).to(precision.scores)
-                part, key_share, value_share = tile.backward(
+                part, key_share, value_share, score_share = tile.backward(
                     *portion.tensors,
                     portion.hide,
                     precision,
@@ -219,4 +274,9 @@ class _Tiles(torch.autograd.Function):
                 for total, share in ((grad_key, key_share), (grad_value, value_share)):
                     with slab.adding(total) as own:
                         layout.scatter(share, own, steps, slab.heads)
-        return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), *(None,) * 4
+                if grad_bias is not None:
+                    own_heads = slab.own_heads(query.shape[1], query.device)
+                    share = score_share[..., : grad_bias.shape[-1]].sum(1)
+                    grad_bias.index_add_(0, own_heads, share.to(grad_bias.dtype))
+        grad_key, grad_value = grad_key.to(key.dtype), grad_value.to(value.dtype)
+        return grad_query, grad_key, grad_value, None, grad_bias, None, None, None

@@ -256,7 +256,7 @@ class _Buckets(torch.autograd.Function):
                     some = rows.clamp(min=0)
                     # Rows of padding get no gradient: their weights are made 0.
                     row_lse = lse[some].masked_fill_(rows < 0, torch.inf)
-                    row_grad, *pair_grads = tile.backward(
+                    row_grad, *pair_grads, _ = tile.backward(
                         *now.tensors(part),
                         partial(now.hide, part),
                         precision,

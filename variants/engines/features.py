@@ -127,7 +127,7 @@ def slabs(
             slab.queries(query),
             slab.keys(key),
             slab.keys(value),
-            slab.padding(padding, query.shape[1]),
+            slab.sequences(padding, query.shape[1]),
             features,
             precision,
             scratch,

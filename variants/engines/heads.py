@@ -57,11 +57,16 @@ class Slab(NamedTuple):
             yield shares
             own += shares.sum(0, keepdim=True)
 
-    def padding(self, mask: Tensor | None, heads: int) -> Tensor | None:
-        """The padding mask (slab, key_len) of these heads."""
-        if mask is None:
+    def sequences(self, tensor: Tensor | None, heads: int) -> Tensor | None:
+        """What belongs to the sequence of each head: (batch, ...) as (slab, ...)."""
+        if tensor is None:
             return None
-        return mask[torch.arange(self.heads.start, self.heads.stop, device=mask.device) // heads]
+        counted = torch.arange(self.heads.start, self.heads.stop, device=tensor.device)
+        return tensor[counted.div(heads, rounding_mode="floor")]
+
+    def own_heads(self, heads: int, device: torch.device) -> Tensor:
+        """The number of each head within its sequence, int64 (slab,)."""
+        return torch.arange(self.heads.start, self.heads.stop, device=device) % heads
 
 
 def _some(tensor: Tensor, heads: slice) -> Tensor:

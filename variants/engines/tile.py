@@ -72,7 +72,7 @@ def weights(
     torch.softmax(scores, -1, out=scores)
     if highest is not None and may_be_empty:
         nothing = highest <= HIDDEN / 2
-        scores.masked_fill_(nothing[..., None], 0)
+        scores.mul_(~nothing[..., None])
     if highest is not None and lse is not None:
         # The largest weight is exp(0) over the sum.
         torch.sub(highest.to(lse.dtype), scores.amax(-1).to(lse.dtype).log_(), out=lse)
@@ -92,7 +92,8 @@ def forward(
 ) -> Tensor:
     """The output (..., rows, head_dim), in a buffer; fills in `lse` as `weights` does."""
     seen = weights(query, key, hide, precision, scratch, lse).to(precision.operands)
-    return product(seen, value, precision, scratch("out", query.shape, precision.scores))
+    shape = (*query.shape[:-1], value.shape[-1])
+    return product(seen, value, precision, scratch("out", shape, precision.scores))
 
 
 def backward(
@@ -105,8 +106,8 @@ def backward(
     grad_out: Tensor,
     delta: Tensor,
     lse: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the scaled query, the keys and the values, in buffers.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the scaled query, the keys, the values and the scores, in buffers.
 
     Args:
         grad_out: (..., rows, head_dim).
@@ -126,4 +127,4 @@ def backward(
     product(changed, key, precision, grad_query)
     grad_key = scratch("grad key", key.shape, precision.scores)
     product(changed.transpose(-2, -1), query, precision, grad_key)
-    return grad_query, grad_key, grad_value
+    return grad_query, grad_key, grad_value, grad_scores

@@ -1,0 +1,42 @@
+"""Attention sinks: a query sees the keys within `window_size` positions, and the first few."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from variants.contract.attention import hyperparameter
+from variants.contract.masked import MaskedAttention
+from variants.contract.pattern import Pattern
+from variants.contract.registry import register
+
+
+@register(
+    title="Efficient Streaming Language Models with Attention Sinks",
+    year=2023,
+    url="https://arxiv.org/abs/2309.17453",
+    time="n·(w + s)·d",
+    memory="n·d",
+    target="masked_softmax",
+    supports={"causal", "key_padding_mask", "cross_attention", "backward"},
+    implementations=("blocks", "coarse", "flex"),
+    exact_when={"window_size": 1 << 40},
+    grid={"window_size": (256,), "num_sink_tokens": (4,)},
+)
+@dataclass(frozen=True)
+class AttentionSinks(MaskedAttention):
+    """The first `num_sink_tokens` keys are seen by every query; unlike Longformer's global tokens
+    they see no more than others do. Where a cache drops keys, the paper counts positions anew
+    inside it: that concerns position encodings, and so a layer."""
+
+    window_size: int = hyperparameter(256, minimum=0)
+    num_sink_tokens: int = hyperparameter(4, minimum=0)
+
+    def pattern(self, heads: int, query_len: int, key_len: int, causal: bool) -> Pattern:
+        return Pattern(
+            query_len,
+            key_len,
+            causal,
+            window=self.window_size,
+            leading=min(self.num_sink_tokens, key_len),
+            global_rows=False,
+        )
