@@ -1,0 +1,214 @@
+"""Transformer-XL attention: a query sees its own segment so far and a memory before it, with scores
+that know the distance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.dense import (
+    compute_dtype,
+    expand_heads,
+    masked_softmax,
+    query_positions,
+    visible,
+)
+from variants.contract.draws import lasting
+from variants.contract.registry import register
+from variants.engines import blocks
+from variants.engines.band import Band
+from variants.engines.layouts import Everything, Layout
+
+BAND_SEGMENT = 512  # longest segment that is one tile of a band
+
+
+@register(
+    title="Transformer-XL: Attentive Language Models Beyond a Fixed-Length Context",
+    year=2019,
+    url="https://arxiv.org/abs/1901.02860",
+    time="n·(s + m)·d",
+    memory="n·d",
+    target="biased_softmax",
+    supports={"causal", "key_padding_mask", "cross_attention", "backward"},
+    implementations=("blocks", "coarse"),
+    causal_only=True,
+    grid={"segment_size": (512,), "memory_size": (512,)},
+)
+@dataclass(frozen=True)
+class TransformerXlAttention(Attention):
+    """score = scale · ((query + content_bias) · key + (query + position_bias) · R(distance)), where
+    R(x) = position_projection^T sinusoids(x), x how far the key lies back, and the sinusoids are
+    sin(x·f) for all f = 10000^(-i/d), i = 0, 2, 4 ... below d = head_dim, then cos(x·f).
+
+    Positions are cut into segments of `segment_size`; a query at position p sees the keys from
+    `memory_size` before the start of its segment up to p. Extra keys in front of the queries are
+    the memory, so that segments one by one, each with all keys so far, give what one pass gives.
+
+    The scale multiplies the query and both biases, as in the paper. Keys are used as they come: the
+    paper's separate projection of them belongs to a layer, and so does cutting the gradient at the
+    memory.
+    """
+
+    segment_size: int = hyperparameter(512, minimum=1)
+    memory_size: int = hyperparameter(512, minimum=0)
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> Tensor:
+        # sin and cos of a difference are products of those of its terms. So the position's share of
+        # the score is one of a query turned by its own position with a key's sinusoids, and needs
+        # no table of distances: it is appended to query and key as further channels.
+        dtype = compute_dtype(query.dtype)
+        batch, _, query_len, head_dim = query.shape
+        kv_heads, key_len = key.shape[1:3]
+        channels = _num_waves(head_dim)
+        content, asked = _biased(query.to(dtype), parameters)
+        asked = asked @ parameters["position_projection"].to(dtype).mT
+        waves = _sinusoids(key_len, channels, query.device).to(dtype)
+        own = _sinusoids(query_len, channels, query.device, key_len - query_len).to(dtype)
+        sines, cosines = asked.chunk(2, dim=-1)
+        sin, cos = own.chunk(2, dim=-1)
+        # sin(p - j) = sin p cos j - cos p sin j; cos(p - j) = cos p cos j + sin p sin j
+        turned = [
+            torch.addcmul(cosines * sin, sines, cos, value=-1),
+            torch.addcmul(sines * sin, cosines, cos),
+        ]
+        keys = [key.to(dtype), waves.expand(batch, kv_heads, -1, -1)]
+        out = blocks.run(
+            torch.cat([content, *turned], dim=-1),
+            torch.cat(keys, dim=-1),
+            value.to(dtype),
+            _segments(query_len, key_len, self.segment_size, self.memory_size, query.device),
+            scale=scale,
+            key_bias=blocks.hidden_keys(key_padding_mask, dtype),
+            coarse=self.choose_implementation(query, key) == "coarse",
+        )
+        return out.to(query.dtype)
+
+    def dense_weights(
+        self,
+        query: Tensor,
+        key: Tensor,
+        rows: Tensor,
+        *,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> Tensor:
+        dtype = compute_dtype(query.dtype)
+        query_len, key_len = query.shape[2], key.shape[2]
+        content, asked = _biased(query[:, :, rows].to(dtype), parameters)
+        keys = expand_heads(key, query.shape[1]).to(dtype)
+        positions = query_positions(rows, query_len, key_len)
+        distances = positions[:, None] - torch.arange(key_len, device=rows.device)
+        waves = _sinusoids(key_len, _num_waves(query.shape[-1]), query.device).to(dtype)
+        relative = waves @ parameters["position_projection"].to(dtype)
+        by_distance = asked @ relative.mT
+        index = distances.clamp(min=0).expand(*by_distance.shape)
+        scores = scale * (content @ keys.mT + by_distance.gather(-1, index))
+        allowed = visible(
+            rows, query_len, key_len, causal=causal, key_padding_mask=key_padding_mask
+        )
+        start = positions.div(self.segment_size, rounding_mode="floor") * self.segment_size
+        begin = (start - self.memory_size)[:, None]
+        return masked_softmax(scores, allowed & (positions[:, None] - distances >= begin))
+
+    def init_parameters(self, heads: int, head_dim: int, seed: int = 0) -> Parameters:
+        """`content_bias` and `position_bias` (heads, head_dim); `position_projection` (heads,
+        head_dim made even, head_dim), from sinusoids to channels."""
+        waves = _num_waves(head_dim)
+        with lasting(seed) as generator:
+
+            def draw(*shape: int) -> Tensor:
+                return torch.randn(*shape, generator=generator, dtype=torch.float32)
+
+            return {
+                "content_bias": 0.1 * draw(heads, head_dim),
+                "position_bias": 0.1 * draw(heads, head_dim),
+                "position_projection": draw(heads, waves, head_dim) / math.sqrt(waves),
+            }
+
+    def useful_pairs(self, query_len: int, key_len: int, *, causal: bool) -> float:
+        positions = torch.arange(max(0, key_len - query_len), key_len, device="cpu")
+        start = positions // self.segment_size * self.segment_size - self.memory_size
+        return float((positions + 1 - start.clamp(min=0)).sum())
+
+    def useful_flops(
+        self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
+    ) -> float:
+        # Each pair has a second product, that of position; so does each query, with the projection.
+        pairs = self.useful_pairs(query_len, key_len, causal=causal)
+        return 2.0 * batch * heads * head_dim * (3 * pairs + head_dim * query_len)
+
+
+def _biased(query: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
+    """What is compared with keys, and what with distances."""
+    return tuple(  # type: ignore[return-value]
+        query + parameters[name].to(query.dtype)[:, None]
+        for name in ("content_bias", "position_bias")
+    )
+
+
+def _num_waves(head_dim: int) -> int:
+    """Channels of the sinusoids: as many as a head has, made even."""
+    return head_dim + head_dim % 2
+
+
+@lru_cache(maxsize=16)
+def _sinusoids(length: int, channels: int, device: torch.device, start: int = 0) -> Tensor:
+    """sin(x·f) and cos(x·f) for `length` numbers x from `start` on: (length, channels)."""
+    with torch.inference_mode(False):
+        numbers = torch.arange(start, start + length, device=device, dtype=torch.float64)
+        steps = torch.arange(0, channels, 2, device=device, dtype=torch.float64)
+        angles = numbers[:, None] * 10000.0 ** (-steps / channels)
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+@lru_cache(maxsize=64)
+def _segments(
+    query_len: int, key_len: int, segment: int, memory: int, device: torch.device
+) -> list[Layout]:
+    """Tiles of the rows that stand at or after the first key."""
+    offset = key_len - query_len
+    first = max(0, -offset)
+    last_start = (key_len - 1) // segment * segment
+    if last_start <= memory:
+        # Nobody's memory ends before the first key.
+        return [Everything(query_len, key_len, first, query_len, causal=True, device=device)]
+    if segment <= BAND_SEGMENT:
+        return [
+            Band(
+                first,
+                query_len,
+                offset=offset,
+                key_len=key_len,
+                rows=segment,
+                before=memory,
+                after=0,
+                sliding=False,
+                causal=True,
+                lead=(first + offset) % segment,
+            )
+        ]
+    layouts: list[Layout] = []
+    for start in range((first + offset) // segment * segment, key_len, segment):
+        rows = max(start - offset, first), min(start + segment - offset, query_len)
+        begin = max(0, start - memory)
+        layouts.append(
+            Everything(query_len, key_len, *rows, causal=True, device=device, begin=begin)
+        )
+    return layouts
