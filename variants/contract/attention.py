@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from variants.contract.added import ADDED, Added, added_names
+from variants.contract.dense import compute_dtype
 from variants.contract.registry import Info
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -253,7 +254,9 @@ class Attention(ABC):
         if parameters is not None:
             return parameters
         seeded = self.init_parameters(query.shape[1], query.shape[3])
-        return {name: tensor.to(query) for name, tensor in seeded.items()}
+        # In half a dtype a span or a decay would be another one.
+        dtype = compute_dtype(query.dtype)
+        return {name: tensor.to(query.device, dtype) for name, tensor in seeded.items()}
 
     def _check(
         self,

@@ -110,7 +110,8 @@ def run(
     tile_bias: Tensor | None = None,
     coarse: bool = False,
 ) -> Tensor:
-    """Softmax attention over whatever keys `layouts` show, which share the query rows among them.
+    """Softmax attention over whatever keys `layouts` show, which share query rows or heads among
+    them.
 
     Args:
         query: (batch, heads, query_len, channels).
@@ -118,8 +119,8 @@ def run(
             may stand for something else than tokens.
         value: (batch, kv_heads, key_len, head_dim).
         key_bias: (batch, key_len), added to the scores of a key; HIDDEN hides it. Has no gradient.
-        tile_bias: (heads, rows, slots), added to the scores of every tile, in its first slots;
-            for one layout alone. Has a gradient.
+        tile_bias: (heads, rows, slots), added to the scores of every tile, a layout's slots from
+            its `bias_start` on. Has a gradient.
 
     Returns:
         (batch, heads, query_len, head_dim) in the dtype of the query. A row in no layout is 0.
@@ -157,7 +158,7 @@ def _portions(
     for layout in layouts:
         size = layout.rows * layout.keys
         together = min(layout.tiles, layout.at_once)
-        for slab in heads.slabs(query, key, room // (together * size)):
+        for slab in heads.slabs(query, key, room // (together * size), layout.heads):
             queries = slab.queries(query)
             keys, values = (
                 layout.whole_blocks(slab.working(x, name, precision.operands, scratch))
@@ -167,7 +168,8 @@ def _portions(
             own_key_bias = slab.sequences(key_bias, query.shape[1])
             own_tile_bias = None
             if tile_bias is not None:
-                own_tile_bias = tile_bias[slab.own_heads(query.shape[1], query.device)]
+                own_tile_bias = layout.of_tile(tile_bias)
+                own_tile_bias = own_tile_bias[slab.own_heads(query.shape[1], query.device)]
             for start in range(0, layout.tiles, count):
                 steps = range(start, min(start + count, layout.tiles))
                 rows = _rows(queries, layout, steps)
@@ -195,7 +197,7 @@ def _hide(
     """As `tile.Hide`."""
     may_be_empty = layout.hide(scores, steps, slab.heads, key_bias)
     if tile_bias is not None:
-        scores[..., : tile_bias.shape[-1]].add_(tile_bias[:, None])
+        scores.add_(tile_bias[:, None])
     return may_be_empty
 
 
@@ -276,7 +278,7 @@ class _Tiles(torch.autograd.Function):
                         layout.scatter(share, own, steps, slab.heads)
                 if grad_bias is not None:
                     own_heads = slab.own_heads(query.shape[1], query.device)
-                    share = score_share[..., : grad_bias.shape[-1]].sum(1)
-                    grad_bias.index_add_(0, own_heads, share.to(grad_bias.dtype))
+                    share = score_share.sum(1, dtype=grad_bias.dtype)
+                    layout.of_tile(grad_bias).index_add_(0, own_heads, share)
         grad_key, grad_value = grad_key.to(key.dtype), grad_value.to(value.dtype)
         return grad_query, grad_key, grad_value, None, grad_bias, None, None, None

@@ -79,15 +79,22 @@ def _some(tensor: Tensor, heads: slice) -> Tensor:
     return tensor.flatten(0, 1)[heads]
 
 
-def slabs(query: Tensor, key: Tensor, at_once: int) -> Iterator[Slab]:
+def slabs(query: Tensor, key: Tensor, at_once: int, some: range | None = None) -> Iterator[Slab]:
     """Cut the heads of (batch, heads, ...) into slabs of `at_once`, one if it is 0; grouped heads
-    into parts of a group."""
+    into parts of a group. `some` are the consecutive heads of each sequence that are wanted."""
     batch, heads = query.shape[:2]
     group = heads // key.shape[1]
     at_once = max(1, at_once)
-    size = batch * heads if group == 1 else group
+    wanted = some or range(heads)
+    # All heads of all sequences are cut together, unless some are left out or share a key head.
+    size = group if group > 1 else heads if some else batch * heads
     for begin in range(0, batch * heads, size):
-        for start in range(begin, begin + size, at_once):
-            stop = min(start + at_once, begin + size)
+        sequence = begin - begin % heads
+        first, last = begin, begin + size
+        if size <= heads:
+            first = max(first, sequence + wanted.start)
+            last = min(last, sequence + wanted.stop)
+        for start in range(first, last, at_once):
+            stop = min(start + at_once, last)
             own = slice(start, stop)
             yield Slab(own, own if group == 1 else slice(begin // group, begin // group + 1))

@@ -31,6 +31,8 @@ class Layout(ABC):
     keys: int
     lead: int = 0  # rows of padding in the first tile
     at_once: int = 1 << 40  # tiles that may be processed together
+    heads: range | None = None  # those of a sequence that it is for, all if None
+    bias_start: int = 0  # where its slots begin in a bias of tiles
 
     @property
     def tiles(self) -> int:
@@ -61,6 +63,10 @@ class Layout(ABC):
     @abstractmethod
     def scatter(self, grads: Tensor, total: Tensor, steps: range, heads: slice) -> None:
         """Add gradients of the slots onto `total` (slab, key_len, channels)."""
+
+    def of_tile(self, bias: Tensor) -> Tensor:
+        """Its part of a bias of tiles (heads, rows, slots)."""
+        return bias[..., self.bias_start : self.bias_start + self.keys]
 
     def slot_bias(self, key_bias: Tensor, steps: range, heads: slice, dtype: torch.dtype) -> Tensor:
         """`key_bias` in the slots of some tiles, (slab, tiles, keys)."""

@@ -1,0 +1,148 @@
+"""Adaptive attention span: each head learns how far back it looks, and fades out softly there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.dense import (
+    compute_dtype,
+    dot_products,
+    masked_softmax,
+    query_positions,
+    visible,
+)
+from variants.contract.draws import lasting
+from variants.contract.pattern import Pattern
+from variants.contract.registry import register
+from variants.engines import band, blocks
+from variants.engines.tile import HIDDEN
+
+
+@register(
+    title="Adaptive Attention Span in Transformers",
+    year=2019,
+    url="https://arxiv.org/abs/1905.07799",
+    time="n·z·d",
+    memory="n·d",
+    target="biased_softmax",
+    supports={"causal", "key_padding_mask", "cross_attention", "backward"},
+    implementations=("blocks",),
+    grid={"max_span": (1024,)},
+)
+@dataclass(frozen=True)
+class AdaptiveSpanAttention(Attention):
+    """A key at distance x weighs m(x)·exp(score), m(x) = (ramp_size + span - x) / ramp_size kept
+    within 0 and 1: all of it up to the span, nothing from `ramp_size` beyond it on.
+
+    The span of a head is learned, in tokens, and counts as at most `max_span` and at least 0. Its
+    own token is at distance 0 and seen; not causal, the distance counts both ways.
+    """
+
+    max_span: int = hyperparameter(1024, minimum=0)
+    ramp_size: int = hyperparameter(32, minimum=1)
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> Tensor:
+        query_len, key_len = query.shape[2], key.shape[2]
+        rows = band.ROWS
+        # Keys in front of a tile, in whole tiles, so that neighbouring heads can go together.
+        farthest = max(query_len, key_len)
+        reaches = [
+            -(-min(reach, farthest) // rows) * rows for reach in self._reaches(parameters["span"])
+        ]
+        longest = max(reaches)
+        first = max(0, query_len - key_len) if causal else 0
+        layouts = []
+        for reach, members in groupby(range(len(reaches)), key=reaches.__getitem__):
+            layout = band.Band(
+                first,
+                query_len,
+                offset=key_len - query_len,
+                key_len=key_len,
+                rows=rows,
+                before=reach,
+                after=0 if causal else reach,
+                sliding=False,
+                causal=False,
+            )
+            together = list(members)
+            layout.heads = range(together[0], together[-1] + 1)
+            layout.bias_start = longest - reach
+            layouts.append(layout)
+        slots = longest + rows + (0 if causal else longest)
+        row = torch.arange(rows, device=query.device)[:, None]
+        distances = row + longest - torch.arange(slots, device=query.device)
+        dtype = compute_dtype(query.dtype)
+        return blocks.run(
+            query,
+            key,
+            value,
+            layouts,
+            scale=scale,
+            key_bias=blocks.hidden_keys(key_padding_mask, dtype),
+            tile_bias=self._log_share(parameters["span"].to(dtype), distances, causal),
+        )
+
+    def dense_weights(
+        self,
+        query: Tensor,
+        key: Tensor,
+        rows: Tensor,
+        *,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> Tensor:
+        query_len, key_len = query.shape[2], key.shape[2]
+        allowed = visible(
+            rows, query_len, key_len, causal=causal, key_padding_mask=key_padding_mask
+        )
+        positions = query_positions(rows, query_len, key_len)[:, None]
+        distances = positions - torch.arange(key_len, device=rows.device)
+        scores = dot_products(query, key, rows, scale)
+        bias = self._log_share(parameters["span"].to(scores.dtype), distances, causal)
+        return masked_softmax(scores + bias, allowed & (bias > HIDDEN / 2))
+
+    def init_parameters(self, heads: int, head_dim: int, seed: int = 0) -> Parameters:
+        """`span` (heads,), in tokens: as many short ones as long ones, as trained models have."""
+        least, most = math.log(min(self.ramp_size, self.max_span + 1)), math.log(self.max_span + 1)
+        with lasting(seed) as generator:
+            uniform = torch.rand(heads, generator=generator, dtype=torch.float32)
+            return {"span": (least + (most - least) * uniform).exp() - 1}
+
+    def useful_pairs(self, query_len: int, key_len: int, *, causal: bool) -> float:
+        """Those of the seeded spans, averaged over eight heads."""
+        reaches = self._reaches(self.init_parameters(8, 1)["span"])
+        pairs = [Pattern(query_len, key_len, causal, window=reach).pairs() for reach in reaches]
+        return sum(pairs) / len(pairs)
+
+    def _reaches(self, span: Tensor) -> list[int]:
+        """The largest distance at which each head sees anything."""
+        spans = span.detach().double().clamp(0, self.max_span).tolist()
+        return [math.ceil(one + self.ramp_size) - 1 for one in spans]
+
+    def _log_share(self, span: Tensor, distances: Tensor, causal: bool) -> Tensor:
+        """log m(x) of each head: (heads, *distances.shape), HIDDEN where nothing is seen."""
+        reach = span.clamp(0, self.max_span)[:, None, None] + self.ramp_size
+        share = (reach - distances.abs()) / self.ramp_size
+        seen = share > 0
+        if causal:
+            seen = seen & (distances >= 0)
+        log = share.clamp(torch.finfo(share.dtype).tiny, 1).log()
+        return torch.where(seen, log, HIDDEN)
