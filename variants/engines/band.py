@@ -79,19 +79,26 @@ class Band(Layout):
         before = min(max(low - start, 0), stop - start)
         return slice(low, high), before, stop - start - before - (high - low)
 
+    def _trailing(self, steps: range) -> int:
+        """How many of the trailing keys some tiles see, the first of them."""
+        return self.trailing
+
     def gather(
         self, tensor: Tensor, steps: range, heads: slice, name: str, scratch: Scratch
     ) -> Tensor:
         slab, key_len, channels = tensor.shape
-        slots = scratch(name, (slab, len(steps), self.keys, channels), tensor.dtype)
+        last = self._trailing(steps)
+        keys = self.band + self.leading + last
+        slots = scratch(name, (slab, len(steps), keys, channels), tensor.dtype)
         inside, before, after = self._inside(steps, key_len)
         piece = tensor[:, inside]
         if before or after:
             piece = pad(piece, (0, 0, before, after))
         slots[:, :, : self.band] = piece.unfold(1, self.band, self.rows).transpose(-2, -1)
-        if self.keys > self.band:
+        if keys > self.band:
             slots[:, :, self.band : self.band + self.leading] = tensor[:, None, : self.leading]
-            slots[:, :, self.band + self.leading :] = tensor[:, None, key_len - self.trailing :]
+            trailing = tensor[:, None, key_len - self.trailing :]
+            slots[:, :, self.band + self.leading :] = trailing[:, :, :last]
         return slots
 
     def hide(self, scores: Tensor, steps: range, heads: slice, key_bias: Tensor | None) -> bool:
@@ -109,7 +116,7 @@ class Band(Layout):
             return False
         positions = torch.arange(start, stop, device=scores.device)
         inside = (positions >= low) & (positions < high)
-        bias = scores.new_zeros(1, len(steps), self.keys)
+        bias = scores.new_zeros(1, len(steps), scores.shape[-1])
         windows = inside.unfold(0, self.band, rows)
         bias[..., : self.band].masked_fill_(~windows, HIDDEN)
         if key_bias is not None:
@@ -132,4 +139,50 @@ class Band(Layout):
         total[:, inside] += spread[:, before : stop - start - after]
         ends = grads[:, :, self.band :].sum(1)
         total[:, : self.leading] += ends[:, : self.leading]
-        total[:, key_len - self.trailing :] += ends[:, self.leading :]
+        trailing = total[:, key_len - self.trailing :]
+        trailing[:, : self._trailing(steps)] += ends[:, self.leading :]
+
+
+class Summarised(Band):
+    """Blocks of as many tokens as a tile has rows: the keys of the tile's own block and those
+    beside it, and for every other block the key that represents it; the list of keys holds the
+    `tokens`, then one such key a block. If causal, nothing of later blocks is seen."""
+
+    def __init__(
+        self, query_len: int, tokens: int, block_size: int, first: int, *, causal: bool
+    ) -> None:
+        offset = tokens - query_len
+        blocks = -(-tokens // block_size)
+        super().__init__(
+            first,
+            query_len,
+            offset=offset,
+            key_len=tokens + blocks,
+            rows=block_size,
+            before=block_size,
+            after=0 if causal else block_size,
+            sliding=False,
+            causal=causal,
+            trailing=blocks,
+            lead=(first + offset) % block_size,
+        )
+
+    def _own(self, step: int) -> int:
+        """The block that a tile is."""
+        return (self.first - self.lead + self.offset) // self.rows + step
+
+    def _trailing(self, steps: range) -> int:
+        if not self.causal:
+            return self.trailing
+        return min(max(self._own(steps.stop - 1) - 1, 0), self.trailing)
+
+    def hide(self, scores: Tensor, steps: range, heads: slice, key_bias: Tensor | None) -> bool:
+        empty = super().hide(scores, steps, heads, key_bias)
+        device = scores.device
+        own = torch.arange(self._own(steps.start), self._own(steps.stop), device=device)[:, None]
+        block = torch.arange(scores.shape[-1] - self.band, device=device)
+        hidden = block >= own - 1
+        if not self.causal:
+            hidden &= block <= own + 1
+        scores[..., self.band :].add_(hidden.to(scores.dtype)[:, None], alpha=HIDDEN)
+        return empty

@@ -1,0 +1,51 @@
+"""Keys and values that stand for several tokens: their mean, and how many they are.
+
+Softmax with the logarithm of the count added to a mean's score weighs it as that many equal keys.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from variants.contract.dense import compute_dtype
+from variants.engines.tile import HIDDEN
+
+
+class Pooled(NamedTuple):
+    """Groups of consecutive tokens, in order."""
+
+    key: Tensor  # (batch, kv_heads, groups, head_dim), means over the tokens that are not padding
+    value: Tensor
+    size: Tensor  # (batch, groups), how many these are
+
+    def bias(self) -> Tensor:
+        """log(size), HIDDEN where there is none: (batch, groups)."""
+        return torch.where(self.size > 0, self.size.clamp(min=1).log(), HIDDEN)
+
+
+def tokens(key: Tensor, value: Tensor, key_padding_mask: Tensor | None) -> Pooled:
+    """Every token a group of its own; what is padded must be 0."""
+    shape = key.shape[0], key.shape[2]
+    dtype = compute_dtype(key.dtype)
+    if key_padding_mask is None:
+        return Pooled(key, value, key.new_ones(shape, dtype=dtype))
+    return Pooled(key, value, (~key_padding_mask).to(dtype))
+
+
+def pool(items: Pooled, size: int) -> Pooled:
+    """Groups of `size` neighbouring items, the last one perhaps of fewer."""
+    missing = -items.size.shape[1] % size
+    sizes = pad(items.size, (0, missing)).unflatten(1, (-1, size))
+    total = sizes.sum(-1)
+    share = (sizes / total.clamp(min=1)[..., None])[:, None, :, None]
+
+    def means(tensor: Tensor) -> Tensor:
+        parts = pad(tensor, (0, 0, 0, missing)) if missing else tensor
+        # Shares times items: one product for each group, and no padded copy of a weighted sum.
+        return (share.to(tensor.dtype) @ parts.unflatten(2, (-1, size))).squeeze(3)
+
+    return Pooled(means(items.key), means(items.value), total)
