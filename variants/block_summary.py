@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from variants.contract.attention import Attention, Parameters, hyperparameter
-from variants.contract.dense import dot_products, masked_softmax, query_positions, visible
+from variants.contract.dense import (
+    compute_dtype,
+    dot_products,
+    group_means,
+    masked_softmax,
+    query_positions,
+    visible,
+)
+from variants.contract.pattern import Pattern
 from variants.contract.registry import register
 from variants.engines import blocks, dense, pooling
 from variants.engines.band import Summarised
@@ -87,14 +95,21 @@ class BlockSummaryAttention(Attention):
         positions = query_positions(rows, query_len, key_len)[:, None]
         own = positions.div(self.block_size, rounding_mode="floor")
         block = torch.arange(key_len, device=rows.device) // self.block_size
-        # A token scores as the mean over the tokens it stands with that are not padding.
-        together = block[:, None] == block
-        if key_padding_mask is not None:
-            together = together & ~key_padding_mask[:, None, None, :]
-        share = together.to(key.dtype)
-        mean = (share / share.sum(-1, keepdim=True).clamp(min=1)) @ key
-        exact = dot_products(query, key, rows, scale)
-        scores = torch.where(
-            (own - block).abs() <= 1, exact, dot_products(query, mean, rows, scale)
-        )
+        # A token of another block scores as the mean of its block.
+        mean = group_means(key.to(compute_dtype(key.dtype)), self.block_size, key_padding_mask)
+        by_block = dot_products(query, mean, rows, scale)[..., block]
+        near = (own - block).abs() <= 1
+        scores = torch.where(near, dot_products(query, key, rows, scale), by_block)
         return masked_softmax(scores, allowed)
+
+    def useful_flops(
+        self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
+    ) -> float:
+        near = Pattern(query_len, key_len, causal, window=1, block_size=self.block_size).pairs()
+        positions = torch.arange(key_len - query_len, key_len, device="cpu")
+        own = positions.div(self.block_size, rounding_mode="floor")
+        last = (key_len - 1) // self.block_size
+        far = (own - 1).clamp(min=0)
+        if not causal:
+            far = far + (last - (own + 1).clamp(min=-1)).clamp(min=0)
+        return 4.0 * batch * heads * head_dim * (near + float(far.sum()))

@@ -47,6 +47,20 @@ def dot_products(query: Tensor, key: Tensor, rows: Tensor, scale: float) -> Tens
     return (query[:, :, rows].to(dtype) * scale) @ keys.transpose(-2, -1)
 
 
+def group_means(key: Tensor, size: int, key_padding_mask: Tensor | None) -> Tensor:
+    """Means over `size` consecutive tokens, padding left out: (batch, heads, groups, channels). A
+    group of padding alone has mean 0."""
+    batch, heads, key_len, channels = key.shape
+    group = torch.arange(key_len, device=key.device) // size
+    valid = key.new_ones(batch, key_len)
+    if key_padding_mask is not None:
+        valid = valid.masked_fill(key_padding_mask, 0)
+    groups = int(group[-1]) + 1
+    total = key.new_zeros(batch, heads, groups, channels).index_add(2, group, key)
+    count = key.new_zeros(batch, groups).index_add(1, group, valid)
+    return total / count.clamp(min=1)[:, None, :, None]
+
+
 def masked_softmax(scores: Tensor, allowed: Tensor) -> Tensor:
     """Softmax over the allowed keys; a row without any is 0, with zero gradient."""
     allowed = allowed.expand_as(scores)

@@ -38,14 +38,18 @@ def tokens(key: Tensor, value: Tensor, key_padding_mask: Tensor | None) -> Poole
 
 def pool(items: Pooled, size: int) -> Pooled:
     """Groups of `size` neighbouring items, the last one perhaps of fewer."""
-    missing = -items.size.shape[1] % size
-    sizes = pad(items.size, (0, missing)).unflatten(1, (-1, size))
+    sizes = grouped(items.size, 1, size)
     total = sizes.sum(-1)
     share = (sizes / total.clamp(min=1)[..., None])[:, None, :, None]
 
     def means(tensor: Tensor) -> Tensor:
-        parts = pad(tensor, (0, 0, 0, missing)) if missing else tensor
-        # Shares times items: one product for each group, and no padded copy of a weighted sum.
-        return (share.to(tensor.dtype) @ parts.unflatten(2, (-1, size))).squeeze(3)
+        return (share.to(tensor.dtype) @ grouped(tensor, 2, size)).squeeze(3)
 
     return Pooled(means(items.key), means(items.value), total)
+
+
+def grouped(tensor: Tensor, dim: int, size: int) -> Tensor:
+    """A dimension cut into (groups, size), zeros where the last group has fewer."""
+    if missing := -tensor.shape[dim] % size:
+        tensor = pad(tensor, (*(0, 0) * (tensor.ndim - 1 - dim), 0, missing))
+    return tensor.unflatten(dim, (-1, size))

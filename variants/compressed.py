@@ -1,0 +1,160 @@
+"""Memory-compressed attention: a query sees one key and value for every few tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.dense import (
+    compute_dtype,
+    dot_products,
+    expand_heads,
+    group_means,
+    masked_softmax,
+    query_positions,
+    visible,
+)
+from variants.contract.draws import lasting
+from variants.contract.registry import register
+from variants.engines import blocks, pooling
+from variants.engines.layouts import Strided
+from variants.engines.matmul import Precision
+from variants.engines.pooling import Pooled
+
+
+@register(
+    title="Generating Wikipedia by Summarizing Long Sequences (memory-compressed attention)",
+    year=2018,
+    url="https://arxiv.org/abs/1801.10198",
+    time="n·(n/b)·d",
+    memory="n·d",
+    target="biased_softmax",
+    supports={"causal", "key_padding_mask", "cross_attention", "backward"},
+    implementations=("blocks",),
+    exact_when={"block_size": 1},
+    grid={"block_size": (64,), "compression": ("mean", "convolution")},
+)
+@dataclass(frozen=True)
+class CompressedAttention(Attention):
+    """Keys and values are compressed block by block, `block_size` tokens into one; the last block
+    may have fewer. Causal, a block is seen from its last token on: earlier rows, which have no
+    whole block behind them, see nothing and are 0.
+
+    `mean` takes the mean of the tokens that are not padding, and adds the logarithm of how many
+    they are to the score, so that a query of zeros gives the mean of all values. `convolution`
+    weighs the tokens by learned taps, one for each head and place in a block, shared by all
+    channels, for keys and for values apart; padding counts as zeros, and a block of it alone is not
+    seen.
+    """
+
+    block_size: int = hyperparameter(64, minimum=1)
+    compression: str = hyperparameter("mean", choices=("mean", "convolution"))
+
+    @property
+    def convex(self) -> bool:
+        return self.compression == "mean"
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> Tensor:
+        query_len, key_len = query.shape[2], key.shape[2]
+        dtype = Precision.of(query).operands
+        items = pooling.tokens(key.to(dtype), value.to(dtype), key_padding_mask)
+        if self.compression == "mean":
+            items = pooling.pool(items, self.block_size)
+            bias = items.bias()
+        else:
+            size = pad(items.size, (0, -key_len % self.block_size)).unflatten(
+                1, (-1, self.block_size)
+            )
+            taps = parameters["key_taps"].to(dtype), parameters["value_taps"].to(dtype)
+            items = Pooled(
+                self._convolved(items.key, taps[0]),
+                self._convolved(items.value, taps[1]),
+                size.sum(-1).clamp(max=1),
+            )
+            bias = items.bias()
+        first = max(0, query_len - key_len) if causal else 0
+        layout = Strided(
+            query_len,
+            key_len,
+            self.block_size,
+            first,
+            query_len,
+            causal=causal,
+            device=query.device,
+        )
+        out = blocks.run(
+            query.to(dtype), items.key, items.value, [layout], scale=scale, key_bias=items.bias()
+        )
+        return out.to(query.dtype)
+
+    def dense_weights(
+        self,
+        query: Tensor,
+        key: Tensor,
+        rows: Tensor,
+        *,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> Tensor:
+        query_len, key_len = query.shape[2], key.shape[2]
+        allowed = visible(rows, query_len, key_len, causal=False, key_padding_mask=key_padding_mask)
+        token = torch.arange(key_len, device=rows.device)
+        block = token // self.block_size
+        if causal:
+            end = ((block + 1) * self.block_size).clamp(max=key_len) - 1
+            allowed = allowed & (end <= query_positions(rows, query_len, key_len)[:, None])
+        wide = key.to(compute_dtype(key.dtype))
+        if self.compression == "mean":
+            compressed = group_means(wide, self.block_size, key_padding_mask)
+            # Every token scores as its block: the softmax over tokens counts how many they are.
+            scores = dot_products(query, compressed, rows, scale)[..., block]
+            return masked_softmax(scores, allowed)
+        taps = {name: tensor.to(wide.dtype) for name, tensor in parameters.items()}
+        compressed = self._convolved(expand_heads(wide, query.shape[1]), taps["key_taps"])
+        # A block is seen if any of its tokens is.
+        seen = torch.zeros(*allowed.shape[:-1], int(block[-1]) + 1, device=rows.device)
+        seen = seen.index_add(-1, block, allowed.to(seen.dtype)) > 0
+        weights = masked_softmax(dot_products(query, compressed, rows, scale), seen)
+        shares = taps["value_taps"][:, None, token % self.block_size]
+        return (weights[..., block] * shares).masked_fill(~allowed, 0)
+
+    def init_parameters(self, heads: int, head_dim: int, seed: int = 0) -> Parameters:
+        """For a convolution `key_taps` and `value_taps` (heads, block_size), near a mean."""
+        if self.compression == "mean":
+            return {}
+        with lasting(seed) as generator:
+            shape = (2, heads, self.block_size)
+            noise = torch.randn(shape, generator=generator, dtype=torch.float32)
+            key_taps, value_taps = (1 + 0.1 * noise) / self.block_size
+            return {"key_taps": key_taps.clone(), "value_taps": value_taps.clone()}
+
+    def useful_flops(
+        self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
+    ) -> float:
+        seen = torch.full((query_len,), -(-key_len // self.block_size), device="cpu")
+        if causal:
+            behind = torch.arange(1 + key_len - query_len, key_len + 1, device="cpu").clamp(min=0)
+            whole = behind // self.block_size
+            seen = torch.where(behind < key_len, whole, seen)
+        return 4.0 * batch * heads * head_dim * float(seen.sum())
+
+    def _convolved(self, tokens: Tensor, taps: Tensor) -> Tensor:
+        """(batch, kv_heads, key_len, channels) to (batch, heads, blocks, channels)."""
+        parts = pooling.grouped(tokens, 2, self.block_size)
+        by_group = taps.unflatten(0, (tokens.shape[1], -1))
+        return torch.einsum("bknsc,kgs->bkgnc", parts, by_group).flatten(1, 2)

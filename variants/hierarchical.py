@@ -1,0 +1,188 @@
+"""Hierarchical attention: near keys one by one, and the farther away the coarser."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.dense import (
+    compute_dtype,
+    dot_products,
+    group_means,
+    masked_softmax,
+    query_positions,
+    visible,
+)
+from variants.contract.registry import register
+from variants.engines import blocks, dense, pooling
+from variants.engines.listed import Blocks
+from variants.engines.matmul import Precision
+from variants.engines.pooling import Pooled
+
+
+@register(
+    title="H-Transformer-1D: Fast One-Dimensional Hierarchical Attention for Sequences",
+    year=2021,
+    url="https://arxiv.org/abs/2107.11906",
+    time="n·b·log(n/b)·d",
+    memory="n·d + b²·log(n/b)",
+    target="softmax",
+    supports={"causal", "key_padding_mask", "cross_attention", "backward"},
+    implementations=("blocks",),
+    exact_when={"block_size": 1 << 40},
+    grid={"block_size": (64,)},
+)
+@dataclass(frozen=True)
+class HierarchicalAttention(Attention):
+    """Level l cuts the sequence into blocks of `block_size`·2^l tokens and groups of 2^l. A key is
+    seen on the first level on which its block is the query's own or one beside it: on level 0 by
+    itself, on level l through the mean of its group's keys and the mean of their values. The
+    logarithm of how many a group has (padding left out) is added to its score, and one softmax runs
+    over all levels. `causal` leaves out later keys; no group holds both earlier and later ones.
+
+    `block_size` is even. Unlike the paper, which halves the queries with the keys, every query
+    stands for itself: a mean of queries would know of later ones.
+    """
+
+    block_size: int = hyperparameter(64, minimum=2)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.block_size % 2:
+            raise ValueError(f"hierarchical: block_size must be even; got {self.block_size}")
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> Tensor:
+        query_len, key_len = query.shape[2], key.shape[2]
+        levels = _levels(query_len, key_len, self.block_size)
+        if levels == 0:
+            return dense.attend(
+                query, key, value, causal=causal, key_padding_mask=key_padding_mask, scale=scale
+            )
+        dtype = Precision.of(query).operands
+        items = pooling.tokens(key.to(dtype), value.to(dtype), key_padding_mask)
+        listed = [_whole(items, self.block_size // 2)]
+        for _ in range(levels):
+            items = pooling.pool(items, 2)
+            listed.append(_whole(items, self.block_size // 2))
+        out = blocks.run(
+            query.to(dtype),
+            torch.cat([level.key for level in listed], dim=2),
+            torch.cat([level.value for level in listed], dim=2),
+            [_layout(query_len, key_len, self.block_size, causal, query.device)],
+            scale=scale,
+            key_bias=torch.cat([level.bias() for level in listed], dim=1),
+        )
+        return out.to(query.dtype)
+
+    def dense_weights(
+        self,
+        query: Tensor,
+        key: Tensor,
+        rows: Tensor,
+        *,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> Tensor:
+        query_len, key_len = query.shape[2], key.shape[2]
+        allowed = visible(
+            rows, query_len, key_len, causal=causal, key_padding_mask=key_padding_mask
+        )
+        positions = query_positions(rows, query_len, key_len)[:, None]
+        tokens = torch.arange(key_len, device=rows.device)
+        wide = key.to(compute_dtype(key.dtype))
+        scores = dot_products(query, key, rows, scale)
+        # From the coarsest level down, what is near on a finer one is scored anew.
+        for level in reversed(range(_levels(query_len, key_len, self.block_size) + 1)):
+            size = self.block_size << level
+            own = positions.div(size, rounding_mode="floor")
+            near = (own - tokens // size).abs() <= 1
+            mean = group_means(wide, 1 << level, key_padding_mask)
+            finer = dot_products(query, mean, rows, scale)[..., tokens >> level]
+            scores = torch.where(near, finer, scores)
+        return masked_softmax(scores, allowed)
+
+    def useful_flops(
+        self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
+    ) -> float:
+        if _levels(query_len, key_len, self.block_size) == 0:
+            size, slots = key_len, 1.0
+        else:
+            layout = _layout(query_len, key_len, self.block_size, causal, torch.device("cpu"))
+            size, slots = layout.size, float((layout.chosen >= 0).sum(-1).double().mean())
+        return 4.0 * batch * heads * head_dim * query_len * size * slots
+
+
+def _levels(query_len: int, key_len: int, block_size: int) -> int:
+    """The first level on which every key's block is beside every query's."""
+    first, last = min(0, key_len - query_len) // block_size, (key_len - 1) // block_size
+    level = 0
+    while (last >> level) - (first >> level) > 1:
+        level += 1
+    return level
+
+
+def _whole(items: Pooled, size: int) -> Pooled:
+    """Filled up with groups of nothing to a multiple of `size`."""
+    key, value = (pooling.grouped(x, 2, size).flatten(2, 3) for x in (items.key, items.value))
+    return Pooled(key, value, pooling.grouped(items.size, 1, size).flatten(1, 2))
+
+
+@lru_cache(maxsize=64)
+def _layout(
+    query_len: int, key_len: int, block_size: int, causal: bool, device: torch.device
+) -> Blocks:
+    """Half blocks of the list of all levels, for each block of queries."""
+    half = block_size // 2
+    offset = key_len - query_len
+    first = max(0, -offset) if causal else 0
+    lead = (first + offset) % block_size
+    tiles = -(-(lead + query_len - first) // block_size)
+    own = (first + offset) // block_size + torch.arange(tiles, device=device)[:, None]
+    beside = torch.arange(-2, 2 if causal else 4, device=device)
+    groups = key_len
+    count = begin = -(-groups // half)
+    chosen = [_inside(2 * own + beside, 0, count)]
+    for level in range(_levels(query_len, key_len, block_size)):
+        # Blocks of this level that are not near, but lie in blocks of the next one that are. Seen
+        # on the next level, each is as many groups as half a block has tokens.
+        block = own >> level
+        odd = block % 2 == 1
+        far = [block - 2, torch.where(odd, block - 3, -1)]
+        if not causal:
+            far += [block + 2, torch.where(odd, -1, block + 3)]
+        groups = -(-groups // 2)
+        count = -(-groups // half)
+        chosen.append(_inside(torch.cat(far, dim=-1), begin, count))
+        begin += count
+    return Blocks(
+        torch.cat(chosen, dim=-1)[None],
+        first,
+        query_len,
+        rows=block_size,
+        size=half,
+        lead=lead,
+        key_len=begin * half,
+        own=block_size if causal else None,
+        may_be_empty=offset < 0,
+    )
+
+
+def _inside(blocks: Tensor, begin: int, count: int) -> Tensor:
+    """Numbers in a list in which these blocks of a level, `count` in all, begin at `begin`."""
+    return torch.where((blocks >= 0) & (blocks < count), blocks + begin, -1)
