@@ -203,6 +203,20 @@ def test_a_global_key_inside_the_window_counts_once() -> None:
     assert_close(attention(zeros, zeros, value)[0, 0, 4], weights[4])
 
 
+@in_every_call
+@at_every_length
+@pytest.mark.parametrize(("radius", "tokens"), [(0, 1), (3, 4), (3, 0), (2, 40), (1, 9)])
+def test_attention_sinks_add_columns_of_the_first_tokens_and_no_rows(
+    radius: int, tokens: int, query_len: int, key_len: int, causal: bool, padded: bool
+) -> None:
+    attention = variants.create("attention_sinks", window_size=radius, num_sink_tokens=tokens)
+
+    def sees(head: int, query: int, key: int) -> bool:
+        return abs(query - key) <= radius or key < tokens
+
+    assert_masked_softmax(attention, sees, query_len, key_len, causal, padded)
+
+
 # --- BigBird
 
 BLOCK = 4

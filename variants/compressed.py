@@ -73,18 +73,12 @@ class CompressedAttention(Attention):
         items = pooling.tokens(key.to(dtype), value.to(dtype), key_padding_mask)
         if self.compression == "mean":
             items = pooling.pool(items, self.block_size)
-            bias = items.bias()
         else:
-            size = pad(items.size, (0, -key_len % self.block_size)).unflatten(
-                1, (-1, self.block_size)
-            )
-            taps = parameters["key_taps"].to(dtype), parameters["value_taps"].to(dtype)
             items = Pooled(
-                self._convolved(items.key, taps[0]),
-                self._convolved(items.value, taps[1]),
-                size.sum(-1).clamp(max=1),
+                self._convolved(items.key, parameters["key_taps"].to(dtype)),
+                self._convolved(items.value, parameters["value_taps"].to(dtype)),
+                pooling.grouped(items.size, 1, self.block_size).amax(-1),
             )
-            bias = items.bias()
         first = max(0, query_len - key_len) if causal else 0
         layout = Strided(
             query_len,

@@ -1,0 +1,215 @@
+"""Block summaries, compressed keys and the hierarchy of means, each written out a second time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+import variants
+
+HEADS, KV_HEADS = 4, 2
+LENGTHS = [(46, 46), (9, 46), (46, 19), (1, 45)]
+
+at_every_length = pytest.mark.parametrize(("query_len", "key_len"), LENGTHS)
+in_every_call = pytest.mark.parametrize(
+    ("causal", "padded"), [(False, False), (False, True), (True, False), (True, True)]
+)
+
+
+def tensors(query_len: int, key_len: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((HEADS, query_len), (KV_HEADS, key_len), (KV_HEADS, key_len))
+    return tuple(
+        torch.randn(2, heads, length, 6, generator=generator, dtype=torch.float64)
+        for heads, length in shapes
+    )
+
+
+def padding_of(key_len: int) -> Tensor:
+    """Holes in the first sequence, among them a whole block; the later half of the second."""
+    mask = torch.zeros(2, key_len, dtype=torch.bool)
+    mask[0, [0, 2, *range(8, 13)]] = True
+    mask[1, key_len // 2 :] = True
+    return mask
+
+
+Slots = Callable[[int, int, bool], list[list[int]]]
+"""Which tokens stand together in each slot that a query sees: (position, key_len, causal)."""
+
+
+def by_slots(
+    query: Tensor, key: Tensor, value: Tensor, slots: Slots, causal: bool, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A softmax over slots: each scores by its mean key, counts as many as it holds, and gives its
+    mean value. Weights of tokens, and outputs."""
+    (_, _, query_len, _), key_len = query.shape, key.shape[2]
+    weights = torch.zeros(2, HEADS, query_len, key_len, dtype=torch.float64)
+    out = torch.zeros_like(query)
+    for b in range(2):
+        for h in range(HEADS):
+            for i in range(query_len):
+                found = []
+                for tokens in slots(i + key_len - query_len, key_len, causal):
+                    left = [j for j in tokens if not mask[b, j]]
+                    if left:
+                        mean = key[b, h // 2, left].mean(0)
+                        score = torch.exp(query[b, h, i] @ mean / math.sqrt(6))
+                        found.append((left, len(left) * score))
+                total = sum(weight for _, weight in found)
+                for left, weight in found:
+                    weights[b, h, i, left] += weight / total / len(left)
+                    out[b, h, i] += weight / total * value[b, h // 2, left].mean(0)
+    return weights, out
+
+
+def assert_is(
+    attention: variants.Attention,
+    slots: Slots,
+    query_len: int,
+    key_len: int,
+    causal: bool,
+    padded: bool,
+) -> None:
+    inputs = tensors(query_len, key_len)
+    mask = padding_of(key_len) if padded else torch.zeros(2, key_len, dtype=torch.bool)
+    weights, out = by_slots(*inputs, slots, causal, mask)
+    call = {"causal": causal, "key_padding_mask": mask if padded else None}
+    assert_close(attention.weights(*inputs[:2], **call), weights)
+    assert_close(attention(*inputs, **call), out)
+
+
+@in_every_call
+@at_every_length
+def test_block_summary(query_len: int, key_len: int, causal: bool, padded: bool) -> None:
+    size = 4
+
+    def slots(position: int, key_len: int, causal: bool) -> list[list[int]]:
+        own = math.floor(position / size)
+        found = []
+        for block in range(-(-key_len // size)):
+            tokens = list(range(block * size, min(key_len, (block + 1) * size)))
+            if abs(block - own) <= 1:
+                found += [[j] for j in tokens if not causal or j <= position]
+            elif not causal or block < own:
+                found.append(tokens)
+        return found
+
+    attention = variants.create("block_summary", block_size=size)
+    assert_is(attention, slots, query_len, key_len, causal, padded)
+
+
+@in_every_call
+@at_every_length
+def test_compressed_by_means(query_len: int, key_len: int, causal: bool, padded: bool) -> None:
+    size = 5
+
+    def slots(position: int, key_len: int, causal: bool) -> list[list[int]]:
+        blocks = [
+            list(range(start, min(start + size, key_len))) for start in range(0, key_len, size)
+        ]
+        return [tokens for tokens in blocks if not causal or tokens[-1] <= position]
+
+    attention = variants.create("compressed", block_size=size)
+    assert_is(attention, slots, query_len, key_len, causal, padded)
+
+
+@in_every_call
+@at_every_length
+@pytest.mark.parametrize("size", [2, 4, 6])
+def test_hierarchical(query_len: int, key_len: int, causal: bool, padded: bool, size: int) -> None:
+    def level_of(position: int, token: int) -> int:
+        level = 0
+        while abs(token // (size << level) - math.floor(position / (size << level))) > 1:
+            level += 1
+        return level
+
+    def slots(position: int, key_len: int, causal: bool) -> list[list[int]]:
+        groups: dict[tuple[int, int], list[int]] = {}
+        for token in range(key_len):
+            if not causal or token <= position:
+                level = level_of(position, token)
+                groups.setdefault((level, token >> level), []).append(token)
+        return list(groups.values())
+
+    attention = variants.create("hierarchical", block_size=size)
+    assert_is(attention, slots, query_len, key_len, causal, padded)
+
+
+@in_every_call
+@at_every_length
+def test_compressed_by_convolution(
+    query_len: int, key_len: int, causal: bool, padded: bool
+) -> None:
+    size = 5
+    attention = variants.create("compressed", block_size=size, compression="convolution")
+    generator = torch.Generator().manual_seed(3)
+    key_taps, value_taps = torch.randn(2, HEADS, size, generator=generator, dtype=torch.float64)
+    query, key, value = tensors(query_len, key_len)
+    mask = padding_of(key_len) if padded else torch.zeros(2, key_len, dtype=torch.bool)
+    out = torch.zeros_like(query)
+    for b in range(2):
+        for h in range(HEADS):
+            for i in range(query_len):
+                position = i + key_len - query_len
+                found = []
+                for start in range(0, key_len, size):
+                    tokens = range(start, min(start + size, key_len))
+                    left = [j for j in tokens if not mask[b, j]]
+                    if not left or (causal and tokens[-1] > position):
+                        continue
+                    one = sum(key_taps[h, j - start] * key[b, h // 2, j] for j in left)
+                    two = sum(value_taps[h, j - start] * value[b, h // 2, j] for j in left)
+                    found.append((torch.exp(query[b, h, i] @ one / math.sqrt(6)), two))
+                total = sum(weight for weight, _ in found)
+                for weight, compressed in found:
+                    out[b, h, i] += weight / total * compressed
+    call = {
+        "causal": causal,
+        "key_padding_mask": mask if padded else None,
+        "parameters": {"key_taps": key_taps, "value_taps": value_taps},
+    }
+    assert_close(attention(query, key, value, **call), out)
+    weights = attention.weights(query, key, **call)
+    shown = value.repeat_interleave(2, dim=1).masked_fill(mask[:, None, :, None], 0)
+    assert_close(weights @ shown, out)
+
+
+@pytest.mark.parametrize("name", ["block_summary", "hierarchical", "compressed"])
+def test_a_query_of_zeros_gives_the_mean_of_all_values(name: str) -> None:
+    """However many tokens a slot stands for: 37 leave the last block of each kind ragged."""
+    query, key, value = tensors(37, 37)
+    attention = variants.create(name, block_size=4)
+    right = value.mean(2, keepdim=True).repeat_interleave(2, dim=1).expand_as(query)
+    assert_close(attention(torch.zeros_like(query), key, value), right)
+
+
+@pytest.mark.parametrize("name", ["block_summary", "hierarchical"])
+def test_equal_keys_lose_nothing(name: str) -> None:
+    """Where all keys of a block are alike, means are exact."""
+    query, key, value = tensors(128, 128)
+    key = key[:, :, ::16].repeat_interleave(16, dim=2)
+    attention = variants.create(name, block_size=16)
+    right = torch.nn.functional.scaled_dot_product_attention(query, key, value, enable_gqa=True)
+    assert_close(attention(query, key, value), right)
+
+
+def test_an_odd_block_has_no_halves() -> None:
+    with pytest.raises(ValueError, match="hierarchical: block_size must be even; got 7"):
+        variants.create("hierarchical", block_size=7)
+
+
+def test_far_keys_grow_with_the_logarithm_alone() -> None:
+    attention = variants.create("hierarchical", block_size=16)
+
+    def per_query(length: int) -> float:
+        flops = attention.useful_flops(1, 1, length, length, 64, causal=False)
+        assert flops is not None
+        return flops / length
+
+    steps = [per_query(2 << k) - per_query(1 << k) for k in range(12, 18)]
+    assert max(steps) < 1.1 * min(steps)
