@@ -1252,6 +1252,24 @@ def test_arguments_that_do_not_fit_raise_and_say_what_was_expected(
         plainly(attention)(*inputs, **arguments)
 
 
+@pytest.mark.parametrize("attention", attentions())
+def test_parameters_that_do_not_fit_raise_and_name_what_would(attention: Attention) -> None:
+    query, key, value = ODD.tensors()
+    right = attention.init_parameters(ODD.heads, ODD.head_dim)
+    wrong = [{**right, "unknown": torch.zeros(3)}]
+    for name, tensor in right.items():
+        wrong.append({other: right[other] for other in right if other != name})
+        wrong.append({**right, name: tensor[None]})
+    wanted = ", ".join(f"{name} {tuple(x.shape)}" for name, x in sorted(right.items())) or "none"
+    for given in wrong:
+        got = ", ".join(f"{name} {tuple(x.shape)}" for name, x in sorted(given.items()))
+        message = f"{attention.info.name}: parameters must be {wanted}; got {got or 'none'}"
+        for function in (attention, lambda *x, **call: attention.weights(*x[:2], **call)):
+            call = {"causal": attention.info.causal_choices[0], "parameters": given}
+            with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+                function(query, key, value, **call)
+
+
 def test_weights_are_checked_like_the_call() -> None:
     query, key, _ = ODD.tensors()
     attention: Attention = OwnValue()

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, ClassVar
 
 import torch
@@ -252,6 +252,15 @@ class Attention(ABC):
 
     def _parameters(self, query: Tensor, parameters: Parameters | None) -> Parameters:
         if parameters is not None:
+            expected = _shapes(self, query.shape[1], query.shape[3])
+            found = {name: tuple(tensor.shape) for name, tensor in parameters.items()}
+            if found != expected:
+                raise ValueError(
+                    f"{self.info.name}: parameters must be {_spelled(expected)}; "
+                    f"got {_spelled(found)}"
+                )
+            if torch.is_grad_enabled() and any(x.requires_grad for x in parameters.values()):
+                self._require("backward")
             return parameters
         seeded = self.init_parameters(query.shape[1], query.shape[3])
         # In half a dtype a span or a decay would be another one.
@@ -331,3 +340,14 @@ class Attention(ABC):
                 f"{name} does not support {capability!r}; it supports: "
                 f"{', '.join(sorted(self.supports)) or 'none'}"
             )
+
+
+@lru_cache(maxsize=64)
+def _shapes(attention: Attention, heads: int, head_dim: int) -> dict[str, tuple[int, ...]]:
+    """Those of the learned tensors."""
+    seeded = attention.init_parameters(heads, head_dim)
+    return {name: tuple(tensor.shape) for name, tensor in seeded.items()}
+
+
+def _spelled(shapes: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in sorted(shapes.items())) or "none"
