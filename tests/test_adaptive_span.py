@@ -134,3 +134,19 @@ def test_a_short_span_scores_fewer_keys(monkeypatch: pytest.MonkeyPatch) -> None
     assert work["short"] <= 4 * 2048 * (64 + 64)
     assert work["long"] >= 4 * 2000 * 1000
     assert work["one long"] == pytest.approx((work["long"] + 3 * work["short"]) / 4)
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
+def test_heads_of_very_different_spans_in_one_call(causal: bool) -> None:
+    """More than a tile apart, so that each has a layout of its own; output and all gradients."""
+    attention = variants.create("adaptive_span", max_span=400, ramp_size=8)
+    spans = torch.tensor([150.5, 1.5, 70.5, 390.5], dtype=torch.float64)
+    leaves = [x.requires_grad_() for x in (*tensors(300, 300), spans)]
+    query, key, value, span = leaves
+    call = {"causal": causal, "parameters": {"span": span}}
+    out = attention(query, key, value, **call)
+    right = attention.weights(query, key, **call) @ value.repeat_interleave(2, dim=1)
+    assert_close(out, right)
+    found = torch.autograd.grad(out.square().sum(), leaves)
+    for mine, own in zip(found, torch.autograd.grad(right.square().sum(), leaves), strict=True):
+        assert_close(mine, own)
