@@ -397,6 +397,7 @@ def test_useful_operations_grow_with_batch_and_heads(attention: Attention) -> No
 # The sizes of the pieces into which the engines cut the work; a result must not show them.
 PIECES = (
     "SCORES_CPU",
+    "LARGE_HEAD",
     "CHUNK",
     "CHUNKS",
     "DEPTH",

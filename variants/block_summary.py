@@ -19,7 +19,7 @@ from variants.contract.dense import (
 )
 from variants.contract.pattern import Pattern
 from variants.contract.registry import register
-from variants.engines import blocks, dense, pooling
+from variants.engines import blocks, dense, heads, pooling
 from variants.engines.band import Summarised
 from variants.engines.matmul import Precision
 
@@ -64,18 +64,22 @@ class BlockSummaryAttention(Attention):
                 query, key, value, causal=causal, key_padding_mask=key_padding_mask, scale=scale
             )
         dtype = Precision.of(query).operands
-        items = pooling.tokens(key.to(dtype), value.to(dtype), key_padding_mask)
-        means = pooling.pool(items, self.block_size)
         first = max(0, -offset) if causal else 0
-        out = blocks.run(
-            query.to(dtype),
-            torch.cat([items.key, means.key], dim=2),
-            torch.cat([items.value, means.value], dim=2),
-            [Summarised(query_len, key_len, self.block_size, first, causal=causal)],
-            scale=scale,
-            key_bias=torch.cat([items.bias(), means.bias()], dim=1),
-        )
-        return out.to(query.dtype)
+        layout = Summarised(query_len, key_len, self.block_size, first, causal=causal)
+
+        def attend(query: Tensor, key: Tensor, value: Tensor, some: slice) -> Tensor:
+            items = pooling.tokens(key.to(dtype), value.to(dtype), key_padding_mask)
+            means = pooling.pool(items, self.block_size)
+            return blocks.run(
+                query.to(dtype),
+                torch.cat([items.key, means.key], dim=2),
+                torch.cat([items.value, means.value], dim=2),
+                [layout],
+                scale=scale,
+                key_bias=torch.cat([items.bias(), means.bias()], dim=1),
+            )
+
+        return heads.one_by_one(attend, query, key, value).to(query.dtype)
 
     def dense_weights(
         self,

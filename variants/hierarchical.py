@@ -18,7 +18,7 @@ from variants.contract.dense import (
     visible,
 )
 from variants.contract.registry import register
-from variants.engines import blocks, dense, pooling
+from variants.engines import blocks, dense, heads, pooling
 from variants.engines.listed import Blocks
 from variants.engines.matmul import Precision
 from variants.engines.pooling import Pooled
@@ -73,20 +73,24 @@ class HierarchicalAttention(Attention):
                 query, key, value, causal=causal, key_padding_mask=key_padding_mask, scale=scale
             )
         dtype = Precision.of(query).operands
-        items = pooling.tokens(key.to(dtype), value.to(dtype), key_padding_mask)
-        listed = [_whole(items, self.block_size // 2)]
-        for _ in range(levels):
-            items = pooling.pool(items, 2)
-            listed.append(_whole(items, self.block_size // 2))
-        out = blocks.run(
-            query.to(dtype),
-            torch.cat([level.key for level in listed], dim=2),
-            torch.cat([level.value for level in listed], dim=2),
-            [_layout(query_len, key_len, self.block_size, causal, query.device)],
-            scale=scale,
-            key_bias=torch.cat([level.bias() for level in listed], dim=1),
-        )
-        return out.to(query.dtype)
+        layout = _layout(query_len, key_len, self.block_size, causal, query.device)
+
+        def attend(query: Tensor, key: Tensor, value: Tensor, some: slice) -> Tensor:
+            items = pooling.tokens(key.to(dtype), value.to(dtype), key_padding_mask)
+            listed = [_whole(items, self.block_size // 2)]
+            for _ in range(levels):
+                items = pooling.pool(items, 2)
+                listed.append(_whole(items, self.block_size // 2))
+            return blocks.run(
+                query.to(dtype),
+                torch.cat([level.key for level in listed], dim=2),
+                torch.cat([level.value for level in listed], dim=2),
+                [layout],
+                scale=scale,
+                key_bias=torch.cat([level.bias() for level in listed], dim=1),
+            )
+
+        return heads.one_by_one(attend, query, key, value).to(query.dtype)
 
     def dense_weights(
         self,

@@ -20,7 +20,7 @@ from variants.contract.dense import (
 )
 from variants.contract.draws import lasting
 from variants.contract.registry import register
-from variants.engines import blocks
+from variants.engines import blocks, heads
 from variants.engines.band import Band
 from variants.engines.layouts import Everything, Layout
 
@@ -72,31 +72,33 @@ class TransformerXlAttention(Attention):
         # the score is one of a query turned by its own position with a key's sinusoids, and needs
         # no table of distances: it is appended to query and key as further channels.
         dtype = compute_dtype(query.dtype)
-        batch, _, query_len, head_dim = query.shape
-        kv_heads, key_len = key.shape[1:3]
-        channels = _num_waves(head_dim)
-        content, asked = _biased(query.to(dtype), parameters)
-        asked = asked @ parameters["position_projection"].to(dtype).mT
+        query_len, key_len = query.shape[2], key.shape[2]
+        channels = _num_waves(query.shape[-1])
         waves = _sinusoids(key_len, channels, query.device).to(dtype)
         own = _sinusoids(query_len, channels, query.device, key_len - query_len).to(dtype)
-        sines, cosines = asked.chunk(2, dim=-1)
         sin, cos = own.chunk(2, dim=-1)
-        # sin(p - j) = sin p cos j - cos p sin j; cos(p - j) = cos p cos j + sin p sin j
-        turned = [
-            torch.addcmul(cosines * sin, sines, cos, value=-1),
-            torch.addcmul(sines * sin, cosines, cos),
-        ]
-        keys = [key.to(dtype), waves.expand(batch, kv_heads, -1, -1)]
-        out = blocks.run(
-            torch.cat([content, *turned], dim=-1),
-            torch.cat(keys, dim=-1),
-            value.to(dtype),
-            _segments(query_len, key_len, self.segment_size, self.memory_size, query.device),
-            scale=scale,
-            key_bias=blocks.hidden_keys(key_padding_mask, dtype),
-            coarse=self.choose_implementation(query, key) == "coarse",
-        )
-        return out.to(query.dtype)
+        layouts = _segments(query_len, key_len, self.segment_size, self.memory_size, query.device)
+        bias = blocks.hidden_keys(key_padding_mask, dtype)
+        coarse = self.choose_implementation(query, key) == "coarse"
+
+        def attend(query: Tensor, key: Tensor, value: Tensor, some: slice) -> Tensor:
+            learned = {name: tensor[some].to(dtype) for name, tensor in parameters.items()}
+            content, asked = _biased(query.to(dtype), learned)
+            sines, cosines = (asked @ learned["position_projection"].mT).chunk(2, dim=-1)
+            # sin(p - j) = sin p cos j - cos p sin j; cos(p - j) = cos p cos j + sin p sin j
+            by_sin = torch.addcmul(cosines * sin, sines, cos, value=-1)
+            by_cos = torch.addcmul(sines * sin, cosines, cos)
+            return blocks.run(
+                torch.cat([content, by_sin, by_cos], dim=-1),
+                torch.cat([key.to(dtype), waves.expand(*key.shape[:2], -1, -1)], dim=-1),
+                value.to(dtype),
+                layouts,
+                scale=scale,
+                key_bias=bias,
+                coarse=coarse,
+            )
+
+        return heads.one_by_one(attend, query, key, value).to(query.dtype)
 
     def dense_weights(
         self,
@@ -111,12 +113,13 @@ class TransformerXlAttention(Attention):
     ) -> Tensor:
         dtype = compute_dtype(query.dtype)
         query_len, key_len = query.shape[2], key.shape[2]
-        content, asked = _biased(query[:, :, rows].to(dtype), parameters)
+        learned = {name: tensor.to(dtype) for name, tensor in parameters.items()}
+        content, asked = _biased(query[:, :, rows].to(dtype), learned)
         keys = expand_heads(key, query.shape[1]).to(dtype)
         positions = query_positions(rows, query_len, key_len)
         distances = positions[:, None] - torch.arange(key_len, device=rows.device)
         waves = _sinusoids(key_len, _num_waves(query.shape[-1]), query.device).to(dtype)
-        relative = waves @ parameters["position_projection"].to(dtype)
+        relative = waves @ learned["position_projection"]
         by_distance = asked @ relative.mT
         index = distances.clamp(min=0).expand(*by_distance.shape)
         scores = scale * (content @ keys.mT + by_distance.gather(-1, index))
@@ -158,8 +161,7 @@ class TransformerXlAttention(Attention):
 def _biased(query: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
     """What is compared with keys, and what with distances."""
     return tuple(  # type: ignore[return-value]
-        query + parameters[name].to(query.dtype)[:, None]
-        for name in ("content_bias", "position_bias")
+        query + parameters[name][:, None] for name in ("content_bias", "position_bias")
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from variants.engines.tile import Scratch
 # which they travel stay few; measured in docs/performance.md.
 SCORES_CPU = 4 << 20
 SCORES_GPU = 512 << 20
+LARGE_HEAD = 1 << 20  # bytes of a key head from which on it is worth a call of its own
 
 
 def budget(device: torch.device, dtype: torch.dtype) -> int:
@@ -67,6 +68,30 @@ class Slab(NamedTuple):
     def own_heads(self, heads: int, device: torch.device) -> Tensor:
         """The number of each head within its sequence, int64 (slab,)."""
         return torch.arange(self.heads.start, self.heads.stop, device=device) % heads
+
+
+def one_by_one(
+    attend: Callable[[Tensor, Tensor, Tensor, slice], Tensor],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+) -> Tensor:
+    """`attend(query, key, value, heads)` for each key head and the query heads that read it, where
+    those are large on a CPU; otherwise for all at once. For methods that make larger keys first:
+    those of one head are made where the last ones stood."""
+    kv_heads = key.shape[1]
+    group = query.shape[1] // kv_heads
+    if query.device.type == "cuda" or key[0, 0].nbytes < LARGE_HEAD:
+        return attend(query, key, value, slice(0, query.shape[1]))
+    parts = zip(query.split(group, 1), key.split(1, 1), value.split(1, 1), strict=True)
+    owned = [slice(start, start + group) for start in range(0, query.shape[1], group)]
+    found = (attend(*part, heads) for part, heads in zip(parts, owned, strict=True))
+    if torch.is_grad_enabled():
+        return torch.cat(list(found), dim=1)
+    out = torch.empty_like(query, memory_format=torch.contiguous_format)
+    for part, heads in zip(found, owned, strict=True):
+        out[:, heads] = part
+    return out
 
 
 def _some(tensor: Tensor, heads: slice) -> Tensor:
