@@ -56,7 +56,7 @@ def test_is_the_paper_s_sum_of_two_products(
         for h in range(HEADS):
             for i in range(query_len):
                 position = i + key_len - query_len
-                start = math.floor(position / segment) * segment - memory
+                start = i // segment * segment + key_len - query_len - memory
                 for j in range(max(0, start), position + 1):
                     if mask[b, j]:
                         continue
@@ -75,9 +75,10 @@ def test_is_the_paper_s_sum_of_two_products(
     assert_close(attention(query, key, value, **call), right)
 
 
-@pytest.mark.parametrize(("segment", "memory"), [(16, 16), (16, 40), (600, 600), (7, 14)])
-def test_segment_by_segment_equals_one_pass(segment: int, memory: int) -> None:
-    """Each segment's queries, with no more keys in front of them than its memory."""
+@pytest.mark.parametrize("keeps", ["memory", "everything"])
+@pytest.mark.parametrize(("segment", "memory"), [(16, 16), (16, 40), (600, 600), (7, 5)])
+def test_segment_by_segment_equals_one_pass(segment: int, memory: int, keeps: str) -> None:
+    """Each segment's queries, with no more keys in front of them than its memory, or with all."""
     length = 1300 if segment == 600 else 100
     query, key, value = tensors(length, length)
     attention = variants.create("transformer_xl", segment_size=segment, memory_size=memory)
@@ -85,8 +86,7 @@ def test_segment_by_segment_equals_one_pass(segment: int, memory: int) -> None:
     whole = attention(query, key, value, causal=True, parameters=given)
     for start in range(0, length, segment):
         stop = min(start + segment, length)
-        # The keys of whole segments, so that segments begin where they did.
-        begin = max(0, start - -(-memory // segment) * segment)
+        begin = max(0, start - memory) if keeps == "memory" else 0
         part = attention(
             query[:, :, start:stop],
             key[:, :, begin:stop],

@@ -45,9 +45,10 @@ class TransformerXlAttention(Attention):
     R(x) = position_projection^T sinusoids(x), x how far the key lies back, and the sinusoids are
     sin(x·f) for all f = 10000^(-i/d), i = 0, 2, 4 ... below d = head_dim, then cos(x·f).
 
-    Positions are cut into segments of `segment_size`; a query at position p sees the keys from
-    `memory_size` before the start of its segment up to p. Extra keys in front of the queries are
-    the memory, so that segments one by one, each with all keys so far, give what one pass gives.
+    Queries are cut into segments of `segment_size`, the first of which begins with the first query;
+    a query sees the keys from `memory_size` before the start of its segment up to its own position.
+    Extra keys in front of the queries are the first segment's memory: segments one by one, each
+    with the keys of its memory, give what one pass gives.
 
     The scale multiplies the query and both biases, as in the paper. Keys are used as they come: the
     paper's separate projection of them belongs to a layer, and so does cutting the gradient at the
@@ -126,7 +127,7 @@ class TransformerXlAttention(Attention):
         allowed = visible(
             rows, query_len, key_len, causal=causal, key_padding_mask=key_padding_mask
         )
-        start = positions.div(self.segment_size, rounding_mode="floor") * self.segment_size
+        start = rows // self.segment_size * self.segment_size + key_len - query_len
         begin = (start - self.memory_size)[:, None]
         return masked_softmax(scores, allowed & (positions[:, None] - distances >= begin))
 
@@ -146,9 +147,10 @@ class TransformerXlAttention(Attention):
             }
 
     def useful_pairs(self, query_len: int, key_len: int, *, causal: bool) -> float:
-        positions = torch.arange(max(0, key_len - query_len), key_len, device="cpu")
-        start = positions // self.segment_size * self.segment_size - self.memory_size
-        return float((positions + 1 - start.clamp(min=0)).sum())
+        rows = torch.arange(max(0, query_len - key_len), query_len, device="cpu")
+        offset = key_len - query_len
+        start = rows // self.segment_size * self.segment_size + offset - self.memory_size
+        return float((rows + offset + 1 - start.clamp(min=0)).sum())
 
     def useful_flops(
         self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
@@ -187,8 +189,7 @@ def _segments(
     """Tiles of the rows that stand at or after the first key."""
     offset = key_len - query_len
     first = max(0, -offset)
-    last_start = (key_len - 1) // segment * segment
-    if last_start <= memory:
+    if (query_len - 1) // segment * segment + offset <= memory:
         # Nobody's memory ends before the first key.
         return [Everything(query_len, key_len, first, query_len, causal=True, device=device)]
     if segment <= BAND_SEGMENT:
@@ -203,13 +204,13 @@ def _segments(
                 after=0,
                 sliding=False,
                 causal=True,
-                lead=(first + offset) % segment,
+                lead=first % segment,
             )
         ]
     layouts: list[Layout] = []
-    for start in range((first + offset) // segment * segment, key_len, segment):
-        rows = max(start - offset, first), min(start + segment - offset, query_len)
-        begin = max(0, start - memory)
+    for start in range(first // segment * segment, query_len, segment):
+        rows = max(start, first), min(start + segment, query_len)
+        begin = max(0, start + offset - memory)
         layouts.append(
             Everything(query_len, key_len, *rows, causal=True, device=device, begin=begin)
         )
