@@ -57,6 +57,10 @@ class Slab(NamedTuple):
             yield shares
             own += shares.sum(0, keepdim=True)
 
+    def which(self, heads: int, device: torch.device) -> Tensor:
+        """Which of a sequence's `heads` these are (slab,)."""
+        return torch.arange(self.heads.start, self.heads.stop, device=device) % heads
+
     def padding(self, mask: Tensor | None, heads: int) -> Tensor | None:
         """The padding mask (slab, key_len) of these heads."""
         if mask is None:
