@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from variants.contract.dense import compute_dtype
-from variants.engines.decayed_sum import Chunks, States, decayed_sums, heads_together
+from variants.engines.carried import Chunks, States, heads_together
+from variants.engines.decayed_sum import decayed_sums
 from variants.engines.heads import Slab
 from variants.engines.matmul import fast_float32, product
 from variants.engines.tile import Scratch
 
-CHUNKS = 4  # as few as leave many heads together: they are what a step from state to state has
 SHORTEST = 1e-15  # norm up to which a key counts as zero; the same in every dtype
 
 
@@ -35,12 +35,16 @@ class Written(NamedTuple):
     rows: Tensor  # what each row writes
 
 
-def written(keys: Tensor, values: Tensor, write: Tensor, states: States) -> Iterator[Written]:
-    """Solve for what rows write, from keys of unit length and values (slab, rows, channels);
+def written(
+    keys: Tensor, lengths: Tensor, values: Tensor, write: Tensor, states: States
+) -> Iterator[Written]:
+    """Solve for what rows write, from keys, their lengths and values (slab, rows, channels or 1);
     `states` have `write` (slab, 1, 1) as their factor."""
     scratch, dtype, precision = states.scratch, states.dtype, states.precision
     for chunks, decay in states.chunks():
-        own = chunks.working(keys, "keys", dtype, scratch)
+        found = chunks.of(keys)
+        own = scratch("keys", found.shape, dtype)
+        torch.div(found, chunks.of(lengths), out=own)
         identity = torch.eye(chunks.size, dtype=dtype, device=keys.device)
         # The diagonal is taken as ones, the other triangle as zeros.
         inverse = torch.linalg.solve_triangular(
@@ -61,7 +65,7 @@ def written(keys: Tensor, values: Tensor, write: Tensor, states: States) -> Iter
 
 
 class _Heads:
-    """A slab of heads: its unit keys, and what is learned of each head."""
+    """A slab of heads, and what is learned of each."""
 
     def __init__(
         self,
@@ -80,10 +84,9 @@ class _Heads:
         self.write = log_write[self.which].exp()[:, None, None]
         self.query, self.value = slab.queries(query), slab.keys(value)
         self.dtype = compute_dtype(query.dtype)
-        keys = slab.keys(key)
-        lengths = torch.linalg.vector_norm(keys, dim=-1, keepdim=True, dtype=self.dtype)
+        self.keys = slab.keys(key)
+        lengths = torch.linalg.vector_norm(self.keys, dim=-1, keepdim=True, dtype=self.dtype)
         self.lengths = lengths.masked_fill_(lengths <= SHORTEST, torch.inf)
-        self.keys = torch.div(keys, lengths, out=scratch("unit", keys.shape, self.dtype))
 
     def states(self, factor: Tensor | float = 1.0, *, reverse: bool = False) -> States:
         return States(
@@ -97,17 +100,15 @@ class _Heads:
             reverse=reverse,
         )
 
-    def key_grad(self, grad: Tensor) -> Tensor:
-        """Gradient of the keys from that of the unit keys, in its place."""
-        along = (grad * self.keys).sum(-1, keepdim=True)
-        return grad.sub_(self.keys * along).div_(self.lengths)
+    def written(self, values: Tensor, states: States) -> Iterator[Written]:
+        return written(self.keys, self.lengths, values, self.write, states)
 
 
 def _slabs(
     query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, log_write: Tensor, size: int
 ) -> Iterator[_Heads]:
     scratch = Scratch(query.device)
-    for slab in heads_together(query, key, size, compute_dtype(query.dtype), CHUNKS):
+    for slab in heads_together(query, key, size, compute_dtype(query.dtype)):
         yield _Heads(slab, query, key, value, log_decay, log_write, size, scratch)
 
 
@@ -166,7 +167,7 @@ class GatedDelta(torch.autograd.Function):
             for heads in _slabs(*inputs, size):
                 target, dtype, scratch = heads.slab.queries(out), heads.dtype, heads.scratch
                 writer, reader = heads.states(heads.write), heads.states(scale)
-                for found in written(heads.keys, heads.value, heads.write, writer):
+                for found in heads.written(heads.value, writer):
                     chunks, keys, before, rows = found
                     if chunks.hold(heads.query):
                         asked = chunks.working(heads.query, "asked", dtype, scratch)
@@ -189,15 +190,16 @@ class GatedDelta(torch.autograd.Function):
         grad_decay, grad_write = (x.new_zeros(x.shape, dtype=torch.float64) for x in inputs[3:])
         with fast_float32(query.device):
             for heads in _slabs(query, key, value, log_decay, log_write, size):
-                slab, keys, write = heads.slab, heads.keys, heads.write
+                slab, write = heads.slab, heads.write
                 own_query, own_grad = heads.query, slab.queries(grad_out)
-                rows, back, own_key = (
-                    heads.scratch(name, keys.shape, heads.dtype)
-                    for name in ("written", "written back", "own key")
+                keys, rows, back, own_key = (
+                    heads.scratch(name, heads.keys.shape, heads.dtype)
+                    for name in ("unit", "written", "written back", "own key")
                 )
+                torch.div(heads.keys, heads.lengths, out=keys)
                 decay = _DecayGrad(heads.log_decay)
                 states = heads.states(write)
-                for found in written(keys, heads.value, write, states):
+                for found in heads.written(heads.value, states):
                     found.chunks.of(rows).copy_(found.rows)
                     decay.leave(found.chunks, states.state)
                 states = heads.states(scale, reverse=True)
@@ -205,7 +207,7 @@ class GatedDelta(torch.autograd.Function):
                     chunks.of(back).copy_(sums)
                     decay.meet(chunks, states.state, scale)
                 states = heads.states(write, reverse=True)
-                for found in written(keys, back, write, states):
+                for found in heads.written(back, states):
                     # Read already.
                     found.chunks.of(back).copy_(found.rows)
                     decay.meet(found.chunks, states.state, -1)
@@ -233,7 +235,8 @@ class GatedDelta(torch.autograd.Function):
                         decay.read(chunks, keys, grad, -1 if states.reverse else 1)
                 grad_decay.index_add_(0, heads.which, decay.total)
                 with slab.adding(grad_key) as own_total:
-                    own_total += heads.key_grad(own_key)
+                    along = (own_key * keys).sum(-1, keepdim=True)
+                    own_total += own_key.sub_(keys.mul_(along)).div_(heads.lengths)
         return (
             grad_query,
             grad_key.to(key.dtype),
