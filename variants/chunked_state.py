@@ -1,0 +1,164 @@
+"""Attention by chunks with a carried state: earlier keys, through a matrix that decays."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid, pad
+
+from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.dense import compute_dtype, dot_products, expand_heads, query_positions
+from variants.contract.draws import lasting
+from variants.contract.registry import register
+from variants.engines.decayed_sum import Retention
+from variants.engines.delta_rule import SHORTEST, GatedDelta
+
+ROWS = 256  # keys that one triangular system of the definition spans
+
+
+@register(
+    title="Retentive Network: A Successor to Transformer for Large Language Models",
+    year=2023,
+    url="https://arxiv.org/abs/2307.08621",
+    time="n·c·d + n·d²",
+    memory="n·d",
+    target="other_kernel",
+    supports={"causal", "key_padding_mask", "cross_attention", "backward"},
+    implementations=("chunks",),
+    grid={"rule": ("retention", "gated_delta")},
+    convex=False,
+    causal_only=True,
+)
+@dataclass(frozen=True)
+class ChunkedStateAttention(Attention):
+    """A state (head_dim, head_dim) takes in one key after the other, and each query reads it.
+
+    `retention`: state <- decay · state + keyᵀ value; the row is scale · query · state. The decay of
+    query head h is 1 - 2^(-5-h), and nothing is learned.
+
+    `gated_delta` (Yang et al., Gated Delta Networks, 2024, https://arxiv.org/abs/2412.06464):
+    state <- decay · state, then state <- state + write · keyᵀ (value - key · state), with keys of
+    unit length. `decay` and `write` are one number a head, learned.
+
+    Rows are not normalised. A padded key writes nothing, but takes a position: what is older decays
+    on. A chunk of `chunk_size` rows is computed at once; the result does not depend on it.
+    """
+
+    rule: str = hyperparameter("retention", choices=("retention", "gated_delta"))
+    chunk_size: int = hyperparameter(64, minimum=1)
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> Tensor:
+        # Padded keys and values are zero, and so write nothing.
+        log_decay, log_write = self._logarithms(query, parameters)
+        size = min(self.chunk_size, key.shape[2])
+        blind = max(0, query.shape[2] - key.shape[2])  # queries before the first key
+        inputs = query[:, :, blind:], key, value
+        out: Tensor
+        if self.rule == "retention":
+            out = Retention.apply(*inputs, log_decay, scale, size)
+        else:
+            out = GatedDelta.apply(*inputs, log_decay, log_write, scale, size)
+        return pad(out, (0, 0, blind, 0)) if blind else out
+
+    def dense_weights(
+        self,
+        query: Tensor,
+        key: Tensor,
+        rows: Tensor,
+        *,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> Tensor:
+        log_decay, log_write = self._logarithms(query, parameters)
+        positions = query_positions(rows, query.shape[2], key.shape[2])
+        if self.rule == "retention":
+            distance = positions[:, None] - torch.arange(key.shape[2], device=key.device)
+            scores = dot_products(query, key, rows, scale)
+            return scores * _powers(log_decay, distance).to(scores.dtype)
+        dtype = compute_dtype(query.dtype)
+        keys = expand_heads(key, query.shape[1]).to(dtype)
+        lengths = torch.linalg.vector_norm(keys, dim=-1, keepdim=True)
+        keys = keys / torch.where(lengths > SHORTEST, lengths, torch.inf)
+        asked = query[:, :, rows].to(dtype) * scale
+        return _delta_weights(asked, positions, keys, log_decay, log_write)
+
+    def init_parameters(self, heads: int, head_dim: int, seed: int = 0) -> Parameters:
+        if self.rule == "retention":
+            return {}
+        with lasting(seed) as generator:
+            steps = torch.arange(heads, dtype=torch.float32) + 5
+            # The logarithm of the odds of 1 - 2^-steps.
+            logits = {
+                "decay_logit": steps * math.log(2) + torch.log1p(-torch.exp2(-steps)),
+                "write_logit": torch.zeros_like(steps),
+            }
+            for logit in logits.values():
+                logit += 0.25 * torch.randn(heads, generator=generator, dtype=torch.float32)
+                logit.mul_(16).round_().div_(16)  # numbers that half types hold
+            return logits
+
+    def useful_flops(
+        self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
+    ) -> float:
+        # Each key adds to a head_dim × head_dim state, each query reads it; a key of the delta rule
+        # reads it first.
+        reads = key_len if self.rule == "gated_delta" else 0
+        return 2.0 * batch * heads * head_dim**2 * (query_len + key_len + reads)
+
+    def _logarithms(self, query: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
+        """Logarithms of decay and write (heads,)."""
+        if self.rule == "retention":
+            steps = torch.arange(query.shape[1], dtype=torch.float64, device=query.device) + 5
+            decay = torch.log1p(-torch.exp2(-steps))
+            return decay, torch.zeros_like(decay)
+        dtype = compute_dtype(query.dtype)
+        decay, write = (parameters[name].to(dtype) for name in ("decay_logit", "write_logit"))
+        return logsigmoid(decay), logsigmoid(write)
+
+
+def _powers(log_decay: Tensor, distance: Tensor) -> Tensor:
+    """decay^distance (heads, rows, keys), 0 for later keys."""
+    powers = (log_decay[:, None, None] * distance.clamp(min=0)).exp()
+    return powers.masked_fill(distance < 0, 0)
+
+
+def _delta_weights(
+    asked: Tensor, positions: Tensor, keys: Tensor, log_decay: Tensor, log_write: Tensor
+) -> Tensor:
+    """Coefficients (batch, heads, rows, keys) of the values in what `asked` (batch, heads, rows,
+    head_dim) reads of the state at its `positions` (rows,); `keys` are of unit length.
+
+    From the last keys to the first: rows · keysᵀ · (1 + write · earlier keys)⁻¹ · write, and what
+    is left of each row reads the state before these keys.
+    """
+    write = log_write.exp()[:, None, None]
+    found = []
+    for first in reversed(range(0, keys.shape[2], ROWS)):
+        own = keys[:, :, first : first + ROWS]
+        steps = torch.arange(own.shape[2], device=keys.device)
+        # Rows of later positions have come down to the last key's, rows of earlier ones wait.
+        at = (positions - first).clamp(-1, own.shape[2] - 1)
+        system = write * (own @ own.mT) * _powers(log_decay, steps[:, None] - steps)
+        to_keys = _powers(log_decay, at[:, None] - steps)
+        weights = torch.linalg.solve_triangular(
+            system, asked @ own.mT * to_keys, upper=False, left=False, unitriangular=True
+        )
+        found.append(weights * write)
+        known = own * _powers(log_decay, steps[:, None] + 1)
+        asked = asked * _powers(log_decay, at[:, None] + 1) - found[-1] @ known
+    return torch.cat(found[::-1], dim=-1)
