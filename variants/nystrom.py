@@ -68,7 +68,13 @@ class NystromAttention(Attention):
         queries, keys, shown = self._landmarks(query, key, key_padding_mask)
         query, key, value = (x.to(queries.dtype) for x in (query, key, value))
         means = dense.attend(
-            queries, key, value, causal=False, key_padding_mask=key_padding_mask, scale=scale
+            queries,
+            key,
+            value,
+            causal=False,
+            key_padding_mask=key_padding_mask,
+            scale=scale,
+            fast=False,  # the inverse multiplies their rounding
         )
         spread = self._inverse(queries, keys, shown, scale) @ means.double()
         out = dense.attend(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from variants.contract.added import ADDED, Added, added_names
+from variants.contract.dense import compute_dtype
 from variants.contract.registry import Info
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -252,8 +253,10 @@ class Attention(ABC):
     def _parameters(self, query: Tensor, parameters: Parameters | None) -> Parameters:
         if parameters is not None:
             return parameters
+        # Not rounded to a half type: a learned tensor is no input, and is computed with in float32.
+        dtype = compute_dtype(query.dtype)
         seeded = self.init_parameters(query.shape[1], query.shape[3])
-        return {name: tensor.to(query) for name, tensor in seeded.items()}
+        return {name: tensor.to(query.device, dtype) for name, tensor in seeded.items()}
 
     def _check(
         self,

@@ -1,0 +1,327 @@
+"""Additive attention: a query sees every key, scored by a small network in place of a product."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.dense import compute_dtype, expand_heads, masked_softmax, visible
+from variants.contract.draws import lasting
+from variants.contract.registry import register
+from variants.engines.heads import Slab, budget, slabs
+from variants.engines.matmul import Precision, fast_float32, product
+from variants.engines.tile import Scratch
+
+ROWS = 32  # query rows of a tile
+KEYS = 512  # keys of a tile, if the budget allows no more
+
+
+@register(
+    title="Neural Machine Translation by Jointly Learning to Align and Translate",
+    year=2014,
+    url="https://arxiv.org/abs/1409.0473",
+    time="n²·a",
+    memory="n·(a + d)",
+    target="other_kernel",
+    supports={"causal", "key_padding_mask", "cross_attention", "backward"},
+    implementations=("tiles",),
+)
+@dataclass(frozen=True)
+class AdditiveAttention(Attention):
+    """Softmax over keys of score_vector · tanh(scale · query @ query_projection + key @
+    key_projection), with `hidden_dim` hidden units and parameters for each query head.
+
+    It learns a score of its own and does not approximate softmax of products. The default scale
+    is 1: the sum inside tanh does not grow with head_dim as a product of query and key does.
+    """
+
+    hidden_dim: int = hyperparameter(64, minimum=1)
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> Tensor:
+        queries, keys, vector = self._hidden(query, key, scale, parameters)
+        out: Tensor = _Tiles.apply(
+            queries, keys, vector, value.to(queries.dtype), key_padding_mask, causal
+        )
+        return out.to(query.dtype)
+
+    def dense_weights(
+        self,
+        query: Tensor,
+        key: Tensor,
+        rows: Tensor,
+        *,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> Tensor:
+        allowed = visible(
+            rows,
+            query.shape[2],
+            key.shape[2],
+            causal=causal,
+            key_padding_mask=key_padding_mask,
+        )
+        queries, keys, vector = self._hidden(query[:, :, rows], key, scale, parameters)
+        scores = queries.new_zeros(*queries.shape[:3], key.shape[2])
+        for unit in range(self.hidden_dim):  # all at once, they would be hidden_dim times as large
+            hidden = torch.tanh(queries[..., unit, None] + keys[..., None, :, unit])
+            scores = scores + vector[:, unit, None, None] * hidden
+        return masked_softmax(scores, allowed)
+
+    def default_scale(self, head_dim: int) -> float:
+        return 1.0
+
+    def init_parameters(self, heads: int, head_dim: int, seed: int = 0) -> Parameters:
+        """`query_projection`, `key_projection` (heads, head_dim, hidden_dim) of N(0, 1/head_dim),
+        `score_vector` (heads, hidden_dim) of N(0, 1/hidden_dim)."""
+        with lasting(seed) as generator:
+
+            def normal(*shape: int, size: int) -> Tensor:
+                drawn = torch.randn(shape, generator=generator, dtype=torch.float32)
+                return drawn / math.sqrt(size)
+
+            return {
+                "query_projection": normal(heads, head_dim, self.hidden_dim, size=head_dim),
+                "key_projection": normal(heads, head_dim, self.hidden_dim, size=head_dim),
+                "score_vector": normal(heads, self.hidden_dim, size=self.hidden_dim),
+            }
+
+    def useful_pairs(self, query_len: int, key_len: int, *, causal: bool) -> float:
+        if not causal:
+            return float(query_len * key_len)
+        rows = min(query_len, key_len)
+        return rows * (key_len - rows) + rows * (rows + 1) / 2
+
+    def useful_flops(
+        self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
+    ) -> float:
+        # Of a pair: a sum and a product with the vector for each unit, and its share of the values.
+        pairs = self.useful_pairs(query_len, key_len, causal=causal)
+        projections = 2.0 * head_dim * self.hidden_dim * (query_len + key_len)
+        return batch * heads * (pairs * (3 * self.hidden_dim + 2 * head_dim) + projections)
+
+    def _hidden(
+        self, query: Tensor, key: Tensor, scale: float, parameters: Parameters
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden units of queries and of keys (batch, heads, len, hidden_dim), and the vector."""
+        dtype = compute_dtype(query.dtype)
+        for_queries, for_keys, vector = (
+            parameters[name].to(dtype)
+            for name in ("query_projection", "key_projection", "score_vector")
+        )
+        keys = expand_heads(key.to(dtype), query.shape[1])
+        return (query.to(dtype) * scale) @ for_queries, keys @ for_keys, vector
+
+
+class _Portion(NamedTuple):
+    """Some query rows of some heads, and the keys that any of these rows sees."""
+
+    slab: Slab
+    rows: slice
+    shared: int  # keys up to here are seen by the first row; each later row sees one more
+    last: int  # keys up to here are seen by the last row
+    queries: Tensor  # hidden units (slab, rows, hidden_dim) times -2
+    keys: Tensor  # hidden units (slab, hidden_dim, key_len) times -2
+    vector: Tensor  # (slab, hidden_dim) times -2
+    powers: Tensor | None  # exp(-keys)
+    tame: int  # powers serve keys up to here
+    chunk: int  # keys of a tile
+
+    def tiles(self) -> Iterator[slice]:
+        """Keys tile by tile; those that only some rows see stand apart."""
+        for start, stop in ((0, self.shared), (self.shared, self.last)):
+            for first in range(start, stop, self.chunk):
+                yield slice(first, min(first + self.chunk, stop))
+
+    def hide(self, scores: Tensor, tile: slice, padding: Tensor | None) -> None:
+        """Set scores (slab, rows, keys of the tile) of what is not seen to -inf."""
+        if padding is not None:
+            scores.masked_fill_(padding[:, None, tile], -torch.inf)
+        if tile.stop > self.shared:
+            keys = torch.arange(tile.start, tile.stop, device=scores.device)
+            seen = self.shared + torch.arange(scores.shape[1], device=scores.device)
+            scores.masked_fill_(keys >= seen[:, None], -torch.inf)
+
+
+def _portions(
+    queries: Tensor,
+    keys: Tensor,
+    vector: Tensor,
+    value: Tensor,
+    causal: bool,
+    scratch: Scratch,
+    *,
+    powers: bool,
+) -> Iterator[_Portion]:
+    """All rows that see any key, as many at a time as fit the budget."""
+    query_len, key_len, units = queries.shape[2], keys.shape[2], queries.shape[3]
+    offset = key_len - query_len
+    room = budget(queries.device, queries.dtype)
+    count = min(ROWS, query_len)
+    for slab in slabs(queries, value, room // (count * units * KEYS)):
+        own_keys = scratch.copy("keys", slab.queries(keys).mT, keys.dtype, -2.0)
+        own_vector = vector[
+            torch.arange(slab.heads.start, slab.heads.stop, device=vector.device) % len(vector)
+        ]
+        raised, tame = _powers(own_keys, scratch) if powers else (None, 0)
+        for start in range(max(0, -offset) if causal else 0, query_len, count):
+            stop = min(start + count, query_len)
+            yield _Portion(
+                slab=slab,
+                rows=slice(start, stop),
+                shared=start + offset + 1 if causal else key_len,
+                last=stop + offset if causal else key_len,
+                queries=slab.queries(queries)[:, start:stop] * -2,
+                keys=own_keys,
+                vector=own_vector * -2,
+                powers=raised,
+                tame=tame,
+                chunk=max(1, room // (len(own_keys) * count * units)),
+            )
+
+
+def _powers(keys: Tensor, scratch: Scratch) -> tuple[Tensor, int]:
+    """exp(-keys), and up to which key none is so large that the quotient of `_scores`, whose query
+    is held back at `_reach`, would differ from σ. What counts is what stands before a key, so that
+    no later one is felt, be it by rounding."""
+    large = (keys.abs() > _reach(keys.dtype) + math.log(torch.finfo(keys.dtype).eps)).any(1).any(0)
+    tame = int(large.int().argmax()) if bool(large.any()) else len(large)
+    return torch.neg(keys, out=scratch("powers", keys.shape, keys.dtype)).exp_(), tame
+
+
+def _reach(dtype: torch.dtype) -> float:
+    """An exponent whose power, that of its negative and their sums are normal numbers."""
+    return math.log(torch.finfo(dtype).max) - 4
+
+
+def _gates(portion: _Portion, tile: slice, scratch: Scratch) -> Tensor:
+    """σ(-2 queries - 2 keys) of a tile, (slab, rows, hidden_dim, keys)."""
+    queries, keys = portion.queries[..., None], portion.keys[:, None, :, tile]
+    shape = (*portion.queries.shape, keys.shape[-1])
+    return torch.add(queries, keys, out=scratch("gates", shape, keys.dtype)).sigmoid_()
+
+
+def _weighted(vector: Tensor, gates: Tensor, scratch: Scratch) -> Tensor:
+    """Sums over the hidden units, (slab, rows, keys); `vector` (slab, rows, hidden_dim)."""
+    shape = (*gates.shape[:2], 1, gates.shape[3])
+    made = scratch("tile of scores", shape, gates.dtype)
+    torch.bmm(vector.flatten(0, 1)[:, None], gates.flatten(0, 1), out=made.flatten(0, 1))
+    return made[:, :, 0]
+
+
+def _scores(portion: _Portion, tile: slice, scratch: Scratch) -> Tensor:
+    """Scores of a tile, (slab, rows, keys). With x = exp(-2 query) and y = exp(2 key), σ is
+    x / (x + y): no exponential for a pair, and the x of a row goes into its vector."""
+    vector = portion.vector[:, None].expand_as(portion.queries)
+    if portion.powers is None or tile.stop > portion.tame:
+        return _weighted(vector, _gates(portion, tile, scratch), scratch)
+    reach = _reach(portion.queries.dtype)
+    powers = portion.queries.clamp(-reach, reach).exp_()
+    keys = portion.powers[:, None, :, tile]
+    sums = scratch("gates", (*powers.shape, keys.shape[-1]), keys.dtype)
+    torch.add(powers[..., None], keys, out=sums).reciprocal_()
+    return _weighted(vector * powers, sums, scratch)
+
+
+class _Tiles(torch.autograd.Function):
+    """tanh(x) is 1 - 2 σ(-2x), and the sum of the vector, which the 1 adds to every score of a row,
+    cancels: the score of a pair is -2 vector · σ(-2 queries - 2 keys).
+
+    Kept are inputs, output and one number a row; what is between is computed again in the backward
+    pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        keys: Tensor,
+        vector: Tensor,
+        value: Tensor,
+        padding: Tensor | None,
+        causal: bool,
+    ) -> Tensor:
+        out = value.new_zeros(*queries.shape[:3], value.shape[3])
+        lse = queries.new_full(queries.shape[:3], torch.inf)  # of a row that sees nothing
+        scratch = Scratch(queries.device)
+        precision = Precision(queries.dtype, queries.dtype)
+        # To know how large keys are, a GPU would have to be waited for.
+        powers = queries.device.type == "cpu"
+        inputs = queries, keys, vector, value, causal, scratch
+        with fast_float32(queries.device):
+            for portion in _portions(*inputs, powers=powers):
+                slab, rows = portion.slab, portion.rows
+                hidden = slab.padding(padding, queries.shape[1])
+                shape = (*portion.queries.shape[:2], portion.last)
+                scores = scratch("scores", shape, queries.dtype)
+                for tile in portion.tiles():
+                    scores[:, :, tile] = _scores(portion, tile, scratch)
+                    portion.hide(scores[:, :, tile], tile, hidden)
+                total = scores.logsumexp(-1)
+                total.masked_fill_(total == -torch.inf, torch.inf)
+                weights = scores.sub_(total[..., None]).exp_()
+                values = slab.keys(value)[:, : portion.last]
+                made = scratch("out", (*shape[:2], value.shape[3]), value.dtype)
+                slab.queries(out)[:, rows] = product(weights, values, precision, made)
+                slab.queries(lse)[:, rows] = total
+        ctx.save_for_backward(queries, keys, vector, value, padding, out, lse)
+        ctx.causal = causal
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (grad_out,) = grads
+        queries, keys, vector, value, padding, out, lse = ctx.saved_tensors
+        grad_queries, grad_keys, grad_value = (torch.zeros_like(x) for x in (queries, keys, value))
+        grad_vectors = torch.zeros_like(queries[:, :, 0])
+        delta = (grad_out * out).sum(-1)
+        scratch = Scratch(queries.device)
+        inputs = queries, keys, vector, value, ctx.causal, scratch
+        with fast_float32(queries.device):
+            for portion in _portions(*inputs, powers=False):
+                slab, rows = portion.slab, portion.rows
+                hidden = slab.padding(padding, queries.shape[1])
+                own_out = slab.queries(grad_out)[:, rows]
+                own_lse, own_delta = (slab.queries(x)[:, rows, None] for x in (lse, delta))
+                for tile in portion.tiles():
+                    scores = _scores(portion, tile, scratch)
+                    gates = scratch("gates", (*portion.queries.shape, scores.shape[-1]), keys.dtype)
+                    portion.hide(scores, tile, hidden)
+                    weights = scores.sub_(own_lse).exp_()
+                    values = slab.keys(value)[:, tile]
+                    with slab.adding(grad_value) as total:
+                        total[:, tile] += weights.mT @ own_out
+                    # Of the scores, then of what the gates are taken of: σ' = σ - σ².
+                    grad = (own_out @ values.mT).sub_(own_delta).mul_(weights)
+                    slab.queries(grad_vectors).add_((gates @ grad[..., None]).sum((1, 3)))
+                    slopes = torch.addcmul(gates, gates, gates, value=-1, out=gates)
+                    slopes.mul_(grad[:, :, None])
+                    slab.queries(grad_queries)[:, rows] += slopes.sum(-1)
+                    slab.queries(grad_keys).mT[:, :, tile] += slopes.sum(1)
+        factor = 4 * vector[:, None]
+        return (
+            grad_queries.mul_(factor),
+            grad_keys.mul_(factor),
+            grad_vectors.sum(0).mul_(-2),
+            grad_value,
+            None,
+            None,
+        )
