@@ -237,9 +237,9 @@ def _gates(queries: Tensor, keys: Tensor, tile: slice, scratch: Scratch) -> Tens
 
 def _scores(portion: _Portion, tile: slice, scratch: Scratch) -> tuple[Tensor, Tensor]:
     """Scores of a tile (slab, rows, keys), and the buffer they are sums of: σ (slab, rows,
-    hidden_dim, keys), unless powers served."""
+    hidden_dim, keys), unless powers served: those of keys that all of the rows see."""
     powers = portion.powers
-    if powers is not None and tile.stop <= powers.tame:
+    if powers is not None and tile.stop <= min(powers.tame, portion.shared):
         vector = powers.vector
         gates = _gates(powers.queries, powers.keys, tile, scratch).reciprocal_()
     else:
