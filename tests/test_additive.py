@@ -27,9 +27,9 @@ def tensors(
     )
 
 
-def parameters(size: float = 1.0) -> dict[str, Tensor]:
+def parameters() -> dict[str, Tensor]:
     made = variants.create("additive", hidden_dim=UNITS).init_parameters(HEADS, HEAD_DIM, seed=5)
-    return {name: (size * tensor).double() for name, tensor in made.items()}
+    return {name: tensor.double() for name, tensor in made.items()}
 
 
 def by_tanh(query: Tensor, key: Tensor, learned: dict[str, Tensor], scale: float = 1.0) -> Tensor:
@@ -158,7 +158,8 @@ def test_a_later_key_of_any_size_leaves_earlier_rows_as_they_are_to_the_bit(
 def test_a_vector_of_large_numbers_stays_in_range() -> None:
     """The powers of a row are multiplied with it."""
     query, key, value = tensors(20, 20, torch.float32)
-    learned = {name: tensor.float() for name, tensor in parameters(30.0).items()}
+    learned = {name: tensor.float() for name, tensor in parameters().items()}
+    learned["query_projection"] *= 50
     learned["score_vector"] *= 1e6
     out = variants.create("additive", hidden_dim=UNITS)(query, key, value, parameters=learned)
     assert bool(out.isfinite().all())
