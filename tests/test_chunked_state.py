@@ -36,8 +36,10 @@ def inputs(
     )
 
 
-def learned(heads: int = 4) -> dict[str, Tensor]:
+def learned(rule: str = "gated_delta", heads: int = 4) -> dict[str, Tensor]:
     """Logits of a decay and a write, far from what a fresh variant has."""
+    if rule == "retention":
+        return {}
     return {"decay_logit": numbers(heads, seed=4) + 1, "write_logit": numbers(heads, seed=5)}
 
 
@@ -103,12 +105,12 @@ def test_chunks_equal_the_recurrence_token_by_token(rule: str, chunk_size: int) 
     found = gradients(
         lambda *x, parameters: attention(*x, causal=True, parameters=parameters),
         *inputs(),
-        parameters=learned(),
+        parameters=learned(rule),
     )
     expected = gradients(
         lambda *x, parameters: token_by_token(rule, *x, parameters),
         *inputs(),
-        parameters=learned(),
+        parameters=learned(rule),
     )
     for mine, right in zip(found, expected, strict=True):
         assert_close(mine, right)
@@ -125,12 +127,12 @@ def test_a_past_padding_and_a_scale(rule: str, padded: bool, lengths: tuple[int,
     found = gradients(
         lambda *x, parameters: attention(*x, parameters=parameters, **call),
         *inputs(*lengths),
-        parameters=learned(),
+        parameters=learned(rule),
     )
     expected = gradients(
         lambda *x, parameters: token_by_token(rule, *x, parameters, padding, -0.4),
         *inputs(*lengths),
-        parameters=learned(),
+        parameters=learned(rule),
     )
     for mine, right in zip(found, expected, strict=True):
         assert_close(mine, right)
@@ -145,8 +147,8 @@ def test_weights_times_value_equal_the_recurrence(
     attention = variants.create("chunked_state", rule=rule)
     query, key, value = inputs(query_len=50)
     rows = torch.tensor([49, 0, 17, 17])
-    expected = token_by_token(rule, query, key, value, learned())
-    weights = attention.weights(query, key, causal=True, parameters=learned(), rows=rows)
+    expected = token_by_token(rule, query, key, value, learned(rule))
+    weights = attention.weights(query, key, causal=True, parameters=learned(rule), rows=rows)
     assert_close(weights @ value.repeat_interleave(2, dim=1), expected[:, :, rows])
 
 
@@ -203,7 +205,8 @@ def test_long_sequences_stay_in_range(rule: str) -> None:
     """Powers of the decay over thousands of steps underflow; their inverses would overflow."""
     attention = variants.create("chunked_state", rule=rule)
     query, key, value = (numbers(1, 1, 8192, 8, seed=seed) for seed in range(3))
-    quick = {"decay_logit": torch.zeros(1), "write_logit": torch.zeros(1)}  # halves at each step
+    # Halves at each step.
+    quick = {name: torch.zeros(1) for name in learned(rule)}
     call = {"causal": True, "parameters": {name: x.double() for name, x in quick.items()}}
     exact = gradients(
         lambda *x, parameters: attention(*x, causal=True, parameters=parameters),

@@ -262,9 +262,9 @@ class Attention(ABC):
             if torch.is_grad_enabled() and any(x.requires_grad for x in parameters.values()):
                 self._require("backward")
             return parameters
-        seeded = self.init_parameters(query.shape[1], query.shape[3])
-        # In half a dtype a span or a decay would be another one.
+        # Not rounded to a half type: a learned tensor is no input, and is computed with in float32.
         dtype = compute_dtype(query.dtype)
+        seeded = self.init_parameters(query.shape[1], query.shape[3])
         return {name: tensor.to(query.device, dtype) for name, tensor in seeded.items()}
 
     def _check(

@@ -1,0 +1,163 @@
+"""Linformer attention: a query sees a fixed number of random sums of keys and values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.dense import compute_dtype, dot_products, softmax_weights
+from variants.contract.draws import lasting
+from variants.contract.registry import register
+from variants.engines import dense
+from variants.engines.matmul import fast_float32
+
+# Tokens whose entries are drawn together, so that a longer sequence only adds draws; and summed
+# together, as the rounding of one sum over all tokens would grow with their number.
+PIECE = 128
+
+
+@register(
+    title="Linformer: Self-Attention with Linear Complexity",
+    year=2020,
+    url="https://arxiv.org/abs/2006.04768",
+    time="n·k·d",
+    memory="n·(k + d)",
+    target="softmax",
+    supports={"key_padding_mask", "cross_attention", "backward"},
+    implementations=("products",),
+    exact_when={"projected_len": 1 << 40},
+    grid={"projected_len": (256,)},
+    convex=False,
+)
+@dataclass(frozen=True)
+class LinformerAttention(Attention):
+    """Softmax(scale · query (E key)ᵀ) F value, where E and F are (projected_len, key_len) with
+    entries of N(0, 1/projected_len), drawn apart from `seed`. At most `projected_len` keys are not
+    projected at all: E and F are the identity then, and this is softmax attention.
+
+    A token's entries depend on `seed` and its position alone; a padded token counts as a row of
+    zeros. All heads share E and F (the paper's headwise sharing): of their own they would take
+    projected_len / head_dim times the memory of keys and values, and a key head that several query
+    heads read would have to be projected for each of them.
+    """
+
+    projected_len: int = hyperparameter(256, minimum=1)
+    seed: int = hyperparameter(0)
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> Tensor:
+        if key.shape[2] <= self.projected_len:
+            return dense.attend(
+                query, key, value, causal=False, key_padding_mask=key_padding_mask, scale=scale
+            )
+        for_keys, for_values = self._projections(key)
+        out = dense.attend(
+            query.to(for_keys.dtype),
+            _Projected.apply(key, for_keys),
+            _Projected.apply(value, for_values),
+            causal=False,
+            key_padding_mask=None,
+            scale=scale,
+        )
+        return out.to(query.dtype)
+
+    def dense_weights(
+        self,
+        query: Tensor,
+        key: Tensor,
+        rows: Tensor,
+        *,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> Tensor:
+        if key.shape[2] <= self.projected_len:
+            return softmax_weights(
+                query, key, rows, causal=False, key_padding_mask=key_padding_mask, scale=scale
+            )
+        drawn = self._projections(key).transpose(1, 2).flatten(2)  # (2, projected_len, tokens)
+        for_keys, for_values = drawn[..., : key.shape[2]]
+        keys = for_keys @ key.to(for_keys.dtype)
+        weights = torch.softmax(dot_products(query, keys, rows, scale), -1) @ for_values
+        if key_padding_mask is not None:
+            weights = weights.masked_fill(key_padding_mask[:, None, None, :], 0)
+        return weights
+
+    def prepare(self, query: Tensor, key: Tensor, **call: Any) -> None:
+        _draws.cache_clear()
+        if key.shape[2] > self.projected_len:
+            self._projections(key)
+
+    def useful_flops(
+        self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
+    ) -> float:
+        # Scores and their sums of values; two projections, if there are any.
+        seen = min(key_len, self.projected_len)
+        projected = key_len if key_len > self.projected_len else 0
+        return 4.0 * batch * heads * head_dim * seen * (query_len + projected)
+
+    def _projections(self, key: Tensor) -> Tensor:
+        """E and F for each piece of tokens, as `_draws`, in the dtype to compute in."""
+        pieces = -(-key.shape[2] // PIECE)
+        drawn = _draws(self.projected_len, pieces, self.seed, key.device)
+        return drawn.to(compute_dtype(key.dtype))
+
+
+class _Projected(torch.autograd.Function):
+    """The tokens (batch, heads, key_len, head_dim) of each head projected along the sequence,
+    (batch, heads, projected_len, head_dim) in the dtype of `projection` (pieces, projected_len,
+    PIECE). Head by head: a product for all would copy the projection for each."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, projection: Tensor) -> Tensor:
+        ctx.save_for_backward(projection)
+        ctx.shape, ctx.dtype = tokens.shape, tokens.dtype
+        whole, rest = divmod(tokens.shape[2], PIECE)
+        out = projection.new_empty(*tokens.shape[:2], projection.shape[1], tokens.shape[3])
+        with fast_float32(tokens.device):
+            for batch, head in product(*map(range, tokens.shape[:2])):
+                own = tokens[batch, head].to(projection.dtype)
+                pieces = own[: whole * PIECE].unflatten(0, (whole, PIECE))
+                torch.sum(torch.bmm(projection[:whole], pieces), 0, out=out[batch, head])
+                if rest:
+                    out[batch, head] += projection[whole, :, :rest] @ own[whole * PIECE :]
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (projection,) = ctx.saved_tensors
+        grad_tokens = projection.new_empty(ctx.shape, dtype=ctx.dtype)
+        with fast_float32(projection.device):
+            for batch, head in product(*map(range, ctx.shape[:2])):
+                pieces = torch.matmul(projection.mT, grads[0][batch, head])
+                grad_tokens[batch, head] = pieces.flatten(0, 1)[: ctx.shape[2]]
+        return grad_tokens, None
+
+
+@lru_cache(maxsize=2)
+def _draws(projected_len: int, pieces: int, seed: int, device: torch.device) -> Tensor:
+    """E and F for each piece of tokens, (2, pieces, projected_len, PIECE), kept for later calls."""
+    with lasting(seed) as generator:
+        shape = (2, projected_len, PIECE)
+        drawn = [
+            torch.randn(shape, generator=generator, dtype=torch.float32) for _ in range(pieces)
+        ]
+        return (torch.stack(drawn, 1) / projected_len**0.5).to(device)

@@ -1,0 +1,174 @@
+"""Nyström attention: a query sees all keys through landmarks, means of consecutive tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.dense import (
+    compute_dtype,
+    dot_products,
+    expand_heads,
+    masked_softmax,
+    softmax_weights,
+)
+from variants.contract.registry import register
+from variants.engines import dense
+
+
+@register(
+    title="Nyströmformer: A Nyström-Based Algorithm for Approximating Self-Attention",
+    year=2021,
+    url="https://arxiv.org/abs/2102.03902",
+    time="n·m·d",
+    memory="n·d",
+    target="softmax",
+    supports={"key_padding_mask", "cross_attention", "backward"},
+    implementations=("products",),
+    exact_when={"num_landmarks": 1 << 40},
+    grid={"num_landmarks": (64,)},
+    convex=False,
+)
+@dataclass(frozen=True)
+class NystromAttention(Attention):
+    """F A⁺ (B value) with F = softmax(query K̃ᵀ), A = softmax(Q̃ K̃ᵀ), B = softmax(Q̃ keyᵀ).
+
+    Q̃ and K̃ are means over segments of tokens, min(num_landmarks, length) of them whose sizes differ
+    by one at most, longer ones first. Padded keys count in no mean; a landmark of padding alone is
+    hidden in F and A, as padded keys are in B. A⁺ comes from `num_iterations` steps of the paper's
+    iteration, which approach the pseudo-inverse from below: rows of weights sum to 1 only nearly,
+    and weights may be negative. Where every query and every key is a landmark of its own, A = F = B
+    and A A⁺ A = A: that is computed as softmax attention.
+
+    There is no causal form: landmarks mix the future into every row.
+    """
+
+    num_landmarks: int = hyperparameter(64, minimum=1)
+    num_iterations: int = hyperparameter(6, minimum=1)
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> Tensor:
+        if self._is_exact(query, key):
+            return dense.attend(
+                query, key, value, causal=False, key_padding_mask=key_padding_mask, scale=scale
+            )
+        dtype, heads = query.dtype, query.shape[1]
+        queries, keys, shown = self._landmarks(query, key, key_padding_mask)
+        query, key, value = (x.to(queries.dtype) for x in (query, key, value))
+        means = dense.attend(
+            queries,
+            key,
+            value,
+            causal=False,
+            key_padding_mask=key_padding_mask,
+            scale=scale,
+            fast=False,  # the inverse multiplies their rounding
+        )
+        spread = self._inverse(queries, keys, shown, scale) @ means.double()
+        out = dense.attend(
+            query,
+            expand_heads(keys, heads),
+            spread.to(means.dtype),
+            causal=False,
+            key_padding_mask=None if key_padding_mask is None else ~shown,
+            scale=scale,
+        )
+        return out.to(dtype)
+
+    def dense_weights(
+        self,
+        query: Tensor,
+        key: Tensor,
+        rows: Tensor,
+        *,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> Tensor:
+        if self._is_exact(query, key):
+            return softmax_weights(
+                query, key, rows, causal=False, key_padding_mask=key_padding_mask, scale=scale
+            )
+        queries, keys, shown = self._landmarks(query, key, key_padding_mask)
+        allowed = shown[:, None, None, :]
+        to_landmarks = masked_softmax(dot_products(query, keys, rows, scale), allowed)
+        from_landmarks = softmax_weights(
+            queries,
+            key.to(queries.dtype),
+            torch.arange(queries.shape[2], device=rows.device),
+            causal=False,
+            key_padding_mask=key_padding_mask,
+            scale=scale,
+        )
+        inverse = self._inverse(queries, keys, shown, scale).to(queries.dtype)
+        return to_landmarks @ inverse @ from_landmarks
+
+    def useful_flops(
+        self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
+    ) -> float:
+        if max(query_len, key_len) <= self.num_landmarks:
+            return 4.0 * batch * heads * head_dim * query_len * key_len
+        rows, columns = (min(self.num_landmarks, length) for length in (query_len, key_len))
+        products = query_len * columns + rows * key_len  # F and B
+        # Four products of A's size a step: A Z, twice what multiplies it, and Z.
+        steps = self.num_iterations * (rows**2 * columns * 2 + rows**3 * 2)
+        return batch * heads * (4.0 * head_dim * products + 2.0 * steps)
+
+    def _is_exact(self, query: Tensor, key: Tensor) -> bool:
+        return max(query.shape[2], key.shape[2]) <= self.num_landmarks
+
+    def _landmarks(
+        self, query: Tensor, key: Tensor, key_padding_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of queries (batch, heads, rows, head_dim) and keys (batch, kv_heads, columns, head_dim),
+        and which of the latter stand for any key, bool (batch, columns)."""
+        dtype = compute_dtype(query.dtype)
+        real = torch.ones(len(key), 1, key.shape[2], 1, dtype=dtype, device=key.device)
+        if key_padding_mask is not None:
+            real = real.masked_fill(key_padding_mask[:, None, :, None], 0)
+        sizes = torch.ones(1, 1, query.shape[2], 1, dtype=dtype, device=query.device)
+        queries = self._sums(query, dtype) / self._sums(sizes, dtype)
+        counts = self._sums(real, dtype)
+        # Padded keys are zeros already.
+        keys = self._sums(key, dtype) / counts.clamp(min=1)
+        return queries, keys, counts[:, 0, :, 0] > 0
+
+    def _sums(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+        """Sums (batch, heads, segments, channels) over the segments of tokens."""
+        length = tokens.shape[2]
+        segments = min(self.num_landmarks, length)
+        size, longer = divmod(length, segments)
+        cut = longer * (size + 1)
+        parts = [tokens[:, :, cut:].unflatten(2, (segments - longer, size))]
+        if longer:
+            parts.insert(0, tokens[:, :, :cut].unflatten(2, (longer, size + 1)))
+        return torch.cat([part.sum(3, dtype=dtype) for part in parts], 2)
+
+    def _inverse(self, queries: Tensor, keys: Tensor, shown: Tensor, scale: float) -> Tensor:
+        """A⁺ (batch, heads, columns, rows) in float64: the rounding of A is multiplied by the
+        largest entries of its inverse, and would be the largest error of all."""
+        rows = torch.arange(queries.shape[2], device=queries.device)
+        scores = dot_products(queries.double(), keys.double(), rows, scale)
+        attention = masked_softmax(scores, shown[:, None, None, :])
+        # The largest sum of a column; that of a row is 1. Nothing is seen where it is 0.
+        largest = attention.sum(-2, keepdim=True).amax(-1, keepdim=True)
+        inverse = attention.mT / torch.where(largest > 0, largest, 1)
+        identity = torch.eye(len(rows), dtype=torch.float64, device=rows.device)
+        for _ in range(self.num_iterations):
+            product = attention @ inverse
+            step = 15 * identity - product @ (7 * identity - product)
+            inverse = inverse @ (13 * identity - product @ step) / 4
+        return inverse
