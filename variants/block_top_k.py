@@ -80,7 +80,7 @@ class BlockTopKAttention(Attention):
         chosen = self._chosen(asked, positions, key, causal, key_padding_mask, scale)
         blocks = torch.arange(key_len, device=rows.device) // self.block_size
         seen = torch.zeros(1, dtype=torch.bool, device=rows.device)
-        for one in chosen.unbind(-1):
+        for one in chosen.unbind(2):
             seen = seen | (one[..., None] == blocks)
         seen = seen & visible(
             rows, query_len, key_len, causal=causal, key_padding_mask=key_padding_mask

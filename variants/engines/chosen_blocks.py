@@ -28,24 +28,23 @@ def best_blocks(
     key_padding_mask: Tensor | None,
     scale: float,
 ) -> Tensor:
-    """Numbers of the blocks of `size` keys that queries see, int64 (batch, heads, queries, count or
-    all of them), -1 where none is left: first the block that holds a query's position, if any, then
-    those of the highest scores, the lower of two that are equal.
+    """Numbers of the blocks of `size` keys that queries see, int64 (batch, heads, count or as many
+    as there are, queries), -1 where none is left: first the block that holds a query's position, if
+    any, then those of the highest scores, the lower of two that are equal.
 
     A score is the product of a query (batch, heads, queries, head_dim) with the mean of a block's
     keys that are not padded, of values cast to float32, summed in float64, rounded to float32.
     """
-    key_len = key.shape[2]
-    size = min(size, key_len)
+    size = min(size, key.shape[2])
     sign = (scale > 0) - (scale < 0)
+    scratch = Scratch(query.device)
     with torch.no_grad():
-        means, hollow = _means(key, size, key_padding_mask)
+        means, hollow = _means(key, size, key_padding_mask, scratch)
         blocks = means.shape[2]
-        own = positions.div(size, rounding_mode="floor")[:, None]
-        numbers = torch.arange(blocks, device=positions.device)
-        shape = (*query.shape[:3], min(count, blocks))
+        own = positions.div(size, rounding_mode="floor")
+        numbers = torch.arange(blocks, device=positions.device)[:, None]
+        shape = (*query.shape[:2], min(count, blocks), len(positions))
         chosen = torch.empty(shape, dtype=torch.int64, device=query.device)
-        scratch = Scratch(query.device)
         room = heads.budget(query.device, torch.float64)
         step = max(1, room // blocks)
         for slab in heads.slabs(query, key, room // (len(positions) * blocks)):
@@ -53,47 +52,58 @@ def best_blocks(
             for start in range(0, len(positions), step):
                 part = slice(start, start + step)
                 asked = slab.queries(query)[:, part].float()
-                wide = scratch("wide", (*asked.shape[:2], blocks), torch.float64)
-                torch.matmul(
-                    scratch.copy("asked", asked, torch.float64, sign), slab.keys(means).mT, out=wide
-                )
+                asked = scratch.copy("asked", asked, torch.float64, sign)
+                wide = scratch("wide", (len(asked), blocks, asked.shape[1]), torch.float64)
+                torch.bmm(slab.keys(means), asked.mT, out=wide)
                 scores = scratch.copy("scores", wide, torch.float32)
                 if hidden is not None:
-                    scores.masked_fill_(hidden[:, None], -torch.inf)
+                    scores.masked_fill_(hidden[..., None], -torch.inf)
                 if causal:
                     scores.masked_fill_(numbers > own[part], -torch.inf)
                 scores.masked_fill_(numbers == own[part], torch.inf)
-                slab.queries(chosen)[:, part] = _highest(scores, shape[-1])
+                _highest(scores, slab.queries(chosen)[..., part], scratch)
     return chosen
 
 
-def _means(key: Tensor, size: int, padding: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _means(
+    key: Tensor, size: int, padding: Tensor | None, scratch: Scratch
+) -> tuple[Tensor, Tensor | None]:
     """Means of the blocks' keys, float64 (batch, kv_heads, blocks, head_dim), and which blocks are
     all padding, (batch, blocks). Padded keys are 0 already."""
-    key_len = key.shape[2]
-    missing = -key_len % size
-    # Block by block, as a later key must not reach an earlier mean, not even by rounding.
-    sums = pad(key.float(), (0, 0, 0, missing)).unflatten(2, (-1, size)).sum(3, dtype=torch.float64)
-    if padding is None:
-        counts = torch.full((1, sums.shape[2]), size, dtype=torch.float64, device=key.device)
-        counts[:, -1] -= missing
-        return sums / counts[:, None, :, None], None
-    counts = pad(~padding, (0, missing)).unflatten(1, (-1, size)).sum(2, dtype=torch.float64)
-    return sums / counts.clamp(min=1)[:, None, :, None], counts == 0
+    batch, kv_heads, key_len, head_dim = key.shape
+    whole = key_len // size
+    blocks = -(-key_len // size)
+    shape = (batch, kv_heads, blocks, head_dim)
+    means = torch.empty(shape, dtype=torch.float64, device=key.device)
+    room = heads.budget(key.device, torch.float64)
+    for slab in heads.slabs(key, key, room // (key_len * head_dim)):
+        keys = scratch.copy("keys", slab.queries(key).float(), torch.float64)
+        sums = slab.queries(means)
+        torch.sum(keys[:, : whole * size].unflatten(1, (whole, size)), 2, out=sums[:, :whole])
+        if whole < blocks:
+            torch.sum(keys[:, whole * size :], 1, out=sums[:, whole])
+    shown = torch.ones(1, key_len, device=key.device) if padding is None else ~padding
+    counts = pad(shown, (0, blocks * size - key_len)).unflatten(1, (blocks, size)).sum(2)
+    means /= counts.clamp(min=1)[:, None, :, None]
+    return means, None if padding is None else counts == 0
 
 
-def _highest(scores: Tensor, count: int) -> Tensor:
-    """Indices of the `count` highest scores of each row, the lower of two that are equal, and -1
-    for -inf."""
-    blocks = scores.shape[-1]
-    values, indices = scores.topk(min(count + 1, blocks))
-    if count < blocks:
-        # Which of several equal ones it finds is not said: let it, unless it matters.
-        tied = (values[..., -2] == values[..., -1]) & (values[..., -1] > -torch.inf)
-        if bool(tied.any()):
-            order = scores[tied].sort(dim=-1, descending=True, stable=True).indices
-            indices[tied] = order[:, : count + 1]
-    return indices.masked_fill_(values == -torch.inf, -1)[..., :count]
+def _highest(scores: Tensor, chosen: Tensor, scratch: Scratch) -> None:
+    """Fill `chosen` (slab, count, rows) with the blocks of the highest of scores (slab, blocks,
+    rows), which are used up; the lower of two that are equal, and -1 for -inf.
+
+    By maxima and comparisons, as a search for indices takes several times as long.
+    """
+    blocks = scores.shape[1]
+    countdown = torch.arange(blocks, 0, -1, dtype=scores.dtype, device=scores.device)[:, None]
+    for turn in range(chosen.shape[1]):
+        highest = scores.amax(1, keepdim=True)
+        there = scratch("there", scores.shape, scores.dtype)
+        torch.eq(scores, highest, out=there).mul_(countdown)
+        # A row of NaN has no highest score, but must not break.
+        index = (blocks - there.amax(1, keepdim=True)).clamp_(max=blocks - 1).long()
+        scores.scatter_(1, index, -torch.inf)
+        chosen[:, turn] = index.masked_fill_(highest == -torch.inf, -1)[:, 0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,11 +117,11 @@ class ChosenRounds:
     key_padding_mask: Tensor | None
 
     def __len__(self) -> int:
-        return self.chosen.shape[3]
+        return self.chosen.shape[2]
 
     def __getitem__(self, turn: int) -> Round:
         slots, key_place, hollow = self._keys
-        chosen = self.chosen[..., turn].flatten(0, 1)
+        chosen = self.chosen[:, :, turn].flatten(0, 1)
         blocks = len(slots) // len(chosen)
         first = blocks * torch.arange(len(chosen), device=chosen.device)[:, None]
         codes = torch.where(chosen < 0, len(slots), chosen + first).flatten()
