@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from variants.engines import heads
 from variants.engines.matmul import fast_float32
@@ -137,6 +138,20 @@ class Tiles(NamedTuple):
     rows: Tensor  # (tiles, rows) query rows
     key_place: Tensor  # (slab·key_len) where each key stands in `slots`
     partial: list[bool] | None  # whether some key slot of a tile is empty; None if not known
+
+    @property
+    def scores(self) -> int:
+        """Of one tile."""
+        return self.rows.shape[1] * self.chunks.shape[1] * self.slots.shape[1]
+
+    def filled(self, least: int) -> Tiles:
+        """With tiles without a row, so that there are `least` of them."""
+        missing = max(0, least - len(self.rows))
+        return self._replace(
+            chunks=pad(self.chunks, (0, 0, 0, missing)),
+            rows=pad(self.rows, (0, 0, 0, missing), value=-1),
+            partial=self.partial and self.partial + [True] * missing,
+        )
 
     @classmethod
     def of(cls, ranks: Ranks, chunk: int, rows: int) -> Tiles:

@@ -21,6 +21,9 @@ from variants.engines.ranks import Tiles
 from variants.engines.tile import HIDDEN, Scratch
 
 MERGED = 1 << 13  # rows that are merged together: they stay in the cache
+# Multiplications of a product, and matrices in it, below which a CPU may take a route that rounds
+# otherwise. How many tiles there are depends on later tokens: no earlier row may show it.
+LEAST_PRODUCT, LEAST_TILES = 1 << 13, 2
 
 
 class Round(NamedTuple):
@@ -91,12 +94,12 @@ class _Work(NamedTuple):
         return self.round.tiles
 
     def portions(self) -> Iterator[slice]:
-        """Tiles whose scores fit the budget."""
-        tiles = self.tiles
-        size = tiles.rows.shape[1] * tiles.chunks.shape[1] * tiles.slots.shape[1]
-        step = max(1, heads.budget(self.query.device, self.settings.precision.scores) // size)
-        for start in range(0, len(tiles.rows), step):
-            yield slice(start, min(start + step, len(tiles.rows)))
+        """Tiles whose scores fit the budget, in parts of about one size."""
+        count = len(self.tiles.rows)
+        room = heads.budget(self.query.device, self.settings.precision.scores)
+        parts = -(-count // max(1, room // self.tiles.scores))
+        for part in range(parts):
+            yield slice(part * count // parts, (part + 1) * count // parts)
 
     def slots(self, part: slice) -> Tensor:
         """Key rows (tiles, keys) counted over query heads, -1 in an empty slot."""
@@ -157,9 +160,12 @@ def _works(
     scratch: Scratch,
 ) -> Iterator[_Work]:
     """Every round."""
+    head_dim = query.shape[3]
     # Of transposed inputs these are copies.
     queries, keys, values = (x.flatten(0, 2) for x in (query, key, value))
     for turn in range(len(rounds)):
+        now = rounds[turn]
+        least = max(LEAST_TILES, -(-LEAST_PRODUCT // (now.tiles.scores * head_dim)))
         yield _Work(
             query=queries,
             key=keys,
@@ -169,7 +175,7 @@ def _works(
             group=query.shape[1] // key.shape[1],
             settings=settings,
             scratch=scratch,
-            round=rounds[turn],
+            round=now._replace(tiles=now.tiles.filled(least)),
         )
 
 
