@@ -135,7 +135,7 @@ class ChosenRounds:
             # Other blocks end before the query, and hold a key that is not padded.
             hides_later=self.causal and turn == 0,
             may_be_empty=self.key_padding_mask is not None and turn == 0,
-            complete=asked == len(codes),
+            missing=order[asked:] if asked < len(order) else None,
         )
 
     @cached_property

@@ -33,7 +33,7 @@ class Round(NamedTuple):
     hides_later: bool = False
     hides_own: bool = False  # the key at the query's own position
     may_be_empty: bool = True  # a row may see nothing of the keys of its tile
-    complete: bool = True  # every row is in a tile
+    missing: Tensor | None = None  # the rows that are in no tile, if any
 
 
 class Rounds(Protocol):
@@ -195,15 +195,16 @@ class _Rounds(torch.autograd.Function):
             for turn, now in enumerate(_works(query, key, value, rounds, settings, scratch)):
                 # One round alone that shows every row something needs no normalisers but for the
                 # backward pass.
-                partly = now.round.may_be_empty or not now.round.complete
+                missing = now.round.missing
+                partly = now.round.may_be_empty or missing is not None
                 merges = len(rounds) > 1 or partly or settings.trains
                 found, found_lse = total, total_lse
                 if turn > 0:
                     found = scratch("found rows", shape, wide)
                     found_lse = scratch("found lse", shape[:1], wide)
-                if not now.round.complete:
-                    found.zero_()
-                    found_lse.fill_(-torch.inf)
+                if missing is not None:
+                    found.index_fill_(0, missing, 0)
+                    found_lse.index_fill_(0, missing, -torch.inf)
                 for part in now.portions():
                     rows = now.tiles.rows[part]
                     lse = scratch("lse", rows.shape, wide) if merges else None
