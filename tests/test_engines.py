@@ -198,7 +198,7 @@ def test_codes_are_sorted_with_equal_ones_in_order(limit: int) -> None:
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(0, min(limit, 50), (3000,), generator=generator)
     codes[::7] = limit - 1
-    order = ranks._stable_order(codes, limit)
+    order = ranks.stable_order(codes, limit)
     assert torch.equal(order, torch.sort(codes, stable=True).indices)
 
 

@@ -22,7 +22,8 @@ from variants.contract.dense import (
 )
 from variants.contract.draws import lasting
 from variants.contract.registry import register
-from variants.engines import buckets, ranks
+from variants.engines import ranks, rounds
+from variants.engines.buckets import HashedRounds
 
 FACTOR_BITS = 5  # a rotation tells at most 32 buckets apart; more come from several rotations
 
@@ -73,17 +74,18 @@ class LshAttention(Attention):
         scale: float,
         parameters: Parameters,
     ) -> Tensor:
-        query_buckets, key_buckets = self._hash(query, key, causal)
-        out, empty = buckets.attend(
+        hashed = HashedRounds(
+            *self._hash(query, key, causal),
+            key_padding_mask,
+            chunk=self.bucket_size,
+            causal=causal,
+            hides_own=self.shared_qk,
+        )
+        out, empty = rounds.attend(
             query,
             self._keys(key),
             value,
-            query_buckets,
-            key_buckets,
-            chunk=self.bucket_size,
-            causal=causal,
-            hide_self=self.shared_qk,
-            key_padding_mask=key_padding_mask,
+            hashed,
             scale=scale,
             coarse=self.choose_implementation(query, key) == "coarse",
         )

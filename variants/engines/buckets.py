@@ -1,295 +1,43 @@
-"""Runs hashed attention: a query against the keys next to it in its bucket, round by round.
-
-All heads are sorted at once; rows are then gathered tile by tile (`ranks.py`).
-"""
+"""The rounds of hashed attention: a query sees the keys next to it in its bucket."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
-from typing import Any, NamedTuple
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from variants.contract.dense import compute_dtype
-from variants.engines import heads, tile
-from variants.engines.matmul import Precision, fast_float32
 from variants.engines.ranks import Ranks, Tiles
-from variants.engines.tile import HIDDEN, Scratch
-
-MERGED = 1 << 13  # rows that are merged together: they stay in the cache
+from variants.engines.rounds import Round
 
 
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    query_buckets: Tensor,
-    key_buckets: Tensor,
-    *,
-    chunk: int,
-    causal: bool,
-    hide_self: bool,
-    key_padding_mask: Tensor | None,
-    scale: float,
-    coarse: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Softmax over all (round, key) pairs a query sees; a key seen twice weighs twice.
+@dataclass(frozen=True, eq=False)
+class HashedRounds:
+    """As `rounds.Rounds`: all heads are sorted at once, round by round."""
 
-    Args:
-        query, key, value: as in `Attention.__call__`.
-        query_buckets, key_buckets: int64 (batch, heads, rounds, query_len or key_len).
-        hide_self: hide the key at the query's own position.
-
-    Returns:
-        out (batch, heads, query_len, head_dim), and a bool (batch, heads, query_len): which rows
-        saw nothing, and are 0.
-    """
-    trains = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
-    settings = _Settings(min(chunk, key.shape[2]), causal, hide_self, scale, trains)
-    precision = Precision.of(query, coarse=coarse)
-    out, lse = _Buckets.apply(
-        query, key, value, query_buckets, key_buckets, key_padding_mask, settings, precision
-    )
-    return out, lse == -torch.inf
-
-
-class _Settings(NamedTuple):
+    query_buckets: Tensor  # int64 (batch, heads, rounds, query_len)
+    key_buckets: Tensor  # int64 (batch, heads, rounds, key_len)
+    key_padding_mask: Tensor | None
     chunk: int
     causal: bool
-    hide_self: bool
-    scale: float
-    trains: bool  # whether a backward pass may follow
+    hides_own: bool
 
+    def __len__(self) -> int:
+        return self.query_buckets.shape[2]
 
-class _Round(NamedTuple):
-    """One round of all heads."""
-
-    query: Tensor  # (batch·heads·query_len, head_dim)
-    key: Tensor  # (batch·kv_heads·key_len, head_dim)
-    value: Tensor
-    tiles: Tiles
-    query_len: int
-    key_len: int
-    group: int  # query heads that read one key head
-    padded: bool
-    settings: _Settings
-    precision: Precision
-    scratch: Scratch
-
-    def portions(self) -> Iterator[slice]:
-        """Tiles whose scores fit the budget."""
-        size = self.tiles.rows.shape[1] * 2 * self.settings.chunk
-        step = max(1, heads.budget(self.query.device, self.precision.scores) // size)
-        for start in range(0, len(self.tiles.rows), step):
-            yield slice(start, min(start + step, len(self.tiles.rows)))
-
-    def slots(self, part: slice) -> Tensor:
-        """Key rows (tiles, keys) counted over query heads, -1 in an empty slot."""
-        return self.tiles.slots[self.tiles.chunks[part]].flatten(1)
-
-    def tensors(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Scaled queries and keys and values of some tiles, (tiles, rows or keys, head_dim)."""
-        slots = self.slots(part)
-        if self.group > 1:
-            head = slots.div(self.key_len, rounding_mode="floor")
-            slots = slots + (head.div(self.group, rounding_mode="floor") - head) * self.key_len
-        query = self.take("query", self.query, self.tiles.rows[part])
-        key, value = self.take("key", self.key, slots), self.take("value", self.value, slots)
-        return query.mul_(self.settings.scale), key, value
-
-    def take(self, name: str, tensor: Tensor, index: Tensor) -> Tensor:
-        """Rows (..., head_dim) of a matrix in the dtype of the operands, some row or other for
-        -1; in a buffer."""
-        shape = (*index.shape, tensor.shape[1])
-        index = index.flatten().clamp(min=0)
-        operands = self.precision.operands
-        buffer = self.scratch(f"{name} {tensor.dtype}", shape, tensor.dtype)
-        torch.index_select(tensor, 0, index, out=buffer.view(-1, tensor.shape[1]))
-        return buffer if tensor.dtype is operands else self.scratch.copy(name, buffer, operands)
-
-    def hide(self, part: slice, scores: Tensor) -> bool:
-        """As `tile.Hide`."""
-        tiles, settings = self.tiles, self.settings
-        compares = settings.causal or settings.hide_self
-        ragged = tiles.partial is None or any(tiles.partial[part])
-        if not (compares or ragged):
-            return self.padded
-        slots = self.slots(part)
-        if compares:
-            # Compared as floats, which is several times faster; both are exact up to 2^24.
-            exact = torch.float32 if self.key_len < 1 << 24 else torch.float64
-            offset = self.key_len - self.query_len
-            own = (tiles.rows[part] % self.query_len + offset).to(exact)[..., None]
-            keys = (slots % self.key_len).to(exact)[:, None]
-            for compare, wanted in ((torch.gt, settings.causal), (torch.eq, settings.hide_self)):
-                if wanted:
-                    found = self.scratch("found", scores.shape, scores.dtype)
-                    scores.add_(compare(keys, own, out=found), alpha=HIDDEN)
-        if ragged:
-            hidden = slots < 0
-            empty = torch.zeros(hidden.shape, dtype=scores.dtype, device=scores.device)
-            scores.add_(empty.masked_fill_(hidden, HIDDEN)[:, None])
-        return compares or self.padded
-
-
-def _rounds(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    query_buckets: Tensor,
-    key_buckets: Tensor,
-    padding: Tensor | None,
-    settings: _Settings,
-    precision: Precision,
-    scratch: Scratch,
-) -> Iterator[_Round]:
-    """Every round."""
-    num_heads = query.shape[1]
-    hidden = None if padding is None else padding.repeat_interleave(num_heads, dim=0)
-    # Of transposed inputs these are copies.
-    queries, keys, values = (x.flatten(0, 2) for x in (query, key, value))
-    for turn in range(query_buckets.shape[2]):
+    def __getitem__(self, turn: int) -> Round:
+        query_buckets, key_buckets = self.query_buckets, self.key_buckets
+        padding = self.key_padding_mask
+        hidden = None if padding is None else padding.repeat_interleave(query_buckets.shape[1], 0)
         ranks = Ranks.of(
             query_buckets[:, :, turn].flatten(0, 1),
             key_buckets[:, :, turn].flatten(0, 1),
             hidden,
-            causal=settings.causal,
+            causal=self.causal,
         )
-        yield _Round(
-            query=queries,
-            key=keys,
-            value=values,
-            tiles=Tiles.of(ranks, settings.chunk, settings.chunk),
-            query_len=query.shape[2],
-            key_len=key.shape[2],
-            group=num_heads // key.shape[1],
-            padded=padding is not None,
-            settings=settings,
-            precision=precision,
-            scratch=scratch,
+        chunk = min(self.chunk, key_buckets.shape[-1])
+        return Round(
+            Tiles.of(ranks, chunk, chunk),
+            hides_later=self.causal,
+            hides_own=self.hides_own,
+            may_be_empty=self.causal or self.hides_own or padding is not None,
         )
-
-
-class _Buckets(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        query_buckets: Tensor,
-        key_buckets: Tensor,
-        padding: Tensor | None,
-        settings: _Settings,
-        precision: Precision,
-    ) -> tuple[Tensor, Tensor]:
-        hashed = query_buckets, key_buckets, padding
-        wide = compute_dtype(query.dtype)
-        rounds = query_buckets.shape[2]
-        count, head_dim = query.shape[:3].numel(), query.shape[-1]
-        scratch = Scratch(query.device)
-        # One row more than there are: the rows of padding write there.
-        shape = (count + 1, head_dim)
-        total = query.new_empty(shape, dtype=query.dtype if rounds == 1 else wide)
-        total_lse = query.new_zeros(shape[:1], dtype=wide)
-        # One round alone that shows every row something needs no normalisers but for the backward
-        # pass.
-        may_be_empty = settings.causal or settings.hide_self or padding is not None
-        merges = rounds > 1 or may_be_empty or settings.trains
-        with fast_float32(query.device):
-            for turn, now in enumerate(
-                _rounds(query, key, value, *hashed, settings, precision, scratch)
-            ):
-                found, found_lse = total, total_lse
-                if turn > 0:
-                    found = scratch("found rows", shape, wide)
-                    found_lse = scratch("found lse", shape[:1], wide)
-                for part in now.portions():
-                    rows = now.tiles.rows[part]
-                    lse = scratch("lse", rows.shape, wide) if merges else None
-                    hide = partial(now.hide, part)
-                    result = tile.forward(*now.tensors(part), hide, precision, scratch, lse)
-                    place = torch.where(rows < 0, count, rows).flatten()
-                    found.index_copy_(0, place, result.flatten(0, 1).to(found.dtype))
-                    if lse is not None:
-                        found_lse.index_copy_(0, place, lse.flatten())
-                if turn > 0:
-                    for piece in range(0, count, MERGED):
-                        part = slice(piece, min(piece + MERGED, count))
-                        _merge(total[part], total_lse[part], found[part], found_lse[part])
-        out = total[:count].view(query.shape).to(query.dtype)
-        lse = total_lse[:count].view(query.shape[:3])
-        ctx.save_for_backward(query, key, value, out, lse, *hashed)
-        ctx.settings = settings, precision
-        ctx.mark_non_differentiable(lse)
-        return out, lse
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        grad_out, _ = grads
-        query, key, value, out, lse, query_buckets, key_buckets, padding = ctx.saved_tensors
-        hashed = query_buckets, key_buckets, padding
-        settings, precision = ctx.settings
-        wide = compute_dtype(query.dtype)
-        batch, kv_heads, key_len, head_dim = key.shape
-        count = query.shape[:3].numel()
-        scratch = Scratch(query.device)
-        grad_out = grad_out.flatten(0, 2)
-        delta = (grad_out.to(wide) * out.flatten(0, 2)).sum(-1)
-        lse = lse.flatten()
-        lse = lse.masked_fill(lse == -torch.inf, torch.inf)
-        grad_query = query.new_zeros(count + 1, head_dim, dtype=wide)
-        grad_key, grad_value = (x.new_zeros(x.shape, dtype=wide) for x in (key, value))
-        with fast_float32(query.device):
-            for now in _rounds(query, key, value, *hashed, settings, precision, scratch):
-                tiles = now.tiles
-                shape = (len(tiles.slots), settings.chunk * head_dim)
-                shares = [
-                    scratch(f"{name} shares", shape, wide).zero_() for name in ("key", "value")
-                ]
-                for part in now.portions():
-                    rows = tiles.rows[part]
-                    some = rows.clamp(min=0)
-                    # Rows of padding get no gradient: their weights are made 0.
-                    row_lse = lse[some].masked_fill_(rows < 0, torch.inf)
-                    row_grad, *pair_grads, _ = tile.backward(
-                        *now.tensors(part),
-                        partial(now.hide, part),
-                        precision,
-                        scratch,
-                        now.take("grad out", grad_out, rows),
-                        delta[some].to(precision.scores),
-                        row_lse,
-                    )
-                    place = torch.where(rows < 0, count, rows).flatten()
-                    taken = row_grad.mul_(settings.scale).flatten(0, 1).to(wide)
-                    grad_query.index_add_(0, place, taken)
-                    chunks = tiles.chunks[part].flatten()
-                    for total, share in zip(shares, pair_grads, strict=True):
-                        total.index_add_(0, chunks, share.view(len(chunks), -1).to(wide))
-                for grad, total in zip((grad_key, grad_value), shares, strict=True):
-                    for head in range(batch * kv_heads):
-                        # Those of all query heads that read this one.
-                        places = tiles.key_place.view(batch * kv_heads, now.group, key_len)[head]
-                        for one in places:
-                            grad.flatten(0, 1)[head] += total.view(-1, head_dim)[one]
-        return (
-            grad_query[:count].view(query.shape).to(query.dtype),
-            grad_key.to(key.dtype),
-            grad_value.to(value.dtype),
-            *(None,) * 5,
-        )
-
-
-def _merge(out: Tensor, lse: Tensor, new_out: Tensor, new_lse: Tensor) -> None:
-    """Put a second result for the same rows onto the first, as if their keys had been seen
-    together."""
-    both = torch.logaddexp(lse, new_lse)
-    base = both.masked_fill(both == -torch.inf, 0)
-    out.mul_((lse - base).exp_()[:, None])
-    out.add_(new_out.mul_((new_lse - base).exp_()[:, None].to(new_out.dtype)))
-    lse.copy_(both)

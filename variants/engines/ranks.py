@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from variants.engines import heads
 from variants.engines.matmul import fast_float32
@@ -96,7 +97,7 @@ class Ranks(NamedTuple):
         codes = torch.cat([query_bucket, key_bucket], dim=1)[:, by_place]
         codes += buckets * torch.arange(slab, device=device)[:, None]
         codes = codes.flatten()
-        order = _stable_order(codes, buckets * slab)
+        order = stable_order(codes, buckets * slab)
         head = order.div(length, rounding_mode="floor")
         inside = by_place[order - head * length]
         item = head * length + inside
@@ -121,7 +122,7 @@ class Ranks(NamedTuple):
         return cls(segments, query_segment, query_rank, key_segment, key_rank, asked)
 
 
-def _stable_order(codes: Tensor, limit: int) -> Tensor:
+def stable_order(codes: Tensor, limit: int) -> Tensor:
     """Indices that sort `codes` (items), all below `limit`; equal ones by index."""
     if codes.device.type == "cpu" and limit <= 1 << 16:
         # NumPy sorts sixteen-bit numbers digit by digit, some fifteen times faster than torch.
@@ -132,16 +133,30 @@ def _stable_order(codes: Tensor, limit: int) -> Tensor:
 class Tiles(NamedTuple):
     """A round cut into tiles; rows are counted over the slab, -1 is an empty slot."""
 
-    slots: Tensor  # (chunks + 1, chunk) key rows; the last chunk is empty
-    chunks: Tensor  # (tiles, 2) the chunk before, the own chunk
+    slots: Tensor  # (chunks, chunk) key rows
+    chunks: Tensor  # (tiles, chunks) which a tile sees; hashed, the one before and its own
     rows: Tensor  # (tiles, rows) query rows
-    query_place: Tensor  # (slab·query_len) where each query stands in `rows`
     key_place: Tensor  # (slab·key_len) where each key stands in `slots`
     partial: list[bool] | None  # whether some key slot of a tile is empty; None if not known
 
+    @property
+    def scores(self) -> int:
+        """Of one tile."""
+        return self.rows.shape[1] * self.chunks.shape[1] * self.slots.shape[1]
+
+    def filled(self, least: int) -> Tiles:
+        """With tiles without a row, so that there are `least` of them."""
+        missing = max(0, least - len(self.rows))
+        return self._replace(
+            chunks=pad(self.chunks, (0, 0, 0, missing)),
+            rows=pad(self.rows, (0, 0, 0, missing), value=-1),
+            partial=self.partial and self.partial + [True] * missing,
+        )
+
     @classmethod
     def of(cls, ranks: Ranks, chunk: int, rows: int) -> Tiles:
-        """Group the queries of each chunk of keys into tiles of `rows` rows."""
+        """Group the queries of each chunk of keys into tiles of `rows` rows. One more chunk, the
+        last, is empty."""
         device = ranks.query_rank.device
         key_segment, key_rank = ranks.key_segment.flatten(), ranks.key_rank.flatten()
         query_segment, query_rank = ranks.query_segment.flatten(), ranks.query_rank.flatten()
@@ -159,15 +174,7 @@ class Tiles(NamedTuple):
         slots.index_copy_(0, key_place, torch.arange(len(key_place), device=device))
         slots[-chunk:] = -1
         own = (starts[query_segment] + query_rank // chunk)[ranks.query_order]
-        asked = torch.bincount(own, minlength=total)
-        each = (asked + rows - 1) // rows
-        tile_stops = each.cumsum(0)
-        place = torch.arange(len(own), device=device)
-        place += ((tile_stops - each) * rows - (asked.cumsum(0) - asked))[own]
-        table = torch.full((int(tile_stops[-1]) * rows,), -1, dtype=torch.int64, device=device)
-        table.index_copy_(0, place, ranks.query_order)
-        query_place = torch.empty_like(place).index_copy_(0, ranks.query_order, place)
-        chunks = torch.repeat_interleave(each)
+        table, chunks = grouped(own, ranks.query_order, total, rows)
         is_first = torch.zeros(total, dtype=torch.bool, device=device)
         is_first[starts[:-1]] = True
         before = torch.where(is_first[chunks], total, chunks - 1)
@@ -176,4 +183,21 @@ class Tiles(NamedTuple):
         partial = None
         if device.type == "cpu":
             partial = (slots < 0).any(1)[both].any(1).tolist()
-        return cls(slots, both, table.view(-1, rows), query_place, key_place, partial)
+        return cls(slots, both, table, key_place, partial)
+
+
+def grouped(group: Tensor, rows: Tensor, groups: int, size: int) -> tuple[Tensor, Tensor]:
+    """Cut `rows`, sorted by their `group`, of which there are `groups`, into tiles of one group.
+
+    Returns:
+        (tiles, size) rows, -1 in an empty place, and the group of each tile.
+    """
+    counts = torch.bincount(group, minlength=groups)
+    each = (counts + size - 1) // size
+    stops = each.cumsum(0)
+    tiles = int(stops[-1])
+    place = torch.arange(len(group), device=group.device)
+    place += ((stops - each) * size - (counts.cumsum(0) - counts))[group]
+    table = torch.full((tiles * size,), -1, dtype=torch.int64, device=group.device)
+    table.index_copy_(0, place, rows)
+    return table.view(tiles, size), torch.repeat_interleave(each)

@@ -1,0 +1,124 @@
+"""Block top-k attention: a query sees its own block of keys and the best others by their means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.dense import dot_products, masked_softmax, query_positions, visible
+from variants.contract.registry import register
+from variants.engines import dense, rounds
+from variants.engines.chosen_blocks import ChosenRounds, best_blocks
+
+
+@register(
+    title="MoBA: Mixture of Block Attention for Long-Context LLMs",
+    year=2025,
+    url="https://arxiv.org/abs/2502.13189",
+    time="n·(k·b + n/b)·d",
+    memory="n·(k + d)",
+    target="masked_softmax",
+    supports={"causal", "key_padding_mask", "cross_attention", "backward"},
+    implementations=("blocks", "coarse"),
+    exact_when={"block_size": 1 << 40},
+    grid={"block_size": (128,), "top_k": (4,)},
+)
+@dataclass(frozen=True)
+class BlockTopKAttention(Attention):
+    """Keys stand in blocks of `block_size`, the last of which may be shorter. A query sees the keys
+    of `top_k` blocks, or of fewer if there are fewer: its own, whatever it scores, and the others
+    of the highest scores. A query before the first key has no block of its own.
+
+    A block's score is the scaled dot product of the query with the mean of the keys that are not
+    padded, and the lower of two equal blocks goes first. A block that is all padding is never
+    chosen. `causal` hides the later keys of a query's own block, and leaves as others only blocks
+    that end before it. The choice has no gradient.
+    """
+
+    block_size: int = hyperparameter(128, minimum=1)
+    top_k: int = hyperparameter(4, minimum=1)
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> Tensor:
+        coarse = self.choose_implementation(query, key) == "coarse"
+        if self.top_k >= -(-key.shape[2] // self.block_size) and not coarse:
+            return dense.attend(
+                query, key, value, causal=causal, key_padding_mask=key_padding_mask, scale=scale
+            )
+        rows = torch.arange(query.shape[2], device=query.device)
+        positions = query_positions(rows, query.shape[2], key.shape[2])
+        chosen = self._chosen(query, positions, key, causal, key_padding_mask, scale)
+        turns = ChosenRounds(chosen, key.shape[2], self.block_size, causal, key_padding_mask)
+        return rounds.attend(query, key, value, turns, scale=scale, coarse=coarse)[0]
+
+    def dense_weights(
+        self,
+        query: Tensor,
+        key: Tensor,
+        rows: Tensor,
+        *,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> Tensor:
+        query_len, key_len = query.shape[2], key.shape[2]
+        positions = query_positions(rows, query_len, key_len)
+        asked = query[:, :, rows]
+        chosen = self._chosen(asked, positions, key, causal, key_padding_mask, scale)
+        blocks = torch.arange(key_len, device=rows.device) // self.block_size
+        seen = torch.zeros(1, dtype=torch.bool, device=rows.device)
+        for one in chosen.unbind(2):
+            seen = seen | (one[..., None] == blocks)
+        seen = seen & visible(
+            rows, query_len, key_len, causal=causal, key_padding_mask=key_padding_mask
+        )
+        return masked_softmax(dot_products(query, key, rows, scale), seen)
+
+    def useful_flops(
+        self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
+    ) -> float:
+        size = min(self.block_size, key_len)
+        positions = torch.arange(query_len, device="cpu") + key_len - query_len
+        own = positions.div(size, rounding_mode="floor")
+        if causal:
+            inside = (positions - own * size + 1).double()
+            # Blocks that a row may choose from, and the keys it sees.
+            scored = own.clamp(min=0).double()
+            seen = torch.where(own >= 0, inside + size * scored.clamp(max=self.top_k - 1), 0)
+        else:
+            scored = torch.full(own.shape, -(-key_len // size), dtype=torch.float64)
+            seen = (size * scored.clamp(max=self.top_k)).clamp(max=key_len)
+        return batch * heads * head_dim * float(4 * seen.sum() + 2 * scored.sum())
+
+    def _chosen(
+        self,
+        query: Tensor,
+        positions: Tensor,
+        key: Tensor,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        scale: float,
+    ) -> Tensor:
+        return best_blocks(
+            query,
+            positions,
+            key,
+            size=self.block_size,
+            count=self.top_k,
+            causal=causal,
+            key_padding_mask=key_padding_mask,
+            scale=scale,
+        )

@@ -1,0 +1,93 @@
+"""Exact top-k attention: a query sees the keys that it scores highest among all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.dense import dot_products, expand_heads, masked_softmax, visible
+from variants.contract.registry import register
+from variants.engines import dense, selected, selection
+
+
+@register(
+    title="Memory-efficient Transformers via Top-k Attention",
+    year=2021,
+    url="https://arxiv.org/abs/2106.06899",
+    time="n²·d",
+    memory="n·(k + d)",
+    target="masked_softmax",
+    supports={"causal", "key_padding_mask", "cross_attention", "backward"},
+    implementations=("selected",),
+    exact_when={"top_k": 1 << 40},
+    grid={"top_k": (64,)},
+)
+@dataclass(frozen=True)
+class TopKAttention(Attention):
+    """The best that a method can do that selects `top_k` keys for a query: it has seen all scores.
+    Keys that score the same as the lowest that is kept are kept too, so that the result does not
+    depend on their order. The choice has no gradient."""
+
+    top_k: int = hyperparameter(64, minimum=1)
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> Tensor:
+        if self.top_k >= key.shape[2]:
+            return dense.attend(
+                query, key, value, causal=causal, key_padding_mask=key_padding_mask, scale=scale
+            )
+        return selected.attend(
+            query,
+            key,
+            value,
+            count=self.top_k,
+            causal=causal,
+            key_padding_mask=key_padding_mask,
+            scale=scale,
+        )
+
+    def dense_weights(
+        self,
+        query: Tensor,
+        key: Tensor,
+        rows: Tensor,
+        *,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> Tensor:
+        query_len, key_len = query.shape[2], key.shape[2]
+        allowed = visible(
+            rows, query_len, key_len, causal=causal, key_padding_mask=key_padding_mask
+        )
+        with torch.no_grad():
+            keys = expand_heads(key, query.shape[1])
+            order = selection.scores(query[:, :, rows], keys, scale)
+            order = order.masked_fill(~allowed, -torch.inf)
+            lowest = order.topk(min(self.top_k, key_len)).values[..., -1:]
+        kept = allowed & (order >= lowest)
+        return masked_softmax(dot_products(query, key, rows, scale), kept)
+
+    def useful_flops(
+        self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
+    ) -> float:
+        """Of the scores of all visible keys, and of the values of those that are kept."""
+        seen = torch.full((query_len,), key_len, dtype=torch.float64, device="cpu")
+        if causal:
+            positions = torch.arange(query_len, device="cpu") + key_len - query_len
+            seen = (positions + 1).clamp(min=0).double()
+        pairs = float(seen.sum() + seen.clamp(max=self.top_k).sum())
+        return 2.0 * batch * heads * head_dim * pairs
