@@ -52,10 +52,11 @@ class Kind:
         return isinstance(self.x, str) and len(labels) > MOST_LINES
 
     def worth_drawing(self, drawn: Sequence[Panel]) -> list[Panel]:
-        """Without the panels whose lines would be single points, if others have several."""
-        if isinstance(self.x, Metric) or self.is_ranking(drawn):
-            return list(drawn)
+        """Without the panels that show one place on the x axis only, if others show several; but
+        a ranking of the methods at a single length is one too."""
         x = self.x
+        if isinstance(x, Metric) or (x == "seq_len" and self.is_ranking(drawn)):
+            return list(drawn)
         several = [panel for panel in drawn if finished(panel.rows)[x].nunique() > 1]
         return several or list(drawn)
 
