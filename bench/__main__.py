@@ -84,9 +84,7 @@ def _sweep_options(command: click.decorators.FC) -> click.decorators.FC:
 @click.option(
     "--timeout",
     type=click.FloatRange(min=1),
-    default=180,
-    show_default=True,
-    help="Seconds after which a case is given up.",
+    help="Seconds after which a case is given up; by default those of the sweep, mostly 180.",
 )
 def run(
     sweep: str | None,
@@ -96,7 +94,7 @@ def run(
     out: Path | None,
     resume: Path | None,
     seconds: float,
-    timeout: float,
+    timeout: float | None,
 ) -> None:
     """Measure a sweep: a .toml file, or the name of a built-in one (cpu, gpu, smoke, peers).
 
@@ -142,7 +140,7 @@ def run(
             device=device,
             files=files,
             seconds=seconds,
-            timeout=timeout,
+            timeout=chosen.timeout if timeout is None else timeout,
             modules=modules,
             resume=resume is not None,
         )
@@ -297,7 +295,8 @@ def _resolve(
 def _recorded(record: journal.Record) -> tuple[Sweep, dict[str, Path]]:
     plan = record.header["environment"]["sweep"]
     files = {name: Path(path) for name, path in record.header["files"].items()}
-    return parse_sweep(plan["name"], {"group": plan["groups"]}), files
+    asked = {key: plan[key] for key in ("timeout",) if key in plan}
+    return parse_sweep(plan["name"], {"group": plan["groups"], **asked}), files
 
 
 def _entry() -> None:

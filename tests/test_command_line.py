@@ -258,6 +258,24 @@ class TestRun:
         bench("run", *self.AXES, "--seconds", "0.5", "--timeout", "7")
         assert (seen["seconds"], seen["timeout"], seen["resume"]) == (0.5, 7.0, False)
 
+    def test_takes_the_timeout_of_the_sweep_also_when_it_goes_on(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Path("mine.toml").write_text(
+            'timeout = 33\nseq_len = 16\nvariant = ["sliding_window window_size=8"]'
+        )
+        bench("run", "mine.toml", "--out", "mine")
+        stored = json.loads(Path("mine", "environment.json").read_text())
+        assert stored["sweep"]["timeout"] == 33
+        seen: dict[str, Any] = {}
+        monkeypatch.setattr(runner, "run", lambda *_, **options: seen.update(options))
+        bench("run", "mine.toml", "--out", "other")
+        assert seen["timeout"] == 33
+        bench("run", "--resume", "mine")
+        assert seen["timeout"] == 33
+        bench("run", *self.AXES)
+        assert seen["timeout"] == 180
+
     def test_with_failed_cases_ends_well_and_counts_them(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:

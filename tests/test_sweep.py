@@ -85,6 +85,16 @@ class TestFiles:
         with pytest.raises(SweepError, match=r"mine\.toml is not valid TOML: "):
             read(file)
 
+    def test_a_sweep_may_say_how_long_a_case_may_take(self) -> None:
+        assert parse("mine", {"seq_len": 16}).timeout == 180
+        mine = parse("mine", {"seq_len": 16, "timeout": 30})
+        assert mine.timeout == 30
+        assert mine.groups == ({"seq_len": (16,)},)
+        assert mine.overridden(["heads=1"]).located()[0].timeout == 30
+        for wrong in (0, -1, True, "long", float("nan"), [30]):
+            with pytest.raises(SweepError, match=r"mine: timeout must be a number .*; got "):
+                parse("mine", {"timeout": wrong})
+
     @pytest.mark.parametrize("content", ["[group]\nheads = [1]", "group = []", "group = [1]"])
     def test_groups_are_an_array_of_tables(self, tmp_path: Path, content: str) -> None:
         file = tmp_path / "mine.toml"
