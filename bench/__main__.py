@@ -22,6 +22,7 @@ from bench.inputs.capture import capture as make_capture
 from bench.sweep import Sweep, SweepError, read
 from bench.sweep import parse as parse_sweep
 from variants.contract.added import added_names
+from variants.contract.registry import Info
 
 DEVICES = ("auto", "cpu", "cuda")
 ERRORS = (
@@ -96,7 +97,7 @@ def run(
     seconds: float,
     timeout: float | None,
 ) -> None:
-    """Measure a sweep: a .toml file, or the name of a built-in one (cpu, gpu, smoke, peers).
+    """Measure a sweep: a .toml file, or the name of a built-in one (cpu, field, gpu, smoke, peers).
 
     Without SWEEP the one of the device is taken; with --set alone, a sweep of just those axes on
     top of the defaults if seq_len is among them.
@@ -195,7 +196,7 @@ def list_(modules: tuple[str, ...]) -> None:
                 mark.append("no" if reason else "yes")
                 if reason:
                     reasons.append(f"{name}/{implementation} on {device.type}: {reason}")
-        supports = ", ".join(sorted(cls.info.supports))
+        supports = ", ".join(_supports(cls.info))
         table.add_row(
             name,
             "\n".join(implementations),
@@ -256,6 +257,14 @@ def capture(
         f"{made.heads} query and {made.kv_heads} key/value heads; use it with "
         f"--set inputs=file:{out}"
     )
+
+
+def _supports(info: Info) -> list[str]:
+    """What a variant supports, and whether it is causal only or never."""
+    if "causal" not in info.supports:
+        return [*sorted(info.supports), "never causal"]
+    causal = "causal only" if info.causal_only else "causal"
+    return [causal if word == "causal" else word for word in sorted(info.supports)]
 
 
 def _numbers(option: str, text: str | None) -> list[int] | None:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -89,7 +89,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            (["nosuch"], "no sweep 'nosuch'; give a .toml file, or one of: cpu, gpu, peers, smoke"),
+            (["nosuch"], "no sweep 'nosuch'; give a .toml file, or one of: cpu, field, gpu, peers, smoke"),
             (["nosuch.toml"], r"cannot read the sweep nosuch\.toml: No such file or directory"),
             (["--set", "heads"], "write an override as axis=value,value; got 'heads'"),
             (["--set", "speed=1"], "unknown axis 'speed'; the axes are: batch, "),
@@ -196,6 +196,20 @@ class TestList:
         said = bench("list")
         assert "bucket_size=64 num_hashes=1 seed=0 shared_qk=False" in said.out
         assert "backward, causal, cross_attention, key_padding_mask" in said.out
+
+    def test_shows_what_is_causal_only_or_never(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole = variants.REGISTRY["linear"]
+        for name, changes in (
+            ("only", {"causal_only": True}),
+            ("never", {"supports": frozenset({"backward"})}),
+        ):
+            info = replace(whole.info, name=name, **changes)
+            monkeypatch.setitem(variants.REGISTRY, name, type(name, (whole,), {"info": info}))
+        text = " ".join(bench("list").out.replace("│", " ").split())
+        assert "backward, causal only, cross_attention" in text
+        assert "backward, never causal" in text
 
 
 class TestPlan:

@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
+import variants
 from bench.measurement import CASE_COLUMNS, COLUMNS, Case, Measurement, Status
 from reports.__main__ import main
 from reports.answers import answers
@@ -37,7 +38,7 @@ from reports.metrics import ERROR, TIME, show_bytes, show_count, show_error, sho
 from reports.names import machine_name
 from reports.rows import RunError, read_runs
 from reports.slices import Panel, also_measured, common, panels, split
-from reports.tables import reproduce_command, summary_table
+from reports.tables import reproduce_command, summary_table, variants_table
 
 CASE = Case(
     variant="full",
@@ -790,8 +791,22 @@ def test_docs_check_finds_what_is_stale_and_docs_renews_it(tmp_path: Path) -> No
     assert (
         "| `full` | [Attention Is All You Need](https://arxiv.org/abs/1706.03762), 2017" in readme
     )
+    assert " | yes | backward, cross_attention, key_padding_mask | softmax |" in readme
     columns = (tmp_path / "docs" / "columns.md").read_text()
     assert all(f"| `{name}` |" in columns for name in COLUMNS)
+
+
+def test_the_table_of_variants_says_what_is_causal_only_or_never(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = variants.REGISTRY["linear"]
+    for name, changes in (("only", {"causal_only": True}), ("never", {"supports": frozenset()})):
+        info = replace(whole.info, name=name, **changes)
+        monkeypatch.setitem(variants.REGISTRY, name, type(name, (whole,), {"info": info}))
+    rows = [line.split(" | ") for line in variants_table().splitlines()]
+    causal = rows[0].index("causal")
+    shown = {row[0].strip("| `"): row[causal] for row in rows[2:]}
+    assert (shown["linear"], shown["only"], shown["never"]) == ("yes", "only", "no")
 
 
 @pytest.mark.parametrize("damage", ["missing file", "missing mark", "two blocks"])
