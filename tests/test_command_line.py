@@ -89,7 +89,10 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            (["nosuch"], "no sweep 'nosuch'; give a .toml file, or one of: cpu, field, gpu, peers, smoke"),
+            (
+                ["nosuch"],
+                "no sweep 'nosuch'; give a .toml file, or one of: cpu, field, gpu, peers, smoke",
+            ),
             (["nosuch.toml"], r"cannot read the sweep nosuch\.toml: No such file or directory"),
             (["--set", "heads"], "write an override as axis=value,value; got 'heads'"),
             (["--set", "speed=1"], "unknown axis 'speed'; the axes are: batch, "),

@@ -361,8 +361,8 @@ def test_the_slice_with_most_lengths_is_drawn_and_the_rest_is_named(tmp_path: Pa
 
 
 def test_a_figure_says_its_slice(run: Path) -> None:
-    _, axes = figure_of(KIND["time_vs_length"], read_runs([run]).frame)
-    texts = " ".join(text.get_text() for ax in axes for text in ax.texts)
+    figure, _ = figure_of(KIND["time_vs_length"], read_runs([run]).frame)
+    texts = " ".join(text.get_text() for text in figure.texts)
     for word in ("cpu, Some CPU, 2 threads", "causal", "head_dim 64", "8 heads", "gaussian"):
         assert word in texts
 
@@ -495,6 +495,11 @@ def test_a_length_on_its_own_is_worth_a_panel_of_dots_but_not_of_lines(tmp_path:
     assert len(kind.worth_drawing(many)) == 2
     few = panels_of(frame_of(tmp_path, [*MANY[:8], *one[:4]]))
     assert len(kind.worth_drawing(few)) == 1
+    # Nor where lengths of that direction and dtype are shown, of another layer.
+    other = [replace(row, inputs="smollm2", layer=3) for row in MANY if row.seq_len == 256]
+    again = panels_of(frame_of(tmp_path, [*MANY, *one, *other]))
+    assert len(again) == 3
+    assert len(kind.worth_drawing(again)) == 2
 
 
 def test_names_stand_beside_all_points_and_over_nothing(tmp_path: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import textwrap
-from functools import partial
+from typing import Any
 
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import offset_copy
 
 from reports.figures.kinds import Kind
 from reports.slices import Fixed, Panel, describe
@@ -60,14 +61,12 @@ def title(figure: Figure, kind: Kind, shared: Fixed, ax: Axes, head: float) -> N
     """The title and what all panels share, `head` points above the axes of the first one."""
     width = figure.get_size_inches()[0] + 2.2  # the legend stands beside the grid
     lines = textwrap.wrap(describe(shared), int(width * 14))
-    over = partial(
-        ax.annotate,
-        xy=(0, 1),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        va="bottom",
-        annotation_clip=False,
-    )
     foot = head + 24
-    over("\n".join(lines), xytext=(0, foot), fontsize=9, color="0.35")
-    over(kind.title, xytext=(0, foot + 12 * len(lines) + 4), fontsize=13, fontweight="bold")
+    corner = ax.get_position()
+
+    def over(text: str, up: float, **look: Any) -> None:
+        raised = offset_copy(figure.transFigure, figure, y=up, units="points")
+        figure.text(corner.x0, corner.y1, text, transform=raised, va="bottom", **look)
+
+    over("\n".join(lines), foot, fontsize=9, color="0.35")
+    over(kind.title, foot + 12 * len(lines) + 4, fontsize=13, fontweight="bold")

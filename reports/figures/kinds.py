@@ -52,13 +52,23 @@ class Kind:
         return isinstance(self.x, str) and len(labels) > MOST_LINES
 
     def worth_drawing(self, drawn: Sequence[Panel]) -> list[Panel]:
-        """Without the panels that show one place on the x axis only, if others show several; but
-        a ranking of the methods at a single length is one too."""
-        x = self.x
-        if isinstance(x, Metric) or (x == "seq_len" and self.is_ranking(drawn)):
+        """Without the panels that show one place on the x axis only, if others show several.
+
+        Rows of dots may show a single length, if its dtype and direction stand nowhere else.
+        """
+        if isinstance(self.x, Metric):
             return list(drawn)
+        x = self.x
         several = [panel for panel in drawn if finished(panel.rows)[x].nunique() > 1]
+        if x == "seq_len" and self.is_ranking(drawn):
+            shown = {_way(panel) for panel in several}
+            several = [p for p in drawn if any(p is s for s in several) or _way(p) not in shown]
         return several or list(drawn)
+
+
+def _way(panel: Panel) -> tuple[str, str]:
+    first = panel.rows.iloc[0]
+    return first["dtype"], first["direction"]
 
 
 _TIMES = "Median time of a call, and the middle half of the calls."
