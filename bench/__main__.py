@@ -22,6 +22,7 @@ from bench.inputs.capture import capture as make_capture
 from bench.sweep import Sweep, SweepError, read
 from bench.sweep import parse as parse_sweep
 from variants.contract.added import added_names
+from variants.contract.registry import Info
 
 DEVICES = ("auto", "cpu", "cuda")
 ERRORS = (
@@ -84,9 +85,7 @@ def _sweep_options(command: click.decorators.FC) -> click.decorators.FC:
 @click.option(
     "--timeout",
     type=click.FloatRange(min=1),
-    default=180,
-    show_default=True,
-    help="Seconds after which a case is given up.",
+    help="Seconds after which a case is given up; by default those of the sweep, mostly 180.",
 )
 def run(
     sweep: str | None,
@@ -96,9 +95,9 @@ def run(
     out: Path | None,
     resume: Path | None,
     seconds: float,
-    timeout: float,
+    timeout: float | None,
 ) -> None:
-    """Measure a sweep: a .toml file, or the name of a built-in one (cpu, gpu, smoke, peers).
+    """Measure a sweep: a .toml file, or the name of a built-in one (cpu, field, gpu, smoke, peers).
 
     Without SWEEP the one of the device is taken; with --set alone, a sweep of just those axes on
     top of the defaults if seq_len is among them.
@@ -142,7 +141,7 @@ def run(
             device=device,
             files=files,
             seconds=seconds,
-            timeout=timeout,
+            timeout=chosen.timeout if timeout is None else timeout,
             modules=modules,
             resume=resume is not None,
         )
@@ -197,7 +196,7 @@ def list_(modules: tuple[str, ...]) -> None:
                 mark.append("no" if reason else "yes")
                 if reason:
                     reasons.append(f"{name}/{implementation} on {device.type}: {reason}")
-        supports = ", ".join(sorted(cls.info.supports))
+        supports = ", ".join(_supports(cls.info))
         table.add_row(
             name,
             "\n".join(implementations),
@@ -260,6 +259,14 @@ def capture(
     )
 
 
+def _supports(info: Info) -> list[str]:
+    """What a variant supports, and whether it is causal only or never."""
+    if "causal" not in info.supports:
+        return [*sorted(info.supports), "never causal"]
+    causal = "causal only" if info.causal_only else "causal"
+    return [causal if word == "causal" else word for word in sorted(info.supports)]
+
+
 def _numbers(option: str, text: str | None) -> list[int] | None:
     try:
         return None if text is None else [int(word) for word in text.split(",")]
@@ -297,7 +304,8 @@ def _resolve(
 def _recorded(record: journal.Record) -> tuple[Sweep, dict[str, Path]]:
     plan = record.header["environment"]["sweep"]
     files = {name: Path(path) for name, path in record.header["files"].items()}
-    return parse_sweep(plan["name"], {"group": plan["groups"]}), files
+    asked = {key: plan[key] for key in ("timeout",) if key in plan}
+    return parse_sweep(plan["name"], {"group": plan["groups"], **asked}), files
 
 
 def _entry() -> None:

@@ -168,6 +168,11 @@ class Measurement(Case):
         return Case(**self._asked())
 
 
+def without_lengths(case: Case) -> Case:
+    """What a case has in common with the same one at other lengths."""
+    return dataclasses.replace(case, seq_len=0, key_len=0)
+
+
 CASE_COLUMNS = tuple(f.name for f in dataclasses.fields(Case))
 COLUMNS = tuple(f.name for f in dataclasses.fields(Measurement))
 _TEXTS = ("status", "reason", "implementation_used", "inputs_detail", "exact_implementation")

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
-from bench import environment, journal, worker
-from bench.measurement import COLUMNS, Case, Measurement, Status
+from bench import environment, forecast, journal, worker
+from bench.measurement import COLUMNS, Case, Measurement, Status, without_lengths
 from bench.progress import Progress
 from bench.sweep import Sweep
 from variants.contract.added import ADDED
@@ -26,6 +26,7 @@ from variants.contract.added import ADDED
 ATTEMPTS = 2  # a case during which the whole run died is tried once more
 REWRITE_SECONDS = 15.0
 SET_UP_SECONDS = 300.0  # for looking at the machine
+BASELINES = 3  # as many times the time of a case they have, as they are several in one call
 KEEPS_WORKER = (Status.OK, Status.UNSUPPORTED, Status.SKIPPED)
 Result = TypeVar("Result")
 
@@ -154,6 +155,7 @@ def _run(
             plan: dict[str, Any] = {
                 "name": sweep.name,
                 "groups": [dict(group) for group in sweep.groups],
+                "timeout": timeout,
             }
             if modules:
                 plan["modules"] = list(modules)
@@ -207,11 +209,14 @@ def _one(
     if shorter := _failed_shorter(case, results):
         reason = f"{shorter.status} already at seq_len {shorter.seq_len}"
         return Measurement.of(case, Status.SKIPPED, reason), []
+    # Exact attention is measured anyway, as a baseline.
+    if not worker.always_exact(case) and (reason := forecast.hopeless(case, results, timeout)):
+        return Measurement.of(case, Status.SKIPPED, reason), []
     if record.attempts.get(case.case_id, 0) >= ATTEMPTS:
         reason = f"the whole run died {ATTEMPTS} times during this case"
         return Measurement.of(case, Status.CRASHED, reason), []
     book.started(case)
-    exact = process.knows_exact(case, settings, timeout)
+    exact = process.knows_exact(case, settings, BASELINES * timeout)
     try:
         return process.call(worker.measure, case, settings, exact, timeout=timeout)
     except CaseTimeout:
@@ -235,14 +240,10 @@ def _failed_shorter(case: Case, results: Mapping[str, Measurement]) -> Measureme
             row.status in (Status.OUT_OF_MEMORY, Status.TIMEOUT)
             and row.seq_len <= case.seq_len
             and row.key_len <= case.key_len
-            and _without_lengths(row.case) == _without_lengths(case)
+            and without_lengths(row.case) == without_lengths(case)
         ):
             return row
     return None
-
-
-def _without_lengths(case: Case) -> Case:
-    return dataclasses.replace(case, seq_len=0, key_len=0)
 
 
 def _weight(case: Case) -> float:

@@ -1,7 +1,8 @@
 """A sweep: axes in a TOML file, every combination of which is a case.
 
 Keys at the top of the file are axes of all groups; each `[[group]]` table adds or replaces some.
-A file without groups is one group. The order of the values is the order of the cases.
+A file without groups is one group. The order of the values is the order of the cases. `timeout`
+at the top is no axis: the seconds after which a case is given up, 180 where it is absent.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Sweep:
 
     name: str
     groups: tuple[Mapping[str, tuple[Any, ...]], ...]
+    timeout: float = 180.0  # seconds after which a case is given up, unless the caller says so
 
     def overridden(self, settings: Iterable[str]) -> Sweep:
         """With `axis=v1,v2` texts replacing that axis in every group."""
@@ -63,7 +65,7 @@ class Sweep:
             changed = {**group, **axes}
             if changed not in groups:
                 groups.append(changed)
-        return Sweep(self.name, tuple(groups))
+        return dataclasses.replace(self, groups=tuple(groups))
 
     def located(self) -> tuple[Sweep, dict[str, Path]]:
         """With `file:PATH` inputs named by the file alone, as rows carry no path; and where each
@@ -84,7 +86,7 @@ class Sweep:
                     name = f"file:{file.name}"
                 names.append(name)
             groups.append({**group, "inputs": tuple(names)} if names else group)
-        return Sweep(self.name, tuple(groups)), files
+        return dataclasses.replace(self, groups=tuple(groups)), files
 
     def cases(self, device: str, files: Mapping[str, Path]) -> list[Case]:
         """All cases, each once, shape by shape from short to long; SweepError for a bad one."""
@@ -114,11 +116,17 @@ def read(source: str | Path) -> Sweep:
 
 def parse(name: str, table: Mapping[str, Any]) -> Sweep:
     """Check a table of axes and make a sweep of it."""
-    shared = {key: value for key, value in table.items() if key != "group"}
+    shared = {key: value for key, value in table.items() if key not in ("group", "timeout")}
     groups = table.get("group", [{}])
     if not isinstance(groups, list) or not groups or not all(isinstance(g, dict) for g in groups):
         raise SweepError(f"{name}: groups must be written as [[group]] tables of axes")
-    return Sweep(name, tuple(_check_axes(name, {**shared, **group}) for group in groups))
+    timeout = table.get("timeout", Sweep.timeout)
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 1:
+        raise SweepError(
+            f"{name}: timeout must be a number of seconds, at least 1; got {timeout!r}"
+        )
+    axes = tuple(_check_axes(name, {**shared, **group}) for group in groups)
+    return Sweep(name, axes, float(timeout))
 
 
 def _check_axes(name: str, axes: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:

@@ -145,7 +145,7 @@ def _measure(case: Case, settings: Settings, exact: bool) -> tuple[Measurement, 
         raise UnsupportedError(f"{case.variant} does not support 'backward'")
     _enter(case, settings, exact=exact)
     implementation = attention.choose_implementation(_Shape.inputs.query, _Shape.inputs.key)
-    is_baseline = _always_exact(type(attention)) and implementation in _Shape.exact
+    is_baseline = always_exact(case) and implementation in _Shape.exact
     if is_baseline:
         seen = _Shape.exact[implementation]
     else:
@@ -153,8 +153,12 @@ def _measure(case: Case, settings: Settings, exact: bool) -> tuple[Measurement, 
     return _row(attention, case, seen, settings), seen.samples.device_ms
 
 
+def always_exact(case: Case) -> bool:
+    """Whether a case is of exact attention, whatever its hyperparameters."""
+    return _always_exact(variants.REGISTRY[case.variant])
+
+
 def _always_exact(cls: type[Attention]) -> bool:
-    """Whether a variant equals softmax attention whatever its hyperparameters."""
     return cls.info.exact_when is not None and not cls.info.exact_when
 
 

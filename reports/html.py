@@ -20,6 +20,7 @@ from reports.slices import Slice, describe
 from reports.tables import status_counts
 
 TEMPLATE = "report.html"
+PIXELS_PER_PIXEL = 1.5  # of a figure, and of the page
 ENVIRONMENT_PARTS = ("hardware", "software", "limits", "settings")
 
 
@@ -57,6 +58,7 @@ def page(runs: Runs, drawings: Sequence[Drawing]) -> str:
     environment.filters |= {
         "count": show_count,
         "embedded": embedded,
+        "width": width,
         "describe": describe,
         "answers": answers,
     }
@@ -80,6 +82,12 @@ def page(runs: Runs, drawings: Sequence[Drawing]) -> str:
 def embedded(path: Path) -> str:
     """A PNG file as the address of an image."""
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+
+
+def width(path: Path) -> int:
+    """How wide a PNG file is drawn on the page, so that letters are as large in all figures."""
+    pixels = int.from_bytes(path.read_bytes()[16:20], "big")  # where the format has it
+    return round(pixels / PIXELS_PER_PIXEL)
 
 
 def facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

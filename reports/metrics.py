@@ -62,7 +62,8 @@ class Metric:
     """A column that can be ranked or drawn.
 
     `label` stands on an axis, `short` over a column. `low` and `high` are the columns of its
-    interval. A logarithmic axis is linear below `linear_below`, so that zero has a place on it.
+    interval, `exact` that of the fastest exact implementation. A logarithmic axis is linear below
+    `linear_below`, so that zero has a place on it.
     """
 
     column: str
@@ -74,6 +75,7 @@ class Metric:
     show: Callable[[float], str]
     low: str | None = None
     high: str | None = None
+    exact: str | None = None
     linear_below: float | None = None
 
 
@@ -87,6 +89,7 @@ TIME = Metric(
     show=show_ms,
     low="time_ms_q1",
     high="time_ms_q3",
+    exact="exact_ms_median",
 )
 MEMORY = Metric(
     column="peak_memory_bytes",
@@ -96,6 +99,7 @@ MEMORY = Metric(
     better="lower",
     log=True,
     show=show_bytes,
+    exact="exact_peak_memory_bytes",
 )
 ERROR = Metric(
     column="approx_error_rel_l2",

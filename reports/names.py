@@ -34,7 +34,8 @@ def labels(frame: pd.DataFrame) -> pd.Series[str]:
     """A name per row: the variant, and what varies within that variant in this data.
 
     `lsh num_hashes=4` if the number of hashes varies and nothing else; `full/sdpa` if
-    implementations of `full` are compared. One that computes something else says `(differs)`.
+    implementations of `full` are compared, and `full` for the one it chooses itself. One that
+    computes something else says `(differs)`.
     """
     settings = frame["hyperparameters"].map(settings_of)
     result = frame["variant"].copy()
@@ -42,15 +43,16 @@ def labels(frame: pd.DataFrame) -> pd.Series[str]:
         own = settings[rows.index]
         names = sorted({name for each in own for name in each})
         varying = [name for name in names if len({each.get(name) for each in own}) > 1]
-        several = rows["implementation"].nunique() > 1
+        asked = rows["implementation"]
+        several = asked.nunique() > 1
         result[rows.index] = [
             " ".join(
                 [
-                    f"{variant}/{implementation}" if several else str(variant),
-                    *(f"{name}={each[name]}" for name in varying if name in each),
+                    f"{variant}/{name}" if several and name != "auto" else str(variant),
+                    *(f"{key}={each[key]}" for key in varying if key in each),
                 ]
             )
-            for implementation, each in zip(rows["implementation"], own, strict=True)
+            for name, each in zip(asked, own, strict=True)
         ]
     return result.mask(differing(frame), result + " (differs)")
 

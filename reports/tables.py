@@ -87,15 +87,17 @@ def variants_table() -> str:
     from variants import REGISTRY
 
     lines = [REGISTRY[name].info for name in sorted(REGISTRY)]
+    causal = {(False, True): "yes", (True,): "only", (False,): "no"}
     return _markdown(
-        ("name", "paper", "time", "memory", "supports", "target"),
+        ("name", "paper", "time", "memory", "causal", "supports", "target"),
         [
             (
                 f"`{info.name}`",
                 f"[{info.title}]({info.url}), {info.year}",
                 info.time,
                 info.memory,
-                ", ".join(sorted(info.supports)),
+                causal[info.causal_choices],
+                ", ".join(sorted(info.supports - {"causal"})),
                 info.target,
             )
             for info in lines

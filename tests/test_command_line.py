@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -89,7 +89,10 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            (["nosuch"], "no sweep 'nosuch'; give a .toml file, or one of: cpu, gpu, peers, smoke"),
+            (
+                ["nosuch"],
+                "no sweep 'nosuch'; give a .toml file, or one of: cpu, field, gpu, peers, smoke",
+            ),
             (["nosuch.toml"], r"cannot read the sweep nosuch\.toml: No such file or directory"),
             (["--set", "heads"], "write an override as axis=value,value; got 'heads'"),
             (["--set", "speed=1"], "unknown axis 'speed'; the axes are: batch, "),
@@ -197,6 +200,20 @@ class TestList:
         assert "bucket_size=64 num_hashes=1 seed=0 shared_qk=False" in said.out
         assert "backward, causal, cross_attention, key_padding_mask" in said.out
 
+    def test_shows_what_is_causal_only_or_never(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole = variants.REGISTRY["linear"]
+        for name, changes in (
+            ("only", {"causal_only": True}),
+            ("never", {"supports": frozenset({"backward"})}),
+        ):
+            info = replace(whole.info, name=name, **changes)
+            monkeypatch.setitem(variants.REGISTRY, name, type(name, (whole,), {"info": info}))
+        text = " ".join(bench("list").out.replace("│", " ").split())
+        assert "backward, causal only, cross_attention" in text
+        assert "backward, never causal" in text
+
 
 class TestPlan:
     def test_counts_the_cases_by_variant_and_length(self, bench: Bench) -> None:
@@ -257,6 +274,24 @@ class TestRun:
         monkeypatch.setattr(runner, "run", lambda *_, **options: seen.update(options))
         bench("run", *self.AXES, "--seconds", "0.5", "--timeout", "7")
         assert (seen["seconds"], seen["timeout"], seen["resume"]) == (0.5, 7.0, False)
+
+    def test_takes_the_timeout_of_the_sweep_also_when_it_goes_on(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Path("mine.toml").write_text(
+            'timeout = 33\nseq_len = 16\nvariant = ["sliding_window window_size=8"]'
+        )
+        bench("run", "mine.toml", "--out", "mine")
+        stored = json.loads(Path("mine", "environment.json").read_text())
+        assert stored["sweep"]["timeout"] == 33
+        seen: dict[str, Any] = {}
+        monkeypatch.setattr(runner, "run", lambda *_, **options: seen.update(options))
+        bench("run", "mine.toml", "--out", "other")
+        assert seen["timeout"] == 33
+        bench("run", "--resume", "mine")
+        assert seen["timeout"] == 33
+        bench("run", *self.AXES)
+        assert seen["timeout"] == 180
 
     def test_with_failed_cases_ends_well_and_counts_them(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch

@@ -21,22 +21,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
+import variants
 from bench.measurement import CASE_COLUMNS, COLUMNS, Case, Measurement, Status
 from reports.__main__ import main
 from reports.answers import answers
 from reports.build import build_report
 from reports.docs import BLOCKS
 from reports.figures.frontier import frontier
-from reports.figures.kinds import KINDS, Kind
+from reports.figures.kinds import KINDS, MOST_LINES, Kind
 from reports.figures.layout import draw
+from reports.figures.naming import LINE, Room
 from reports.figures.style import styles
 from reports.html import facts
 from reports.listing import listing, reasons
 from reports.metrics import ERROR, TIME, show_bytes, show_count, show_error, show_ms
 from reports.names import machine_name
 from reports.rows import RunError, read_runs
-from reports.slices import also_measured, common, panels, split
-from reports.tables import reproduce_command, summary_table
+from reports.slices import Panel, also_measured, common, panels, split
+from reports.tables import reproduce_command, summary_table, variants_table
 
 CASE = Case(
     variant="full",
@@ -238,14 +240,14 @@ def test_a_label_shows_only_what_varies_within_its_variant(tmp_path: Path) -> No
         done(variant="lsh", hyperparameters="bucket_size=64 num_hashes=4 seed=0"),
         done(variant="bigbird", hyperparameters="block_size=32 seed=1"),
         done(variant="full", implementation="sdpa"),
-        done(variant="full", implementation="plain"),
+        done(variant="full", implementation="auto"),
     ]
     assert list(frame_of(tmp_path, rows)["label"]) == [
         "lsh num_hashes=1",
         "lsh num_hashes=4",
         "bigbird",
         "full/sdpa",
-        "full/plain",
+        "full",
     ]
 
 
@@ -359,8 +361,8 @@ def test_the_slice_with_most_lengths_is_drawn_and_the_rest_is_named(tmp_path: Pa
 
 
 def test_a_figure_says_its_slice(run: Path) -> None:
-    _, axes = figure_of(KIND["time_vs_length"], read_runs([run]).frame)
-    texts = " ".join(text.get_text() for ax in axes for text in ax.texts)
+    figure, _ = figure_of(KIND["time_vs_length"], read_runs([run]).frame)
+    texts = " ".join(text.get_text() for text in figure.texts)
     for word in ("cpu, Some CPU, 2 threads", "causal", "head_dim 64", "8 heads", "gaussian"):
         assert word in texts
 
@@ -388,10 +390,142 @@ def test_a_failed_case_is_named_where_it_has_no_place(run: Path) -> None:
 
 
 def test_failures_that_do_not_fit_are_counted(tmp_path: Path) -> None:
-    rows = [done(seq_len=n) for n in (256, 512, 1024, 2048, 4096, 8192)]
-    rows += [failed(variant=f"v{n}", seq_len=512) for n in range(40)]
+    rows = [done(seq_len=2**n) for n in range(4, 20)]
+    rows += [failed(variant=f"v{n}", seq_len=512) for n in range(MOST_LINES - 1)]
     _, (ax,) = figure_of(KIND["time_vs_length"], frame_of(tmp_path, rows))
-    assert "40×T" in [text.get_text() for text in ax.texts]
+    assert f"{MOST_LINES - 1}×T" in [text.get_text() for text in ax.texts]
+
+
+def test_a_variant_that_failed_alike_everywhere_is_named_once(tmp_path: Path) -> None:
+    rows = [*RUN, *(done(9, implementation=name, seq_len=4096) for name in ("sdpa", "plain"))]
+    for setting in ("a=1", "a=2"):
+        rows += [failed(variant="nystrom", hyperparameters=setting, seq_len=4096)]
+    rows += [failed(implementation="xformers", seq_len=4096)]
+    _, (ax,) = figure_of(KIND["error_vs_time"], frame_of(tmp_path, rows))
+    marks = [text.get_text() for text in ax.texts if text.get_text().startswith("×")]
+    assert marks == ["×T full/xformers", "×T lsh", "×T nystrom"]
+
+
+# Many methods
+
+
+MANY = [
+    *(
+        done(n * (1 + k % 7) / 256, 0.1 + 0.05 * k, variant=f"v{k:02}", seq_len=n)
+        for k in range(MOST_LINES)
+        for n in (256, 1024)
+    ),
+    *(replace(done(n / 64, 0.0, seq_len=n), exact_ms_median=n / 64) for n in (256, 1024)),
+]
+
+
+def names_of(ax: Axes) -> list[str]:
+    return [text.get_text() for text in ax.get_yticklabels()]
+
+
+def test_as_many_labels_as_can_be_told_apart_are_lines(tmp_path: Path) -> None:
+    few = [row for row in MANY if row.variant != "v00"]
+    _, (ax,) = figure_of(KIND["time_vs_length"], frame_of(tmp_path, few))
+    assert len(lines_of(ax)) == MOST_LINES
+    assert KIND["time_vs_length"].is_ranking(panels_of(frame_of(tmp_path, MANY)))
+
+
+def panels_of(frame: pd.DataFrame) -> list[Panel]:
+    return panels(frame, x="seq_len", row="passage", column="dtype")
+
+
+def test_more_have_a_row_each_with_a_dot_at_each_length(tmp_path: Path) -> None:
+    figure, (ax,) = figure_of(KIND["time_vs_length"], frame_of(tmp_path, MANY))
+    names = names_of(ax)
+    assert sorted(names) == sorted({row.variant for row in MANY})
+    dots = {str(line.get_label()): line for line in ax.lines if line.get_marker() == "o"}
+    assert set(dots) == {"256", "1k"}
+    for row in MANY:
+        line = dots["256" if row.seq_len == 256 else "1k"]
+        at = list(line.get_ydata()).index(names.index(row.variant))
+        assert list(line.get_xdata())[at] == row.time_ms_median
+    assert dots["256"].get_color() != dots["1k"].get_color()
+    exact = {
+        line.get_color(): line.get_xdata()[0] for line in ax.lines if line.get_gid() == "exact"
+    }
+    assert exact == {dots["256"].get_color(): 4.0, dots["1k"].get_color(): 16.0}
+    bold = [text.get_text() for text in ax.get_yticklabels() if text.get_fontweight() == "bold"]
+    assert bold == ["full"]
+    (legend,) = figure.legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == ["sequence length:", "256", "1k", "fastest exact one"]
+
+
+def test_the_best_row_is_on_top_and_what_got_less_far_below(tmp_path: Path) -> None:
+    rows = [row for row in MANY if (row.variant, row.seq_len) != ("v00", 1024)]
+    rows += [failed(variant="v00", seq_len=1024)]
+    rows += [failed(Status.UNSUPPORTED, "no", variant="v99", seq_len=n) for n in (256, 1024)]
+    rows += [done(99, variant="v07", hyperparameters="a=2", seq_len=1024)]
+    _, (ax,) = figure_of(KIND["time_vs_length"], frame_of(tmp_path, rows))
+    names = names_of(ax)
+    # Those of one variant stand together, where the best of them does.
+    assert names[:3] == ["v07", "v07 a=2", "v01"]
+    assert names[-3:] == ["v06", "v00", "v99"]
+    _, (ax,) = figure_of(KIND["error_vs_length"], frame_of(tmp_path, rows))
+    assert names_of(ax)[:2] == ["full", "v01"]
+    assert any(line.get_gid() == "zeros" and line.get_xdata()[0] == 1 for line in ax.lines)
+
+
+def test_beside_a_row_stands_what_it_did_not_finish(tmp_path: Path) -> None:
+    rows = [*MANY, failed(variant="v00", seq_len=4096), failed(variant="v01", seq_len=2048)]
+    rows += [failed(Status.SKIPPED, variant="v01", seq_len=4096 * k) for k in (1, 2)]
+    rows += [failed(Status.UNSUPPORTED, "no", variant="v99", seq_len=n) for n in (256, 1024)]
+    figure, (ax,) = figure_of(KIND["time_vs_length"], frame_of(tmp_path, rows))
+    beside = {
+        names_of(ax)[round(text.xy[1])]: text.get_text()
+        for text in ax.texts
+        if (text.get_gid() or "").startswith("failed:")
+    }
+    assert beside == {"v00": "×T 4k", "v01": "×S 4k+ ×T 2k", "v99": "×U"}
+    (legend,) = figure.legends
+    assert {"×T  timeout", "×S  skipped", "×U  unsupported"} <= {
+        text.get_text() for text in legend.get_texts()
+    }
+
+
+def test_a_length_on_its_own_is_worth_a_panel_of_dots_but_not_of_lines(tmp_path: Path) -> None:
+    one = [done(variant=f"v{k:02}", direction="forward_backward") for k in range(MOST_LINES)]
+    kind = KIND["time_vs_length"]
+    many = panels_of(frame_of(tmp_path, [*MANY, *one]))
+    assert len(kind.worth_drawing(many)) == 2
+    few = panels_of(frame_of(tmp_path, [*MANY[:8], *one[:4]]))
+    assert len(kind.worth_drawing(few)) == 1
+    # Nor where lengths of that direction and dtype are shown, of another layer.
+    other = [replace(row, inputs="smollm2", layer=3) for row in MANY if row.seq_len == 256]
+    again = panels_of(frame_of(tmp_path, [*MANY, *one, *other]))
+    assert len(again) == 3
+    assert len(kind.worth_drawing(again)) == 2
+
+
+def test_names_stand_beside_all_points_and_over_nothing(tmp_path: Path) -> None:
+    _, (ax,) = figure_of(KIND["error_vs_time"], frame_of(tmp_path, MANY))
+    weights = {text.get_text(): text.get_fontweight() for text in ax.texts}
+    assert {row.variant for row in MANY} <= set(weights)
+    assert weights["full"] == weights["v00"] == "bold"
+    assert weights["v05"] == "normal"
+
+
+def test_a_name_takes_the_nearest_free_place_or_none() -> None:
+    room = Room({0: (50, 50), 1: (50, 62)}, (0, 0, 100, 100))
+    first = room.take([0], 30)
+    assert first is not None
+    assert (first.across, first.is_far) == (-37, False)
+    second = room.take([0], 30)
+    assert second is not None
+    assert (second.across, second.up, second.is_far) == (7, first.up, False)
+    assert room.take([0, 1], 120) is None
+    # A line up from the lower point would pass over the other one.
+    narrow = Room({0: (50, 50), 1: (50, 62)}, (44, 50, 56, 100))
+    assert narrow.take([0], 10) is None
+    above = narrow.take([0], 10, across_others=True)
+    assert above is not None
+    assert above.is_far
+    assert above.up > 12 + LINE / 2
 
 
 def test_exact_attention_is_black_and_thick_and_colors_follow_names(tmp_path: Path) -> None:
@@ -662,8 +796,22 @@ def test_docs_check_finds_what_is_stale_and_docs_renews_it(tmp_path: Path) -> No
     assert (
         "| `full` | [Attention Is All You Need](https://arxiv.org/abs/1706.03762), 2017" in readme
     )
+    assert " | yes | backward, cross_attention, key_padding_mask | softmax |" in readme
     columns = (tmp_path / "docs" / "columns.md").read_text()
     assert all(f"| `{name}` |" in columns for name in COLUMNS)
+
+
+def test_the_table_of_variants_says_what_is_causal_only_or_never(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = variants.REGISTRY["linear"]
+    for name, changes in (("only", {"causal_only": True}), ("never", {"supports": frozenset()})):
+        info = replace(whole.info, name=name, **changes)
+        monkeypatch.setitem(variants.REGISTRY, name, type(name, (whole,), {"info": info}))
+    rows = [line.split(" | ") for line in variants_table().splitlines()]
+    causal = rows[0].index("causal")
+    shown = {row[0].strip("| `"): row[causal] for row in rows[2:]}
+    assert (shown["linear"], shown["only"], shown["never"]) == ("yes", "only", "no")
 
 
 @pytest.mark.parametrize("damage", ["missing file", "missing mark", "two blocks"])

@@ -148,8 +148,9 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
         rows = run(
             folder,
             {"seq_len": (16,), "seed": (0, 1, KILLED, 2, 3, HANGS, 4)},
-            {"seq_len": (TOO_LONG, 2 * TOO_LONG, 3 * TOO_LONG)},
-            {"seq_len": (TOO_LONG,), "seed": (1,)},
+            # Of another batch, as the time of a length that ended well would tell against them.
+            {"seq_len": (TOO_LONG, 2 * TOO_LONG, 3 * TOO_LONG), "batch": (2,)},
+            {"seq_len": (TOO_LONG,), "seed": (1,), "batch": (2,)},
             {"seq_len": (16,), "heads": (5, 7), "variant": (ONE, "linear feature_map=elu")},
             timeout=1.5,
         )
@@ -264,6 +265,7 @@ class TestOrderOfThings:
         assert stored == header["environment"]
         assert stored["limits"]["matmul_tflops"] == {"float32": 1e6}
         assert stored["sweep"]["groups"][0]["seq_len"] == [16, 32, 64]
+        assert stored["sweep"]["timeout"] == 60.0
 
     def test_settings_reach_the_worker(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch
@@ -318,6 +320,55 @@ class TestOrderOfThings:
             (64, 1): Status.OK,
             (64, 2): Status.SKIPPED,
         }
+
+    def test_what_shorter_lengths_show_to_be_hopeless_is_skipped(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch
+    ) -> None:
+        measured = []
+
+        def slow(asked: Any, given: Any, exact: bool) -> Any:
+            measured.append(asked.seq_len)
+            return good(asked, time_ms_median=1e3 * asked.seq_len), []
+
+        in_process.setattr(runner.worker, "measure", slow)
+        lengths = {"seq_len": (16, 32, 64, 128)}
+        rows = run(tmp_path, lengths | {"causal": (False,)}, timeout=500.0)
+        statuses = [Status.OK, Status.OK, Status.OK, Status.SKIPPED]
+        assert [row.status for row in rows] == statuses
+        assert measured == [16, 32, 64]
+        assert [e["case_id"] for e in events(tmp_path) if e["event"] == "started"] == [
+            row.case_id for row in rows[:3]
+        ]
+        # A run that is continued foretells the same from the rows that are there.
+        lines = (tmp_path / FILE).read_text().splitlines(keepends=True)
+        (tmp_path / FILE).write_text("".join(lines[:-1]))
+        again = run(tmp_path, lengths | {"causal": (False,)}, timeout=500.0, resume=True)
+        assert again == rows
+        assert measured == [16, 32, 64]
+
+    def test_exact_attention_is_never_foretold(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch
+    ) -> None:
+        """Its rows are those of the baselines, which are measured in any case."""
+        in_process.setattr(
+            runner.worker, "measure", lambda asked, *_: (good(asked, time_ms_median=1e6), [])
+        )
+        rows = run(tmp_path, {**LENGTHS, "variant": ("full implementation=sdpa",)}, timeout=1.0)
+        assert {row.status for row in rows} == {Status.OK}
+
+    def test_baselines_have_more_time_than_a_case(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch
+    ) -> None:
+        allowed = {}
+
+        class Watched(InProcess):
+            def call(self, function: Any, *arguments: Any, timeout: float) -> Any:
+                allowed[function.__name__] = timeout
+                return function(*arguments)
+
+        in_process.setattr(runner, "Worker", Watched)
+        run(tmp_path, LENGTHS, timeout=2.0)
+        assert allowed["no_exact"] == 3 * allowed["instant"] == 6.0
 
     @pytest.mark.parametrize("failure", [Status.ERROR, Status.INCORRECT, Status.CRASHED])
     def test_other_failures_do_not_stop_longer_cases(

@@ -21,6 +21,8 @@ from variants.sliding_window import SlidingWindowAttention
 
 ONE = "sliding_window window_size=8"
 
+WHOLE = ("cpu", "field", "gpu", "smoke")  # the built-in sweeps of every registered variant
+
 
 def cases(*settings: str, device: str = "cpu") -> list[Case]:
     """The cases of axes given as `--set` texts."""
@@ -49,17 +51,22 @@ class TestFiles:
         file.write_text(f'variant = ["{ONE}"]\nseq_len = [16, 32]')
         assert len(read(file).cases("cpu", {})) == 2
 
-    @pytest.mark.parametrize("name", ["cpu", "gpu", "smoke"])
+    @pytest.mark.parametrize("name", WHOLE)
     def test_the_built_in_sweeps_can_be_planned(self, name: str) -> None:
         found = read(name)
         planned = found.cases("cuda" if name == "gpu" else "cpu", {})
         assert found.name == name
         assert {c.variant for c in planned} == set(variants.REGISTRY)
         assert {c.device for c in planned} == {"cuda" if name == "gpu" else "cpu"}
+        # Whether a method knows only the one or only the other, it has numbers.
+        asked = {(c.variant, c.causal) for c in planned}
+        for variant, cls in variants.REGISTRY.items():
+            assert asked & {(variant, causal) for causal in cls.info.causal_choices}
+        assert {causal for _, causal in asked} == {False, True}
 
     def test_every_built_in_sweep_is_tested(self) -> None:
         # That of the peers needs what it races: see test_peers.py.
-        assert {file.stem for file in BUILT_IN.glob("*.toml")} == {"cpu", "gpu", "smoke", "peers"}
+        assert {file.stem for file in BUILT_IN.glob("*.toml")} == {*WHOLE, "peers"}
 
     def test_a_folder_does_not_hide_a_built_in_sweep(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -70,7 +77,7 @@ class TestFiles:
 
     def test_an_unknown_sweep_names_the_built_in_ones(self) -> None:
         with pytest.raises(
-            SweepError, match=r"no sweep 'cpuu'; .* one of: cpu, gpu, peers, smoke$"
+            SweepError, match=r"no sweep 'cpuu'; .* one of: cpu, field, gpu, peers, smoke$"
         ):
             read("cpuu")
 
@@ -84,6 +91,16 @@ class TestFiles:
         file.write_bytes(content)
         with pytest.raises(SweepError, match=r"mine\.toml is not valid TOML: "):
             read(file)
+
+    def test_a_sweep_may_say_how_long_a_case_may_take(self) -> None:
+        assert parse("mine", {"seq_len": 16}).timeout == 180
+        mine = parse("mine", {"seq_len": 16, "timeout": 30})
+        assert mine.timeout == 30
+        assert mine.groups == ({"seq_len": (16,)},)
+        assert mine.overridden(["heads=1"]).located()[0].timeout == 30
+        for wrong in (0, -1, True, "long", float("nan"), [30]):
+            with pytest.raises(SweepError, match=r"mine: timeout must be a number .*; got "):
+                parse("mine", {"timeout": wrong})
 
     @pytest.mark.parametrize("content", ["[group]\nheads = [1]", "group = []", "group = [1]"])
     def test_groups_are_an_array_of_tables(self, tmp_path: Path, content: str) -> None:
@@ -401,7 +418,7 @@ class TestReproduction:
             with pytest.raises(SweepError, match=f"temperature must be .*got .*{text}"):
                 cases("seq_len=16", f"variant=warm temperature={text}")
 
-    @pytest.mark.parametrize("name", ["cpu", "gpu", "smoke"])
+    @pytest.mark.parametrize("name", WHOLE)
     def test_the_columns_of_a_row_ask_for_exactly_that_case(self, name: str) -> None:
         planned = read(name).cases("cpu", {})
         assert len(planned) > 50

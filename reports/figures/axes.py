@@ -26,6 +26,12 @@ def points(rows: pd.DataFrame, x: str, y: Metric) -> pd.DataFrame:
     return numbers.dropna(subset=[x, y.column]).sort_values(["label", x])
 
 
+def reach(placed: pd.DataFrame, metric: Metric) -> tuple[float, float]:
+    """The least and the greatest number of a metric, its intervals included."""
+    numbers = placed[[column for column in (metric.column, metric.low, metric.high) if column]]
+    return numbers.min().min(), numbers.max().max()
+
+
 def draw_lines(ax: Axes, placed: pd.DataFrame, x: str, y: Metric, styles: Styles) -> None:
     """A line for each label, with its interval as a band; as a bar if it is a lone point."""
     for label, line in placed.groupby("label"):
@@ -53,9 +59,13 @@ def draw_lines(ax: Axes, placed: pd.DataFrame, x: str, y: Metric, styles: Styles
         )
 
 
-def draw_zeros_line(ax: Axes, *, named: bool) -> None:
-    """The error of an output that is all zeros: above it, no answer would have been better."""
-    ax.axhline(1, color="0.2", linewidth=1.1, linestyle=(0, (1, 1.5)), zorder=1.2, gid="zeros")
+def draw_zeros_line(ax: Axes, *, named: bool, across: bool = True) -> None:
+    """The error of an output that is all zeros: above it, no answer would have been better.
+
+    Across the axes, or down them where errors are on the x axis.
+    """
+    line = ax.axhline if across else ax.axvline
+    line(1, color="0.2", linewidth=1.1, linestyle=(0, (1, 1.5)), zorder=1.2, gid="zeros")
     if named:
         ax.annotate(
             "1.0 =\nreturning\nzeros",
@@ -88,8 +98,13 @@ def room(values: Sequence[int], width: float) -> float:
     return float(width * nearest / (ticks[-1] - ticks[0] + 2 * margin))
 
 
-def scale_metric(ax: Axes, which: str, metric: Metric, low: float, high: float) -> None:
-    """An axis in human units around the values from `low` to `high`; zero may be among them."""
+def scale_metric(
+    ax: Axes, which: str, metric: Metric, low: float, high: float, *, names: bool = False
+) -> None:
+    """An axis in human units around the values from `low` to `high`; zero may be among them.
+
+    With `names` there is room for words to the left of the points.
+    """
     axis, set_scale, set_limits = (
         (ax.yaxis, ax.set_yscale, ax.set_ylim)
         if which == "y"
@@ -107,8 +122,7 @@ def scale_metric(ax: Axes, which: str, metric: Metric, low: float, high: float) 
         base = 4 if metric.unit == "bytes" else 10
         set_scale("log", base=base)
         margin = max((high / low) ** 0.06, 1.15)
-        # Names stand to the left of the points of the frontier.
-        set_limits(low / margin ** (4 if which == "x" else 1), high * margin)
+        set_limits(low / margin ** (5 if names else 1), high * margin)
         few = high / low < 30 and base == 10
         axis.set_major_locator(LogLocator(base, subs=(1, 2, 5) if few else (1,)))
         axis.set_minor_locator(NullLocator())

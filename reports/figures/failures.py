@@ -25,7 +25,7 @@ LETTERS: Mapping[str, str] = {
     Status.SKIPPED: "S",
 }
 STACK = 6  # marks above one another before a second column begins
-FONT, LINE, CROSS, LETTER = 7.5, 9.0, 15.0, 4.4  # size, height, and widths of a mark, in points
+FONT, LINE, CROSS, LETTER = 7.5, 9.0, 15.0, 5.2  # size, height, and widths of a mark, in points
 GROUND = "0.94"
 
 
@@ -56,14 +56,21 @@ def stacked(rows: pd.DataFrame, x: str, room: float) -> list[Mark]:
 
 
 def listed(rows: pd.DataFrame, width: float) -> list[Mark]:
-    """One after another, with their names, where a failed case has no place on the x axis."""
+    """One after another, with their names, where a failed case has no place on the x axis.
+
+    A variant that ended the same way in all of its cases is named once.
+    """
+    failed = _failed(rows)
+    alike = failed.groupby(["variant", "status"])["label"].transform("size")
+    all_alike = alike == failed["variant"].map(rows["variant"].value_counts())
+    failed = failed.assign(name=failed["label"].mask(all_alike, failed["variant"]))
     result = []
     right, level = 3.0, 0
-    for label, status in _pairs(_failed(rows)):
-        text = f"×{LETTERS[status]} {label}"
+    for _, row in failed.drop_duplicates(["name", "status"]).iterrows():
+        text = f"×{LETTERS[row['status']]} {row['name']}"
         if right > 3 and right + len(text) * LETTER > width:
             right, level = 3.0, level + 1
-        result.append(Mark(label, status, text, None, right, 1 + level * LINE))
+        result.append(Mark(row["label"], row["status"], text, None, right, 1 + level * LINE))
         right += len(text) * LETTER + 8
     return result
 

@@ -7,12 +7,13 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 
+from reports.figures import naming
 from reports.figures.style import Styles
 from reports.metrics import Metric
 from reports.rows import EXACT
 
-LETTER, LINE = 4.7, 9.0  # what a letter and a line of a name take, in points
-Box = tuple[float, float, float, float]  # left, low, right, high
+LETTER, BOLD = 4.6, 5.3  # what a letter of a name takes, in points
+LEADER = {"arrowstyle": "-", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
 
 
 def frontier(rows: pd.DataFrame, x: Metric, y: Metric, floor: float = 0.0) -> pd.DataFrame:
@@ -38,7 +39,8 @@ def rounding(rows: pd.DataFrame, y: Metric) -> float:
 
 
 def draw_frontier(ax: Axes, placed: pd.DataFrame, x: Metric, y: Metric, styles: Styles) -> None:
-    """A point for each label; those that nothing beats in both are joined and named."""
+    """A point for each label, those of a variant joined; what nothing beats in both metrics is
+    joined by a grey line, with bold names."""
     labels = list(placed["label"].unique())
     sns.scatterplot(
         data=placed,
@@ -48,13 +50,16 @@ def draw_frontier(ax: Axes, placed: pd.DataFrame, x: Metric, y: Metric, styles: 
         style="label",
         palette={label: styles[label].color for label in labels},
         markers={label: styles[label].marker for label in labels},
-        s=75,
+        s=60,
         zorder=3,
         legend=False,
         ax=ax,
     )
+    for _, own in placed.sort_values(x.column).groupby("variant"):
+        color = styles[own["label"].iloc[0]].color
+        ax.plot(own[x.column], own[y.column], color=color, linewidth=0.8, alpha=0.6, zorder=1.5)
     for _, point in placed.iterrows():
-        color = styles[point["label"]].color
+        color = styles[str(point["label"])].color
         if x.low and x.high:
             ax.hlines(point[y.column], point[x.low], point[x.high], color=color, linewidth=1)
         if y.low and y.high:
@@ -62,49 +67,45 @@ def draw_frontier(ax: Axes, placed: pd.DataFrame, x: Metric, y: Metric, styles: 
     best = frontier(placed, x, y, floor=rounding(placed, y))
     ax.plot(best[x.column], best[y.column], color="0.5", linewidth=1.2, zorder=1, gid="frontier")
     ax.text(0.02, 0.03, "↙ better", transform=ax.transAxes, fontsize=8, color="0.4")
-    _name(ax, best.drop_duplicates("variant"), placed, x, y, styles)
+    _name(ax, best, placed, x, y, styles)
 
 
 def _name(
     ax: Axes, best: pd.DataFrame, placed: pd.DataFrame, x: Metric, y: Metric, styles: Styles
 ) -> None:
-    """Write variants beside their points: below left, or near there if something is in the way."""
+    """Write each variant beside one of its points: those of `best` first, and bold. Of the others
+    the ones without room are left to the legend."""
     figure = ax.get_figure(root=True)
     assert figure is not None
-    columns = [x.column, y.column]
     to_points = 72 / figure.dpi
-    taken: list[Box] = [
-        (left - 4, low - 4, left + 4, low + 4)
-        for left, low in ax.transData.transform(placed[columns].to_numpy()) * to_points
-    ]
-    edge = ax.get_window_extent().x0 * to_points
-    for _, point in best.iterrows():
-        name = str(point["variant"])
-        anchor = (float(point[x.column]), float(point[y.column]))
-        left, low = ax.transData.transform(anchor) * to_points
-        width = LETTER * len(name)
-        places = [(-6 - width, up) for up in (-9, -4, 1, -15, -21, -27)] + [
-            (6, up) for up in (-9, 1, 8, -15)
-        ]
-        boxes = [(left + dx, low + dy, left + dx + width, low + dy + LINE) for dx, dy in places]
-        free = [
-            box[0] >= edge and not any(_overlap(box, other) for other in taken) for box in boxes
-        ]
-        chosen = free.index(True) if any(free) else len(places) - 1
-        taken.append(boxes[chosen])
+    numbers = placed[[x.column, y.column]].to_numpy()
+    spots = dict(zip(placed.index, ax.transData.transform(numbers) * to_points, strict=True))
+    left, low, right, high = (edge * to_points for edge in ax.get_window_extent().extents)
+    room = naming.Room(spots, (left, low - naming.LINE, right, high))
+    by_merit = pd.concat([best, placed.drop(best.index)])
+    for variant, own in by_merit.groupby("variant", sort=False):
+        is_best = own.index[0] in best.index
+        near = list(own.index.intersection(best.index) if is_best else own.index)
+        width = len(str(variant)) * (BOLD if is_best else LETTER)
+        place = room.take(near, width)
+        if place is None and is_best:
+            place = room.take(near, width, across_others=True) or naming.Place(near[0], 7, -9)
+        if place is None:
+            continue
+        point = own.loc[place.point]
+        color = styles[str(point["label"])].color
         ax.annotate(
-            name,
-            anchor,
-            xytext=places[chosen],
+            str(variant),
+            (point[x.column], point[y.column]),
+            xytext=(place.across, place.up),
             textcoords="offset points",
             fontsize=8,
-            color=styles[point["label"]].color,
+            fontweight="bold" if is_best else "normal",
+            color=color,
+            arrowprops=LEADER | {"color": color} if place.is_far else None,
             path_effects=[withStroke(linewidth=2, foreground="white")],
+            zorder=4,
         )
-
-
-def _overlap(one: Box, other: Box) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _lower_is_better(rows: pd.DataFrame, metric: Metric) -> pd.Series[float]:

@@ -11,6 +11,9 @@ from reports.metrics import ERROR, MEMORY, TIME, Metric
 from reports.rows import finished
 from reports.slices import Panel
 
+MOST_LINES = 10  # in one set of axes; more are ranked, each in a row of its own
+COUNTS = {"seq_len": "sequence length", "heads": "query heads"}
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -29,6 +32,11 @@ class Kind:
         """The column on the x axis."""
         return self.x.column if isinstance(self.x, Metric) else self.x
 
+    @property
+    def x_label(self) -> str:
+        """What stands along that axis."""
+        return self.x.label if isinstance(self.x, Metric) else COUNTS[self.x]
+
     def missing(self, rows: pd.DataFrame) -> str:
         """Why there is nothing to see in these rows; empty if there is."""
         done = finished(rows).dropna(subset=[self.x_column, self.y.column])
@@ -38,16 +46,32 @@ class Kind:
             return f"only one number of heads was measured, {done['heads'].iloc[0]}"
         return ""
 
+    def is_ranking(self, drawn: Sequence[Panel]) -> bool:
+        """Whether there are too many labels to tell their lines apart."""
+        labels = {label for panel in drawn for label in panel.rows["label"]}
+        return isinstance(self.x, str) and len(labels) > MOST_LINES
+
     def worth_drawing(self, drawn: Sequence[Panel]) -> list[Panel]:
-        """Without the panels that show one place on the x axis only, if others show several."""
+        """Without the panels that show one place on the x axis only, if others show several.
+
+        Rows of dots may show a single length, if its dtype and direction stand nowhere else.
+        """
         if isinstance(self.x, Metric):
             return list(drawn)
         x = self.x
         several = [panel for panel in drawn if finished(panel.rows)[x].nunique() > 1]
+        if x == "seq_len" and self.is_ranking(drawn):
+            shown = {_way(panel) for panel in several}
+            several = [p for p in drawn if any(p is s for s in several) or _way(p) not in shown]
         return several or list(drawn)
 
 
-_BAND_OF_TIMES = "Median time of a call; the band is the middle half of the calls."
+def _way(panel: Panel) -> tuple[str, str]:
+    first = panel.rows.iloc[0]
+    return first["dtype"], first["direction"]
+
+
+_TIMES = "Median time of a call, and the middle half of the calls."
 
 KINDS = (
     Kind(
@@ -57,7 +81,8 @@ KINDS = (
         y=TIME,
         row="passage",
         column="dtype",
-        reading=f"{_BAND_OF_TIMES} A line under the black ones is faster than exact attention.",
+        reading=f"{_TIMES} What lies under the black lines, or left of the upright one in its "
+        "colour, is faster than exact attention.",
     ),
     Kind(
         name="memory_vs_length",
@@ -75,8 +100,8 @@ KINDS = (
         y=ERROR,
         row="inputs",
         column="dtype",
-        reading="Distance of the output from exact attention on the same inputs; the band is the "
-        "95 % interval over query rows. Below 0.01 the axis is linear, so that rounding and zero "
+        reading="Distance of the output from exact attention on the same inputs, and its 95 % "
+        "interval over query rows. Below 0.01 the axis is linear, so that rounding and zero "
         "have a place on it.",
     ),
     Kind(
@@ -86,9 +111,10 @@ KINDS = (
         y=ERROR,
         row="inputs",
         column="dtype",
-        reading="Down and left is better. The points on the grey line are named: nothing is both "
-        "faster and more accurate than they are, and each of the other points is beaten by one of "
-        "them. Errors within the rounding of exact attention count as equal.",
+        reading="Down and left is better. Nothing is both faster and more accurate than the "
+        "points on the grey line, whose names are bold; each of the others is beaten by one of "
+        "them. Thin lines join the settings of a method. Errors within the rounding of exact "
+        "attention count as equal.",
     ),
     Kind(
         name="time_vs_heads",
@@ -97,6 +123,6 @@ KINDS = (
         y=TIME,
         row="direction",
         column="dtype",
-        reading=_BAND_OF_TIMES,
+        reading=_TIMES,
     ),
 )

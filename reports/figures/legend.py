@@ -29,14 +29,19 @@ def entries(
     labels: Sequence[str], marks: Sequence[Mark], styles: Styles, *, line: bool
 ) -> list[Line2D]:
     """An entry for each label, with or without a line, and for each status among the marks."""
-    found = {mark.status for mark in marks}
-    statuses = [
-        _text(f"×{letter}  {status.replace('_', ' ')}")
+    found = [mark.status for mark in marks]
+    return [*(styles[label].handle(label, line=line) for label in labels), *statuses(found)]
+
+
+def statuses(found: Iterable[str]) -> list[Line2D]:
+    """A heading and an entry for each status among those found that has a letter."""
+    present = set(found)
+    listed = [
+        text(f"×{letter}  {status.replace('_', ' ')}")
         for status, letter in LETTERS.items()
-        if status in found
+        if status in present
     ]
-    heading = [_text("did not finish:")] if statuses else []
-    return [*(styles[label].handle(label, line=line) for label in labels), *heading, *statuses]
+    return [text("did not finish:"), *listed] if listed else []
 
 
 def draw(figure: Figure, beside: Axes, handles: Sequence[Line2D], *, gap: float) -> None:
@@ -57,5 +62,6 @@ def draw(figure: Figure, beside: Axes, handles: Sequence[Line2D], *, gap: float)
     )
 
 
-def _text(text: str) -> Line2D:
+def text(text: str) -> Line2D:
+    """An entry that is words alone."""
     return Line2D([], [], linewidth=0, label=text)

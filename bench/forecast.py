@@ -1,0 +1,70 @@
+"""What a case takes at least, told from the same case at shorter lengths."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from bench import clock
+from bench.measurement import Case, Measurement, Status, without_lengths
+from bench.sweep import attention_of
+
+# Of any case: the first, the timed ones, the last, and the one whose memory is measured.
+LEAST_CALLS = clock.MINIMUM_SAMPLES + 3
+
+
+def hopeless(case: Case, results: Mapping[str, Measurement], timeout: float) -> str:
+    """Why a case cannot end within `timeout` seconds, in one sentence; empty if it may.
+
+    A bound that is not too high: from two shorter lengths the time goes on growing as it did
+    between them, which a sum of powers does at least, but no faster than the operations that the
+    method cannot avoid, as those of a window do once the sequence is longer than the window. From
+    one length, or where the operations are not known, it grows no faster than the length.
+    """
+    shorter = sorted(
+        (
+            row
+            for row in results.values()
+            if row.status is Status.OK
+            and row.seq_len == row.key_len < case.seq_len == case.key_len
+            and without_lengths(row.case) == without_lengths(case)
+        ),
+        key=lambda row: row.seq_len,
+    )[-2:]
+    if not shorter:
+        return ""
+    last = shorter[-1]
+    growth = longer = case.seq_len / last.seq_len
+    if len(shorter) == 2:
+        growth = min(longer ** _exponent(*shorter), _operations(case, last) or longer)
+    seconds = LEAST_CALLS * growth * _seconds(last)
+    if seconds <= timeout:
+        return ""
+    told = " and ".join(f"{_seconds(row):.2g} s at seq_len {row.seq_len}" for row in shorter)
+    return (
+        f"{LEAST_CALLS} calls would take at least {seconds:.2g} s, and {timeout:g} s are allowed: "
+        f"a call took {told}"
+    )
+
+
+def _seconds(row: Measurement) -> float:
+    """The fastest call, so that a busy moment foretells nothing."""
+    least = row.time_ms_min if row.time_ms_min is not None else row.time_ms_median
+    assert least is not None
+    return least / 1e3
+
+
+def _exponent(short: Measurement, long: Measurement) -> float:
+    return math.log(_seconds(long) / _seconds(short)) / math.log(long.seq_len / short.seq_len)
+
+
+def _operations(case: Case, shorter: Case) -> float | None:
+    """How many times the operations of a shorter case are those of a longer one, if known."""
+    attention = attention_of(case)
+    if attention.differs:
+        return None
+    counts = [
+        attention.useful_flops(c.batch, c.heads, c.seq_len, c.key_len, c.head_dim, causal=c.causal)
+        for c in (case, shorter)
+    ]
+    return counts[0] / counts[1] if counts[0] and counts[1] else None

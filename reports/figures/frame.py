@@ -1,0 +1,72 @@
+"""What every figure has: a grid of axes of a fixed size, titles over panels, a title over all."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.transforms import offset_copy
+
+from reports.figures.kinds import Kind
+from reports.slices import Fixed, Panel, describe
+
+LETTERS_PER_INCH = 13  # of a panel's title
+
+
+def grid(
+    rows: int,
+    columns: int,
+    *,
+    panel: tuple[float, float],
+    between: tuple[float, float],
+) -> tuple[Figure, list[list[Axes]]]:
+    """Hidden axes on the same scales; the size of a panel, and what is between two, in inches."""
+    width, height = panel
+    across, down = between
+    size = (columns * (width + across), rows * (height + down))
+    figure = Figure(figsize=size)
+    with sns.axes_style("whitegrid", {"grid.color": "0.9"}):
+        made = figure.subplots(
+            rows,
+            columns,
+            sharex=True,
+            sharey=True,
+            squeeze=False,
+            gridspec_kw={
+                "left": 0,
+                "bottom": 0,
+                "right": 1 - across / size[0],
+                "top": 1 - down / size[1],
+                "wspace": across / width,
+                "hspace": down / height,
+            },
+        )
+    for ax in made.flat:
+        ax.set_visible(False)
+        sns.despine(ax=ax, left=True)
+    return figure, [list(line) for line in made]
+
+
+def panel_title(kind: Kind, panel: Panel, shared: Fixed, width: float) -> str:
+    """What is a panel's own, in lines that fit its width in inches."""
+    own = {kind.column: panel.column, kind.row: panel.row, **panel.fixed}
+    text = describe({name: value for name, value in own.items() if name not in shared})
+    return textwrap.fill(text, int(width * LETTERS_PER_INCH))
+
+
+def title(figure: Figure, kind: Kind, shared: Fixed, ax: Axes, head: float) -> None:
+    """The title and what all panels share, `head` points above the axes of the first one."""
+    width = figure.get_size_inches()[0] + 2.2  # the legend stands beside the grid
+    lines = textwrap.wrap(describe(shared), int(width * 14))
+    foot = head + 24
+    corner = ax.get_position()
+
+    def over(text: str, up: float, **look: Any) -> None:
+        raised = offset_copy(figure.transFigure, figure, y=up, units="points")
+        figure.text(corner.x0, corner.y1, text, transform=raised, va="bottom", **look)
+
+    over("\n".join(lines), foot, fontsize=9, color="0.35")
+    over(kind.title, foot + 12 * len(lines) + 4, fontsize=13, fontweight="bold")

@@ -1,0 +1,94 @@
+"""Places for names beside points, where nothing else is. All lengths are in points."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+LINE = 9.0  # the height of a name
+MARKER = 4.0  # half the size of a point
+FAR = 14.0  # from here on a name needs a line to its point
+STEPS = 12  # at which that line is looked at
+
+Spot = Sequence[float]  # across, up
+Box = tuple[float, float, float, float]  # left, low, right, high
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a name begins, from its point."""
+
+    point: int
+    across: float
+    up: float
+
+    @property
+    def is_far(self) -> bool:
+        """Whether a line must tell whose name it is."""
+        return abs(self.up + LINE / 2) > FAR
+
+
+class Room:
+    """What is still free around the points."""
+
+    def __init__(self, spots: Mapping[int, Spot], within: Box) -> None:
+        self._spots, self._within = spots, within
+        self._taken = [_around(spot) for spot in spots.values()]
+
+    def take(
+        self, points: Sequence[int], width: float, *, across_others: bool = False
+    ) -> Place | None:
+        """The nearest free place for a name near one of the points; the line to it may pass over
+        other names and points only if told so."""
+        for across, up in _offsets(width):
+            for point in points:
+                place = Place(point, across, up)
+                box = self._box(place, width)
+                if self._is_free(box) and (across_others or self._is_clear(place, box)):
+                    self._taken.append(box)
+                    return place
+        return None
+
+    def _box(self, place: Place, width: float) -> Box:
+        across, up = self._spots[place.point]
+        left, low = across + place.across, up + place.up
+        return left, low, left + width, low + LINE
+
+    def _is_free(self, box: Box) -> bool:
+        left, low, right, high = self._within
+        inside = left <= box[0] and low <= box[1] and box[2] <= right and box[3] <= high
+        return inside and not any(_overlap(box, other) for other in self._taken)
+
+    def _is_clear(self, place: Place, box: Box) -> bool:
+        """Whether nothing else lies between a point and its name."""
+        if not place.is_far:
+            return True
+        across, up = self._spots[place.point]
+        to_across, to_up = (box[0] + box[2]) / 2 - across, (box[1] + box[3]) / 2 - up
+        own = [other for other in self._taken if _holds(other, (across, up))]
+        others = [other for other in self._taken if other not in own]
+        line = [(across + to_across * k / STEPS, up + to_up * k / STEPS) for k in range(STEPS)]
+        return not any(_holds(other, spot) for spot in line for other in others)
+
+
+def _offsets(width: float) -> Iterator[tuple[float, float]]:
+    """Beside a point, below and above it, then farther off."""
+    for up in (-9, 0, -4, -15, 6, -22, 13, -30, 21, -38, 29, -46, 37):
+        yield -7 - width, up
+        yield 7, up
+        if abs(up + LINE / 2) > FAR:
+            yield -width / 2, up
+            yield -0.8 * width, up
+
+
+def _around(spot: Spot) -> Box:
+    across, up = spot
+    return across - MARKER, up - MARKER, across + MARKER, up + MARKER
+
+
+def _holds(box: Box, spot: Spot) -> bool:
+    return box[0] <= spot[0] <= box[2] and box[1] <= spot[1] <= box[3]
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
