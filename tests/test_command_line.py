@@ -96,7 +96,10 @@ class TestBadInput:
             (["--set", "heads=0"], "heads must be a whole number of at least 1; got 0"),
             (["--set", "dtype=int8"], "dtype must be one of float32, .*; got 'int8'"),
             (["--set", "causal=maybe"], "causal must be true or false; got 'maybe'"),
-            (["--set", "variant=fulll"], "unknown variant 'fulll'; known variants: .*bigbird, .*full,"),
+            (
+                ["--set", "variant=fulll"],
+                "unknown variant 'fulll'; known variants: .*bigbird, .*full,",
+            ),
             (["--set", "variant="], "variant must be text; got ''"),
             (["--set", "variant=lsh x=1"], "lsh has no hyperparameter 'x'; it has: "),
             (["--set", "implementation=fast"], "implementation must be one of auto, "),

@@ -40,9 +40,9 @@ class NystromAttention(Attention):
     Q̃ and K̃ are means over segments of tokens, min(num_landmarks, length) of them whose sizes differ
     by one at most, longer ones first. Padded keys count in no mean; a landmark of padding alone is
     hidden in F and A, as padded keys are in B. A⁺ comes from `num_iterations` steps of the paper's
-    iteration, which approach the pseudo-inverse from below: rows of weights sum to 1 only nearly,
-    and weights may be negative. Where every query and every key is a landmark of its own, A = F = B
-    and A A⁺ A = A: that is computed as softmax attention.
+    iteration. Where A is ill conditioned these stop short of the pseudo-inverse, and weights, which
+    may be negative in any case, need not sum to 1. Where every query and every key is a landmark of
+    its own, A = F = B and A A⁺ A = A: that is computed as softmax attention.
 
     There is no causal form: landmarks mix the future into every row.
     """
