@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import variants
-from variants import additive
+from variants.engines import tanh_tiles
 
 HEADS, KV_HEADS, HEAD_DIM, UNITS = 4, 2, 6, 3
 
@@ -138,12 +138,12 @@ def test_hidden_units_of_any_size_are_those_of_tanh(
         assert_close(mine.double(), theirs, **near)
 
 
-@pytest.mark.parametrize("rows", [7, additive.ROWS])
+@pytest.mark.parametrize("rows", [7, tanh_tiles.ROWS])
 def test_a_later_key_of_any_size_leaves_earlier_rows_as_they_are_to_the_bit(
     rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It decides how later tiles are computed, and none before."""
-    monkeypatch.setattr(additive, "ROWS", rows)
+    monkeypatch.setattr(tanh_tiles, "ROWS", rows)
     attention = variants.create("additive", hidden_dim=UNITS)
     query, key, value = tensors(150, 150, torch.float32)
     before = attention(query, key, value, causal=True)

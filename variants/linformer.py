@@ -40,7 +40,9 @@ PIECE = 128
 class LinformerAttention(Attention):
     """Softmax(scale · query (E key)ᵀ) F value, where E and F are (projected_len, key_len) with
     entries of N(0, 1/projected_len), drawn apart from `seed`. At most `projected_len` keys are not
-    projected at all: E and F are the identity then, and this is softmax attention.
+    projected at all: E and F are the identity then, and this is softmax attention. The paper trains
+    E and F with the model; as they are drawn, they show what the method costs, and projected keys
+    grow with sqrt(key_len / projected_len), so that the output is far from softmax attention's.
 
     A token's entries depend on `seed` and its position alone; a padded token counts as a row of
     zeros. All heads share E and F (the paper's headwise sharing): of their own they would take

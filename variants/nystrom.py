@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from variants.contract.dense import (
     softmax_weights,
 )
 from variants.contract.registry import register
-from variants.engines import dense
+from variants.engines import blocks, dense
 
 
 @register(
@@ -39,9 +40,9 @@ class NystromAttention(Attention):
     Q̃ and K̃ are means over segments of tokens, min(num_landmarks, length) of them whose sizes differ
     by one at most, longer ones first. Padded keys count in no mean; a landmark of padding alone is
     hidden in F and A, as padded keys are in B. A⁺ comes from `num_iterations` steps of the paper's
-    iteration, which approach the pseudo-inverse from below: rows of weights sum to 1 only nearly,
-    and weights may be negative. Where every query and every key is a landmark of its own, A = F = B
-    and A A⁺ A = A: that is computed as softmax attention.
+    iteration. Where A is ill conditioned these stop short of the pseudo-inverse, and weights, which
+    may be negative in any case, need not sum to 1. Where every query and every key is a landmark of
+    its own, A = F = B and A A⁺ A = A: that is computed as softmax attention.
 
     There is no causal form: landmarks mix the future into every row.
     """
@@ -64,28 +65,21 @@ class NystromAttention(Attention):
             return dense.attend(
                 query, key, value, causal=False, key_padding_mask=key_padding_mask, scale=scale
             )
-        dtype, heads = query.dtype, query.shape[1]
         queries, keys, shown = self._landmarks(query, key, key_padding_mask)
-        query, key, value = (x.to(queries.dtype) for x in (query, key, value))
-        means = dense.attend(
-            queries,
-            key,
-            value,
-            causal=False,
-            key_padding_mask=key_padding_mask,
-            scale=scale,
-            fast=False,  # the inverse multiplies their rounding
-        )
+        hidden = None if key_padding_mask is None else ~shown
+        # The inverse multiplies the rounding of the means: no fast route for them.
+        attend_keys = partial(dense.attend, causal=False, scale=scale, fast=False)
+        attend_landmarks = partial(dense.attend, causal=False, scale=scale)
+        dtype, wide = query.dtype, queries.dtype
+        if query.device.type == "cpu" and dtype is not wide:
+            # Widens tile by tile; half inputs round more than any route.
+            attend_keys = attend_landmarks = partial(blocks.full, causal=False, scale=scale)
+        else:
+            query, key, value = (x.to(wide) for x in (query, key, value))
+        means = attend_keys(queries, key, value, key_padding_mask=key_padding_mask)
         spread = self._inverse(queries, keys, shown, scale) @ means.double()
-        out = dense.attend(
-            query,
-            expand_heads(keys, heads),
-            spread.to(means.dtype),
-            causal=False,
-            key_padding_mask=None if key_padding_mask is None else ~shown,
-            scale=scale,
-        )
-        return out.to(dtype)
+        keys = expand_heads(keys, query.shape[1])
+        return attend_landmarks(query, keys, spread.to(wide), key_padding_mask=hidden).to(dtype)
 
     def dense_weights(
         self,
