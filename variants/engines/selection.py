@@ -96,7 +96,8 @@ def select(query: Tensor, key: Tensor, search: Search) -> Selection:
     keys = torch.empty((*query.shape[:3], search.count), dtype=torch.int32, device=device)
     tied = torch.zeros(query.shape[:3], dtype=torch.bool, device=device)
     scratch = Scratch(device)
-    at_once = max(1, heads.budget(device, torch.float64) // search.key_len)
+    # On a CPU each time casts all keys.
+    at_once = max(256, heads.budget(device, torch.float64) // search.key_len)
     with torch.no_grad():
         for slab in heads.slabs(query, key, 1):
             sequence = slab.heads.start // query.shape[1]
@@ -129,9 +130,7 @@ def _find_fast(head: Head, keys: Tensor, scratch: Scratch) -> Tensor:
     sign = (search.scale > 0) - (search.scale < 0)
     query = scratch.copy("query", head.query, torch.float32, sign)
     key = scratch.copy("key", head.key, torch.float32)
-    # The error of a sum in any order, and of rounding the exact one; twice that, to be sure.
-    unit = (query.shape[1] + 2) * torch.finfo(torch.float32).eps
-    error = unit * query.norm(dim=-1) * key.norm(dim=-1).amax()
+    error = errors(query, key)
     doubtful = torch.empty(search.query_len, dtype=torch.bool, device=query.device)
     room = heads.budget(query.device, torch.float32)
     with fast_float32(query.device):
@@ -141,8 +140,15 @@ def _find_fast(head: Head, keys: Tensor, scratch: Scratch) -> Tensor:
             torch.mm(query[rows], key[:stop].T, out=found)
             _hide(found, head, rows)
             keys[rows], gap = highest(found, search.count)
-            doubtful[rows] = gap <= 2 * error[rows]
+            doubtful[rows] = gap <= error[rows]
     return doubtful.nonzero()[:, 0]
+
+
+def errors(query: Tensor, key: Tensor) -> Tensor:
+    """How far apart two scores of each row of (rows, head_dim) must be for sums in float32, in any
+    order, to tell which is higher, and for the exact ones to differ after they are rounded."""
+    unit = (query.shape[1] + 3) * torch.finfo(torch.float32).eps
+    return unit * query.norm(dim=-1) * key.norm(dim=-1).amax()
 
 
 def _hide(found: Tensor, head: Head, rows: slice) -> None:
@@ -168,7 +174,8 @@ def highest(found: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     width = found.shape[1]
     more = count + 1
-    found = pad(found, (0, max(0, more - width)), value=-torch.inf)
+    if width < more:
+        found = pad(found, (0, more - width), value=-torch.inf)
     size = math.isqrt(found.shape[1] // more)
     groups = found.shape[1] // size
     grouped = found[:, : size * groups].unflatten(1, (size, groups))
