@@ -82,8 +82,12 @@ def test_equals_the_definition_in_plain_loops(
     dtype: torch.dtype,
 ) -> None:
     query, key, value = tensors(2, 4, 2, query_len, key_len)
-    # Keys that are there twice, and a query of zeros, tie.
+    # Keys that are there twice tie, those whose scores differ less than float32 tells, and all
+    # for a query of zeros.
     key[:, :, 30:36] = key[:, :, 10:16]
+    key[:, :, 16:22, 3] = 0
+    key[:, :, 36:42] = key[:, :, 16:22]
+    key[:, :, 36:42, 3] = 1e-10
     query[:, :, 17] = 0
     query, key, value = (x.to(dtype) for x in (query, key, value))
     padding = torch.zeros(2, key_len, dtype=torch.bool)
