@@ -13,6 +13,12 @@ import variants
 from variants.engines import selected, selection
 
 
+@pytest.fixture(params=[1, 1 << 40], ids=["list", "all keys"])
+def sparse(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways in which the kernel works, whatever the lengths."""
+    monkeypatch.setattr(selected, "SPARSE", request.param)
+
+
 def tensors(
     batch: int,
     heads: int,
@@ -63,6 +69,7 @@ def weights_by_hand(
     return weights
 
 
+@pytest.mark.usefixtures("sparse")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
@@ -110,6 +117,7 @@ def test_equals_the_definition_in_plain_loops(
     torch.testing.assert_close(found, right, **tolerance)
 
 
+@pytest.mark.usefixtures("sparse")
 @pytest.mark.parametrize("count", [3, 20])
 @pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
 def test_gradients_are_those_of_the_definition_in_plain_loops(causal: bool, count: int) -> None:
@@ -132,6 +140,7 @@ def test_gradients_are_those_of_the_definition_in_plain_loops(causal: bool, coun
         torch.testing.assert_close(mine, right)
 
 
+@pytest.mark.usefixtures("sparse")
 def test_a_query_of_zeros_keeps_everything() -> None:
     query, key, value = tensors(1, 1, 1, 64, 64)
     attention = variants.create("top_k", top_k=3)
@@ -140,6 +149,7 @@ def test_a_query_of_zeros_keeps_everything() -> None:
     torch.testing.assert_close(out, value.cumsum(2) / steps)
 
 
+@pytest.mark.usefixtures("sparse")
 @pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_the_kernel_keeps_the_keys_of_the_definition_however_close(
@@ -199,6 +209,7 @@ def test_only_rows_in_doubt_are_looked_at_again(monkeypatch: pytest.MonkeyPatch)
     assert not fast.tied.any()
 
 
+@pytest.mark.usefixtures("sparse")
 @pytest.mark.parametrize("ties", [False, True], ids=["apart", "ties"])
 @pytest.mark.parametrize("count", [4, 60])
 def test_later_tokens_reach_no_earlier_row_not_even_by_rounding(count: int, ties: bool) -> None:
