@@ -14,10 +14,10 @@ from variants.contract.dense import compute_dtype
 from variants.engines import heads, tile
 from variants.engines.heads import Slab
 from variants.engines.matmul import Precision, fast_float32
-from variants.engines.selection import Head, Search, Selection, select
+from variants.engines.selection import Head, Search, Selection, hide, lowest_kept, select
 from variants.engines.tile import HIDDEN, Scratch
 
-SPARSE = 8  # times the keys of a query that there must be for a list of them to pay
+SPARSE = 64  # times the keys of a query that there must be for a list of them to pay
 
 
 def attend(
@@ -106,7 +106,7 @@ def _parts(
                     partial(_hide_missing, chosen[rows], search),
                 )
         head = Head(queries[0], slab.keys(key)[0], slab.heads.start // query.shape[1], search)
-        for rows in search.pieces(room // search.key_len):
+        for rows in search.tiles(room):
             left = None
             if selection is not None:
                 if not bool(tied[rows].any()):
@@ -121,7 +121,7 @@ def _parts(
                 keys[:, :stop],
                 values[:, :stop],
                 None,
-                partial(_hide_lower, head, rows),
+                partial(_hide_lower, head, rows, scratch),
             )
 
 
@@ -139,13 +139,22 @@ def _hide_missing(chosen: Tensor, search: Search, scores: Tensor) -> bool:
     return search.may_be_empty
 
 
-def _hide_lower(head: Head, rows: slice, scores: Tensor) -> bool:
-    """As `tile.Hide`: keys below the lowest that is kept."""
+def _hide_lower(head: Head, rows: slice, scratch: Scratch, scores: Tensor) -> bool:
+    """As `tile.Hide`: keys below the lowest that is kept, of the scores of one head."""
+    search, found = head.search, scores[0]
     which = torch.arange(rows.start, rows.stop, device=scores.device)
-    found = head.scores(which, scores.shape[-1])
-    lowest = found.topk(min(head.search.count, found.shape[1])).values[:, -1:]
-    scores.masked_fill_((found < lowest) | (found == -torch.inf), HIDDEN)
-    return head.search.may_be_empty
+    if scores.device.type == "cpu" and scores.dtype is torch.float32:
+        hide(found, head, rows, HIDDEN)
+        lowest, doubtful = lowest_kept(found, head, rows)
+        below = scratch("below", found.shape, found.dtype)
+        found.add_(torch.lt(found, lowest, out=below), alpha=HIDDEN)
+        which = which[doubtful]
+    if len(which):
+        exact = head.scores(which, found.shape[1])
+        lowest = exact.topk(min(search.count, exact.shape[1])).values[:, -1:]
+        hidden = (exact < lowest) | (exact == -torch.inf)
+        found[which - rows.start] = found[which - rows.start].masked_fill_(hidden, HIDDEN)
+    return search.may_be_empty
 
 
 class _Selected(torch.autograd.Function):

@@ -19,7 +19,9 @@ from torch.nn.functional import pad
 
 from variants.engines import heads
 from variants.engines.matmul import fast_float32
-from variants.engines.tile import Scratch
+from variants.engines.tile import HIDDEN, Scratch
+
+CAUSAL_ROWS = 256  # most rows of a tile, so that later keys can be left out
 
 
 def scores(query: Tensor, key: Tensor, scale: float) -> Tensor:
@@ -62,8 +64,13 @@ class Search:
         last = rows.stop + self.offset
         return max(1, min(self.key_len, last)) if self.causal else self.key_len
 
+    def tiles(self, room: int) -> Iterator[slice]:
+        """All rows, as many at a time as `room` lets be set against all keys."""
+        rows = room // self.key_len
+        return self.pieces(min(rows, CAUSAL_ROWS) if self.causal else rows)
+
     def pieces(self, size: int) -> Iterator[slice]:
-        """All rows, about `size` at a time."""
+        """All rows, at most `size` at a time, but one."""
         size = max(1, size)
         for start in range(0, self.query_len, size):
             yield slice(start, min(start + size, self.query_len))
@@ -96,7 +103,8 @@ def select(query: Tensor, key: Tensor, search: Search) -> Selection:
     keys = torch.empty((*query.shape[:3], search.count), dtype=torch.int32, device=device)
     tied = torch.zeros(query.shape[:3], dtype=torch.bool, device=device)
     scratch = Scratch(device)
-    at_once = max(1, heads.budget(device, torch.float64) // search.key_len)
+    # On a CPU each time casts all keys.
+    at_once = max(256, heads.budget(device, torch.float64) // search.key_len)
     with torch.no_grad():
         for slab in heads.slabs(query, key, 1):
             sequence = slab.heads.start // query.shape[1]
@@ -129,33 +137,52 @@ def _find_fast(head: Head, keys: Tensor, scratch: Scratch) -> Tensor:
     sign = (search.scale > 0) - (search.scale < 0)
     query = scratch.copy("query", head.query, torch.float32, sign)
     key = scratch.copy("key", head.key, torch.float32)
-    # The error of a sum in any order, and of rounding the exact one; twice that, to be sure.
-    unit = (query.shape[1] + 2) * torch.finfo(torch.float32).eps
-    error = unit * query.norm(dim=-1) * key.norm(dim=-1).amax()
+    error = errors(query, key)
     doubtful = torch.empty(search.query_len, dtype=torch.bool, device=query.device)
     room = heads.budget(query.device, torch.float32)
     with fast_float32(query.device):
-        for rows in search.pieces(room // search.key_len):
+        for rows in search.tiles(room):
             stop = search.stop(rows)
             found = scratch("scores", (rows.stop - rows.start, stop), torch.float32)
             torch.mm(query[rows], key[:stop].T, out=found)
-            _hide(found, head, rows)
+            hide(found, head, rows, -torch.inf)
             keys[rows], gap = highest(found, search.count)
-            doubtful[rows] = gap <= 2 * error[rows]
+            doubtful[rows] = gap <= error[rows]
     return doubtful.nonzero()[:, 0]
 
 
-def _hide(found: Tensor, head: Head, rows: slice) -> None:
-    """Put -inf where `rows` see nothing."""
+def errors(query: Tensor, key: Tensor) -> Tensor:
+    """How far apart two scores of each row of (rows, head_dim) must be for sums in float32, in any
+    order, to tell which is higher, and for the exact ones to differ after they are rounded."""
+    unit = (query.shape[1] + 3) * torch.finfo(torch.float32).eps
+    return unit * query.norm(dim=-1) * key.norm(dim=-1).amax()
+
+
+def hide(found: Tensor, head: Head, rows: slice, bias: float) -> None:
+    """Add `bias` where `rows` see nothing."""
     search = head.search
     if search.padding is not None:
-        bias = torch.zeros_like(found[0])
-        found.add_(bias.masked_fill_(search.padding[head.sequence, : len(bias)], -torch.inf))
+        padded = search.padding[head.sequence, : found.shape[1]]
+        found.add_(torch.zeros_like(found[0]).masked_fill_(padded, bias))
     if search.causal:
         own = rows.start + search.offset
         behind = found[:, max(0, own) :]
-        corner = torch.full_like(behind, -torch.inf)
-        behind.add_(corner.triu_(1 + min(0, own)))
+        behind.add_(torch.full_like(behind, bias).triu_(1 + min(0, own)))
+
+
+def lowest_kept(found: Tensor, head: Head, rows: slice) -> tuple[Tensor, Tensor]:
+    """The lowest score that each of `rows` keeps, (rows, 1), of float32 scores times the scale on a
+    CPU; and a bool (rows,): where rounding may have changed the choice, and all are kept."""
+    search = head.search
+    lowest = found.new_full((len(found), 1), HIDDEN / 2)
+    first = found.shape[1] - search.count - 1
+    if first < 0:
+        return lowest, torch.zeros_like(lowest[:, 0], dtype=torch.bool)
+    values = torch.from_numpy(np.partition(found.numpy(), first)[:, first:])
+    last, following = values[:, 1:].amin(1), values[:, 0]
+    error = abs(search.scale) * errors(head.query[rows].float(), head.key.float())
+    doubtful = (last - following <= error) & (following > HIDDEN / 2)
+    return torch.where(doubtful[:, None], lowest, torch.maximum(last[:, None], lowest)), doubtful
 
 
 def highest(found: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -168,7 +195,8 @@ def highest(found: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     width = found.shape[1]
     more = count + 1
-    found = pad(found, (0, max(0, more - width)), value=-torch.inf)
+    if width < more:
+        found = pad(found, (0, more - width), value=-torch.inf)
     size = math.isqrt(found.shape[1] // more)
     groups = found.shape[1] // size
     grouped = found[:, : size * groups].unflatten(1, (size, groups))
