@@ -199,7 +199,7 @@ def test_equal_keys_lose_nothing(name: str) -> None:
 
 
 def test_an_odd_block_has_no_halves() -> None:
-    with pytest.raises(ValueError, match="hierarchical: block_size must be even; got 7"):
+    with pytest.raises(ValueError, match="hierarchical: block_size must be a multiple of 2; got 7"):
         variants.create("hierarchical", block_size=7)
 
 

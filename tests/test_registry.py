@@ -174,6 +174,9 @@ def bad_values(name: str) -> list[tuple[str, Any, str]]:
         if minimum is not None:
             for value in (minimum - 1, minimum + 0.5, True, "8", None):
                 found.append((field.name, value, f"must be an integer of at least {minimum}"))
+            if (step := field.metadata["step"]) > 1:
+                message = f"must be a multiple of {step}"
+                found.append((field.name, minimum + step + 1, message))
         elif type(field.default) is int:
             for value in (1.0, True, "8", None):
                 found.append((field.name, value, "must be of type int"))

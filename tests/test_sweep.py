@@ -391,7 +391,7 @@ class TestReproduction:
             elif isinstance(default, bool):
                 others = (not default,)
             else:
-                others = (default + 1,)
+                others = (default + field.metadata.get("step", 1),)
             for value in others:
                 attention = variants.create(name, **{field.name: value})
                 asked = case(

@@ -48,12 +48,7 @@ class HierarchicalAttention(Attention):
     stands for itself: a mean of queries would know of later ones.
     """
 
-    block_size: int = hyperparameter(64, minimum=2)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.block_size % 2:
-            raise ValueError(f"hierarchical: block_size must be even; got {self.block_size}")
+    block_size: int = hyperparameter(64, minimum=2, step=2)
 
     def attend(
         self,

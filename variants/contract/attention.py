@@ -25,10 +25,16 @@ class UnsupportedError(ValueError):
 
 
 def hyperparameter(
-    default: Any, *, minimum: float | None = None, choices: tuple[Any, ...] | None = None
+    default: Any,
+    *,
+    minimum: float | None = None,
+    step: int = 1,
+    choices: tuple[Any, ...] | None = None,
 ) -> Any:
-    """A dataclass field with its valid values, which `Attention` checks when it is made."""
-    return dataclasses.field(default=default, metadata={"minimum": minimum, "choices": choices})
+    """A dataclass field with its valid values, which `Attention` checks when it is made: one of the
+    choices, or a number of at least `minimum`; a whole one is a multiple of `step`."""
+    known = {"minimum": minimum, "step": step, "choices": choices}
+    return dataclasses.field(default=default, metadata=known)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +71,10 @@ class Attention(ABC):
             if type(value) is not wanted:
                 raise ValueError(
                     f"{name}: {field.name} must be of type {wanted.__name__}; got {value!r}"
+                )
+            if wanted is int and value % (step := field.metadata.get("step", 1)):
+                raise ValueError(
+                    f"{name}: {field.name} must be a multiple of {step}; got {value!r}"
                 )
 
     @property
