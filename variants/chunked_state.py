@@ -98,6 +98,8 @@ class ChunkedStateAttention(Attention):
         return _delta_weights(asked, positions, keys, log_decay, log_write)
 
     def init_parameters(self, heads: int, head_dim: int, seed: int = 0) -> Parameters:
+        """For the delta rule `decay_logit` and `write_logit` (heads,): the logarithms of the odds of
+        decay and write, near 1 - 2^(-5-h) and 1/2."""
         if self.rule == "retention":
             return {}
         with lasting(seed) as generator:
@@ -109,7 +111,6 @@ class ChunkedStateAttention(Attention):
             }
             for logit in logits.values():
                 logit += 0.25 * torch.randn(heads, generator=generator, dtype=torch.float32)
-                logit.mul_(16).round_().div_(16)  # numbers that half types hold
             return logits
 
     def useful_flops(

@@ -19,10 +19,12 @@ MARGIN = 1.5  # what is left of the first count and right of the last, as a fact
 
 
 def points(rows: pd.DataFrame, x: str, y: Metric) -> pd.DataFrame:
-    """The rows that have a place in the axes, their numbers as floats."""
+    """The rows that have a place in the axes, their numbers as floats, at most the ceiling."""
     wanted = [column for column in (x, y.column, y.low, y.high) if column]
     numbers = finished(rows).astype(dict.fromkeys(wanted, "float64"))
     numbers = numbers.replace([np.inf, -np.inf], np.nan)
+    drawn = [column for column in (y.column, y.low, y.high) if column]
+    numbers[drawn] = numbers[drawn].clip(upper=y.ceiling)
     return numbers.dropna(subset=[x, y.column]).sort_values(["label", x])
 
 
@@ -126,14 +128,15 @@ def scale_metric(
         few = high / low < 30 and base == 10
         axis.set_major_locator(LogLocator(base, subs=(1, 2, 5) if few else (1,)))
         axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(_formatter(metric.show))
+    axis.set_major_formatter(_formatter(metric.show, metric.ceiling))
     axis.set_minor_formatter(_formatter(lambda _: ""))
 
 
-def _formatter(show: Callable[[float], str]) -> FuncFormatter:
-    """Ticks are round numbers: `10.0 ms` is `10 ms` there."""
+def _formatter(show: Callable[[float], str], ceiling: float | None = None) -> FuncFormatter:
+    """Ticks are round numbers: `10.0 ms` is `10 ms` there. At the ceiling stands what is above."""
 
     def text(value: float, _: int | None = None) -> str:
-        return re.sub(r"\.0+\b|(\.\d*?[1-9])0+\b", r"\1", show(value))
+        least = "≥ " if value == ceiling else ""
+        return least + re.sub(r"\.0+\b|(\.\d*?[1-9])0+\b", r"\1", show(value))
 
     return FuncFormatter(text)
