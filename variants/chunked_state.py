@@ -98,8 +98,8 @@ class ChunkedStateAttention(Attention):
         return _delta_weights(asked, positions, keys, log_decay, log_write)
 
     def init_parameters(self, heads: int, head_dim: int, seed: int = 0) -> Parameters:
-        """For the delta rule `decay_logit` and `write_logit` (heads,): the logarithms of the odds of
-        decay and write, near 1 - 2^(-5-h) and 1/2."""
+        """For the delta rule `decay_logit` and `write_logit` (heads,), whose sigmoids are decay and
+        write: near 1 - 2^(-5-h) and 1/2."""
         if self.rule == "retention":
             return {}
         with lasting(seed) as generator:
