@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -27,6 +28,7 @@ from reports.__main__ import main
 from reports.answers import answers
 from reports.build import build_report
 from reports.docs import BLOCKS
+from reports.figures import axes
 from reports.figures.frontier import frontier
 from reports.figures.kinds import KINDS, MOST_LINES, Kind
 from reports.figures.layout import draw
@@ -828,3 +830,24 @@ def test_docs_names_a_block_without_a_place_and_writes_nothing(tmp_path: Path, d
     assert result.exit_code == 2
     assert "docs/columns.md has no place for the generated block 'columns'" in result.output
     assert "old" in (tmp_path / "README.md").read_text()
+
+
+def test_errors_above_the_ceiling_are_drawn_there_and_said_to_be_more() -> None:
+    """One that is off by thousands would leave no room for the others."""
+    rows = pd.DataFrame(
+        {
+            "label": ["a", "b"],
+            "status": "ok",
+            "seq_len": [256, 256],
+            ERROR.column: [0.3, 8000.0],
+            ERROR.low: [0.2, 7000.0],
+            ERROR.high: [0.4, math.inf],
+        }
+    )
+    placed = axes.points(rows, "seq_len", ERROR)
+    assert placed[ERROR.column].tolist() == [0.3, 10.0]
+    assert placed[ERROR.low].tolist() == [0.2, 10.0]
+    ax = Figure().subplots()
+    axes.scale_metric(ax, "y", ERROR, *axes.reach(placed, ERROR))
+    assert ax.yaxis.get_major_formatter()(10.0) == "≥ 10"
+    assert ax.yaxis.get_major_formatter()(3.0) == "3"

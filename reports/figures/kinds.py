@@ -102,7 +102,7 @@ KINDS = (
         column="dtype",
         reading="Distance of the output from exact attention on the same inputs, and its 95 % "
         "interval over query rows. Below 0.01 the axis is linear, so that rounding and zero "
-        "have a place on it.",
+        f"have a place on it; what is above {ERROR.ceiling:g} is drawn there.",
     ),
     Kind(
         name="error_vs_time",
