@@ -86,7 +86,7 @@ def one_by_one(
     parts = zip(query.split(group, 1), key.split(1, 1), value.split(1, 1), strict=True)
     owned = [slice(start, start + group) for start in range(0, query.shape[1], group)]
     found = (attend(*part, heads) for part, heads in zip(parts, owned, strict=True))
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
         return torch.cat(list(found), dim=1)
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     for part, heads in zip(found, owned, strict=True):
