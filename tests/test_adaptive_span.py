@@ -150,3 +150,19 @@ def test_heads_of_very_different_spans_in_one_call(causal: bool) -> None:
     found = torch.autograd.grad(out.square().sum(), leaves)
     for mine, own in zip(found, torch.autograd.grad(right.square().sum(), leaves), strict=True):
         assert_close(mine, own)
+
+
+def test_a_span_that_is_no_number_is_named() -> None:
+    """As after a step of training that went wrong."""
+    spans = torch.tensor([1.0, math.nan, 1.0, 1.0], dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"adaptive_span: spans must be numbers; got .*nan"):
+        variants.create("adaptive_span")(*tensors(9, 9), parameters={"span": spans})
+
+
+def test_operations_are_those_of_as_many_heads_as_there_are() -> None:
+    attention = variants.create("adaptive_span", max_span=64, ramp_size=4)
+    for heads in (1, 3, 8):
+        query = torch.zeros(1, heads, 200, 2, dtype=torch.float64)
+        pairs = float((attention.weights(query, query, causal=True) > 0).sum())
+        flops = attention.useful_flops(2, heads, 200, 200, 16, causal=True)
+        assert flops == pytest.approx(4 * 2 * 16 * pairs)

@@ -754,10 +754,12 @@ def test_a_first_call_in_inference_mode_does_not_spoil_training(
             assert bool(tensor.isfinite().all())
 
 
+@pytest.mark.parametrize("shape", [ODD, Shape(3, 2, 2, 21, 21)], ids=["grouped heads", "heads"])
 @pytest.mark.parametrize("attention", attentions())
-def test_inputs_need_not_be_contiguous(attention: Attention) -> None:
-    """Transposed from (batch, seq_len, heads, head_dim), sliced, or expanded over heads."""
-    query, key, value = ODD.tensors()
+def test_inputs_need_not_be_contiguous(attention: Attention, shape: Shape) -> None:
+    """Transposed from (batch, seq_len, heads, head_dim), sliced, or expanded over heads. Heads that
+    are not grouped are taken together across sequences."""
+    query, key, value = shape.tensors()
     run = with_gradients if "backward" in attention.info.supports else lambda f, x: [f(*x)]
 
     def transposed(tensor: Tensor) -> Tensor:
@@ -767,7 +769,7 @@ def test_inputs_need_not_be_contiguous(attention: Attention) -> None:
         return torch.stack([tensor, tensor.flip(-1)], dim=-1).flatten(-2)[..., ::2]
 
     shared = [x[:, :1].expand_as(x) for x in (key, value)]
-    for call in calls(attention, ODD):
+    for call in calls(attention, shape):
 
         def attend(*inputs: Tensor, call: dict[str, Any] = call) -> Tensor:
             return attention(*inputs, **call)
@@ -1266,14 +1268,23 @@ def test_arguments_that_do_not_fit_raise_and_say_what_was_expected(
 def test_parameters_that_do_not_fit_raise_and_name_what_would(attention: Attention) -> None:
     query, key, value = ODD.tensors()
     right = attention.init_parameters(ODD.heads, ODD.head_dim)
-    wrong = [{**right, "unknown": torch.zeros(3)}]
-    for name, tensor in right.items():
-        wrong.append({other: right[other] for other in right if other != name})
-        wrong.append({**right, name: tensor[None]})
     wanted = ", ".join(f"{name} {tuple(x.shape)}" for name, x in sorted(right.items())) or "none"
-    for given in wrong:
+    wrong: list[tuple[Any, str]] = [([1.0], "list")]
+    changed = [{**right, "unknown": torch.zeros(3)}]
+    for name, tensor in right.items():
+        changed.append({other: right[other] for other in right if other != name})
+        changed.append({**right, name: tensor[None]})
+        wrong.append(({**right, name: tensor.tolist()}, f"{name} of type list"))
+        wrong.append(({**right, name: tensor.long()}, f"{name} of torch.int64"))
+        wrong.append(({**right, name: tensor.to("meta")}, f"{name} on meta"))
+    for given in changed:
         got = ", ".join(f"{name} {tuple(x.shape)}" for name, x in sorted(given.items()))
-        message = f"{attention.info.name}: parameters must be {wanted}; got {got or 'none'}"
+        wrong.append((given, got or "none"))
+    for given, got in wrong:
+        message = (
+            f"{attention.info.name}: parameters must be {wanted}, of floating point and on cpu; "
+            f"got {got}"
+        )
         for function in (attention, lambda *x, **call: attention.weights(*x[:2], **call)):
             call = {"causal": attention.info.causal_choices[0], "parameters": given}
             with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):

@@ -213,3 +213,12 @@ def test_far_keys_grow_with_the_logarithm_alone() -> None:
 
     steps = [per_query(2 << k) - per_query(1 << k) for k in range(12, 18)]
     assert max(steps) < 1.1 * min(steps)
+
+
+def test_a_block_larger_than_any_sequence_is_one_of_all_tokens() -> None:
+    """Nothing is as large as the block may be."""
+    query, key, value = tensors(20, 20)
+    attention = variants.create("compressed", block_size=1 << 40)
+    right = value.mean(2, keepdim=True).repeat_interleave(2, dim=1).expand_as(query)
+    assert_close(attention(query, key, value), right)
+    assert_close(attention.weights(query, key), torch.full((2, HEADS, 20, 20), 1 / 20).double())

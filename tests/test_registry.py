@@ -168,19 +168,22 @@ def bad_values(name: str) -> list[tuple[str, Any, str]]:
         minimum, choices = field.metadata.get("minimum"), field.metadata.get("choices")
         if field.name == "implementation":
             choices = ("auto", *REGISTRY[name].info.implementations)
+        kind = type(field.default)
         if choices is not None:
-            found.append((field.name, "no such", f"must be one of {', '.join(map(str, choices))}"))
-            found.append((field.name, 3, f"must be one of {', '.join(map(str, choices))}"))
-        if minimum is not None:
-            for value in (minimum - 1, minimum + 0.5, True, "8", None):
-                found.append((field.name, value, f"must be an integer of at least {minimum}"))
+            for value in ("no such", object()):
+                found.append((field.name, value, f"must be one of {', '.join(map(str, choices))}"))
+        elif minimum is not None:
+            name_of_kind = "an integer" if kind is int else "a number with a decimal point"
+            other = minimum + 0.5 if kind is int else int(minimum) + 1
+            for value in (minimum - 1, other, True, "8", None):
+                found.append((field.name, value, f"must be {name_of_kind} of at least {minimum}"))
             if (step := field.metadata["step"]) > 1:
                 message = f"must be a multiple of {step}"
                 found.append((field.name, minimum + step + 1, message))
-        elif type(field.default) is int:
+        elif kind is int:
             for value in (1.0, True, "8", None):
                 found.append((field.name, value, "must be of type int"))
-        elif type(field.default) is bool:
+        elif kind is bool:
             for value in (1, "yes", None):
                 found.append((field.name, value, "must be of type bool"))
     return found

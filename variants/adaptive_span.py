@@ -128,13 +128,23 @@ class AdaptiveSpanAttention(Attention):
 
     def useful_pairs(self, query_len: int, key_len: int, *, causal: bool) -> float:
         """Those of the seeded spans, averaged over eight heads."""
-        reaches = self._reaches(self.init_parameters(8, 1)["span"])
-        pairs = [Pattern(query_len, key_len, causal, window=reach).pairs() for reach in reaches]
-        return sum(pairs) / len(pairs)
+        return self._pairs(8, query_len, key_len, causal) / 8
+
+    def useful_flops(
+        self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
+    ) -> float:
+        return 4.0 * batch * head_dim * self._pairs(heads, query_len, key_len, causal)
+
+    def _pairs(self, heads: int, query_len: int, key_len: int, causal: bool) -> float:
+        """Pairs that all heads see with their seeded spans."""
+        reaches = self._reaches(self.init_parameters(heads, 1)["span"])
+        return sum(Pattern(query_len, key_len, causal, window=reach).pairs() for reach in reaches)
 
     def _reaches(self, span: Tensor) -> list[int]:
         """The largest distance at which each head sees anything."""
         spans = span.detach().double().clamp(0, self.max_span).tolist()
+        if any(math.isnan(one) for one in spans):
+            raise ValueError(f"adaptive_span: spans must be numbers; got {spans}")
         return [math.ceil(one + self.ramp_size) - 1 for one in spans]
 
     def _log_share(self, span: Tensor, distances: Tensor, causal: bool) -> Tensor:

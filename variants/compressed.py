@@ -71,19 +71,20 @@ class CompressedAttention(Attention):
         query_len, key_len = query.shape[2], key.shape[2]
         dtype = Precision.of(query).operands
         items = pooling.tokens(key.to(dtype), value.to(dtype), key_padding_mask)
+        size = min(self.block_size, key_len)
         if self.compression == "mean":
-            items = pooling.pool(items, self.block_size)
+            items = pooling.pool(items, size)
         else:
             items = Pooled(
-                self._convolved(items.key, parameters["key_taps"].to(dtype)),
-                self._convolved(items.value, parameters["value_taps"].to(dtype)),
-                pooling.grouped(items.size, 1, self.block_size).amax(-1),
+                _convolved(items.key, parameters["key_taps"].to(dtype), size),
+                _convolved(items.value, parameters["value_taps"].to(dtype), size),
+                pooling.grouped(items.size, 1, size).amax(-1),
             )
         first = max(0, query_len - key_len) if causal else 0
         layout = Strided(
             query_len,
             key_len,
-            self.block_size,
+            size,
             first,
             query_len,
             causal=causal,
@@ -119,7 +120,8 @@ class CompressedAttention(Attention):
             scores = dot_products(query, compressed, rows, scale)[..., block]
             return masked_softmax(scores, allowed)
         taps = {name: tensor.to(wide.dtype) for name, tensor in parameters.items()}
-        compressed = self._convolved(expand_heads(wide, query.shape[1]), taps["key_taps"])
+        size = min(self.block_size, key_len)
+        compressed = _convolved(expand_heads(wide, query.shape[1]), taps["key_taps"], size)
         # A block is seen if any of its tokens is.
         seen = torch.zeros(*allowed.shape[:-1], int(block[-1]) + 1, device=rows.device)
         seen = seen.index_add(-1, block, allowed.to(seen.dtype)) > 0
@@ -147,8 +149,10 @@ class CompressedAttention(Attention):
             seen = torch.where(behind < key_len, whole, seen)
         return 4.0 * batch * heads * head_dim * float(seen.sum())
 
-    def _convolved(self, tokens: Tensor, taps: Tensor) -> Tensor:
-        """(batch, kv_heads, key_len, channels) to (batch, heads, blocks, channels)."""
-        parts = pooling.grouped(tokens, 2, self.block_size)
-        by_group = taps.unflatten(0, (tokens.shape[1], -1))
-        return torch.einsum("bknsc,kgs->bkgnc", parts, by_group).flatten(1, 2)
+
+def _convolved(tokens: Tensor, taps: Tensor, size: int) -> Tensor:
+    """(batch, kv_heads, key_len, channels) to (batch, heads, blocks, channels), with the first
+    `size` taps of each head."""
+    parts = pooling.grouped(tokens, 2, size)
+    by_group = taps[:, :size].unflatten(0, (tokens.shape[1], -1))
+    return torch.einsum("bknsc,kgs->bkgnc", parts, by_group).flatten(1, 2)

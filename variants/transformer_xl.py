@@ -6,9 +6,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from variants.contract.attention import Attention, Parameters, hyperparameter
 from variants.contract.dense import (
@@ -74,9 +76,10 @@ class TransformerXlAttention(Attention):
         # no table of distances: it is appended to query and key as further channels.
         dtype = compute_dtype(query.dtype)
         query_len, key_len = query.shape[2], key.shape[2]
-        channels = _num_waves(query.shape[-1])
-        waves = _sinusoids(key_len, channels, query.device).to(dtype)
-        own = _sinusoids(query_len, channels, query.device, key_len - query_len).to(dtype)
+        waves = _sinusoids(key_len, _num_waves(query.shape[-1]), dtype, query.device)
+        # Queries before the first key see nothing, whatever theirs are.
+        offset = key_len - query_len
+        own = waves[offset:] if offset >= 0 else pad(waves, (0, 0, -offset, 0))
         sin, cos = own.chunk(2, dim=-1)
         layouts = _segments(query_len, key_len, self.segment_size, self.memory_size, query.device)
         bias = blocks.hidden_keys(key_padding_mask, dtype)
@@ -119,7 +122,7 @@ class TransformerXlAttention(Attention):
         keys = expand_heads(key, query.shape[1]).to(dtype)
         positions = query_positions(rows, query_len, key_len)
         distances = positions[:, None] - torch.arange(key_len, device=rows.device)
-        waves = _sinusoids(key_len, _num_waves(query.shape[-1]), query.device).to(dtype)
+        waves = _sinusoids(key_len, _num_waves(query.shape[-1]), dtype, query.device)
         relative = waves @ learned["position_projection"]
         by_distance = asked @ relative.mT
         index = distances.clamp(min=0).expand(*by_distance.shape)
@@ -145,6 +148,11 @@ class TransformerXlAttention(Attention):
                 "position_bias": 0.1 * draw(heads, head_dim),
                 "position_projection": draw(heads, waves, head_dim) / math.sqrt(waves),
             }
+
+    def prepare(self, query: Tensor, key: Tensor, **call: Any) -> None:
+        _sinusoids.cache_clear()
+        dtype = compute_dtype(query.dtype)
+        _sinusoids(key.shape[2], _num_waves(query.shape[-1]), dtype, query.device)
 
     def useful_pairs(self, query_len: int, key_len: int, *, causal: bool) -> float:
         rows = torch.arange(max(0, query_len - key_len), query_len, device="cpu")
@@ -172,14 +180,16 @@ def _num_waves(head_dim: int) -> int:
     return head_dim + head_dim % 2
 
 
-@lru_cache(maxsize=16)
-def _sinusoids(length: int, channels: int, device: torch.device, start: int = 0) -> Tensor:
-    """sin(x·f) and cos(x·f) for `length` numbers x from `start` on: (length, channels)."""
+@lru_cache(maxsize=2)
+def _sinusoids(length: int, channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """sin(x·f) and cos(x·f) for the numbers x from 0 on, (length, channels), kept for later
+    calls."""
     with torch.inference_mode(False):
-        numbers = torch.arange(start, start + length, device=device, dtype=torch.float64)
+        numbers = torch.arange(length, device=device, dtype=torch.float64)
         steps = torch.arange(0, channels, 2, device=device, dtype=torch.float64)
+        # In float32 angles far out would have lost their digits.
         angles = numbers[:, None] * 10000.0 ** (-steps / channels)
-        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+        return torch.cat([angles.sin(), angles.cos()], dim=-1).to(dtype)
 
 
 @lru_cache(maxsize=64)

@@ -121,7 +121,8 @@ class Attention(ABC):
             query: (batch, heads, query_len, head_dim).
             key, value: (batch, kv_heads, key_len, head_dim); query head h reads key/value head
                 h // (heads // kv_heads).
-            causal: hide keys at later positions.
+            causal: hide keys at later positions; these must be finite all the same, as NaN times
+                a weight of 0 is NaN.
             key_padding_mask: bool (batch, key_len), True = padding, as in
                 torch.nn.MultiheadAttention.
             scale: factor on the query; None means `default_scale(head_dim)`.
@@ -263,11 +264,10 @@ class Attention(ABC):
     def _parameters(self, query: Tensor, parameters: Parameters | None) -> Parameters:
         if parameters is not None:
             expected = _shapes(self, query.shape[1], query.shape[3])
-            found = {name: tuple(tensor.shape) for name, tensor in parameters.items()}
-            if found != expected:
+            if found := _unfit(parameters, expected, query.device):
                 raise ValueError(
-                    f"{self.info.name}: parameters must be {_spelled(expected)}; "
-                    f"got {_spelled(found)}"
+                    f"{self.info.name}: parameters must be {_spelled(expected)}, of floating point "
+                    f"and on {query.device}; got {found}"
                 )
             if torch.is_grad_enabled() and any(x.requires_grad for x in parameters.values()):
                 self._require("backward")
@@ -361,3 +361,20 @@ def _shapes(attention: Attention, heads: int, head_dim: int) -> dict[str, tuple[
 
 def _spelled(shapes: dict[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name} {shape}" for name, shape in sorted(shapes.items())) or "none"
+
+
+def _unfit(
+    parameters: Parameters, expected: dict[str, tuple[int, ...]], device: torch.device
+) -> str:
+    """What is wrong with learned tensors that were given, in words; empty if nothing is."""
+    if not isinstance(parameters, dict):
+        return type(parameters).__name__
+    for name, tensor in parameters.items():
+        if not isinstance(tensor, Tensor):
+            return f"{name} of type {type(tensor).__name__}"
+        if not tensor.is_floating_point():
+            return f"{name} of {tensor.dtype}"
+        if tensor.device != device:
+            return f"{name} on {tensor.device}"
+    found = {name: tuple(tensor.shape) for name, tensor in parameters.items()}
+    return "" if found == expected else _spelled(found)

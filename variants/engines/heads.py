@@ -49,6 +49,8 @@ class Slab(NamedTuple):
     @contextmanager
     def adding(self, total: Tensor) -> Iterator[Tensor]:
         """A tensor (slab, ...) for gradients, which go onto `total` (batch, kv_heads, ...)."""
+        if not total.is_contiguous():
+            raise ValueError("gradients are added up in a contiguous tensor; heads are views of it")
         own = _some(total, self.kv_heads)
         size = self.heads.stop - self.heads.start
         if len(own) == size:

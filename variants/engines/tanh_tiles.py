@@ -205,8 +205,8 @@ class _Tiles(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (grad_out,) = grads
         queries, keys, vector, value, padding, out, sums = ctx.saved_tensors
-        grad_queries, grad_keys, grad_value = (torch.zeros_like(x) for x in (queries, keys, value))
-        grad_vectors = torch.zeros_like(queries[:, :, 0])
+        grad_queries, grad_keys, grad_value = (x.new_zeros(x.shape) for x in (queries, keys, value))
+        grad_vectors = queries.new_zeros(*queries.shape[:2], queries.shape[3])
         delta = (grad_out * out).sum(-1)
         scratch = Scratch(queries.device)
         inputs = queries, keys, vector, value, ctx.causal, scratch
