@@ -81,5 +81,5 @@ def _best(rows: pd.DataFrame, metric: Metric) -> Choice | None:
     row = rows.loc[values.index].iloc[int(best)]
     time, speedup, memory, error = numbers(row, SUMMARY)
     cost = f"{time} · speedup {speedup}" if speedup else time
-    wrong = bool(pd.notna(row[ERROR.column]) and row[ERROR.column] >= 1)
+    wrong = bool(pd.notna(row[ERROR.column]) and row[ERROR.column] >= ERROR.useless)
     return Choice(row["label"], tuple(filter(None, (cost, memory))), error, wrong)

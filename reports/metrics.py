@@ -64,6 +64,7 @@ class Metric:
     `label` stands on an axis, `short` over a column. `low` and `high` are the columns of its
     interval, `exact` that of the fastest exact implementation. A logarithmic axis is linear below
     `linear_below`, so that zero has a place on it, and numbers above `ceiling` are drawn there.
+    From `useless` on a point is on no frontier, however good it is otherwise.
     """
 
     column: str
@@ -78,6 +79,7 @@ class Metric:
     exact: str | None = None
     linear_below: float | None = None
     ceiling: float | None = None
+    useless: float | None = None
 
 
 TIME = Metric(
@@ -113,6 +115,7 @@ ERROR = Metric(
     low="approx_error_low",
     high="approx_error_high",
     linear_below=0.01,
+    useless=1.0,  # what an output of zeros scores
     ceiling=10.0,  # a method that is not made to stand in for softmax may be off by thousands
 )
 SPEEDUP = Metric(

@@ -306,6 +306,14 @@ def test_the_frontier_holds_what_nothing_beats_and_an_error_of_zero() -> None:
     assert list(frontier(points, TIME, ERROR)["variant"]) == ["a", "b", "f"]
 
 
+def test_what_is_no_better_than_zeros_is_on_no_frontier() -> None:
+    points = pd.DataFrame(
+        {"variant": list("abc"), TIME.column: [1.0, 2.0, 3.0], ERROR.column: [1.3, 1.0, 0.9]}
+    )
+    assert list(frontier(points, TIME, ERROR)["variant"]) == ["c"]
+    assert frontier(points[:2], TIME, ERROR).empty
+
+
 def test_below_the_floor_only_the_fastest_is_on_the_frontier() -> None:
     points = pd.DataFrame(
         {"variant": list("abc"), TIME.column: [1.0, 2.0, 3.0], ERROR.column: [0.9, 2e-7, 1e-7]}

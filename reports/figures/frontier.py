@@ -22,6 +22,8 @@ def frontier(rows: pd.DataFrame, x: Metric, y: Metric, floor: float = 0.0) -> pd
     Values of `y` below `floor` count as equal to it.
     """
     points = rows.dropna(subset=[x.column, y.column])
+    if y.useless is not None:
+        points = points[points[y.column] < y.useless]
     xs = _lower_is_better(points, x)
     ys = _lower_is_better(points, y).clip(lower=floor)
     order = pd.DataFrame({"x": xs, "y": ys}).sort_values(["x", "y"])

@@ -113,8 +113,9 @@ KINDS = (
         column="dtype",
         reading="Down and left is better. Nothing is both faster and more accurate than the "
         "points on the grey line, whose names are bold; each of the others is beaten by one of "
-        "them. Thin lines join the settings of a method. Errors within the rounding of exact "
-        "attention count as equal.",
+        f"them, or has an error of {ERROR.useless:g} or more, no better than zeros. Thin lines "
+        "join the settings of a method. Errors within the rounding of exact attention count as "
+        "equal.",
     ),
     Kind(
         name="time_vs_heads",
