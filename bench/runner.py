@@ -21,6 +21,7 @@ from bench import environment, forecast, journal, worker
 from bench.measurement import COLUMNS, Case, Measurement, Status, without_lengths
 from bench.progress import Progress
 from bench.sweep import Sweep
+from variants import REGISTRY
 from variants.contract.added import ADDED
 
 ATTEMPTS = 2  # a case during which the whole run died is tried once more
@@ -210,15 +211,16 @@ def _one(
         reason = f"{shorter.status} already at seq_len {shorter.seq_len}"
         return Measurement.of(case, Status.SKIPPED, reason), []
     # Exact attention is measured anyway, as a baseline.
-    if not worker.always_exact(case) and (reason := forecast.hopeless(case, results, timeout)):
+    exact = REGISTRY[case.variant].info.is_exact
+    if not exact and (reason := forecast.hopeless(case, results, timeout)):
         return Measurement.of(case, Status.SKIPPED, reason), []
     if record.attempts.get(case.case_id, 0) >= ATTEMPTS:
         reason = f"the whole run died {ATTEMPTS} times during this case"
         return Measurement.of(case, Status.CRASHED, reason), []
     book.started(case)
-    exact = process.knows_exact(case, settings, BASELINES * timeout)
+    knows = process.knows_exact(case, settings, BASELINES * timeout)
     try:
-        return process.call(worker.measure, case, settings, exact, timeout=timeout)
+        return process.call(worker.measure, case, settings, knows, timeout=timeout)
     except CaseTimeout:
         return Measurement.of(case, Status.TIMEOUT, f"took longer than {timeout:g} s"), []
     except WorkerDied as error:

@@ -145,7 +145,7 @@ def _measure(case: Case, settings: Settings, exact: bool) -> tuple[Measurement, 
         raise UnsupportedError(f"{case.variant} does not support 'backward'")
     _enter(case, settings, exact=exact)
     implementation = attention.choose_implementation(_Shape.inputs.query, _Shape.inputs.key)
-    is_baseline = always_exact(case) and implementation in _Shape.exact
+    is_baseline = attention.info.is_exact and implementation in _Shape.exact
     if is_baseline:
         seen = _Shape.exact[implementation]
     else:
@@ -153,20 +153,11 @@ def _measure(case: Case, settings: Settings, exact: bool) -> tuple[Measurement, 
     return _row(attention, case, seen, settings), seen.samples.device_ms
 
 
-def always_exact(case: Case) -> bool:
-    """Whether a case is of exact attention, whatever its hyperparameters."""
-    return _always_exact(variants.REGISTRY[case.variant])
-
-
-def _always_exact(cls: type[Attention]) -> bool:
-    return cls.info.exact_when is not None and not cls.info.exact_when
-
-
 def _exact_baselines(case: Case, given: Inputs, settings: Settings) -> dict[str, _Seen]:
     """Every exact implementation that runs here, measured on this shape."""
     found = {}
     for name, cls in variants.REGISTRY.items():
-        if not _always_exact(cls):
+        if not cls.info.is_exact:
             continue
         for implementation in cls.info.implementations:
             if implementation == "coarse":

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from variants.contract.attention import Attention, Parameters, hyperparameter
-from variants.contract.dense import compute_dtype, expand_heads, masked_softmax, visible
+from variants.contract.dense import (
+    compute_dtype,
+    expand_heads,
+    masked_softmax,
+    visible,
+    visible_pairs,
+)
 from variants.contract.draws import lasting
 from variants.contract.registry import register
 from variants.engines import tanh_tiles
@@ -98,10 +104,7 @@ class AdditiveAttention(Attention):
             }
 
     def useful_pairs(self, query_len: int, key_len: int, *, causal: bool) -> float:
-        if not causal:
-            return float(query_len * key_len)
-        rows = min(query_len, key_len)
-        return rows * (key_len - rows) + rows * (rows + 1) / 2
+        return visible_pairs(query_len, key_len, causal=causal)
 
     def useful_flops(
         self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool

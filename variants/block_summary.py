@@ -69,14 +69,9 @@ class BlockSummaryAttention(Attention):
 
         def attend(query: Tensor, key: Tensor, value: Tensor, some: slice) -> Tensor:
             items = pooling.tokens(key.to(dtype), value.to(dtype), key_padding_mask)
-            means = pooling.pool(items, self.block_size)
+            seen = pooling.joined([items, pooling.pool(items, self.block_size)])
             return blocks.run(
-                query.to(dtype),
-                torch.cat([items.key, means.key], dim=2),
-                torch.cat([items.value, means.value], dim=2),
-                [layout],
-                scale=scale,
-                key_bias=torch.cat([items.bias(), means.bias()], dim=1),
+                query.to(dtype), seen.key, seen.value, [layout], scale=scale, key_bias=seen.bias()
             )
 
         return heads.one_by_one(attend, query, key, value).to(query.dtype)

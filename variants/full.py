@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from variants.contract.attention import Attention, Parameters
-from variants.contract.dense import softmax_weights
+from variants.contract.dense import softmax_weights, visible_pairs
 from variants.contract.registry import register
 from variants.engines import blocks, dense, sdpa, xformers
 
@@ -66,11 +66,7 @@ class FullAttention(Attention):
         return softmax_weights(query, key, rows, **call)
 
     def useful_pairs(self, query_len: int, key_len: int, *, causal: bool) -> float:
-        if not causal:
-            return float(query_len * key_len)
-        # Row i sees i + 1 + key_len - query_len keys, none if that is negative.
-        rows = min(query_len, key_len)
-        return rows * (key_len - rows) + rows * (rows + 1) / 2
+        return visible_pairs(query_len, key_len, causal=causal)
 
     def choose_implementation(self, query: Tensor, key: Tensor) -> str:
         if self.implementation == "auto" and query.device.type == "cuda":

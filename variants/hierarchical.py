@@ -76,13 +76,9 @@ class HierarchicalAttention(Attention):
             for _ in range(levels):
                 items = pooling.pool(items, 2)
                 listed.append(_whole(items, self.block_size // 2))
+            seen = pooling.joined(listed)
             return blocks.run(
-                query.to(dtype),
-                torch.cat([level.key for level in listed], dim=2),
-                torch.cat([level.value for level in listed], dim=2),
-                [layout],
-                scale=scale,
-                key_bias=torch.cat([level.bias() for level in listed], dim=1),
+                query.to(dtype), seen.key, seen.value, [layout], scale=scale, key_bias=seen.bias()
             )
 
         return heads.one_by_one(attend, query, key, value).to(query.dtype)

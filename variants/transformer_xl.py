@@ -121,7 +121,8 @@ class TransformerXlAttention(Attention):
         content, asked = _biased(query[:, :, rows].to(dtype), learned)
         keys = expand_heads(key, query.shape[1]).to(dtype)
         positions = query_positions(rows, query_len, key_len)
-        distances = positions[:, None] - torch.arange(key_len, device=rows.device)
+        tokens = torch.arange(key_len, device=rows.device)
+        distances = positions[:, None] - tokens
         waves = _sinusoids(key_len, _num_waves(query.shape[-1]), dtype, query.device)
         relative = waves @ learned["position_projection"]
         by_distance = asked @ relative.mT
@@ -132,7 +133,7 @@ class TransformerXlAttention(Attention):
         )
         start = rows // self.segment_size * self.segment_size + key_len - query_len
         begin = (start - self.memory_size)[:, None]
-        return masked_softmax(scores, allowed & (positions[:, None] - distances >= begin))
+        return masked_softmax(scores, allowed & (tokens >= begin))
 
     def init_parameters(self, heads: int, head_dim: int, seed: int = 0) -> Parameters:
         """`content_bias` and `position_bias` (heads, head_dim); `position_projection` (heads,

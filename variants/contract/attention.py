@@ -263,7 +263,8 @@ class Attention(ABC):
 
     def _parameters(self, query: Tensor, parameters: Parameters | None) -> Parameters:
         if parameters is not None:
-            expected = _shapes(self, query.shape[1], query.shape[3])
+            seeded = _seeded(self, query.shape[1], query.shape[3])
+            expected = {name: tuple(tensor.shape) for name, tensor in seeded.items()}
             if found := _unfit(parameters, expected, query.device):
                 raise ValueError(
                     f"{self.info.name}: parameters must be {_spelled(expected)}, of floating point "
@@ -274,7 +275,7 @@ class Attention(ABC):
             return parameters
         # Not rounded to a half type: a learned tensor is no input, and is computed with in float32.
         dtype = compute_dtype(query.dtype)
-        seeded = self.init_parameters(query.shape[1], query.shape[3])
+        seeded = _seeded(self, query.shape[1], query.shape[3])
         return {name: tensor.to(query.device, dtype) for name, tensor in seeded.items()}
 
     def _check(
@@ -352,11 +353,10 @@ class Attention(ABC):
             )
 
 
-@lru_cache(maxsize=64)
-def _shapes(attention: Attention, heads: int, head_dim: int) -> dict[str, tuple[int, ...]]:
-    """Those of the learned tensors."""
-    seeded = attention.init_parameters(heads, head_dim)
-    return {name: tuple(tensor.shape) for name, tensor in seeded.items()}
+@lru_cache(maxsize=16)
+def _seeded(attention: Attention, heads: int, head_dim: int) -> Parameters:
+    """Learned tensors of a fresh variant, drawn once for many calls; only to be read."""
+    return attention.init_parameters(heads, head_dim)
 
 
 def _spelled(shapes: dict[str, tuple[int, ...]]) -> str:

@@ -40,6 +40,15 @@ def visible(
     return allowed
 
 
+def visible_pairs(query_len: int, key_len: int, *, causal: bool) -> float:
+    """Query-key pairs of one head in which the key is not hidden, if causal, as later."""
+    if not causal:
+        return float(query_len * key_len)
+    # Row i sees i + 1 + key_len - query_len keys, none if that is negative.
+    rows = min(query_len, key_len)
+    return rows * (key_len - rows) + rows * (rows + 1) / 2
+
+
 def dot_products(query: Tensor, key: Tensor, rows: Tensor, scale: float) -> Tensor:
     """Scaled scores (batch, heads, len(rows), key_len), in float32 at least."""
     dtype = compute_dtype(query.dtype)

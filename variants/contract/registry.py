@@ -40,6 +40,11 @@ class Info:
     causal_only: bool = False
 
     @property
+    def is_exact(self) -> bool:
+        """Whether the method equals softmax attention whatever its hyperparameters."""
+        return self.exact_when is not None and not self.exact_when
+
+    @property
     def causal_choices(self) -> tuple[bool, ...]:
         """The values of `causal` that a call may have."""
         if self.causal_only:

@@ -5,6 +5,7 @@ Softmax with the logarithm of the count added to a mean's score weighs it as tha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -34,6 +35,15 @@ def tokens(key: Tensor, value: Tensor, key_padding_mask: Tensor | None) -> Poole
     if key_padding_mask is None:
         return Pooled(key, value, key.new_ones(shape, dtype=dtype))
     return Pooled(key, value, (~key_padding_mask).to(dtype))
+
+
+def joined(parts: Sequence[Pooled]) -> Pooled:
+    """One list of all groups, those of the first part first."""
+    return Pooled(
+        torch.cat([part.key for part in parts], dim=2),
+        torch.cat([part.value for part in parts], dim=2),
+        torch.cat([part.size for part in parts], dim=1),
+    )
 
 
 def pool(items: Pooled, size: int) -> Pooled:

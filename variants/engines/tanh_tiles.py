@@ -85,8 +85,7 @@ def _portions(
     count = min(ROWS, query_len)
     for slab in slabs(queries, value, room // (count * units * KEYS)):
         own_keys = scratch.copy("keys", slab.queries(keys).mT, keys.dtype, -2.0)
-        heads = torch.arange(slab.heads.start, slab.heads.stop, device=vector.device)
-        own_vector = vector[heads % len(vector)][:, None] * -2
+        own_vector = vector[slab.own_heads(len(vector), vector.device)][:, None] * -2
         powers = _Powers.of(own_keys, scratch) if fast else None
         for start in range(max(0, -offset) if causal else 0, query_len, count):
             stop = min(start + count, query_len)
