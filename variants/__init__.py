@@ -11,7 +11,9 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from variants.contract.added import add_implementation
-from variants.contract.attention import Attention, UnsupportedError
+from variants.contract.attention import Attention
+from variants.contract.checks import UnsupportedError
+from variants.contract.decoding import State
 from variants.contract.registry import CAPABILITIES, REGISTRY, create, grid, register
 
 for _module in iter_modules(__path__):
@@ -22,6 +24,7 @@ __all__ = [
     "CAPABILITIES",
     "REGISTRY",
     "Attention",
+    "State",
     "UnsupportedError",
     "add_implementation",
     "create",

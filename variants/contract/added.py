@@ -40,7 +40,9 @@ def add_implementation(
             query, key, value, causal=..., key_padding_mask=..., scale=..., parameters=...)`.
             Raises UnsupportedError for what it cannot serve.
         unavailable: why it cannot run on a device; None if it can.
-        supports: the part of the variant's capabilities it has; all of them if not given.
+        supports: the part of the variant's capabilities it has; if not given all of them but
+            `distance_bias`, which `attend` then takes as one more keyword, and `step`, which it
+            cannot have.
         differs: how it departs from the variant's definition, as words after "computes something
             else:". Such an implementation is not checked against that definition.
 
@@ -63,8 +65,8 @@ def add_implementation(
         raise ValueError(
             f"{variant}/{name}: supports {sorted(unknown)} is not in {sorted(CAPABILITIES)}"
         )
-    own = info.supports if supports is None else info.supports & set(supports)
-    ADDED[variant, name] = Added(attend, unavailable, own, differs)
+    own = info.supports - {"distance_bias"} if supports is None else info.supports & set(supports)
+    ADDED[variant, name] = Added(attend, unavailable, own - {"step"}, differs)
 
 
 def added_names(variant: str) -> tuple[str, ...]:

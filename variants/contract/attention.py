@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, ClassVar
@@ -12,16 +13,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from variants.contract import decoding
 from variants.contract.added import ADDED, Added, added_names
-from variants.contract.dense import compute_dtype
+from variants.contract.checks import check_call, check_parameters
+from variants.contract.decoding import Memory, State
+from variants.contract.dense import compute_dtype, no_autocast, without_padding
 from variants.contract.registry import Info
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Parameters = dict[str, Tensor]
-
-
-class UnsupportedError(ValueError):
-    """A request that is well formed but that this variant, or this machine, cannot serve."""
 
 
 def hyperparameter(
@@ -43,7 +42,8 @@ class Attention(ABC):
 
     A variant writes `attend`, the kernel, and `dense_weights`, the same mathematics in the obvious
     quadratic way. Both get checked arguments, a number for `scale`, and zeros in the place of
-    padded keys and values.
+    padded keys and values. One that declares `distance_bias` takes it as one more keyword, None
+    where there is none; one that declares `step` writes `remember` and `advance`.
 
     Key j stands at position j, query i at position i + key_len - query_len.
     """
@@ -112,6 +112,7 @@ class Attention(ABC):
         *,
         causal: bool = False,
         key_padding_mask: Tensor | None = None,
+        distance_bias: Tensor | None = None,
         scale: float | None = None,
         parameters: Parameters | None = None,
     ) -> Tensor:
@@ -125,33 +126,48 @@ class Attention(ABC):
                 a weight of 0 is NaN.
             key_padding_mask: bool (batch, key_len), True = padding, as in
                 torch.nn.MultiheadAttention.
+            distance_bias: (heads, query_len + key_len - 1), added to the scaled scores: entry
+                j - i + query_len - 1 to that of query row i and key j. So it begins with what the
+                last query adds to the first key, and entry key_len - 1 is for distance 0.
             scale: factor on the query; None means `default_scale(head_dim)`.
             parameters: learned tensors as made by `init_parameters`; None means the seeded ones.
 
         Returns:
             (batch, heads, query_len, head_dim) in the dtype of the query. A row that sees no key
-            is 0, with zero gradient.
+            is 0, with zero gradient. Autocast has no say in it, and torch.compile leaves it as it
+            is, unless `traceable`.
 
         Raises:
             ValueError: shapes, dtypes or devices that do not fit together.
             UnsupportedError: a capability this variant does not declare, or a call that is not
                 causal of one that is causal only.
         """
-        self._check(query, key, value, causal, key_padding_mask)
-        if key_padding_mask is not None:
-            # Selected away rather than multiplied by zero: padding may hold NaN.
-            padding = key_padding_mask[:, None, :, None]
-            key, value = key.masked_fill(padding, 0), value.masked_fill(padding, 0)
+        attend = self._call if self.traceable else _untraced(self._call)
+        return attend(query, key, value, causal, key_padding_mask, distance_bias, scale, parameters)
+
+    def _call(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        distance_bias: Tensor | None,
+        scale: float | None,
+        parameters: Parameters | None,
+    ) -> Tensor:
+        self._check(query, key, value, causal, key_padding_mask, distance_bias)
+        key, value = without_padding(key_padding_mask, key, value)
         attend = partial(self._added.attend, self) if self._added else self.attend
-        return attend(
-            query,
-            key,
-            value,
-            causal=causal,
-            key_padding_mask=key_padding_mask,
-            scale=self.default_scale(query.shape[-1]) if scale is None else float(scale),
-            parameters=self._parameters(query, parameters),
-        )
+        with no_autocast(query.device):
+            return attend(
+                query,
+                key,
+                value,
+                causal=causal,
+                key_padding_mask=key_padding_mask,
+                **self.arguments(query, scale, parameters, distance_bias),
+            )
 
     def weights(
         self,
@@ -160,6 +176,7 @@ class Attention(ABC):
         *,
         causal: bool = False,
         key_padding_mask: Tensor | None = None,
+        distance_bias: Tensor | None = None,
         scale: float | None = None,
         parameters: Parameters | None = None,
         rows: Tensor | None = None,
@@ -171,20 +188,48 @@ class Attention(ABC):
         Returns:
             (batch, heads, len(rows) or query_len, key_len).
         """
-        self._check(query, key, key, causal, key_padding_mask)
-        if key_padding_mask is not None:
-            key = key.masked_fill(key_padding_mask[:, None, :, None], 0)
+        self._check(query, key, key, causal, key_padding_mask, distance_bias)
+        (key,) = without_padding(key_padding_mask, key)
         if rows is None:
             rows = torch.arange(query.shape[2], device=query.device)
-        return self.dense_weights(
-            query,
-            key,
-            rows,
-            causal=causal,
-            key_padding_mask=key_padding_mask,
-            scale=self.default_scale(query.shape[-1]) if scale is None else float(scale),
-            parameters=self._parameters(query, parameters),
-        )
+        with no_autocast(query.device):
+            return self.dense_weights(
+                query,
+                key,
+                rows,
+                causal=causal,
+                key_padding_mask=key_padding_mask,
+                **self.arguments(query, scale, parameters, distance_bias),
+            )
+
+    def prefill(
+        self, query: Tensor, key: Tensor, value: Tensor, **call: Any
+    ) -> tuple[Tensor, State]:
+        """The causal output of the first tokens, and the state to go on from.
+
+        Takes the arguments of the call but `causal`, with as many queries as keys. There is no
+        gradient.
+
+        Raises:
+            ValueError: as the call does.
+            UnsupportedError: as the call does; a variant without `step` in `supports`; an input
+                that wants a gradient.
+        """
+        return decoding.prefill(self, query, key, value, **call)
+
+    def step(
+        self, state: State, query: Tensor, key: Tensor, value: Tensor, **call: Any
+    ) -> tuple[Tensor, State]:
+        """The output of the next token or tokens, and the state after them: what the causal call
+        over all tokens so far gives in its last rows.
+
+        Takes the arguments of `prefill`, of the new tokens alone; `scale` and `parameters` must be
+        those of the prefill. `distance_bias` is (heads, new tokens + all tokens - 1).
+
+        Raises:
+            ValueError, UnsupportedError: as `prefill` does; a state of another attention or shape.
+        """
+        return decoding.step(self, state, query, key, value, **call)
 
     @abstractmethod
     def attend(
@@ -214,6 +259,50 @@ class Attention(ABC):
     ) -> Tensor:
         """The oracle; arguments as in `weights`, already checked."""
 
+    def remember(
+        self,
+        heads: int,
+        key: Tensor,
+        value: Tensor,
+        *,
+        key_padding_mask: Tensor | None,
+        parameters: Parameters,
+    ) -> Memory:
+        """What later queries of `heads` heads need know of these first tokens."""
+        raise NotImplementedError
+
+    def advance(
+        self,
+        memory: Memory,
+        length: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> tuple[Tensor, Memory]:
+        """The causal output of new tokens after `length` others, and what to keep then; what it
+        is given stays as it is."""
+        raise NotImplementedError
+
+    def arguments(
+        self,
+        query: Tensor,
+        scale: float | None,
+        parameters: Parameters | None,
+        distance_bias: Tensor | None,
+    ) -> dict[str, Any]:
+        """What kernel, definition and step take alike."""
+        found: dict[str, Any] = {
+            "scale": self.default_scale(query.shape[-1]) if scale is None else float(scale),
+            "parameters": self._parameters(query, parameters),
+        }
+        if "distance_bias" in self.supports:
+            found["distance_bias"] = distance_bias
+        return found
+
     def default_scale(self, head_dim: int) -> float:
         """The scale used when the caller gives none."""
         return 1 / math.sqrt(head_dim)
@@ -230,6 +319,12 @@ class Attention(ABC):
     def unavailable(self, implementation: str, device: torch.device) -> str | None:
         """Why an own implementation cannot run on this machine's device; None if it can."""
         return None
+
+    @property
+    def traceable(self) -> bool:
+        """Whether torch.compile may look into a call; otherwise it runs as it is, between what is
+        compiled before and after it."""
+        return False
 
     def cannot_run(self, device: torch.device) -> str | None:
         """Why the implementation that is asked for cannot run on a device; None if it can."""
@@ -262,20 +357,12 @@ class Attention(ABC):
         return ADDED.get((self.info.name, self.implementation))
 
     def _parameters(self, query: Tensor, parameters: Parameters | None) -> Parameters:
+        seeded = _seeded(self, query.shape[1], query.shape[3])
         if parameters is not None:
-            seeded = _seeded(self, query.shape[1], query.shape[3])
-            expected = {name: tuple(tensor.shape) for name, tensor in seeded.items()}
-            if found := _unfit(parameters, expected, query.device):
-                raise ValueError(
-                    f"{self.info.name}: parameters must be {_spelled(expected)}, of floating point "
-                    f"and on {query.device}; got {found}"
-                )
-            if torch.is_grad_enabled() and any(x.requires_grad for x in parameters.values()):
-                self._require("backward")
+            check_parameters(self, parameters, seeded, query.device)
             return parameters
         # Not rounded to a half type: a learned tensor is no input, and is computed with in float32.
         dtype = compute_dtype(query.dtype)
-        seeded = _seeded(self, query.shape[1], query.shape[3])
         return {name: tensor.to(query.device, dtype) for name, tensor in seeded.items()}
 
     def _check(
@@ -285,96 +372,24 @@ class Attention(ABC):
         value: Tensor,
         causal: bool,
         key_padding_mask: Tensor | None,
+        distance_bias: Tensor | None,
     ) -> None:
-        name = self.info.name
-        shapes = (
-            f"got query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
+        check_call(
+            self,
+            query,
+            key,
+            value,
+            causal=causal,
+            key_padding_mask=key_padding_mask,
+            distance_bias=distance_bias,
         )
-        if not query.ndim == key.ndim == value.ndim == 4:
-            raise ValueError(
-                f"{name}: query, key and value must be (batch, heads, seq_len, head_dim); {shapes}"
-            )
-        if key.shape != value.shape:
-            raise ValueError(f"{name}: key and value must have the same shape; {shapes}")
-        batch, heads, query_len, head_dim = query.shape
-        key_batch, kv_heads, key_len, key_dim = key.shape
-        if (batch, head_dim) != (key_batch, key_dim):
-            raise ValueError(f"{name}: query and key must agree in batch and head_dim; {shapes}")
-        if 0 in query.shape or 0 in key.shape:
-            raise ValueError(f"{name}: every dimension must be at least 1; {shapes}")
-        if heads % kv_heads:
-            raise ValueError(
-                f"{name}: the number of key/value heads must divide that of the query; "
-                f"got heads={heads}, kv_heads={kv_heads}"
-            )
-        if not query.dtype == key.dtype == value.dtype or query.dtype not in DTYPES:
-            raise ValueError(
-                f"{name}: query, key and value must share one dtype of "
-                f"{', '.join(str(d).removeprefix('torch.') for d in DTYPES)}; "
-                f"got {query.dtype}, {key.dtype}, {value.dtype}"
-            )
-        if not query.device == key.device == value.device:
-            raise ValueError(
-                f"{name}: query, key and value must be on one device; "
-                f"got {query.device}, {key.device}, {value.device}"
-            )
-        if causal:
-            self._require("causal")
-        elif self.info.causal_only:
-            raise UnsupportedError(f"{name} is causal only: it needs causal=True; got causal=False")
-        if query_len != key_len:
-            self._require("cross_attention")
-        if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
-            self._require("backward")
-        if key_padding_mask is not None:
-            self._require("key_padding_mask")
-            if key_padding_mask.dtype != torch.bool or key_padding_mask.shape != (batch, key_len):
-                raise ValueError(
-                    f"{name}: key_padding_mask must be bool of shape {(batch, key_len)}, "
-                    f"True = padding; got {key_padding_mask.dtype} of shape "
-                    f"{tuple(key_padding_mask.shape)}"
-                )
-            if key_padding_mask.device != query.device:
-                raise ValueError(
-                    f"{name}: key_padding_mask must be on {query.device}; "
-                    f"got {key_padding_mask.device}"
-                )
-        if reason := self.cannot_run(query.device):
-            raise UnsupportedError(
-                f"{name}: implementation {self.implementation!r} cannot run here: {reason}"
-            )
 
-    def _require(self, capability: str) -> None:
-        if capability not in self.supports:
-            name = f"{self.info.name}/{self.implementation}" if self._added else self.info.name
-            raise UnsupportedError(
-                f"{name} does not support {capability!r}; it supports: "
-                f"{', '.join(sorted(self.supports)) or 'none'}"
-            )
+
+def _untraced(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return torch.compiler.disable(function) if torch.compiler.is_compiling() else function
 
 
 @lru_cache(maxsize=16)
 def _seeded(attention: Attention, heads: int, head_dim: int) -> Parameters:
     """Learned tensors of a fresh variant, drawn once for many calls; only to be read."""
     return attention.init_parameters(heads, head_dim)
-
-
-def _spelled(shapes: dict[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{name} {shape}" for name, shape in sorted(shapes.items())) or "none"
-
-
-def _unfit(
-    parameters: Parameters, expected: dict[str, tuple[int, ...]], device: torch.device
-) -> str:
-    """What is wrong with learned tensors that were given, in words; empty if nothing is."""
-    if not isinstance(parameters, dict):
-        return type(parameters).__name__
-    for name, tensor in parameters.items():
-        if not isinstance(tensor, Tensor):
-            return f"{name} of type {type(tensor).__name__}"
-        if not tensor.is_floating_point():
-            return f"{name} of {tensor.dtype}"
-        if tensor.device != device:
-            return f"{name} on {tensor.device}"
-    found = {name: tuple(tensor.shape) for name, tensor in parameters.items()}
-    return "" if found == expected else _spelled(found)

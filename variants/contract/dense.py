@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,6 +12,22 @@ from torch import Tensor
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """float32 for the half types, the type itself otherwise."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Kernels and definitions choose the dtype of each product themselves."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+def without_padding(key_padding_mask: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Keys and values (batch, kv_heads, key_len, head_dim) with zeros for padding: selected away
+    rather than multiplied by zero, as padding may hold NaN."""
+    if key_padding_mask is None:
+        return tensors
+    padding = key_padding_mask[:, None, :, None]
+    return tuple(x.masked_fill(padding, 0) for x in tensors)
 
 
 def expand_heads(key: Tensor, heads: int) -> Tensor:
@@ -47,6 +66,12 @@ def visible_pairs(query_len: int, key_len: int, *, causal: bool) -> float:
     # Row i sees i + 1 + key_len - query_len keys, none if that is negative.
     rows = min(query_len, key_len)
     return rows * (key_len - rows) + rows * (rows + 1) / 2
+
+
+def distance_bias_of(rows: Tensor, query_len: int, key_len: int, distance_bias: Tensor) -> Tensor:
+    """The bias of query rows on all keys, (heads, len(rows), key_len)."""
+    keys = torch.arange(key_len, device=rows.device)
+    return distance_bias[:, keys - rows[:, None] + query_len - 1]
 
 
 def dot_products(query: Tensor, key: Tensor, rows: Tensor, scale: float) -> Tensor:
@@ -98,8 +123,13 @@ def softmax_weights(
     causal: bool,
     key_padding_mask: Tensor | None,
     scale: float,
+    distance_bias: Tensor | None = None,
 ) -> Tensor:
     """Exact softmax attention weights of some query rows."""
+    scores = dot_products(query, key, rows, scale)
+    if distance_bias is not None:
+        bias = distance_bias_of(rows, query.shape[2], key.shape[2], distance_bias)
+        scores = scores + bias.to(scores.dtype)
     allowed = visible(
         rows,
         query.shape[2],
@@ -107,4 +137,4 @@ def softmax_weights(
         causal=causal,
         key_padding_mask=key_padding_mask,
     )
-    return masked_softmax(dot_products(query, key, rows, scale), allowed)
+    return masked_softmax(scores, allowed)

@@ -10,7 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from variants.contract.attention import UnsupportedError
+from variants.contract.checks import UnsupportedError
 from variants.contract.dense import expand_heads
 
 

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from variants.contract.attention import UnsupportedError
+from variants.contract.checks import UnsupportedError
 from variants.contract.pattern import Pattern
 from variants.engines.block_lists import Lists, block_lists
 

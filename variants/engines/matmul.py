@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from variants.contract.dense import compute_dtype
+from variants.contract.dense import compute_dtype, no_autocast
 
 _SETTINGS: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 TOLERANCE = 2.0  # how many times the default route's error the fast one may have
@@ -62,13 +62,19 @@ class _Route:
 
 @contextmanager
 def fast_float32(device: torch.device) -> Iterator[None]:
-    """Take the fast route for float32 products on a CPU, if its error allows.
+    """Take the fast route for float32 products on a CPU, if its error allows. Autocast, which a
+    backward pass may be called under, is off meanwhile.
 
     The setting belongs to the process, so the last caller to leave puts back what the first one
     found. Meanwhile other threads' products take that route too, a change they make to it is lost,
     and `torch.get_float32_matmul_precision()`, which cannot name it, raises. A GPU's settings are
     not touched.
     """
+    with no_autocast(device):
+        yield from _fast_route(device)
+
+
+def _fast_route(device: torch.device) -> Iterator[None]:
     if device.type != "cpu" or not fast_route_is_exact():
         yield
         return

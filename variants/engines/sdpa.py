@@ -17,7 +17,7 @@ from torch.backends.cuda import (
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from variants.contract.attention import UnsupportedError
+from variants.contract.checks import UnsupportedError
 
 KERNELS: dict[str, tuple[SDPBackend, Callable[[SDPAParams, bool], bool]]] = {
     "flash": (SDPBackend.FLASH_ATTENTION, can_use_flash_attention),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from variants.contract.attention import UnsupportedError
+from variants.contract.checks import UnsupportedError
 from variants.contract.dense import expand_heads
 from variants.contract.pattern import Pattern
 

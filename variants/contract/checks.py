@@ -1,0 +1,148 @@
+"""What a call must look like; everything that does not is one message that says what would."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from variants.contract.attention import Attention, Parameters
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class UnsupportedError(ValueError):
+    """A request that is well formed but that this variant, or this machine, cannot serve."""
+
+
+def require(attention: Attention, capability: str) -> None:
+    """UnsupportedError unless the attention, as asked for, has a capability."""
+    if capability not in attention.supports:
+        name = attention.info.name
+        if attention.supports is not attention.info.supports:
+            name += f"/{attention.implementation}"
+        raise UnsupportedError(
+            f"{name} does not support {capability!r}; it supports: "
+            f"{', '.join(sorted(attention.supports)) or 'none'}"
+        )
+
+
+def check_call(
+    attention: Attention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    causal: bool,
+    key_padding_mask: Tensor | None,
+    distance_bias: Tensor | None,
+) -> None:
+    """Arguments as in `Attention.__call__`."""
+    name = attention.info.name
+    shapes = f"got query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
+    if not query.ndim == key.ndim == value.ndim == 4:
+        raise ValueError(
+            f"{name}: query, key and value must be (batch, heads, seq_len, head_dim); {shapes}"
+        )
+    if key.shape != value.shape:
+        raise ValueError(f"{name}: key and value must have the same shape; {shapes}")
+    batch, heads, query_len, head_dim = query.shape
+    key_batch, kv_heads, key_len, key_dim = key.shape
+    if (batch, head_dim) != (key_batch, key_dim):
+        raise ValueError(f"{name}: query and key must agree in batch and head_dim; {shapes}")
+    if 0 in query.shape or 0 in key.shape:
+        raise ValueError(f"{name}: every dimension must be at least 1; {shapes}")
+    if heads % kv_heads:
+        raise ValueError(
+            f"{name}: the number of key/value heads must divide that of the query; "
+            f"got heads={heads}, kv_heads={kv_heads}"
+        )
+    if not query.dtype == key.dtype == value.dtype or query.dtype not in DTYPES:
+        raise ValueError(
+            f"{name}: query, key and value must share one dtype of "
+            f"{', '.join(str(d).removeprefix('torch.') for d in DTYPES)}; "
+            f"got {query.dtype}, {key.dtype}, {value.dtype}"
+        )
+    if not query.device == key.device == value.device:
+        raise ValueError(
+            f"{name}: query, key and value must be on one device; "
+            f"got {query.device}, {key.device}, {value.device}"
+        )
+    if causal:
+        require(attention, "causal")
+    elif attention.info.causal_only:
+        raise UnsupportedError(f"{name} is causal only: it needs causal=True; got causal=False")
+    if query_len != key_len:
+        require(attention, "cross_attention")
+    if torch.is_grad_enabled() and any(
+        x is not None and x.requires_grad for x in (query, key, value, distance_bias)
+    ):
+        require(attention, "backward")
+    if key_padding_mask is not None:
+        require(attention, "key_padding_mask")
+        _check_mask(name, key_padding_mask, (batch, key_len), query.device)
+    if distance_bias is not None:
+        require(attention, "distance_bias")
+        check_bias(name, distance_bias, query, key_len)
+    if reason := attention.cannot_run(query.device):
+        raise UnsupportedError(
+            f"{name}: implementation {attention.implementation!r} cannot run here: {reason}"
+        )
+
+
+def check_parameters(
+    attention: Attention, parameters: Parameters, seeded: Parameters, device: torch.device
+) -> None:
+    """Learned tensors that were given must be like the seeded ones."""
+    expected = {name: tuple(tensor.shape) for name, tensor in seeded.items()}
+    if found := _unfit(parameters, expected, device):
+        raise ValueError(
+            f"{attention.info.name}: parameters must be {_spelled(expected)}, of floating point "
+            f"and on {device}; got {found}"
+        )
+    if torch.is_grad_enabled() and any(x.requires_grad for x in parameters.values()):
+        require(attention, "backward")
+
+
+def _check_mask(name: str, mask: Tensor, shape: tuple[int, int], device: torch.device) -> None:
+    if mask.dtype != torch.bool or mask.shape != shape:
+        raise ValueError(
+            f"{name}: key_padding_mask must be bool of shape {shape}, True = padding; "
+            f"got {mask.dtype} of shape {tuple(mask.shape)}"
+        )
+    if mask.device != device:
+        raise ValueError(f"{name}: key_padding_mask must be on {device}; got {mask.device}")
+
+
+def check_bias(name: str, bias: Tensor, query: Tensor, key_len: int) -> None:
+    """A distance bias for so many keys, as in `Attention.__call__`."""
+    shape, device = (query.shape[1], query.shape[2] + key_len - 1), query.device
+    if not bias.is_floating_point() or bias.shape != shape or bias.device != device:
+        raise ValueError(
+            f"{name}: distance_bias must be of floating point, of shape (heads, query_len + "
+            f"key_len - 1) = {shape} and on {device}; got {bias.dtype} of shape "
+            f"{tuple(bias.shape)} on {bias.device}"
+        )
+
+
+def _spelled(shapes: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in sorted(shapes.items())) or "none"
+
+
+def _unfit(
+    parameters: Parameters, expected: dict[str, tuple[int, ...]], device: torch.device
+) -> str:
+    """What is wrong with learned tensors that were given, in words; empty if nothing is."""
+    if not isinstance(parameters, dict):
+        return type(parameters).__name__
+    for name, tensor in parameters.items():
+        if not isinstance(tensor, Tensor):
+            return f"{name} of type {type(tensor).__name__}"
+        if not tensor.is_floating_point():
+            return f"{name} of {tensor.dtype}"
+        if tensor.device != device:
+            return f"{name} on {tensor.device}"
+    found = {name: tuple(tensor.shape) for name, tensor in parameters.items()}
+    return "" if found == expected else _spelled(found)

@@ -1,0 +1,159 @@
+"""Token by token: what a causal attention has kept of earlier tokens, and how it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from variants.contract.checks import UnsupportedError, check_bias, check_call, require
+from variants.contract.dense import no_autocast, without_padding
+
+if TYPE_CHECKING:
+    from variants.contract.attention import Attention, Parameters
+
+Memory = tuple[object, ...]
+"""What one variant keeps: a tuple of tensors and of whatever else it needs, known to itself."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Earlier tokens, as far as later ones may ask for them; made by `Attention.prefill`.
+
+    A step leaves the state it is given as it is and returns another, so that one may be gone on
+    from several times.
+    """
+
+    attention: Attention
+    length: int  # tokens so far, padding included
+    shape: tuple[int, int, int, int]  # batch, heads, kv_heads, head_dim
+    memory: Memory
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are held between two steps, room for later tokens included."""
+        storages = [x.untyped_storage() for x in self.memory if isinstance(x, Tensor)]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def prefill(
+    attention: Attention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    key_padding_mask: Tensor | None = None,
+    distance_bias: Tensor | None = None,
+    scale: float | None = None,
+    parameters: Parameters | None = None,
+) -> tuple[Tensor, State]:
+    """As `Attention.prefill`."""
+    _check(attention, query, key, (query, key, value, distance_bias), parameters)
+    out = attention(
+        query,
+        key,
+        value,
+        causal=True,
+        key_padding_mask=key_padding_mask,
+        distance_bias=distance_bias,
+        scale=scale,
+        parameters=parameters,
+    )
+    key, value = without_padding(key_padding_mask, key, value)
+    with torch.no_grad(), no_autocast(query.device):
+        memory = attention.remember(
+            query.shape[1],
+            key,
+            value,
+            key_padding_mask=key_padding_mask,
+            parameters=attention.arguments(query, None, parameters, None)["parameters"],
+        )
+    return out, State(attention, query.shape[2], _shape(query, key), memory)
+
+
+def step(
+    attention: Attention,
+    state: State,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    key_padding_mask: Tensor | None = None,
+    distance_bias: Tensor | None = None,
+    scale: float | None = None,
+    parameters: Parameters | None = None,
+) -> tuple[Tensor, State]:
+    """As `Attention.step`."""
+    _check(attention, query, key, (query, key, value, distance_bias), parameters)
+    check_call(
+        attention,
+        query,
+        key,
+        value,
+        causal=True,
+        key_padding_mask=key_padding_mask,
+        distance_bias=None,
+    )
+    _check_state(attention, state, _shape(query, key))
+    length = state.length + key.shape[2]
+    if distance_bias is not None:
+        require(attention, "distance_bias")
+        check_bias(attention.info.name, distance_bias, query, length)
+    key, value = without_padding(key_padding_mask, key, value)
+    with torch.no_grad(), no_autocast(query.device):
+        out, memory = attention.advance(
+            state.memory,
+            state.length,
+            query,
+            key,
+            value,
+            key_padding_mask=key_padding_mask,
+            **attention.arguments(query, scale, parameters, distance_bias),
+        )
+    return out, State(attention, length, state.shape, memory)
+
+
+def _shape(query: Tensor, key: Tensor) -> tuple[int, int, int, int]:
+    return query.shape[0], query.shape[1], key.shape[1], query.shape[3]
+
+
+def _check(
+    attention: Attention,
+    query: Tensor,
+    key: Tensor,
+    tensors: Iterable[Tensor | None],
+    parameters: Parameters | None,
+) -> None:
+    name = attention.info.name
+    require(attention, "step")
+    if query.ndim == key.ndim == 4 and query.shape[2] != key.shape[2]:
+        raise ValueError(
+            f"{name}: prefill and step take a query, a key and a value of each token; got "
+            f"{query.shape[2]} queries and {key.shape[2]} keys"
+        )
+    learned = parameters.values() if isinstance(parameters, dict) else ()
+    if torch.is_grad_enabled() and any(
+        isinstance(x, Tensor) and x.requires_grad for x in (*tensors, *learned)
+    ):
+        raise UnsupportedError(
+            f"{name}: decoding has no gradient; call prefill and step under torch.no_grad(), or "
+            "the attention itself for training"
+        )
+
+
+def _check_state(attention: Attention, state: State, shape: tuple[int, int, int, int]) -> None:
+    if not isinstance(state, State):
+        found = type(state).__name__
+    elif state.attention != attention:
+        found = f"one of {state.attention}"
+    elif state.shape != shape:
+        found = f"one for {state.shape}"
+    else:
+        return
+    raise ValueError(
+        f"{attention.info.name}: a step needs a state of {attention} for (batch, heads, kv_heads, "
+        f"head_dim) = {shape}; got {found}"
+    )
