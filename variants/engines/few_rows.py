@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from variants.engines.features import portions
-from variants.engines.matmul import Precision, fast_float32
+from variants.engines.matmul import Precision
 from variants.engines.tile import HIDDEN
 
 FEW = 16  # most rows that are worth it
@@ -44,26 +44,32 @@ def attend(
         grouped = heads != kv_heads
         return scaled_dot_product_attention(query, *parts[0], scale=scale, enable_gqa=grouped)
     precision = Precision.of(query)
-    with fast_float32(query.device):
-        asked = (query.to(precision.scores) * scale).to(precision.operands)
-        asked = asked.reshape(batch * kv_heads, -1, head_dim)
-        pieces = [key for keys, _ in parts for key in _working(keys, precision)]
-        scores = torch.cat([_product(asked, key.mT, precision) for key in pieces], dim=-1)
-        if bias is not None:
-            by_head = scores.view(batch, heads, rows, -1)
-            by_head += bias.to(scores.dtype)
-        highest = None if bias is None else scores.amax(-1, keepdim=True)
-        weights = torch.softmax(scores, dim=-1)
-        if highest is not None:
-            weights = weights.masked_fill_(highest <= HIDDEN / 2, 0)
-        weights = weights.to(precision.operands)
-        out = weights.new_zeros(batch * kv_heads, weights.shape[1], head_dim, dtype=scores.dtype)
-        start = 0
-        for _, values in parts:
-            for value in _working(values, precision):
-                own = weights[:, :, start : start + value.shape[1]]
-                out += _product(own, value, precision)
-                start += value.shape[1]
+    # Not on the fast route: it would compile itself anew for each number of keys.
+    asked = (query.to(precision.scores) * scale).to(precision.operands)
+    asked = asked.reshape(batch * kv_heads, -1, head_dim)
+    scores = torch.cat(
+        [
+            _product(asked, key.mT, precision)
+            for keys, _ in parts
+            for key in _working(keys, precision)
+        ],
+        dim=-1,
+    )
+    if bias is not None:
+        by_head = scores.view(batch, heads, rows, -1)
+        by_head += bias.to(scores.dtype)
+    highest = None if bias is None else scores.amax(-1, keepdim=True)
+    weights = torch.softmax(scores, dim=-1)
+    if highest is not None:
+        weights = weights.masked_fill_(highest <= HIDDEN / 2, 0)
+    weights = weights.to(precision.operands)
+    out = weights.new_zeros(batch * kv_heads, weights.shape[1], head_dim, dtype=scores.dtype)
+    start = 0
+    for _, values in parts:
+        for value in _working(values, precision):
+            own = weights[:, :, start : start + value.shape[1]]
+            out += _product(own, value, precision)
+            start += value.shape[1]
     return out.view(batch, heads, rows, head_dim).to(query.dtype)
 
 

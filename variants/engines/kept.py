@@ -98,13 +98,13 @@ class Ends(NamedTuple):
     ) -> Ends:
         count = key.shape[2]
         split = min(leading, count)
-        first, last = (
-            Kept.of(
-                key[:, :, part], value[:, :, part], None if padding is None else padding[:, part]
-            )
-            for part in (slice(0, split), slice(max(split, count - window), count))
+        last = slice(max(split, count - window), count)
+        return cls(
+            Kept.of(*_some(slice(0, split), key, value, padding), most=leading),
+            Kept.of(*_some(last, key, value, padding)),
+            leading,
+            window,
         )
-        return cls(first, last, leading, window)
 
     def and_then(self, key: Tensor, value: Tensor, padding: Tensor | None) -> Ends:
         """With further tokens behind, and none left out yet."""
