@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from variants.contract.attention import Attention, Parameters
-from variants.contract.dense import dot_products, masked_softmax, visible
+from variants.contract.checks import UnsupportedError
+from variants.contract.dense import distance_bias_of, dot_products, masked_softmax, visible
 from variants.contract.pattern import Pattern
 from variants.engines import blocks, dense, flex, xformers
 
@@ -37,17 +38,26 @@ class MaskedAttention(Attention):
         key_padding_mask: Tensor | None,
         scale: float,
         parameters: Parameters,
+        distance_bias: Tensor | None = None,
     ) -> Tensor:
         pattern = self._pattern(query, key, causal)
         implementation = self.choose_implementation(query, key)
         if (library := LIBRARIES.get(implementation)) is not None:
+            if distance_bias is not None:
+                raise UnsupportedError(f"implementation {implementation!r} takes no distance_bias")
             return library(
                 query, key, value, pattern, key_padding_mask=key_padding_mask, scale=scale
             )
         coarse = implementation == "coarse"
         if pattern.covers_everything() and not coarse:
             return dense.attend(
-                query, key, value, causal=causal, key_padding_mask=key_padding_mask, scale=scale
+                query,
+                key,
+                value,
+                causal=causal,
+                key_padding_mask=key_padding_mask,
+                scale=scale,
+                distance_bias=distance_bias,
             )
         return blocks.attend(
             query,
@@ -56,6 +66,7 @@ class MaskedAttention(Attention):
             pattern,
             key_padding_mask=key_padding_mask,
             scale=scale,
+            distance_bias=distance_bias,
             coarse=coarse,
         )
 
@@ -69,6 +80,7 @@ class MaskedAttention(Attention):
         key_padding_mask: Tensor | None,
         scale: float,
         parameters: Parameters,
+        distance_bias: Tensor | None = None,
     ) -> Tensor:
         allowed = visible(
             rows,
@@ -78,7 +90,11 @@ class MaskedAttention(Attention):
             key_padding_mask=key_padding_mask,
         )
         allowed = allowed & self._pattern(query, key, causal).mask(rows)
-        return masked_softmax(dot_products(query, key, rows, scale), allowed)
+        scores = dot_products(query, key, rows, scale)
+        if distance_bias is not None:
+            bias = distance_bias_of(rows, query.shape[2], key.shape[2], distance_bias)
+            scores = scores + bias.to(scores.dtype)
+        return masked_softmax(scores, allowed)
 
     def prepare(
         self, query: Tensor, key: Tensor, *, causal: bool, key_padding_mask: Tensor | None = None
