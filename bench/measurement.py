@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-DIRECTIONS = ("forward", "forward_backward")
+DIRECTIONS = ("forward", "forward_backward", "decode")
 DIFFERS = "computes something else: "  # begins the reason of a row that ended well all the same
 
 
@@ -51,7 +51,10 @@ class Case:
     key_len: int = _column("keys per sequence")
     head_dim: int = _column("channels of a head")
     causal: bool = _column("whether later keys are hidden")
-    direction: str = _column("forward, or forward_backward: one forward and one backward pass")
+    direction: str = _column(
+        "forward; forward_backward: one forward and one backward pass; decode: one step of one "
+        "token after a context of seq_len tokens"
+    )
     seed: int = _column("seed of the inputs")
 
     @property
@@ -103,7 +106,9 @@ class Measurement(Case):
         "wall time of a call that waits for the device, median, ms", None
     )
     prepare_ms: float | None = _column(
-        "once per shape: building what later calls re-use (drawn patterns, projections), ms", None
+        "once per shape: building what later calls re-use (drawn patterns, projections); for "
+        "decode also the context, ms",
+        None,
     )
     exact_ms_median: float | None = _column(
         "the fastest exact implementation within 2 times SDPA's error, same shape and process, ms",
@@ -118,6 +123,10 @@ class Measurement(Case):
     )
     exact_peak_memory_bytes: int | None = _column("the same of the exact implementation", None)
     memory_vs_exact: float | None = _column("peak_memory_bytes / exact_peak_memory_bytes", None)
+
+    state_bytes: int | None = _column(
+        "for decode: bytes held between two steps, room for later tokens included", None
+    )
 
     approx_error_rel_l2: float | None = _column(
         "relative L2 error of the forward output against exact float64 softmax attention on the "
