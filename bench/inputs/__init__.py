@@ -80,10 +80,9 @@ def _captured(case: Case, capture: Capture) -> tuple[Tensor, Tensor, Tensor, str
         query, key, value = (joined(x, case.heads) for x in tensors)
         made = f"{whole // case.heads} joined to each head of {case.head_dim} channels"
     else:
-        rotary = capture.is_rotary
-        query, key, value = (split(x, case.heads, rotary=rotary) for x in tensors)
+        query, key, value = (split(x, case.heads) for x in tensors)
         made = f"each split into {case.heads // whole} heads of {case.head_dim} channels"
-        made += ", which keep rotary pairs together" if rotary else ""
+        made += ", which keep rotary pairs together" if capture.is_rotary else ""
     scale = capture.scale * (capture.head_dim / case.head_dim) ** 0.5
     scale_detail = f"scale {scale:.3g}, as the model's {capture.scale:g} is for {capture.head_dim}"
     return query, key, value, f"{detail}; {made}; {scale_detail}"
