@@ -18,7 +18,7 @@ from typing import Any
 
 import variants
 from bench import inputs
-from bench.measurement import DIRECTIONS, Case
+from bench.measurement import DIRECTIONS, PROJECTIONS, Case
 from variants import Attention
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -32,6 +32,7 @@ DEFAULTS: dict[str, tuple[Any, ...]] = {
     "causal": (False,),
     "direction": ("forward",),
     "seed": (0,),
+    "projections": ("none",),
 }
 # Where absent: every registered variant, each at its own grid and implementations; as many keys
 # and key/value heads as queries and query heads; the middle layer of a capture. `width` is that of
@@ -157,7 +158,8 @@ def _check_axes(name: str, axes: Mapping[str, Any]) -> dict[str, tuple[Any, ...]
 
 def _check_value(axis: str, value: Any) -> Any:
     is_integer = isinstance(value, int) and not isinstance(value, bool)
-    choices = {"dtype": DTYPES, "direction": DIRECTIONS}.get(axis)
+    known = {"dtype": DTYPES, "direction": DIRECTIONS, "projections": PROJECTIONS}
+    choices = known.get(axis)
     if choices and value not in choices:
         raise SweepError(f"{axis} must be one of {', '.join(choices)}; got {value!r}")
     if axis in COUNTS and not (is_integer and value >= 1):

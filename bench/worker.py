@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 import variants
-from bench import accuracy, clock, environment, inputs, memory, roofline
+from bench import accuracy, clock, environment, inputs, memory, projections, roofline
 from bench.accuracy import Accuracy
 from bench.inputs import CaptureError, Inputs, InputsError
 from bench.measurement import DIFFERS, Case, Measurement, Status
 from bench.sweep import attention_of
+from bench.work import useful_flops
 from variants import Attention, UnsupportedError
 
 FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/:'\"]+/)+")  # of an absolute path; no URL
@@ -175,7 +176,8 @@ def _exact_baselines(case: Case, given: Inputs, settings: Settings) -> dict[str,
 def _see(attention: Attention, case: Case, given: Inputs, settings: Settings) -> _Seen:
     device = torch.device(case.device)
     query, value = given.query, given.value
-    shared = bool(getattr(attention, "shared_qk", False))
+    layer = None if case.projections == "none" else projections.closure(attention, case)
+    shared = bool(getattr(attention, "shared_qk", False)) or case.projections == "shared"
     key = query if shared else given.key
     if shared and (case.heads, case.seq_len) != (case.kv_heads, case.key_len):
         raise UnsupportedError(
@@ -186,14 +188,19 @@ def _see(attention: Attention, case: Case, given: Inputs, settings: Settings) ->
     started = time.perf_counter()
     attention.prepare(wanted, wanted if shared else key, causal=case.causal)
     prepare_ms = 1e3 * (time.perf_counter() - started)
-    call = _closure(attention, query, key, value, case)
+    alone = _closure(attention, query, key, value, case)
+    call, shape = alone, tuple(query.shape)
+    if layer is not None:
+        call, shape = layer, (case.batch, case.seq_len, case.heads * case.head_dim)
     started = time.perf_counter()
-    _check_output(call(), query)
+    _check_output(call(), shape, query.dtype)
     # One call of a second is warm-up enough; more would only make long sweeps longer.
     warm = time.perf_counter() - started > 1.0
     samples = clock.measure(call, device, settings.seconds, warm=warm)
-    last = call()
-    _check_output(last, query)
+    if layer is not None:
+        _check_output(call(), shape, query.dtype)
+    last = alone()
+    _check_output(last, tuple(query.shape), query.dtype)
     quality = accuracy.measure(
         attention,
         query,
@@ -240,10 +247,10 @@ def _closure(
     return forward_backward
 
 
-def _check_output(out: object, query: Tensor) -> None:
-    if not isinstance(out, Tensor) or out.shape != query.shape or out.dtype != query.dtype:
+def _check_output(out: object, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    if not isinstance(out, Tensor) or out.shape != shape or out.dtype != dtype:
         raise RuntimeError(
-            f"the output must be a tensor {tuple(query.shape)} of {query.dtype}; got "
+            f"the output must be a tensor {shape} of {dtype}; got "
             f"{tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__}"
         )
 
@@ -260,14 +267,9 @@ def _row(attention: Attention, case: Case, seen: _Seen, settings: Settings) -> M
             f"rounding in {case.dtype} explains {bound:.2g}",
         )
     first, median, third = seen.samples.quartiles
-    flops = tflops = fraction = None
-    if not attention.differs:
-        flops = attention.useful_flops(
-            case.batch, case.heads, case.seq_len, case.key_len, case.head_dim, causal=case.causal
-        )
+    tflops = fraction = None
+    flops = useful_flops(attention, case)
     if flops is not None:
-        if case.direction == "forward_backward":
-            flops *= 3.5 if attention.target != "other_kernel" else 3.0
         tflops = flops / median / 1e9
         limit = settings.matmul_tflops.get(case.dtype)
         if limit and tflops > roofline.SUSPICIOUS * limit:

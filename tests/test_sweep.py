@@ -127,6 +127,7 @@ class TestErrors:
             ("dtype", "float8", "must be one of float32, bfloat16, float16, float64; got 'float8'"),
             ("dtype", ["x"], r"must be one of float32, .*; got \['x'\]"),
             ("direction", "back", "must be one of forward, forward_backward; got 'back'"),
+            ("projections", "joint", "must be one of none, separate, shared; got 'joint'"),
             ("heads", 0, "must be a whole number of at least 1; got 0"),
             ("heads", -1, "must be a whole number of at least 1; got -1"),
             ("heads", 1.5, r"must be a whole number of at least 1; got 1\.5"),
@@ -453,7 +454,7 @@ class TestReproduction:
         axes = [
             "batch=3", "heads=4", "kv_heads=2", "seq_len=8", "key_len=16", "head_dim=64",
             "causal=true", "dtype=float16", "direction=forward_backward", "seed=5", "layer=28",
-            "inputs=smollm2", "variant=full,lsh",
+            "inputs=smollm2", "variant=full,lsh", "projections=shared",
         ]  # fmt: skip
         planned = cases(*axes)
         assert len(planned) == len(variants.grid("full")) + len(variants.grid("lsh"))
