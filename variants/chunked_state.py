@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, pad
 
 from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.decoding import Memory
 from variants.contract.dense import compute_dtype, dot_products, expand_heads, query_positions
 from variants.contract.draws import lasting
 from variants.contract.registry import register
@@ -26,7 +27,7 @@ ROWS = 256  # keys that one triangular system of the definition spans
     time="n·c·d + n·d²",
     memory="n·d",
     target="other_kernel",
-    supports={"causal", "key_padding_mask", "cross_attention", "backward"},
+    supports={"causal", "key_padding_mask", "cross_attention", "backward", "step"},
     implementations=("chunks",),
     grid={"rule": ("retention", "gated_delta")},
     convex=False,
@@ -62,7 +63,7 @@ class ChunkedStateAttention(Attention):
         parameters: Parameters,
     ) -> Tensor:
         # Padded keys and values are zero, and so write nothing.
-        log_decay, log_write = self._logarithms(query, parameters)
+        log_decay, log_write = self._logarithms(query.shape[1], query, parameters)
         size = min(self.chunk_size, key.shape[2])
         blind = max(0, query.shape[2] - key.shape[2])  # queries before the first key
         inputs = query[:, :, blind:], key, value
@@ -84,7 +85,7 @@ class ChunkedStateAttention(Attention):
         scale: float,
         parameters: Parameters,
     ) -> Tensor:
-        log_decay, log_write = self._logarithms(query, parameters)
+        log_decay, log_write = self._logarithms(query.shape[1], query, parameters)
         positions = query_positions(rows, query.shape[2], key.shape[2])
         if self.rule == "retention":
             distance = positions[:, None] - torch.arange(key.shape[2], device=key.device)
@@ -92,10 +93,63 @@ class ChunkedStateAttention(Attention):
             return scores * _powers(log_decay, distance).to(scores.dtype)
         dtype = compute_dtype(query.dtype)
         keys = expand_heads(key, query.shape[1]).to(dtype)
-        lengths = torch.linalg.vector_norm(keys, dim=-1, keepdim=True)
-        keys = keys / torch.where(lengths > SHORTEST, lengths, torch.inf)
         asked = query[:, :, rows].to(dtype) * scale
-        return _delta_weights(asked, positions, keys, log_decay, log_write)
+        return _delta_weights(asked, positions, _unit(keys), log_decay, log_write)
+
+    def remember(
+        self,
+        heads: int,
+        key: Tensor,
+        value: Tensor,
+        *,
+        key_padding_mask: Tensor | None,
+        parameters: Parameters,
+    ) -> Memory:
+        # What the coefficients of the definition give for a query of each unit vector.
+        dtype, channels = compute_dtype(key.dtype), key.shape[3]
+        log_decay, log_write = self._logarithms(heads, key, parameters)
+        keys, values = (expand_heads(x, heads).to(dtype) for x in (key, value))
+        last = torch.full((channels,), key.shape[2] - 1, device=key.device)
+        if self.rule == "retention":
+            steps = torch.arange(key.shape[2], device=key.device)
+            powers = _powers(log_decay, (last[0] - steps)[None]).to(dtype)
+            return ((keys.mT * powers) @ values,)
+        asked = torch.eye(channels, dtype=dtype, device=key.device).expand(*keys.shape[:2], -1, -1)
+        weights = _delta_weights(asked, last, _unit(keys), log_decay, log_write)
+        return (weights @ values,)
+
+    def advance(
+        self,
+        memory: Memory,
+        length: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> tuple[Tensor, Memory]:
+        # Padded keys and values are zero, and so write nothing.
+        (state,) = memory
+        assert isinstance(state, Tensor)
+        heads, dtype = query.shape[1], state.dtype
+        logarithms = self._logarithms(heads, key, parameters)
+        decay, write = (x.exp().to(dtype)[:, None, None] for x in logarithms)
+        keys, values = (expand_heads(x, heads).to(dtype) for x in (key, value))
+        if self.rule == "gated_delta":
+            keys = _unit(keys)
+        asked = query.to(dtype) * scale
+        rows = []
+        for token in range(query.shape[2]):
+            some = slice(token, token + 1)
+            own_key, own_value = keys[:, :, some], values[:, :, some]
+            state = state * decay
+            if self.rule == "gated_delta":
+                own_value = write * (own_value - own_key @ state)
+            state = state + own_key.mT * own_value
+            rows.append(asked[:, :, some] @ state)
+        return torch.cat(rows, dim=2).to(query.dtype), (state,)
 
     def init_parameters(self, heads: int, head_dim: int, seed: int = 0) -> Parameters:
         """For the delta rule `decay_logit` and `write_logit` (heads,), whose sigmoids are decay and
@@ -121,15 +175,23 @@ class ChunkedStateAttention(Attention):
         reads = key_len if self.rule == "gated_delta" else 0
         return 2.0 * batch * heads * head_dim**2 * (query_len + key_len + reads)
 
-    def _logarithms(self, query: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
+    def _logarithms(
+        self, heads: int, like: Tensor, parameters: Parameters
+    ) -> tuple[Tensor, Tensor]:
         """Logarithms of decay and write (heads,)."""
         if self.rule == "retention":
-            steps = torch.arange(query.shape[1], dtype=torch.float64, device=query.device) + 5
+            steps = torch.arange(heads, dtype=torch.float64, device=like.device) + 5
             decay = torch.log1p(-torch.exp2(-steps))
             return decay, torch.zeros_like(decay)
-        dtype = compute_dtype(query.dtype)
+        dtype = compute_dtype(like.dtype)
         decay, write = (parameters[name].to(dtype) for name in ("decay_logit", "write_logit"))
         return logsigmoid(decay), logsigmoid(write)
+
+
+def _unit(keys: Tensor) -> Tensor:
+    """Keys of unit length; one that is too short for that is 0."""
+    lengths = torch.linalg.vector_norm(keys, dim=-1, keepdim=True)
+    return keys / torch.where(lengths > SHORTEST, lengths, torch.inf)
 
 
 def _powers(log_decay: Tensor, distance: Tensor) -> Tensor:

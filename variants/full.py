@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from variants.contract.attention import Attention, Parameters
+from variants.contract.decoding import Memory
 from variants.contract.dense import softmax_weights, visible_pairs
 from variants.contract.registry import register
-from variants.engines import blocks, dense, sdpa, xformers
+from variants.engines import blocks, dense, few_rows, sdpa, xformers
+from variants.engines.kept import Kept
 
 
 @register(
@@ -21,7 +23,7 @@ from variants.engines import blocks, dense, sdpa, xformers
     time="n²·d",
     memory="n·d",
     target="softmax",
-    supports={"causal", "key_padding_mask", "cross_attention", "backward"},
+    supports={"causal", "key_padding_mask", "cross_attention", "backward", "step"},
     implementations=("onednn", "sdpa", "plain", "coarse", *sdpa.KERNELS, "xformers"),
     exact_when={},
     grid={"implementation": ("auto", "sdpa", "plain", "xformers")},
@@ -64,6 +66,46 @@ class FullAttention(Attention):
         self, query: Tensor, key: Tensor, rows: Tensor, *, parameters: Parameters, **call: Any
     ) -> Tensor:
         return softmax_weights(query, key, rows, **call)
+
+    def remember(
+        self,
+        heads: int,
+        key: Tensor,
+        value: Tensor,
+        *,
+        key_padding_mask: Tensor | None,
+        parameters: Parameters,
+    ) -> Memory:
+        return Kept.of(key, value, key_padding_mask)
+
+    def advance(
+        self,
+        memory: Memory,
+        length: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+        distance_bias: Tensor | None = None,
+    ) -> tuple[Tensor, Memory]:
+        assert isinstance(memory, Kept)
+        kept = memory.and_then(key, value, key_padding_mask)
+        rows, keys = query.shape[2], kept.keys.shape[2]
+        call: dict[str, Any] = {"scale": scale}
+        if rows > few_rows.FEW:
+            call |= {"causal": True, "key_padding_mask": kept.hidden}
+            if distance_bias is not None:
+                call["distance_bias"] = distance_bias
+            return dense.attend(query, kept.keys, kept.values, **call), kept
+        hidden = few_rows.later(rows, keys, kept.hidden, query.device)
+        positions = torch.arange(keys, device=query.device)
+        bias = few_rows.bias_of(query, hidden, distance_bias, positions)
+        tokens = kept.keys, kept.values
+        fused = self.implementation == "sdpa"
+        return few_rows.attend(query, [tokens], bias, scale=scale, fused=fused), kept
 
     def useful_pairs(self, query_len: int, key_len: int, *, causal: bool) -> float:
         return visible_pairs(query_len, key_len, causal=causal)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import relu
+from torch.nn.functional import pad, relu
 
 from variants.contract.attention import Attention, Parameters, hyperparameter
-from variants.contract.dense import compute_dtype, expand_heads, normalised, visible
+from variants.contract.decoding import Memory
+from variants.contract.dense import compute_dtype, expand_heads, normalised, safe_total, visible
 from variants.contract.registry import register
 from variants.engines import feature_sum, fla
 from variants.engines.features import Features
@@ -25,7 +26,7 @@ from variants.engines.tile import Scratch
     time="n·d²",
     memory="n·d",
     target="other_kernel",
-    supports={"causal", "key_padding_mask", "cross_attention", "backward"},
+    supports={"causal", "key_padding_mask", "cross_attention", "backward", "step"},
     implementations=("chunks", "coarse", "fla"),
     grid={"feature_map": ("elu", "relu")},
 )
@@ -87,6 +88,47 @@ class LinearAttention(Attention):
         keys = self._feature(expand_heads(key, query.shape[1]).to(dtype))
         queries = self._feature(query[:, :, rows].to(dtype) * scale)
         return normalised((queries @ keys.transpose(-2, -1)).masked_fill(~allowed, 0))
+
+    def remember(
+        self,
+        heads: int,
+        key: Tensor,
+        value: Tensor,
+        *,
+        key_padding_mask: Tensor | None,
+        parameters: Parameters,
+    ) -> Memory:
+        features = _Features(self.feature_map, key.shape[-1], 1.0)
+        states = feature_sum.states(key, key, value, features, key_padding_mask)
+        return (states.unflatten(0, key.shape[:2]),)
+
+    def advance(
+        self,
+        memory: Memory,
+        length: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> tuple[Tensor, Memory]:
+        (state,) = memory  # (batch, kv_heads, head_dim, head_dim + 1): sums of values and of ones
+        assert isinstance(state, Tensor)
+        keys = self._feature(key.to(state.dtype))
+        if key_padding_mask is not None:
+            keys = keys.masked_fill(key_padding_mask[:, None, :, None], 0)
+        values = pad(value.to(state.dtype), (0, 1), value=1.0)
+        queries = self._feature(query.to(state.dtype) * scale)
+        rows = []
+        for token in range(query.shape[2]):
+            state = state + keys[:, :, token, :, None] * values[:, :, token, None]
+            # Query heads that share a state stand side by side.
+            asked = queries[:, :, token].unflatten(1, (key.shape[1], -1))
+            rows.append((asked @ state).flatten(1, 2))
+        sums = torch.stack(rows, dim=2)
+        return (sums[..., :-1] / safe_total(sums[..., -1:])).to(query.dtype), (state,)
 
     def unavailable(self, implementation: str, device: torch.device) -> str | None:
         return fla.unavailable(device) if implementation == "fla" else None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.decoding import Memory
 from variants.contract.dense import compute_dtype, expand_heads, normalised, visible
 from variants.contract.draws import lasting
 from variants.contract.registry import register
@@ -18,7 +19,7 @@ from variants.engines import feature_sum
 from variants.engines.features import Features
 from variants.engines.heads import Slab
 from variants.engines.matmul import Precision, product
-from variants.engines.tile import Scratch
+from variants.engines.tile import HIDDEN, Scratch
 
 
 @register(
@@ -28,7 +29,7 @@ from variants.engines.tile import Scratch
     time="n·m·d",
     memory="n·m",
     target="softmax",
-    supports={"causal", "key_padding_mask", "cross_attention", "backward"},
+    supports={"causal", "key_padding_mask", "cross_attention", "backward", "step"},
     implementations=("chunks", "coarse"),
     grid={"num_features": (256,)},
 )
@@ -93,6 +94,51 @@ class PerformerAttention(Attention):
         kernel = queries @ (exponents - highest).exp().transpose(-2, -1)
         shift = highest.transpose(-2, -1).masked_fill(~allowed, -torch.inf)
         return normalised(kernel * (shift - finite(shift.amax(-1, keepdim=True))).exp())
+
+    def remember(
+        self,
+        heads: int,
+        key: Tensor,
+        value: Tensor,
+        *,
+        key_padding_mask: Tensor | None,
+        parameters: Parameters,
+    ) -> Memory:
+        # Directions are drawn for each query head, and so is what is kept.
+        like = key[:, :1].expand(-1, heads, -1, -1)
+        features = _Features(self._placed_directions(like), like, 1.0)
+        states = feature_sum.states(like, key, value, features, key_padding_mask)
+        return (states.unflatten(0, like.shape[:2]),)
+
+    def advance(
+        self,
+        memory: Memory,
+        length: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> tuple[Tensor, Memory]:
+        (state,) = memory  # mean values of each feature, and the logarithm of its normaliser
+        assert isinstance(state, Tensor)
+        projected, exponents = self._exponents(query, key, scale)
+        if key_padding_mask is not None:
+            exponents = exponents.masked_fill(key_padding_mask[:, None, :, None], HIDDEN)
+        values = expand_heads(value, query.shape[1]).to(state.dtype)
+        rows = []
+        for token in range(query.shape[2]):
+            mean, log_total = state[..., :-1], state[..., -1:]
+            exponent = exponents[:, :, token, :, None]
+            both = torch.logaddexp(log_total, exponent)
+            share = (exponent - both).exp() * values[:, :, token, None]
+            mean = mean * (log_total - both).exp() + share
+            state = torch.cat([mean, both], dim=-1)
+            weights = torch.softmax(projected[:, :, token] + both[..., 0], dim=-1)
+            rows.append(weights[:, :, None] @ mean)
+        return torch.cat(rows, dim=2).to(query.dtype), (state,)
 
     def prepare(self, query: Tensor, key: Tensor, **call: Any) -> None:
         _directions.cache_clear()

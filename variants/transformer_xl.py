@@ -3,6 +3,7 @@ that know the distance."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.decoding import Memory
 from variants.contract.dense import (
     compute_dtype,
     expand_heads,
@@ -24,6 +26,7 @@ from variants.contract.draws import lasting
 from variants.contract.registry import register
 from variants.engines import blocks, heads
 from variants.engines.band import Band
+from variants.engines.kept import Kept
 from variants.engines.layouts import Everything, Layout
 
 BAND_SEGMENT = 512  # longest segment that is one tile of a band
@@ -36,7 +39,7 @@ BAND_SEGMENT = 512  # longest segment that is one tile of a band
     time="n·(s + m)·d",
     memory="n·d",
     target="biased_softmax",
-    supports={"causal", "key_padding_mask", "cross_attention", "backward"},
+    supports={"causal", "key_padding_mask", "cross_attention", "backward", "step"},
     implementations=("blocks", "coarse"),
     causal_only=True,
     grid={"segment_size": (512,), "memory_size": (512,)},
@@ -134,6 +137,57 @@ class TransformerXlAttention(Attention):
         start = rows // self.segment_size * self.segment_size + key_len - query_len
         begin = (start - self.memory_size)[:, None]
         return masked_softmax(scores, allowed & (tokens >= begin))
+
+    def remember(
+        self,
+        heads: int,
+        key: Tensor,
+        value: Tensor,
+        *,
+        key_padding_mask: Tensor | None,
+        parameters: Parameters,
+    ) -> Memory:
+        first = max(0, key.shape[2] - self._in_memory(key.shape[2]))
+        padding = None if key_padding_mask is None else key_padding_mask[:, first:]
+        return Kept.of(key[:, :, first:], value[:, :, first:], padding)
+
+    def advance(
+        self,
+        memory: Memory,
+        length: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+    ) -> tuple[Tensor, Memory]:
+        assert isinstance(memory, Kept)
+        outs = []
+        for row in range(query.shape[2]):
+            some = slice(row, row + 1)
+            padding = None if key_padding_mask is None else key_padding_mask[:, some]
+            memory = memory.and_then(key[:, :, some], value[:, :, some], padding)
+            # One query, which sees all that is kept: distances are all it asks for.
+            alone = dataclasses.replace(self, memory_size=memory.tokens)
+            outs.append(
+                alone.attend(
+                    query[:, :, some],
+                    memory.keys,
+                    memory.values,
+                    causal=True,
+                    key_padding_mask=memory.hidden,
+                    scale=scale,
+                    parameters=parameters,
+                )
+            )
+            memory = memory.last(self._in_memory(length + row + 1))
+        return torch.cat(outs, dim=2), memory
+
+    def _in_memory(self, length: int) -> int:
+        """How many of the tokens so far the next one sees."""
+        return length % self.segment_size + self.memory_size
 
     def init_parameters(self, heads: int, head_dim: int, seed: int = 0) -> Parameters:
         """`content_bias` and `position_bias` (heads, head_dim); `position_projection` (heads,

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from variants.contract.dense import compute_dtype, no_autocast, without_padding
 from variants.contract.registry import Info
 
 Parameters = dict[str, Tensor]
+Result = TypeVar("Result")
 
 
 def hyperparameter(
@@ -215,7 +216,7 @@ class Attention(ABC):
             UnsupportedError: as the call does; a variant without `step` in `supports`; an input
                 that wants a gradient.
         """
-        return decoding.prefill(self, query, key, value, **call)
+        return _untraced(decoding.prefill)(self, query, key, value, **call)
 
     def step(
         self, state: State, query: Tensor, key: Tensor, value: Tensor, **call: Any
@@ -229,7 +230,7 @@ class Attention(ABC):
         Raises:
             ValueError, UnsupportedError: as `prefill` does; a state of another attention or shape.
         """
-        return decoding.step(self, state, query, key, value, **call)
+        return _untraced(decoding.step)(self, state, query, key, value, **call)
 
     @abstractmethod
     def attend(
@@ -385,7 +386,7 @@ class Attention(ABC):
         )
 
 
-def _untraced(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _untraced(function: Callable[..., Result]) -> Callable[..., Result]:
     return torch.compiler.disable(function) if torch.compiler.is_compiling() else function
 
 

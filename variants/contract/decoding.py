@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from variants.contract.attention import Attention, Parameters
 
 Memory = tuple[object, ...]
-"""What one variant keeps: a tuple of tensors and of whatever else it needs, known to itself."""
+"""What one variant keeps: tensors, such tuples of them, and whatever else it needs."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class State:
     @property
     def nbytes(self) -> int:
         """Bytes that are held between two steps, room for later tokens included."""
-        storages = [x.untyped_storage() for x in self.memory if isinstance(x, Tensor)]
+        storages = [tensor.untyped_storage() for tensor in _tensors(self.memory)]
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
@@ -114,6 +114,14 @@ def step(
             **attention.arguments(query, scale, parameters, distance_bias),
         )
     return out, State(attention, length, state.shape, memory)
+
+
+def _tensors(memory: Memory) -> Iterator[Tensor]:
+    for part in memory:
+        if isinstance(part, Tensor):
+            yield part
+        elif isinstance(part, tuple):
+            yield from _tensors(part)
 
 
 def _shape(query: Tensor, key: Tensor) -> tuple[int, int, int, int]:

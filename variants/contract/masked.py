@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from variants.contract.attention import Attention, Parameters
+from variants.contract.decoding import Memory
 from variants.contract.dense import dot_products, masked_softmax, visible
 from variants.contract.pattern import Pattern
-from variants.engines import blocks, dense, flex, xformers
+from variants.engines import blocks, dense, few_rows, flex, xformers
+from variants.engines.features import portions
+from variants.engines.kept import Ends
 
 # Implementations that are not built here; whatever else a subclass names is one of `blocks`.
 LIBRARIES = {"flex": flex.attend, "xformers": xformers.attend_window}
@@ -79,6 +82,53 @@ class MaskedAttention(Attention):
         )
         allowed = allowed & self._pattern(query, key, causal).mask(rows)
         return masked_softmax(dot_products(query, key, rows, scale), allowed)
+
+    def remember(
+        self,
+        heads: int,
+        key: Tensor,
+        value: Tensor,
+        *,
+        key_padding_mask: Tensor | None,
+        parameters: Parameters,
+    ) -> Memory:
+        # Of a pattern that can step: the first keys, and those of a window.
+        pattern = self.pattern(heads, 1, 1 << 40, True)
+        return Ends.of(key, value, key_padding_mask, pattern.leading, pattern.window)
+
+    def advance(
+        self,
+        memory: Memory,
+        length: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        key_padding_mask: Tensor | None,
+        scale: float,
+        parameters: Parameters,
+        distance_bias: Tensor | None = None,
+    ) -> tuple[Tensor, Memory]:
+        assert isinstance(memory, Ends)
+        rows = query.shape[2]
+        outs = []
+        for some in portions(0, rows, few_rows.FEW):
+            padding = None if key_padding_mask is None else key_padding_mask[:, some]
+            memory = memory.and_then(key[:, :, some], value[:, :, some], padding)
+            asked, total = query[:, :, some], length + some.stop
+            keys, hidden = memory.positions(total), memory.hidden()
+            if asked.shape[2] > 1:
+                pattern = self.pattern(query.shape[1], asked.shape[2], total, True)
+                positions = torch.arange(length + some.start, total, device=query.device)
+                unseen = ~pattern.sees(keys, positions[:, None], keys)
+                hidden = unseen if hidden is None else hidden | unseen
+            bias = None
+            if distance_bias is not None:
+                bias = distance_bias[:, rows - some.stop :]
+            bias = few_rows.bias_of(asked, hidden, bias, keys)
+            outs.append(few_rows.attend(asked, memory.parts(), bias, scale=scale))
+            memory = memory.trimmed()
+        return torch.cat(outs, dim=2), memory
 
     def prepare(
         self, query: Tensor, key: Tensor, *, causal: bool, key_padding_mask: Tensor | None = None

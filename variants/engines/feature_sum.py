@@ -50,9 +50,26 @@ def attend(
     return out
 
 
+def states(
+    query: Tensor, key: Tensor, value: Tensor, features: Features, padding: Tensor | None
+) -> Tensor:
+    """The state that all keys leave, (batch * heads, num_features, head_dim + 1), for the heads of
+    `query`: sums of values and of ones, or, with exponentials, mean values and the logarithm of the
+    normaliser."""
+    wide = compute_dtype(query.dtype)
+    precision = Precision(wide, wide)
+    shape = (query.shape[0] * query.shape[1], features.num_features, value.shape[3] + 1)
+    found = query.new_zeros(shape, dtype=wide)
+    size = step(query, features, precision)
+    arguments = query, key, value, padding, features, precision
+    with fast_float32(query.device):
+        for rows in slabs(*arguments, min(size, key.shape[2])):
+            _fill(rows, found[rows.slab.heads], size)
+    return found
+
+
 class _Everything(torch.autograd.Function):
-    """One state a head, (num_features, head_dim + 1): sums of values and of ones, or, with
-    exponentials, mean values and the logarithm of the normaliser."""
+    """One state a head, as in `states`."""
 
     @staticmethod
     def forward(
@@ -77,12 +94,7 @@ class _Everything(torch.autograd.Function):
         with fast_float32(query.device):
             for rows in slabs(*arguments, min(size, key.shape[2])):
                 state = states[rows.slab.heads]
-                if features.exponential:
-                    _mean_values(rows, state, size)
-                else:
-                    for part in portions(0, key.shape[2], size):
-                        made, values = rows.keys(part), rows.values(part)
-                        state += transposed_product(made, values, precision, rows.scratch)
+                _fill(rows, state, size)
                 target = rows.slab.queries(out)
                 for part in portions(0, query_len, size):
                     made = _queries(rows, part, state)
@@ -142,6 +154,16 @@ class _Everything(torch.autograd.Function):
                         own_key[:, part] += features.key_grad(rows.key[:, part], made, grad, slab)
                         own_value[:, part] += _sums(made, grad_state[..., :-1], rows)
         return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None, None
+
+
+def _fill(rows: Rows, state: Tensor, size: int) -> None:
+    """Take all keys into a state of zeros."""
+    if rows.features.exponential:
+        return _mean_values(rows, state, size)
+    for part in portions(0, rows.key.shape[1], size):
+        made, values = rows.keys(part), rows.values(part)
+        state += transposed_product(made, values, rows.precision, rows.scratch)
+    return None
 
 
 def _mean_values(rows: Rows, state: Tensor, size: int) -> None:
