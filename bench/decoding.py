@@ -48,6 +48,8 @@ def check(attention: Attention, case: Case) -> None:
     """UnsupportedError for a case that cannot be decoded."""
     if not case.causal or case.seq_len != case.key_len:
         raise UnsupportedError("decode needs causal = true, and a query for each key")
+    if case.projections != "none":
+        raise UnsupportedError("decode measures the attention alone: projections must be none")
     if attention.implementation not in STEPPED_BY:
         raise UnsupportedError(
             f"decode is measured with implementation {' or '.join(STEPPED_BY)}; a step is the same "

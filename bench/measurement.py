@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 DIRECTIONS = ("forward", "forward_backward", "decode")
+PROJECTIONS = ("none", "separate", "shared")
 DIFFERS = "computes something else: "  # begins the reason of a row that ended well all the same
 
 
@@ -29,8 +30,11 @@ class Status(StrEnum):
     SKIPPED = "skipped"
 
 
-def _column(description: str, default: Any = dataclasses.MISSING) -> Any:
-    return field(default=default, metadata={"description": description})
+def _column(
+    description: str, default: Any = dataclasses.MISSING, *, came_later: bool = False
+) -> Any:
+    """A field; one that came later has a default that stands for how it was before."""
+    return field(default=default, metadata={"description": description, "came_later": came_later})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +60,19 @@ class Case:
         "token after a context of seq_len tokens"
     )
     seed: int = _column("seed of the inputs")
+    projections: str = _column(
+        "none: the call is the attention alone; separate or shared: it is a layer with projections "
+        "on hidden states of noise, in which query and key have one each or one together",
+        "none",
+        came_later=True,
+    )
 
     @property
     def case_id(self) -> str:
-        """Sixteen hexadecimal digits that stand for these fields and nothing else."""
-        text = json.dumps(self._asked(), sort_keys=True)
+        """Sixteen hexadecimal digits that stand for these fields and nothing else; a field that
+        came later tells by another value than its default alone."""
+        asked = {k: v for k, v in self._asked().items() if k not in LATER or v != LATER[k]}
+        text = json.dumps(asked, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -77,7 +89,9 @@ class Case:
             if self.implementation == "auto"
             else f"{self.variant}/{self.implementation}"
         )
-        return f"{name} n={self.seq_len} h={self.heads} {self.dtype} {self.direction}"
+        shape = f"n={self.seq_len} h={self.heads} {self.dtype} {self.direction}"
+        layer = "" if self.projections == "none" else f" {self.projections} projections"
+        return f"{name} {shape}{layer}"
 
     def _asked(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(Case)}
@@ -150,7 +164,7 @@ class Measurement(Case):
 
     useful_flops: float | None = _column(
         "operations the method cannot avoid; with a backward pass 3.5 times those of the forward "
-        "pass, 3 times for kernels other than softmax",
+        "pass, 3 times for kernels other than softmax and for projections",
         None,
     )
     tflops: float | None = _column("useful_flops per second of time_ms_median, in 1e12", None)
@@ -186,4 +200,7 @@ CASE_COLUMNS = tuple(f.name for f in dataclasses.fields(Case))
 COLUMNS = tuple(f.name for f in dataclasses.fields(Measurement))
 _TEXTS = ("status", "reason", "implementation_used", "inputs_detail", "exact_implementation")
 NUMBERS = frozenset(COLUMNS) - frozenset(CASE_COLUMNS) - frozenset(_TEXTS)
+LATER: dict[str, Any] = {
+    f.name: f.default for f in dataclasses.fields(Measurement) if f.metadata["came_later"]
+}
 DESCRIPTIONS = {f.name: f.metadata["description"] for f in dataclasses.fields(Measurement)}

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 import variants
-from bench import accuracy, clock, decoding, environment, inputs, memory, roofline
+from bench import accuracy, clock, decoding, environment, inputs, memory, projections, roofline
 from bench.accuracy import Accuracy
 from bench.decoding import Decoder
 from bench.inputs import CaptureError, Inputs, InputsError
 from bench.measurement import DIFFERS, Case, Measurement, Status
 from bench.sweep import attention_of
+from bench.work import useful_flops
 from variants import Attention, UnsupportedError
 from variants.contract.checks import require
 
@@ -188,8 +189,8 @@ def _exact_baselines(case: Case, given: Inputs, settings: Settings) -> dict[str,
 def _see(attention: Attention, case: Case, given: Inputs, settings: Settings) -> _Seen:
     device = torch.device(case.device)
     query = given.query
-    expected = query[:, :, -1:] if case.direction == "decode" else query
-    shared = bool(getattr(attention, "shared_qk", False))
+    layer = None if case.projections == "none" else projections.closure(attention, case)
+    shared = bool(getattr(attention, "shared_qk", False)) or case.projections == "shared"
     key = query if shared else given.key
     if shared and (case.heads, case.seq_len) != (case.kv_heads, case.key_len):
         raise UnsupportedError(
@@ -199,16 +200,23 @@ def _see(attention: Attention, case: Case, given: Inputs, settings: Settings) ->
     wanted = query.detach().requires_grad_(case.direction == "forward_backward")
     started = time.perf_counter()
     attention.prepare(wanted, wanted if shared else key, causal=case.causal)
-    call = _closure(attention, given, key, case)
+    alone = _closure(attention, given, key, case)
     prepare_ms = 1e3 * (time.perf_counter() - started)
+    call, shape = alone, tuple(query.shape)
+    if layer is not None:
+        call, shape = layer, (case.batch, case.seq_len, case.heads * case.head_dim)
+    decoder = alone if isinstance(alone, Decoder) else None
+    if decoder is not None:
+        shape = tuple(query[:, :, -1:].shape)
     started = time.perf_counter()
-    _check_output(call(), expected)
+    _check_output(call(), shape, query.dtype)
     # One call of a second is warm-up enough; more would only make long sweeps longer.
     warm = time.perf_counter() - started > 1.0
     samples = clock.measure(call, device, settings.seconds, warm=warm)
-    last = call()
-    _check_output(last, expected)
-    decoder = call if isinstance(call, Decoder) else None
+    if layer is not None:
+        _check_output(call(), shape, query.dtype)
+    last = alone()
+    _check_output(last, shape if layer is None else tuple(query.shape), query.dtype)
     quality = accuracy.measure(
         attention,
         query,
@@ -265,10 +273,10 @@ def _closure(attention: Attention, given: Inputs, key: Tensor, case: Case) -> Ca
     return forward_backward
 
 
-def _check_output(out: object, query: Tensor) -> None:
-    if not isinstance(out, Tensor) or out.shape != query.shape or out.dtype != query.dtype:
+def _check_output(out: object, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    if not isinstance(out, Tensor) or out.shape != shape or out.dtype != dtype:
         raise RuntimeError(
-            f"the output must be a tensor {tuple(query.shape)} of {query.dtype}; got "
+            f"the output must be a tensor {shape} of {dtype}; got "
             f"{tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__}"
         )
 
@@ -285,14 +293,9 @@ def _row(attention: Attention, case: Case, seen: _Seen, settings: Settings) -> M
             f"rounding in {case.dtype} explains {bound:.2g}",
         )
     first, median, third = seen.samples.quartiles
-    flops = tflops = fraction = None
-    if not attention.differs and case.direction != "decode":
-        flops = attention.useful_flops(
-            case.batch, case.heads, case.seq_len, case.key_len, case.head_dim, causal=case.causal
-        )
+    tflops = fraction = None
+    flops = useful_flops(attention, case)
     if flops is not None:
-        if case.direction == "forward_backward":
-            flops *= 3.5 if attention.target != "other_kernel" else 3.0
         tflops = flops / median / 1e9
         limit = settings.matmul_tflops.get(case.dtype)
         if limit and tflops > roofline.SUSPICIOUS * limit:

@@ -116,6 +116,10 @@ def test_the_context_keeps_its_length_while_it_is_timed() -> None:
     [
         ({"causal": False}, "decode needs causal = true, and a query for each key"),
         ({"key_len": 200}, "decode needs causal = true, and a query for each key"),
+        (
+            {"projections": "shared"},
+            "decode measures the attention alone: projections must be none",
+        ),
         ({"implementation": "coarse"}, "decode is measured with implementation auto or sdpa"),
         (
             {"variant": "linformer", "hyperparameters": ""},
