@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from rich.table import Table
 
-from bench.measurement import CASE_COLUMNS, COLUMNS
+from bench.measurement import CASE_COLUMNS, COLUMNS, LATER
 
 
 class CompareError(ValueError):
@@ -28,6 +28,8 @@ def table(before: Path, after: Path) -> Table:
         label = "{variant}/{implementation} {hyperparameters} {inputs} {dtype} {direction}"
         label = label.format_map(row)
         label += f" n={row['seq_len']} h={row['heads']}"
+        if row["projections"] != "none":
+            label += f" {row['projections']} projections"
         if row["status_before"] != "ok" or row["status_after"] != "ok":
             shown.add_row(label, row["status_before"], row["status_after"], "", "")
             continue
@@ -53,6 +55,7 @@ def _read(run: Path) -> pd.DataFrame:
     except ValueError as error:  # of pandas, for an empty or malformed file
         text = " ".join(str(error).split())
         raise CompareError(f"{path} is not a table of results: {text}") from None
+    rows = rows.assign(**{name: LATER[name] for name in set(LATER) - set(rows.columns)})
     if missing := set(COLUMNS) - set(rows.columns):
         raise CompareError(f"{path} lacks the columns {', '.join(sorted(missing))}")
     return rows

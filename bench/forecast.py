@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from bench import clock
 from bench.measurement import Case, Measurement, Status, without_lengths
 from bench.sweep import attention_of
+from bench.work import useful_flops
 
 # Of any case: the first, the timed ones, the last, and the one whose memory is measured.
 LEAST_CALLS = clock.MINIMUM_SAMPLES + 3
@@ -61,10 +62,5 @@ def _exponent(short: Measurement, long: Measurement) -> float:
 def _operations(case: Case, shorter: Case) -> float | None:
     """How many times the operations of a shorter case are those of a longer one, if known."""
     attention = attention_of(case)
-    if attention.differs:
-        return None
-    counts = [
-        attention.useful_flops(c.batch, c.heads, c.seq_len, c.key_len, c.head_dim, causal=c.causal)
-        for c in (case, shorter)
-    ]
+    counts = [useful_flops(attention, c) for c in (case, shorter)]
     return counts[0] / counts[1] if counts[0] and counts[1] else None

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-DIRECTIONS = ("forward", "forward_backward")
+DIRECTIONS = ("forward", "forward_backward", "decode")
+PROJECTIONS = ("none", "separate", "shared")
 DIFFERS = "computes something else: "  # begins the reason of a row that ended well all the same
 
 
@@ -29,8 +30,11 @@ class Status(StrEnum):
     SKIPPED = "skipped"
 
 
-def _column(description: str, default: Any = dataclasses.MISSING) -> Any:
-    return field(default=default, metadata={"description": description})
+def _column(
+    description: str, default: Any = dataclasses.MISSING, *, came_later: bool = False
+) -> Any:
+    """A field; one that came later has a default that stands for how it was before."""
+    return field(default=default, metadata={"description": description, "came_later": came_later})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +55,24 @@ class Case:
     key_len: int = _column("keys per sequence")
     head_dim: int = _column("channels of a head")
     causal: bool = _column("whether later keys are hidden")
-    direction: str = _column("forward, or forward_backward: one forward and one backward pass")
+    direction: str = _column(
+        "forward; forward_backward: one forward and one backward pass; decode: one step of one "
+        "token after a context of seq_len tokens"
+    )
     seed: int = _column("seed of the inputs")
+    projections: str = _column(
+        "none: the call is the attention alone; separate or shared: it is a layer with projections "
+        "on hidden states of noise, in which query and key have one each or one together",
+        "none",
+        came_later=True,
+    )
 
     @property
     def case_id(self) -> str:
-        """Sixteen hexadecimal digits that stand for these fields and nothing else."""
-        text = json.dumps(self._asked(), sort_keys=True)
+        """Sixteen hexadecimal digits that stand for these fields and nothing else; a field that
+        came later tells by another value than its default alone."""
+        asked = {k: v for k, v in self._asked().items() if k not in LATER or v != LATER[k]}
+        text = json.dumps(asked, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -74,7 +89,9 @@ class Case:
             if self.implementation == "auto"
             else f"{self.variant}/{self.implementation}"
         )
-        return f"{name} n={self.seq_len} h={self.heads} {self.dtype} {self.direction}"
+        shape = f"n={self.seq_len} h={self.heads} {self.dtype} {self.direction}"
+        layer = "" if self.projections == "none" else f" {self.projections} projections"
+        return f"{name} {shape}{layer}"
 
     def _asked(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(Case)}
@@ -103,7 +120,9 @@ class Measurement(Case):
         "wall time of a call that waits for the device, median, ms", None
     )
     prepare_ms: float | None = _column(
-        "once per shape: building what later calls re-use (drawn patterns, projections), ms", None
+        "once per shape: building what later calls re-use (drawn patterns, projections); for "
+        "decode also the context, ms",
+        None,
     )
     exact_ms_median: float | None = _column(
         "the fastest exact implementation within 2 times SDPA's error, same shape and process, ms",
@@ -118,6 +137,10 @@ class Measurement(Case):
     )
     exact_peak_memory_bytes: int | None = _column("the same of the exact implementation", None)
     memory_vs_exact: float | None = _column("peak_memory_bytes / exact_peak_memory_bytes", None)
+
+    state_bytes: int | None = _column(
+        "for decode: bytes held between two steps, room for later tokens included", None
+    )
 
     approx_error_rel_l2: float | None = _column(
         "relative L2 error of the forward output against exact float64 softmax attention on the "
@@ -141,7 +164,7 @@ class Measurement(Case):
 
     useful_flops: float | None = _column(
         "operations the method cannot avoid; with a backward pass 3.5 times those of the forward "
-        "pass, 3 times for kernels other than softmax",
+        "pass, 3 times for kernels other than softmax and for projections",
         None,
     )
     tflops: float | None = _column("useful_flops per second of time_ms_median, in 1e12", None)
@@ -177,4 +200,7 @@ CASE_COLUMNS = tuple(f.name for f in dataclasses.fields(Case))
 COLUMNS = tuple(f.name for f in dataclasses.fields(Measurement))
 _TEXTS = ("status", "reason", "implementation_used", "inputs_detail", "exact_implementation")
 NUMBERS = frozenset(COLUMNS) - frozenset(CASE_COLUMNS) - frozenset(_TEXTS)
+LATER: dict[str, Any] = {
+    f.name: f.default for f in dataclasses.fields(Measurement) if f.metadata["came_later"]
+}
 DESCRIPTIONS = {f.name: f.metadata["description"] for f in dataclasses.fields(Measurement)}

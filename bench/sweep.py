@@ -18,11 +18,11 @@ from typing import Any
 
 import variants
 from bench import inputs
-from bench.measurement import DIRECTIONS, Case
+from bench.measurement import DIRECTIONS, PROJECTIONS, Case
 from variants import Attention
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-COUNTS = ("batch", "heads", "kv_heads", "seq_len", "key_len", "head_dim")
+COUNTS = ("batch", "heads", "kv_heads", "seq_len", "key_len", "head_dim", "width")
 DEFAULTS: dict[str, tuple[Any, ...]] = {
     "inputs": ("gaussian",),
     "dtype": ("float32",),
@@ -32,10 +32,12 @@ DEFAULTS: dict[str, tuple[Any, ...]] = {
     "causal": (False,),
     "direction": ("forward",),
     "seed": (0,),
+    "projections": ("none",),
 }
 # Where absent: every registered variant, each at its own grid and implementations; as many keys
-# and key/value heads as queries and query heads; the middle layer of a capture.
-OPTIONAL = ("variant", "implementation", "layer", "kv_heads", "key_len")
+# and key/value heads as queries and query heads; the middle layer of a capture. `width` is that of
+# all heads together, and replaces head_dim.
+OPTIONAL = ("variant", "implementation", "layer", "kv_heads", "key_len", "width")
 AXES = (*OPTIONAL, "seq_len", *DEFAULTS)
 NUMBERS = {int: re.compile(r"-?\d+"), float: re.compile(r"-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")}
 BUILT_IN = Path(__file__).with_name("sweeps")
@@ -60,9 +62,12 @@ class Sweep:
             if axis in axes:
                 raise SweepError(f"--set {axis} is given twice; write all its values as {axis}=a,b")
             axes[axis] = values
+        _check_width("--set", axes)
+        replaced = {"width", "head_dim"} if "width" in axes or "head_dim" in axes else set()
         groups: list[dict[str, tuple[Any, ...]]] = []
         for group in self.groups:
-            changed = {**group, **axes}
+            kept = {axis: values for axis, values in group.items() if axis not in replaced}
+            changed = {**kept, **axes}
             if changed not in groups:
                 groups.append(changed)
         return dataclasses.replace(self, groups=tuple(groups))
@@ -129,7 +134,15 @@ def parse(name: str, table: Mapping[str, Any]) -> Sweep:
     return Sweep(name, axes, float(timeout))
 
 
+def _check_width(name: str, axes: Mapping[str, Any]) -> None:
+    if "width" in axes and "head_dim" in axes:
+        raise SweepError(
+            f"{name}: width is heads * head_dim and replaces head_dim; got both, give one of them"
+        )
+
+
 def _check_axes(name: str, axes: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    _check_width(name, axes)
     checked = {}
     for axis, values in axes.items():
         if axis not in AXES:
@@ -145,7 +158,8 @@ def _check_axes(name: str, axes: Mapping[str, Any]) -> dict[str, tuple[Any, ...]
 
 def _check_value(axis: str, value: Any) -> Any:
     is_integer = isinstance(value, int) and not isinstance(value, bool)
-    choices = {"dtype": DTYPES, "direction": DIRECTIONS}.get(axis)
+    known = {"dtype": DTYPES, "direction": DIRECTIONS, "projections": PROJECTIONS}
+    choices = known.get(axis)
     if choices and value not in choices:
         raise SweepError(f"{axis} must be one of {', '.join(choices)}; got {value!r}")
     if axis in COUNTS and not (is_integer and value >= 1):
@@ -233,9 +247,12 @@ def _expand(
     except ValueError as error:  # an unknown variant, setting, family or layer, said as it is
         raise SweepError(str(error)) from error
     axes = {**DEFAULTS, **group}
-    names = ("seq_len", *DEFAULTS)
+    names = ["width" if name == "head_dim" and "width" in group else name for name in DEFAULTS]
+    names.insert(0, "seq_len")
     for point in itertools.product(*(axes[name] for name in names)):
         shape = dict(zip(names, point, strict=True))
+        if width := shape.pop("width", None):
+            shape["head_dim"] = _head_dim(width, shape["heads"])
         for kv_heads, key_len, layer, attention in itertools.product(
             axes.get("kv_heads", (shape["heads"],)),
             axes.get("key_len", (shape["seq_len"],)),
@@ -256,6 +273,12 @@ def _expand(
                 layer=layer,
                 **shape,
             )
+
+
+def _head_dim(width: int, heads: int) -> int:
+    if width % heads:
+        raise SweepError(f"heads must divide width; got width={width}, heads={heads}")
+    return width // heads
 
 
 def _layers(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.measurement import CASE_COLUMNS, COLUMNS, Measurement, Status
+from bench.measurement import CASE_COLUMNS, COLUMNS, LATER, Measurement, Status
 from reports.names import allocator, machine_name, with_names
 
 RESULTS = "results.csv"
@@ -66,6 +66,8 @@ def read_rows(folder: Path) -> pd.DataFrame:
         raise RunError(f"{path} is empty; expected a header and one row per case") from None
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         raise RunError(f"{path} is not a CSV file: {error}") from None
+    earlier = {name: "" if default is None else str(default) for name, default in LATER.items()}
+    text = text.assign(**{name: earlier[name] for name in set(LATER) - set(text.columns)})
     if missing := [column for column in COLUMNS if column not in text.columns]:
         raise RunError(
             f"{path} lacks {len(missing)} of the {len(COLUMNS)} expected columns: "

@@ -72,7 +72,9 @@ def fresh_worker() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def capture_file(path: Path, *, scale: float = 0.5) -> dict[str, Tensor]:
+def capture_file(
+    path: Path, *, scale: float = 0.5, positions: str = "something"
+) -> dict[str, Tensor]:
     """Write a capture of layers 3 and 15: four query heads over two key/value heads, 24 tokens,
     head_dim 8; returns its tensors."""
     generator = torch.Generator().manual_seed(7)
@@ -88,6 +90,7 @@ def capture_file(path: Path, *, scale: float = 0.5) -> dict[str, Tensor]:
         "kv_heads": "[0, 1]",
         "tokens": "24",
         "scale": repr(scale),
+        "position_encoding": positions,
     }
     save_file(tensors, path, metadata)
     return tensors

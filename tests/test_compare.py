@@ -97,6 +97,19 @@ def test_implementations_of_a_variant_can_be_told_apart(compared: Compare) -> No
     assert {label.split()[0] for label in labels} == {"full/sdpa", "full/plain"}
 
 
+def test_an_earlier_run_had_no_projections(tmp_path: Path) -> None:
+    both = [timed(1, 2, 3), timed(1, 2, 3, projections="shared")]
+    after = write(tmp_path / "after", both)
+    before = write(tmp_path / "before", both[:1])
+    lines = (before / "results.csv").read_text().splitlines()
+    place = COLUMNS.index("projections")
+    cut = [",".join(x for i, x in enumerate(line.split(",")) if i != place) for line in lines]
+    (before / "results.csv").write_text("\n".join(cut) + "\n")
+    assert str(table(before, after).title).startswith("1 cases")
+    labels = [str(cell) for cell in table(after, after).columns[0].cells]
+    assert [label.endswith("h=2 shared projections") for label in labels] == [False, True]
+
+
 def test_a_case_that_failed_shows_its_status_and_no_ratio(compared: Compare) -> None:
     failed = Measurement.of(case(), Status.OUT_OF_MEMORY, "too large")
     assert compared([timed(1, 2, 3)], [failed])[1][0][1:] == ["ok", "out_of_memory", "", ""]

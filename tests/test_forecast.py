@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from torch import Tensor
 
 from bench import forecast, worker
 from bench.measurement import Case, Measurement, Status
 from tests.cases import case, fresh_worker, good, settings
 from variants.contract.attention import Attention
+from variants.layer import MultiHeadAttention
 
 QUADRATIC = {"variant": "sliding_window", "hyperparameters": "window_size=1048576"}
 WINDOW = {"variant": "sliding_window", "hyperparameters": "window_size=1024"}
@@ -84,6 +86,7 @@ def test_the_fastest_call_counts() -> None:
         case(seq_len=4096, dtype="bfloat16"),
         case(seq_len=4096, direction="forward_backward"),
         case(seq_len=4096, hyperparameters="window_size=9"),
+        case(seq_len=4096, projections="shared"),
         case(seq_len=4096, key_len=8192),
         case(seq_len=16384),
         case(seq_len=32768),
@@ -121,3 +124,20 @@ def test_a_case_makes_as_many_calls_at_least(monkeypatch: pytest.MonkeyPatch, sl
         row, _ = worker.measure(replace(case()), settings(seconds=0.0), exact=False)
     assert row.status is Status.OK, row.reason
     assert len(calls) == forecast.LEAST_CALLS if slow else len(calls) > forecast.LEAST_CALLS
+
+
+@pytest.mark.parametrize("projections", ["separate", "shared"])
+def test_a_layer_makes_as_many_calls_at_least(projections: str) -> None:
+    calls = []
+    layer = MultiHeadAttention.forward
+
+    def counted(self: MultiHeadAttention, *given: object, **more: object) -> Tensor:
+        calls.append(1)
+        return layer(self, *given, **more)
+
+    with pytest.MonkeyPatch.context() as patch, fresh_worker():
+        patch.setattr(MultiHeadAttention, "forward", counted)
+        asked = case(projections=projections)
+        row, _ = worker.measure(asked, settings(seconds=0.0), exact=False)
+    assert row.status is Status.OK, row.reason
+    assert len(calls) >= forecast.LEAST_CALLS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import os
 import re
@@ -17,7 +18,7 @@ from torch import Tensor
 
 import variants
 from bench import inputs, worker
-from bench.inputs import CaptureError, InputsError
+from bench.inputs import CaptureError, Inputs, InputsError
 from bench.inputs.captured import Capture
 from bench.measurement import Case, Measurement, Status
 from tests.cases import capture_file, case, fresh_worker, settings
@@ -186,6 +187,110 @@ class TestCaptured:
         assert loaded.detail == "layer 15, tokens 0 to 31, query heads 0 1 2 of 3"
 
 
+def scores(query: Tensor, key: Tensor) -> Tensor:
+    return query.double() @ key.double().transpose(-2, -1)
+
+
+class TestOtherWidths:
+    """Heads of another width hold the channels of captured ones, and nothing else."""
+
+    def load(self, path: Path, **changes: object) -> Inputs:
+        asked = captured(**({"kv_heads": changes.get("heads", 4)} | changes))
+        return inputs.load(asked, {path.name: path})
+
+    def test_fewer_heads_are_captured_ones_side_by_side(self, path: Path) -> None:
+        capture_file(path, scale=8**-0.5)
+        whole = self.load(path, heads=4, head_dim=8, batch=2)
+        wide = self.load(path, heads=2, head_dim=16, batch=2)
+        for one, other in zip(tensors_of(wide), tensors_of(whole), strict=True):
+            assert one.shape == (2, 2, 24, 16)
+            for head in range(2):
+                expected = torch.cat([other[:, 2 * head], other[:, 2 * head + 1]], -1)
+                assert torch.equal(one[:, head], expected)
+        single = self.load(path, heads=1, head_dim=32, batch=2)
+        added = scores(whole.query, whole.key).sum(1)
+        torch.testing.assert_close(scores(single.query, single.key)[:, 0], added)
+
+    @pytest.mark.parametrize("positions", ["rotary, already applied", "none in query and key"])
+    def test_more_heads_are_parts_of_one_each(self, path: Path, positions: str) -> None:
+        capture_file(path, scale=8**-0.5, positions=positions)
+        whole = self.load(path, heads=4, head_dim=8, batch=2)
+        narrow = self.load(path, heads=8, head_dim=4, batch=2)
+        for one, other in zip(tensors_of(narrow), tensors_of(whole), strict=True):
+            assert one.shape == (2, 8, 24, 4)
+            parts = one.unflatten(1, (4, 2)).transpose(2, 3).flatten(3)  # both beside each other
+            assert not torch.equal(parts, other)
+            assert torch.equal(parts.sort(-1).values, other.sort(-1).values)
+        parts = scores(narrow.query, narrow.key).unflatten(1, (4, 2)).sum(2)
+        torch.testing.assert_close(parts, scores(whole.query, whole.key))
+
+    def test_rotary_positions_are_those_of_a_narrower_head(self, path: Path) -> None:
+        """Two channels of ones that are turned by position, as `rotate_half` pairs them."""
+        capture_file(path, scale=8**-0.5, positions="rotary, already applied")
+
+        def turned(channels: int, frequencies: Tensor) -> Tensor:
+            angles = torch.arange(24)[:, None] * frequencies
+            return torch.cat([angles.cos() - angles.sin(), angles.cos() + angles.sin()], -1)
+
+        frequencies = 10000.0 ** (-torch.arange(0, 8, 2) / 8)
+        file = load_file(path)
+        for role in ("query", "key"):
+            like = file[f"layer_3.{role}"]
+            file[f"layer_3.{role}"] = turned(8, frequencies).half().expand_as(like).contiguous()
+        save_file(file, path, Capture.open(path).metadata)
+        narrow = self.load(path, heads=8, head_dim=4).query[0]
+        for part, own in ((0, frequencies[::2]), (1, frequencies[1::2])):
+            torch.testing.assert_close(narrow[part], turned(4, own), rtol=0, atol=2e-3)
+        narrower_head = 10000.0 ** (-torch.arange(0, 4, 2) / 4)
+        torch.testing.assert_close(frequencies[::2], narrower_head)
+
+    def test_the_scale_goes_with_the_channels_of_a_head(self, path: Path) -> None:
+        tensors = capture_file(path, scale=0.5)
+        wide = self.load(path, heads=1, head_dim=16, dtype="float64")
+        out = variants.create("full", implementation="plain")(*tensors_of(wide))
+        query, key, value = (
+            tensors[f"layer_3.{role}"].double() for role in ("query", "key", "value")
+        )
+        # The model's factor of 0.5 is for 8 channels; query heads 0 and 2 read key heads 0 and 1.
+        summed = query[0] @ key[0].T + query[2] @ key[1].T
+        weights = (summed * 0.5 * (8 / 16) ** 0.5).softmax(-1)
+        expected = weights @ torch.cat([value[0], value[1]], -1)
+        torch.testing.assert_close(out[0, 0], expected, rtol=1e-6, atol=1e-7)
+
+    def test_the_row_says_what_was_done(self, path: Path) -> None:
+        capture_file(path, positions="rotary, already applied")
+        assert self.load(path, heads=2, head_dim=16).detail == (
+            "layer 3, tokens 0 to 23, query heads 0 2 1 3 of 4; 2 joined to each head of 16 "
+            "channels; scale 0.354, as the model's 0.5 is for 8"
+        )
+        assert self.load(path, heads=8, head_dim=4).detail == (
+            "layer 3, tokens 0 to 23, query heads 0 2 1 3 of 4; each split into 2 heads of 4 "
+            "channels, which keep rotary pairs together; scale 0.707, as the model's 0.5 is for 8"
+        )
+
+    def test_the_same_captured_heads_serve_every_number_of_heads(self) -> None:
+        details = {
+            inputs.load(
+                case(inputs="smollm2", layer=15, heads=heads, head_dim=512 // heads), {}
+            ).detail.partition(";")[0]
+            for heads in (1, 2, 4, 8, 16, 32)
+        }
+        assert len(details) == 1
+
+    def test_at_the_captured_width_of_a_head_nothing_has_changed(self) -> None:
+        """Earlier rows stay comparable: a digest of the numbers as they were before."""
+        loaded = inputs.load(case(inputs="smollm2", layer=15, head_dim=64, heads=8, kv_heads=4), {})
+        assert loaded.detail == (
+            "layer 15, tokens 0 to 31, query heads 0 1 2 0 1 0 1 1 of 3, drawn with replacement"
+        )
+        digest = hashlib.sha256(b"".join(x.numpy().tobytes() for x in tensors_of(loaded)))
+        assert digest.hexdigest()[:16] == "22bac4634e3acbc7"
+
+
+def tensors_of(loaded: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+    return loaded.query, loaded.key, loaded.value
+
+
 class TestUnsupported:
     def row(self, asked: Case, files: dict[str, Path]) -> Measurement:
         row, samples = worker.measure(asked, settings(files=files))
@@ -195,7 +300,26 @@ class TestUnsupported:
     @pytest.mark.parametrize(
         ("changes", "reason"),
         [
-            ({"head_dim": 16}, "file:some.safetensors has head_dim 8; 16 was asked for"),
+            (
+                {"head_dim": 12},
+                "file:some.safetensors has head_dim 8; its heads are joined whole or split evenly, "
+                "so head_dim must be a multiple or a divisor of 8; got 12",
+            ),
+            (
+                {"heads": 3, "kv_heads": 3, "head_dim": 4},
+                "file:some.safetensors has head_dim 8; its heads are split as a whole, so heads * "
+                "head_dim must be a multiple of 8; got 3 * 4 = 12",
+            ),
+            (
+                {"heads": 8, "kv_heads": 8, "head_dim": 1},
+                "file:some.safetensors has rotary positions, which pair channels, so head_dim must "
+                "be even; got 1",
+            ),
+            (
+                {"head_dim": 16},
+                "file:some.safetensors has head_dim 8; heads of another width need as many "
+                "key/value heads as query heads; got heads=4, kv_heads=2",
+            ),
             ({"seq_len": 25}, "file:some.safetensors holds 24 tokens; 25 were asked for"),
             (
                 {"seq_len": 4, "key_len": 25},
@@ -213,7 +337,7 @@ class TestUnsupported:
     def test_what_a_capture_cannot_serve_is_an_unsupported_row(
         self, path: Path, changes: dict[str, object], reason: str
     ) -> None:
-        capture_file(path)
+        capture_file(path, positions="rotary, already applied")
         row = self.row(captured(**changes), {path.name: path})
         assert (row.status, row.reason) == (Status.UNSUPPORTED, reason)
 

@@ -41,6 +41,15 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert record.attempts == {FIRST.case_id: 1, SECOND.case_id: 1}
 
 
+def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    """What it has measured counts, although its rows lack a column."""
+    path = write(tmp_path)
+    assert ', "projections": "none"' in path.read_text()
+    path.write_text(path.read_text().replace(', "projections": "none"', ""))
+    record = journal.read(tmp_path)
+    assert record.results[FIRST.case_id].case == FIRST
+
+
 def test_the_raw_samples_are_kept(tmp_path: Path) -> None:
     events = [json.loads(line) for line in write(tmp_path).read_text().splitlines()]
     assert [event.get("samples_ms") for event in events if event["event"] == "result"] == [

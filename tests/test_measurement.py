@@ -15,6 +15,7 @@ from bench.measurement import (
     CASE_COLUMNS,
     COLUMNS,
     DESCRIPTIONS,
+    LATER,
     NUMBERS,
     Case,
     Measurement,
@@ -43,6 +44,7 @@ FIXED_CASE = [
     "direction",
     "seed",
 ]
+CAME_LATER = {"projections": "none"}
 FIXED_OUTCOME = ["status", "reason", "implementation_used"]
 FIXED_NUMBERS = [
     "time_ms_median",
@@ -97,6 +99,7 @@ OTHER_VALUES: dict[str, Any] = {
     "causal": True,
     "direction": "forward_backward",
     "seed": 1,
+    "projections": "shared",
 }
 
 
@@ -106,8 +109,10 @@ def test_the_fixed_columns_are_there() -> None:
 
 
 def test_a_case_is_made_of_the_fixed_columns_and_leads_the_row() -> None:
-    assert list(CASE_COLUMNS) == FIXED_CASE
-    assert list(COLUMNS[: len(CASE_COLUMNS)]) == FIXED_CASE
+    assert list(CASE_COLUMNS) == [*FIXED_CASE, "projections"]
+    assert COLUMNS[: len(CASE_COLUMNS)] == CASE_COLUMNS
+    assert {name: LATER[name] for name in CAME_LATER} == CAME_LATER
+    assert not set(LATER) & set(FIXED_CASE + FIXED_OUTCOME + FIXED_NUMBERS)
 
 
 def test_the_statuses_are_the_fixed_ones() -> None:
@@ -194,3 +199,7 @@ def test_a_shape_leaves_out_the_variant_and_nothing_else() -> None:
 def test_a_label_names_the_implementation_if_one_was_asked_for() -> None:
     assert case().label == "sliding_window n=32 h=2 float32 forward"
     assert case(implementation="blocks").label.startswith("sliding_window/blocks n=32")
+
+
+def test_a_label_names_the_projections_if_there_are_any() -> None:
+    assert case(projections="shared").label.endswith(" float32 forward shared projections")

@@ -126,7 +126,8 @@ class TestErrors:
         [
             ("dtype", "float8", "must be one of float32, bfloat16, float16, float64; got 'float8'"),
             ("dtype", ["x"], r"must be one of float32, .*; got \['x'\]"),
-            ("direction", "back", "must be one of forward, forward_backward; got 'back'"),
+            ("direction", "back", "must be one of forward, forward_backward, decode; got 'back'"),
+            ("projections", "joint", "must be one of none, separate, shared; got 'joint'"),
             ("heads", 0, "must be a whole number of at least 1; got 0"),
             ("heads", -1, "must be a whole number of at least 1; got -1"),
             ("heads", 1.5, r"must be a whole number of at least 1; got 1\.5"),
@@ -135,6 +136,7 @@ class TestErrors:
             ("batch", {"a": 1}, "must be a whole number of at least 1; got {'a': 1}"),
             ("kv_heads", 0, "must be a whole number of at least 1; got 0"),
             ("head_dim", 0, "must be a whole number of at least 1; got 0"),
+            ("width", 0, "must be a whole number of at least 1; got 0"),
             ("seed", -1, "must be a whole number of at least 0; got -1"),
             ("seed", 2**63, r"must be below 2\^63; got 9223372036854775808"),
             ("layer", "middle", "must be a whole number of at least 0; got 'middle'"),
@@ -220,6 +222,17 @@ class TestErrors:
             message = f"kv_heads must divide heads; got heads={heads}, kv_heads={kv_heads}"
             with pytest.raises(SweepError, match=message):
                 cases("seq_len=16", f"heads={heads}", f"kv_heads={kv_heads}")
+
+    def test_heads_divide_the_width(self) -> None:
+        with pytest.raises(SweepError, match="heads must divide width; got width=512, heads=3"):
+            cases("seq_len=16", "width=512", "heads=4,3")
+
+    def test_a_width_and_a_head_dim_contradict_each_other(self) -> None:
+        message = r"width is heads \* head_dim and replaces head_dim; got both, give one of them"
+        with pytest.raises(SweepError, match=f"--set: {message}"):
+            cases("seq_len=16", "width=512", "head_dim=64")
+        with pytest.raises(SweepError, match=f"mine: {message}"):
+            parse("mine", {"seq_len": 16, "head_dim": 64, "group": [{"width": 512}]})
 
     def test_unknown_inputs_name_the_known_ones(self) -> None:
         with pytest.raises(SweepError, match="unknown inputs 'noise'; known: gaussian, smollm2"):
@@ -307,6 +320,12 @@ class TestCases:
             ("smollm2", 28),
         ]
 
+    def test_a_width_is_shared_by_all_heads(self) -> None:
+        found = cases("seq_len=16", "width=512,64", "heads=1,8", f"variant={ONE}")
+        assert sorted((c.heads, c.kv_heads, c.head_dim) for c in found) == [
+            (1, 1, 64), (1, 1, 512), (8, 8, 8), (8, 8, 64),
+        ]  # fmt: skip
+
     def test_an_implementation_axis_replaces_that_of_the_variant(self) -> None:
         found = cases("seq_len=16", "variant=full", "implementation=plain,sdpa")
         assert [c.implementation for c in found] == ["plain", "sdpa"]
@@ -344,6 +363,12 @@ class TestOverrides:
         two = parse("mine", {"seq_len": [16], "group": [{"heads": [1]}, {"heads": [2]}]})
         assert len(two.overridden(["heads=4"]).groups) == 1
         assert len(two.overridden(["seq_len=4"]).groups) == 2
+
+    def test_a_width_replaces_a_head_dim_and_the_other_way_round(self) -> None:
+        narrow = parse("mine", {"seq_len": [16], "head_dim": [16]})
+        wide = narrow.overridden(["width=64"])
+        assert wide.groups == ({"seq_len": (16,), "width": (64,)},)
+        assert wide.overridden(["head_dim=16"]).groups == narrow.groups
 
     def test_leave_the_sweep_as_it_was(self) -> None:
         one = parse("mine", {"seq_len": [16]})
@@ -429,7 +454,7 @@ class TestReproduction:
         axes = [
             "batch=3", "heads=4", "kv_heads=2", "seq_len=8", "key_len=16", "head_dim=64",
             "causal=true", "dtype=float16", "direction=forward_backward", "seed=5", "layer=28",
-            "inputs=smollm2", "variant=full,lsh",
+            "inputs=smollm2", "variant=full,lsh", "projections=shared",
         ]  # fmt: skip
         planned = cases(*axes)
         assert len(planned) == len(variants.grid("full")) + len(variants.grid("lsh"))

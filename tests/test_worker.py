@@ -20,6 +20,7 @@ from bench.measurement import NUMBERS, Measurement, Status
 from bench.worker import _Seen
 from tests.cases import case, fresh_worker, settings
 from variants import Attention, UnsupportedError
+from variants.layer import MultiHeadAttention
 from variants.sliding_window import SlidingWindowAttention
 
 Attend = Callable[..., Tensor]
@@ -91,7 +92,7 @@ class TestNumbers:
         assert row.tflops == pytest.approx(row.useful_flops / (median / 1e3) / 1e12)
         assert row.roofline_fraction == pytest.approx(row.tflops / 50)
         assert row.oracle_rows == 32
-        assert [name for name in NUMBERS if getattr(row, name) is None] == []
+        assert [name for name in NUMBERS if getattr(row, name) is None] == ["state_bytes"]
 
     def test_the_error_is_that_of_the_output_on_the_same_inputs(self) -> None:
         row = measure(causal=True)
@@ -407,7 +408,7 @@ class TestFailures:
         monkeypatch.setattr(SlidingWindowAttention, "info", without)
         row = measure(direction="forward_backward")
         assert row.status is Status.UNSUPPORTED
-        assert row.reason == "sliding_window does not support 'backward'"
+        assert "sliding_window does not support 'backward'" in row.reason
         assert measure().status is Status.OK
 
     def test_a_variant_without_causal_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,3 +445,116 @@ class TestSharedQueriesAndKeys:
         row = measure(variant="lsh", hyperparameters=self.SHARED, **changes)
         assert row.status is Status.UNSUPPORTED
         assert "shared_qk needs as many keys and key/value heads as queries" in row.reason
+
+
+@pytest.mark.usefixtures("quick")
+class TestProjections:
+    """The call of a layer; its errors are those of its attention on the inputs of the case."""
+
+    LSH = "bucket_size=8 num_hashes=1 seed=0 shared_qk=True"
+
+    @pytest.mark.parametrize("direction", ["forward", "forward_backward"])
+    @pytest.mark.parametrize("projections", ["separate", "shared"])
+    def test_the_layer_is_what_is_timed(
+        self, monkeypatch: pytest.MonkeyPatch, projections: str, direction: str
+    ) -> None:
+        timed: list[torch.Size] = []
+        gradients: list[int] = []
+        grad = torch.autograd.grad
+
+        def kept(*given: Any, **more: Any) -> Any:
+            found = grad(*given, **more)
+            gradients.append(sum(x is not None for x in found))
+            return found
+
+        def clocked(call: Callable[[], Tensor], *more: object, **named: object) -> Samples:
+            timed.append(call().shape)
+            return Samples([2.0, 2.0], [2.0])
+
+        monkeypatch.setattr(clock, "measure", clocked)
+        monkeypatch.setattr(torch.autograd, "grad", kept)
+        asked = case(projections=projections, direction=direction, heads=4)
+        row, _ = worker.measure(asked, settings(), exact=False)
+        assert (row.status, row.reason) == (Status.OK, "")
+        assert timed == [(1, 32, 64)]
+        # Of the hidden states, and of a weight and a bias for each of three or four projections.
+        layers = {1 + 2 * (3 if projections == "shared" else 4)}
+        alone = {2 if projections == "shared" else 3}
+        assert set(gradients) == (layers | alone if direction == "forward_backward" else set())
+
+    def test_errors_are_those_of_the_attention_alone(self) -> None:
+        alone, separate = measure(causal=True), measure(causal=True, projections="separate")
+        assert alone.approx_error_rel_l2 == separate.approx_error_rel_l2
+        assert alone.impl_error_rel_l2 == separate.impl_error_rel_l2
+        assert alone.mass_recall == separate.mass_recall
+
+    def test_with_shared_projections_the_error_is_what_sharing_costs(self) -> None:
+        given = inputs.load(case(), {})
+        row = full("auto", projections="shared")
+        plain = variants.create("full", implementation="plain")
+        query, key, value = (x.double() for x in (given.query, given.key, given.value))
+        exact, shared = plain(query, key, value), plain(query, query, value)
+        error = float((shared - exact).norm() / exact.norm())
+        assert row.approx_error_rel_l2 == pytest.approx(error, rel=1e-5)
+        assert row.impl_error_rel_l2 is not None
+        assert row.impl_error_rel_l2 < 1e-6
+        # Exact attention is measured with the same projections, so it is a baseline still.
+        assert row.exact_ms_median == row.sdpa_ms_median == 2.0
+
+    def test_a_hashed_attention_that_shares_needs_a_layer_that_does(self) -> None:
+        asked = {"variant": "lsh", "hyperparameters": self.LSH}
+        shared, separate = (measure(**asked, projections=p) for p in ("shared", "separate"))
+        assert shared.status is Status.OK
+        assert shared.approx_error_rel_l2 == measure(**asked).approx_error_rel_l2
+        assert separate.status is Status.UNSUPPORTED
+        assert separate.reason == (
+            "lsh shared_qk=True needs queries that are the keys: make the layer with "
+            "shared_qk=True; got shared_qk=False"
+        )
+
+    @pytest.mark.parametrize("direction", ["forward", "forward_backward"])
+    @pytest.mark.parametrize(
+        ("projections", "kv_heads"), [("separate", 4), ("separate", 2), ("shared", 4)]
+    )
+    def test_their_operations_count(self, projections: str, kv_heads: int, direction: str) -> None:
+        asked = {"heads": 4, "kv_heads": kv_heads, "direction": direction, "batch": 2}
+        layer = MultiHeadAttention(64, 4, kv_heads, shared_qk=projections == "shared")
+        weights = sum(x.numel() for x in layer.parameters() if x.ndim == 2)
+        alone, row = measure(**asked).useful_flops, measure(**asked, projections=projections)
+        assert alone is not None
+        passes = 3 if direction == "forward_backward" else 1
+        assert row.useful_flops == alone + passes * 2 * 2 * 32 * weights
+
+    def test_memory_is_that_of_the_layer(self) -> None:
+        alone, row = measure(), measure(projections="separate")
+        assert alone.peak_memory_bytes is not None
+        assert row.peak_memory_bytes is not None
+        projected = 4 * 32 * 2 * 16  # bytes of one of query, key and value
+        assert row.peak_memory_bytes >= alone.peak_memory_bytes + 2 * projected
+        assert row.exact_peak_memory_bytes is not None
+        assert measure().exact_peak_memory_bytes != row.exact_peak_memory_bytes
+
+    @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+    def test_so_it_is_in_other_dtypes(self, dtype: str) -> None:
+        for projections in ("separate", "shared"):
+            row = measure(projections=projections, dtype=dtype, direction="forward_backward")
+            assert (row.status, row.reason) == (Status.OK, "")
+
+    def test_weights_leave_the_global_random_state_alone(self) -> None:
+        before = torch.get_rng_state()
+        measure(projections="separate")
+        assert torch.equal(torch.get_rng_state(), before)
+
+    @pytest.mark.parametrize("projections", ["separate", "shared"])
+    def test_a_layer_is_measured_on_itself(self, projections: str) -> None:
+        row = measure(projections=projections, key_len=40)
+        assert row.status is Status.UNSUPPORTED
+        assert row.reason == (
+            "a layer with projections is measured on self-attention: seq_len must equal key_len; "
+            "got 32 and 40"
+        )
+
+    def test_shared_projections_need_as_many_key_heads(self) -> None:
+        row = measure(projections="shared", kv_heads=1)
+        assert row.status is Status.UNSUPPORTED
+        assert "shared_qk=True makes the key of the query: it needs kv_heads ==" in row.reason

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from bench.inputs.captured import SMOLLM2, Capture, CaptureError
+from bench.inputs.widths import joined, split
 from bench.measurement import Case
 
 FAMILIES = ("gaussian", "smollm2", "file:NAME")
@@ -69,10 +70,51 @@ def _gaussian(case: Case) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _captured(case: Case, capture: Capture) -> tuple[Tensor, Tensor, Tensor, str]:
-    if case.head_dim != capture.head_dim:
+    if case.head_dim == capture.head_dim:
+        return _as_captured(case, capture)
+    _check_width(case, capture)
+    whole = case.heads * case.head_dim // capture.head_dim
+    asked = replace(case, heads=whole, kv_heads=whole, head_dim=capture.head_dim)
+    *tensors, detail = _as_captured(asked, capture)
+    if case.heads < whole:
+        query, key, value = (joined(x, case.heads) for x in tensors)
+        made = f"{whole // case.heads} joined to each head of {case.head_dim} channels"
+    else:
+        query, key, value = (split(x, case.heads) for x in tensors)
+        made = f"each split into {case.heads // whole} heads of {case.head_dim} channels"
+        made += ", which keep rotary pairs together" if capture.is_rotary else ""
+    scale = capture.scale * (capture.head_dim / case.head_dim) ** 0.5
+    scale_detail = f"scale {scale:.3g}, as the model's {capture.scale:g} is for {capture.head_dim}"
+    return query, key, value, f"{detail}; {made}; {scale_detail}"
+
+
+def _check_width(case: Case, capture: Capture) -> None:
+    """Heads of another width are several captured ones joined, or equal parts of one."""
+    name, heads, head_dim = case.inputs, case.heads, case.head_dim
+    own = capture.head_dim
+    if head_dim % own and own % head_dim:
         raise InputsError(
-            f"{case.inputs} has head_dim {capture.head_dim}; {case.head_dim} was asked for"
+            f"{name} has head_dim {own}; its heads are joined whole or split evenly, so head_dim "
+            f"must be a multiple or a divisor of {own}; got {head_dim}"
         )
+    if heads * head_dim % own:
+        raise InputsError(
+            f"{name} has head_dim {own}; its heads are split as a whole, so heads * head_dim must "
+            f"be a multiple of {own}; got {heads} * {head_dim} = {heads * head_dim}"
+        )
+    if head_dim < own and head_dim % 2 and capture.is_rotary:
+        raise InputsError(
+            f"{name} has rotary positions, which pair channels, so head_dim must be even; "
+            f"got {head_dim}"
+        )
+    if case.kv_heads != heads:
+        raise InputsError(
+            f"{name} has head_dim {own}; heads of another width need as many key/value heads as "
+            f"query heads; got heads={heads}, kv_heads={case.kv_heads}"
+        )
+
+
+def _as_captured(case: Case, capture: Capture) -> tuple[Tensor, Tensor, Tensor, str]:
     if max(case.seq_len, case.key_len) > capture.tokens:
         raise InputsError(
             f"{case.inputs} holds {capture.tokens} tokens; "

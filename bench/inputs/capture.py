@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from bench.inputs.captured import FORMAT, Capture, CaptureError
+from bench.inputs.captured import FORMAT, ROTARY, Capture, CaptureError
 
 # The name under which transformers is asked to attend through the recorder.
 IMPLEMENTATION = "attention_capture"
@@ -109,7 +109,7 @@ def capture(
         "text": text_title or text_file.name,
         "text_sha256": hashlib.sha256(text).hexdigest(),
         "text_license": text_license or "not stated",
-        "position_encoding": "rotary, already applied" if rotary else "none in query and key",
+        "position_encoding": f"{ROTARY}, already applied" if rotary else "none in query and key",
         "scale": repr(recorder.scales[0]),
         "software": f"torch {torch.__version__}, transformers {transformers.__version__}",
     }

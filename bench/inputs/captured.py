@@ -45,6 +45,7 @@ KEYS = (
     "scale",
     "software",
 )
+ROTARY = "rotary"  # begins the position encoding of such a model
 SMOLLM2 = Path(__file__).with_name("smollm2.safetensors")
 
 
@@ -72,6 +73,11 @@ class Capture:
     def scale(self) -> float:
         """The factor the model puts on query @ key.T; not every model uses head_dim**-0.5."""
         return float(self.metadata["scale"])
+
+    @property
+    def is_rotary(self) -> bool:
+        """Whether query and key hold rotary positions, which pair channel i with i + head_dim/2."""
+        return self.metadata["position_encoding"].startswith(ROTARY)
 
     @classmethod
     def open(cls, path: Path | str) -> Capture:

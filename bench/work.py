@@ -1,0 +1,30 @@
+"""How many operations a case cannot avoid."""
+
+from __future__ import annotations
+
+from bench.measurement import Case
+from variants import Attention
+
+
+def useful_flops(attention: Attention, case: Case) -> float | None:
+    """Of one call, its projections included; None where the attention does not say, and for a
+    decoding step, which waits for memory."""
+    if attention.differs or case.direction == "decode":
+        return None
+    flops = attention.useful_flops(
+        case.batch, case.heads, case.seq_len, case.key_len, case.head_dim, causal=case.causal
+    )
+    if flops is None:
+        return None
+    projected = 2.0 * case.batch * case.seq_len * projection_weights(case)
+    if case.direction == "forward_backward":
+        flops *= 3.5 if attention.target != "other_kernel" else 3.0
+        projected *= 3.0
+    return flops + projected
+
+
+def projection_weights(case: Case) -> int:
+    """Numbers in the matrices before and behind the attention."""
+    width, kv_width = case.heads * case.head_dim, case.kv_heads * case.head_dim
+    key_width = {"none": 0, "separate": kv_width, "shared": 0}[case.projections]
+    return 0 if case.projections == "none" else width * (width + key_width + kv_width + width)
