@@ -220,7 +220,6 @@ def test_diagonals_are_summed(rows: int, width: int) -> None:
     [
         ("full", 4096, 0.7, 2.0),
         ("sliding_window", 16384, 0.5, 1.5),
-        ("attention_sinks", 16384, 0.5, 1.5),
         ("longformer", 16384, 0.5, 1.6),
         ("bigbird", 16384, 0.6, 1.6),
     ],
@@ -241,7 +240,7 @@ def test_peak_memory_is_a_small_multiple_of_the_inputs(
         out = attention(*inputs[:3], distance_bias=inputs[3])
         return torch.autograd.grad(out.sum(), inputs) if direction == "backward" else out
 
-    call()
+    attention.prepare(inputs[0], inputs[1], causal=False)
     unit = 4 * inputs[0].numel() * inputs[0].element_size()
     least, most = (0.25, forward) if direction == "forward" else (1.0, backward)
     assert least <= memory.peak_bytes(call, CPU) / unit <= most
