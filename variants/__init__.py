@@ -15,6 +15,7 @@ from variants.contract.attention import Attention
 from variants.contract.checks import UnsupportedError
 from variants.contract.decoding import State
 from variants.contract.registry import CAPABILITIES, REGISTRY, create, grid, register
+from variants.layer.pretrained import attn_implementation, replace_attention
 
 for _module in iter_modules(__path__):
     if not _module.ispkg:
@@ -27,7 +28,9 @@ __all__ = [
     "State",
     "UnsupportedError",
     "add_implementation",
+    "attn_implementation",
     "create",
     "grid",
     "register",
+    "replace_attention",
 ]

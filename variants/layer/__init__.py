@@ -1,0 +1,1 @@
+"""Attention as a part of a model: projections, heads, positions, and pretrained models."""
