@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,7 +33,7 @@ def attn_implementation(attention: Attention | str, name: str | None = None) -> 
     for (a soft cap, sinks, a position bias, its own window, dropout in training, another kind of
     mask) is an UnsupportedError when it runs, and so is going on from a cache with an attention
     that is not `prefix_stable`: such a one takes `generate(..., use_cache=False)`. Learned tensors
-    are the seeded ones.
+    are the seeded ones. Weights are returned where a model hands the wish for them on.
 
     Args:
         attention: a variant, or the name of one, for its default settings.
@@ -70,7 +69,7 @@ def replace_attention(
     called an attention has to attend through transformers' AttentionInterface. If one does not, or
     if the variant cannot serve the model, the model is left as it was.
 
-    What a variant learns is added to each of these modules as `<variant>_parameters`, with the
+    What a variant learns is added to each of these modules as `attention_parameters`, with the
     seeded values: training the model trains it, and `state_dict` holds it. `from_pretrained` does
     not know it, so replace the attention first and load that state then.
 
@@ -121,7 +120,7 @@ def _transformers() -> Any:
     except ImportError as error:
         raise ImportError(
             "attention of pretrained models needs transformers of at least version 4.56, which is "
-            'not installed; run: pip install "transformers>=4.56"'
+            "not installed; run: pip install 'transformers>=4.56'"
         ) from error
     return transformers
 
@@ -208,9 +207,10 @@ def _run(model: Any, example: Mapping[str, Any], recorder: _Recorder) -> None:
 
 
 def _check_all_replaced(model: Any, recorder: _Recorder) -> None:
-    replaced = {name for name, module in model.named_modules() if module in recorder.heads}
+    modules = dict(model.named_modules())
+    replaced = {name for name, module in modules.items() if module in recorder.heads}
     called = {
-        name for name, module in model.named_modules() if "attention" in type(module).__name__.lower()
+        name for name, module in modules.items() if "attention" in type(module).__name__.lower()
     }
 
     def within(name: str, other: str) -> bool:

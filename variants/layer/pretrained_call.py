@@ -24,6 +24,8 @@ HARMLESS = frozenset(
         "token_type_ids",
     }
 )
+# The name of learned tensors in a module.
+LEARNED = "attention_parameters"
 # GPT-2 in older versions of transformers scales by itself, unless a module has these values.
 OWN_SCALES = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
 
@@ -65,21 +67,17 @@ class AttentionFunction:
                 that goes on from a cache, of an attention that is not `prefix_stable`.
         """
         if is_causal is None:
-            # The default of transformers' own functions.
-            is_causal = getattr(module, "is_causal", True)
+            is_causal = getattr(module, "is_causal", None)
         sight = read_mask(attention_mask, query, key, causal=is_causal)
         key, value = key[:, :, : sight.key_len], value[:, :, : sight.key_len]
         where = f"{self.attention.info.name} in {type(module).__name__}"
+        asked = [name for name, option in options.items() if _matters(name, option)]
         if sliding_window is not None and sliding_window < sight.key_len:
-            options["sliding_window"] = sliding_window
+            asked.append("sliding_window")
         if scaling is None:
             scaling = query.shape[-1] ** -0.5
-            options |= {
-                name: found
-                for name, usual in OWN_SCALES.items()
-                if (found := getattr(module, name, usual)) != usual
-            }
-        if asked := [name for name, option in options.items() if _matters(name, option)]:
+            asked += [n for n, usual in OWN_SCALES.items() if getattr(module, n, usual) != usual]
+        if asked:
             raise UnsupportedError(
                 f"{where}: expected scaled attention that is causal or sees everything, with "
                 f"padding; the model also asks for {', '.join(sorted(asked))}"
@@ -106,23 +104,33 @@ class AttentionFunction:
         return out.transpose(1, 2).contiguous(), weights
 
 
+class LearnedOf(nn.ParameterDict):
+    """Learned tensors of one attention, in a module that attends by it."""
+
+    def __init__(self, attention: Attention, learned: Parameters) -> None:
+        super().__init__({name: nn.Parameter(tensor) for name, tensor in learned.items()})
+        self.attention = attention
+
+
 def add_parameters(module: nn.Module, attention: Attention, heads: int, head_dim: int) -> None:
-    """Give a module the learned tensors of a fresh variant, to be trained with the rest of it."""
+    """Give a module what a fresh attention learns, to be trained with the rest of it; what it has
+    of this attention already stays, what it has of another goes."""
+    kept = getattr(module, LEARNED, None)
+    if kept is not None and kept.attention == attention:
+        return
+    if kept is not None:
+        delattr(module, LEARNED)
     device = next((tensor.device for tensor in module.parameters()), None)
-    learned = attention.init_parameters(heads, head_dim)
-    if learned:
-        kept = {name: nn.Parameter(tensor.to(device)) for name, tensor in learned.items()}
-        module.add_module(_name_in_module(attention), nn.ParameterDict(kept))
+    if learned := attention.init_parameters(heads, head_dim):
+        placed = {name: tensor.to(device) for name, tensor in learned.items()}
+        module.add_module(LEARNED, LearnedOf(attention, placed))
 
 
 def parameters_of(module: nn.Module, attention: Attention) -> Parameters | None:
-    """What `add_parameters` gave a module; None, for the seeded ones, if nothing."""
-    kept = getattr(module, _name_in_module(attention), None)
-    return None if kept is None else dict(kept.items())
-
-
-def _name_in_module(attention: Attention) -> str:
-    return f"{attention.info.name}_parameters"
+    """What `add_parameters` gave a module of this attention; None, for the seeded ones, if
+    nothing."""
+    kept = getattr(module, LEARNED, None)
+    return dict(kept.items()) if kept is not None and kept.attention == attention else None
 
 
 def _matters(name: str, option: object) -> bool:

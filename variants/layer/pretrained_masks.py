@@ -8,8 +8,6 @@ The masks made here say so by their shape, with True for keys that may be seen:
 
 - (batch, 1, keys) is causal. There may be fewer keys than the cache has room for.
 - (batch, 1, 1, keys) is not causal.
-
-A batch of 0 means that nothing is padding.
 """
 
 from __future__ import annotations
@@ -39,7 +37,6 @@ class Sight(NamedTuple):
     padding: Tensor | None
 
 
-@torch.compiler.disable
 def make_mask(
     *,
     batch_size: int,
@@ -74,60 +71,68 @@ def make_mask(
 
     causal, everything = _known(mask_function) or _kinds(visible, queries, keys, None)
     if kv_offset or not (causal or everything):
-        near = "" if local_size is None else f" of {local_size} tokens"
+        tokens = kv_offset + kv_length
         raise UnsupportedError(
-            f"{PLAIN}; this model's own mask{near} hides more at {kv_offset + kv_length} tokens "
-            "(a sliding window, chunks, packed sequences or a prefix): shorten the input or, for "
-            "the variant alone to decide, load the model with config.sliding_window = None"
+            f"{PLAIN}; the model's own hides others too, at {tokens} tokens of packed sequences, "
+            "a prefix or a cache"
+            if local_size is None
+            else f"{PLAIN}; the model's own window of {local_size} tokens hides others too, at "
+            f"{tokens} tokens: take fewer, or load the model with sliding_window=None"
         )
     if attention_mask is not None and attention_mask.ndim == 3:  # made here, before a generation
-        attention_mask = attention_mask[:, 0] if len(attention_mask) else None
+        attention_mask = attention_mask[:, 0]
     # Slots that a cache of fixed size has not filled yet stand behind the last query.
     seen = min(first + q_length, kv_length) if causal else kv_length
-    if attention_mask is None or bool(attention_mask[:, :seen].all()):
-        mask = torch.empty(0, seen, dtype=torch.bool, device=device)
+    if attention_mask is None:
+        mask = torch.ones(batch_size, seen, dtype=torch.bool, device=device)
     else:
+        # A mask that is too short knows nothing of the last keys, and transformers hides them.
         missing = max(0, seen - attention_mask.shape[1])
         mask = pad(attention_mask[:, :seen].bool(), (0, missing))
     return mask[:, None] if causal else mask[:, None, None]
 
 
-def read_mask(mask: Tensor | None, query: Tensor, key: Tensor, *, causal: bool) -> Sight:
+def read_mask(mask: Tensor | None, query: Tensor, key: Tensor, *, causal: bool | None) -> Sight:
     """What a mask shows: one made here, or one that the model or its caller made of all pairs.
 
     Args:
         mask: as made here; or (batch or 1, heads or 1, query_len or 1, key_len), bool with True
             for visible, or added to the scores.
         query, key: (batch, heads, len, head_dim).
-        causal: whether the module says so; it decides where there is no mask or both would fit.
+        causal: what the module says, None for nothing; it decides where there is no mask, or where
+            both would fit.
 
     Raises:
-        UnsupportedError: a mask that is neither causal nor sees everything but padding.
+        UnsupportedError: a mask that is neither causal nor sees everything but padding; neither a
+            mask nor a word of the module.
     """
     batch, _, query_len, _ = query.shape
     key_len = key.shape[2]
     if mask is None:
+        if causal is None:
+            raise UnsupportedError(f"{PLAIN}; got none, and the module has no is_causal either")
         return Sight(causal, key_len, None)
     if mask.ndim == 3:
-        return Sight(True, mask.shape[2], ~mask[:, 0] if len(mask) else None)
-    if mask.ndim == 4 and len(mask) == 0:
-        return Sight(False, key_len, None)
-    if mask.ndim != 4 or mask.shape[-1] < key_len:
-        raise UnsupportedError(f"{PLAIN}; got one of shape {tuple(mask.shape)}, {key_len} keys")
+        return Sight(True, mask.shape[2], _padding(mask[:, 0], batch))
+    if mask.ndim != 4 or mask.shape[3] < key_len or mask.shape[2] not in (1, query_len):
+        raise UnsupportedError(
+            f"{PLAIN}; got one of shape {tuple(mask.shape)} for {query_len} queries of {key_len} "
+            "keys"
+        )
     shown = _shown(mask[..., :key_len])
     last = shown[:, 0, -1]
+    if shown.shape[1] == 1 and shown.shape[2] < query_len:
+        return Sight(False, key_len, _padding(last, batch))
     if causal and query_len < key_len:
         # Slots of a cache that nobody sees yet; the last query stands at the last that is seen.
         key_len = max(query_len, int(last.any(0).nonzero().max()) + 1 if last.any() else 0)
         shown, last = shown[..., :key_len], last[:, :key_len]
-    shown = shown.expand(-1, -1, query_len, -1)
     keys = torch.arange(key_len, device=mask.device)
     queries = torch.arange(key_len - query_len, key_len, device=mask.device)
     kinds = _kinds(lambda rows: shown[:, :, rows], queries, keys, ~last)
     if not any(kinds):
         raise UnsupportedError(f"{PLAIN}; got another one of shape {tuple(mask.shape)}")
-    padding = None if bool(last.all()) else ~last.expand(batch, -1)
-    return Sight(causal if all(kinds) else kinds[0], key_len, padding)
+    return Sight(bool(causal) if all(kinds) else kinds[0], key_len, _padding(last, batch))
 
 
 def _known(mask_function: Callable[..., Tensor]) -> tuple[bool, bool] | None:
@@ -159,6 +164,10 @@ def _kinds(
         if not (causal or everything):
             break
     return causal, everything
+
+
+def _padding(shown: Tensor, batch: int) -> Tensor | None:
+    return None if bool(shown.all()) else ~shown.expand(batch, -1)
 
 
 def _shown(mask: Tensor) -> Tensor:
