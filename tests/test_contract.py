@@ -665,6 +665,31 @@ def test_causal_output_ignores_the_future(
     assert reached, "the changes reached no row at all"
 
 
+@pytest.mark.parametrize("attention", attentions(where=supports("causal", "cross_attention")))
+def test_causal_rows_outlive_added_tokens_if_it_says_so(attention: Attention) -> None:
+    """Neither the keys that follow nor the queries asked along with a row change it."""
+    query, key, value = SQUARE.tensors()
+    padding = SQUARE.padding()
+    padding[:, :20] = True
+    padding[1, 20:] = False
+    changed = False
+    for hidden in (None, padding) if supports("key_padding_mask")(attention) else (None,):
+        whole = attention(query, key, value, causal=True, key_padding_mask=hidden)
+        for first, last in ((0, 1), (0, 30), (0, 149), (40, 64), (90, 91), (113, 150), (149, 150)):
+            part = attention(
+                query[:, :, first:last],
+                key[:, :, :last],
+                value[:, :, :last],
+                causal=True,
+                key_padding_mask=None if hidden is None else hidden[:, :last],
+            )
+            if attention.prefix_stable:
+                assert_close(part, whole[:, :, first:last], rtol=1e-9, atol=1e-9)
+            changed |= not torch.allclose(part, whole[:, :, first:last], rtol=1e-3)
+    if attention == variants.create(attention.info.name, **small_settings(attention.info.name)):
+        assert changed != attention.prefix_stable, "it says that rows change, and none does"
+
+
 @pytest.mark.parametrize("attention", attentions(where=supports("causal")))
 def test_a_huge_last_token_does_not_reach_earlier_outputs_through_rounding(
     attention: Attention,
