@@ -101,7 +101,7 @@ def test_output_and_gradients_are_those_of_sdpa_with_a_mask(
 def test_many_more_queries_than_keys(
     known: str, causal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tiles of more rows than there are keys, of which the last one sticks out farther than that."""
+    """The last of the tiles sticks out by more rows than there are keys."""
     monkeypatch.setattr(heads, "SCORES_CPU", 1 << 12)
     name, settings, _ = KNOWN[known]
     leaves = tensors(700, 9, kv_heads=4)
