@@ -15,7 +15,7 @@ from torch.testing import assert_close
 import variants
 from bench import accuracy, memory
 from variants.contract.pattern import Pattern
-from variants.engines import distances, sdpa
+from variants.engines import distances, heads, sdpa
 from variants.engines.band import Band, Summarised
 from variants.engines.layouts import Everything, Layout, Strided
 from variants.engines.listed import Blocks
@@ -93,6 +93,29 @@ def test_output_and_gradients_are_those_of_sdpa_with_a_mask(
     cotangent = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).double()
     mine = torch.autograd.grad(found, leaves, cotangent)
     for own, right in zip(mine, torch.autograd.grad(expected, leaves, cotangent), strict=True):
+        assert_close(own, right)
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
+@pytest.mark.parametrize("known", list(KNOWN))
+def test_many_more_queries_than_keys(
+    known: str, causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of the tiles sticks out by more rows than there are keys."""
+    monkeypatch.setattr(heads, "SCORES_CPU", 1 << 12)
+    name, settings, _ = KNOWN[known]
+    leaves = tensors(700, 9, kv_heads=4)
+    query, key, value, bias = leaves
+    attention = variants.create(name, **settings)
+    call = {"causal": causal, "distance_bias": bias}
+    found, expected = (
+        (out, *torch.autograd.grad(out.square().sum(), leaves))
+        for out in (
+            attention(query, key, value, **call),
+            attention.weights(query, key, **call) @ value,
+        )
+    )
+    for own, right in zip(found, expected, strict=True):
         assert_close(own, right)
 
 
@@ -177,20 +200,20 @@ def test_slots_stand_where_keys_are_gathered_from(name: str) -> None:
     zero = query_len - 1 + spare
     keys = torch.arange(key_len, dtype=torch.float64)[:, None]
     checked = 0
-    for heads in (slice(0, 2), slice(6, 8)):
-        own = torch.arange(heads.start, heads.stop) % 4
+    for slab in (slice(0, 2), slice(6, 8)):
+        own = torch.arange(slab.start, slab.stop) % 4
         for start in range(0, layout.tiles, 3 if layout.at_once > 1 else 1):
             steps = range(start, min(start + 3, layout.tiles))
             steps = steps if layout.at_once > 1 else range(start, start + 1)
             scratch = Scratch(CPU)
             whole = layout.whole_blocks(keys.expand(2, -1, -1))
-            key = layout.gather(whole, steps, heads, "key", scratch)[..., 0]
+            key = layout.gather(whole, steps, slab, "key", scratch)[..., 0]
             scores = torch.zeros(2, len(steps), layout.rows, key.shape[-1], dtype=torch.float64)
-            layout.hide(scores, steps, heads, None)
+            layout.hide(scores, steps, slab, None)
             shown = scores > HIDDEN / 2
             scores.zero_()
             added = distances.Distances(bias, own, zero, scratch)
-            added.add(scores, layout.stretches(steps, heads, CPU))
+            added.add(scores, layout.stretches(steps, slab, CPU))
             row = torch.arange(*layout.span(steps)).view(1, len(steps), layout.rows, 1)
             shown &= (row >= layout.first) & (row < layout.last)
             expected = key[:, :, None] - row + zero + own.view(2, 1, 1, 1) * entries
@@ -198,7 +221,7 @@ def test_slots_stand_where_keys_are_gathered_from(name: str) -> None:
             checked += int(shown.sum())
             total = torch.zeros_like(bias)
             grads = shown.double()
-            added.add_gradient(grads, layout.stretches(steps, heads, CPU), total)
+            added.add_gradient(grads, layout.stretches(steps, slab, CPU), total)
             counted = torch.bincount(expected[shown].long(), minlength=total.numel())
             assert torch.equal(total.flatten(), counted.double())
     assert checked
