@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-DIRECTIONS = ("forward", "forward_backward")
+DIRECTIONS = ("forward", "forward_backward", "decode")
 PROJECTIONS = ("none", "separate", "shared")
 DIFFERS = "computes something else: "  # begins the reason of a row that ended well all the same
 
@@ -55,7 +55,10 @@ class Case:
     key_len: int = _column("keys per sequence")
     head_dim: int = _column("channels of a head")
     causal: bool = _column("whether later keys are hidden")
-    direction: str = _column("forward, or forward_backward: one forward and one backward pass")
+    direction: str = _column(
+        "forward; forward_backward: one forward and one backward pass; decode: one step of one "
+        "token after a context of seq_len tokens"
+    )
     seed: int = _column("seed of the inputs")
     projections: str = _column(
         "none: the call is the attention alone; separate or shared: it is a layer with projections "
@@ -117,7 +120,9 @@ class Measurement(Case):
         "wall time of a call that waits for the device, median, ms", None
     )
     prepare_ms: float | None = _column(
-        "once per shape: building what later calls re-use (drawn patterns, projections), ms", None
+        "once per shape: building what later calls re-use (drawn patterns, projections); for "
+        "decode also the context, ms",
+        None,
     )
     exact_ms_median: float | None = _column(
         "the fastest exact implementation within 2 times SDPA's error, same shape and process, ms",
@@ -134,6 +139,10 @@ class Measurement(Case):
     memory_vs_exact: float | None = _column("peak_memory_bytes / exact_peak_memory_bytes", None)
     state_bytes: int | None = _column(
         "decode: bytes that are held between two steps", None, came_later=True
+    )
+
+    state_bytes: int | None = _column(
+        "for decode: bytes held between two steps, room for later tokens included", None
     )
 
     approx_error_rel_l2: float | None = _column(

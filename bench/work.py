@@ -7,8 +7,9 @@ from variants import Attention
 
 
 def useful_flops(attention: Attention, case: Case) -> float | None:
-    """Of one call, its projections included; None where the attention does not say."""
-    if attention.differs:
+    """Of one call, its projections included; None where the attention does not say, and for a
+    decoding step, which waits for memory."""
+    if attention.differs or case.direction == "decode":
         return None
     flops = attention.useful_flops(
         case.batch, case.heads, case.seq_len, case.key_len, case.head_dim, causal=case.causal

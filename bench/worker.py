@@ -18,13 +18,15 @@ import torch
 from torch import Tensor
 
 import variants
-from bench import accuracy, clock, environment, inputs, memory, projections, roofline
+from bench import accuracy, clock, decoding, environment, inputs, memory, projections, roofline
 from bench.accuracy import Accuracy
+from bench.decoding import Decoder
 from bench.inputs import CaptureError, Inputs, InputsError
 from bench.measurement import DIFFERS, Case, Measurement, Status
 from bench.sweep import attention_of
 from bench.work import useful_flops
 from variants import Attention, UnsupportedError
+from variants.contract.checks import require
 
 FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/:'\"]+/)+")  # of an absolute path; no URL
 MEMORY_SHARE = 0.9  # of what is free at the start; beyond it a CPU worker gets an error, not a kill
@@ -48,6 +50,7 @@ class _Seen:
     prepare_ms: float
     accuracy: Accuracy
     implementation: str
+    state_bytes: int | None = None
 
 
 def start(log: str, on_gpu: bool, modules: Sequence[str] = ()) -> None:
@@ -142,10 +145,13 @@ def _measure(case: Case, settings: Settings, exact: bool) -> tuple[Measurement, 
     attention = attention_of(case)
     if reason := attention.cannot_run(torch.device(case.device)):
         raise UnsupportedError(reason)
-    if case.direction == "forward_backward" and "backward" not in attention.supports:
-        raise UnsupportedError(f"{case.variant} does not support 'backward'")
+    if case.direction == "forward_backward":
+        require(attention, "backward")
+    if case.direction == "decode":
+        require(attention, "step")
+        decoding.check(attention, case)
     _enter(case, settings, exact=exact)
-    implementation = attention.choose_implementation(_Shape.inputs.query, _Shape.inputs.key)
+    implementation = _used(attention, case, _Shape.inputs)
     is_baseline = attention.info.is_exact and implementation in _Shape.exact
     if is_baseline:
         seen = _Shape.exact[implementation]
@@ -166,6 +172,13 @@ def _exact_baselines(case: Case, given: Inputs, settings: Settings) -> dict[str,
             attention = variants.create(name, implementation=implementation)
             if attention.unavailable(implementation, torch.device(case.device)):
                 continue
+            if case.direction == "decode":
+                # The steps of other implementations are those of `auto`.
+                if implementation != "sdpa":
+                    attention = variants.create(name)
+                implementation = _used(attention, case, given)
+                if implementation in found:
+                    continue
             try:
                 found[implementation] = _see(attention, case, given, settings)
             except (UnsupportedError, MemoryError, RuntimeError) as error:
@@ -175,7 +188,7 @@ def _exact_baselines(case: Case, given: Inputs, settings: Settings) -> dict[str,
 
 def _see(attention: Attention, case: Case, given: Inputs, settings: Settings) -> _Seen:
     device = torch.device(case.device)
-    query, value = given.query, given.value
+    query = given.query
     layer = None if case.projections == "none" else projections.closure(attention, case)
     shared = bool(getattr(attention, "shared_qk", False)) or case.projections == "shared"
     key = query if shared else given.key
@@ -187,11 +200,14 @@ def _see(attention: Attention, case: Case, given: Inputs, settings: Settings) ->
     wanted = query.detach().requires_grad_(case.direction == "forward_backward")
     started = time.perf_counter()
     attention.prepare(wanted, wanted if shared else key, causal=case.causal)
+    alone = _closure(attention, given, key, case)
     prepare_ms = 1e3 * (time.perf_counter() - started)
-    alone = _closure(attention, query, key, value, case)
     call, shape = alone, tuple(query.shape)
     if layer is not None:
         call, shape = layer, (case.batch, case.seq_len, case.heads * case.head_dim)
+    decoder = alone if isinstance(alone, Decoder) else None
+    if decoder is not None:
+        shape = tuple(query[:, :, -1:].shape)
     started = time.perf_counter()
     _check_output(call(), shape, query.dtype)
     # One call of a second is warm-up enough; more would only make long sweeps longer.
@@ -200,15 +216,16 @@ def _see(attention: Attention, case: Case, given: Inputs, settings: Settings) ->
     if layer is not None:
         _check_output(call(), shape, query.dtype)
     last = alone()
-    _check_output(last, tuple(query.shape), query.dtype)
+    _check_output(last, shape if layer is None else tuple(query.shape), query.dtype)
     quality = accuracy.measure(
         attention,
         query,
         given.key,
-        value,
-        last,
+        given.value,
+        decoder.out if decoder else last,
         causal=case.causal,
         own_key=query if shared else None,
+        rows=decoder.rows if decoder else None,
     )
     del last
     return _Seen(
@@ -216,14 +233,23 @@ def _see(attention: Attention, case: Case, given: Inputs, settings: Settings) ->
         peak_bytes=memory.peak_bytes(call, device),
         prepare_ms=prepare_ms,
         accuracy=quality,
-        implementation=attention.choose_implementation(query, key),
+        implementation=_used(attention, case, given),
+        state_bytes=decoder.state.nbytes if decoder else None,
     )
 
 
-def _closure(
-    attention: Attention, query: Tensor, key: Tensor, value: Tensor, case: Case
-) -> Callable[[], Tensor]:
+def _used(attention: Attention, case: Case, given: Inputs) -> str:
+    """The name of what runs."""
+    if case.direction == "decode":
+        return "step" if attention.implementation == "auto" else attention.implementation
+    return attention.choose_implementation(given.query, given.key)
+
+
+def _closure(attention: Attention, given: Inputs, key: Tensor, case: Case) -> Callable[[], Tensor]:
     """The timed call; returns the output, of a backward pass too."""
+    query, value = given.query, given.value
+    if case.direction == "decode":
+        return Decoder(attention, given, key)
     if case.direction == "forward":
 
         def forward() -> Tensor:
@@ -304,6 +330,7 @@ def _row(attention: Attention, case: Case, seen: _Seen, settings: Settings) -> M
         sdpa_ms_median=sdpa.samples.quartiles[1] if sdpa else None,
         speedup_vs_exact=exact_ms / median if exact_ms else None,
         peak_memory_bytes=seen.peak_bytes,
+        state_bytes=seen.state_bytes,
         exact_peak_memory_bytes=exact.peak_bytes if exact else None,
         memory_vs_exact=seen.peak_bytes / exact.peak_bytes if exact else None,
         **dataclasses.asdict(errors),

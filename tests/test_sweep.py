@@ -126,7 +126,7 @@ class TestErrors:
         [
             ("dtype", "float8", "must be one of float32, bfloat16, float16, float64; got 'float8'"),
             ("dtype", ["x"], r"must be one of float32, .*; got \['x'\]"),
-            ("direction", "back", "must be one of forward, forward_backward; got 'back'"),
+            ("direction", "back", "must be one of forward, forward_backward, decode; got 'back'"),
             ("projections", "joint", "must be one of none, separate, shared; got 'joint'"),
             ("heads", 0, "must be a whole number of at least 1; got 0"),
             ("heads", -1, "must be a whole number of at least 1; got -1"),

@@ -92,7 +92,7 @@ class TestNumbers:
         assert row.tflops == pytest.approx(row.useful_flops / (median / 1e3) / 1e12)
         assert row.roofline_fraction == pytest.approx(row.tflops / 50)
         assert row.oracle_rows == 32
-        assert [name for name in NUMBERS if getattr(row, name) is None] == []
+        assert [name for name in NUMBERS if getattr(row, name) is None] == ["state_bytes"]
 
     def test_the_error_is_that_of_the_output_on_the_same_inputs(self) -> None:
         row = measure(causal=True)
@@ -408,7 +408,7 @@ class TestFailures:
         monkeypatch.setattr(SlidingWindowAttention, "info", without)
         row = measure(direction="forward_backward")
         assert row.status is Status.UNSUPPORTED
-        assert row.reason == "sliding_window does not support 'backward'"
+        assert "sliding_window does not support 'backward'" in row.reason
         assert measure().status is Status.OK
 
     def test_a_variant_without_causal_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from variants.contract.attention import Attention
 from variants.contract.checks import UnsupportedError
 from variants.contract.decoding import State
 from variants.contract.registry import CAPABILITIES, REGISTRY, create, grid, register
+from variants.layer.multi_head import MultiHeadAttention
 
 for _module in iter_modules(__path__):
     if not _module.ispkg:
@@ -24,6 +25,7 @@ __all__ = [
     "CAPABILITIES",
     "REGISTRY",
     "Attention",
+    "MultiHeadAttention",
     "State",
     "UnsupportedError",
     "add_implementation",

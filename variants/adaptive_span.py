@@ -65,7 +65,6 @@ class AdaptiveSpanAttention(Attention):
         reaches = [
             -(-min(reach, farthest) // rows) * rows for reach in self._reaches(parameters["span"])
         ]
-        longest = max(reaches)
         first = max(0, query_len - key_len) if causal else 0
         layouts = []
         for reach, members in groupby(range(len(reaches)), key=reaches.__getitem__):
@@ -82,11 +81,9 @@ class AdaptiveSpanAttention(Attention):
             )
             together = list(members)
             layout.heads = range(together[0], together[-1] + 1)
-            layout.bias_start = longest - reach
             layouts.append(layout)
-        slots = longest + rows + (0 if causal else longest)
-        row = torch.arange(rows, device=query.device)[:, None]
-        distances = row + longest - torch.arange(slots, device=query.device)
+        # How far each key is before the query of the entries of a distance bias.
+        distances = key_len - 1 - torch.arange(query_len + key_len - 1, device=query.device)
         dtype = compute_dtype(query.dtype)
         return blocks.run(
             query,
@@ -95,7 +92,7 @@ class AdaptiveSpanAttention(Attention):
             layouts,
             scale=scale,
             key_bias=blocks.hidden_keys(key_padding_mask, dtype),
-            tile_bias=self._log_share(parameters["span"].to(dtype), distances, causal),
+            distance_bias=self._log_share(parameters["span"].to(dtype), distances, causal),
         )
 
     def dense_weights(
@@ -149,7 +146,8 @@ class AdaptiveSpanAttention(Attention):
 
     def _log_share(self, span: Tensor, distances: Tensor, causal: bool) -> Tensor:
         """log m(x) of each head: (heads, *distances.shape), HIDDEN where nothing is seen."""
-        reach = span.clamp(0, self.max_span)[:, None, None] + self.ramp_size
+        span = span.reshape(-1, *(1,) * distances.ndim)
+        reach = span.clamp(0, self.max_span) + self.ramp_size
         share = (reach - distances.abs()) / self.ramp_size
         seen = share > 0
         if causal:

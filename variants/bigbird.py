@@ -21,7 +21,7 @@ from variants.contract.registry import register
     time="n·b·(g + r + 3)·d",
     memory="n·d",
     target="masked_softmax",
-    supports={"causal", "key_padding_mask", "cross_attention", "backward"},
+    supports={"causal", "key_padding_mask", "cross_attention", "backward", "distance_bias"},
     implementations=("blocks", "coarse", "flex"),
     exact_when={"block_size": 1 << 40},
     grid={"block_size": (64,), "num_random_blocks": (3,)},

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from variants.contract.attention import Attention, Parameters
+from variants.contract.checks import UnsupportedError
 from variants.contract.decoding import Memory
 from variants.contract.dense import softmax_weights, visible_pairs
 from variants.contract.registry import register
@@ -23,7 +24,7 @@ from variants.engines.kept import Kept
     time="n²·d",
     memory="n·d",
     target="softmax",
-    supports={"causal", "key_padding_mask", "cross_attention", "backward", "step"},
+    supports={"causal", "key_padding_mask", "cross_attention", "backward", "distance_bias", "step"},
     implementations=("onednn", "sdpa", "plain", "coarse", *sdpa.KERNELS, "xformers"),
     exact_when={},
     grid={"implementation": ("auto", "sdpa", "plain", "xformers")},
@@ -45,6 +46,7 @@ class FullAttention(Attention):
         key_padding_mask: Tensor | None,
         scale: float,
         parameters: Parameters,
+        distance_bias: Tensor | None = None,
     ) -> Tensor:
         implementation = self.choose_implementation(query, key)
         call: dict[str, Any] = {
@@ -52,12 +54,17 @@ class FullAttention(Attention):
             "key_padding_mask": key_padding_mask,
             "scale": scale,
         }
-        if implementation == "xformers":
-            return xformers.attend(query, key, value, **call)
         # What is chosen for speed gives way where only our own tiles are right.
-        masked = key_padding_mask is not None and self.implementation == "auto"
-        if implementation in sdpa.KERNELS and not masked:
+        own = key_padding_mask is not None or distance_bias is not None
+        if implementation in sdpa.KERNELS and self.implementation == "auto" and own:
+            implementation = "sdpa"
+        if implementation in ("xformers", *sdpa.KERNELS):
+            if distance_bias is not None:
+                raise UnsupportedError(f"implementation {implementation!r} takes no distance_bias")
+            if implementation == "xformers":
+                return xformers.attend(query, key, value, **call)
             return sdpa.attend(implementation, query, key, value, **call)
+        call["distance_bias"] = distance_bias
         if implementation in ("plain", "coarse"):
             return blocks.full(query, key, value, **call, coarse=implementation == "coarse")
         return dense.attend(query, key, value, **call, fast=implementation == "onednn")
@@ -94,12 +101,17 @@ class FullAttention(Attention):
         assert isinstance(memory, Kept)
         kept = memory.and_then(key, value, key_padding_mask)
         rows, keys = query.shape[2], kept.keys.shape[2]
-        call: dict[str, Any] = {"scale": scale}
         if rows > few_rows.FEW:
-            call |= {"causal": True, "key_padding_mask": kept.hidden}
-            if distance_bias is not None:
-                call["distance_bias"] = distance_bias
-            return dense.attend(query, kept.keys, kept.values, **call), kept
+            out = dense.attend(
+                query,
+                kept.keys,
+                kept.values,
+                causal=True,
+                key_padding_mask=kept.hidden,
+                distance_bias=distance_bias,
+                scale=scale,
+            )
+            return out, kept
         hidden = few_rows.later(rows, keys, kept.hidden, query.device)
         positions = torch.arange(keys, device=query.device)
         bias = few_rows.bias_of(query, hidden, distance_bias, positions)

@@ -17,7 +17,7 @@ from variants.contract.registry import register
     time="n·(w + g)·d",
     memory="n·d",
     target="masked_softmax",
-    supports={"causal", "key_padding_mask", "cross_attention", "backward", "step"},
+    supports={"causal", "key_padding_mask", "cross_attention", "backward", "distance_bias", "step"},
     implementations=("blocks", "coarse", "flex"),
     exact_when={"window_size": 1 << 40},
     grid={"window_size": (256,), "num_global_tokens": (64,)},

@@ -3,7 +3,6 @@ that know the distance."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,10 +23,11 @@ from variants.contract.dense import (
 )
 from variants.contract.draws import lasting
 from variants.contract.registry import register
-from variants.engines import blocks, heads
+from variants.engines import blocks, few_rows, heads
 from variants.engines.band import Band
 from variants.engines.kept import Kept
 from variants.engines.layouts import Everything, Layout
+from variants.engines.tile import HIDDEN
 
 BAND_SEGMENT = 512  # longest segment that is one tile of a band
 
@@ -164,26 +164,25 @@ class TransformerXlAttention(Attention):
         parameters: Parameters,
     ) -> tuple[Tensor, Memory]:
         assert isinstance(memory, Kept)
+        dtype = compute_dtype(query.dtype)
+        learned = {name: tensor.to(dtype) for name, tensor in parameters.items()}
+        content, asked = _biased(query.to(dtype), learned)
+        by_wave = scale * (asked @ learned["position_projection"].mT)
         outs = []
         for row in range(query.shape[2]):
             some = slice(row, row + 1)
             padding = None if key_padding_mask is None else key_padding_mask[:, some]
             memory = memory.and_then(key[:, :, some], value[:, :, some], padding)
-            # One query, which sees all that is kept: distances are all it asks for.
-            alone = dataclasses.replace(self, memory_size=memory.tokens)
-            outs.append(
-                alone.attend(
-                    query[:, :, some],
-                    memory.keys,
-                    memory.values,
-                    causal=True,
-                    key_padding_mask=memory.hidden,
-                    scale=scale,
-                    parameters=parameters,
-                )
-            )
+            # Of a length that stays the same for many steps.
+            reach = 1 << memory.tokens.bit_length()
+            waves = _sinusoids(reach, by_wave.shape[-1], dtype, query.device)
+            bias = by_wave[:, :, some] @ waves[: memory.tokens].flip(0).mT
+            if memory.hidden is not None:
+                bias = bias.masked_fill(memory.hidden[:, None, None], HIDDEN)
+            tokens = memory.keys.to(dtype), memory.values.to(dtype)
+            outs.append(few_rows.attend(content[:, :, some], [tokens], bias, scale=scale))
             memory = memory.last(self._in_memory(length + row + 1))
-        return torch.cat(outs, dim=2), memory
+        return torch.cat(outs, dim=2).to(query.dtype), memory
 
     def _in_memory(self, length: int) -> int:
         """How many of the tokens so far the next one sees."""

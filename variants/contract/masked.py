@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from variants.contract.attention import Attention, Parameters
+from variants.contract.checks import UnsupportedError
 from variants.contract.decoding import Memory
-from variants.contract.dense import dot_products, masked_softmax, visible
+from variants.contract.dense import distance_bias_of, dot_products, masked_softmax, visible
 from variants.contract.pattern import Pattern
 from variants.engines import blocks, dense, few_rows, flex, xformers
 from variants.engines.features import portions
@@ -40,17 +41,26 @@ class MaskedAttention(Attention):
         key_padding_mask: Tensor | None,
         scale: float,
         parameters: Parameters,
+        distance_bias: Tensor | None = None,
     ) -> Tensor:
         pattern = self._pattern(query, key, causal)
         implementation = self.choose_implementation(query, key)
         if (library := LIBRARIES.get(implementation)) is not None:
+            if distance_bias is not None:
+                raise UnsupportedError(f"implementation {implementation!r} takes no distance_bias")
             return library(
                 query, key, value, pattern, key_padding_mask=key_padding_mask, scale=scale
             )
         coarse = implementation == "coarse"
         if pattern.covers_everything() and not coarse:
             return dense.attend(
-                query, key, value, causal=causal, key_padding_mask=key_padding_mask, scale=scale
+                query,
+                key,
+                value,
+                causal=causal,
+                key_padding_mask=key_padding_mask,
+                scale=scale,
+                distance_bias=distance_bias,
             )
         return blocks.attend(
             query,
@@ -59,6 +69,7 @@ class MaskedAttention(Attention):
             pattern,
             key_padding_mask=key_padding_mask,
             scale=scale,
+            distance_bias=distance_bias,
             coarse=coarse,
         )
 
@@ -72,6 +83,7 @@ class MaskedAttention(Attention):
         key_padding_mask: Tensor | None,
         scale: float,
         parameters: Parameters,
+        distance_bias: Tensor | None = None,
     ) -> Tensor:
         allowed = visible(
             rows,
@@ -81,7 +93,11 @@ class MaskedAttention(Attention):
             key_padding_mask=key_padding_mask,
         )
         allowed = allowed & self._pattern(query, key, causal).mask(rows)
-        return masked_softmax(dot_products(query, key, rows, scale), allowed)
+        scores = dot_products(query, key, rows, scale)
+        if distance_bias is not None:
+            bias = distance_bias_of(rows, query.shape[2], key.shape[2], distance_bias)
+            scores = scores + bias.to(scores.dtype)
+        return masked_softmax(scores, allowed)
 
     def remember(
         self,

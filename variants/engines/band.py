@@ -3,11 +3,14 @@ the list that every row sees."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from variants.contract.pattern import Pattern
+from variants.engines.distances import Stretch
 from variants.engines.layouts import Layout, corner
 from variants.engines.tile import HIDDEN, Scratch
 
@@ -141,6 +144,16 @@ class Band(Layout):
         total[:, : self.leading] += ends[:, : self.leading]
         trailing = total[:, key_len - self.trailing :]
         trailing[:, : self._trailing(steps)] += ends[:, self.leading :]
+
+    def stretches(self, steps: range, heads: slice, device: torch.device) -> Iterator[Stretch]:
+        yield Stretch(0, self.band, self.offset - self.before)
+        start, stop = self.span(steps)
+        rows = torch.arange(start, stop, self.rows, device=device)[:, None]
+        if self.leading:
+            yield Stretch(self.band, self.leading, -rows[None])
+        if last := self._trailing(steps):
+            first = self.key_len - self.trailing
+            yield Stretch(self.band + self.leading, last, (first - rows)[None])
 
 
 class Summarised(Band):

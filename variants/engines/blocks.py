@@ -16,6 +16,7 @@ from variants.contract.dense import compute_dtype
 from variants.contract.pattern import Pattern
 from variants.engines import heads, tile
 from variants.engines.band import Band
+from variants.engines.distances import Distances
 from variants.engines.heads import Slab
 from variants.engines.layouts import Everything, Layout
 from variants.engines.listed import Blocks
@@ -31,12 +32,21 @@ def attend(
     *,
     key_padding_mask: Tensor | None,
     scale: float,
+    distance_bias: Tensor | None = None,
     coarse: bool = False,
 ) -> Tensor:
     """Softmax attention over the keys that `pattern` shows; shapes as in `Attention.__call__`."""
     layouts = _layouts(pattern, query.shape[1], query.device)
-    bias = hidden_keys(key_padding_mask, query.dtype)
-    return run(query, key, value, layouts, scale=scale, key_bias=bias, coarse=coarse)
+    return run(
+        query,
+        key,
+        value,
+        layouts,
+        scale=scale,
+        key_bias=hidden_keys(key_padding_mask, query.dtype),
+        distance_bias=distance_bias,
+        coarse=coarse,
+    )
 
 
 @lru_cache(maxsize=64)
@@ -81,14 +91,23 @@ def full(
     causal: bool,
     key_padding_mask: Tensor | None,
     scale: float,
+    distance_bias: Tensor | None = None,
     coarse: bool = False,
 ) -> Tensor:
     """Softmax attention over all keys, some rows at a time."""
     query_len, key_len = query.shape[2], key.shape[2]
     begin = max(0, query_len - key_len) if causal else 0
     layout = Everything(query_len, key_len, begin, query_len, causal=causal, device=query.device)
-    bias = hidden_keys(key_padding_mask, query.dtype)
-    return run(query, key, value, [layout], scale=scale, key_bias=bias, coarse=coarse)
+    return run(
+        query,
+        key,
+        value,
+        [layout],
+        scale=scale,
+        key_bias=hidden_keys(key_padding_mask, query.dtype),
+        distance_bias=distance_bias,
+        coarse=coarse,
+    )
 
 
 def hidden_keys(key_padding_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -107,7 +126,7 @@ def run(
     *,
     scale: float,
     key_bias: Tensor | None = None,
-    tile_bias: Tensor | None = None,
+    distance_bias: Tensor | None = None,
     coarse: bool = False,
 ) -> Tensor:
     """Softmax attention over whatever keys `layouts` show, which share query rows or heads among
@@ -119,15 +138,17 @@ def run(
             may stand for something else than tokens.
         value: (batch, kv_heads, key_len, head_dim).
         key_bias: (batch, key_len), added to the scores of a key; HIDDEN hides it. Has no gradient.
-        tile_bias: (heads, rows, slots), added to the scores of every tile, a layout's slots from
-            its `bias_start` on. Has a gradient.
+        distance_bias: (heads, query_len + key_len - 1), entry j - i + query_len - 1 is added to the
+            score of row i and key number j. Has a gradient.
 
     Returns:
         (batch, heads, query_len, head_dim) in the dtype of the query. A row in no layout is 0.
     """
     precision = Precision.of(query, coarse=coarse)
+    if distance_bias is not None:
+        distance_bias = distance_bias.to(compute_dtype(query.dtype)).contiguous()
     out: Tensor = _Tiles.apply(
-        query, key, value, key_bias, tile_bias, tuple(layouts), scale, precision
+        query, key, value, key_bias, distance_bias, tuple(layouts), scale, precision
     )
     return out
 
@@ -140,6 +161,7 @@ class _Portion(NamedTuple):
     slab: Slab
     tensors: tuple[Tensor, Tensor, Tensor]
     hide: tile.Hide
+    distances: Distances | None
 
 
 def _portions(
@@ -147,7 +169,7 @@ def _portions(
     key: Tensor,
     value: Tensor,
     key_bias: Tensor | None,
-    tile_bias: Tensor | None,
+    distance_bias: Tensor | None,
     layouts: Sequence[Layout],
     scale: float,
     precision: Precision,
@@ -166,10 +188,10 @@ def _portions(
             )
             count = max(1, min(together, room // (len(queries) * size)))
             own_key_bias = slab.sequences(key_bias, query.shape[1])
-            own_tile_bias = None
-            if tile_bias is not None:
-                own_tile_bias = layout.of_tile(tile_bias)
-                own_tile_bias = own_tile_bias[slab.own_heads(query.shape[1], query.device)]
+            distances = None
+            if distance_bias is not None:
+                own_heads = slab.own_heads(query.shape[1], query.device)
+                distances = Distances(distance_bias, own_heads, query.shape[2])
             for start in range(0, layout.tiles, count):
                 steps = range(start, min(start + count, layout.tiles))
                 rows = _rows(queries, layout, steps)
@@ -182,7 +204,8 @@ def _portions(
                         layout.gather(keys, steps, slab.heads, "key", scratch),
                         layout.gather(values, steps, slab.heads, "value", scratch),
                     ),
-                    partial(_hide, layout, steps, slab, own_key_bias, own_tile_bias),
+                    partial(_hide, layout, steps, slab, own_key_bias, distances),
+                    distances,
                 )
 
 
@@ -191,13 +214,13 @@ def _hide(
     steps: range,
     slab: Slab,
     key_bias: Tensor | None,
-    tile_bias: Tensor | None,
+    distances: Distances | None,
     scores: Tensor,
 ) -> bool:
     """As `tile.Hide`."""
     may_be_empty = layout.hide(scores, steps, slab.heads, key_bias)
-    if tile_bias is not None:
-        scores.add_(tile_bias[:, None])
+    if distances is not None:
+        distances.add(scores, layout.stretches(steps, slab.heads, scores.device))
     return may_be_empty
 
 
@@ -228,14 +251,14 @@ class _Tiles(torch.autograd.Function):
         key: Tensor,
         value: Tensor,
         key_bias: Tensor | None,
-        tile_bias: Tensor | None,
+        distance_bias: Tensor | None,
         layouts: Sequence[Layout],
         scale: float,
         precision: Precision,
     ) -> Tensor:
         out = query.new_empty(*query.shape[:3], value.shape[-1])
         out[:, :, : min(layout.first for layout in layouts)] = 0
-        inputs = query, key, value, key_bias, tile_bias
+        inputs = query, key, value, key_bias, distance_bias
         scratch = tile.Scratch(query.device)
         with fast_float32(query.device):
             for portion in _portions(*inputs, layouts, scale, precision, scratch):
@@ -249,14 +272,15 @@ class _Tiles(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (grad_out,) = grads
-        query, key, value, key_bias, tile_bias, out = ctx.saved_tensors
+        query, key, value, key_bias, distance_bias, out = ctx.saved_tensors
         layouts, scale, precision = ctx.settings
         wide = compute_dtype(query.dtype)
         grad_query = torch.empty_like(query, memory_format=torch.contiguous_format)
         grad_query[:, :, : min(layout.first for layout in layouts)] = 0
         grad_key, grad_value = (x.new_zeros(x.shape, dtype=wide) for x in (key, value))
-        grad_bias = None if tile_bias is None else torch.zeros_like(tile_bias)
-        inputs = query, key, value, key_bias, tile_bias
+        wanted = distance_bias is not None and ctx.needs_input_grad[4]
+        grad_bias = torch.zeros_like(distance_bias) if wanted else None
+        inputs = query, key, value, key_bias, distance_bias
         scratch = tile.Scratch(query.device)
         with fast_float32(query.device):
             for portion in _portions(*inputs, layouts, scale, precision, scratch):
@@ -276,9 +300,8 @@ class _Tiles(torch.autograd.Function):
                 for total, share in ((grad_key, key_share), (grad_value, value_share)):
                     with slab.adding(total) as own:
                         layout.scatter(share, own, steps, slab.heads)
-                if grad_bias is not None:
-                    own_heads = slab.own_heads(query.shape[1], query.device)
-                    share = score_share.sum(1, dtype=grad_bias.dtype)
-                    layout.of_tile(grad_bias).index_add_(0, own_heads, share)
+                if grad_bias is not None and portion.distances is not None:
+                    stretches = layout.stretches(steps, slab.heads, query.device)
+                    portion.distances.add_gradient(score_share, stretches, grad_bias)
         grad_key, grad_value = grad_key.to(key.dtype), grad_value.to(value.dtype)
         return grad_query, grad_key, grad_value, None, grad_bias, None, None, None

@@ -22,17 +22,25 @@ def attend(
     causal: bool,
     key_padding_mask: Tensor | None,
     scale: float,
+    distance_bias: Tensor | None = None,
     fast: bool = True,
 ) -> Tensor:
     """Full attention; shapes as in `Attention.__call__`.
 
-    The fused kernel takes the unmasked and the plain causal case; other masks would be quadratic
-    for it, and go to our own tiles. `fast` lets a CPU widen the half types to float32, and take the
-    fast route for its products (`matmul.fast_float32`); a GPU knows no difference.
+    The fused kernel takes the unmasked and the plain causal case; other masks and a bias would be
+    quadratic for it, and go to our own tiles. `fast` lets a CPU widen the half types to float32,
+    and take the fast route for its products (`matmul.fast_float32`); a GPU knows no difference.
     """
-    if key_padding_mask is not None or (causal and query.shape[2] != key.shape[2]):
+    unlike = causal and query.shape[2] != key.shape[2]
+    if key_padding_mask is not None or distance_bias is not None or unlike:
         return blocks.full(
-            query, key, value, causal=causal, key_padding_mask=key_padding_mask, scale=scale
+            query,
+            key,
+            value,
+            causal=causal,
+            key_padding_mask=key_padding_mask,
+            scale=scale,
+            distance_bias=distance_bias,
         )
     if causal and scale <= 0:
         # The kernel hides scores before it scales them: they would turn up, or be no number.

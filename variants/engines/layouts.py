@@ -9,12 +9,14 @@ all keys; bands and listed blocks have files of their own.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from variants.contract.pattern import Pattern
+from variants.engines.distances import Stretch
 from variants.engines.heads import budget
 from variants.engines.tile import HIDDEN, Scratch
 
@@ -32,7 +34,6 @@ class Layout(ABC):
     lead: int = 0  # rows of padding in the first tile
     at_once: int = 1 << 40  # tiles that may be processed together
     heads: range | None = None  # those of a sequence that it is for, all if None
-    bias_start: int = 0  # where its slots begin in a bias of tiles
 
     @property
     def tiles(self) -> int:
@@ -64,9 +65,9 @@ class Layout(ABC):
     def scatter(self, grads: Tensor, total: Tensor, steps: range, heads: slice) -> None:
         """Add gradients of the slots onto `total` (slab, key_len, channels)."""
 
-    def of_tile(self, bias: Tensor) -> Tensor:
-        """Its part of a bias of tiles (heads, rows, slots)."""
-        return bias[..., self.bias_start : self.bias_start + self.keys]
+    @abstractmethod
+    def stretches(self, steps: range, heads: slice, device: torch.device) -> Iterator[Stretch]:
+        """Where the slots of the tiles `steps` stand; slots that hold no key may stand anywhere."""
 
     def slot_bias(self, key_bias: Tensor, steps: range, heads: slice, dtype: torch.dtype) -> Tensor:
         """`key_bias` in the slots of some tiles, (slab, tiles, keys)."""
@@ -149,6 +150,9 @@ class Everything(Layout):
 
     def scatter(self, grads: Tensor, total: Tensor, steps: range, heads: slice) -> None:
         total[:, self.begin : self.begin + grads.shape[2]] += grads[:, 0]
+
+    def stretches(self, steps: range, heads: slice, device: torch.device) -> Iterator[Stretch]:
+        yield Stretch(0, self._stop(steps), self.begin - self.span(steps)[0])
 
 
 class Strided(Everything):

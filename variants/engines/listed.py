@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from variants.contract.pattern import Pattern
+from variants.engines.distances import Stretch
 from variants.engines.layouts import Layout, corner
 from variants.engines.tile import HIDDEN, Scratch
 
@@ -136,3 +139,7 @@ class Blocks(Layout):
         )
         if target is not total:
             total.copy_(target[:, :key_len])
+
+    def stretches(self, steps: range, heads: slice, device: torch.device) -> Iterator[Stretch]:
+        rows = torch.arange(*self.span(steps), self.rows, device=device)[:, None]
+        yield Stretch(0, self.size, self._chosen(steps, heads) * self.size - rows)

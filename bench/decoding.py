@@ -1,0 +1,57 @@
+"""One token after another: what a case with `direction` decode calls, and which rows it checks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bench.inputs import Inputs
+from bench.measurement import Case
+from variants import Attention, UnsupportedError
+
+CHECKED = 64  # most tokens at the end of the context that come one by one, and are checked
+ROUND = 32  # timed steps after which a context has its length again
+STEPPED_BY = ("auto", "sdpa")  # what a step does not depend on other implementations
+
+
+class Decoder:
+    """A context of `seq_len` tokens, the last ones of which came one by one. A call is one step,
+    with the last token once more."""
+
+    def __init__(self, attention: Attention, given: Inputs, key: Tensor) -> None:
+        self.attention = attention
+        tokens = given.query, key, given.value
+        length = key.shape[2]
+        prefilled = max(1, length - CHECKED)
+        outs = []
+        with torch.no_grad():
+            first, self.state = attention.prefill(*(x[:, :, :prefilled] for x in tokens))
+            for token in range(prefilled, length):
+                own = (x[:, :, token : token + 1] for x in tokens)
+                out, self.state = attention.step(self.state, *own)
+                outs.append(out)
+        self.rows = torch.arange(prefilled if outs else 0, length, device=key.device)
+        self.out = torch.cat(outs or [first], dim=2)
+        self._last = [x[:, :, -1:] for x in tokens]
+        self._now, self._steps = self.state, 0
+
+    def __call__(self) -> Tensor:
+        if self._steps % ROUND == 0:
+            self._now = self.state
+        self._steps += 1
+        with torch.no_grad():
+            out, self._now = self.attention.step(self._now, *self._last)
+        return out
+
+
+def check(attention: Attention, case: Case) -> None:
+    """UnsupportedError for a case that cannot be decoded."""
+    if not case.causal or case.seq_len != case.key_len:
+        raise UnsupportedError("decode needs causal = true, and a query for each key")
+    if case.projections != "none":
+        raise UnsupportedError("decode measures the attention alone: projections must be none")
+    if attention.implementation not in STEPPED_BY:
+        raise UnsupportedError(
+            f"decode is measured with implementation {' or '.join(STEPPED_BY)}; a step is the same "
+            f"with {attention.implementation}"
+        )

@@ -1,0 +1,135 @@
+"""Decoding measured: what a row of `direction` decode holds, and that a wrong step is noticed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import variants
+from bench import decoding, inputs, worker
+from bench.decoding import Decoder
+from bench.measurement import Measurement, Status
+from tests.cases import case, fresh_worker, settings
+from variants.contract.decoding import Memory
+from variants.engines.kept import Ends
+from variants.sliding_window import SlidingWindowAttention
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    with fresh_worker():
+        yield
+
+
+def measure(**changes: Any) -> Measurement:
+    asked = {"direction": "decode", "causal": True, "seq_len": 100} | changes
+    return worker.measure(case(**asked), settings())[0]
+
+
+def test_a_row_is_one_token_after_a_context() -> None:
+    row = measure()
+    assert (row.status, row.implementation_used) == (Status.OK, "step")
+    assert row.oracle_rows == decoding.CHECKED
+    # Keys and values of 8 tokens in 2 heads of 16 channels, and room for 64 more.
+    given = inputs.load(row.case, {})
+    _, state = variants.create("sliding_window", window_size=8).prefill(
+        given.query[:, :, :36], given.key[:, :, :36], given.value[:, :, :36]
+    )
+    assert row.state_bytes is not None
+    assert 2 * 2 * 16 * 4 * 8 < state.nbytes <= row.state_bytes <= 2 * state.nbytes
+    assert row.impl_error_rel_l2 is not None
+    assert row.impl_error_rel_l2 < 1e-6
+    assert (row.useful_flops, row.tflops, row.roofline_fraction) == (None, None, None)
+    assert row.exact_implementation in ("step", "sdpa")
+    assert row.exact_ms_median is not None
+    assert row.speedup_vs_exact == row.exact_ms_median / row.time_ms_median
+
+
+def test_the_error_is_that_of_the_last_rows_of_the_causal_call() -> None:
+    row = measure()
+    given = inputs.load(row.case, {})
+    window = variants.create("sliding_window", window_size=8)
+    full = variants.create("full")
+    out, exact = (
+        a(*(x.double() for x in (given.query, given.key, given.value)), causal=True)[:, :, 36:]
+        for a in (window, full)
+    )
+    expected = float((out - exact).norm() / exact.norm())
+    assert row.approx_error_rel_l2 == pytest.approx(expected, rel=1e-4)
+    assert expected > 0.05
+
+
+def test_torch_decodes_beside_ours() -> None:
+    rows = {
+        name: measure(variant="full", hyperparameters="", implementation=name)
+        for name in ("auto", "sdpa")
+    }
+    assert rows["auto"].implementation_used == "step"
+    assert rows["sdpa"].implementation_used == "sdpa"
+    assert rows["sdpa"].time_ms_median == rows["sdpa"].sdpa_ms_median
+
+
+def test_a_step_that_forgets_is_incorrect(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgetful(self: SlidingWindowAttention, memory: Ends, *more: Any, **call: Any) -> Any:
+        out, kept = right(self, memory, *more, **call)
+        assert isinstance(kept, Ends)
+        return out, kept._replace(last=kept.last.last(7))
+
+    right = SlidingWindowAttention.advance
+    monkeypatch.setattr(SlidingWindowAttention, "advance", forgetful)
+    row = measure()
+    assert row.status is Status.INCORRECT
+    assert "its own dense definition" in row.reason
+
+
+@pytest.mark.parametrize("seq_len", [1, 2, 65, 70])
+def test_any_context_can_be_decoded(seq_len: int) -> None:
+    row = measure(seq_len=seq_len)
+    assert row.status is Status.OK
+    assert row.oracle_rows == max(1, min(seq_len - 1, decoding.CHECKED))
+
+
+def test_the_context_keeps_its_length_while_it_is_timed() -> None:
+    given = inputs.load(case(direction="decode", causal=True, seq_len=40), {})
+    seen = []
+
+    class Spy(SlidingWindowAttention):
+        def advance(self, memory: Memory, length: int, *more: Any, **call: Any) -> Any:
+            seen.append(length)
+            return super().advance(memory, length, *more, **call)
+
+    decoder = Decoder(Spy(window_size=8), given, given.key)
+    assert seen == list(range(1, 40))
+    seen.clear()
+    outs: list[Tensor] = [decoder() for _ in range(2 * decoding.ROUND + 1)]
+    assert seen == [*range(40, 40 + decoding.ROUND)] * 2 + [40]
+    assert torch.equal(outs[0], outs[decoding.ROUND])
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"causal": False}, "decode needs causal = true, and a query for each key"),
+        ({"key_len": 200}, "decode needs causal = true, and a query for each key"),
+        (
+            {"projections": "shared"},
+            "decode measures the attention alone: projections must be none",
+        ),
+        ({"implementation": "coarse"}, "decode is measured with implementation auto or sdpa"),
+        (
+            {"variant": "linformer", "hyperparameters": ""},
+            "linformer does not support 'step'; it supports: ",
+        ),
+    ],
+)
+def test_what_cannot_be_decoded_is_a_row_that_says_why(
+    changes: dict[str, Any], reason: str
+) -> None:
+    row = measure(**changes)
+    assert row.status is Status.UNSUPPORTED
+    assert re.match(re.escape(reason), row.reason)

@@ -1,0 +1,6 @@
+"""Attention as a part of a model: projections, heads, positions, and a block around them."""
+
+from variants.layer.multi_head import MultiHeadAttention
+from variants.layer.transformer_block import TransformerBlock
+
+__all__ = ["MultiHeadAttention", "TransformerBlock"]

@@ -1,0 +1,353 @@
+"""Multi-head attention as a torch module, around any variant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from variants.contract.attention import Attention
+from variants.contract.checks import UnsupportedError
+from variants.contract.decoding import State
+from variants.contract.dense import compute_dtype
+from variants.contract.registry import REGISTRY, create
+from variants.layer.from_torch import check_module, weights_of
+from variants.layer.learned import LearnedTensors
+from variants.layer.position import Position
+from variants.layer.positions import position_for
+
+
+class MultiHeadAttention(nn.Module):
+    """Query, key and value projections, heads, an attention variant, the output projection
+    ("Attention Is All You Need", Vaswani et al. 2017, https://arxiv.org/abs/1706.03762). Residual
+    and norm are the caller's: see `TransformerBlock`.
+
+    Args:
+        embed_dim: channels of the query and of the output; a multiple of num_heads.
+        num_heads: heads of the query, of embed_dim // num_heads channels each.
+        kv_heads: heads of key and value, a divisor of num_heads; query head h reads
+            h // (num_heads // kv_heads). None means num_heads.
+        attention: an `Attention`, or a name in the registry for one at its defaults; None means
+            exact attention, `full`. What it learns is in `attention_parameters`.
+        position: "sinusoidal", "rotary", "relative_bias", "alibi", or an instance from
+            `variants.layer.positions`; None means none.
+        shared_qk: the key is the query, after its projection and position; for self-attention.
+        bias: whether projections have one.
+        key_dim, value_dim: channels of key and value; None means embed_dim.
+        seed: of what the attention learns. Projections are drawn from torch's global state.
+        device, dtype: as in torch.nn.Linear. What the attention learns is kept in float32 at least.
+
+    Raises:
+        ValueError: numbers that do not fit together, an unknown attention or position.
+        UnsupportedError: a position that needs `distance_bias` with an attention without it.
+
+    >>> layer = MultiHeadAttention(512, 8, attention="sliding_window", position="rotary")
+    >>> layer(torch.randn(1, 1024, 512), causal=True).shape
+    torch.Size([1, 1024, 512])
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        kv_heads: int | None = None,
+        *,
+        attention: Attention | str | None = None,
+        position: Position | str | None = None,
+        shared_qk: bool = False,
+        bias: bool = True,
+        key_dim: int | None = None,
+        value_dim: int | None = None,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.embed_dim, self.num_heads = embed_dim, num_heads
+        self.kv_heads = num_heads if kv_heads is None else kv_heads
+        self.key_dim = embed_dim if key_dim is None else key_dim
+        self.value_dim = embed_dim if value_dim is None else value_dim
+        self.shared_qk, self.seed = shared_qk, seed
+        self.attention = _attention(attention)
+        self._check_numbers()
+        self.head_dim = embed_dim // num_heads
+        kv_width = self.kv_heads * self.head_dim
+
+        def linear(inputs: int, outputs: int) -> nn.Linear:
+            return nn.Linear(inputs, outputs, bias=bias, device=device, dtype=dtype)
+
+        self.query_projection = linear(embed_dim, embed_dim)
+        self.key_projection = None if shared_qk else linear(self.key_dim, kv_width)
+        self.value_projection = linear(self.value_dim, kv_width)
+        self.output_projection = linear(embed_dim, embed_dim)
+        weight = self.query_projection.weight
+        learned = self.attention.init_parameters(num_heads, self.head_dim, seed)
+        kept = compute_dtype(weight.dtype)
+        self.attention_parameters = LearnedTensors(
+            {name: nn.Parameter(x.to(weight.device, kept)) for name, x in learned.items()}
+        )
+        self.position = position_for(
+            position,
+            embed_dim=embed_dim,
+            num_heads=num_heads,
+            head_dim=self.head_dim,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
+        self._check_position()
+        self._draw_projections()
+
+    @classmethod
+    def from_torch(
+        cls,
+        module: nn.MultiheadAttention,
+        attention: Attention | str | None = None,
+        position: Position | str | None = None,
+    ) -> MultiHeadAttention:
+        """A layer with copies of the module's weights, which gives its output if `attention` is
+        exact and `position` None. Inputs are batch first, whatever `module.batch_first`.
+
+        Raises:
+            ValueError: another kind of module; one with add_bias_kv or add_zero_attn.
+        """
+        check_module(module)
+        out = module.out_proj
+        layer = cls(
+            module.embed_dim,
+            module.num_heads,
+            attention=attention,
+            position=position,
+            bias=module.in_proj_bias is not None,
+            key_dim=module.kdim,
+            value_dim=module.vdim,
+            device=out.weight.device,
+            dtype=out.weight.dtype,
+        )
+        with torch.no_grad():
+            for name, (weight, trained) in weights_of(module).items():
+                layer.get_parameter(name).copy_(weight).requires_grad_(trained)
+        return layer.train(module.training)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
+        *,
+        causal: bool = False,
+        key_padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            query: (batch, query_len, embed_dim).
+            key: (batch, key_len, key_dim); None means the query.
+            value: (batch, key_len, value_dim); None means the key.
+            causal: hide keys at later positions; key j stands at j, query i at
+                i + key_len - query_len.
+            key_padding_mask: bool (batch, key_len), True = padding, as in
+                torch.nn.MultiheadAttention. On a GPU, looking for a mask of the other polarity
+                waits for it; torch.compile leaves that out.
+
+        Returns:
+            (batch, query_len, embed_dim).
+
+        Raises:
+            ValueError: shapes that do not fit, a mask that hides all of a sequence.
+            UnsupportedError: what the attention does not support.
+        """
+        if self.shared_qk and key is not None and key is not query:
+            raise ValueError(
+                "a layer with shared_qk=True has no keys but its queries: leave key out, or pass "
+                "the query itself; got another tensor"
+            )
+        _check_polarity(key_padding_mask, query if key is None else key)
+        heads, call = self._prepared(query, key, value, 0, key_padding_mask)
+        return self._merged(self.attention(*heads, causal=causal, **call))
+
+    def prefill(
+        self, hidden: Tensor, *, key_padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """The causal output of the first tokens (batch, tokens, embed_dim), and the state to go on
+        from. There is no gradient: call it under torch.no_grad().
+
+        Raises:
+            ValueError, UnsupportedError: as the call does, and `Attention.prefill`.
+        """
+        _check_polarity(key_padding_mask, hidden)
+        heads, call = self._prepared(hidden, None, None, 0, key_padding_mask)
+        out, state = self.attention.prefill(*heads, **call)
+        return self._merged(out), state
+
+    def step(
+        self, state: State, hidden: Tensor, *, key_padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """The output of the next token or tokens (batch, tokens, embed_dim), and the state after
+        them. `key_padding_mask` is of the new tokens alone, and may hide all of them.
+
+        Raises:
+            ValueError, UnsupportedError: as the call does, and `Attention.step`.
+        """
+        if not isinstance(state, State):
+            raise ValueError(
+                f"step needs the state that prefill or a step gave; got {type(state).__name__}"
+            )
+        heads, call = self._prepared(hidden, None, None, state.length, key_padding_mask)
+        out, state = self.attention.step(state, *heads, **call)
+        return self._merged(out), state
+
+    def reset_parameters(self) -> None:
+        """Draw all projections anew, and give the attention and the position what they begin
+        with."""
+        self._draw_projections()
+        fresh = self.attention.init_parameters(self.num_heads, self.head_dim, self.seed)
+        with torch.no_grad():
+            for name, tensor in fresh.items():
+                self.attention_parameters[name].copy_(tensor)
+        self.position.reset_parameters()
+
+    def extra_repr(self) -> str:
+        shown = f"{self.embed_dim}, {self.num_heads}, kv_heads={self.kv_heads}"
+        if (self.key_dim, self.value_dim) != (self.embed_dim, self.embed_dim):
+            shown += f", key_dim={self.key_dim}, value_dim={self.value_dim}"
+        return f"{shown}, shared_qk={self.shared_qk}, attention={self.attention!r}"
+
+    def _prepared(
+        self,
+        query: Tensor,
+        key: Tensor | None,
+        value: Tensor | None,
+        start: int,
+        key_padding_mask: Tensor | None,
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]:
+        """Query, key and value in heads, and what else the attention is called with; `start` tokens
+        have gone before the first key."""
+        self._check_widths(query, key, value)
+        key = query if key is None else key
+        value = key if value is None else value
+        query_len, key_len, place = query.shape[1], key.shape[1], self.position
+        query_start = start + key_len - query_len
+
+        queries = place.added(query, query_start)
+        keys = queries if key is query else place.added(key, start)
+        values = keys if value is key else place.added(value, start)
+        query = place.turned(self._split(self.query_projection(queries)), query_start)
+        if self.key_projection is None:
+            key = query
+        else:
+            key = place.turned(self._split(self.key_projection(keys)), start)
+        call = {
+            "key_padding_mask": key_padding_mask,
+            "distance_bias": place.distance_bias(
+                query_len, start + key_len, compute_dtype(query.dtype), query.device
+            ),
+            "parameters": dict(self.attention_parameters),
+        }
+        return (query, key, self._split(self.value_projection(values))), call
+
+    def _split(self, projected: Tensor) -> Tensor:
+        return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def _merged(self, heads: Tensor) -> Tensor:
+        merged: Tensor = self.output_projection(heads.transpose(1, 2).flatten(2))
+        return merged
+
+    def _draw_projections(self) -> None:
+        for module in self.children():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def _check_numbers(self) -> None:
+        for name in ("embed_dim", "num_heads", "kv_heads", "key_dim", "value_dim"):
+            number = getattr(self, name)
+            if type(number) is not int or number < 1:
+                raise ValueError(f"{name} must be an integer of at least 1; got {number!r}")
+        if self.embed_dim % self.num_heads:
+            raise ValueError(
+                "embed_dim must be a multiple of num_heads; got "
+                f"embed_dim={self.embed_dim}, num_heads={self.num_heads}"
+            )
+        if self.num_heads % self.kv_heads:
+            raise ValueError(
+                "kv_heads must divide num_heads; got "
+                f"num_heads={self.num_heads}, kv_heads={self.kv_heads}"
+            )
+        if self.shared_qk and (self.kv_heads, self.key_dim) != (self.num_heads, self.embed_dim):
+            raise ValueError(
+                "shared_qk=True makes the key of the query: it needs kv_heads == num_heads and "
+                f"key_dim == embed_dim; got kv_heads={self.kv_heads}, num_heads={self.num_heads}, "
+                f"key_dim={self.key_dim}, embed_dim={self.embed_dim}"
+            )
+        if getattr(self.attention, "shared_qk", False) and not self.shared_qk:
+            raise ValueError(
+                f"{self.attention.info.name} shared_qk=True needs queries that are the keys: make "
+                "the layer with shared_qk=True; got shared_qk=False"
+            )
+
+    def _check_position(self) -> None:
+        name, attention = type(self.position).__name__, self.attention
+        if self.position.needs_distance_bias and "distance_bias" not in attention.supports:
+            able = sorted(x for x, cls in REGISTRY.items() if "distance_bias" in cls.info.supports)
+            raise UnsupportedError(
+                f"position {name} is a bias by distance, which {attention} does not take; these "
+                f"do: {', '.join(able) or 'none'}"
+            )
+        widths = {self.embed_dim, self.key_dim, self.value_dim}
+        if self.position.takes == "embed_dim" and len(widths) > 1:
+            raise ValueError(
+                f"position {name} is added to query, key and value, which must be of one width; "
+                f"got embed_dim={self.embed_dim}, key_dim={self.key_dim}, "
+                f"value_dim={self.value_dim}"
+            )
+
+    def _check_widths(self, query: Tensor, key: Tensor | None, value: Tensor | None) -> None:
+        found, said = query, ""
+        for name, tensor, word, width in (
+            ("query", query, "embed_dim", self.embed_dim),
+            ("key", key, "key_dim", self.key_dim),
+            ("value", value, "value_dim", self.value_dim),
+        ):
+            if tensor is None:
+                said = said or f", as no {name} was given"
+            else:
+                found, said = tensor, ""
+            if found.ndim != 3 or found.shape[-1] != width:
+                raise ValueError(
+                    f"{name} must be (batch, tokens, {word} = {width}); got "
+                    f"{tuple(found.shape)}{said}"
+                )
+
+
+def _attention(attention: Attention | str | None) -> Attention:
+    attention = "full" if attention is None else attention
+    if isinstance(attention, str):
+        return create(attention)
+    if not isinstance(attention, Attention):
+        raise ValueError(
+            "attention must be made by variants.create, or a name in the registry; got "
+            f"{attention!r}"
+        )
+    return attention
+
+
+def _check_polarity(mask: Tensor | None, key: Tensor) -> None:
+    """ValueError for masks in another convention, as far as it shows."""
+    if mask is None:
+        return
+    if mask.dtype != torch.bool:
+        raise ValueError(
+            "key_padding_mask must be bool (batch, key_len), True = padding; got "
+            f"{mask.dtype}: of a mask that is 1 for tokens and 0 for padding, take `mask == 0`"
+        )
+    if torch.compiler.is_compiling() or mask.shape != key.shape[:2]:
+        return
+    hidden = mask.all(-1)
+    if hidden.any():
+        rows = ", ".join(map(str, hidden.nonzero().flatten().tolist()))
+        raise ValueError(
+            f"key_padding_mask hides every key of sequence {rows}: True means padding; if it "
+            "stands for tokens in yours, pass `~mask`"
+        )
