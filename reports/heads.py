@@ -33,24 +33,27 @@ class Comparison:
 
 
 def comparisons(part: Slice) -> list[Comparison]:
-    """A table for each direction, source and kind of projections of a slice of one width."""
+    """A table for each direction, source and kind of projections of a slice of one width; of the
+    methods that finished anywhere."""
     found = []
     for panel in panels(part.rows, x="heads", row="passage", column="call"):
         heads = sorted(panel.rows["heads"].unique())
         rows = []
         for label, own in panel.rows.sort_values("heads").groupby("label", sort=True):
             by_heads = {int(row["heads"]): row for _, row in own.iterrows()}
-            base = next((row for row in by_heads.values() if row["status"] == OK), None)
-            rows.append((str(label), [_cell(by_heads.get(count), base) for count in heads]))
+            finished = [row for row in by_heads.values() if row["status"] == OK]
+            if finished:
+                cells = [_cell(by_heads.get(count), finished[0]) for count in heads]
+                rows.append((str(label), cells))
         found.append(Comparison(describe({"call": panel.column, **panel.fixed}), heads, rows))
     return found
 
 
-def _cell(row: pd.Series[Any] | None, base: pd.Series[Any] | None) -> Cell:
+def _cell(row: pd.Series[Any] | None, base: pd.Series[Any]) -> Cell:
     """The numbers of `base` itself; of another row what it is times that."""
     if row is None:
         return Cell("", (), "", False)
-    if row["status"] != OK or base is None:
+    if row["status"] != OK:
         return Cell("", (str(row["status"]).replace("_", " "),), "", False)
     time, memory = (
         metric.show(float(row[metric.column]))

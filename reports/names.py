@@ -15,11 +15,11 @@ ALONE = "attention alone"  # before the names of other calls, by alphabet too
 
 def with_names(frame: pd.DataFrame) -> pd.DataFrame:
     """Add `label` of a line; `source`, the inputs with their layer; `passage`, the direction and
-    the source; `width`, that of all heads together; `grouping`, `memory` and `call`.
+    the source; `width`, that of all heads together; `grouping`, `memory`, `call` and `keys`.
 
     `grouping` names the key/value heads where they are fewer than the query heads, `memory` the
     keys where they are not as many as the queries, `call` what is timed where that is a layer in
-    some rows.
+    some rows; of `keys` alone errors depend there.
     """
     layer = frame["layer"].astype("string")
     heads, keys = frame["kv_heads"], frame["key_len"]
@@ -32,6 +32,7 @@ def with_names(frame: pd.DataFrame) -> pd.DataFrame:
         passage=frame["direction"].astype(str) + " of " + source.astype(str),
         width=frame["heads"] * frame["head_dim"],
         call=calls if (calls != ALONE).any() else "",
+        keys=(projections == "shared").map({True: "shared with the query", False: "own"}),
         grouping=("kv_heads=" + heads.astype(str)).where(heads != frame["heads"], ""),
         memory=("key_len=" + keys.astype(str)).where(keys != frame["seq_len"], ""),
     )

@@ -16,7 +16,6 @@ from typing import Any, Literal
 import pandas as pd
 
 from reports.metrics import show_count
-from reports.names import ALONE
 from reports.rows import finished
 
 Sort = Literal["head_dim", "width", "decode"]
@@ -125,8 +124,8 @@ def pick(
     """The values of `free` that show most, and their rows.
 
     Most points along `x`; then, of those with at least three quarters of the most finished rows,
-    the longest sequence; then what is most common in `among`; then attention without projections;
-    then more heads.
+    the longest sequence; then what is most common in `among`; then more heads; then what comes
+    first by alphabet, as attention alone does.
     """
     common = finished(among).groupby(list(free)).size().to_dict()
     candidates = []
@@ -144,7 +143,6 @@ def pick(
             it[3].get("seq_len", 0),
             it[2],
             it[1],
-            it[3].get("call") == ALONE,
             it[3].get("heads", 0),
         ),
     )
@@ -167,8 +165,8 @@ def describe(fixed: Fixed) -> str:
                 words.append(DIRECTIONS.get(str(value), str(value)))
             case "machine" | "dtype" | "grouping" | "memory" | "call":
                 words.append(str(value))
-            case "passage":
-                pass  # the direction and the source stand for themselves
+            case "passage" | "keys":
+                pass  # the direction and the source, or the call, stand for themselves
             case "inputs" if "source" in fixed:
                 pass  # the source names the inputs, and their layer
             case "source" | "inputs":

@@ -158,11 +158,12 @@ KINDS = (
         x="heads",
         y=ERROR,
         row="source",
-        column="call",
+        column="keys",
         reading="Distance of the output from exact attention with as many heads on the same "
-        "inputs, and its 95 % interval over query rows. Projections are not applied to the inputs "
-        "of a case; where query and key share theirs, the key is the query, and the error of exact "
-        "attention is what sharing costs.",
+        "inputs, and its 95 % interval over query rows. Separate projections leave it as it is, as "
+        "it is taken behind them; where query and key share theirs, the key is the query, and the "
+        "error of exact attention is what sharing costs. Heads that are fewer or more than the "
+        "captured ones are these joined or split, so that exact attention is another, too.",
         sort="width",
     ),
     Kind(
@@ -172,8 +173,8 @@ KINDS = (
         y=TOKEN_TIME,
         row="source",
         column="dtype",
-        reading="Median time of a step of one token, and the middle half of the steps. A flat line "
-        "costs as much at any length.",
+        reading="Median time of a step of one token, and the middle half of the steps. A flat "
+        "line, or dots in one place, cost as much at any length.",
         sort="decode",
     ),
     Kind(
@@ -184,7 +185,7 @@ KINDS = (
         row="source",
         column="dtype",
         reading="Bytes of the state after so many tokens, room for later ones included. A flat "
-        "line holds as much at any length.",
+        "line, or dots in one place, hold as much at any length.",
         sort="decode",
     ),
 )
