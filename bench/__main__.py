@@ -97,7 +97,8 @@ def run(
     seconds: float,
     timeout: float | None,
 ) -> None:
-    """Measure a sweep: a .toml file, or the name of a built-in one (cpu, field, gpu, smoke, peers).
+    """Measure a sweep: a .toml file, or the name of a built-in one (cpu, field, gpu,
+    layer, smoke, peers).
 
     Without SWEEP the one of the device is taken; with --set alone, a sweep of just those axes on
     top of the defaults if seq_len is among them.

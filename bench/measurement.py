@@ -137,9 +137,10 @@ class Measurement(Case):
     )
     exact_peak_memory_bytes: int | None = _column("the same of the exact implementation", None)
     memory_vs_exact: float | None = _column("peak_memory_bytes / exact_peak_memory_bytes", None)
-
     state_bytes: int | None = _column(
-        "for decode: bytes held between two steps, room for later tokens included", None
+        "for decode: bytes held between two steps, room for later tokens included",
+        None,
+        came_later=True,
     )
 
     approx_error_rel_l2: float | None = _column(

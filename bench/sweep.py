@@ -18,6 +18,7 @@ from typing import Any
 
 import variants
 from bench import inputs
+from bench.decoding import STEPPED_BY
 from bench.measurement import DIRECTIONS, PROJECTIONS, Case
 from variants import Attention
 
@@ -34,9 +35,9 @@ DEFAULTS: dict[str, tuple[Any, ...]] = {
     "seed": (0,),
     "projections": ("none",),
 }
-# Where absent: every registered variant, each at its own grid and implementations; as many keys
-# and key/value heads as queries and query heads; the middle layer of a capture. `width` is that of
-# all heads together, and replaces head_dim.
+# Where absent: every registered variant, each at its own grid and implementations, for decode those
+# with a step; as many keys and key/value heads as queries and query heads; the middle layer of a
+# capture. `width` is that of all heads together, and replaces head_dim.
 OPTIONAL = ("variant", "implementation", "layer", "kv_heads", "key_len", "width")
 AXES = (*OPTIONAL, "seq_len", *DEFAULTS)
 NUMBERS = {int: re.compile(r"-?\d+"), float: re.compile(r"-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")}
@@ -259,6 +260,11 @@ def _expand(
             layers[shape["inputs"]],
             attentions,
         ):
+            if shape["direction"] == "decode" and "variant" not in group:
+                if "step" not in attention.supports:
+                    continue
+                if attention.implementation not in STEPPED_BY:
+                    continue
             if shape["heads"] % kv_heads:
                 raise SweepError(
                     f"kv_heads must divide heads; got heads={shape['heads']}, kv_heads={kv_heads}"

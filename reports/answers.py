@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from reports.metrics import ERROR, ERROR_BUDGET, MEMORY, SUMMARY, TIME, Metric
+from reports.metrics import DECODING, ERROR, ERROR_BUDGET, SUMMARY, TIME, Metric
 from reports.rows import finished
 from reports.slices import SCENE, Slice, pick
 
@@ -29,6 +29,7 @@ class Answer:
     source: str
     dtype: str
     direction: str
+    call: str
     heads: int
     seq_len: int
     done: int
@@ -50,22 +51,30 @@ def answers(part: Slice) -> list[Answer]:
         longest_rows = group[group["seq_len"] == longest]
         _, rows = pick(longest_rows, x="seq_len", free=free, among=part.rows)
         done = finished(rows)
+        metrics = summary_of(part)
         first = done.iloc[0]
         found.append(
             Answer(
                 source=first["source"],
                 dtype=first["dtype"],
                 direction=first["direction"],
+                call=first["call"],
                 heads=int(first["heads"]),
                 seq_len=int(longest),
                 done=len(done),
                 cases=len(rows),
-                fastest=_best(done, TIME),
-                accurate=_best(done[done[ERROR.column] <= ERROR_BUDGET], TIME),
-                smallest=_best(done, MEMORY),
+                fastest=_best(done, TIME, metrics),
+                accurate=_best(done[done[ERROR.column] <= ERROR_BUDGET], TIME, metrics),
+                smallest=_best(done, metrics[2], metrics),
             )
         )
     return found
+
+
+def summary_of(part: Slice) -> Sequence[Metric]:
+    """Time, speedup, memory and error: of decoding, a token's time and what is held for the next
+    one."""
+    return DECODING if part.sort == "decode" else SUMMARY
 
 
 def numbers(row: pd.Series, metrics: Sequence[Metric]) -> list[str]:
@@ -73,13 +82,13 @@ def numbers(row: pd.Series, metrics: Sequence[Metric]) -> list[str]:
     return ["" if pd.isna(row[m.column]) else m.show(float(row[m.column])) for m in metrics]
 
 
-def _best(rows: pd.DataFrame, metric: Metric) -> Choice | None:
+def _best(rows: pd.DataFrame, metric: Metric, metrics: Sequence[Metric]) -> Choice | None:
     values = rows[metric.column].astype("float64").dropna()
     if values.empty:
         return None
     best = values.argmin() if metric.better == "lower" else values.argmax()
     row = rows.loc[values.index].iloc[int(best)]
-    time, speedup, memory, error = numbers(row, SUMMARY)
+    time, speedup, memory, error = numbers(row, metrics)
     cost = f"{time} · speedup {speedup}" if speedup else time
     wrong = bool(pd.notna(row[ERROR.column]) and row[ERROR.column] >= ERROR.useless)
     return Choice(row["label"], tuple(filter(None, (cost, memory))), error, wrong)

@@ -34,7 +34,12 @@ def draw_all(runs: Runs, folder: Path) -> list[Drawing]:
     """Every figure of every slice, as PNG files in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     looks = styles(runs.frame)
-    return [_draw_one(kind, part, looks, folder) for part in split(runs.frame) for kind in KINDS]
+    return [
+        _draw_one(kind, part, looks, folder)
+        for part in split(runs.frame)
+        for kind in KINDS
+        if kind.sort == part.sort
+    ]
 
 
 def _draw_one(kind: Kind, part: Slice, looks: Styles, folder: Path) -> Drawing:

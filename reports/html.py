@@ -12,11 +12,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from reports.answers import answers
 from reports.figures.kinds import Kind
+from reports.heads import comparisons
 from reports.listing import listing, reasons
 from reports.metrics import ERROR_BUDGET, show_bytes, show_count
 from reports.peers import ALLOCATORS, by_attention, races, standing
 from reports.rows import Runs
-from reports.slices import Slice, describe
+from reports.slices import DIRECTIONS, Slice, describe
 from reports.tables import status_counts
 
 TEMPLATE = "report.html"
@@ -61,9 +62,13 @@ def page(runs: Runs, drawings: Sequence[Drawing]) -> str:
         "width": width,
         "describe": describe,
         "answers": answers,
+        "comparisons": comparisons,
     }
     against = races(runs.frame)
     return environment.get_template(TEMPLATE).render(
+        directions=DIRECTIONS,
+        sorts={drawing.part.sort for drawing in drawings},
+        projections=(runs.frame["call"] != "").any(),
         races=by_attention(against),
         standing=standing(against),
         allocators=ALLOCATORS,

@@ -28,6 +28,7 @@ CASE = (
     "memory",
     "head_dim",
     "seed",
+    "projections",
 )
 TITLES = {
     "hyperparameters": "settings",

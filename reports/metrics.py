@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 ERROR_BUDGET = 0.1  # the error up to which the page calls an answer accurate
@@ -104,6 +104,16 @@ MEMORY = Metric(
     show=show_bytes,
     exact="exact_peak_memory_bytes",
 )
+TOKEN_TIME = replace(TIME, label="time per token", short="time per token")
+STATE = Metric(
+    column="state_bytes",
+    label="bytes held between two steps",
+    short="state",
+    unit="bytes",
+    better="lower",
+    log=True,
+    show=show_bytes,
+)
 ERROR = Metric(
     column="approx_error_rel_l2",
     label="relative L2 error of the output",
@@ -148,4 +158,5 @@ ROOFLINE = Metric(
 
 # The numbers in tables, in order: a few in a terminal, more on the page.
 SUMMARY = (TIME, SPEEDUP, MEMORY, ERROR)
-TABLE = (*SUMMARY, MASS_RECALL, ROOFLINE)
+DECODING = (TOKEN_TIME, SPEEDUP, STATE, ERROR)
+TABLE = (TIME, SPEEDUP, MEMORY, STATE, ERROR, MASS_RECALL, ROOFLINE)

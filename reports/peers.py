@@ -34,6 +34,7 @@ CASE = (
     "grouping",
     "memory",
     "seed",
+    "projections",
     "seq_len",
 )
 ERROR = 2.0  # times the public one's own error that coarse scores may have

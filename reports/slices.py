@@ -2,31 +2,43 @@
 
 A line holds nothing constant by luck: a slice fixes what splits figures, a panel fixes its row and
 column and picks one value of everything else that is not on an axis.
+
+There are slices of three sorts: calls of one width of a head; those of one width of all heads
+together, with several numbers of heads; and steps of decoding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from reports.metrics import show_count
 from reports.rows import finished
 
-# One set of figures for each combination of these.
-SPLIT = ("machine", "causal", "head_dim", "batch", "grouping", "memory")
+Sort = Literal["head_dim", "width", "decode"]
+# One set of figures for each combination of these, and of the width of one head or of all.
+ALIKE = ("machine", "causal", "batch", "grouping", "memory")
+SPLIT: Mapping[Sort, Sequence[str]] = {
+    "head_dim": ("machine", "causal", "head_dim", *ALIKE[2:]),
+    "width": ("machine", "causal", "width", *ALIKE[2:]),
+    "decode": ("machine", "direction", "causal", "head_dim", *ALIKE[2:]),
+}
 # Within a figure these are on an axis, a facet, or picked.
-SCENE = ("source", "dtype", "heads", "seq_len", "direction", "seed")
+SCENE = ("source", "dtype", "heads", "seq_len", "direction", "call", "seed")
+DIRECTIONS = {"forward_backward": "forward + backward", "decode": "decoding step"}
 
 Fixed = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Rows that agree in everything of `SPLIT`; `name` is a file name part, empty if alone."""
+    """Rows that agree in everything of `SPLIT`; `name` is a file name part, empty if it is the
+    only one of its sort."""
 
+    sort: Sort
     name: str
     fixed: Fixed
     rows: pd.DataFrame
@@ -43,12 +55,50 @@ class Panel:
 
 
 def split(frame: pd.DataFrame) -> list[Slice]:
-    """The slices of a frame, the one with the most numbers first."""
-    groups = [(_named(SPLIT, key), rows) for key, rows in frame.groupby(list(SPLIT), sort=True)]
+    """The slices of a frame, by sort, and the one with the most numbers first.
+
+    A row may be in two of them, as a number of heads at one width and as a case of its head_dim.
+    """
+    decoding = frame["direction"] == "decode"
+    calls, steps = frame[~decoding], frame[decoding]
+    wide = calls[_of_several_widths(calls)]
+    return [
+        *_slices("head_dim", calls.drop(_shown(calls, wide))),
+        *_slices("width", wide),
+        *_slices("decode", steps),
+    ]
+
+
+def _of_several_widths(calls: pd.DataFrame) -> pd.Series[bool]:
+    """Whether a case was measured with more and narrower, or fewer and wider heads as well."""
+    same = [*SPLIT["width"], *(dim for dim in SCENE if dim != "heads")]
+    return calls.groupby(same)["head_dim"].transform("nunique") > 1
+
+
+def _shown(calls: pd.DataFrame, wide: pd.DataFrame) -> pd.Index[int]:
+    """The rows that need no figures by head_dim, as those by width show all of that head_dim.
+
+    Where this leaves no figure against the length, the head_dim with the most rows keeps its own.
+    """
+    shown: list[int] = []
+    for _, alike in calls.groupby(list(ALIKE)):
+        groups = [rows for _, rows in alike.groupby("head_dim")]
+        over = [rows for rows in groups if rows.index.isin(wide.index).all()]
+        if len(over) == len(groups):
+            over.sort(key=lambda rows: (len(finished(rows)), -rows["head_dim"].iloc[0]))
+            over = over[:-1] if over[-1]["seq_len"].nunique() > 1 else over
+        shown.extend(index for rows in over for index in rows.index)
+    return pd.Index(shown)
+
+
+def _slices(sort: Sort, frame: pd.DataFrame) -> list[Slice]:
+    dims = SPLIT[sort]
+    groups = [(_named(dims, key), rows) for key, rows in frame.groupby(list(dims), sort=True)]
     groups.sort(key=lambda group: -len(finished(group[1])))
-    varying = [dim for dim in SPLIT if len({fixed[dim] for fixed, _ in groups}) > 1]
+    varying = [dim for dim in dims if len({fixed[dim] for fixed, _ in groups}) > 1]
     return [
         Slice(
+            sort=sort,
             name=_file_name({dim: fixed[dim] for dim in varying}) if len(groups) > 1 else "",
             fixed=fixed,
             rows=rows,
@@ -74,7 +124,8 @@ def pick(
     """The values of `free` that show most, and their rows.
 
     Most points along `x`; then, of those with at least three quarters of the most finished rows,
-    the longest sequence; then what is most common in `among`; then more heads.
+    the longest sequence; then what is most common in `among`; then more heads; then what comes
+    first by alphabet, as attention alone does.
     """
     common = finished(among).groupby(list(free)).size().to_dict()
     candidates = []
@@ -88,7 +139,12 @@ def pick(
     candidates = [candidate for candidate in candidates if candidate[1] >= 0.75 * most]
     *_, fixed, group = max(
         candidates,
-        key=lambda it: (it[3].get("seq_len", 0), it[2], it[1], it[3].get("heads", 0)),
+        key=lambda it: (
+            it[3].get("seq_len", 0),
+            it[2],
+            it[1],
+            it[3].get("heads", 0),
+        ),
     )
     return fixed, group
 
@@ -101,13 +157,16 @@ def describe(fixed: Fixed) -> str:
             case "causal":
                 words.append("causal" if value else "not causal")
             case "seq_len":
-                words.append(f"length {show_count(value)}")
+                is_context = fixed.get("direction") == "decode"
+                words.append(f"{'context' if is_context else 'length'} {show_count(value)}")
             case "heads":
                 words.append(f"{value} head" + ("s" if value != 1 else ""))
-            case "machine" | "dtype" | "direction" | "grouping" | "memory":
-                words.append(str(value).replace("forward_backward", "forward + backward"))
-            case "passage":
-                pass  # the direction and the source stand for themselves
+            case "direction":
+                words.append(DIRECTIONS.get(str(value), str(value)))
+            case "machine" | "dtype" | "grouping" | "memory" | "call":
+                words.append(str(value))
+            case "passage" | "keys":
+                pass  # the direction and the source, or the call, stand for themselves
             case "inputs" if "source" in fixed:
                 pass  # the source names the inputs, and their layer
             case "source" | "inputs":
@@ -131,7 +190,8 @@ def also_measured(rows: pd.DataFrame, drawn: Sequence[Panel]) -> str:
         if others := sorted(set(finished(rows)[dim].unique()) - shown):
             text = ", ".join(show_count(v) if dim == "seq_len" else str(v) for v in others[:6])
             more = f" and {len(others) - 6} more" if len(others) > 6 else ""
-            parts.append(f"{'inputs' if dim == 'source' else dim} {text}{more}")
+            name = {"source": "inputs ", "call": ""}.get(dim, f"{dim} ")
+            parts.append(f"{name}{text}{more}")
     return "; ".join(parts)
 
 

@@ -15,8 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.measurement import CASE_COLUMNS, COLUMNS, DESCRIPTIONS, NUMBERS
-from reports.answers import numbers
-from reports.metrics import SUMMARY, TIME, show_count
+from reports.answers import numbers, summary_of
+from reports.metrics import TIME, show_count
 from reports.rows import EXACT, OK, finished
 from reports.slices import Panel, common, describe, panels, split
 
@@ -26,6 +26,7 @@ SUMMARY_ROWS = 30  # at most, a heading for each group included
 def summary_table(frame: pd.DataFrame) -> Table:
     """The fastest cases at the longest lengths of each dtype and direction, for a terminal."""
     part = split(frame)[0]
+    metrics = summary_of(part)
     groups = panels(part.rows, x="seq_len", row="direction", column="dtype")
     groups = groups[: SUMMARY_ROWS // 4]
     chosen = [_longest(group, SUMMARY_ROWS // len(groups) - 1) for group in groups]
@@ -38,7 +39,7 @@ def summary_table(frame: pd.DataFrame) -> Table:
         box=SIMPLE_HEAD,
     )
     table.add_column("variant", overflow="fold")
-    for name in ("length", *(metric.short for metric in SUMMARY)):
+    for name in ("length", *(metric.short for metric in metrics)):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
     for scene, rows in zip(scenes, chosen, strict=True):
@@ -49,7 +50,7 @@ def summary_table(frame: pd.DataFrame) -> Table:
             table.add_row(
                 f"  {escape(row['label'])}",
                 show_count(row["seq_len"]),
-                *numbers(row, SUMMARY),
+                *numbers(row, metrics),
                 row["status"],
             )
     shown = sum(map(len, chosen))

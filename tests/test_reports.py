@@ -34,11 +34,12 @@ from reports.figures.kinds import KINDS, MOST_LINES, Kind
 from reports.figures.layout import draw
 from reports.figures.naming import LINE, Room
 from reports.figures.style import styles
+from reports.heads import comparisons
 from reports.html import facts
 from reports.listing import listing, reasons
 from reports.metrics import ERROR, TIME, show_bytes, show_count, show_error, show_ms
 from reports.names import machine_name
-from reports.rows import RunError, read_runs
+from reports.rows import RunError, finished, read_runs
 from reports.slices import Panel, also_measured, common, panels, split
 from reports.tables import reproduce_command, summary_table, variants_table
 
@@ -65,6 +66,7 @@ ENVIRONMENT = {
     "hardware": {"processor": "Some CPU", "threads": 2, "memory_bytes": 2**34, "gpu": None},
     "sweep": {"name": "cpu", "groups": [{"seq_len": [256]}]},
 }
+REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 KIND = {kind.name: kind for kind in KINDS}
 
 
@@ -182,6 +184,22 @@ def test_missing_columns_are_named(run: Path) -> None:
     table.to_csv(run / "results.csv", index=False)
     with pytest.raises(RunError, match=r"lacks 2 of .*: dtype, mass_recall\. .* another version"):
         read_runs([run])
+
+
+def test_a_run_from_before_a_column_came_reads_as_it_was_meant(run: Path) -> None:
+    table = pd.read_csv(run / "results.csv").drop(columns=["projections", "state_bytes"])
+    table.to_csv(run / "results.csv", index=False)
+    frame = read_runs([run]).frame
+    assert set(frame["projections"]) == {"none"}
+    assert frame["state_bytes"].isna().all()
+    assert frame["state_bytes"].dtype == "Int64"
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in REFERENCE.iterdir()))
+def test_published_runs_can_be_read(name: str) -> None:
+    frame = read_runs([REFERENCE / name]).frame
+    assert len(finished(frame)) > 100
+    assert {part.sort for part in split(frame)} == {"head_dim"}
 
 
 def test_columns_that_came_later_do_no_harm(run: Path) -> None:
@@ -346,18 +364,33 @@ def test_a_panel_mixes_nothing_but_its_axis(tmp_path: Path) -> None:
         "causal": (True, False),
         "direction": ("forward", "forward_backward"),
         "seed": (0, 1),
+        "projections": ("none", "separate"),
     }
     rows = [done()]
     rows += [done(seq_len=512, key_len=512)]
     rows += [done(**{name: value}) for name, (_, value) in values.items()]
+    # The same at twice as many heads, and as steps of decoding.
+    rows += [
+        replace(row, heads=2 * row.heads, kv_heads=2 * row.kv_heads, head_dim=row.head_dim // 2)
+        for row in rows
+    ]
+    rows += [replace(row, direction="decode") for row in rows if row.direction == "forward"]
     frame = frame_of(tmp_path, rows)
-    for kind in KINDS:
-        free = {"seq_len", "key_len"} if kind.x == "seq_len" else {"heads", "kv_heads"}
-        free = free if isinstance(kind.x, str) else set()
-        for part in split(frame):
+    drawn = set()
+    for part in split(frame):
+        for kind in KINDS:
+            if kind.sort != part.sort:
+                continue
+            free = {"seq_len", "key_len"} if kind.x == "seq_len" else {"heads", "kv_heads"}
+            free = free | {"head_dim"} if kind.sort == "width" else free
+            free = free if isinstance(kind.x, str) else set()
             for panel in panels(part.rows, x=kind.x_column, row=kind.row, column=kind.column):
                 fixed = [name for name in CASE_COLUMNS if name not in free]
                 assert panel.rows[fixed].drop_duplicates().shape[0] == 1
+                if len(panel.rows) > 1:
+                    drawn.add(kind.name)
+                assert (panel.rows["direction"] == "decode").all() == (kind.sort == "decode")
+    assert {"time_vs_length", "time_at_equal_width", "time_per_token"} <= drawn
 
 
 def test_the_slice_with_most_lengths_is_drawn_and_the_rest_is_named(tmp_path: Path) -> None:
@@ -366,7 +399,7 @@ def test_the_slice_with_most_lengths_is_drawn_and_the_rest_is_named(tmp_path: Pa
     rows += [done(seq_len=n, inputs="smollm2", layer=15) for n in (256, 512)]
     part = split(frame_of(tmp_path, rows))[0]
     drawn = panels(part.rows, x="seq_len", row="direction", column="dtype")
-    assert drawn[0].fixed == {"source": "gaussian", "heads": 8, "seed": 0}
+    assert drawn[0].fixed == {"source": "gaussian", "heads": 8, "call": "", "seed": 0}
     assert also_measured(part.rows, drawn) == "inputs smollm2 layer 15; heads 1, 2"
 
 
@@ -571,6 +604,153 @@ def test_one_number_of_heads_is_no_figure(run: Path) -> None:
     )
 
 
+# Heads at equal width, projections
+
+
+def at_width(*heads: int, width: int = 512, **changes: Any) -> list[Measurement]:
+    """Rows of 100 ms at one head and 10 ms more for each further one."""
+    return [
+        done(90 + 10 * count, heads=count, head_dim=width // count, **changes) for count in heads
+    ]
+
+
+def sorts(frame: pd.DataFrame) -> list[tuple[str, int]]:
+    return [(part.sort, len(part.rows)) for part in split(frame)]
+
+
+def test_heads_of_one_width_stand_together_and_nowhere_else(tmp_path: Path) -> None:
+    frame = frame_of(tmp_path, at_width(1, 8, 32))
+    assert sorts(frame) == [("width", 3)]
+    assert split(frame)[0].fixed["width"] == 512
+    # With several lengths the figures against the length are of one head_dim.
+    lengths = [row for n in (256, 512) for row in at_width(1, 8, 32, seq_len=n)]
+    frame = frame_of(tmp_path, lengths)
+    assert sorts(frame) == [("head_dim", 2), ("width", 6)]
+
+
+def test_rows_of_an_ordinary_sweep_are_in_both(tmp_path: Path) -> None:
+    rows = [done(seq_len=n) for n in (256, 1024)] + at_width(1, 32)
+    frame = frame_of(tmp_path, rows)
+    assert sorts(frame) == [("head_dim", 2), ("width", 3)]
+    assert set(split(frame)[0].rows["head_dim"]) == {64}
+
+
+def test_equal_width_by_chance_is_no_comparison(tmp_path: Path) -> None:
+    rows = [done(heads=8, head_dim=64), done(heads=4, head_dim=128, seq_len=512)]
+    assert sorts(frame_of(tmp_path, rows)) == [("head_dim", 1), ("head_dim", 1)]
+
+
+def test_a_figure_has_a_panel_for_each_kind_of_projections(tmp_path: Path) -> None:
+    rows = [
+        row for kind in ("none", "separate", "shared") for row in at_width(1, 8, projections=kind)
+    ]
+    frame = frame_of(tmp_path, rows)
+    figure, (alone, separate, shared) = figure_of(KIND["time_at_equal_width"], frame)
+    titles = [ax.get_title(loc="left") for ax in (alone, separate, shared)]
+    assert titles == ["attention alone", "separate projections", "shared projections"]
+    for ax in (alone, separate, shared):
+        assert lines_of(ax) == {"full": [1, 8]}
+    assert any("width 512" in text.get_text() for text in figure.texts)
+    _, (own, same) = figure_of(KIND["error_at_equal_width"], frame)
+    assert own.get_title(loc="left").endswith("attention alone")
+    assert same.get_title(loc="left").endswith("shared projections")
+
+
+def test_the_page_says_what_more_heads_cost(tmp_path: Path) -> None:
+    rows = at_width(1, 2, 4) + at_width(2, 4, variant="lsh")
+    rows += [failed(heads=1, head_dim=512, variant="lsh")]
+    rows += [failed(heads=h, head_dim=512 // h, variant="performer") for h in (1, 2)]
+    rows[2] = replace(rows[2], peak_memory_bytes=2**22, approx_error_rel_l2=1.5)
+    (found,) = comparisons(split(frame_of(tmp_path, rows))[0])
+    assert list(found.heads) == [1, 2, 4]
+    shown = {label: [(cell.time, *cell.lines) for cell in cells] for label, cells in found.rows}
+    assert shown == {
+        "full": [
+            ("100 ms", "memory 1.00 MiB"),
+            ("1.10×", "memory 1.00×"),
+            ("1.30×", "memory 4.00×"),
+        ],
+        "lsh": [
+            ("", "timeout"),
+            ("110 ms", "memory 1.00 MiB"),
+            ("1.18×", "memory 1.00×"),
+        ],
+    }
+    full = dict(found.rows)["full"]
+    assert [(cell.error, cell.is_wrong) for cell in full] == [
+        ("0.500", False), ("0.500", False), ("1.50", True),
+    ]  # fmt: skip
+    text = build_report([tmp_path]).read_text()
+    assert "all of them together are 512 channels wide" in text
+
+
+def test_other_figures_show_attention_without_projections(tmp_path: Path) -> None:
+    rows = [
+        done(seq_len=n, projections=kind)
+        for kind in ("shared", "separate", "none")
+        for n in (256, 512)
+    ]
+    frame = frame_of(tmp_path, rows)
+    part = split(frame)[0]
+    (panel,) = panels(part.rows, x="seq_len", row="passage", column="dtype")
+    assert panel.fixed["call"] == "attention alone"
+    assert also_measured(part.rows, [panel]) == "separate projections, shared projections"
+    (answer,) = answers(part)
+    assert answer.call == "attention alone"
+    assert "projections" in [column.title for column in listing(frame).columns]
+
+
+# Decoding
+
+
+def steps(time: float = 0.1, **changes: Any) -> list[Measurement]:
+    """Steps at two lengths, twice as much held at the second."""
+    return [
+        replace(done(time, direction="decode", seq_len=n, **changes), state_bytes=n * 1024)
+        for n in (256, 512)
+    ]
+
+
+def test_steps_of_decoding_have_figures_of_their_own(tmp_path: Path) -> None:
+    rows = [*steps(), *steps(0.05, variant="linear"), done(), done(seq_len=512)]
+    rows += [failed(variant="lsh", direction="decode")]
+    frame = frame_of(tmp_path, rows)
+    calls, decoding = split(frame)
+    assert (calls.sort, decoding.sort) == ("head_dim", "decode")
+    assert set(calls.rows["direction"]) == {"forward"}
+    text = build_report([tmp_path]).read_text()
+    names = {path.name for path in (tmp_path / "report" / "figures").iterdir()}
+    assert {"time_per_token.png", "state_vs_context.png", "time_vs_length.png"} <= names
+    assert "one step: the next token" in text
+    assert "decoding step" in text
+    assert "context 512" in text
+    assert "least state" in text
+    for kind, label in (("time_per_token", "time per token"), ("state_vs_context", "bytes held")):
+        figure, (ax,) = figure_of(KIND[kind], decoding.rows)
+        assert lines_of(ax) == {"full": [256, 512], "linear": [256, 512]}
+        assert list(marks_of(ax)) == ["timeout:lsh"]
+        assert ax.get_ylabel().startswith(label)
+        assert ax.get_xlabel() == "tokens so far"
+        assert any("decoding step" in text.get_text() for text in figure.texts)
+
+
+def test_the_answer_for_decoding_is_by_what_is_held(tmp_path: Path) -> None:
+    rows = [*steps(0.5, variant="linear"), *steps(0.1, variant="performer")]
+    rows[1] = replace(rows[1], state_bytes=1024, peak_memory_bytes=2**30)
+    (answer,) = answers(split(frame_of(tmp_path, rows))[0])
+    assert answer.smallest is not None
+    assert answer.fastest is not None
+    assert (answer.smallest.label, answer.fastest.label) == ("linear", "performer")
+    assert "1.00 KiB" in answer.smallest.lines
+
+
+def test_the_summary_of_decoding_is_of_tokens_and_states(tmp_path: Path) -> None:
+    table = summary_table(frame_of(tmp_path, steps()))
+    titles = [str(column.header) for column in table.columns]
+    assert titles == ["variant", "length", "time per token", "speedup", "state", "error", "status"]
+    assert "decoding step" in str(table.title)
+
+
 # Tables
 
 
@@ -593,7 +773,8 @@ def test_the_command_names_every_column_of_the_case(tmp_path: Path) -> None:
         '--set "variant=lsh bucket_size=64 num_hashes=1 seed=0 shared_qk=False" '
         "--set implementation=auto --set inputs=smollm2 --set layer=15 --set dtype=float32 "
         "--set batch=1 --set heads=8 --set kv_heads=8 --set seq_len=4096 --set key_len=4096 "
-        "--set head_dim=64 --set causal=true --set direction=forward --set seed=0"
+        "--set head_dim=64 --set causal=true --set direction=forward --set seed=0 "
+        "--set projections=none"
     )
     for name in CASE_COLUMNS:
         if name not in ("device", "hyperparameters"):

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pytest
 
 import variants
-from bench import sweep
+from bench import inputs, sweep
 from bench.measurement import Case
 from bench.sweep import AXES, BUILT_IN, Sweep, SweepError, attention_of, parse, read
 from tests.cases import capture_file, case
@@ -66,7 +66,24 @@ class TestFiles:
 
     def test_every_built_in_sweep_is_tested(self) -> None:
         # That of the peers needs what it races: see test_peers.py.
-        assert {file.stem for file in BUILT_IN.glob("*.toml")} == {*WHOLE, "peers"}
+        assert {file.stem for file in BUILT_IN.glob("*.toml")} == {*WHOLE, "layer", "peers"}
+
+    def test_the_sweep_of_a_layer_has_heads_projections_and_decoding(self) -> None:
+        planned = read("layer").cases("cpu", {})
+        calls = [c for c in planned if c.direction != "decode"]
+        steps = [c for c in planned if c.direction == "decode"]
+        assert {c.variant for c in steps} == {
+            name for name, cls in variants.REGISTRY.items() if "step" in cls.info.supports
+        }
+        assert {256, 16384} <= {c.seq_len for c in steps}
+        assert {c.heads * c.head_dim for c in calls} == {512}
+        points = {(c.variant, c.heads, c.projections) for c in calls}
+        names = {c.variant for c in calls}
+        kinds = ("none", "separate", "shared")
+        assert points == set(itertools.product(names, (1, 2, 4, 8, 16, 32), kinds))
+        for heads in (1, 2, 4, 8, 16, 32):
+            one = next(c for c in calls if c.heads == heads)
+            assert inputs.load(one, {}).query.shape == (1, heads, 1024, 512 // heads)
 
     def test_a_folder_does_not_hide_a_built_in_sweep(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -77,7 +94,7 @@ class TestFiles:
 
     def test_an_unknown_sweep_names_the_built_in_ones(self) -> None:
         with pytest.raises(
-            SweepError, match=r"no sweep 'cpuu'; .* one of: cpu, field, gpu, peers, smoke$"
+            SweepError, match=r"no sweep 'cpuu'; .* one of: cpu, field, gpu, layer, peers, smoke$"
         ):
             read("cpuu")
 
@@ -259,6 +276,16 @@ class TestCases:
         found = [attention_of(one) for one in cases("seq_len=16")]
         assert len(found) == len(set(found))
         assert set(found) == {one for name in variants.REGISTRY for one in variants.grid(name)}
+
+    def test_without_a_variant_those_with_a_step_decode(self) -> None:
+        found = cases("seq_len=16", "direction=decode,forward", "causal=true")
+        names = {c.variant for c in found if c.direction == "decode"}
+        assert names == {
+            name for name, cls in variants.REGISTRY.items() if "step" in cls.info.supports
+        }
+        assert {c.variant for c in found} == set(variants.REGISTRY)
+        (asked,) = cases("seq_len=16", "direction=decode", "variant=lsh bucket_size=8")
+        assert asked.variant == "lsh"
 
     def test_axes_are_combined(self) -> None:
         found = cases(

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from reports.metrics import ERROR, MEMORY, TIME, Metric
+from reports.metrics import ERROR, MEMORY, STATE, TIME, TOKEN_TIME, Metric
 from reports.rows import finished
-from reports.slices import Panel
+from reports.slices import Panel, Sort
 
 MOST_LINES = 10  # in one set of axes; more are ranked, each in a row of its own
 COUNTS = {"seq_len": "sequence length", "heads": "query heads"}
@@ -17,7 +17,8 @@ COUNTS = {"seq_len": "sequence length", "heads": "query heads"}
 
 @dataclass(frozen=True)
 class Kind:
-    """One sort of figure: y against x, and a panel for each value of `row` and `column`."""
+    """One sort of figure: y against x, and a panel for each value of `row` and `column`; drawn of
+    slices of that `sort`."""
 
     name: str
     title: str
@@ -26,6 +27,7 @@ class Kind:
     row: str
     column: str
     reading: str
+    sort: Sort = "head_dim"
 
     @property
     def x_column(self) -> str:
@@ -35,7 +37,9 @@ class Kind:
     @property
     def x_label(self) -> str:
         """What stands along that axis."""
-        return self.x.label if isinstance(self.x, Metric) else COUNTS[self.x]
+        if isinstance(self.x, Metric):
+            return self.x.label
+        return "tokens so far" if self.sort == "decode" else COUNTS[self.x]
 
     def missing(self, rows: pd.DataFrame) -> str:
         """Why there is nothing to see in these rows; empty if there is."""
@@ -72,6 +76,8 @@ def _way(panel: Panel) -> tuple[str, str]:
 
 
 _TIMES = "Median time of a call, and the middle half of the calls."
+_MEMORY = "The most bytes allocated at once beyond the inputs, the output included."
+_WIDTH = "The heads share one width: twice as many are half as wide."
 
 KINDS = (
     Kind(
@@ -91,7 +97,7 @@ KINDS = (
         y=MEMORY,
         row="passage",
         column="dtype",
-        reading="The most bytes allocated at once beyond the inputs, the output included.",
+        reading=_MEMORY,
     ),
     Kind(
         name="error_vs_length",
@@ -124,6 +130,62 @@ KINDS = (
         y=TIME,
         row="direction",
         column="dtype",
-        reading=_TIMES,
+        reading=f"{_TIMES} All heads are equally wide, so that more of them are more work.",
+    ),
+    Kind(
+        name="time_at_equal_width",
+        title="Heads at equal width: time",
+        x="heads",
+        y=TIME,
+        row="passage",
+        column="call",
+        reading=f"{_TIMES} {_WIDTH}",
+        sort="width",
+    ),
+    Kind(
+        name="memory_at_equal_width",
+        title="Heads at equal width: peak memory",
+        x="heads",
+        y=MEMORY,
+        row="passage",
+        column="call",
+        reading=f"{_MEMORY} {_WIDTH}",
+        sort="width",
+    ),
+    Kind(
+        name="error_at_equal_width",
+        title="Heads at equal width: error",
+        x="heads",
+        y=ERROR,
+        row="source",
+        column="keys",
+        reading="Distance of the output from exact attention with as many heads on the same "
+        "inputs, and its 95 % interval over query rows. Separate projections leave it as it is, as "
+        "it is taken behind them; where query and key share theirs, the key is the query, and the "
+        "error of exact attention is what sharing costs. Heads that are fewer or more than the "
+        "captured ones are these joined or split, so that exact attention is another, too.",
+        sort="width",
+    ),
+    Kind(
+        name="time_per_token",
+        title="Decoding: time per token against context length",
+        x="seq_len",
+        y=TOKEN_TIME,
+        row="source",
+        column="dtype",
+        reading="Median time of a step of one token, and the middle half of the steps. A flat "
+        "line, or dots in one place, cost as much at any length.",
+        sort="decode",
+    ),
+    Kind(
+        name="state_vs_context",
+        title="Decoding: what is held between two steps",
+        x="seq_len",
+        y=STATE,
+        row="source",
+        column="dtype",
+        reading="Bytes of the state after so many tokens, room for later ones included. A flat "
+        "line, or dots in one place, hold as much at any length.",
+        sort="decode",
     ),
 )

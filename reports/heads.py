@@ -1,0 +1,70 @@
+"""What more heads cost at equal width: each number of heads beside the fewest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from reports.metrics import ERROR, MEMORY, TIME, show_ratio
+from reports.rows import OK
+from reports.slices import Slice, describe, panels
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A method at one number of heads: its time, and what else is said of it."""
+
+    time: str
+    lines: tuple[str, ...]
+    error: str
+    is_wrong: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Methods by numbers of heads; a row starts with the label."""
+
+    title: str
+    heads: Sequence[int]
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+
+
+def comparisons(part: Slice) -> list[Comparison]:
+    """A table for each direction, source and kind of projections of a slice of one width; of the
+    methods that finished anywhere."""
+    found = []
+    for panel in panels(part.rows, x="heads", row="passage", column="call"):
+        heads = sorted(panel.rows["heads"].unique())
+        rows = []
+        for label, own in panel.rows.sort_values("heads").groupby("label", sort=True):
+            by_heads = {int(row["heads"]): row for _, row in own.iterrows()}
+            finished = [row for row in by_heads.values() if row["status"] == OK]
+            if finished:
+                cells = [_cell(by_heads.get(count), finished[0]) for count in heads]
+                rows.append((str(label), cells))
+        found.append(Comparison(describe({"call": panel.column, **panel.fixed}), heads, rows))
+    return found
+
+
+def _cell(row: pd.Series[Any] | None, base: pd.Series[Any]) -> Cell:
+    """The numbers of `base` itself; of another row what it is times that."""
+    if row is None:
+        return Cell("", (), "", False)
+    if row["status"] != OK:
+        return Cell("", (str(row["status"]).replace("_", " "),), "", False)
+    time, memory = (
+        metric.show(float(row[metric.column]))
+        if row is base
+        else show_ratio(float(row[metric.column]) / float(base[metric.column]))
+        for metric in (TIME, MEMORY)
+    )
+    error = row[ERROR.column]
+    return Cell(
+        time,
+        (f"memory {memory}",),
+        "" if pd.isna(error) else ERROR.show(float(error)),
+        bool(pd.notna(error) and error >= ERROR.useless),
+    )
