@@ -163,6 +163,12 @@ class Shape:
         mask[1:2] = True
         return mask.to(device)
 
+    def distance_bias(self, dtype: torch.dtype = torch.float64, device: str = "cpu") -> Tensor:
+        """Of the size of scores, another for each head and distance."""
+        generator = torch.Generator().manual_seed(3)
+        shape = (self.heads, self.query_len + self.key_len - 1)
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
+
 
 SHAPES = {
     "one token": Shape(2, 2, 2, 1, 1),
@@ -228,7 +234,8 @@ def with_gradients(
 def assert_same_answers(
     attention: Attention, reference: Attention, shape: Shape, call: dict[str, Any]
 ) -> None:
-    """Kernel of `attention` against the definition of `reference`, gradients included."""
+    """Kernel of `attention` against the definition of `reference`, gradients included, that of a
+    `distance_bias` in the call among them."""
     query, key, value = shape.tensors()
     call = {"scale": shape.scale, **call}
     if "backward" not in attention.info.supports:
@@ -239,20 +246,26 @@ def assert_same_answers(
         return
     learned = attention.init_parameters(shape.heads, shape.head_dim)
     names = list(learned)
+    biases = [] if call.get("distance_bias") is None else [call["distance_bias"]]
 
     def with_parameters(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def run(query: Tensor, key: Tensor, value: Tensor, *tensors: Tensor) -> Tensor:
-            parameters = dict(zip(names, tensors, strict=True)) if names else None
-            return function(query, key, value, parameters=parameters, **call)
+            given = {**call, "parameters": None}
+            if names:
+                given["parameters"] = dict(zip(names, tensors, strict=False))
+            if biases:
+                given["distance_bias"] = tensors[-1]
+            return function(query, key, value, **given)
 
         return run
 
-    inputs = (query, key, value, *(tensor.double() for tensor in learned.values()))
+    inputs = (query, key, value, *(tensor.double() for tensor in learned.values()), *biases)
     found = with_gradients(with_parameters(attention), inputs)
     expected = with_gradients(
         with_parameters(lambda *tensors, **call: own_answer(reference, *tensors, **call)), inputs
     )
     labels = ["output", "query gradient", "key gradient", "value gradient", *names]
+    labels += ["bias gradient"] * len(biases)
     for label, mine, right in zip(labels, found, expected, strict=True):
         assert_close(mine, right, msg=lambda text, label=label: f"{label} ({call}): {text}")
 
@@ -420,6 +433,129 @@ def test_result_does_not_depend_on_how_the_work_is_cut(
                 monkeypatch.setattr(module, size, 7)
     for call in calls(attention, shape):
         assert_same_answers(attention, attention, shape, call)
+        if supports("distance_bias")(attention):
+            biased = {**call, "distance_bias": shape.distance_bias()}
+            assert_same_answers(attention, attention, shape, biased)
+
+
+# --- A bias by distance, where it is declared.
+
+
+def biased(shapes: Sequence[str]) -> list[Any]:
+    """Attentions that take a bias, and shapes."""
+    return [p for p in attentions_and_shapes(shapes) if supports("distance_bias")(p.values[0])]
+
+
+@pytest.mark.parametrize(("attention", "shape"), biased(list(SHAPES)))
+def test_with_a_bias_output_and_gradients_equal_own_weights_times_value(
+    attention: Attention, shape: Shape
+) -> None:
+    for call in calls(attention, shape):
+        call["distance_bias"] = shape.distance_bias()
+        assert_same_answers(attention, attention, shape, call)
+
+
+@pytest.mark.parametrize(("attention", "shape"), biased(list(SHAPES)))
+def test_a_bias_multiplies_weights_by_its_exponential(attention: Attention, shape: Shape) -> None:
+    """The definition with a bias from the one without, entry by entry as the contract says."""
+    query, key, _ = shape.tensors()
+    bias = shape.distance_bias()
+    factor = torch.empty(shape.heads, shape.query_len, shape.key_len, dtype=torch.float64)
+    for i in range(shape.query_len):
+        for j in range(shape.key_len):
+            factor[:, i, j] = bias[:, j - i + shape.query_len - 1].exp()
+    for call in calls(attention, shape):
+        changed = attention.weights(query, key, **call) * factor
+        total = changed.sum(-1, keepdim=True)
+        expected = changed / total.where(total > 0, 1.0)
+        found = attention.weights(query, key, distance_bias=bias, **call)
+        assert_close(found, expected)
+        rows = torch.tensor([shape.query_len - 1, 0])
+        some = attention.weights(query, key, distance_bias=bias, rows=rows, **call)
+        assert_close(some, expected[:, :, rows])
+
+
+@pytest.mark.parametrize(("attention", "shape"), biased(["odd length, grouped heads"]))
+def test_every_named_implementation_serves_a_bias_or_says_that_it_takes_none(
+    attention: Attention, shape: Shape
+) -> None:
+    """Kernels that are not here are asked past the check that they are."""
+    call = {"distance_bias": shape.distance_bias()}
+    served, refused = set(), {}
+    for name in attention.info.implementations:
+        named = dataclasses.replace(attention, implementation=name)
+        here = named.unavailable(name, torch.device("cpu")) is None
+        try:
+            if here:
+                assert_same_answers(named, attention, shape, call)
+            else:
+                named.attend(
+                    *shape.tensors(),
+                    causal=False,
+                    key_padding_mask=None,
+                    **named.arguments(shape.tensors()[0], None, None, **call),
+                )
+        except UnsupportedError as error:
+            refused[name] = str(error)
+        else:
+            served.add(name)
+    assert attention.info.implementations[0] in served
+    assert refused == {name: f"implementation {name!r} takes no distance_bias" for name in refused}
+
+
+@pytest.mark.parametrize(
+    ("attention", "shape"), biased(["odd length, grouped heads", "more queries than keys"])
+)
+def test_a_constant_bias_changes_nothing(attention: Attention, shape: Shape) -> None:
+    """Each head has a constant of its own, and the mean stays the mean."""
+    if not attention.convex:
+        pytest.skip("its weights form no mean")
+    inputs = shape.tensors()
+    entries = shape.query_len + shape.key_len - 1
+    constant = torch.arange(shape.heads, dtype=torch.float64)[:, None] * 3 - 2
+    for call in calls(attention, shape):
+        plain = with_gradients(lambda *x, call=call: attention(*x, **call), inputs)
+        bias = constant.expand(-1, entries)
+        found = with_gradients(
+            lambda *x, call=call: attention(*x[:3], distance_bias=x[3], **call), (*inputs, bias)
+        )
+        for mine, right in zip(found, plain, strict=False):
+            assert_close(mine, right)
+        # What a row's bias gains one of its keys, another one loses.
+        assert_close(found[4].sum(-1), torch.zeros(shape.heads, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("attention", "shape"), biased(["odd length, grouped heads"]))
+def test_a_causal_call_reads_no_bias_of_later_keys(attention: Attention, shape: Shape) -> None:
+    if not supports("causal")(attention):
+        pytest.skip("does not support causal")
+    inputs = *shape.tensors(), shape.distance_bias()
+    changed = inputs[3].clone()
+    changed[:, shape.key_len :] = -1e9
+
+    def attend(*x: Tensor) -> Tensor:
+        return attention(*x[:3], causal=True, distance_bias=x[3])
+
+    found = with_gradients(attend, inputs)
+    assert torch.equal(found[0], attend(*inputs[:3], changed))
+    assert not found[4][:, shape.key_len :].any()
+
+
+@pytest.mark.parametrize("given", ["inputs", "bias"])
+@pytest.mark.parametrize(("attention", "shape"), biased(["odd length, grouped heads"]))
+def test_a_gradient_may_be_wanted_of_the_bias_alone_or_of_all_else(
+    attention: Attention, shape: Shape, given: str
+) -> None:
+    *inputs, bias = *shape.tensors(), shape.distance_bias()
+    everything = with_gradients(lambda *x: attention(*x[:3], distance_bias=x[3]), (*inputs, bias))
+    if given == "inputs":
+        found = with_gradients(lambda *x: attention(*x, distance_bias=bias), inputs)
+        expected = everything[:4]
+    else:
+        found = with_gradients(lambda x: attention(*inputs, distance_bias=x), [bias])
+        expected = [everything[0], everything[4]]
+    for mine, right in zip(found, expected, strict=True):
+        assert torch.equal(mine, right)
 
 
 # --- Properties of any attention that ends in a weighted mean.
@@ -527,6 +663,31 @@ def test_causal_output_ignores_the_future(
             after = attention.weights(*changed[:2], causal=True)
             assert_close(after[:, :, kept], weights[:, :, kept], rtol=1e-12, atol=1e-12)
     assert reached, "the changes reached no row at all"
+
+
+@pytest.mark.parametrize("attention", attentions(where=supports("causal", "cross_attention")))
+def test_causal_rows_outlive_added_tokens_if_it_says_so(attention: Attention) -> None:
+    """Neither the keys that follow nor the queries asked along with a row change it."""
+    query, key, value = SQUARE.tensors()
+    padding = SQUARE.padding()
+    padding[:, :20] = True
+    padding[1, 20:] = False
+    changed = False
+    for hidden in (None, padding) if supports("key_padding_mask")(attention) else (None,):
+        whole = attention(query, key, value, causal=True, key_padding_mask=hidden)
+        for first, last in ((0, 1), (0, 30), (0, 149), (40, 64), (90, 91), (113, 150), (149, 150)):
+            part = attention(
+                query[:, :, first:last],
+                key[:, :, :last],
+                value[:, :, :last],
+                causal=True,
+                key_padding_mask=None if hidden is None else hidden[:, :last],
+            )
+            if attention.prefix_stable:
+                assert_close(part, whole[:, :, first:last], rtol=1e-9, atol=1e-9)
+            changed |= not torch.allclose(part, whole[:, :, first:last], rtol=1e-3)
+    if attention == variants.create(attention.info.name, **small_settings(attention.info.name)):
+        assert changed != attention.prefix_stable, "it says that rows change, and none does"
 
 
 @pytest.mark.parametrize("attention", attentions(where=supports("causal")))
@@ -870,6 +1031,53 @@ def test_rounding_is_that_of_torch_sdpa(
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
+@pytest.mark.parametrize("dtype", list(TIMES_SDPA), ids=str)
+@pytest.mark.parametrize(
+    "attention", attentions("small", "defaults", where=supports("backward", "distance_bias"))
+)
+def test_rounding_with_a_bias_is_that_of_torch_sdpa(
+    attention: Attention, dtype: torch.dtype, causal: bool, device: str
+) -> None:
+    """SDPA gets the bias as a mask, and rounds it to the dtype of the query; ours may be wider."""
+    if causal not in attention.info.causal_choices:
+        pytest.skip("does not serve this direction")
+    inputs = (*PRECISION.tensors(dtype), PRECISION.distance_bias(dtype))
+    rows, keys = torch.arange(PRECISION.query_len)[:, None], torch.arange(PRECISION.key_len)
+    entries = keys - rows + PRECISION.query_len - 1
+    later = keys > rows if causal else torch.zeros(1, dtype=torch.bool)
+
+    def softmax(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+        mask = bias[:, entries.to(bias.device)].masked_fill(later.to(bias.device), -torch.inf)
+        return scaled_dot_product_attention(
+            query, key, value, attn_mask=mask[None], enable_gqa=True
+        )
+
+    def biased(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda *x: function(*x[:3], causal=causal, distance_bias=x[3])
+
+    wide = [x.double() for x in inputs]
+    generator = torch.Generator().manual_seed(2)
+    cotangent = torch.randn(wide[0].shape, generator=generator).to(dtype)
+    exact = with_gradients(softmax, wide, cotangent)
+    least = [float(tensor.norm()) / 1000 for tensor in exact]
+    placed = [x.to(device) for x in inputs]
+    baseline = relative_errors(with_gradients(softmax, placed, cotangent), exact, least)
+    own = with_gradients(biased(partial(own_answer, attention)), wide, cotangent.double())
+    found = with_gradients(biased(attention), placed, cotangent)
+    assert [tensor.dtype for tensor in found] == [dtype] * 5
+    ratios = [
+        mine / theirs
+        for mine, theirs in zip(relative_errors(found, own, least), baseline, strict=True)
+    ]
+    assert max(ratios) <= TIMES_SDPA[dtype], f"times SDPA's error: {ratios}"
+    # A bias of a wider dtype is not rounded, and has a gradient of its own dtype.
+    mixed = with_gradients(biased(attention), (*placed[:3], placed[3].float()), cotangent)
+    assert [tensor.dtype for tensor in mixed] == [dtype] * 4 + [torch.float32]
+    assert torch.equal(mixed[0], found[0])
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
 @pytest.mark.parametrize("dtype", [*HALF, torch.float32], ids=str)
 @pytest.mark.parametrize("attention", attentions())
 def test_inputs_of_norm_fifty_stay_in_range(
@@ -911,9 +1119,14 @@ def test_a_gpu_gives_the_answers_of_a_cpu(attention: Attention, device: str) -> 
     for name in ("odd length, grouped heads", "more keys than queries", "more queries than keys"):
         shape = SHAPES[name]
         inputs = shape.tensors()
-        for call in calls(attention, shape):
-            mask = call["key_padding_mask"]
-            placed = {**call, "key_padding_mask": None if mask is None else mask.to(device)}
+        asked = calls(attention, shape)
+        if supports("distance_bias")(attention):
+            asked += [{**call, "distance_bias": shape.distance_bias()} for call in asked]
+        for call in asked:
+            placed = {
+                word: given.to(device) if isinstance(given, Tensor) else given
+                for word, given in call.items()
+            }
             expected = with_gradients(
                 lambda *x, call=call: own_answer(attention, *x, **call), inputs
             )
@@ -969,6 +1182,9 @@ def allocations(attention: Attention, length: int, direction: str, **call: Any) 
         tensor.requires_grad_(direction == "forward_backward")
     if (mask := call.get("key_padding_mask")) is not None:
         call["key_padding_mask"] = mask[:, :length]
+    if call.pop("biased", False):
+        bias = Shape(1, 1, 1, length, length).distance_bias(torch.float32)
+        call["distance_bias"] = bias.requires_grad_(direction == "forward_backward")
     attention.prepare(*inputs[:2], causal=call.get("causal", False))
     with Allocations() as seen:
         out = attention(*inputs, **call)
@@ -981,10 +1197,12 @@ def memory_calls(attention: Attention) -> list[dict[str, Any]]:
     generator = torch.Generator().manual_seed(4)
     mask = torch.rand(1, max(LENGTHS), generator=generator) < 0.2
     return [
-        {"causal": causal, "key_padding_mask": mask if padded else None}
+        {"causal": causal, "key_padding_mask": mask if padded else None, "biased": biased}
         for causal in attention.info.causal_choices
         for padded in (False, True)
         if not padded or supports("key_padding_mask")(attention)
+        for biased in (False, True)
+        if not biased or supports("distance_bias")(attention)
     ]
 
 
@@ -1114,13 +1332,14 @@ def test_a_kernel_that_builds_nothing_is_not_caught() -> None:
 
 
 @pytest.mark.parametrize("entry", ["call", "weights"])
-@pytest.mark.parametrize("word", ["causal", "key_padding_mask", "cross_attention"])
+@pytest.mark.parametrize("word", ["causal", "key_padding_mask", "cross_attention", "distance_bias"])
 def test_an_unsupported_capability_raises_and_names_variant_and_word(word: str, entry: str) -> None:
     query, key, value = ODD.tensors()
     arguments: dict[str, Any] = {
         "causal": {"causal": True},
         "key_padding_mask": {"key_padding_mask": ODD.padding()},
         "cross_attention": {},
+        "distance_bias": {"distance_bias": ODD.distance_bias()},
     }[word]
     if word == "cross_attention":
         query = query[:, :, 1:]
@@ -1158,7 +1377,9 @@ def test_what_needs_no_capability_is_served() -> None:
     assert_close(OwnValue()(query, key, value), own_answer(OwnValue(), query, key, value))
 
 
-@pytest.mark.parametrize("word", ["causal", "key_padding_mask", "cross_attention", "backward"])
+@pytest.mark.parametrize(
+    "word", ["causal", "key_padding_mask", "cross_attention", "backward", "distance_bias"]
+)
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_a_registered_variant_serves_or_refuses_each_capability(name: str, word: str) -> None:
     attention = variants.create(name, **small_settings(name))
@@ -1172,6 +1393,8 @@ def test_a_registered_variant_serves_or_refuses_each_capability(name: str, word:
         arguments["key_padding_mask"] = ODD.padding()
     elif word == "cross_attention":
         query = query[:, :, 3:]
+    elif word == "distance_bias":
+        arguments["distance_bias"] = ODD.distance_bias()[:2]
     else:
         value.requires_grad_()
     if word in attention.info.supports:
@@ -1247,6 +1470,31 @@ def wrong_calls() -> list[Any]:
             (query, key, value),
             {"key_padding_mask": torch.zeros(2, 6, dtype=torch.bool, device="meta")},
             "key_padding_mask must be on cpu; got meta",
+        ),
+        "bias of kv heads": (
+            (query, key, value),
+            {"distance_bias": torch.zeros(2, 11)},
+            r"distance_bias must be .* = \(4, 11\) and on cpu; got .* of shape \(2, 11\)",
+        ),
+        "bias of distances back alone": (
+            (query, key, value),
+            {"distance_bias": torch.zeros(4, 6)},
+            r"query_len \+ key_len - 1\) = \(4, 11\) .*; got torch.float32 of shape \(4, 6\)",
+        ),
+        "bias as a mask": (
+            (query, key, value),
+            {"distance_bias": torch.zeros(4, 6, 6)},
+            r"= \(4, 11\) .*; got torch.float32 of shape \(4, 6, 6\)",
+        ),
+        "bias of integers": (
+            (query, key, value),
+            {"distance_bias": torch.zeros(4, 11, dtype=torch.int64)},
+            r"distance_bias must be of floating point, .*; got torch.int64 of shape \(4, 11\)",
+        ),
+        "bias elsewhere": (
+            (query, key, value),
+            {"distance_bias": torch.zeros(4, 11, device="meta")},
+            r"and on cpu; got torch.float32 of shape \(4, 11\) on meta",
         ),
     }
     return [pytest.param(*case, id=label) for label, case in wrong.items()]

@@ -28,7 +28,15 @@ SHAPES = {
     "explicit scale": Shape(2, 2, 1, 61, 61, scale=0.7),
 }
 GROUPED = SHAPES["grouped heads, odd channels"]
-CUTS = ((1, 1), (8, 1), (30, 1), (30, 3), (30, 5), (3, 40), (60, 1))  # tokens of the prefill, of a step
+CUTS = (
+    (1, 1),
+    (8, 1),
+    (30, 1),
+    (30, 3),
+    (30, 5),
+    (3, 40),
+    (60, 1),
+)  # tokens of the prefill, of a step
 STEPPING = supports("step")
 
 

@@ -187,7 +187,9 @@ def bucket_by_hand(distance: int, num_buckets: int, max_distance: int, bidirecti
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize(("num_buckets", "max_distance"), [(32, 128), (16, 20), (8, 1000), (4, 9)])
+@pytest.mark.parametrize(
+    ("num_buckets", "max_distance"), [(32, 128), (16, 20), (12, 375), (8, 1000), (4, 9)]
+)
 def test_buckets_are_exact_nearby_and_logarithmic_further_away(
     num_buckets: int, max_distance: int, bidirectional: bool
 ) -> None:
@@ -230,6 +232,8 @@ def test_alibi_has_the_slopes_of_the_paper() -> None:
         [2.0**-k for k in range(1, 9)] + [2**-0.5, 2**-1.5, 2**-2.5, 2**-3.5]
     )
     assert Alibi(1).slopes == [2**-8]
+    bias = Alibi(12)(1, 1000, torch.float64, torch.device("cpu"))
+    assert float(bias[8, 0]) == pytest.approx(-999 * 2**-0.5, rel=1e-15)
 
 
 @pytest.mark.parametrize(("query_len", "key_len"), [(5, 5), (1, 9), (4, 9), (6, 2)])

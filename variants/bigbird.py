@@ -43,6 +43,10 @@ class BigBirdAttention(MaskedAttention):
     num_global_blocks: int = hyperparameter(2, minimum=0)
     seed: int = hyperparameter(0)
 
+    @property
+    def prefix_stable(self) -> bool:
+        return self.num_random_blocks == 0  # which are drawn among all blocks there are
+
     def pattern(self, heads: int, query_len: int, key_len: int, causal: bool) -> Pattern:
         blocks = -(-key_len // self.block_size)
         front = min(-(-self.num_global_blocks // 2), blocks)

@@ -57,6 +57,10 @@ class CompressedAttention(Attention):
     def convex(self) -> bool:
         return self.compression == "mean"
 
+    @property
+    def prefix_stable(self) -> bool:
+        return False  # the last block is a summary before it is full
+
     def attend(
         self,
         query: Tensor,

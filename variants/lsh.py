@@ -63,6 +63,10 @@ class LshAttention(Attention):
     def target(self) -> str:
         return "shared_qk_softmax" if self.shared_qk else self.info.target
 
+    @property
+    def prefix_stable(self) -> bool:
+        return False  # how many buckets there are depends on the number of keys
+
     def attend(
         self,
         query: Tensor,

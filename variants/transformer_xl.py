@@ -63,6 +63,10 @@ class TransformerXlAttention(Attention):
     segment_size: int = hyperparameter(512, minimum=1)
     memory_size: int = hyperparameter(512, minimum=0)
 
+    @property
+    def prefix_stable(self) -> bool:
+        return False  # segments are counted from the first query
+
     def attend(
         self,
         query: Tensor,

@@ -105,6 +105,12 @@ class Attention(ABC):
         nothing, to 0: the output is then a mean of values."""
         return self.info.convex
 
+    @property
+    def prefix_stable(self) -> bool:
+        """Whether this setting's causal rows stay what they are as tokens are added, however many
+        queries are asked at a time: whether a model can go on from a cache of keys and values."""
+        return True
+
     def __call__(
         self,
         query: Tensor,

@@ -146,11 +146,17 @@ def run(
     """
     precision = Precision.of(query, coarse=coarse)
     if distance_bias is not None:
-        distance_bias = distance_bias.to(compute_dtype(query.dtype)).contiguous()
+        spare = _spare(layouts)
+        distance_bias = pad(distance_bias.to(compute_dtype(query.dtype)), (spare, spare))
     out: Tensor = _Tiles.apply(
         query, key, value, key_bias, distance_bias, tuple(layouts), scale, precision
     )
     return out
+
+
+def _spare(layouts: Sequence[Layout]) -> int:
+    """How far tiles may stick out of a distance bias."""
+    return max(layout.keys for layout in layouts)
 
 
 class _Portion(NamedTuple):
@@ -177,6 +183,8 @@ def _portions(
 ) -> Iterator[_Portion]:
     """All tiles, as many at a time as fit the budget of scores."""
     room = heads.budget(query.device, precision.scores)
+    zero = query.shape[2] - 1 + _spare(layouts)
+    bias = None if distance_bias is None else distance_bias.to(precision.scores)
     for layout in layouts:
         size = layout.rows * layout.keys
         together = min(layout.tiles, layout.at_once)
@@ -189,9 +197,9 @@ def _portions(
             count = max(1, min(together, room // (len(queries) * size)))
             own_key_bias = slab.sequences(key_bias, query.shape[1])
             distances = None
-            if distance_bias is not None:
+            if bias is not None:
                 own_heads = slab.own_heads(query.shape[1], query.device)
-                distances = Distances(distance_bias, own_heads, query.shape[2])
+                distances = Distances(bias, own_heads, zero, scratch)
             for start in range(0, layout.tiles, count):
                 steps = range(start, min(start + count, layout.tiles))
                 rows = _rows(queries, layout, steps)

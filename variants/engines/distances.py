@@ -1,5 +1,5 @@
-"""A bias by distance in the scores of tiles: what a run of consecutive keys needs of it against a
-tile of consecutive rows is again a bias by distance, a short one."""
+"""A bias by distance in the scores of tiles. What a row adds to consecutive keys stands together in
+the bias, one entry earlier than what the row before it adds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+
+from variants.engines.tile import Scratch
 
 
 class Stretch(NamedTuple):
@@ -25,54 +27,62 @@ class Stretch(NamedTuple):
 
 
 class Distances:
-    """The bias of a slab's heads; `bias` (heads, query_len + key_len - 1) is as in
-    `Attention.__call__`, `own_heads` (slab,) are the heads of the slab."""
+    """What the heads of a slab add to scores.
 
-    def __init__(self, bias: Tensor, own_heads: Tensor, query_len: int) -> None:
-        self.bias, self.own_heads, self.query_len = bias, own_heads, query_len
-        self._key: tuple[int, int, int] | None = None
-        self._kept = bias
+    `bias` (heads, entries) has what key j adds to the score of row i in entry j - i + zero; with
+    `width` - 1 entries to spare on either side, as a run may begin before the first key and end
+    behind the last. `own_heads` (slab,) are the heads of the slab.
+    """
+
+    def __init__(self, bias: Tensor, own_heads: Tensor, zero: int, scratch: Scratch) -> None:
+        self.bias, self.own_heads, self.zero, self.scratch = bias, own_heads, zero, scratch
+        self._kept: tuple[int, int, Tensor] | None = None
 
     def add(self, scores: Tensor, stretches: Iterator[Stretch]) -> None:
         """Add the bias to scores (slab, tiles, rows, slots)."""
         for stretch in stretches:
-            _slots(scores, stretch).add_(self._matrix(stretch, scores).transpose(2, 3))
+            matrix = self._matrix(stretch, scores.shape[2])
+            _slots(scores, stretch).add_(matrix.transpose(2, 3))
 
     def add_gradient(self, grads: Tensor, stretches: Iterator[Stretch], total: Tensor) -> None:
-        """Add gradients of scores (slab, tiles, rows, slots) onto that of the whole bias."""
+        """Add gradients of scores (slab, tiles, rows, slots) onto that of `bias`."""
         rows = grads.shape[2]
         for stretch in stretches:
             part = _slots(grads, stretch)
             if not isinstance(stretch.ahead, Tensor):
                 part = part.sum(1, keepdim=True, dtype=total.dtype)
             sums = diagonal_sums(part.transpose(2, 3).to(total.dtype))
-            total.view(-1).index_add_(0, self._index(stretch, rows).flatten(), sums.flatten())
+            shifts = torch.arange(1 - rows, stretch.width, device=grads.device)
+            entries = self._entries(stretch, shifts, total.shape[1] - 1)
+            total.view(-1).index_add_(0, entries.flatten(), sums.flatten())
 
-    def _matrix(self, stretch: Stretch, scores: Tensor) -> Tensor:
+    def _matrix(self, stretch: Stretch, rows: int) -> Tensor:
         """What is added to the scores, (slab, tiles or 1, runs, rows, width)."""
-        rows = scores.shape[2]
-        key = None
-        if not isinstance(stretch.ahead, Tensor):
-            key = stretch.ahead, stretch.width, rows
-            if key == self._key:
-                return self._kept
-        # A row more is a distance less.
-        short = self.bias.flatten()[self._index(stretch, rows)].to(scores.dtype)
-        matrix = short.unfold(-1, stretch.width, 1).flip(-2)
-        if key is not None:
-            self._key, self._kept = key, matrix
+        _, width, ahead = stretch
+        alike = not isinstance(ahead, Tensor)
+        if alike and self._kept and self._kept[:2] == (width, ahead):
+            return self._kept[2]
+        shifts = -torch.arange(rows, device=self.bias.device)
+        entries = self._entries(stretch, shifts, self.bias.shape[1] - width)
+        name = "bias" if alike else "bias of runs"
+        matrix = self.scratch(name, (*entries.shape, width), self.bias.dtype)
+        runs = self.bias.view(-1).unfold(0, width, 1)
+        torch.index_select(runs, 0, entries.flatten(), out=matrix.view(-1, width))
+        if not isinstance(ahead, Tensor):
+            self._kept = width, ahead, matrix
         return matrix
 
-    def _index(self, stretch: Stretch, rows: int) -> Tensor:
-        """Where the short biases stand in the whole one of all heads, laid out flat: int64 (slab,
-        tiles or 1, runs, rows + width - 1). Slots and rows of padding may stand outside it, and
-        take any entry of the head."""
-        length, device = self.bias.shape[1], self.bias.device
-        first = stretch.ahead + self.query_len - rows
-        if not isinstance(first, Tensor):
-            first = torch.full((1, 1, 1), first, device=device)
-        entries = first[..., None] + torch.arange(rows + stretch.width - 1, device=device)
-        return entries.clamp(0, length - 1) + self.own_heads[:, None, None, None] * length
+    def _entries(self, stretch: Stretch, shifts: Tensor, last: int) -> Tensor:
+        """Entries of `bias`, laid out flat, that stand `shifts` behind those of each run's first
+        key and its tile's first row: int64 (slab, tiles or 1, runs, shifts). Rows and runs of
+        padding, which may stand anywhere, are given any."""
+        first = stretch.ahead + self.zero
+        if isinstance(first, Tensor):
+            shifts = first[..., None] + shifts
+        else:
+            shifts = (first + shifts)[None, None, None]
+        heads = self.own_heads[:, None, None, None]
+        return shifts.clamp(0, last) + heads * self.bias.shape[1]
 
 
 def diagonal_sums(matrices: Tensor) -> Tensor:

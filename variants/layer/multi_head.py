@@ -8,10 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from variants.contract.attention import Attention
-from variants.contract.checks import UnsupportedError
 from variants.contract.decoding import State
 from variants.contract.dense import compute_dtype
-from variants.contract.registry import REGISTRY, create
+from variants.contract.registry import create
+from variants.layer.checks import (
+    check_numbers,
+    check_polarity,
+    check_position,
+    check_widths,
+)
 from variants.layer.from_torch import check_module, weights_of
 from variants.layer.learned import LearnedTensors
 from variants.layer.position import Position
@@ -70,7 +75,7 @@ class MultiHeadAttention(nn.Module):
         self.value_dim = embed_dim if value_dim is None else value_dim
         self.shared_qk, self.seed = shared_qk, seed
         self.attention = _attention(attention)
-        self._check_numbers()
+        check_numbers(self)
         self.head_dim = embed_dim // num_heads
         kv_width = self.kv_heads * self.head_dim
 
@@ -95,7 +100,7 @@ class MultiHeadAttention(nn.Module):
             device=weight.device,
             dtype=weight.dtype,
         )
-        self._check_position()
+        check_position(self)
         self._draw_projections()
 
     @classmethod
@@ -162,7 +167,7 @@ class MultiHeadAttention(nn.Module):
                 "a layer with shared_qk=True has no keys but its queries: leave key out, or pass "
                 "the query itself; got another tensor"
             )
-        _check_polarity(key_padding_mask, query if key is None else key)
+        check_polarity(key_padding_mask, query if key is None else key)
         heads, call = self._prepared(query, key, value, 0, key_padding_mask)
         return self._merged(self.attention(*heads, causal=causal, **call))
 
@@ -175,7 +180,7 @@ class MultiHeadAttention(nn.Module):
         Raises:
             ValueError, UnsupportedError: as the call does, and `Attention.prefill`.
         """
-        _check_polarity(key_padding_mask, hidden)
+        check_polarity(key_padding_mask, hidden)
         heads, call = self._prepared(hidden, None, None, 0, key_padding_mask)
         out, state = self.attention.prefill(*heads, **call)
         return self._merged(out), state
@@ -223,7 +228,7 @@ class MultiHeadAttention(nn.Module):
     ) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]:
         """Query, key and value in heads, and what else the attention is called with; `start` tokens
         have gone before the first key."""
-        self._check_widths(query, key, value)
+        check_widths(self, query, key, value)
         key = query if key is None else key
         value = key if value is None else value
         query_len, key_len, place = query.shape[1], key.shape[1], self.position
@@ -260,66 +265,6 @@ class MultiHeadAttention(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def _check_numbers(self) -> None:
-        for name in ("embed_dim", "num_heads", "kv_heads", "key_dim", "value_dim"):
-            number = getattr(self, name)
-            if type(number) is not int or number < 1:
-                raise ValueError(f"{name} must be an integer of at least 1; got {number!r}")
-        if self.embed_dim % self.num_heads:
-            raise ValueError(
-                "embed_dim must be a multiple of num_heads; got "
-                f"embed_dim={self.embed_dim}, num_heads={self.num_heads}"
-            )
-        if self.num_heads % self.kv_heads:
-            raise ValueError(
-                "kv_heads must divide num_heads; got "
-                f"num_heads={self.num_heads}, kv_heads={self.kv_heads}"
-            )
-        if self.shared_qk and (self.kv_heads, self.key_dim) != (self.num_heads, self.embed_dim):
-            raise ValueError(
-                "shared_qk=True makes the key of the query: it needs kv_heads == num_heads and "
-                f"key_dim == embed_dim; got kv_heads={self.kv_heads}, num_heads={self.num_heads}, "
-                f"key_dim={self.key_dim}, embed_dim={self.embed_dim}"
-            )
-        if getattr(self.attention, "shared_qk", False) and not self.shared_qk:
-            raise ValueError(
-                f"{self.attention.info.name} shared_qk=True needs queries that are the keys: make "
-                "the layer with shared_qk=True; got shared_qk=False"
-            )
-
-    def _check_position(self) -> None:
-        name, attention = type(self.position).__name__, self.attention
-        if self.position.needs_distance_bias and "distance_bias" not in attention.supports:
-            able = sorted(x for x, cls in REGISTRY.items() if "distance_bias" in cls.info.supports)
-            raise UnsupportedError(
-                f"position {name} is a bias by distance, which {attention} does not take; these "
-                f"do: {', '.join(able) or 'none'}"
-            )
-        widths = {self.embed_dim, self.key_dim, self.value_dim}
-        if self.position.takes == "embed_dim" and len(widths) > 1:
-            raise ValueError(
-                f"position {name} is added to query, key and value, which must be of one width; "
-                f"got embed_dim={self.embed_dim}, key_dim={self.key_dim}, "
-                f"value_dim={self.value_dim}"
-            )
-
-    def _check_widths(self, query: Tensor, key: Tensor | None, value: Tensor | None) -> None:
-        found, said = query, ""
-        for name, tensor, word, width in (
-            ("query", query, "embed_dim", self.embed_dim),
-            ("key", key, "key_dim", self.key_dim),
-            ("value", value, "value_dim", self.value_dim),
-        ):
-            if tensor is None:
-                said = said or f", as no {name} was given"
-            else:
-                found, said = tensor, ""
-            if found.ndim != 3 or found.shape[-1] != width:
-                raise ValueError(
-                    f"{name} must be (batch, tokens, {word} = {width}); got "
-                    f"{tuple(found.shape)}{said}"
-                )
-
 
 def _attention(attention: Attention | str | None) -> Attention:
     attention = "full" if attention is None else attention
@@ -331,23 +276,3 @@ def _attention(attention: Attention | str | None) -> Attention:
             f"{attention!r}"
         )
     return attention
-
-
-def _check_polarity(mask: Tensor | None, key: Tensor) -> None:
-    """ValueError for masks in another convention, as far as it shows."""
-    if mask is None:
-        return
-    if mask.dtype != torch.bool:
-        raise ValueError(
-            "key_padding_mask must be bool (batch, key_len), True = padding; got "
-            f"{mask.dtype}: of a mask that is 1 for tokens and 0 for padding, take `mask == 0`"
-        )
-    if torch.compiler.is_compiling() or mask.shape != key.shape[:2]:
-        return
-    hidden = mask.all(-1)
-    if hidden.any():
-        rows = ", ".join(map(str, hidden.nonzero().flatten().tolist()))
-        raise ValueError(
-            f"key_padding_mask hides every key of sequence {rows}: True means padding; if it "
-            "stands for tokens in yours, pass `~mask`"
-        )

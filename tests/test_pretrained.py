@@ -1,0 +1,723 @@
+"""Variants as the attention of transformers' models: small random ones, nothing is downloaded."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import variants
+from tests.test_contract import small_settings
+from variants import REGISTRY, Attention, UnsupportedError, attn_implementation, replace_attention
+
+HEADS, HEAD_DIM = 4, 8
+SIZES = {
+    "vocab_size": 32,
+    "hidden_size": HEADS * HEAD_DIM,
+    "num_hidden_layers": 2,
+    "num_attention_heads": HEADS,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    # Large, so that attention is far from uniform and a wrong scale or mask would show.
+    "initializer_range": 0.5,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+}
+GPT2 = {
+    "vocab_size": 32,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": HEADS,
+    "n_positions": 64,
+    "initializer_range": 0.5,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+    "pad_token_id": 0,
+}
+BART = {
+    "vocab_size": 32,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": HEADS,
+    "decoder_attention_heads": HEADS,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": 64,
+    "init_std": 0.5,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+    "decoder_start_token_id": 1,
+    "forced_eos_token_id": None,
+}
+T5 = {
+    "vocab_size": 32,
+    "d_model": 32,
+    "d_kv": HEAD_DIM,
+    "num_heads": HEADS,
+    "num_layers": 2,
+    "d_ff": 48,
+    "decoder_start_token_id": 0,
+}
+VIT = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": HEADS,
+    "intermediate_size": 48,
+    "image_size": 16,
+    "patch_size": 4,
+    "initializer_range": 0.5,
+}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "Llama": ("ForCausalLM", SIZES | {"num_key_value_heads": 2}),
+    "Mistral": ("ForCausalLM", SIZES | {"num_key_value_heads": 2, "sliding_window": 8}),
+    "Gemma2": ("ForCausalLM", SIZES | {"num_key_value_heads": 2, "head_dim": HEAD_DIM}),
+    "GPTNeoX": ("ForCausalLM", SIZES),
+    "GPT2": ("LMHeadModel", GPT2),
+    "Bloom": ("ForCausalLM", {"vocab_size": 32, "hidden_size": 32, "n_layer": 2, "n_head": HEADS}),
+    "Bert": ("Model", SIZES),
+    "Splinter": ("Model", SIZES),
+    "Bart": ("ForConditionalGeneration", BART),
+    "T5": ("ForConditionalGeneration", T5),
+    "ViT": ("Model", VIT),
+}
+LEFT, RIGHT, NONE = [[0] * 5 + [1] * 7, [1] * 12], [[1] * 12, [1] * 7 + [0] * 5], [[1] * 12] * 2
+PADDINGS = {"left": LEFT, "right": RIGHT, "no": NONE}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+# transformers' eager attention is a float32 softmax, whatever the model's dtype; its sdpa is not.
+PRECISE = {"eager": torch.float32, "sdpa": torch.float64}
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    tolerance = TOLERANCE[expected.dtype]
+    assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def model(kind: str, own: str = "sdpa", **changes: Any) -> Any:
+    """A random model with an attention of transformers, in the dtype that one can be held to."""
+    transformers = pytest.importorskip("transformers")
+    head, options = MODELS[kind]
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**options | changes)
+    config._attn_implementation = own
+    return getattr(transformers, kind + head)(config).to(PRECISE[own]).eval()
+
+
+def small(name: str, **changes: Any) -> Attention:
+    return variants.create(name, **small_settings(name) | changes)
+
+
+def tokens(padding: list[list[int]] | None = None, length: int = 12) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(3, 32, (2, length), generator=generator)
+    return {"input_ids": ids} | (
+        {} if padding is None else {"attention_mask": Tensor(padding).long()}
+    )
+
+
+def output(model: Any, **call: Any) -> Tensor:
+    with torch.no_grad():
+        return model(**call)[0]
+
+
+def implementations(model: Any) -> set[str]:
+    return {part.config._attn_implementation for part in model.modules() if hasattr(part, "config")}
+
+
+def replaceable(kind: str, own: str) -> Any:
+    """A model, if this version of transformers lets its attention be replaced."""
+    made = model(kind, own)
+    if not made._can_set_attn_implementation():
+        pytest.skip(f"{kind} has attention of its own in this version of transformers")
+    return made
+
+
+class TestFullIsTheModelsOwnAttention:
+    """In float64, to rounding; what stands at padding is nobody's business, but no NaN."""
+
+    @pytest.mark.parametrize(
+        ("kind", "own"),
+        [
+            *[(kind, own) for kind in ("Llama", "GPTNeoX", "GPT2", "Bert") for own in PRECISE],
+            ("Splinter", "eager"),
+        ],
+    )
+    @pytest.mark.parametrize("padding", [*PADDINGS, None])
+    def test_tokens(self, kind: str, padding: str | None, own: str) -> None:
+        made = replaceable(kind, own)
+        call = tokens(None if padding is None else PADDINGS[padding])
+        expected = output(made, **call)
+        found = output(replace_attention(made, "full"), **call)
+        real = Tensor(PADDINGS[padding or "no"]).bool()
+        close(found[real], expected[real])
+        assert bool(found.isfinite().all())
+
+    @pytest.mark.parametrize("own", PRECISE)
+    @pytest.mark.parametrize("padding", [*PADDINGS, None])
+    def test_encoder_and_decoder(self, padding: str | None, own: str) -> None:
+        made = model("Bart", own)
+        mask = PADDINGS[padding or "no"]
+        call = tokens(None if padding is None else mask)
+        call["decoder_input_ids"] = call["input_ids"][:, 3:]
+        if padding:
+            call["decoder_attention_mask"] = call["attention_mask"][:, 3:]
+        expected = output(made, **call)
+        found = output(replace_attention(made, "full"), **call)
+        real = Tensor(mask).bool()[:, 3:]
+        close(found[real], expected[real])
+        assert bool(found.isfinite().all())
+
+    def test_images(self) -> None:
+        made = model("ViT")
+        example = {"pixel_values": torch.randn(2, 3, 16, 16, dtype=torch.float64)}
+        expected = output(made, **example)
+        close(output(replace_attention(made, "full", example=example), **example), expected)
+
+    def test_scaling(self) -> None:
+        made = model("Llama")
+        for layer in made.model.layers:
+            layer.self_attn.scaling = 0.9
+        expected = output(made, **tokens())
+        close(output(replace_attention(made, "full"), **tokens()), expected)
+
+    @pytest.mark.parametrize(
+        "changes", [{"scale_attn_weights": False}, {"scale_attn_by_inverse_layer_idx": True}]
+    )
+    def test_scaling_of_gpt2(self, changes: dict[str, bool]) -> None:
+        """transformers' own sdpa got this wrong in versions that do not hand over the scaling."""
+        made = model("GPT2", "eager", **changes)
+        expected = output(made, **tokens())
+        try:
+            replace_attention(made, "full")
+        except UnsupportedError as error:
+            assert next(iter(changes)) in str(error)
+            assert implementations(made) == {"eager"}
+        else:
+            close(output(made, **tokens()), expected)
+
+    def test_gradients(self) -> None:
+        made = model("Llama")
+        call = tokens(LEFT)
+        labels = call["input_ids"].masked_fill(call["attention_mask"] == 0, -100)
+        made(**call, labels=labels).loss.backward()
+        expected = {name: x.grad for name, x in made.named_parameters()}
+        made.zero_grad()
+        replace_attention(made, "full")(**call, labels=labels).loss.backward()
+        for name, parameter in made.named_parameters():
+            assert_close(parameter.grad, expected[name], rtol=1e-8, atol=1e-9)
+
+    def test_weights(self) -> None:
+        made = model("Llama", "eager")
+        call = tokens(LEFT) | {"output_attentions": True}
+        expected = made(**call).attentions
+        found = replace_attention(made, "full")(**call).attentions
+        for mine, own in zip(found, expected, strict=True):
+            close(mine[0, :, 5:], own[0, :, 5:])
+            close(mine[1], own[1])
+
+    def test_a_decoder_that_sees_everything(self) -> None:
+        made = model("Llama", "eager")
+        causal = output(made, **tokens(LEFT))
+        made.config.is_causal = False
+        expected = output(made, **tokens(LEFT))
+        if torch.equal(expected, causal):
+            pytest.skip("this version of transformers knows no decoder that sees everything")
+        found = output(replace_attention(made, "full"), **tokens(LEFT))
+        real = Tensor(LEFT).bool()
+        close(found[real], expected[real])
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_half_types(self, dtype: torch.dtype) -> None:
+        made = model("Llama").to(dtype)
+        expected = output(made.double(), **tokens(LEFT))
+        found = output(replace_attention(made.to(dtype), "full"), **tokens(LEFT))
+        assert found.dtype == dtype
+        assert (found - expected)[1].norm() < 0.05 * expected[1].norm()
+
+    def test_a_sequence_of_padding_alone(self) -> None:
+        made = replace_attention(model("Llama"), "full")
+        assert bool(output(made, **tokens([[0] * 12, [1] * 12])).isfinite().all())
+
+
+def mixes_queries(attention: Attention) -> bool:
+    """Whether a row depends on other queries, and so on those that stand at padding."""
+    query, key, value = torch.randn(3, 1, HEADS, 12, HEAD_DIM)
+    before = attention(query, key, value)
+    query[:, :, -1] += 1
+    return not torch.allclose(attention(query, key, value)[:, :, :-1], before[:, :, :-1], atol=1e-4)
+
+
+class TestOtherVariants:
+    @pytest.mark.parametrize("padding", [LEFT, None])
+    def test_a_window_is_a_band_in_the_mask(self, padding: list[list[int]] | None) -> None:
+        made = model("Llama", "eager")
+        row = torch.arange(12)
+        distance = row[:, None] - row
+        band = (distance >= 0) & (distance <= 3)
+        real = Tensor(padding or NONE).bool()
+        band = (band & real[:, None]) | torch.eye(12, dtype=torch.bool)
+        mask = torch.zeros(2, 1, 12, 12)
+        mask.masked_fill_(~band[:, None], torch.finfo(mask.dtype).min)
+        call = tokens(padding)
+        positions = torch.arange(12)[None]
+        expected = output(
+            made, input_ids=call["input_ids"], attention_mask=mask, position_ids=positions
+        )
+        window = variants.create("sliding_window", window_size=3)
+        found = output(replace_attention(made, window), **call, position_ids=positions)
+        close(found[real], expected[real])
+        assert not torch.allclose(found, output(replace_attention(made, "full"), **call), rtol=0.1)
+
+    @pytest.mark.parametrize("name", sorted(REGISTRY))
+    def test_every_variant_encodes_or_says_why_not(self, name: str) -> None:
+        made = model("Splinter", "eager")
+        attention = small(name)
+        before = output(made, **tokens(RIGHT))
+        if attention.info.causal_only:
+            with pytest.raises(UnsupportedError, match=f"{name} is causal only"):
+                replace_attention(made, attention)
+            assert torch.equal(output(made, **tokens(RIGHT)), before)
+            return
+        found = output(replace_attention(made, attention), **tokens(RIGHT))
+        assert bool(found.isfinite().all())
+        if mixes_queries(attention):
+            return
+        # What padding holds does not matter.
+        call = tokens(RIGHT)
+        call["input_ids"] = call["input_ids"].masked_fill(call["attention_mask"] == 0, 7)
+        real = Tensor(RIGHT).bool()
+        close(output(made, **call)[real], found[real])
+
+    @pytest.mark.parametrize("name", sorted(REGISTRY))
+    def test_every_variant_is_causal_or_says_why_not(self, name: str) -> None:
+        made = model("Llama")
+        attention = small(name)
+        before, own = output(made, **tokens()), implementations(made)
+        if True not in attention.info.causal_choices:
+            with pytest.raises(UnsupportedError, match=f"{name} does not support 'causal'"):
+                replace_attention(made, attention)
+            assert implementations(made) == own
+            assert torch.equal(output(made, **tokens()), before)
+            return
+        found = output(replace_attention(made, attention), **tokens())
+        later = tokens()
+        later["input_ids"][:, 8:] = 5
+        assert_close(output(made, **later)[:, :8], found[:, :8])
+        assert not torch.equal(output(made, **later)[:, 8:], found[:, 8:])
+
+
+def generated(made: Any, padding: list[list[int]], **options: Any) -> tuple[Tensor, Tensor]:
+    """Greedy tokens of 20 steps, and the scores that led to them."""
+    out = made.generate(
+        **tokens(padding),
+        max_new_tokens=20,
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_scores=True,
+        **options,
+    )
+    return out.sequences, torch.stack(out.scores)
+
+
+def causal(*, stable: bool) -> list[Attention]:
+    made = [small(name) for name in sorted(REGISTRY) if True in REGISTRY[name].info.causal_choices]
+    return [attention for attention in made if attention.prefix_stable is stable]
+
+
+class TestGeneration:
+    @pytest.mark.parametrize("kind", ["Llama", "GPTNeoX", "GPT2", "Bart"])
+    @pytest.mark.parametrize("padding", [LEFT, NONE], ids=["left", "none"])
+    @pytest.mark.parametrize(
+        "cache", [{}, {"use_cache": False}, {"cache_implementation": "static"}], ids=str
+    )
+    def test_full_generates_what_eager_does(
+        self, kind: str, padding: list[list[int]], cache: dict[str, Any]
+    ) -> None:
+        if kind == "Bart" and "cache_implementation" in cache:
+            pytest.skip("transformers makes no static cache for an encoder and a decoder here")
+        made = model(kind, "eager")
+        expected, scores = generated(made, padding)
+        assert len(expected[:, -20:].unique()) > 2
+        found, found_scores = generated(replace_attention(made, "full"), padding, **cache)
+        assert torch.equal(found, expected)
+        close(found_scores, scores)
+
+    @pytest.mark.parametrize("attention", causal(stable=True), ids=lambda a: a.info.name)
+    @pytest.mark.parametrize("kind", ["Llama", "GPT2"])
+    def test_a_cache_changes_nothing(self, kind: str, attention: Attention) -> None:
+        made = replace_attention(model(kind), attention)
+        expected, scores = generated(made, LEFT, use_cache=False)
+        for cache in ({}, {"cache_implementation": "static"}):
+            found, found_scores = generated(made, LEFT, **cache)
+            assert torch.equal(found, expected)
+            close(found_scores, scores)
+
+    @pytest.mark.parametrize("attention", causal(stable=False), ids=lambda a: a.info.name)
+    def test_without_a_stable_prefix_there_is_no_going_on(self, attention: Attention) -> None:
+        made = replace_attention(model("Llama"), attention)
+        name = attention.info.name
+        message = (
+            f"^{name} in LlamaAttention: its rows change as tokens are added, so it cannot go on "
+            r"from a cache \(got 1 queries of 13 keys\); generate with use_cache=False$"
+        )
+        with pytest.raises(UnsupportedError, match=message):
+            generated(made, LEFT)
+        sequences, scores = generated(made, LEFT, use_cache=False)
+        again = output(made, input_ids=sequences[1:, :-1])
+        assert_close(scores[-1][1], again[0, -1], check_dtype=False)
+
+    def test_some_tokens_at_a_time(self) -> None:
+        made = replace_attention(model("Llama"), small("sliding_window"))
+        ids = tokens(length=20)["input_ids"]
+        expected = output(made, input_ids=ids)
+        cache = made(input_ids=ids[:, :8], use_cache=True).past_key_values
+        for start, stop in ((8, 13), (13, 14), (14, 20)):
+            found = made(input_ids=ids[:, start:stop], past_key_values=cache, use_cache=True)
+            assert_close(found.logits, expected[:, start:stop])
+
+
+BLOOM = (
+    r"^BloomForCausalLM: expected attention through transformers' AttentionInterface; 0 of its "
+    r"modules do, 2 do not, or not with this example: transformer\.h\.0\.self_attention, "
+    r"transformer\.h\.1\.self_attention; the model is as it was$"
+)
+GEMMA2 = (
+    "^full in Gemma2Attention: expected scaled attention that is causal or sees everything, with "
+    "padding; the model also asks for softcap$"
+)
+
+
+class TestReplacing:
+    @pytest.mark.parametrize(
+        ("kind", "message"), [("Gemma2", GEMMA2), ("T5", "T5"), ("Bloom", BLOOM)]
+    )
+    def test_a_model_that_cannot_have_it_stays_as_it_was(
+        self, kind: str, message: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        made = model(kind, "eager")
+        made.get_submodule("").training = True
+        call = tokens()
+        if kind == "T5":
+            call["decoder_input_ids"] = call["input_ids"]
+        before, own = output(made, **call), implementations(made)
+        names, flags = list(made.state_dict()), [module.training for module in made.modules()]
+        with pytest.raises(UnsupportedError, match=message):
+            replace_attention(made, "full")
+        assert implementations(made) == own
+        assert [module.training for module in made.modules()] == flags
+        assert torch.equal(output(made, **call), before)
+        assert list(made.state_dict()) == names
+        assert not caplog.records
+
+    def test_half_of_the_attention_is_not_enough(self) -> None:
+        made = model("Llama")
+
+        class OwnAttention(nn.Module):
+            def forward(self, hidden_states: Tensor, **_: Any) -> tuple[Tensor, None]:
+                return hidden_states, None
+
+        made.model.layers[1].self_attn = OwnAttention()
+        message = (
+            r"1 of its modules do, 1 do not, or not with this example: model.layers.1.self_attn;"
+        )
+        with pytest.raises(UnsupportedError, match=message):
+            replace_attention(made, "full")
+        assert implementations(made) == {"sdpa"}
+
+    def test_what_is_no_model_of_transformers(self) -> None:
+        pytest.importorskip("transformers")
+        message = "model must be a transformers.PreTrainedModel; got Linear"
+        with pytest.raises(ValueError, match=message):
+            replace_attention(nn.Linear(2, 2), "full")
+        with pytest.raises(ValueError, match="unknown variant 'ful'; known variants: "):
+            replace_attention(model("Llama"), "ful")
+        with pytest.raises(ValueError, match="must be a variant or the name of one; got type"):
+            replace_attention(model("Llama"), REGISTRY["full"])  # type: ignore[arg-type]
+
+    def test_examples(self) -> None:
+        made = model("ViT")
+        with pytest.raises(ValueError, match="ViTModel reads pixel_values: give example, the "):
+            replace_attention(made, "full")
+        message = "ViTModel could not run on the example, so its attention cannot be checked; give"
+        with pytest.raises(ValueError, match=message):
+            replace_attention(made, "full", example={"pixel_values": torch.zeros(1, 2, 3)})
+        assert implementations(made) == {"sdpa"}
+
+    def test_nothing_but_the_attention_changes(self) -> None:
+        made = model("Llama").train()
+        names, state = list(made.state_dict()), torch.get_rng_state()
+        assert replace_attention(made, "sliding_window") is made
+        assert implementations(made) == {"sliding_window(window_size=256)"}
+        assert all(module.training for module in made.modules())
+        assert list(made.state_dict()) == names
+        assert torch.equal(torch.get_rng_state(), state)
+        made.set_attn_implementation("sdpa")
+        assert torch.equal(output(made.eval(), **tokens()), output(model("Llama"), **tokens()))
+
+
+class TestRefusedCalls:
+    """By a model whose attention was replaced; a request is done or refused, never left out."""
+
+    def test_a_window_of_the_models_own(self) -> None:
+        made = replace_attention(model("Mistral"), "full")
+        short = tokens(length=8)
+        assert_close(output(made, **short), output(model("Mistral"), **short))
+        message = (
+            r"but for padding of a 2-dimensional attention_mask \(1 = token, 0 = padding\); the "
+            "model's own window of 8 tokens hides others too, at 12 tokens: take fewer, or load "
+            "the model with sliding_window=None$"
+        )
+        for call in (tokens(), tokens(LEFT)):
+            with pytest.raises(UnsupportedError, match=message):
+                output(made, **call)
+        with pytest.raises(UnsupportedError, match="the model's own window of 8 tokens"):
+            made.generate(**short, max_new_tokens=4, do_sample=False)
+        free = replace_attention(model("Mistral", sliding_window=None), small("sliding_window"))
+        assert bool(output(free, **tokens()).isfinite().all())
+
+    def test_packed_sequences(self) -> None:
+        made = replace_attention(model("Llama"), "full")
+        call = tokens() | {"use_cache": False}
+        plain = torch.arange(12).expand(2, -1)
+        assert_close(output(made, **call, position_ids=plain), output(made, **call))
+        with pytest.raises(UnsupportedError, match="hides others too, at 12 tokens of packed seq"):
+            output(made, **call, position_ids=plain % 5)
+
+    @pytest.mark.parametrize("additive", [False, True])
+    @pytest.mark.parametrize("padding", [LEFT, RIGHT, NONE], ids=PADDINGS)
+    def test_masks_of_all_pairs(self, padding: list[list[int]], additive: bool) -> None:
+        """One that says no more than causal and padding is as good as these."""
+        made = replace_attention(model("Llama"), small("sliding_window"))
+        call = tokens(padding)
+        positions = {"position_ids": torch.arange(12)[None]}
+        expected = output(made, **call, **positions)
+        real = call.pop("attention_mask").bool()
+        mask = torch.ones(12, 12, dtype=torch.bool).tril() & real[:, None, None]
+
+        def given(mask: Tensor) -> Tensor:
+            if additive:
+                lowest = torch.finfo(torch.float64).min
+                mask = torch.zeros(mask.shape, dtype=torch.float64).masked_fill(~mask, lowest)
+            return output(made, **call, **positions, attention_mask=mask)
+
+        assert_close(given(mask), expected)
+        for row, column in ((11, 6), (6, 5), (5, 6)):
+            other = mask.clone()
+            other[:, :, row, column] ^= True
+            with pytest.raises(UnsupportedError, match=r"; got another one of shape \(2, 1, 12"):
+                given(other)
+        prefix = mask | (torch.arange(12) < 8) & real[:, None, None]
+        with pytest.raises(UnsupportedError, match="got another one of shape"):
+            given(prefix)
+        everything = given(torch.ones(2, 1, 12, 12, dtype=torch.bool) & real[:, None, None])
+        assert not torch.allclose(everything[1, 7], expected[1, 7], rtol=0.1)
+        if additive:
+            with pytest.raises(UnsupportedError, match="got one that adds numbers to the scores"):
+                output(made, **call, attention_mask=mask.double())
+        with pytest.raises(
+            UnsupportedError, match=r"of shape \(2, 1, 12, 9\) for 12 queries of 12"
+        ):
+            output(made, **call, attention_mask=mask[..., :9])
+
+    def test_dropout_in_training(self) -> None:
+        made = replace_attention(model("Llama", attention_dropout=0.1).train(), "full")
+        message = (
+            "^full in LlamaAttention: variants know no dropout of weights; the model asks for 0.1 "
+            r"in training, so set its attention dropout to 0 or call model.eval\(\)$"
+        )
+        with pytest.raises(UnsupportedError, match=message):
+            output(made, **tokens())
+        expected = output(model("Llama"), **tokens())
+        assert_close(output(made.eval(), **tokens()), expected)
+        made = replace_attention(model("Llama").train(), "full")
+        assert_close(output(made, **tokens()), expected)
+
+    @pytest.mark.parametrize(
+        "option",
+        [
+            "softcap",
+            "s_aux",
+            "position_bias",
+            "head_mask",
+            "cu_seq_lens_q",
+            "indices",
+            "unheard_of",
+        ],
+    )
+    def test_whatever_else_a_model_asks_for(self, option: str) -> None:
+        transformers = pytest.importorskip("transformers")
+        function = transformers.AttentionInterface()[attn_implementation("full")]
+        module = nn.Module()
+        module.is_causal = True  # type: ignore[assignment]
+        query = torch.randn(1, HEADS, 6, HEAD_DIM)
+        out, weights = function(module, query, query, query, None, **{option: None})
+        causal = variants.create("full")(query, query, query, causal=True)
+        assert torch.equal(out, causal.transpose(1, 2))
+        assert weights is None
+        for asked in (torch.ones(HEADS), 30.0):
+            with pytest.raises(UnsupportedError, match=f"the model also asks for {option}$"):
+                function(module, query, query, query, None, **{option: asked})
+        with pytest.raises(UnsupportedError, match="the model also asks for sliding_window$"):
+            function(module, query, query, query, None, sliding_window=5)
+        with pytest.raises(UnsupportedError, match="got none, and the module has no is_causal"):
+            function(nn.Module(), query, query, query, None)
+        out, _ = function(module, query, query, query, None, is_causal=False, sliding_window=6)
+        everything = variants.create("full")(query, query, query).transpose(1, 2)
+        assert torch.equal(out, everything)
+
+
+class Largest(TorchDispatchMode):
+    """The most elements a tensor had that was made inside."""
+
+    numel = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage().nbytes():
+                self.numel = max(self.numel, tensor.untyped_storage().nbytes())
+        return out
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("window", [None, 10_000])
+def test_no_mask_of_all_pairs_is_built(padded: bool, window: int | None) -> None:
+    """Neither where a mask is known nor where it has to be looked at."""
+    changes = {"max_position_embeddings": 8192, "num_hidden_layers": 1, "sliding_window": window}
+    made = replace_attention(model("Mistral", **changes), variants.create("linear")).float()
+    call = tokens([[0] * 100 + [1] * 7900, [1] * 8000] if padded else None, length=8000)
+    with Largest() as largest:
+        made.model(**call, use_cache=False)
+    assert largest.numel < 8000 * 8000 / 4
+    made.set_attn_implementation("eager")
+    with Largest() as largest:
+        made.model(input_ids=call["input_ids"][:, :2000])
+    assert largest.numel > 2000 * 2000, "it does not see what it should"
+
+
+LEARNERS = [
+    attention
+    for attention in causal(stable=True) + causal(stable=False)
+    if attention.init_parameters(HEADS, HEAD_DIM)
+]
+
+
+class TestLearnedTensors:
+    @pytest.mark.parametrize("attention", LEARNERS, ids=lambda a: a.info.name)
+    def test_are_trained_with_the_model(self, attention: Attention) -> None:
+        made = model("Llama")
+        made.set_attn_implementation(attn_implementation(attention))
+        expected = output(made, **tokens())
+        before = set(made.state_dict())
+        replace_attention(made, attention)
+        assert torch.equal(output(made, **tokens()), expected)
+        added = {name: made.get_parameter(name) for name in set(made.state_dict()) - before}
+        seeded = attention.init_parameters(HEADS, HEAD_DIM)
+        assert set(added) == {
+            f"model.layers.{layer}.self_attn.attention_parameters.{name}"
+            for layer in (0, 1)
+            for name in seeded
+        }
+        ids = tokens()["input_ids"]
+        made(input_ids=ids, labels=ids).loss.backward()
+        for parameter in added.values():
+            assert parameter.grad is not None
+            assert bool(parameter.grad.any())
+            with torch.no_grad():
+                parameter.sub_(parameter.grad, alpha=0.1)
+        trained = output(made, **tokens())
+        assert not torch.equal(trained, expected)
+
+        again = replace_attention(model("Llama"), attention)
+        again.load_state_dict(made.state_dict())
+        assert torch.equal(output(again, **tokens()), trained)
+        assert torch.equal(output(copy.deepcopy(made), **tokens()), trained)
+        # A second time, what was learned stays; another attention takes it away.
+        assert torch.equal(output(replace_attention(made, attention), **tokens()), trained)
+        replace_attention(made, "full")
+        assert set(made.state_dict()) == before
+        assert_close(output(made, **tokens()), output(model("Llama"), **tokens()))
+
+
+class TestNames:
+    def test_every_setting_has_a_name_that_transformers_takes(self) -> None:
+        made = model("Llama")
+        names = set()
+        attentions = [
+            dataclasses.replace(attention, implementation=implementation)
+            for name in REGISTRY
+            for attention in variants.grid(name)
+            for implementation in ("auto", *attention.info.implementations)
+        ]
+        for attention in attentions:
+            name = attn_implementation(attention)
+            names.add(name)
+            made.set_attn_implementation(name)
+            assert implementations(made) == {name}
+        assert len(names) == len(set(attentions))
+        assert attn_implementation("full") == "full()"
+
+    def test_models_are_made_with_it(self, tmp_path: Path) -> None:
+        transformers = pytest.importorskip("transformers")
+        window = small("sliding_window")
+        made = model("Llama")
+        made.save_pretrained(tmp_path)
+        expected = output(replace_attention(made, window), **tokens())
+        name = attn_implementation(window, "my window")
+        loaded = transformers.AutoModelForCausalLM.from_pretrained(
+            tmp_path, attn_implementation=name, dtype=torch.float64
+        )
+        assert implementations(loaded) == {"my window"}
+        assert torch.equal(output(loaded, **tokens()), expected)
+        fresh = transformers.AutoModelForCausalLM.from_config(
+            made.config, attn_implementation=attn_implementation(window)
+        )
+        fresh.load_state_dict(made.state_dict())
+        assert torch.equal(output(fresh.double().eval(), **tokens()), expected)
+
+    def test_wrong_names(self) -> None:
+        pytest.importorskip("transformers")
+        for name in ("sdpa", "my/attention", "Flash", "paged|mine"):
+            with pytest.raises(
+                ValueError, match=f"^name must hold none of .*got '{name.replace('|', '.')}'"
+            ):
+                attn_implementation("full", name)
+        assert attn_implementation("full", "ours") == "ours"
+        assert attn_implementation("full", "ours") == "ours"
+        with pytest.raises(ValueError, match="^name 'ours' stands for .*Full.*; give another one$"):
+            attn_implementation("linear", "ours")
+
+
+def test_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    message = (
+        "^attention of pretrained models needs transformers of at least version 4.56, which is not "
+        "installed; run: pip install 'transformers>=4.56'$"
+    )
+    with pytest.raises(ImportError, match=message):
+        attn_implementation("full")
+    with pytest.raises(ImportError, match=message):
+        replace_attention(nn.Linear(2, 2), "full")

@@ -1,0 +1,183 @@
+"""What the attention masks of transformers say, read without ever building one of all pairs.
+
+transformers describes a mask as a function of positions, and asks an implementation to make of it
+what its kernel needs. A variant needs two things: whether a call is causal, and which keys are
+padding; whatever says more than that is refused.
+
+The masks made here say so by their shape, with True for keys that may be seen:
+
+- (batch, 1, keys) is causal. There may be fewer keys than the cache has room for.
+- (batch, 1, 1, keys) is not causal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from variants.contract.checks import UnsupportedError
+
+TILE = 1 << 20  # pairs of a mask that are looked at together
+
+PLAIN = (
+    "expected a mask that is causal or hides nothing, but for padding of a 2-dimensional "
+    "attention_mask (1 = token, 0 = padding)"
+)
+
+
+class Sight(NamedTuple):
+    """What a mask shows of the first `key_len` keys; padding is (batch, key_len), True = hidden."""
+
+    causal: bool
+    key_len: int
+    padding: Tensor | None
+
+
+def make_mask(
+    *,
+    batch_size: int,
+    kv_length: int,
+    mask_function: Callable[..., Tensor],
+    attention_mask: Tensor | None = None,
+    kv_offset: int = 0,
+    q_length: int | None = None,
+    q_offset: int | Tensor = 0,
+    cache_position: Tensor | None = None,
+    local_size: int | None = None,
+    device: torch.device | str | None = None,
+    **options: Any,
+) -> Tensor:
+    """A mask as above; for transformers' AttentionMaskInterface, whose words these are.
+
+    Raises:
+        UnsupportedError: a mask that is neither causal nor sees everything.
+    """
+    if cache_position is not None:  # older versions of transformers
+        q_length, q_offset, device = len(cache_position), cache_position[0], cache_position.device
+    assert q_length is not None
+    first = int(q_offset)
+    queries = torch.arange(first, first + q_length, device=device)
+    keys = torch.arange(kv_offset, kv_offset + kv_length, device=device)
+    batch = torch.arange(batch_size, device=device)[:, None, None, None]
+
+    def visible(rows: slice) -> Tensor:
+        found = mask_function(batch, batch.new_zeros(1), queries[rows, None], keys)
+        pairs = (1, 1, len(queries[rows]), kv_length)
+        return found.expand(torch.broadcast_shapes(found.shape, pairs))
+
+    causal, everything = _known(mask_function) or _kinds(visible, queries, keys, None)
+    if kv_offset or not (causal or everything):
+        tokens = kv_offset + kv_length
+        raise UnsupportedError(
+            f"{PLAIN}; the model's own hides others too, at {tokens} tokens of packed sequences, "
+            "a prefix or a cache"
+            if local_size is None
+            else f"{PLAIN}; the model's own window of {local_size} tokens hides others too, at "
+            f"{tokens} tokens: take fewer, or load the model with sliding_window=None"
+        )
+    if attention_mask is not None and attention_mask.ndim == 3:  # made here, before a generation
+        attention_mask = attention_mask[:, 0]
+    # Slots that a cache of fixed size has not filled yet stand behind the last query.
+    seen = min(first + q_length, kv_length) if causal else kv_length
+    if attention_mask is None:
+        mask = torch.ones(batch_size, seen, dtype=torch.bool, device=device)
+    else:
+        # A mask that is too short knows nothing of the last keys, and transformers hides them.
+        missing = max(0, seen - attention_mask.shape[1])
+        mask = pad(attention_mask[:, :seen].bool(), (0, missing))
+    return mask[:, None] if causal else mask[:, None, None]
+
+
+def read_mask(mask: Tensor | None, query: Tensor, key: Tensor, *, causal: bool | None) -> Sight:
+    """What a mask shows: one made here, or one that the model or its caller made of all pairs.
+
+    Args:
+        mask: as made here; or (batch or 1, heads or 1, query_len or 1, key_len), bool with True
+            for visible, or added to the scores.
+        query, key: (batch, heads, len, head_dim).
+        causal: what the module says, None for nothing; it decides where there is no mask, or where
+            both would fit.
+
+    Raises:
+        UnsupportedError: a mask that is neither causal nor sees everything but padding; neither a
+            mask nor a word of the module.
+    """
+    batch, _, query_len, _ = query.shape
+    key_len = key.shape[2]
+    if mask is None:
+        if causal is None:
+            raise UnsupportedError(f"{PLAIN}; got none, and the module has no is_causal either")
+        return Sight(causal, key_len, None)
+    if mask.ndim == 3:
+        return Sight(True, mask.shape[2], _padding(mask[:, 0], batch))
+    if mask.ndim != 4 or mask.shape[3] < key_len or mask.shape[2] not in (1, query_len):
+        raise UnsupportedError(
+            f"{PLAIN}; got one of shape {tuple(mask.shape)} for {query_len} queries of {key_len} "
+            "keys"
+        )
+    shown = _shown(mask[..., :key_len])
+    last = shown[:, 0, -1]
+    if shown.shape[1] == 1 and shown.shape[2] < query_len:
+        return Sight(False, key_len, _padding(last, batch))
+    if causal and query_len < key_len:
+        # Slots of a cache that nobody sees yet; the last query stands at the last that is seen.
+        key_len = max(query_len, int(last.any(0).nonzero().max()) + 1 if last.any() else 0)
+        shown, last = shown[..., :key_len], last[:, :key_len]
+    keys = torch.arange(key_len, device=mask.device)
+    queries = torch.arange(key_len - query_len, key_len, device=mask.device)
+    kinds = _kinds(lambda rows: shown[:, :, rows], queries, keys, ~last)
+    if not any(kinds):
+        raise UnsupportedError(f"{PLAIN}; got another one of shape {tuple(mask.shape)}")
+    return Sight(bool(causal) if all(kinds) else kinds[0], key_len, _padding(last, batch))
+
+
+def _known(mask_function: Callable[..., Tensor]) -> tuple[bool, bool] | None:
+    """Whether it is the plain causal one, whether the one that sees everything, if either."""
+    from transformers import masking_utils
+
+    if mask_function is masking_utils.causal_mask_function:
+        return True, False
+    if mask_function is getattr(masking_utils, "bidirectional_mask_function", None):
+        return False, True
+    return None
+
+
+def _kinds(
+    visible: Callable[[slice], Tensor], queries: Tensor, keys: Tensor, padding: Tensor | None
+) -> tuple[bool, bool]:
+    """Whether a mask is the causal one, and whether it is the one that sees everything, apart from
+    padding; (batch, heads, rows, keys) of some rows at a time."""
+    causal = everything = True
+    rest = keys.new_ones(1, dtype=torch.bool) if padding is None else ~padding[:, None, None]
+    step = max(1, TILE // len(keys))
+    # From the end, where a window hides most.
+    for start in reversed(range(0, len(queries), step)):
+        rows = slice(start, start + step)
+        found = visible(rows)
+        past = keys <= queries[rows, None]
+        causal = causal and bool((found == (past & rest)).all())
+        everything = everything and bool((found == rest).all())
+        if not (causal or everything):
+            break
+    return causal, everything
+
+
+def _padding(shown: Tensor, batch: int) -> Tensor | None:
+    return None if bool(shown.all()) else ~shown.expand(batch, -1)
+
+
+def _shown(mask: Tensor) -> Tensor:
+    """True where a mask of pairs shows a key."""
+    if mask.dtype == torch.bool:
+        return mask
+    shown = mask == 0
+    hidden = (
+        mask <= torch.finfo(mask.dtype).min / 2 if mask.is_floating_point() else mask.new_zeros(())
+    )
+    if not bool((shown | hidden.bool()).all()):
+        raise UnsupportedError(f"{PLAIN}; got one that adds numbers to the scores")
+    return shown
