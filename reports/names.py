@@ -18,20 +18,23 @@ def with_names(frame: pd.DataFrame) -> pd.DataFrame:
     the source; `width`, that of all heads together; `grouping`, `memory`, `call` and `keys`.
 
     `grouping` names the key/value heads where they are fewer than the query heads, `memory` the
-    keys where they are not as many as the queries, `call` what is timed where that is a layer in
-    some rows; of `keys` alone errors depend there.
+    keys where they are not as many as the queries, `call` what is timed where that could be a
+    layer, as it is in some rows; of `keys` alone errors depend there.
     """
     layer = frame["layer"].astype("string")
     heads, keys = frame["kv_heads"], frame["key_len"]
     projections = frame["projections"]
-    calls = (projections + " projections").where(projections != "none", ALONE)
+    projected = projections != "none"
+    calls = (projections + " projections").where(projected, ALONE)
+    # Steps of decoding have none, and need not say so.
+    calls = calls.where(projected | (frame["direction"] != "decode"), "")
     source = frame["inputs"].where(layer.isna(), frame["inputs"] + " layer " + layer.fillna(""))
     return frame.assign(
         label=labels(frame),
         source=source,
         passage=frame["direction"].astype(str) + " of " + source.astype(str),
         width=frame["heads"] * frame["head_dim"],
-        call=calls if (calls != ALONE).any() else "",
+        call=calls if projected.any() else "",
         keys=(projections == "shared").map({True: "shared with the query", False: "own"}),
         grouping=("kv_heads=" + heads.astype(str)).where(heads != frame["heads"], ""),
         memory=("key_len=" + keys.astype(str)).where(keys != frame["seq_len"], ""),

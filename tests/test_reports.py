@@ -598,6 +598,29 @@ def test_ticks_are_in_human_units(run: Path) -> None:
     assert {"1 ms", "10 ms"} <= {tick.get_text() for tick in ax.get_yticklabels()}
 
 
+@pytest.mark.parametrize(
+    ("slowest", "ticks"),
+    [
+        (25, ["1 ms", "2 ms", "5 ms", "10 ms", "20 ms"]),
+        (80, ["1 ms", "3 ms", "10 ms", "30 ms", "100 ms"]),
+        (800, ["1 ms", "10 ms", "100 ms", "1 s"]),
+    ],
+)
+def test_an_axis_of_times_has_several_ticks(
+    tmp_path: Path, slowest: float, ticks: list[str]
+) -> None:
+    rows = [done(1.05), done(slowest, seq_len=512)]
+    figure, (ax,) = figure_of(KIND["time_vs_length"], frame_of(tmp_path, rows))
+    figure.canvas.draw()
+    low, high = ax.get_ylim()
+    seen = [
+        text.get_text()
+        for text, at in zip(ax.get_yticklabels(), ax.get_yticks(), strict=True)
+        if low <= at <= high
+    ]
+    assert seen == ticks
+
+
 def test_one_number_of_heads_is_no_figure(run: Path) -> None:
     assert "only one number of heads was measured, 8" in KIND["time_vs_heads"].missing(
         read_runs([run]).frame
@@ -732,6 +755,16 @@ def test_steps_of_decoding_have_figures_of_their_own(tmp_path: Path) -> None:
         assert ax.get_ylabel().startswith(label)
         assert ax.get_xlabel() == "tokens so far"
         assert any("decoding step" in text.get_text() for text in figure.texts)
+
+
+def test_a_step_is_never_said_to_have_no_projections(tmp_path: Path) -> None:
+    frame = frame_of(tmp_path, [*steps(), done(projections="shared"), done()])
+    shown = dict(zip(frame["direction"] + " " + frame["projections"], frame["call"], strict=True))
+    assert shown == {
+        "decode none": "",
+        "forward none": "attention alone",
+        "forward shared": "shared projections",
+    }
 
 
 def test_the_answer_for_decoding_is_by_what_is_held(tmp_path: Path) -> None:

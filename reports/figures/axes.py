@@ -125,8 +125,10 @@ def scale_metric(
         set_scale("log", base=base)
         margin = max((high / low) ** 0.06, 1.15)
         set_limits(low / margin ** (5 if names else 1), high * margin)
-        few = high / low < 30 and base == 10
-        axis.set_major_locator(LogLocator(base, subs=(1, 2, 5) if few else (1,)))
+        subs: tuple[int, ...] = (1,)
+        if base == 10 and high / low < 300:
+            subs = (1, 2, 5) if high / low < 30 else (1, 3)
+        axis.set_major_locator(LogLocator(base, subs=subs))
         axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(_formatter(metric.show, metric.ceiling))
     axis.set_minor_formatter(_formatter(lambda _: ""))
