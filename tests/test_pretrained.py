@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 import variants
 from tests.test_contract import small_settings
 from variants import REGISTRY, Attention, UnsupportedError, attn_implementation, replace_attention
+from variants.layer import pretrained_masks
 from variants.layer.pretrained_masks import read_mask
 
 HEADS, HEAD_DIM = 4, 8
@@ -507,8 +508,11 @@ class TestRefusedCalls:
 
     @pytest.mark.parametrize("additive", [False, True])
     @pytest.mark.parametrize("padding", [LEFT, RIGHT, NONE], ids=PADDINGS)
-    def test_masks_of_all_pairs(self, padding: list[list[int]], additive: bool) -> None:
+    def test_masks_of_all_pairs(
+        self, padding: list[list[int]], additive: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """One that says no more than causal and padding is as good as these."""
+        monkeypatch.setattr(pretrained_masks, "TILE", 24)  # two rows
         made = replace_attention(model("Llama"), small("sliding_window"))
         call = tokens(padding)
         positions = {"position_ids": torch.arange(12)[None]}
@@ -633,6 +637,29 @@ def test_a_mask_shows_the_pairs_that_transformers_shows(
             shown[:, :, : sight.key_len] &= ~sight.padding[:, None]
         assert torch.equal(shown, whole.expand(2, 1, -1, -1)[:, 0])
         assert (sight.padding is None) == bool(whole[:, 0, -1, : sight.key_len].all())
+
+
+def test_slots_that_a_cache_has_not_filled_are_no_keys() -> None:
+    """Where a model makes a mask of all pairs, for a cache of nine slots with six in use."""
+    key = torch.ones(2, 1, 9, 1)
+    for queries in (1, 3, 6):
+        mask = torch.ones(6, 9, dtype=torch.bool).tril()[-queries:].repeat(2, 1, 1, 1)
+        mask[0, :, :, :2] = False
+        causal, key_len, padding = read_mask(mask, torch.ones(2, 1, queries, 1), key, causal=True)
+        assert (causal, key_len) == (True, 6)
+        assert padding is not None
+        assert padding.tolist() == [[True] * 2 + [False] * 4, [False] * 6]
+
+
+def test_a_mask_of_one_row_need_not_be_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained_masks, "_kinds", None)
+    mask = Tensor(RIGHT)[:, None, None].bool()
+    query = torch.ones(2, 1, 5, 1)
+    for causal in (True, False, None):
+        sight = read_mask(mask, query, torch.ones(2, 1, 12, 1), causal=causal)
+        assert sight[:2] == (False, 12)
+        assert sight.padding is not None
+        assert torch.equal(sight.padding, ~mask[:, 0, 0])
 
 
 class Largest(TorchDispatchMode):
