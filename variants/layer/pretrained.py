@@ -129,9 +129,7 @@ def _chosen(attention: Attention | str) -> Attention:
     if isinstance(attention, str):
         return create(attention)
     if not isinstance(attention, Attention):
-        raise ValueError(
-            f"attention must be a variant or the name of one; got {type(attention).__name__}"
-        )
+        raise ValueError(f"attention must be a variant or the name of one; got {attention!r}")
     return attention
 
 

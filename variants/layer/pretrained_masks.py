@@ -7,7 +7,7 @@ padding; whatever says more than that is refused.
 The masks made here say so by their shape, with True for keys that may be seen:
 
 - (batch, 1, keys) is causal. There may be fewer keys than the cache has room for.
-- (batch, 1, 1, keys) is not causal.
+- (batch, 1, 1, keys) is not, unless there is one query and its module is causal.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def make_mask(
         # A mask that is too short knows nothing of the last keys, and transformers hides them.
         missing = max(0, seen - attention_mask.shape[1])
         mask = pad(attention_mask[:, :seen].bool(), (0, missing))
-    return mask[:, None] if causal else mask[:, None, None]
+    # One query of the keys up to its own may be either; its module knows.
+    return mask[:, None, None] if everything else mask[:, None]
 
 
 def read_mask(mask: Tensor | None, query: Tensor, key: Tensor, *, causal: bool | None) -> Sight:
