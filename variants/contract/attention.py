@@ -133,9 +133,9 @@ class Attention(ABC):
                 a weight of 0 is NaN.
             key_padding_mask: bool (batch, key_len), True = padding, as in
                 torch.nn.MultiheadAttention.
-            distance_bias: finite (heads, query_len + key_len - 1), added to the scaled scores: entry
-                j - i + query_len - 1 to that of query row i and key j. So it begins with what the
-                last query adds to the first key, and entry key_len - 1 is for distance 0.
+            distance_bias: (heads, query_len + key_len - 1), finite, added to the scaled scores:
+                entry j - i + query_len - 1 to that of query row i and key j. So it begins with what
+                the last query adds to the first key, and entry key_len - 1 is for distance 0.
             scale: factor on the query; None means `default_scale(head_dim)`.
             parameters: learned tensors as made by `init_parameters`; None means the seeded ones.
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from variants.contract.attention import Attention, Parameters
 from variants.contract.checks import UnsupportedError
+from variants.layer.learned import LearnedTensors
 from variants.layer.pretrained_masks import read_mask
 
 # Arguments that models hand on to their attention and that do not change what it computes.
@@ -104,7 +105,7 @@ class AttentionFunction:
         return out.transpose(1, 2).contiguous(), weights
 
 
-class LearnedOf(nn.ParameterDict):
+class LearnedOf(LearnedTensors):
     """Learned tensors of one attention, in a module that attends by it."""
 
     def __init__(self, attention: Attention, learned: Parameters) -> None:
