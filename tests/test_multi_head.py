@@ -326,6 +326,25 @@ def test_compiled_it_gives_the_same(name: str) -> None:
     assert_close(nothing, layer.output_projection.bias.expand_as(nothing))
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
+def test_torchs_own_kernel_becomes_part_of_the_graph() -> None:
+    attention = create("full", implementation="sdpa")
+    layer = MultiHeadAttention(WIDTH, HEADS, attention=attention, position="rotary")
+    x, mask = tokens(dtype=torch.float32), padding()
+    torch._dynamo.reset()
+    whole = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    out = whole(x, causal=True)
+    assert_close(out, layer(x, causal=True))
+    out.sum().backward()
+    # What that kernel does not take goes to tiles of our own, which are left as they are.
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, backend="aot_eager")
+    assert_close(
+        compiled(x, causal=True, key_padding_mask=mask),
+        layer(x, causal=True, key_padding_mask=mask),
+    )
+
+
 @pytest.mark.parametrize("name", ["full", "additive"])
 def test_a_layer_made_on_meta_is_filled_by_reset_or_a_state(name: str) -> None:
     torch.manual_seed(1)

@@ -36,6 +36,10 @@ class FullAttention(Attention):
     `efficient`) or xFormers' memory-efficient kernel (`xformers`); or by two matrix products around
     a softmax over a block of query rows (`plain`), with bfloat16 scores (`coarse`)."""
 
+    @property
+    def traceable(self) -> bool:
+        return self.implementation == "sdpa"
+
     def attend(
         self,
         query: Tensor,

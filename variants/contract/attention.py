@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,11 +16,11 @@ from variants.contract import decoding
 from variants.contract.added import ADDED, Added, added_names
 from variants.contract.checks import check_call, check_parameters
 from variants.contract.decoding import Memory, State
-from variants.contract.dense import compute_dtype, no_autocast, without_padding
+from variants.contract.dense import compute_dtype, without_padding
+from variants.contract.modes import no_autocast, untraced
 from variants.contract.registry import Info
 
 Parameters = dict[str, Tensor]
-Result = TypeVar("Result")
 
 
 def hyperparameter(
@@ -149,7 +148,7 @@ class Attention(ABC):
             UnsupportedError: a capability this variant does not declare, or a call that is not
                 causal of one that is causal only.
         """
-        attend = self._call if self.traceable else _untraced(self._call)
+        attend = self._call if self.traceable else untraced(self._call)
         return attend(query, key, value, causal, key_padding_mask, distance_bias, scale, parameters)
 
     def _call(
@@ -222,7 +221,7 @@ class Attention(ABC):
             UnsupportedError: as the call does; a variant without `step` in `supports`; an input
                 that wants a gradient.
         """
-        return _untraced(decoding.prefill)(self, query, key, value, **call)
+        return untraced(decoding.prefill)(self, query, key, value, **call)
 
     def step(
         self, state: State, query: Tensor, key: Tensor, value: Tensor, **call: Any
@@ -236,7 +235,7 @@ class Attention(ABC):
         Raises:
             ValueError, UnsupportedError: as `prefill` does; a state of another attention or shape.
         """
-        return _untraced(decoding.step)(self, state, query, key, value, **call)
+        return untraced(decoding.step)(self, state, query, key, value, **call)
 
     @abstractmethod
     def attend(
@@ -390,10 +389,6 @@ class Attention(ABC):
             key_padding_mask=key_padding_mask,
             distance_bias=distance_bias,
         )
-
-
-def _untraced(function: Callable[..., Result]) -> Callable[..., Result]:
-    return torch.compiler.disable(function) if torch.compiler.is_compiling() else function
 
 
 @lru_cache(maxsize=16)

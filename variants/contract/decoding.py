@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from variants.contract.checks import UnsupportedError, check_bias, check_call, require
-from variants.contract.dense import no_autocast, without_padding
+from variants.contract.dense import without_padding
+from variants.contract.modes import no_autocast
 
 if TYPE_CHECKING:
     from variants.contract.attention import Attention, Parameters

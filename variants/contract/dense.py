@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -12,13 +9,6 @@ from torch import Tensor
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """float32 for the half types, the type itself otherwise."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-
-
-def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Kernels and definitions choose the dtype of each product themselves."""
-    if torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
 
 
 def without_padding(key_padding_mask: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:

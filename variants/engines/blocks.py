@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from variants.contract.dense import compute_dtype
+from variants.contract.modes import untraced
 from variants.contract.pattern import Pattern
 from variants.engines import heads, tile
 from variants.engines.band import Band
@@ -148,7 +149,7 @@ def run(
     if distance_bias is not None:
         spare = _spare(layouts)
         distance_bias = pad(distance_bias.to(compute_dtype(query.dtype)), (spare, spare))
-    out: Tensor = _Tiles.apply(
+    out: Tensor = untraced(_Tiles.apply)(
         query, key, value, key_bias, distance_bias, tuple(layouts), scale, precision
     )
     return out

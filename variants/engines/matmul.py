@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from variants.contract.dense import compute_dtype, no_autocast
+from variants.contract.dense import compute_dtype
+from variants.contract.modes import no_autocast
 
 _SETTINGS: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 TOLERANCE = 2.0  # how many times the default route's error the fast one may have
