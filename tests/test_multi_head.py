@@ -328,7 +328,7 @@ def test_compiled_it_gives_the_same(name: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
 def test_torchs_own_kernel_becomes_part_of_the_graph() -> None:
-    attention = create("full", implementation="sdpa")
+    attention = variants.create("full", implementation="sdpa")
     layer = MultiHeadAttention(WIDTH, HEADS, attention=attention, position="rotary")
     x, mask = tokens(dtype=torch.float32), padding()
     torch._dynamo.reset()
