@@ -363,7 +363,9 @@ class Attention(ABC):
         return ADDED.get((self.info.name, self.implementation))
 
     def _parameters(self, query: Tensor, parameters: Parameters | None) -> Parameters:
-        seeded = _seeded(self, query.shape[1], query.shape[3])
+        seeded: Parameters = {}
+        if type(self).init_parameters is not Attention.init_parameters:
+            seeded = _seeded(self, query.shape[1], query.shape[3])
         if parameters is not None:
             check_parameters(self, parameters, seeded, query.device)
             return parameters
