@@ -108,7 +108,8 @@ class PerformerAttention(Attention):
         like = key[:, :1].expand(-1, heads, -1, -1)
         features = _Features(self._placed_directions(like), like, 1.0)
         states = feature_sum.states(like, key, value, features, key_padding_mask)
-        return (states.unflatten(0, like.shape[:2]),)
+        states = states.unflatten(0, like.shape[:2])
+        return states[..., :-1].contiguous(), states[..., -1:].contiguous()
 
     def advance(
         self,
@@ -122,23 +123,23 @@ class PerformerAttention(Attention):
         scale: float,
         parameters: Parameters,
     ) -> tuple[Tensor, Memory]:
-        (state,) = memory  # mean values of each feature, and the logarithm of its normaliser
-        assert isinstance(state, Tensor)
+        mean, log_total = memory  # values of each feature, and the logarithm of its normaliser
+        assert isinstance(mean, Tensor)
+        assert isinstance(log_total, Tensor)
         projected, exponents = self._exponents(query, key, scale)
         if key_padding_mask is not None:
             exponents = exponents.masked_fill(key_padding_mask[:, None, :, None], HIDDEN)
-        values = expand_heads(value, query.shape[1]).to(state.dtype)
+        values = expand_heads(value, query.shape[1]).to(mean.dtype)
         rows = []
         for token in range(query.shape[2]):
-            mean, log_total = state[..., :-1], state[..., -1:]
             exponent = exponents[:, :, token, :, None]
             both = torch.logaddexp(log_total, exponent)
             share = (exponent - both).exp() * values[:, :, token, None]
-            mean = mean * (log_total - both).exp() + share
-            state = torch.cat([mean, both], dim=-1)
+            mean = torch.addcmul(share, mean, (log_total - both).exp())
+            log_total = both
             weights = torch.softmax(projected[:, :, token] + both[..., 0], dim=-1)
             rows.append(weights[:, :, None] @ mean)
-        return torch.cat(rows, dim=2).to(query.dtype), (state,)
+        return torch.cat(rows, dim=2).to(query.dtype), (mean, log_total)
 
     def prepare(self, query: Tensor, key: Tensor, **call: Any) -> None:
         _directions.cache_clear()
@@ -154,16 +155,16 @@ class PerformerAttention(Attention):
         """w·q and w·k - |k|²/2, (batch, heads, len, num_features); |q|²/2 is the same for all
         weights of a row, and cancels."""
         dtype, (heads, head_dim) = compute_dtype(query.dtype), query.shape[1::2]
-        directions = self._placed_directions(query).to(dtype).transpose(-2, -1)
+        directions = self._placed_directions(query, dtype).transpose(-2, -1)
         # The features estimate exp(q·k / sqrt(head_dim)); another scale goes onto the query.
         root = head_dim**-0.25
         queries = query.to(dtype) * (scale * math.sqrt(head_dim) * root)
         keys = expand_heads(key, heads).to(dtype) * root
         return queries @ directions, keys @ directions - keys.square().sum(-1, keepdim=True) / 2
 
-    def _placed_directions(self, query: Tensor) -> Tensor:
+    def _placed_directions(self, query: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
         return _directions(
-            query.shape[1], self.num_features, query.shape[3], self.seed, query.device
+            query.shape[1], self.num_features, query.shape[3], self.seed, query.device, dtype
         )
 
 
@@ -239,7 +240,12 @@ def finite(maximum: Tensor) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _directions(
-    heads: int, num_features: int, head_dim: int, seed: int, device: torch.device
+    heads: int,
+    num_features: int,
+    head_dim: int,
+    seed: int,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Tensor:
     """Random directions (heads, num_features, head_dim), kept from call to call."""
     with lasting(seed) as generator:
@@ -250,4 +256,4 @@ def _directions(
         orthogonal = orthogonal * triangle.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
         lengths = torch.randn(shape, generator=generator, dtype=torch.float64).norm(dim=-1)
         rows = (orthogonal.transpose(-2, -1) * lengths[..., None]).flatten(1, 2)
-        return rows[:, :num_features].to(device)
+        return rows[:, :num_features].to(device, dtype)
