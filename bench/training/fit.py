@@ -14,8 +14,8 @@ from bench.training.model import TinyModel
 from bench.training.tasks import NO_ANSWER, Batch, Task
 from variants import Attention
 
-BATCH, HELD_OUT = 16, 256  # sequences a step; sequences the trained model is asked at the end
-LEARNING_RATE, WARM_UP = 5e-3, 0.1  # at its highest; share of the steps on the way there
+BATCH, HELD_OUT = 32, 256  # sequences a step; sequences the trained model is asked at the end
+LEARNING_RATE, WARM_UP = 8e-3, 0.1  # at its highest; share of the steps on the way there
 POINTS = 25  # of a curve
 
 
@@ -32,14 +32,16 @@ class Point:
 class Trained:
     """What a training came to.
 
-    `loss_end` and `accuracy` are of sequences drawn apart from those trained on. `in_sight` is the
-    share of their answers that the patterns of the trained model let the asking token know of;
-    `accuracy_in_sight` the accuracy on these, None if there are none.
+    `loss_end` and `accuracy` are of sequences drawn apart from those trained on, `chance` is what
+    guessing gives on them. `in_sight` is the share of their answers that the patterns of the
+    trained model show the asking token; `accuracy_in_sight` the accuracy on these, None if there
+    are none.
     """
 
     loss_start: float
     loss_end: float
     accuracy: float
+    chance: float
     in_sight: float
     accuracy_in_sight: float | None
     seconds: float
@@ -73,6 +75,7 @@ def fit(attention: Attention, task: Task, *, steps: int, seed: int, device: str)
         loss_start=curve[0].loss,
         loss_end=loss,
         accuracy=_mean(right, asked),
+        chance=batch.chance,
         in_sight=_mean(visible, asked),
         accuracy_in_sight=_mean(right, visible) if visible.any() else None,
         seconds=seconds,

@@ -13,7 +13,7 @@ from variants import Attention, MultiHeadAttention
 from variants.layer import TransformerBlock
 from variants.layer.positions import Sinusoidal
 
-WIDTH, HEADS, DEPTH = 64, 2, 2
+WIDTH, HEADS, DEPTH = 64, 4, 2
 
 
 class TinyModel(nn.Module):
@@ -34,15 +34,13 @@ class TinyModel(nn.Module):
         self.position = Sinusoidal(WIDTH)
         self.blocks = nn.ModuleList()
         for layer in range(DEPTH):
-            own = attention
-            if hasattr(attention, "seed"):
-                own = dataclasses.replace(attention, seed=attention.seed + layer)
+            drawn = {"seed": attention.seed + layer} if hasattr(attention, "seed") else {}
             self.blocks.append(
                 TransformerBlock(
                     MultiHeadAttention(
                         WIDTH,
                         HEADS,
-                        attention=own,
+                        attention=dataclasses.replace(attention, **drawn),
                         position="rotary",
                         shared_qk=getattr(attention, "shared_qk", False),
                         seed=DEPTH * seed + layer,
@@ -63,17 +61,17 @@ class TinyModel(nn.Module):
 
     @torch.no_grad()
     def sees(self, seq_len: int, passed_on: bool) -> Tensor:
-        """Which token (column) can tell which (row) anything, (seq_len, seq_len): by the patterns of
-        its layers, one after the other if `passed_on`, otherwise by one of them. Patterns that
-        depend on content are the union over many random queries and keys."""
+        """Whether a token (row) is shown another (column), bool (seq_len, seq_len): by the patterns
+        of the layers one after the other if `passed_on`, otherwise by one of them. A pattern that
+        depends on content is the union over many random queries and keys."""
         device = self.read_out.weight.device
-        reach = torch.eye(seq_len, device=device)
-        if passed_on:
-            reach += torch.eye(seq_len, device=device).roll(1, 0).tril()
-        found = torch.zeros_like(reach)
+        own = torch.eye(seq_len, device=device)
+        at_once = torch.zeros_like(own)
+        one_by_one = own + own.roll(1, 0).tril()  # a token and its predecessor
         generator = torch.Generator().manual_seed(0)
-        for block in self.blocks:
-            layer = block.attention
+        for layer in (
+            module for module in self.modules() if isinstance(module, MultiHeadAttention)
+        ):
             shape = 64, HEADS, seq_len, WIDTH // HEADS
             query, key = torch.randn(2, *shape, generator=generator).to(device)
             weights = layer.attention.weights(
@@ -82,7 +80,7 @@ class TinyModel(nn.Module):
                 causal=self.causal,
                 parameters=dict(layer.attention_parameters),
             )
-            seen = (weights != 0).flatten(0, 1).any(0).to(reach)
-            found += seen
-            reach = reach + seen @ reach
-        return (reach if passed_on else found) > 0
+            shown = (weights != 0).flatten(0, 1).any(0).to(own)
+            at_once += shown
+            one_by_one += shown @ one_by_one
+        return (one_by_one if passed_on else at_once) > 0

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
 
 import variants
-from bench.sweep import parse_variant
+from bench.sweep import SweepError, parse_variant
 from variants import Attention
 
 # By the name of a hyperparameter: as a share of the length, or as it is.
 SHARES = {
     "window_size": 3 / 8,
-    "max_span": 3 / 8,
+    "max_span": 3 / 4,
     "ramp_size": 1 / 8,
     "segment_size": 1 / 4,
     "memory_size": 1 / 4,
     "chunk_size": 1 / 4,
-    "bucket_size": 1 / 4,
+    "bucket_size": 1 / 8,
     "block_size": 1 / 8,
     "num_landmarks": 1 / 2,
     "projected_len": 1 / 2,
@@ -25,28 +28,40 @@ SHARES = {
     "num_global_tokens": 1 / 8,
     "num_sink_tokens": 1 / 8,
 }
-COUNTS = {"num_global_blocks": 1, "num_random_blocks": 2, "num_hashes": 4, "top_k": 4}
+COUNTS = {"num_global_blocks": 1, "num_random_blocks": 2, "num_hashes": 8, "top_k": 4}
 
 
 def attention_at(text: str, seq_len: int) -> Attention:
     """The attention of `"lsh num_hashes=2"`: what is not said is set for this length.
 
     Raises:
-        ValueError: an unknown variant or setting; one that cannot be trained.
+        SweepError: an unknown variant or setting, or one that cannot be trained.
     """
     name, *words = text.split() or [""]
-    fields = {f.name: f for f in dataclasses.fields(variants.create(name))}
     said = {word.partition("=")[0] for word in words}
-    for field in fields.keys() - said:
-        least, step = (fields[field].metadata.get(key) for key in ("minimum", "step"))
-        if field in SHARES:
-            number = max(round(SHARES[field] * seq_len), least or 1)
-            words.append(f"{field}={-(-number // (step or 1)) * (step or 1)}")
-        elif field in COUNTS:
-            words.append(f"{field}={COUNTS[field]}")
-    (attention,) = (
-        parse_variant(" ".join([name, *words])) if words else [variants.create(name)]
-    )
+    try:
+        for field in dataclasses.fields(variants.create(name)):
+            if field.name in said:
+                continue
+            if field.name in SHARES:
+                words.append(
+                    f"{field.name}={_number(field.metadata, SHARES[field.name] * seq_len)}"
+                )
+            elif field.name in COUNTS:
+                words.append(f"{field.name}={COUNTS[field.name]}")
+        # A name alone would ask for the settings of its grid.
+        words = words or ["implementation=auto"]
+        (attention,) = parse_variant(" ".join([name, *words]))
+    except SweepError:
+        raise
+    except ValueError as error:
+        raise SweepError(str(error)) from error
     if "backward" not in attention.supports:
-        raise ValueError(f"{text} cannot be trained: it does not support backward")
+        raise SweepError(f"{text} cannot be trained: it has no backward pass")
     return attention
+
+
+def _number(limits: Mapping[str, Any], wanted: float) -> int:
+    """The next one that a hyperparameter may have."""
+    step = limits["step"]
+    return max(math.ceil(round(wanted) / step) * step, limits["minimum"] or 0)

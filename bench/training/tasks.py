@@ -8,8 +8,11 @@ from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import one_hot
 
-ANSWERS = 8  # symbols among which a model must choose
+# Symbols among which a model must choose: few, as what knows tokens only in sums of several
+# (blocks, projections, states) must tell these apart.
+ANSWERS = 4
 NO_ANSWER = -1  # at positions at which nothing is asked
 
 
@@ -27,14 +30,20 @@ class Batch:
     answers: Tensor
     sources: Tensor
 
+    @property
+    def chance(self) -> float:
+        """The accuracy of the most frequent answer of each sequence, which takes no look at where
+        it stands: above one in ANSWERS, as sequences are short."""
+        counts = one_hot(self.answers + 1, ANSWERS + 1)[..., 1:].sum(1)
+        return counts.amax(-1).sum().item() / counts.sum().item()
+
 
 @dataclass(frozen=True)
 class Task(ABC):
     """Sequences of `seq_len` tokens below `vocabulary`; answers below ANSWERS."""
 
     name: ClassVar[str]
-    least: ClassVar[int] = 8  # tokens
-    # Whether the answer may be passed on from layer to layer, or has to be found by one look.
+    # Whether the answer can be passed on from layer to layer without knowing who will ask for it.
     passed_on: ClassVar[bool]
 
     seq_len: int
@@ -43,11 +52,6 @@ class Task(ABC):
     @abstractmethod
     def vocabulary(self) -> int:
         """How many different tokens there are."""
-
-    @property
-    def chance(self) -> float:
-        """The accuracy of a model that knows how often each answer is right, and no more."""
-        return 1 / ANSWERS
 
     @abstractmethod
     def draw(self, batch: int, generator: Generator) -> Batch:
@@ -88,9 +92,9 @@ class Recall(Task):
 
     A quarter of the tokens are pairs' keys, all different, out of twice as many; every key is asked
     for twice. Asks an attention to look up by content: the place of a pair says nothing about its
-    value. A pattern must show the asking token the pair itself: what no layer has asked for yet, no
-    layer can pass on. A state must hold all pairs; where keys are mixed before they are compared,
-    none stands out.
+    value. A pattern must show the asking token the pair itself, or layers must have carried all
+    pairs nearer before they know which will be asked for. A state must hold all pairs; where keys
+    of many positions are mixed before they are compared, none stands out.
     """
 
     name = "recall"
