@@ -41,6 +41,10 @@ peers: $(PEERS_READY) ## race public implementations, under two settings of the 
 	    --out $(RUN)-peers-kept $(foreach axis,$(SET),--set $(axis))
 	@$(PYTHON) -m reports build $(RUN)-peers $(RUN)-peers-kept
 
+.PHONY: train
+train: $(BENCH_READY) ## train a tiny model with each variant to copy and to recall, in minutes
+	@$(PYTHON) -m bench train --device $(if $(filter auto,$(DEVICE)),cpu,$(DEVICE)) --out $(RUN)-train
+
 .PHONY: report
 report: $(BENCH_READY) ## rebuild the report of a run: make report RUN=results/...
 	@$(PYTHON) -m reports build $(RUN)

@@ -1,4 +1,4 @@
-"""The command line: `python -m bench run|plan|list|compare|capture`."""
+"""The command line: `python -m bench run|plan|list|compare|capture|train`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,13 @@ from bench import compare as comparison
 from bench import journal, runner
 from bench.inputs import CaptureError
 from bench.inputs.capture import capture as make_capture
+from bench.measurement import Status
 from bench.sweep import Sweep, SweepError, read
 from bench.sweep import parse as parse_sweep
+from bench.training import runs as trainings
+from bench.training import summary
+from bench.training.settings import attention_at
+from bench.training.tasks import TASKS
 from variants.contract.added import added_names
 from variants.contract.registry import Info
 
@@ -31,6 +36,7 @@ ERRORS = (
     runner.RunError,
     journal.JournalError,
     comparison.CompareError,
+    trainings.TrainingError,
 )
 
 
@@ -258,6 +264,66 @@ def capture(
         f"{made.heads} query and {made.kv_heads} key/value heads; use it with "
         f"--set inputs=file:{out}"
     )
+
+
+@main.command()
+@click.option(
+    "--variant",
+    "texts",
+    multiple=True,
+    metavar="TEXT",
+    help="As in a sweep, 'lsh num_hashes=2'; may be given several times. Default: all that can.",
+)
+@click.option("--task", "tasks", type=click.Choice(list(TASKS)), multiple=True)
+@click.option(
+    "--seed",
+    "seeds",
+    type=click.IntRange(min=0, max=2**32),
+    multiple=True,
+    default=(0,),
+    help="Of model and data; may be given several times.",
+)
+@click.option("--steps", type=click.IntRange(min=1), default=400, show_default=True)
+@click.option("--seq-len", type=click.IntRange(min=8), default=32, show_default=True)
+@click.option("--device", type=click.Choice(DEVICES), default="cpu", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of training.csv, curves.csv.")
+def train(
+    texts: tuple[str, ...],
+    tasks: tuple[str, ...],
+    seeds: tuple[int, ...],
+    steps: int,
+    seq_len: int,
+    device: str,
+    out: Path | None,
+) -> None:
+    """Train a tiny model with each variant to copy and to recall; show which learn it.
+
+    Hyperparameters that are not said are small, so that an approximation is one.
+    """
+    device = _device(device)
+    texts = texts or tuple(
+        name for name, cls in sorted(variants.REGISTRY.items()) if "backward" in cls.info.supports
+    )
+    asked = [
+        trainings.Training(attention, task, seed, seq_len, steps, device)
+        for attention in dict.fromkeys(attention_at(text, seq_len) for text in texts)
+        for task in dict.fromkeys(tasks or TASKS)
+        for seed in dict.fromkeys(seeds)
+    ]
+    folder = out or Path("results") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-train"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
+    try:
+        rows = trainings.run(asked, folder)
+    except KeyboardInterrupt:
+        click.echo(f"stopped; what was trained is in {folder}", err=True)
+        sys.exit(130)
+    console = Console()
+    console.print(summary.table(rows))
+    for sentence in summary.sentences(rows):
+        console.print(sentence, highlight=False, markup=False)
+    click.echo(folder)
+    if any(row["status"] != Status.OK for row in rows):
+        sys.exit(1)
 
 
 def _supports(info: Info) -> list[str]:

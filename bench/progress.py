@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from bench.measurement import Case, Status
+from bench.measurement import Status
 
 LINE_SECONDS = 15.0  # between lines where the output is no terminal
+
+
+class Named(Hashable, Protocol):
+    """Anything that takes its time."""
+
+    @property
+    def label(self) -> str: ...
 
 
 class Progress:
     """A bar on a terminal, now and then a line elsewhere. Cases count by their expected time."""
 
-    def __init__(self, weights: Sequence[tuple[Case, float]]) -> None:
+    def __init__(self, weights: Sequence[tuple[Named, float]]) -> None:
         self._weights = dict(weights)
         self._total = sum(self._weights.values())
         self._done = self._resumed = 0.0
@@ -43,13 +51,13 @@ class Progress:
         """What goes on outside the cases."""
         self._show(text)
 
-    def begin(self, case: Case) -> None:
+    def begin(self, case: Named) -> None:
         """A case starts; the clock of the time left starts with the first."""
         if self._started is None:
             self._started, self._resumed = time.monotonic(), self._done
         self._show(case.label)
 
-    def advance(self, case: Case, status: Status) -> None:
+    def advance(self, case: Named, status: Status) -> None:
         """A case has its row."""
         self._done += self._weights[case]
         self._count += 1

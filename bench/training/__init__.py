@@ -1,0 +1,1 @@
+"""Tiny models, trained: does an attention learn what it is for?"""

@@ -1,0 +1,128 @@
+"""One training: a fresh tiny model, fresh batches at every step, and what it can do at the end."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from bench.training.model import TinyModel
+from bench.training.tasks import NO_ANSWER, Batch, Task
+from variants import Attention
+
+BATCH, HELD_OUT = 32, 256  # sequences a step; sequences the trained model is asked at the end
+LEARNING_RATE, WARM_UP = 8e-3, 0.1  # at its highest; share of the steps on the way there
+POINTS = 25  # of a curve
+
+
+@dataclass(frozen=True)
+class Point:
+    """Loss and accuracy on a step's batch, which the model has not seen before."""
+
+    step: int
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training came to.
+
+    `loss_end` and `accuracy` are of sequences drawn apart from those trained on, `chance` is what
+    guessing gives on them. `in_sight` is the share of their answers that the patterns of the
+    trained model show the asking token; `accuracy_in_sight` the accuracy on these, None if there
+    are none.
+    """
+
+    loss_start: float
+    loss_end: float
+    accuracy: float
+    chance: float
+    in_sight: float
+    accuracy_in_sight: float | None
+    seconds: float
+    curve: tuple[Point, ...]
+
+
+def fit(attention: Attention, task: Task, *, steps: int, seed: int, device: str) -> Trained:
+    """Train a model with this attention; the same numbers for the same seed on the same machine
+    and number of threads. torch's global random state is left as it was.
+
+    Raises:
+        ArithmeticError: a loss that is not finite.
+    """
+    with torch.random.fork_rng(devices=[device] if device == "cuda" else []):
+        torch.manual_seed(seed)
+        model = TinyModel(attention, task, seed).to(device)
+        trained, held_out = (Generator().manual_seed(2 * seed + apart) for apart in (0, 1))
+        started = time.perf_counter()
+        curve = _train(model, task, steps, trained, device)
+        seconds = time.perf_counter() - started
+        with torch.no_grad():
+            batch = _on(task.draw(HELD_OUT, held_out), device)
+            scores = model(batch.tokens)
+            loss = _loss(scores, batch.answers).item()
+            right = scores.argmax(-1) == batch.answers
+    asked = batch.answers != NO_ANSWER
+    seen = model.sees(task.seq_len, task.passed_on)
+    rows = torch.arange(task.seq_len, device=seen.device)
+    visible = asked & seen[rows, batch.sources]
+    return Trained(
+        loss_start=curve[0].loss,
+        loss_end=loss,
+        accuracy=_mean(right, asked),
+        chance=batch.chance,
+        in_sight=_mean(visible, asked),
+        accuracy_in_sight=_mean(right, visible) if visible.any() else None,
+        seconds=seconds,
+        curve=curve,
+    )
+
+
+def _train(
+    model: TinyModel, task: Task, steps: int, generator: Generator, device: str
+) -> tuple[Point, ...]:
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+    curve = []
+    for step in range(steps):
+        batch = _on(task.draw(BATCH, generator), device)
+        scores = model(batch.tokens)
+        loss = _loss(scores, batch.answers)
+        if step % max(1, steps // POINTS) == 0 or step == steps - 1:
+            if not math.isfinite(value := loss.item()):
+                raise ArithmeticError(f"the loss was {value} at step {step} of {steps}")
+            right = scores.argmax(-1) == batch.answers
+            curve.append(Point(step, value, _mean(right, batch.answers != NO_ANSWER)))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    return tuple(curve)
+
+
+def _rate(step: int, steps: int) -> float:
+    """Of the learning rate: up in a line, down along a cosine."""
+    up = max(1, round(WARM_UP * steps))
+    if step < up:
+        return (step + 1) / up
+    return 0.5 + 0.5 * math.cos(math.pi * (step - up) / max(1, steps - up))
+
+
+def _loss(scores: Tensor, answers: Tensor) -> Tensor:
+    return cross_entropy(scores.flatten(0, 1), answers.flatten(), ignore_index=NO_ANSWER)
+
+
+def _mean(flags: Tensor, where: Tensor) -> float:
+    return flags[where].double().mean().item()
+
+
+def _on(batch: Batch, device: str) -> Batch:
+    return Batch(batch.tokens.to(device), batch.answers.to(device), batch.sources.to(device))

@@ -1,0 +1,175 @@
+"""Many trainings, one process a core, and the two files they leave: training.csv, curves.csv."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from pebble import ProcessExpired, ProcessPool
+
+from bench.measurement import Status
+from bench.progress import Progress
+from bench.training.fit import Point, Trained, fit
+from bench.training.tasks import TASKS
+from variants import Attention, UnsupportedError
+
+LEARNED = 0.9  # accuracy from which on a task counts as learned
+COLUMNS = (
+    *("variant", "implementation", "hyperparameters", "causal", "task", "seed", "device"),
+    *("seq_len", "steps", "status", "reason", "learned", "accuracy", "chance", "in_sight"),
+    *("accuracy_in_sight", "loss_start", "loss_end", "seconds", "steps_per_s"),
+)
+POINT_COLUMNS = ("variant", "hyperparameters", "task", "seed", "step", "loss", "accuracy")
+
+
+class TrainingError(Exception):
+    """A run that cannot start or go on, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is asked: one attention, one task, one seed."""
+
+    attention: Attention
+    task: str
+    seed: int
+    seq_len: int
+    steps: int
+    device: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.attention.info.name} {self.task} seed={self.seed}"
+
+    def row(self, status: Status, reason: str = "", seen: Trained | None = None) -> dict[str, Any]:
+        """A row of training.csv; what was not seen is empty."""
+        found = dict.fromkeys(COLUMNS, "") | {
+            "variant": self.attention.info.name,
+            "implementation": self.attention.implementation,
+            "hyperparameters": self.attention.hyperparameters,
+            "causal": self.attention.info.causal_choices[-1],
+            "task": self.task,
+            "seed": self.seed,
+            "device": self.device,
+            "seq_len": self.seq_len,
+            "steps": self.steps,
+            "status": status,
+            "reason": reason,
+        }
+        if seen is not None:
+            known = {name: value for name, value in vars(seen).items() if name in COLUMNS}
+            found |= {name: round(value, 6) for name, value in known.items() if value is not None}
+            found |= {"learned": learned(seen), "steps_per_s": round(self.steps / seen.seconds, 1)}
+        return found
+
+
+def learned(seen: Trained) -> str:
+    """`yes`; `in sight` if only answers that the patterns show are right; or `no`."""
+    if seen.accuracy >= LEARNED:
+        return "yes"
+    return "in sight" if (seen.accuracy_in_sight or 0.0) >= LEARNED else "no"
+
+
+def run(trainings: Sequence[Training], folder: Path) -> list[Mapping[str, Any]]:
+    """Train all of them; a row for each, written as soon as it is known.
+
+    On a CPU each has one thread, so that the numbers depend on the seed alone; on a GPU they go one
+    after another. What fails is a row with a status and a reason.
+
+    Raises:
+        TrainingError: a folder that cannot be written or holds a run already.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Opened to be created: what is there already is not overwritten.
+        with (
+            (folder / "training.csv").open("x", newline="", encoding="utf-8") as rows,
+            (folder / "curves.csv").open("x", newline="", encoding="utf-8") as points,
+        ):
+            return _run(trainings, _table(rows, COLUMNS), _table(points, POINT_COLUMNS))
+    except FileExistsError as error:
+        raise TrainingError(f"{folder} holds trainings already; give another --out") from error
+    except OSError as error:
+        raise TrainingError(f"cannot write to {folder}: {error.strerror}") from error
+
+
+def _run(trainings: Sequence[Training], rows: Table, points: Table) -> list[Mapping[str, Any]]:
+    on_cpu = all(training.device == "cpu" for training in trainings)
+    pool = ProcessPool(
+        max_workers=min(len(trainings), os.cpu_count() or 1) if on_cpu else 1,
+        initializer=_start,
+        context=multiprocessing.get_context("spawn"),
+    )
+    progress = Progress([(training, 1.0) for training in trainings])
+    found: list[Mapping[str, Any]] = []
+    try:
+        asked: dict[Future[Any], Training] = {
+            pool.schedule(_train, args=[one]): one for one in trainings
+        }
+        progress.begin(trainings[0])
+        for future in as_completed(asked):
+            training = asked[future]
+            try:
+                row, curve = future.result()
+            except (ProcessExpired, BrokenProcessPool) as error:
+                row, curve = training.row(Status.CRASHED, f"the process ended: {error}"), ()
+            rows.write(row)
+            for point in curve:
+                points.write({**row, **vars(point)})
+            found.append(row)
+            progress.advance(training, row["status"])
+            progress.say(training.label)
+    finally:
+        progress.close()
+        pool.stop()
+        pool.join()
+    return found
+
+
+def _start() -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends this one
+
+
+def _train(training: Training) -> tuple[dict[str, Any], tuple[Point, ...]]:
+    try:
+        seen = fit(
+            training.attention,
+            TASKS[training.task](training.seq_len),
+            steps=training.steps,
+            seed=training.seed,
+            device=training.device,
+        )
+    except UnsupportedError as error:
+        return training.row(Status.UNSUPPORTED, str(error)), ()
+    except Exception as error:
+        return training.row(Status.ERROR, f"{type(error).__name__}: {error}"), ()
+    return training.row(Status.OK, seen=seen), seen.curve
+
+
+@dataclass(frozen=True)
+class Table:
+    """A CSV file of which every line is on its way to the disk as soon as it is written."""
+
+    file: IO[str]
+    writer: csv.DictWriter[str]
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        self.writer.writerow(row)
+        self.file.flush()
+
+
+def _table(file: IO[str], columns: Sequence[str]) -> Table:
+    table = Table(file, csv.DictWriter(file, columns, extrasaction="ignore"))
+    table.writer.writeheader()
+    file.flush()
+    return table

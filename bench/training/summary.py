@@ -1,0 +1,54 @@
+"""What a person reads after a run of trainings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.table import Table
+
+from bench.measurement import Status
+
+
+def table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """A line for each training, by task and variant."""
+    shown = Table()
+    for column in ("task", "variant", "settings", "learned"):
+        shown.add_column(column)
+    for column in ("accuracy", "chance", "in sight", "loss", "seed", "seconds"):
+        shown.add_column(column, justify="right")
+    for row in sorted(rows, key=lambda row: (row["task"], row["variant"], row["seed"])):
+        start = row["task"], row["variant"], row["hyperparameters"]
+        if row["status"] == Status.OK:
+            shown.add_row(
+                *start,
+                row["learned"],
+                *(f"{row[name]:.1%}" for name in ("accuracy", "chance", "in_sight")),
+                f"{row['loss_start']:.2f} → {row['loss_end']:.3f}",
+                str(row["seed"]),
+                f"{row['seconds']:.1f}",
+            )
+        else:
+            shown.add_row(*start, f"{row['status']}: {row['reason']}", *"----", str(row["seed"]))
+    return shown
+
+
+def sentences(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """How many learned their task, and which did not."""
+    rows = list(rows)
+    learned = sum(row["learned"] == "yes" for row in rows)
+    found = [f"{learned} of {len(rows)} trainings learned their task"]
+    for row in rows:
+        name = f"{row['variant']} {row['hyperparameters']}".strip()
+        where = f"{name}, {row['task']}, seed {row['seed']}"
+        if row["status"] != Status.OK:
+            found.append(f"{row['status']}: {where}: {row['reason']}")
+        elif row["learned"] != "yes":
+            seen = f"accuracy {row['accuracy']:.1%}, by chance {row['chance']:.1%}"
+            if row["learned"] == "in sight":
+                seen += (
+                    f"; {row['accuracy_in_sight']:.1%} of the {row['in_sight']:.1%} of answers "
+                    "that its pattern shows"
+                )
+            found.append(f"not learned: {where}: {seen}")
+    return found
