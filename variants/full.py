@@ -32,9 +32,10 @@ from variants.engines.kept import Kept
 @dataclass(frozen=True)
 class FullAttention(Attention):
     """Exact, by torch's fused kernel as it comes (`sdpa`); on a CPU widened to float32 and with its
-    products on the fast route (`onednn`), on CUDA one of those it chooses from (`flash`, `cudnn`,
-    `efficient`) or xFormers' memory-efficient kernel (`xformers`); or by two matrix products around
-    a softmax over a block of query rows (`plain`), with bfloat16 scores (`coarse`)."""
+    products on the fast route (`onednn`), if keys are enough for it; on CUDA one of those it
+    chooses from (`flash`, `cudnn`, `efficient`) or xFormers' memory-efficient kernel (`xformers`);
+    or by two matrix products around a softmax over a block of query rows (`plain`), with bfloat16
+    scores (`coarse`)."""
 
     @property
     def traceable(self) -> bool:
@@ -129,6 +130,8 @@ class FullAttention(Attention):
     def choose_implementation(self, query: Tensor, key: Tensor) -> str:
         if self.implementation == "auto" and query.device.type == "cuda":
             return sdpa.fastest(query, key) or "sdpa"
+        if self.implementation == "auto" and not dense.fast_pays(key):
+            return "sdpa"
         return super().choose_implementation(query, key)
 
     def unavailable(self, implementation: str, device: torch.device) -> str | None:

@@ -13,6 +13,8 @@ from variants.contract.dense import compute_dtype
 from variants.engines import blocks
 from variants.engines.matmul import fast_float32
 
+FAST_FROM = 256  # keys; with fewer the route's own cost is several times that of the product
+
 
 def attend(
     query: Tensor,
@@ -23,13 +25,14 @@ def attend(
     key_padding_mask: Tensor | None,
     scale: float,
     distance_bias: Tensor | None = None,
-    fast: bool = True,
+    fast: bool | None = None,
 ) -> Tensor:
     """Full attention; shapes as in `Attention.__call__`.
 
     The fused kernel takes the unmasked and the plain causal case; other masks and a bias would be
     quadratic for it, and go to our own tiles. `fast` lets a CPU widen the half types to float32,
-    and take the fast route for its products (`matmul.fast_float32`); a GPU knows no difference.
+    and take the fast route for its products (`matmul.fast_float32`); None means if `fast_pays`. A
+    GPU knows no difference.
     """
     unlike = causal and query.shape[2] != key.shape[2]
     if key_padding_mask is not None or distance_bias is not None or unlike:
@@ -45,6 +48,7 @@ def attend(
     if causal and scale <= 0:
         # The kernel hides scores before it scales them: they would turn up, or be no number.
         query, scale = query * scale, 1.0
+    fast = fast_pays(key) if fast is None else fast
     if fast and query.device.type == "cpu" and query.dtype is not torch.float64:
         if not (torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))):
             wide = compute_dtype(query.dtype)
@@ -59,6 +63,11 @@ def attend(
         # This processor has no fast product of that type.
         query, key, value = (x.float() for x in (query, key, value))
     return _fused(query, key, value, causal, scale).to(dtype)
+
+
+def fast_pays(key: Tensor) -> bool:
+    """Whether products with so many keys are large enough for the fast route, by length alone."""
+    return key.shape[2] >= FAST_FROM
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> Tensor:
