@@ -262,10 +262,17 @@ def test_a_state_of_another_attention_or_shape_is_refused() -> None:
     other = dataclasses.replace(attention, window_size=5)
     with pytest.raises(ValueError, match=r"window_size=5\).* got one of .*window_size=4\)"):
         other.step(state, *tensors)
-    with pytest.raises(ValueError, match=r"= \(1, 6, 2, 5\); got one for \(2, 6, 2, 5\)"):
-        attention.step(state, *(x[:1] for x in tensors))
-    with pytest.raises(ValueError, match="got NoneType"):
-        attention.step(None, *tensors)  # type: ignore[arg-type]
+    for wrong, found in (
+        ([x[:1] for x in tensors], "1, 6, 2, 5, torch.float64, cpu"),
+        ([x.float() for x in tensors], "2, 6, 2, 5, torch.float32, cpu"),
+        ([x.to("meta") for x in tensors], "2, 6, 2, 5, torch.float64, meta"),
+    ):
+        kept = re.escape("= (2, 6, 2, 5, torch.float64, cpu); ")
+        with pytest.raises(ValueError, match=rf"{kept}got \({found}\)$"):
+            attention.step(state, *wrong)
+    query, key, value = tensors
+    with pytest.raises(ValueError, match=r"then query, key and value; got a .* of type Tensor$"):
+        attention.step(query, state, key, value)  # type: ignore[arg-type]
 
 
 def test_as_many_queries_as_keys_are_asked_for() -> None:

@@ -580,7 +580,7 @@ def test_a_mask_of_the_other_polarity_is_noticed_where_it_hides_everything() -> 
 def test_masks_of_numbers_are_refused_with_what_they_become(dtype: torch.dtype) -> None:
     layer, x = MultiHeadAttention(WIDTH, HEADS), tokens(dtype=torch.float32)
     mask = (~padding()).to(dtype)
-    with pytest.raises(ValueError, match=r"must be bool.*got torch\..*take `mask == 0`"):
+    with pytest.raises(ValueError, match=r"must be a bool.*got torch\..*take `mask == 0`"):
         layer(x, key_padding_mask=mask)
     layer(x, key_padding_mask=mask == 0)
 
@@ -589,3 +589,25 @@ def test_a_mask_of_another_shape_is_refused_by_the_contract() -> None:
     layer, x = MultiHeadAttention(WIDTH, HEADS), tokens(dtype=torch.float32)
     with pytest.raises(ValueError, match=r"must be bool of shape \(3, 19\).*got.*\(19, 3\)"):
         layer(x, key_padding_mask=torch.ones(TOKENS, BATCH, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"query": None}, r"query must be a tensor \(batch, tokens, embed_dim = .*; got NoneType"),
+        (
+            {"query": torch.zeros(2, 3, WIDTH, dtype=torch.float16)},
+            r"query must be of the layer's dtype torch\.float64, except under autocast; got .*16",
+        ),
+        (
+            {"query": tokens(), "key_padding_mask": [[True]]},
+            "key_padding_mask must be a bool tensor .*; got list",
+        ),
+    ],
+)
+def test_what_is_no_tensor_or_of_another_dtype_is_refused(
+    call: dict[str, Any], message: str
+) -> None:
+    layer = MultiHeadAttention(WIDTH, HEADS, dtype=torch.float64)
+    with pytest.raises(ValueError, match=f"^{message}"):
+        layer(**call)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -356,3 +356,21 @@ def test_layers_may_share_one_instance() -> None:
     layers = torch.nn.Sequential(*(layer_with(position) for _ in range(2)))
     names = [name for name, _ in layers.named_parameters() if "position" in name]
     assert names == ["0.position.weight"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Rotary(0), "head_dim must be an integer of at least 1; got 0"),
+        (lambda: Rotary(8.0), r"head_dim must be an integer of at least 1; got 8\.0"),
+        (lambda: Rotary(8, base=0), "base must be a number above 0; got 0"),
+        (lambda: Alibi(-1), "num_heads must be an integer of at least 1; got -1"),
+        (lambda: Sinusoidal(-3), "embed_dim must be an integer of at least 1; got -3"),
+        (lambda: Learned(8, 0), "max_len must be an integer of at least 1; got 0"),
+        (lambda: RelativeBias(0), "num_heads must be an integer of at least 1; got 0"),
+        (lambda: RelativeBias(4, 32, 8.5), r"max_distance must be an integer .*; got 8\.5"),
+    ],
+)
+def test_numbers_of_an_encoding_are_checked(make: Callable[[], Position], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        make()

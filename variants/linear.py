@@ -32,9 +32,10 @@ from variants.engines.tile import Scratch
 )
 @dataclass(frozen=True)
 class LinearAttention(Attention):
-    """Weights are feature(query) · feature(key), divided by their sum. `elu` is elu(x) + 1;
-    `relu` is max(x, 0), for which a row may see nothing at all and then is 0. No epsilon is added.
-    The default scale is 1, as the method is not softmax's approximation."""
+    """Weights are feature(query) · feature(key), divided by their sum. `elu` is elu(x) + 1; `relu`
+    is max(x, 0), for which a row may see nothing at all and then is 0, as is one of `elu` all of
+    whose channels are so far below zero that their exponentials are 0. No epsilon is added. The
+    default scale is 1, as the method is not softmax's approximation."""
 
     feature_map: str = hyperparameter("elu", choices=("elu", "relu"))
 

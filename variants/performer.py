@@ -42,7 +42,8 @@ class PerformerAttention(Attention):
     causal form the shift of a key is the maximum over earlier keys: nothing of the future reaches a
     row, not even through rounding. The price is range: a causal row whose features and those of all
     earlier keys have their maxima apart by more than the dtype's exponents allow is 0, which takes
-    queries and keys of norm 30 and more.
+    queries and keys of norm 20 and more at head_dim 2, 30 at 8, 100 at 64. Steps of decoding lose
+    fewer such rows.
     """
 
     num_features: int = hyperparameter(256, minimum=1)

@@ -41,6 +41,9 @@ def check_call(
 ) -> None:
     """Arguments as in `Attention.__call__`."""
     name = attention.info.name
+    if not all(isinstance(x, Tensor) for x in (query, key, value)):
+        kinds = ", ".join(type(x).__name__ for x in (query, key, value))
+        raise ValueError(f"{name}: query, key and value must be tensors; got {kinds}")
     shapes = f"got query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
     if not query.ndim == key.ndim == value.ndim == 4:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ class State:
     attention: Attention
     length: int  # tokens so far, padding included
     shape: tuple[int, int, int, int]  # batch, heads, kv_heads, head_dim
+    dtype: torch.dtype  # of the tokens
+    device: torch.device
     memory: Memory
 
     @property
@@ -72,7 +75,9 @@ def prefill(
             key_padding_mask=key_padding_mask,
             parameters=attention.arguments(query, None, parameters, None)["parameters"],
         )
-    return out, State(attention, query.shape[2], _shape(query, key), memory)
+    return out, State(
+        attention, query.shape[2], _shape(query, key), query.dtype, query.device, memory
+    )
 
 
 def step(
@@ -88,6 +93,12 @@ def step(
     parameters: Parameters | None = None,
 ) -> tuple[Tensor, State]:
     """As `Attention.step`."""
+    require(attention, "step")
+    if not isinstance(state, State):
+        raise ValueError(
+            f"{attention.info.name}: step takes the state that prefill or a step gave, then query, "
+            f"key and value; got a state of type {type(state).__name__}"
+        )
     _check(attention, query, key, (query, key, value, distance_bias), parameters)
     check_call(
         attention,
@@ -98,7 +109,7 @@ def step(
         key_padding_mask=key_padding_mask,
         distance_bias=None,
     )
-    _check_state(attention, state, _shape(query, key))
+    _check_state(attention, state, query, key)
     length = state.length + key.shape[2]
     if distance_bias is not None:
         require(attention, "distance_bias")
@@ -114,7 +125,7 @@ def step(
             key_padding_mask=key_padding_mask,
             **attention.arguments(query, scale, parameters, distance_bias),
         )
-    return out, State(attention, length, state.shape, memory)
+    return out, dataclasses.replace(state, length=length, memory=memory)
 
 
 def _tensors(memory: Memory) -> Iterator[Tensor]:
@@ -138,7 +149,7 @@ def _check(
 ) -> None:
     name = attention.info.name
     require(attention, "step")
-    if query.ndim == key.ndim == 4 and query.shape[2] != key.shape[2]:
+    if isinstance(query, Tensor) and query.ndim == key.ndim == 4 and query.shape[2] != key.shape[2]:
         raise ValueError(
             f"{name}: prefill and step take a query, a key and a value of each token; got "
             f"{query.shape[2]} queries and {key.shape[2]} keys"
@@ -153,16 +164,20 @@ def _check(
         )
 
 
-def _check_state(attention: Attention, state: State, shape: tuple[int, int, int, int]) -> None:
-    if not isinstance(state, State):
-        found = type(state).__name__
-    elif state.attention != attention:
-        found = f"one of {state.attention}"
-    elif state.shape != shape:
-        found = f"one for {state.shape}"
-    else:
-        return
-    raise ValueError(
-        f"{attention.info.name}: a step needs a state of {attention} for (batch, heads, kv_heads, "
-        f"head_dim) = {shape}; got {found}"
-    )
+def _check_state(attention: Attention, state: State, query: Tensor, key: Tensor) -> None:
+    name = attention.info.name
+    if state.attention != attention:
+        raise ValueError(
+            f"{name}: a step needs a state of {attention}; got one of {state.attention}"
+        )
+    kept = *state.shape, state.dtype, state.device
+    given = *_shape(query, key), query.dtype, query.device
+    if given != kept:
+        raise ValueError(
+            f"{name}: tokens of a step must be like those before them, (batch, heads, kv_heads, "
+            f"head_dim, dtype, device) = {_spelled(kept)}; got {_spelled(given)}"
+        )
+
+
+def _spelled(facts: tuple[object, ...]) -> str:
+    return f"({', '.join(map(str, facts))})"

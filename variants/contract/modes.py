@@ -11,9 +11,15 @@ import torch
 Result = TypeVar("Result")
 
 
+def autocasts(device: torch.device) -> bool:
+    """Whether torch chooses dtypes on this device now; on some, such as meta, it never does."""
+    possible = torch.amp.is_autocast_available(device.type)
+    return possible and torch.is_autocast_enabled(device.type)
+
+
 def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Kernels and definitions choose the dtype of each product themselves."""
-    if torch.is_autocast_enabled(device.type):
+    if autocasts(device):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 

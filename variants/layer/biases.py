@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from variants.layer.position import Position
+from variants.layer.position import Position, check_counts
 
 
 class RelativeBias(Position):
@@ -36,6 +36,7 @@ class RelativeBias(Position):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_counts(num_heads=num_heads, num_buckets=num_buckets, max_distance=max_distance)
         self.size, self.num_buckets = num_heads, num_buckets
         self.max_distance, self.bidirectional = max_distance, bidirectional
         step = 4 if bidirectional else 2
@@ -99,6 +100,7 @@ class Alibi(Position):
 
     def __init__(self, num_heads: int) -> None:
         super().__init__()
+        check_counts(num_heads=num_heads)
         self.size = num_heads
 
     @property

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from variants.contract.checks import UnsupportedError
+from variants.contract.modes import autocasts
 from variants.contract.registry import REGISTRY
 
 if TYPE_CHECKING:
@@ -64,8 +65,10 @@ def check_position(layer: MultiHeadAttention) -> None:
 def check_widths(
     layer: MultiHeadAttention, query: Tensor, key: Tensor | None, value: Tensor | None
 ) -> None:
-    """Tokens of the widths that are projected; how they fit together is the attention's to say."""
+    """Tokens of the widths and the dtype that are projected; how they fit together is the
+    attention's to say."""
     found, said = query, ""
+    dtype = layer.query_projection.weight.dtype
     for name, tensor, word, width in (
         ("query", query, "embed_dim", layer.embed_dim),
         ("key", key, "key_dim", layer.key_dim),
@@ -75,9 +78,19 @@ def check_widths(
             said = said or f", as no {name} was given"
         else:
             found, said = tensor, ""
+        if not isinstance(found, Tensor):
+            raise ValueError(
+                f"{name} must be a tensor (batch, tokens, {word} = {width}); got "
+                f"{type(found).__name__}"
+            )
         if found.ndim != 3 or found.shape[-1] != width:
             raise ValueError(
                 f"{name} must be (batch, tokens, {word} = {width}); got {tuple(found.shape)}{said}"
+            )
+        if found.dtype != dtype and not autocasts(found.device):
+            raise ValueError(
+                f"{name} must be of the layer's dtype {dtype}, except under autocast; got "
+                f"{found.dtype}{said}"
             )
 
 
@@ -85,10 +98,11 @@ def check_polarity(mask: Tensor | None, key: Tensor) -> None:
     """ValueError for masks in another convention, as far as it shows."""
     if mask is None:
         return
-    if mask.dtype != torch.bool:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise ValueError(
-            "key_padding_mask must be bool (batch, key_len), True = padding; got "
-            f"{mask.dtype}: of a mask that is 1 for tokens and 0 for padding, take `mask == 0`"
+            "key_padding_mask must be a bool tensor (batch, key_len), True = padding; got "
+            f"{found}: of a mask that is 1 for tokens and 0 for padding, take `mask == 0`"
         )
     if torch.compiler.is_compiling() or mask.shape != key.shape[:2]:
         return

@@ -167,7 +167,6 @@ class MultiHeadAttention(nn.Module):
                 "a layer with shared_qk=True has no keys but its queries: leave key out, or pass "
                 "the query itself; got another tensor"
             )
-        check_polarity(key_padding_mask, query if key is None else key)
         heads, call = self._prepared(query, key, value, 0, key_padding_mask)
         return self._merged(self.attention(*heads, causal=causal, **call))
 
@@ -180,7 +179,6 @@ class MultiHeadAttention(nn.Module):
         Raises:
             ValueError, UnsupportedError: as the call does, and `Attention.prefill`.
         """
-        check_polarity(key_padding_mask, hidden)
         heads, call = self._prepared(hidden, None, None, 0, key_padding_mask)
         out, state = self.attention.prefill(*heads, **call)
         return self._merged(out), state
@@ -230,6 +228,8 @@ class MultiHeadAttention(nn.Module):
         have gone before the first key."""
         check_widths(self, query, key, value)
         key = query if key is None else key
+        if start == 0:  # of new tokens alone, all may be padding
+            check_polarity(key_padding_mask, key)
         value = key if value is None else value
         query_len, key_len, place = query.shape[1], key.shape[1], self.position
         query_start = start + key_len - query_len

@@ -8,6 +8,13 @@ import torch
 from torch import Tensor, nn
 
 
+def check_counts(**counts: int) -> None:
+    """Numbers of channels, heads or positions: integers of at least 1; ValueError otherwise."""
+    for name, count in counts.items():
+        if type(count) is not int or count < 1:
+            raise ValueError(f"{name} must be an integer of at least 1; got {count!r}")
+
+
 class Position(nn.Module):
     """No position at all. An encoding overrides what it acts on, one or more of the three hooks,
     and is made for a layer's `takes`, of which it has `size`.

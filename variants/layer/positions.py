@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from variants.contract.dense import compute_dtype
 from variants.layer.biases import Alibi, RelativeBias
-from variants.layer.position import Position
+from variants.layer.position import Position, check_counts
 
 __all__ = ["Alibi", "Learned", "Position", "RelativeBias", "Rotary", "Sinusoidal", "position_for"]
 
@@ -24,6 +24,7 @@ class Sinusoidal(Position):
 
     def __init__(self, embed_dim: int) -> None:
         super().__init__()
+        check_counts(embed_dim=embed_dim)
         self.size = embed_dim
 
     def forward(self, hidden: Tensor, start: int = 0) -> Tensor:
@@ -59,6 +60,7 @@ class Learned(Position):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_counts(embed_dim=embed_dim, max_len=max_len)
         self.size = embed_dim
         self.weight = nn.Parameter(torch.empty(max_len, embed_dim, device=device, dtype=dtype))
         self.reset_parameters()
@@ -98,6 +100,9 @@ class Rotary(Position):
 
     def __init__(self, head_dim: int, base: float = 10000.0, interleaved: bool = False) -> None:
         super().__init__()
+        check_counts(head_dim=head_dim)
+        if base <= 0:
+            raise ValueError(f"base must be a number above 0; got {base!r}")
         if head_dim % 2:
             raise ValueError(
                 f"rotary positions turn pairs of channels: head_dim must be even; got {head_dim}"

@@ -32,8 +32,9 @@ def attn_implementation(attention: Attention | str, name: str | None = None) -> 
     The model's scaling, grouped heads, causality and padding are kept. Anything else that it asks
     for (a soft cap, sinks, a position bias, its own window, dropout in training, another kind of
     mask) is an UnsupportedError when it runs, and so is going on from a cache with an attention
-    that is not `prefix_stable`: such a one takes `generate(..., use_cache=False)`. Learned tensors
-    are the seeded ones. Weights are returned where a model hands the wish for them on.
+    that is not `prefix_stable`: such a one takes `generate(..., use_cache=False)`. A sequence of
+    padding alone attends to nothing. Learned tensors are the seeded ones. Weights are returned
+    where a model hands the wish for them on.
 
     Args:
         attention: a variant, or the name of one, for its default settings.

@@ -72,6 +72,11 @@ class AttentionFunction:
         sight = read_mask(attention_mask, query, key, causal=is_causal)
         key, value = key[:, :, : sight.key_len], value[:, :, : sight.key_len]
         where = f"{self.attention.info.name} in {type(module).__name__}"
+        if value.shape[-1] != query.shape[-1]:
+            raise UnsupportedError(
+                f"{where}: variants take values as wide as queries; the model's have "
+                f"{value.shape[-1]} channels, its queries {query.shape[-1]}"
+            )
         asked = [name for name, option in options.items() if _matters(name, option)]
         if sliding_window is not None and sliding_window < sight.key_len:
             asked.append("sliding_window")
