@@ -14,22 +14,22 @@ def table(rows: Iterable[Mapping[str, Any]]) -> Table:
     """A line for each training, by task and variant."""
     shown = Table()
     for column in ("task", "variant", "settings", "learned"):
-        shown.add_column(column)
-    for column in ("accuracy", "chance", "in sight", "loss", "seed", "seconds"):
-        shown.add_column(column, justify="right")
+        shown.add_column(column, no_wrap=column in ("task", "variant"))
+    for column in ("accuracy", "chance", "loss", "seed", "seconds"):
+        shown.add_column(column, justify="right", no_wrap=True)
     for row in sorted(rows, key=lambda row: (row["task"], row["variant"], row["seed"])):
         start = row["task"], row["variant"], row["hyperparameters"]
         if row["status"] == Status.OK:
             shown.add_row(
                 *start,
                 row["learned"],
-                *(f"{row[name]:.1%}" for name in ("accuracy", "chance", "in_sight")),
+                *(f"{row[name]:.1%}" for name in ("accuracy", "chance")),
                 f"{row['loss_start']:.2f} → {row['loss_end']:.3f}",
                 str(row["seed"]),
                 f"{row['seconds']:.1f}",
             )
         else:
-            shown.add_row(*start, f"{row['status']}: {row['reason']}", *"----", str(row["seed"]))
+            shown.add_row(*start, row["status"], "", "", "", str(row["seed"]))
     return shown
 
 
