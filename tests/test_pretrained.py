@@ -587,7 +587,9 @@ class TestRefusedCalls:
             function(module, query, query, query, None, sliding_window=5)
         with pytest.raises(UnsupportedError, match="got none, and the module has no is_causal"):
             function(nn.Module(), query, query, query, None)
-        with pytest.raises(UnsupportedError, match="take values as wide as queries; .* 2 channels"):
+        with pytest.raises(
+            UnsupportedError, match=r"take values as wide as queries; .* 2 channels"
+        ):
             function(module, query, query, query[..., :2], None)
         out, _ = function(module, query, query, query, None, is_causal=False, sliding_window=6)
         everything = variants.create("full")(query, query, query).transpose(1, 2)
