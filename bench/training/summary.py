@@ -11,25 +11,25 @@ from bench.measurement import Status
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> Table:
-    """A line for each training, by task and variant."""
-    shown = Table()
-    for column in ("task", "variant", "settings", "learned"):
-        shown.add_column(column, no_wrap=column in ("task", "variant"))
-    for column in ("accuracy", "chance", "loss", "seed", "seconds"):
+    """A line for each training, by task and variant; narrow enough for any terminal."""
+    rows = sorted(rows, key=lambda row: (row["task"], row["variant"], row["seed"]))
+    chance = {row["task"]: f"{row['chance']:.0%}" for row in rows if row["status"] == Status.OK}
+    shown = Table(caption="by chance: " + ", ".join(map(" ".join, chance.items())))
+    for column in ("task", "variant", "learned"):
+        shown.add_column(column, no_wrap=True)
+    for column in ("accuracy", "loss", "seed", "time"):
         shown.add_column(column, justify="right", no_wrap=True)
-    for row in sorted(rows, key=lambda row: (row["task"], row["variant"], row["seed"])):
-        start = row["task"], row["variant"], row["hyperparameters"]
+    for row in rows:
+        cells = [row["status"], "", "", str(row["seed"]), ""]
         if row["status"] == Status.OK:
-            shown.add_row(
-                *start,
+            cells = [
                 row["learned"],
-                *(f"{row[name]:.1%}" for name in ("accuracy", "chance")),
+                f"{row['accuracy']:.1%}",
                 f"{row['loss_start']:.2f} → {row['loss_end']:.3f}",
                 str(row["seed"]),
-                f"{row['seconds']:.1f}",
-            )
-        else:
-            shown.add_row(*start, row["status"], "", "", "", str(row["seed"]))
+                f"{row['seconds']:.0f} s",
+            ]
+        shown.add_row(row["task"], row["variant"], *cells)
     return shown
 
 
