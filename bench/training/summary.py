@@ -15,7 +15,7 @@ def table(rows: Iterable[Mapping[str, Any]]) -> Table:
     shown = Table()
     for column in ("task", "variant", "settings", "learned"):
         shown.add_column(column, no_wrap=column in ("task", "variant"))
-    for column in ("accuracy", "chance", "loss", "seed", "seconds"):
+    for column in ("accuracy", "chance", "loss", "steps", "seconds", "seed"):
         shown.add_column(column, justify="right", no_wrap=True)
     for row in sorted(rows, key=lambda row: (row["task"], row["variant"], row["seed"])):
         start = row["task"], row["variant"], row["hyperparameters"]
@@ -25,11 +25,12 @@ def table(rows: Iterable[Mapping[str, Any]]) -> Table:
                 row["learned"],
                 *(f"{row[name]:.1%}" for name in ("accuracy", "chance")),
                 f"{row['loss_start']:.2f} → {row['loss_end']:.3f}",
-                str(row["seed"]),
+                str(row["steps_taken"]),
                 f"{row['seconds']:.1f}",
+                str(row["seed"]),
             )
         else:
-            shown.add_row(*start, row["status"], "", "", "", str(row["seed"]))
+            shown.add_row(*start, row["status"], "", "", "", "", "", str(row["seed"]))
     return shown
 
 
