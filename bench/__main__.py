@@ -283,7 +283,9 @@ def capture(
     default=(0,),
     help="Of model and data; may be given several times.",
 )
-@click.option("--steps", type=click.IntRange(min=1), default=400, show_default=True)
+@click.option(
+    "--steps", type=click.IntRange(min=1), default=500, show_default=True, help="At most."
+)
 @click.option("--seq-len", type=click.IntRange(min=8), default=32, show_default=True)
 @click.option("--device", type=click.Choice(DEVICES), default="cpu", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of training.csv, curves.csv.")

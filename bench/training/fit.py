@@ -16,7 +16,8 @@ from variants import Attention
 
 BATCH, HELD_OUT = 32, 256  # sequences a step; sequences the trained model is asked at the end
 LEARNING_RATE, WARM_UP = 8e-3, 0.1  # at its highest; share of the steps on the way there
-POINTS = 25  # of a curve
+MASTERED, IN_A_ROW = 0.99, 20  # accuracy, at so many steps, after which there is no more to learn
+POINTS = 25  # of a curve, if it is not ended early
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Trained:
     `loss_end` and `accuracy` are of sequences drawn apart from those trained on, `chance` is what
     guessing gives on them. `in_sight` is the share of their answers that the patterns of the
     trained model show the asking token; `accuracy_in_sight` the accuracy on these, None if there
-    are none.
+    are none. `steps_taken` is less than asked where the task was mastered earlier.
     """
 
     loss_start: float
@@ -44,6 +45,7 @@ class Trained:
     chance: float
     in_sight: float
     accuracy_in_sight: float | None
+    steps_taken: int
     seconds: float
     curve: tuple[Point, ...]
 
@@ -78,6 +80,7 @@ def fit(attention: Attention, task: Task, *, steps: int, seed: int, device: str)
         chance=batch.chance,
         in_sight=_mean(visible, asked),
         accuracy_in_sight=_mean(right, visible) if visible.any() else None,
+        steps_taken=curve[-1].step + 1,
         seconds=seconds,
         curve=curve,
     )
@@ -90,21 +93,26 @@ def _train(
         model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-    curve = []
+    curve: list[Point] = []
+    mastered = 0
     for step in range(steps):
         batch = _on(task.draw(BATCH, generator), device)
         scores = model(batch.tokens)
         loss = _loss(scores, batch.answers)
-        if step % max(1, steps // POINTS) == 0 or step == steps - 1:
-            if not math.isfinite(value := loss.item()):
-                raise ArithmeticError(f"the loss was {value} at step {step} of {steps}")
-            right = scores.argmax(-1) == batch.answers
-            curve.append(Point(step, value, _mean(right, batch.answers != NO_ANSWER)))
+        point = Point(step, loss.item(), _accuracy(scores, batch.answers))
+        if not math.isfinite(point.loss):
+            raise ArithmeticError(f"the loss was {point.loss} at step {step} of {steps}")
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
+        mastered = mastered + 1 if point.accuracy >= MASTERED else 0
+        last = step == steps - 1 or mastered == IN_A_ROW
+        if last or step % max(1, steps // POINTS) == 0:
+            curve.append(point)
+        if last:
+            break
     return tuple(curve)
 
 
@@ -118,6 +126,10 @@ def _rate(step: int, steps: int) -> float:
 
 def _loss(scores: Tensor, answers: Tensor) -> Tensor:
     return cross_entropy(scores.flatten(0, 1), answers.flatten(), ignore_index=NO_ANSWER)
+
+
+def _accuracy(scores: Tensor, answers: Tensor) -> float:
+    return _mean(scores.argmax(-1) == answers, answers != NO_ANSWER)
 
 
 def _mean(flags: Tensor, where: Tensor) -> float:

@@ -26,7 +26,7 @@ LEARNED = 0.9  # accuracy from which on a task counts as learned
 COLUMNS = (
     *("variant", "implementation", "hyperparameters", "causal", "task", "seed", "device"),
     *("seq_len", "steps", "status", "reason", "learned", "accuracy", "chance", "in_sight"),
-    *("accuracy_in_sight", "loss_start", "loss_end", "seconds", "steps_per_s"),
+    *("accuracy_in_sight", "loss_start", "loss_end", "steps_taken", "seconds", "steps_per_s"),
 )
 POINT_COLUMNS = ("variant", "hyperparameters", "task", "seed", "step", "loss", "accuracy")
 
@@ -68,7 +68,10 @@ class Training:
         if seen is not None:
             known = {name: value for name, value in vars(seen).items() if name in COLUMNS}
             found |= {name: round(value, 6) for name, value in known.items() if value is not None}
-            found |= {"learned": learned(seen), "steps_per_s": round(self.steps / seen.seconds, 1)}
+            found |= {
+                "learned": learned(seen),
+                "steps_per_s": round(seen.steps_taken / seen.seconds, 1),
+            }
         return found
 
 

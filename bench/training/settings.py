@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +19,7 @@ SHARES = {
     "memory_size": 1 / 4,
     "chunk_size": 1 / 4,
     "bucket_size": 1 / 8,
-    "block_size": 1 / 8,
+    "block_size": 1 / 16,
     "num_landmarks": 1 / 2,
     "projected_len": 1 / 2,
     "num_features": 2,
@@ -28,7 +27,7 @@ SHARES = {
     "num_global_tokens": 1 / 8,
     "num_sink_tokens": 1 / 8,
 }
-COUNTS = {"num_global_blocks": 1, "num_random_blocks": 2, "num_hashes": 8, "top_k": 4}
+COUNTS = {"num_global_blocks": 1, "num_random_blocks": 4, "num_hashes": 4, "top_k": 4}
 
 
 def attention_at(text: str, seq_len: int) -> Attention:
@@ -62,6 +61,5 @@ def attention_at(text: str, seq_len: int) -> Attention:
 
 
 def _number(limits: Mapping[str, Any], wanted: float) -> int:
-    """The next one that a hyperparameter may have."""
-    step = limits["step"]
-    return max(math.ceil(round(wanted) / step) * step, limits["minimum"] or 0)
+    """In the steps in which a hyperparameter goes: one of even numbers is twice what is wanted."""
+    return max(round(wanted) * limits["step"], limits["minimum"] or 0)

@@ -17,17 +17,18 @@ def table(rows: Iterable[Mapping[str, Any]]) -> Table:
     shown = Table(caption="by chance: " + ", ".join(map(" ".join, chance.items())))
     for column in ("task", "variant", "learned"):
         shown.add_column(column, no_wrap=True)
-    for column in ("accuracy", "loss", "seed", "time"):
+    for column in ("accuracy", "loss", "steps", "time", "seed"):
         shown.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        cells = [row["status"], "", "", str(row["seed"]), ""]
+        cells = [row["status"], "", "", "", "", str(row["seed"])]
         if row["status"] == Status.OK:
             cells = [
                 row["learned"],
                 f"{row['accuracy']:.1%}",
                 f"{row['loss_start']:.2f} → {row['loss_end']:.3f}",
-                str(row["seed"]),
+                str(row["steps_taken"]),
                 f"{row['seconds']:.0f} s",
+                str(row["seed"]),
             ]
         shown.add_row(row["task"], row["variant"], *cells)
     return shown
