@@ -809,7 +809,7 @@ class TestCommand:
 
 def test_a_row_is_written_under_its_own_columns(tmp_path: Path) -> None:
     row = replace(good(cases.case(layer=3, causal=True)), tflops=0.25)
-    runner.write_results(tmp_path, [row.case], {row.case_id: row})
+    runner.write_results(tmp_path, [row.case], {row.case_id: row}, {})
     (stored,) = table(tmp_path)
     for name in COLUMNS:
         value = getattr(row, name)
