@@ -10,23 +10,10 @@ import pytest
 
 from bench import journal
 from bench.journal import FILE, Journal, JournalError
-from bench.measurement import Head, Measurement, Raw, Status
-from tests.cases import case, good
+from bench.measurement import Measurement, Raw, Status
+from tests.cases import HEAD, case, good
 
 FIRST, SECOND = case(seed=1), case(seed=2)
-HEAD = Head(
-    batch_index=0,
-    head=3,
-    approx_error_rel_l2=0.25,
-    approx_error_low=0.2,
-    approx_error_high=0.3,
-    mass_recall=None,
-    effective_keys=12.5,
-    sink_mass=0.5,
-    near_mass=0.25,
-    top64_mass=0.1 + 0.2,
-    logit_spread=1.5,
-)
 
 
 def write(folder: Path) -> Path:
