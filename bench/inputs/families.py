@@ -4,9 +4,9 @@ That holds from some 32 channels on: in few, favourites cannot stand out among m
 favourites grow with the logarithm of the number of keys, so that it holds at every length; what
 becomes of it at another temperature, the description of the inputs says.
 
-A quarter of the energy of values is common to all keys of a head, as in layers of real models (0.04
-to 0.27 in the committed capture), so that exact outputs are not close to zero. Half has the family's
-structure, the rest is noise.
+A quarter of the energy of values is common to all keys of a head, as in layers of real models
+(0.04 to 0.27 in the committed capture), so that exact outputs are not close to zero. Half has the
+family's structure, the rest is noise.
 """
 
 from __future__ import annotations

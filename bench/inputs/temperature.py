@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from bench.accuracy.description import describe
+from bench.accuracy.description import mean_effective_keys
 from bench.inputs.source import InputsError
 
-PAIRS = 1 << 23  # scores that are looked at for each temperature, but at least 64 rows of each head
+PAIRS = 1 << 24  # scores that are looked at for each temperature, but at least 64 rows of each head
 ROWS = 64
 LIMIT = 1024.0  # temperatures from 1 / LIMIT to LIMIT are tried
 CLOSE = 0.005  # relative distance from the wanted number that ends the search
@@ -36,11 +37,10 @@ def temperature_for(
     count = min(seq_len, max(ROWS, PAIRS // (batch * heads * key.shape[2])))
     # The middle of `count` equal stretches.
     rows = ((torch.arange(count).double() + 0.5) * (seq_len / count)).long()
-    weights = torch.ones(count)
 
+    @cache
     def found(temperature: float) -> float:
-        seen = describe(query / temperature, key, rows, weights, causal=causal)
-        return float(seen.effective_keys.nanmean())
+        return mean_effective_keys(query / temperature, key, rows, causal=causal)
 
     reached = 1.0
     factor = 2.0 if found(reached) < effective_keys else 0.5
