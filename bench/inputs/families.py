@@ -115,11 +115,12 @@ def needle(head: Head) -> Tensors:
     questions = head.directions(count)
     asked = head.numbers(count, head.group, head.seq_len)
     answered = torch.arange(len(needles)) % count
-    # Needles are as long as other keys, so that their size does not give them away.
     query = head.favourite(4) * questions[asked]
     query += 0.1 * head.normal(head.group, head.seq_len, head.head_dim)
     key = head.normal(head.key_len, head.head_dim)
-    key[needles] = math.sqrt(head.head_dim) * questions[answered]
+    # Needles are as long as other keys, so that their size does not give them away.
+    answers = key[needles] * 0.3 + math.sqrt(head.head_dim) * questions[answered]
+    key[needles] = math.sqrt(head.head_dim) * torch.nn.functional.normalize(answers, dim=-1)
     structure = head.normal(head.key_len, head.head_dim)
     structure[needles] = head.normal(count, head.head_dim)[answered]
     return query, key, head.values(structure)
