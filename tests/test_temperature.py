@@ -210,6 +210,14 @@ class TestEffectiveKeys:
         with pytest.raises(InputsError, match="cannot be reached"):
             load("sinks effective_keys=2", seq_len=1)
 
+    def test_are_measured_like_any_inputs(self) -> None:
+        with fresh_worker():
+            row, samples = worker.measure(asked("sinks effective_keys=9", seq_len=64), settings())
+        assert row.status is Status.OK
+        assert samples
+        assert row.inputs == "sinks effective_keys=9"
+        assert "; temperature 0." in row.inputs_detail
+
     def test_that_cannot_be_reached_are_a_row(self) -> None:
         with fresh_worker():
             row, samples = worker.measure(asked("local effective_keys=600"), settings())
