@@ -5,6 +5,7 @@ Methods differ by the attention they meet, so an error says little without this 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -85,3 +86,26 @@ def describe(
     seen = (entropy.exp(), sink, near, top.sum(-1), (squares / count).sqrt())
     weight = row_weights.double()
     return Description(*((each * weight).sum(-1) / weight.sum() for each in seen))
+
+
+def mean_effective_keys(
+    query: Tensor, key: Tensor, rows: Tensor, *, causal: bool, pairs: int = PAIRS
+) -> float:
+    """The mean of `effective_keys` over batch, heads and rows that see a key, alone and in one pass
+    over the keys; arguments as of `describe`."""
+    if causal:
+        rows = rows[query_positions(rows, query.shape[2], key.shape[2]) >= 0]
+    shape = (*query.shape[:2], len(rows))
+    highest = torch.full(shape, -torch.inf, dtype=torch.float64, device=query.device)
+    total, moment = torch.zeros(2, *shape, dtype=torch.float64, device=query.device)
+    if len(rows) == 0:
+        return math.nan
+    for block in score_blocks(query, key, rows, causal=causal, pairs=pairs):
+        risen = torch.maximum(highest, block.scores.amax(-1))
+        kept = (highest - risen).exp()
+        kernel = (block.scores - risen[..., None]).exp_()
+        total = total * kept + kernel.sum(-1)
+        moment = moment * kept + kernel.mul_(block.scores.clamp_(min=-1e300)).sum(-1)
+        highest = risen
+    entropy = total.log() + highest - moment / total
+    return float(entropy.exp().mean())
