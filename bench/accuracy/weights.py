@@ -15,7 +15,9 @@ from bench.accuracy.rows import mean
 from variants import Attention, create
 from variants.contract.dense import expand_heads, masked_softmax
 
-PAIRS = 1 << 24  # weights that are held at a time: 128 MiB in float64
+# Weights that are held at a time, 64 MiB in float64: fewer would leave the cache less often, but a
+# method's definition looks at all keys anew for every part of the rows.
+PAIRS = 1 << 23
 TOP = 64
 SELECTING = ("masked_softmax", "biased_softmax", "shared_qk_softmax")  # targets that drop keys
 SAME = 1.05  # of two budgets: more is another one
@@ -43,7 +45,7 @@ def weigh(attention: Attention, reference: Reference, *, shared_qk: bool = False
     key = query if shared_qk else reference.key.double()
     limit = _sharing_limit(attention) if shared_qk else None
     parts: dict[str, list[Tensor]] = {}
-    for places, scores in _scores(reference):
+    for places, scores in _scores(reference, PAIRS):
         rows, keys = reference.sample.rows[places], scores.shape[-1]
         values = expand_heads(reference.value[:, :, :keys].double(), query.shape[1])
         exact = masked_softmax(scores, scores > -torch.inf)
@@ -104,7 +106,7 @@ def baselines(reference: Reference, keys: Tensor) -> tuple[float, float]:
     """
     generator = torch.Generator().manual_seed(0)
     outs: dict[str, list[Tensor]] = {"random": [], "top": []}
-    for places, scores in _scores(reference):
+    for places, scores in _scores(reference, oracle.PAIRS):
         wanted, visible = keys[:, :, places], reference.visible_keys[places]
         allowed = torch.arange(scores.shape[-1], device=scores.device) < visible[:, None]
         # Of the rows that leave some keys out; the others take all.
@@ -122,11 +124,12 @@ def baselines(reference: Reference, keys: Tensor) -> tuple[float, float]:
     return random, top
 
 
-def _scores(reference: Reference) -> Iterator[tuple[slice, Tensor]]:
+def _scores(reference: Reference, pairs: int) -> Iterator[tuple[slice, Tensor]]:
     """Exact scores of some of the sampled rows at a time, on all keys up to the last that one of
     them sees; (batch, heads, rows, keys)."""
-    query, key, rows = reference.query, reference.key, reference.sample.rows
-    step = max(1, PAIRS // (query.shape[0] * query.shape[1] * key.shape[2]))
+    query, key = reference.query.double(), reference.key.double()
+    rows = reference.sample.rows
+    step = max(1, pairs // (query.shape[0] * query.shape[1] * key.shape[2]))
     for first in range(0, len(rows), step):
         places = slice(first, min(first + step, len(rows)))
         (block,) = oracle.score_blocks(
