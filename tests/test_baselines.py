@@ -104,6 +104,7 @@ def test_rows_at_a_time_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = weights.budget(reference, whole, 100.0)
     best = weights.baselines(reference, keys)[1]
     monkeypatch.setattr(weights, "PAIRS", 3 * 8 * 40)
+    monkeypatch.setattr(weights.oracle, "PAIRS", 3 * 8 * 40)
     parts = weights.weigh(attention, reference)
     for name, value in vars(whole).items():
         if value is not None:
