@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from reports import accuracy
 from reports.answers import answers
 from reports.figures.kinds import Kind
 from reports.heads import comparisons
@@ -39,11 +40,12 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Section:
-    """A slice on the page: its answers and its figures."""
+    """A slice on the page: its answers, its errors and its figures."""
 
     anchor: str
     title: str
     part: Slice
+    accuracy: Sequence[accuracy.Table]
     drawings: Sequence[Drawing]
 
 
@@ -68,6 +70,7 @@ def page(runs: Runs, drawings: Sequence[Drawing]) -> str:
     return environment.get_template(TEMPLATE).render(
         directions=DIRECTIONS,
         sorts={drawing.part.sort for drawing in drawings},
+        held_against=runs.frame[accuracy.MEAN].notna().any(),
         projections=(runs.frame["call"] != "").any(),
         races=by_attention(against),
         standing=standing(against),
@@ -119,6 +122,7 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
 
 def _sections(drawings: Sequence[Drawing]) -> Iterator[Section]:
     parts = list({id(drawing.part): drawing.part for drawing in drawings}.values())
-    for number, part in enumerate(parts, start=1):
+    errors = accuracy.tables(parts)
+    for number, (part, tables) in enumerate(zip(parts, errors, strict=True), start=1):
         own = [drawing for drawing in drawings if drawing.part is part]
-        yield Section(f"part-{number}", describe(part.fixed), part, own)
+        yield Section(f"part-{number}", describe(part.fixed), part, tables, own)

@@ -33,8 +33,9 @@ class RunError(ValueError):
 class Runs:
     """Rows of all runs, and what each machine was.
 
-    Besides the columns of the schema, `frame` has `label` (of a line in a figure), `machine`,
-    `source` (the inputs and their layer), `grouping` and `memory`: see `with_names`. `hardware` is
+    Besides the columns of the schema, `frame` has `label` (of a line in a figure),
+    `other_operator`, `machine`, `source` (the inputs and their layer), `grouping` and `memory`: see
+    `with_names`. `hardware` is
     the machine without its `allocator` setting; `modules` are those that added implementations;
     `public` says of a row whether its implementation is public code.
     """

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports.figures import axes, failures, frame, legend, ranking
+from reports.figures import axes, failures, frame, legend, levels, ranking
 from reports.figures.frontier import draw_frontier
 from reports.figures.kinds import Kind
 from reports.figures.style import Styles
@@ -116,6 +116,8 @@ def _fill(ax: Axes, kind: Kind, points: pd.DataFrame, styles: Styles, *, is_last
     if points.empty:
         ax.text(0.5, 0.5, "nothing finished", transform=ax.transAxes, ha="center", color="0.4")
     elif isinstance(kind.x, Metric):
+        levels.draw_across(ax, points, "seq_len", kind.y)
         draw_frontier(ax, points, kind.x, kind.y, styles)
     else:
+        levels.draw_lines(ax, points, kind.x, kind.y)
         axes.draw_lines(ax, points, kind.x, kind.y, styles)
