@@ -9,13 +9,14 @@ from typing import Any
 import pandas as pd
 
 from bench.measurement import DESCRIPTIONS
-from reports.metrics import ERROR, show_error, show_number, show_percent
+from reports.metrics import ERROR, MEAN_OF_VALUES, show_count, show_error, show_number, show_percent
 from reports.rows import finished
 from reports.slices import Slice, describe
 
 SCENE = ("source", "causal", "dtype", "seq_len", "heads", "head_dim", "keys", "batch", "seed")
-MEAN, RANDOM = "mean_value_error_rel_l2", "random_keys_error_rel_l2"
+MEAN, RANDOM = MEAN_OF_VALUES, "random_keys_error_rel_l2"
 FLOOR, ROUNDING = "dtype_floor_rel_l2", "impl_error_rel_l2"
+ZEROS = "no better than zeros"
 NO_BETTER = {MEAN: "no better than the mean of V", RANDOM: "no better than random keys"}
 TWICE = 2.0  # within twice what rounding explains, an error is no loss against anything
 
@@ -112,12 +113,13 @@ def tables(parts: Sequence[Slice]) -> list[list[Table]]:
     return found
 
 
-def beaten_by(row: pd.Series[Any]) -> list[str]:
-    """The baselines that a row's error is not below, unless it is rounding and no more."""
-    rounding = row[[FLOOR, ROUNDING]].astype("float64").max()
-    if row[ERROR.column] <= TWICE * rounding:
-        return []
-    return [name for name in NO_BETTER if row[ERROR.column] >= row[name]]
+def beaten_by(row: pd.Series[Any]) -> tuple[str, ...]:
+    """What a row's error is not below, in words; nothing if it is rounding and no more."""
+    error, rounding = row[ERROR.column], row[[FLOOR, ROUNDING]].astype("float64").max()
+    if error <= TWICE * rounding:
+        return ()
+    zeros = [ZEROS] if error >= ERROR.useless else []
+    return (*zeros, *(words for name, words in NO_BETTER.items() if error >= row[name]))
 
 
 def _of_part(part: Slice, rows: pd.DataFrame, known: Collection[str]) -> Iterator[Table]:
@@ -160,12 +162,12 @@ def _line(row: pd.Series[Any], columns: Sequence[Column]) -> Line:
         return "" if pd.isna(row[name]) else show(float(row[name]))
 
     low, high = shown("approx_error_low"), shown("approx_error_high")
-    spread, seeds = shown("approx_error_seed_std"), shown("approx_error_seeds", show_number)
+    spread, seeds = shown("approx_error_seed_std"), shown("approx_error_seeds", show_count)
     return Line(
         label=row["label"],
         is_other=bool(row["other_operator"]),
         interval=f"{low} to {high}" if low and high else "",
         spread=f"± {spread}" + (f", {seeds} seeds" if seeds else "") if spread else "",
-        beaten=tuple(NO_BETTER[name] for name in beaten_by(row)),
+        beaten=beaten_by(row),
         cells=tuple(shown(column.name, column.show) for column in columns),
     )

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from reports.metrics import DECODING, ERROR, ERROR_BUDGET, SUMMARY, TIME, Metric
+from reports.metrics import (
+    DECODING,
+    ERROR,
+    ERROR_BUDGET,
+    MEAN_OF_VALUES,
+    SUMMARY,
+    TIME,
+    Metric,
+)
 from reports.rows import finished
 from reports.slices import SCENE, Slice, pick
 
@@ -94,5 +102,5 @@ def _best(rows: pd.DataFrame, metric: Metric, metrics: Sequence[Metric]) -> Choi
     row = rows.loc[values.index].iloc[int(best)]
     time, speedup, memory, error = numbers(row, metrics)
     cost = f"{time} · speedup {speedup}" if speedup else time
-    wrong = bool(pd.notna(row[ERROR.column]) and row[ERROR.column] >= ERROR.useless)
+    wrong = any(row[ERROR.column] >= level for level in (ERROR.useless, row[MEAN_OF_VALUES]))
     return Choice(row["label"], tuple(filter(None, (cost, memory))), error, wrong)

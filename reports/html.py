@@ -14,6 +14,7 @@ from reports import accuracy
 from reports.answers import answers
 from reports.figures.kinds import Kind
 from reports.heads import comparisons
+from reports.inputs import DESCRIPTORS, described
 from reports.listing import listing, reasons
 from reports.metrics import ERROR_BUDGET, show_bytes, show_count
 from reports.peers import ALLOCATORS, by_attention, races, standing
@@ -71,10 +72,13 @@ def page(runs: Runs, drawings: Sequence[Drawing]) -> str:
         directions=DIRECTIONS,
         sorts={drawing.part.sort for drawing in drawings},
         held_against=runs.frame[accuracy.MEAN].notna().any(),
+        others=runs.frame["other_operator"].any(),
         projections=(runs.frame["call"] != "").any(),
         races=by_attention(against),
         standing=standing(against),
         allocators=ALLOCATORS,
+        inputs=described(runs),
+        descriptors=DESCRIPTORS,
         sections=list(_sections(drawings)),
         machines={
             name: list(facts(environment)) for name, environment in runs.environments.items()

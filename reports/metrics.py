@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+MEAN_OF_VALUES = "mean_value_error_rel_l2"  # the column of the error that needs no method at all
 ERROR_BUDGET = 0.1  # the error up to which the page calls an answer accurate
 
 
@@ -133,7 +134,7 @@ ERROR = Metric(
     low="approx_error_low",
     high="approx_error_high",
     floor="dtype_floor_rel_l2",
-    trivial="mean_value_error_rel_l2",
+    trivial=MEAN_OF_VALUES,
     linear_below=0.01,
     useless=1.0,  # what an output of zeros scores
     ceiling=10.0,  # a method that is not made to stand in for softmax may be off by thousands

@@ -5,7 +5,7 @@ Both depend on the inputs and the length and on no method, so that they are line
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -18,6 +18,8 @@ FLOOR, MEAN = "floor", "mean of V"
 DASHES = {FLOOR: (4, 2), MEAN: (7, 2, 1.5, 2)}
 COLOR = "0.25"
 FONT = 7.5
+
+Colors = Mapping[int, str]  # by length
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,13 @@ def draw_across(ax: Axes, points: pd.DataFrame, x: str, y: Metric) -> None:
         _across(ax, level, float(level.values.median()))
 
 
-def draw_upright(ax: Axes, points: pd.DataFrame, x: str, y: Metric, colors: dict[int, str]) -> None:
+def draw_upright(ax: Axes, points: pd.DataFrame, x: str, y: Metric, colors: Colors) -> None:
     """Where errors are on the x axis: a line at each length in its colour."""
     for level in levels(points, x, y):
-        for count, value in level.values.items():
-            line = ax.axvline(float(value), color=colors[int(count)], linewidth=1.1, zorder=1.2)
+        for count, color in colors.items():
+            if count not in level.values.index:
+                continue
+            line = ax.axvline(level.values[count], color=color, linewidth=1.1, zorder=1.2)
             line.set(dashes=DASHES[level.sort], gid=level.sort, label=f"_{level.sort}")
 
 
