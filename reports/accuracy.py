@@ -11,7 +11,7 @@ import pandas as pd
 from bench.measurement import DESCRIPTIONS
 from reports.metrics import ERROR, MEAN_OF_VALUES, show_count, show_error, show_number, show_percent
 from reports.rows import finished
-from reports.slices import Slice, describe
+from reports.slices import Slice, captured_first, describe
 
 SCENE = ("source", "causal", "dtype", "seq_len", "heads", "head_dim", "keys", "batch", "seed")
 MEAN, RANDOM = MEAN_OF_VALUES, "random_keys_error_rel_l2"
@@ -125,8 +125,8 @@ def beaten_by(row: pd.Series[Any]) -> tuple[str, ...]:
 def _of_part(part: Slice, rows: pd.DataFrame, known: Collection[str]) -> Iterator[Table]:
     done = finished(rows).dropna(subset=[ERROR.column])
     scenes = [(rows, _scene(rows, part)) for _, rows in done.groupby(list(SCENE), sort=True)]
-    # Real inputs first, as others rank methods otherwise; of these the longest first.
-    scenes.sort(key=lambda it: (it[0]["layer"].isna().all(), -it[0]["seq_len"].iloc[0]))
+    # Made inputs rank methods in another order than real ones; the longest shows most.
+    scenes.sort(key=lambda it: _place(it[0]))
     for number, (own, title) in enumerate(scenes):
         # Forward and backward are two rows of one line: gradients are in the second alone.
         lines = own.sort_values("direction").groupby("label", sort=True).first().reset_index()
@@ -142,6 +142,11 @@ def _of_part(part: Slice, rows: pd.DataFrame, known: Collection[str]) -> Iterato
             [_line(row, columns) for _, row in lines.iterrows()],
             is_open=number == 0,
         )
+
+
+def _place(rows: pd.DataFrame) -> tuple[object, ...]:
+    made, *which = captured_first(rows)
+    return made, -rows["seq_len"].iloc[0], *which
 
 
 def _scene(rows: pd.DataFrame, part: Slice) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from reports.metrics import show_count, show_number, show_percent
 from reports.rows import Runs, finished
+from reports.slices import captured_first
 
 # What the numbers depend on; the first names a line, the others are shown where they vary.
 SCENE = ("source", "causal", "rows", "seq_len", "memory", "heads", "head_dim", "batch", "seed")
@@ -94,8 +95,8 @@ def described(runs: Runs) -> Table | None:
     done = done.assign(rows=steps.map({True: "the last ones", False: "all"}))
     varying = [name for name in SCENE[1:] if done[name].nunique() > 1]
     shown = ["source", *varying]
-    per_head = runs.per_head.join(done[list(SCENE)], on="case", how="inner", lsuffix="_of_head")
-    groups = sorted(done.groupby(list(SCENE)), key=lambda it: it[1]["layer"].isna().all())
+    per_head = runs.per_head.join(done[list(SCENE)], on="case", how="inner")
+    groups = sorted(done.groupby(list(SCENE)), key=lambda it: captured_first(it[1]))
     lines = []
     for key, rows in groups:
         of_heads = per_head[(per_head[list(SCENE)] == list(key)).all(axis=1)]
@@ -115,6 +116,6 @@ def _number(rows: pd.DataFrame, of_heads: pd.DataFrame, descriptor: Descriptor) 
 
 
 def _word(name: str, value: object) -> str:
-    if isinstance(value, bool):
+    if name == "causal":
         return "yes" if value else "no"
     return show_count(float(str(value))) if name == "seq_len" else str(value)
