@@ -16,8 +16,7 @@ from reports.slices import Slice, captured_first, describe
 SCENE = ("source", "causal", "dtype", "seq_len", "heads", "head_dim", "keys", "batch", "seed")
 MEAN, RANDOM = MEAN_OF_VALUES, "random_keys_error_rel_l2"
 FLOOR, ROUNDING = "dtype_floor_rel_l2", "impl_error_rel_l2"
-ZEROS = "no better than zeros"
-NO_BETTER = {MEAN: "no better than the mean of V", RANDOM: "no better than random keys"}
+NAMES = {MEAN: "the mean of V", RANDOM: "random keys"}
 TWICE = 2.0  # within twice what rounding explains, an error is no loss against anything
 
 
@@ -75,8 +74,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """The lines of one scene, the least error first, other operators apart; the first is `is_open`
-    where several are folded."""
+    """The lines of one scene, the least error first; the first table of a slice `is_open`."""
 
     title: str
     columns: Sequence[Column]
@@ -118,8 +116,8 @@ def beaten_by(row: pd.Series[Any]) -> tuple[str, ...]:
     error, rounding = row[ERROR.column], row[[FLOOR, ROUNDING]].astype("float64").max()
     if error <= TWICE * rounding:
         return ()
-    zeros = [ZEROS] if error >= ERROR.useless else []
-    return (*zeros, *(words for name, words in NO_BETTER.items() if error >= row[name]))
+    zeros = ["zeros"] if error >= ERROR.useless else []
+    return (*(words for name, words in NAMES.items() if error >= row[name]), *zeros)
 
 
 def _of_part(part: Slice, rows: pd.DataFrame, known: Collection[str]) -> Iterator[Table]:
@@ -130,7 +128,7 @@ def _of_part(part: Slice, rows: pd.DataFrame, known: Collection[str]) -> Iterato
     for number, (own, title) in enumerate(scenes):
         # Forward and backward are two rows of one line: gradients are in the second alone.
         lines = own.sort_values("direction").groupby("label", sort=True).first().reset_index()
-        lines = lines.sort_values(["other_operator", ERROR.column, "label"])
+        lines = lines.sort_values([ERROR.column, "label"])
         columns = [
             column
             for column in COLUMNS
