@@ -109,9 +109,8 @@ def described(runs: Runs) -> Table | None:
 def _number(rows: pd.DataFrame, of_heads: pd.DataFrame, descriptor: Descriptor) -> Number:
     # Rows of one scene agree but for the rounding of their dtype.
     mean = rows[descriptor.column].median()
-    values = of_heads[descriptor.column].dropna()
-    show = descriptor.show
-    reach = f"{show(values.min())} to {show(values.max())}" if len(values) else ""
+    show, values = descriptor.show, of_heads[descriptor.column].dropna()
+    reach = f"{show(values.min())} to {show(values.max())}" if values.nunique() > 1 else ""
     return Number("" if pd.isna(mean) else show(float(mean)), reach)
 
 

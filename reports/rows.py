@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.measurement import CASE_COLUMNS, COLUMNS, LATER, Measurement, Status
+from bench.measurement import CASE_COLUMNS, COLUMNS, HEAD_COLUMNS, LATER, Head, Measurement, Status
 from reports.names import allocator, machine_name, with_names
 from reports.typed import RunError as RunError
 from reports.typed import read_texts, typed
@@ -22,20 +22,7 @@ EXACT = "full"  # the variant the others are judged by, drawn apart from them
 # Built-in implementations that call a public kernel.
 LIBRARY = ("sdpa", "flash", "cudnn", "efficient", "flex", "xformers", "fla")
 OK = Status.OK.value
-
 HEADS = "heads.csv"  # where a run has it: a row for each head of each case that finished
-# Of one head of one sequence, named as in the schema, where they are means over all of them.
-HEAD_NUMBERS = (
-    "approx_error_rel_l2",
-    "approx_error_low",
-    "approx_error_high",
-    "mass_recall",
-    "effective_keys",
-    "sink_mass",
-    "near_mass",
-    "top64_mass",
-    "logit_spread",
-)
 
 
 @dataclass(frozen=True)
@@ -44,12 +31,11 @@ class Runs:
 
     Besides the columns of the schema, `frame` has `label` (of a line in a figure),
     `other_operator`, `machine`, `source` (the inputs and their layer), `grouping` and `memory`: see
-    `with_names`. `hardware` is
-    the machine without its `allocator` setting; `modules` are those that added implementations;
-    `public` says of a row whether its implementation is public code.
+    `with_names`. `hardware` is the machine without its `allocator` setting; `modules` are those
+    that added implementations; `public` says of a row whether its implementation is public code.
 
-    `per_head` has a row for each head: `case`, its row in `frame`, `batch_index`, `head` and
-    `HEAD_NUMBERS`; none for runs without them.
+    `per_head` has a row for each head: `case`, its row in `frame`, and the columns of `Head`; none
+    for runs without them.
     """
 
     frame: pd.DataFrame
@@ -101,19 +87,18 @@ def read_rows(folder: Path) -> pd.DataFrame:
 def read_heads(folder: Path, frame: pd.DataFrame, first: int = 0) -> pd.DataFrame:
     """The heads of the rows of `frame`, which are numbered from `first` on."""
     path = folder / HEADS
-    columns = ("case", "batch_index", "head", *HEAD_NUMBERS)
+    columns = ["case", *HEAD_COLUMNS[len(CASE_COLUMNS) :]]
     if not path.is_file():
-        return pd.DataFrame(columns=list(columns), dtype="float64")
+        return pd.DataFrame(columns=columns, dtype="float64")
     text = read_texts(path)
-    expected = (*CASE_COLUMNS, *columns[1:])
-    if missing := [column for column in expected if column not in text.columns]:
+    if missing := [column for column in HEAD_COLUMNS if column not in text.columns]:
         raise RunError(f"{path} lacks the expected columns {', '.join(missing)}")
-    hints = typing.get_type_hints(Measurement) | {"batch_index": int, "head": int}
-    heads = pd.DataFrame({name: typed(text[name], hints[name], path) for name in expected})
+    hints = typing.get_type_hints(Measurement) | typing.get_type_hints(Head)
+    heads = pd.DataFrame({name: typed(text[name], hints[name], path) for name in HEAD_COLUMNS})
     case = list(CASE_COLUMNS)
     heads = heads.drop_duplicates([*case, "batch_index", "head"], keep="last")
     cases = frame[case].assign(case=range(first, first + len(frame)))
-    return heads.merge(cases, on=case)[list(columns)].astype({"case": int})
+    return heads.merge(cases, on=case)[columns].astype({"case": int})
 
 
 def read_environment(folder: Path) -> dict[str, Any]:

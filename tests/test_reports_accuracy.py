@@ -12,16 +12,16 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from bench.measurement import CASE_COLUMNS, DESCRIPTIONS, Measurement
+from bench.measurement import CASE_COLUMNS, DESCRIPTIONS, HEAD_COLUMNS, Measurement
 from reports.accuracy import Line, Table, tables
 from reports.answers import answers
 from reports.build import build_report
 from reports.figures.ranking import ranked
 from reports.inputs import DESCRIPTORS, described
 from reports.listing import listing
-from reports.metrics import ERROR, TIME
+from reports.metrics import TIME
 from reports.names import OTHER_OPERATOR
-from reports.rows import HEAD_NUMBERS, RunError, read_runs
+from reports.rows import RunError, read_runs
 from reports.slices import split
 from reports.tables import summary_table
 from tests.test_reports import (
@@ -438,12 +438,12 @@ def heads_file(folder: Path, rows: Sequence[Measurement], effective: Sequence[fl
     frame = pd.DataFrame(
         [
             {name: asdict(row)[name] for name in CASE_COLUMNS}
-            | {"batch_index": 0, "head": head}
-            | dict.fromkeys(HEAD_NUMBERS)
-            | {"effective_keys": keys, ERROR.column: 0.1 * (head + 1)}
+            | dict.fromkeys(HEAD_COLUMNS[len(CASE_COLUMNS) :], 0.1)
+            | {"batch_index": 0, "head": head, "mass_recall": None, "effective_keys": keys}
             for row in rows
             for head, keys in enumerate(effective)
-        ]
+        ],
+        columns=list(HEAD_COLUMNS),
     )
     frame.astype(object).to_csv(folder / "heads.csv", index=False)
 
@@ -513,3 +513,11 @@ def test_a_file_of_heads_that_lacks_columns_is_refused(tmp_path: Path) -> None:
     (write(tmp_path, [held(0.5)]) / "heads.csv").write_text("variant,head\n")
     with pytest.raises(RunError, match=r"heads\.csv lacks the expected columns .*effective_keys"):
         read_runs([tmp_path])
+
+
+def test_a_run_in_which_nothing_finished_has_an_empty_file_of_heads(tmp_path: Path) -> None:
+    heads_file(write(tmp_path, [failed()]), [], [])
+    runs = read_runs([tmp_path])
+    assert runs.per_head.empty
+    assert described(runs) is None
+    build_report([tmp_path])
