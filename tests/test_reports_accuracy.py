@@ -354,17 +354,28 @@ def test_lines_show_the_floor_and_the_mean_of_values_at_each_length(tmp_path: Pa
         for n, mean in means.items()
         for variant in ("lsh", "top_k")
     ]
-    _, (ax,) = figure_of(KIND["error_vs_length"], frame_of(tmp_path, rows))
+    figure, (ax,) = figure_of(KIND["error_vs_length"], frame_of(tmp_path, rows))
     lines = {line.get_gid(): line for line in ax.lines if line.get_gid()}
     assert list(lines["mean of V"].get_xdata()) == list(means)
     assert list(lines["mean of V"].get_ydata()) == list(means.values())
-    assert list(lines["floor"].get_ydata()) == [3e-7] * 3
+    assert set(lines["floor"].get_ydata()) == {3e-7}
     assert lines["floor"].is_dashed()
-    texts = [text.get_text() for text in ax.texts]
-    assert "float32 floor" in texts
-    assert "mean of V" in texts
+    assert "float32 floor" in [text.get_text() for text in ax.texts]
+    (legend,) = figure.legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == ["float32 floor", "mean of V", "lsh", "top_k"]
     _, (time,) = figure_of(KIND["time_vs_length"], frame_of(tmp_path, rows))
     assert not {line.get_gid() for line in time.lines} & {"floor", "mean of V"}
+
+
+def test_a_floor_that_differs_by_what_nobody_sees_goes_across(tmp_path: Path) -> None:
+    for far, ends in ((4e-7, 2), (0.02, 3)):
+        floors = {256: 3e-7, 512: 4e-7, 1024: far}
+        rows = [held(0.3, seq_len=n, dtype_floor_rel_l2=floor) for n, floor in floors.items()]
+        _, (ax,) = figure_of(KIND["error_vs_length"], frame_of(tmp_path, rows))
+        (line,) = [line for line in ax.lines if line.get_gid() == "floor"]
+        assert len(list(line.get_xdata())) == ends
+        assert "float32 floor" in [text.get_text() for text in ax.texts]
 
 
 def test_panels_of_two_dtypes_show_the_floor_of_each(tmp_path: Path) -> None:

@@ -74,7 +74,10 @@ def draw(kind: Kind, drawn: Sequence[Panel], shared: Fixed, styles: Styles) -> F
     is_line = isinstance(kind.x, str)
     by_ends = legend.by_ends(labels, [panel.points for panel in placed], kind.y)
     in_order = by_ends if is_line else sorted(labels)
-    entries = legend.entries(in_order, marks, styles, line=is_line)
+    entries = [
+        *levels.handles(points, "seq_len", kind.y),
+        *legend.entries(in_order, marks, styles, line=is_line),
+    ]
     # The name of the line at 1.0 stands between the last panel and the legend.
     legend.draw(figure, grid[0][-1], entries, gap=0.87 if kind.y is ERROR else 0.12)
     return figure

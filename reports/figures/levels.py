@@ -5,11 +5,13 @@ Both depend on the inputs and the length and on no method, so that they are line
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from reports.metrics import Metric
@@ -18,6 +20,7 @@ FLOOR, MEAN = "floor", "mean of V"
 DASHES = {FLOOR: (4, 2), MEAN: (7, 2, 1.5, 2)}
 COLOR = "0.25"
 FONT = 7.5
+UNSEEN = 0.05  # a difference as a part of the value, or of the linear end of the axis
 
 Colors = Mapping[int, str]  # by length
 
@@ -48,57 +51,71 @@ def levels(points: pd.DataFrame, x: str, y: Metric) -> list[Level]:
 
 
 def draw_lines(ax: Axes, points: pd.DataFrame, x: str, y: Metric) -> None:
-    """From place to place on the x axis; across the axes where there is one place alone."""
+    """From place to place on the x axis; across the axes where it is the same at all of them."""
     for level in levels(points, x, y):
-        if len(level.values) == 1:
-            _across(ax, level, float(level.values.iloc[0]))
-            continue
-        (line,) = ax.plot(level.values.index, level.values, color=COLOR, linewidth=1.1, zorder=1.3)
-        line.set(dashes=DASHES[level.sort], gid=level.sort, label=f"_{level.sort}")
-        _name(ax, level, float(level.values.index[0]), float(level.values.iloc[0]), at_edge=False)
+        if _is_flat(level.values, y):
+            _across(ax, level)
+        else:
+            ax.plot(level.values.index, level.values, **_look(level, COLOR))
+            _name(ax, level)
 
 
 def draw_across(ax: Axes, points: pd.DataFrame, x: str, y: Metric) -> None:
-    """One level for a panel whose points are all of one length; their median if they are not."""
+    """One level for a panel whose points are all of one length."""
     for level in levels(points, x, y):
-        _across(ax, level, float(level.values.median()))
+        _across(ax, level)
 
 
 def draw_upright(ax: Axes, points: pd.DataFrame, x: str, y: Metric, colors: Colors) -> None:
     """Where errors are on the x axis: a line at each length in its colour."""
     for level in levels(points, x, y):
         for count, color in colors.items():
-            if count not in level.values.index:
-                continue
-            line = ax.axvline(level.values[count], color=color, linewidth=1.1, zorder=1.2)
-            line.set(dashes=DASHES[level.sort], gid=level.sort, label=f"_{level.sort}")
+            if count in level.values.index:
+                ax.axvline(level.values[count], **_look(level, color))
 
 
-def named(points: pd.DataFrame, x: str, y: Metric) -> Iterator[tuple[str, str]]:
-    """What there is in a figure, and its name, for a legend."""
-    for level in levels(points, x, y):
-        yield level.sort, level.name
+def handles(points: pd.DataFrame, x: str, y: Metric, color: str = COLOR) -> list[Line2D]:
+    """The entries of all levels of a figure in its legend."""
+    return [
+        Line2D([], [], **_look(level, color) | {"label": level.name})
+        for level in levels(points, x, y)
+    ]
 
 
-def _across(ax: Axes, level: Level, value: float) -> None:
-    line = ax.axhline(value, color=COLOR, linewidth=1.1, zorder=1.3)
-    line.set(dashes=DASHES[level.sort], gid=level.sort, label=f"_{level.sort}")
-    _name(ax, level, 0, value, at_edge=True)
+def _is_flat(values: pd.Series[float], y: Metric) -> bool:
+    greatest = max(values.max(), y.linear_below or 0.0)
+    return bool(values.max() - values.min() <= UNSEEN * greatest)
 
 
-def _name(ax: Axes, level: Level, x: float, y: float, *, at_edge: bool) -> None:
-    """Beside the left end of a line; the floor's name is below, as exact attention lies above."""
-    below = level.sort == FLOOR
-    ax.annotate(
-        level.name,
-        (x, y),
-        xycoords=ax.get_yaxis_transform() if at_edge else "data",
-        xytext=(2, -2 if below else 2),
-        textcoords="offset points",
-        va="top" if below else "bottom",
-        fontsize=FONT,
-        color=COLOR,
-        path_effects=[withStroke(linewidth=2, foreground="white")],
-        zorder=4,
-        gid=f"named:{level.sort}",
-    )
+def _across(ax: Axes, level: Level) -> None:
+    ax.axhline(float(level.values.median()), **_look(level, COLOR))
+    _name(ax, level)
+
+
+def _name(ax: Axes, level: Level) -> None:
+    """The floor has its name below the left end, as panels may be of several dtypes."""
+    if level.sort == FLOOR:
+        ax.annotate(
+            level.name,
+            (0, float(level.values.iloc[0])),
+            xycoords=ax.get_yaxis_transform(),
+            xytext=(2, -2),
+            textcoords="offset points",
+            va="top",
+            fontsize=FONT,
+            color=COLOR,
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+            zorder=4,
+            gid=f"named:{level.sort}",
+        )
+
+
+def _look(level: Level, color: str) -> dict[str, Any]:
+    return {
+        "color": color,
+        "linewidth": 1.1,
+        "dashes": DASHES[level.sort],
+        "zorder": 1.3,
+        "gid": level.sort,
+        "label": f"_{level.sort}",
+    }

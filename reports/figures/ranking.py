@@ -66,8 +66,8 @@ def draw(kind: Kind, drawn: Sequence[Panel], shared: Fixed) -> Figure:
         ax.set_xlabel(y.label)
         ax.tick_params(labelbottom=True, labelsize=FONT)
     frame.title(figure, kind, shared, grid[0][0], head)
-    held_against = dict(levels.named(pd.concat(placed), x, y))
-    handles = [*_key(kind, colors, held_against), *legend.statuses(rows["status"])]
+    held_against = levels.handles(pd.concat(placed), x, y, list(colors.values())[-1])
+    handles = [*_key(kind, colors), *held_against, *legend.statuses(rows["status"])]
     legend.draw(figure, grid[0][columns - 1], handles, gap=ACROSS)
     return figure
 
@@ -161,7 +161,7 @@ def _counts(values: pd.Series[int]) -> str:
     return f" {show_count(first)}" + ("+" if others else "")
 
 
-def _key(kind: Kind, colors: Colors, held_against: Mapping[str, str]) -> Iterator[Line2D]:
+def _key(kind: Kind, colors: Colors) -> Iterator[Line2D]:
     """What the colours stand for, and the lines."""
     yield legend.text(f"{kind.x_label}:")
     for count, color in colors.items():
@@ -170,9 +170,6 @@ def _key(kind: Kind, colors: Colors, held_against: Mapping[str, str]) -> Iterato
         yield _mark("|", UPRIGHT, list(colors.values())[-1], "fastest exact one")
     if kind.y is ERROR:
         yield _mark("|", UPRIGHT, "0.2", "returning zeros")
-    for sort, name in held_against.items():
-        color = list(colors.values())[-1]
-        yield Line2D([], [], color=color, linewidth=1.3, dashes=levels.DASHES[sort], label=name)
 
 
 def _mark(marker: str, size: float, color: str, label: str) -> Line2D:
