@@ -69,7 +69,7 @@ def draw_frontier(ax: Axes, placed: pd.DataFrame, x: Metric, y: Metric, styles: 
             ax.vlines(point[x.column], point[y.low], point[y.high], color=color, linewidth=1)
     best = frontier(placed[~placed["other_operator"]], x, y, floor=rounding(placed, y))
     ax.plot(best[x.column], best[y.column], color="0.5", linewidth=1.2, zorder=1, gid="frontier")
-    ax.text(0.02, 0.07, "↙ better", transform=ax.transAxes, fontsize=8, color="0.4")
+    ax.text(0.02, 0.11, "↙ better", transform=ax.transAxes, fontsize=8, color="0.4")
     _name(ax, best, placed, x, y, styles)
 
 
