@@ -157,6 +157,15 @@ MASS_RECALL = Metric(
     log=False,
     show=show_percent,
 )
+EFFECTIVE_KEYS = Metric(
+    column="effective_keys",
+    label="effective keys of the head",
+    short="effective keys",
+    unit="",
+    better="lower",
+    log=True,
+    show=show_number,
+)
 ROOFLINE = Metric(
     column="roofline_fraction",
     label="part of the measured matmul rate",

@@ -16,7 +16,9 @@ from bench.measurement import CASE_COLUMNS, DESCRIPTIONS, HEAD_COLUMNS, Measurem
 from reports.accuracy import Line, Table, tables
 from reports.answers import answers
 from reports.build import build_report
+from reports.figures import single_heads
 from reports.figures.ranking import ranked
+from reports.figures.style import styles
 from reports.inputs import DESCRIPTORS, described
 from reports.listing import listing
 from reports.metrics import TIME
@@ -444,14 +446,20 @@ SPREAD = {
 }
 
 
-def heads_file(folder: Path, rows: Sequence[Measurement], effective: Sequence[float]) -> None:
-    """A heads.csv with a head for each number of effective keys."""
+def heads_file(
+    folder: Path,
+    rows: Sequence[Measurement],
+    effective: Sequence[float],
+    errors: Sequence[float] = (),
+) -> None:
+    """A heads.csv with a head for each number of effective keys; an error for each row."""
     frame = pd.DataFrame(
         [
             {name: asdict(row)[name] for name in CASE_COLUMNS}
             | dict.fromkeys(HEAD_COLUMNS[len(CASE_COLUMNS) :], 0.1)
             | {"batch_index": 0, "head": head, "mass_recall": None, "effective_keys": keys}
-            for row in rows
+            | {"approx_error_rel_l2": errors[number] if errors else 0.1}
+            for number, row in enumerate(rows)
             for head, keys in enumerate(effective)
         ],
         columns=list(HEAD_COLUMNS),
@@ -532,3 +540,45 @@ def test_a_run_in_which_nothing_finished_has_an_empty_file_of_heads(tmp_path: Pa
     assert runs.per_head.empty
     assert described(runs) is None
     build_report([tmp_path])
+
+
+# Single heads
+
+
+def figure_of_heads(folder: Path) -> tuple[dict[str, list[tuple[float, float]]], list[str]]:
+    """The points of each method in the only panel, and the names in the legend."""
+    runs = read_runs([folder])
+    part = split(runs.frame)[0]
+    found = single_heads.drawn(part, runs.per_head)
+    figure, _ = single_heads.draw(found, part, styles(runs.frame))
+    (ax,) = [ax for ax in figure.axes if ax.get_visible()]
+    points = {
+        str(line.get_label()): list(zip(line.get_xdata(), line.get_ydata(), strict=True))
+        for line in ax.lines
+        if not str(line.get_label()).startswith("_")
+    }
+    (legend,) = figure.legends
+    return points, [text.get_text() for text in legend.get_texts()]
+
+
+def test_heads_are_drawn_for_the_best_setting_of_the_best_methods(tmp_path: Path) -> None:
+    rows = [held(0.5, variant=f"v{k}", seq_len=n) for k in range(8) for n in (256, 512)]
+    rows += [held(0.5, variant="v0", hyperparameters="size=2", seq_len=512)]
+    rows += [other(0.01, seq_len=512), held(3e-7, seq_len=512)]
+    folder = write(tmp_path, rows)
+    # Of v0 to v7 the error of a head grows with the number; of v0 the second setting is the best.
+    errors = [0.1 * (k + 1) for k in range(8) for _ in (256, 512)] + [0.01, 0.001, 3e-7]
+    heads_file(folder, rows, [10.0, 40.0], errors)
+    points, names = figure_of_heads(folder)
+    assert names == ["v0 size=2", "v1", "v2", "v3", "v4", "v5"]
+    assert sorted(points) == names
+    assert points["v1"] == [(10.0, pytest.approx(0.2)), (40.0, pytest.approx(0.2))]
+    text = build_report([folder]).read_text()
+    assert "Error of each head against its effective keys" in text
+    assert (folder / "report" / "figures" / "error_by_head.png").exists()
+
+
+def test_one_head_is_no_figure_of_heads(tmp_path: Path) -> None:
+    rows = [held(0.5)]
+    heads_file(write(tmp_path, rows), rows, [12.0])
+    assert "Error of each head" not in build_report([tmp_path]).read_text()
