@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 import variants
 from bench import accuracy
@@ -132,6 +133,15 @@ def test_the_floor_of_a_dtype_is_about_its_rounding(dtype: torch.dtype, causal: 
     found = refer(problem(dtype=dtype), causal).dtype_floor()
     assert found is not None
     assert torch.finfo(dtype).eps / 30 < found < 4 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_floor_is_what_the_whole_call_of_sdpa_is_off_by(causal: bool) -> None:
+    query, key, value = problem(300, 300, dtype=torch.float32)
+    reference = refer((query, key, value), causal)
+    out = scaled_dot_product_attention(query, key, value, is_causal=causal, enable_gqa=True)
+    expected = reference.error(out[:, :, reference.sample.rows])[0]
+    assert reference.dtype_floor() == pytest.approx(expected, rel=0.05)
 
 
 def test_float64_has_hardly_a_floor() -> None:

@@ -135,6 +135,18 @@ class TestPromises:
         length = value.norm(dim=-1)
         assert ((length[..., 0] / length[..., 1:].mean(-1)) < 0.5).all()
 
+    def test_all_queries_of_a_head_give_the_sink_one_score(self) -> None:
+        """Its mass varies with the rest alone; the other keys have no part in its direction."""
+        query, key, _ = (x[0].double() for x in tensors("sinks", seq_len=1024, heads=2))
+        scores = query @ key.transpose(-2, -1) / 8
+        sink = scores[..., 0]
+        assert sink.std(-1).max() < 1e-5
+        assert 5 < sink.min() < sink.max() < 15
+        rest = torch.logsumexp(scores[:, -256:, 1:], dim=-1)
+        assert rest.mean(-1).tolist() == pytest.approx(sink[:, 0].tolist(), rel=0.1)
+        towards = torch.nn.functional.normalize(key[:, :1], dim=-1)
+        assert (key[:, 1:] * towards).sum(-1).abs().max() < 1e-5
+
     @pytest.mark.parametrize("name", NAMES)
     def test_values_do_not_average_to_nothing(self, name: str) -> None:
         _, _, value = tensors(name, seq_len=4096, heads=8)

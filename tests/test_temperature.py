@@ -212,14 +212,14 @@ class TestEffectiveKeys:
 
     def test_are_measured_like_any_inputs(self) -> None:
         with fresh_worker():
-            row, samples = worker.measure(asked("sinks effective_keys=9", seq_len=64), settings())
+            row, _ = worker.measure(asked("sinks effective_keys=9", seq_len=64), settings())
         assert row.status is Status.OK
-        assert samples
+        assert row.effective_keys == pytest.approx(9, rel=0.02)
         assert row.inputs == "sinks effective_keys=9"
         assert "; temperature 0." in row.inputs_detail
 
     def test_that_cannot_be_reached_are_a_row(self) -> None:
         with fresh_worker():
-            row, samples = worker.measure(asked("local effective_keys=600"), settings())
-        assert (row.status, samples) == (Status.UNSUPPORTED, [])
+            row, _ = worker.measure(asked("local effective_keys=600"), settings())
+        assert row.status is Status.UNSUPPORTED
         assert row.reason.startswith("effective_keys=600 cannot be reached")

@@ -142,9 +142,8 @@ def sinks(head: Head) -> Tensors:
 
 
 def _log_total_of_others(head: Head, query: Tensor, key: Tensor) -> Tensor:
-    """(group,): logarithm of the sum of exp(score) over all keys but the first, mean over rows."""
-    if head.key_len == 1:
-        return torch.zeros(head.group)
+    """(group,): logarithm of the sum of exp(score) over all keys but the first, mean over rows; 0
+    where no row sees another."""
     rows = torch.linspace(0, head.seq_len - 1, min(64, head.seq_len)).long()
     others = key[None, None, 1:]
     totals = exact(query[None], others, others[..., :0], rows, causal=head.causal).log_total[0]
