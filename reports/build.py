@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
+from reports.figures import single_heads
 from reports.figures.kinds import KINDS, Kind
 from reports.figures.layout import draw
 from reports.figures.style import Styles, styles
@@ -34,12 +37,12 @@ def draw_all(runs: Runs, folder: Path) -> list[Drawing]:
     """Every figure of every slice, as PNG files in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     looks = styles(runs.frame)
-    return [
-        _draw_one(kind, part, looks, folder)
-        for part in split(runs.frame)
-        for kind in KINDS
-        if kind.sort == part.sort
-    ]
+    drawings = []
+    for part in split(runs.frame):
+        kinds = [kind for kind in KINDS if kind.sort == part.sort]
+        drawings += [_draw_one(kind, part, looks, folder) for kind in kinds]
+        drawings += _draw_heads(part, runs, looks, folder)
+    return drawings
 
 
 def _draw_one(kind: Kind, part: Slice, looks: Styles, folder: Path) -> Drawing:
@@ -49,7 +52,21 @@ def _draw_one(kind: Kind, part: Slice, looks: Styles, folder: Path) -> Drawing:
     drawn = kind.worth_drawing(drawn)
     whole = [{kind.column: p.column, kind.row: p.row, **p.fixed} for p in drawn]
     shared = {**part.fixed, **common(whole)}
-    path = folder / ("-".join(filter(None, (kind.name, part.name))) + ".png")
-    figure = draw(kind, drawn, shared, looks)
-    figure.savefig(path, dpi=DOTS_PER_INCH, bbox_inches="tight", pad_inches=0.12)
+    path = _save(draw(kind, drawn, shared, looks), kind, part, folder)
     return Drawing(kind, part, path, describe(shared), also_measured(part.rows, drawn))
+
+
+def _draw_heads(part: Slice, runs: Runs, looks: Styles, folder: Path) -> list[Drawing]:
+    """None without several heads that are known one by one."""
+    drawn = single_heads.drawn(part, runs.per_head)
+    if not drawn:
+        return []
+    figure, shared = single_heads.draw(drawn, part, looks)
+    kind = single_heads.KIND
+    return [Drawing(kind, part, _save(figure, kind, part, folder), describe(shared))]
+
+
+def _save(figure: Figure, kind: Kind, part: Slice, folder: Path) -> Path:
+    path = folder / ("-".join(filter(None, (kind.name, part.name))) + ".png")
+    figure.savefig(path, dpi=DOTS_PER_INCH, bbox_inches="tight", pad_inches=0.12)
+    return path

@@ -10,9 +10,11 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from reports import accuracy
 from reports.answers import answers
 from reports.figures.kinds import Kind
 from reports.heads import comparisons
+from reports.inputs import DESCRIPTORS, described
 from reports.listing import listing, reasons
 from reports.metrics import ERROR_BUDGET, show_bytes, show_count
 from reports.peers import ALLOCATORS, by_attention, races, standing
@@ -39,11 +41,12 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Section:
-    """A slice on the page: its answers and its figures."""
+    """A slice on the page: its answers, its errors and its figures."""
 
     anchor: str
     title: str
     part: Slice
+    accuracy: Sequence[accuracy.Table]
     drawings: Sequence[Drawing]
 
 
@@ -68,10 +71,14 @@ def page(runs: Runs, drawings: Sequence[Drawing]) -> str:
     return environment.get_template(TEMPLATE).render(
         directions=DIRECTIONS,
         sorts={drawing.part.sort for drawing in drawings},
+        held_against=runs.frame[accuracy.MEAN].notna().any(),
+        others=runs.frame["other_operator"].any(),
         projections=(runs.frame["call"] != "").any(),
         races=by_attention(against),
         standing=standing(against),
         allocators=ALLOCATORS,
+        inputs=described(runs),
+        descriptors=DESCRIPTORS,
         sections=list(_sections(drawings)),
         machines={
             name: list(facts(environment)) for name, environment in runs.environments.items()
@@ -119,6 +126,7 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
 
 def _sections(drawings: Sequence[Drawing]) -> Iterator[Section]:
     parts = list({id(drawing.part): drawing.part for drawing in drawings}.values())
-    for number, part in enumerate(parts, start=1):
+    errors = accuracy.tables(parts)
+    for number, (part, tables) in enumerate(zip(parts, errors, strict=True), start=1):
         own = [drawing for drawing in drawings if drawing.part is part]
-        yield Section(f"part-{number}", describe(part.fixed), part, own)
+        yield Section(f"part-{number}", describe(part.fixed), part, tables, own)

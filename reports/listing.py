@@ -10,6 +10,7 @@ import pandas as pd
 
 from reports.answers import numbers
 from reports.metrics import TABLE, Metric
+from reports.names import OTHER_OPERATOR
 from reports.rows import OK
 from reports.slices import describe
 from reports.tables import reproduce_command
@@ -106,7 +107,8 @@ def listing(frame: pd.DataFrame) -> Listing:
 def _row(row: pd.Series, varying: Sequence[str], metrics: Sequence[Metric]) -> Row:
     asked, used = row["implementation"], row["implementation_used"]
     implementation = asked if used in ("", asked) else f"{asked} → {used}"
-    settings = " · ".join(filter(None, (implementation, row["hyperparameters"])))
+    mark = OTHER_OPERATOR if row["other_operator"] else ""
+    settings = " · ".join(filter(None, (mark, implementation, row["hyperparameters"])))
     words = [str(row[name]) for name in varying]
     shown = numbers(row, metrics)
     values = ["" if pd.isna(row[m.column]) else repr(float(row[m.column])) for m in metrics]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+MEAN_OF_VALUES = "mean_value_error_rel_l2"  # the column of the error that needs no method at all
 ERROR_BUDGET = 0.1  # the error up to which the page calls an answer accurate
 
 
@@ -49,6 +50,11 @@ def show_percent(value: float) -> str:
     return f"{_three_digits(100 * value)} %"
 
 
+def show_number(value: float) -> str:
+    """A plain number: 1.50; 12.3; 4096."""
+    return _three_digits(value)
+
+
 def _three_digits(value: float) -> str:
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
@@ -64,7 +70,8 @@ class Metric:
     `label` stands on an axis, `short` over a column. `low` and `high` are the columns of its
     interval, `exact` that of the fastest exact implementation. A logarithmic axis is linear below
     `linear_below`, so that zero has a place on it, and numbers above `ceiling` are drawn there.
-    From `useless` on a point is on no frontier, however good it is otherwise.
+    From `useless` on a point is on no frontier, however good it is otherwise. `floor` and `trivial`
+    are the columns of what it could be at best, and of what it is to be better than.
     """
 
     column: str
@@ -77,6 +84,8 @@ class Metric:
     low: str | None = None
     high: str | None = None
     exact: str | None = None
+    floor: str | None = None
+    trivial: str | None = None
     linear_below: float | None = None
     ceiling: float | None = None
     useless: float | None = None
@@ -124,6 +133,8 @@ ERROR = Metric(
     show=show_error,
     low="approx_error_low",
     high="approx_error_high",
+    floor="dtype_floor_rel_l2",
+    trivial=MEAN_OF_VALUES,
     linear_below=0.01,
     useless=1.0,  # what an output of zeros scores
     ceiling=10.0,  # a method that is not made to stand in for softmax may be off by thousands
@@ -145,6 +156,15 @@ MASS_RECALL = Metric(
     better="higher",
     log=False,
     show=show_percent,
+)
+EFFECTIVE_KEYS = Metric(
+    column="effective_keys",
+    label="effective keys of the head",
+    short="effective keys",
+    unit="",
+    better="lower",
+    log=True,
+    show=show_number,
 )
 ROOFLINE = Metric(
     column="roofline_fraction",

@@ -11,11 +11,14 @@ import pandas as pd
 from bench.measurement import DIFFERS
 
 ALONE = "attention alone"  # before the names of other calls, by alphabet too
+OTHER_KERNEL = "other_kernel"  # a target that is not softmax attention
+OTHER_OPERATOR = "another operator"  # what is said of it
 
 
 def with_names(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add `label` of a line; `source`, the inputs with their layer; `passage`, the direction and
-    the source; `width`, that of all heads together; `grouping`, `memory`, `call` and `keys`.
+    """Add `other_operator`, whether a row is of another operator than softmax attention; `label` of
+    a line; `source`, the inputs with their layer; `passage`, the direction and the source; `width`,
+    that of all heads together; `grouping`, `memory`, `call` and `keys`.
 
     `grouping` names the key/value heads where they are fewer than the query heads, `memory` the
     keys where they are not as many as the queries, `call` what is timed where that could be a
@@ -29,8 +32,10 @@ def with_names(frame: pd.DataFrame) -> pd.DataFrame:
     # Steps of decoding have none, and need not say so.
     calls = calls.where(projected | (frame["direction"] != "decode"), "")
     source = frame["inputs"].where(layer.isna(), frame["inputs"] + " layer " + layer.fillna(""))
+    names, others = labels(frame), other_operators(frame)
     return frame.assign(
-        label=labels(frame),
+        other_operator=others,
+        label=names.mask(others, names + f" ({OTHER_OPERATOR})"),
         source=source,
         passage=frame["direction"].astype(str) + " of " + source.astype(str),
         width=frame["heads"] * frame["head_dim"],
@@ -71,6 +76,15 @@ def labels(frame: pd.DataFrame) -> pd.Series[str]:
 def differing(frame: pd.DataFrame) -> pd.Series[bool]:
     """Whether a row's implementation computes something else than its variant."""
     return frame["reason"].str.startswith(DIFFERS)
+
+
+def other_operators(frame: pd.DataFrame) -> pd.Series[bool]:
+    """Whether a row's method is no approximation of softmax attention, as one that finished says.
+
+    So a case that failed is named like those of the same settings that did not.
+    """
+    same = [frame["variant"], frame["hyperparameters"]]
+    return (frame["target"] == OTHER_KERNEL).groupby(same).transform("any")
 
 
 def settings_of(text: str) -> dict[str, str]:

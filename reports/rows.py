@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from bench.measurement import CASE_COLUMNS, COLUMNS, LATER, Measurement, Status
+from bench.measurement import CASE_COLUMNS, COLUMNS, HEAD_COLUMNS, LATER, Head, Measurement, Status
 from reports.names import allocator, machine_name, with_names
+from reports.typed import RunError as RunError
+from reports.typed import read_texts, typed
 
 RESULTS = "results.csv"
 ENVIRONMENT = "environment.json"
@@ -21,26 +22,25 @@ EXACT = "full"  # the variant the others are judged by, drawn apart from them
 # Built-in implementations that call a public kernel.
 LIBRARY = ("sdpa", "flash", "cudnn", "efficient", "flex", "xformers", "fla")
 OK = Status.OK.value
-
-_TRUTHS = {"true": True, "false": False}
-
-
-class RunError(ValueError):
-    """A run that cannot be read: what was expected and what was found."""
+HEADS = "heads.csv"  # where a run has it: a row for each head of each case that finished
 
 
 @dataclass(frozen=True)
 class Runs:
     """Rows of all runs, and what each machine was.
 
-    Besides the columns of the schema, `frame` has `label` (of a line in a figure), `machine`,
-    `source` (the inputs and their layer), `grouping` and `memory`: see `with_names`. `hardware` is
-    the machine without its `allocator` setting; `modules` are those that added implementations;
-    `public` says of a row whether its implementation is public code.
+    Besides the columns of the schema, `frame` has `label` (of a line in a figure),
+    `other_operator`, `machine`, `source` (the inputs and their layer), `grouping` and `memory`: see
+    `with_names`. `hardware` is the machine without its `allocator` setting; `modules` are those
+    that added implementations; `public` says of a row whether its implementation is public code.
+
+    `per_head` has a row for each head: `case`, its row in `frame`, and the columns of `Head`; none
+    for runs without them.
     """
 
     frame: pd.DataFrame
     environments: Mapping[str, Mapping[str, Any]]
+    per_head: pd.DataFrame
 
 
 def read_runs(folders: Sequence[Path]) -> Runs:
@@ -49,23 +49,25 @@ def read_runs(folders: Sequence[Path]) -> Runs:
     if not unique:
         raise RunError(f"expected at least one results folder, which holds {RESULTS}; got none")
     runs = [(read_rows(folder), read_environment(folder)) for folder in unique.values()]
-    frames, environments = [], {}
-    for frame, environment in _told_apart(runs):
+    frames: list[pd.DataFrame] = []
+    heads: list[pd.DataFrame] = []
+    environments = {}
+    for folder, (frame, environment) in zip(unique.values(), _told_apart(runs), strict=True):
+        heads.append(read_heads(folder, frame, first=sum(len(earlier) for earlier in frames)))
         frames.append(frame)
         for machine in frame["machine"].unique():
             environments[str(machine)] = environment
-    return Runs(with_names(pd.concat(frames, ignore_index=True)), environments)
+    return Runs(
+        frame=with_names(pd.concat(frames, ignore_index=True)),
+        environments=environments,
+        per_head=pd.concat(heads, ignore_index=True),
+    )
 
 
 def read_rows(folder: Path) -> pd.DataFrame:
     """The rows of one folder, each column in the type its field has in `Measurement`."""
     path = _existing(folder, RESULTS)
-    try:
-        text = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False)
-    except pd.errors.EmptyDataError:
-        raise RunError(f"{path} is empty; expected a header and one row per case") from None
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise RunError(f"{path} is not a CSV file: {error}") from None
+    text = read_texts(path)
     earlier = {name: "" if default is None else str(default) for name, default in LATER.items()}
     text = text.assign(**{name: earlier[name] for name in set(LATER) - set(text.columns)})
     if missing := [column for column in COLUMNS if column not in text.columns]:
@@ -77,9 +79,26 @@ def read_rows(folder: Path) -> pd.DataFrame:
     if text.empty:
         raise RunError(f"{path} holds a header and no rows: nothing has been measured yet")
     hints = typing.get_type_hints(Measurement)
-    columns = {name: _typed(text[name], hints[name], path) for name in COLUMNS}
+    columns = {name: typed(text[name], hints[name], path) for name in COLUMNS}
     frame = pd.DataFrame(columns)
     return frame.drop_duplicates(list(CASE_COLUMNS), keep="last", ignore_index=True)
+
+
+def read_heads(folder: Path, frame: pd.DataFrame, first: int = 0) -> pd.DataFrame:
+    """The heads of the rows of `frame`, which are numbered from `first` on."""
+    path = folder / HEADS
+    columns = ["case", *HEAD_COLUMNS[len(CASE_COLUMNS) :]]
+    if not path.is_file():
+        return pd.DataFrame(columns=columns, dtype="float64")
+    text = read_texts(path)
+    if missing := [column for column in HEAD_COLUMNS if column not in text.columns]:
+        raise RunError(f"{path} lacks the expected columns {', '.join(missing)}")
+    hints = typing.get_type_hints(Measurement) | typing.get_type_hints(Head)
+    heads = pd.DataFrame({name: typed(text[name], hints[name], path) for name in HEAD_COLUMNS})
+    case = list(CASE_COLUMNS)
+    heads = heads.drop_duplicates([*case, "batch_index", "head"], keep="last")
+    cases = frame[case].assign(case=range(first, first + len(frame)))
+    return heads.merge(cases, on=case)[columns].astype({"case": int})
 
 
 def read_environment(folder: Path) -> dict[str, Any]:
@@ -112,38 +131,6 @@ def _existing(folder: Path, name: str) -> Path:
             f"one holds {found}"
         )
     return folder / name
-
-
-def _typed(text: pd.Series[str], hint: Any, path: Path) -> pd.Series[Any]:
-    is_union = isinstance(hint, types.UnionType)
-    kinds = set(typing.get_args(hint)) if is_union else {hint}
-    empty = text == ""
-    if kinds & {bool, int, float} and types.NoneType not in kinds and empty.any():
-        raise _unreadable(text, empty, "a value", path)
-    if bool in kinds:
-        truths = text.str.lower().map(_TRUTHS)
-        if truths.isna().any():
-            raise _unreadable(text, truths.isna(), "True or False", path)
-        return truths.astype(bool)
-    if int in kinds or float in kinds:
-        numbers = pd.to_numeric(text.mask(empty), errors="coerce").astype("float64")
-        if (wrong := numbers.isna() & ~empty & (text.str.lower() != "nan")).any():
-            raise _unreadable(text, wrong, "a number", path)
-        if float in kinds:
-            return numbers
-        if (wrong := numbers.notna() & (numbers % 1 != 0)).any():
-            raise _unreadable(text, wrong, "a whole number", path)
-        return numbers.astype("Int64")
-    if Status in kinds and (wrong := ~text.isin(list(Status))).any():
-        raise _unreadable(text, wrong, f"one of {', '.join(Status)}", path)
-    return text
-
-
-def _unreadable(text: pd.Series[str], wrong: pd.Series[bool], valid: str, path: Path) -> RunError:
-    line = int(wrong.to_numpy().argmax())
-    return RunError(
-        f"{path}: column {text.name}, row {line + 1}: expected {valid}, got {text.iloc[line]!r}"
-    )
 
 
 def _described(frame: pd.DataFrame, environment: Mapping[str, Any]) -> pd.DataFrame:

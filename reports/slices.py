@@ -149,6 +149,13 @@ def pick(
     return fixed, group
 
 
+def captured_first(rows: pd.DataFrame) -> tuple[bool, str, int]:
+    """The order of rows of one source: captured inputs before made ones, layers by number."""
+    first = rows.iloc[0]
+    made = bool(pd.isna(first["layer"]))
+    return made, first["inputs"], 0 if made else int(first["layer"])
+
+
 def describe(fixed: Fixed) -> str:
     """Fixed values in words, separated by middle dots; what is as usual is left out."""
     words = []

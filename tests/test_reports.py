@@ -1102,6 +1102,8 @@ def test_errors_above_the_ceiling_are_drawn_there_and_said_to_be_more() -> None:
             ERROR.column: [0.3, 8000.0],
             ERROR.low: [0.2, 7000.0],
             ERROR.high: [0.4, math.inf],
+            ERROR.floor: [1e-7, 1e-7],
+            ERROR.trivial: [0.8, 0.8],
         }
     )
     placed = axes.points(rows, "seq_len", ERROR)

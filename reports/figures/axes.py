@@ -20,18 +20,22 @@ MARGIN = 1.5  # what is left of the first count and right of the last, as a fact
 
 def points(rows: pd.DataFrame, x: str, y: Metric) -> pd.DataFrame:
     """The rows that have a place in the axes, their numbers as floats, at most the ceiling."""
-    wanted = [column for column in (x, y.column, y.low, y.high) if column]
-    numbers = finished(rows).astype(dict.fromkeys(wanted, "float64"))
+    drawn = _drawn(y)
+    numbers = finished(rows).astype(dict.fromkeys([x, *drawn], "float64"))
     numbers = numbers.replace([np.inf, -np.inf], np.nan)
-    drawn = [column for column in (y.column, y.low, y.high) if column]
     numbers[drawn] = numbers[drawn].clip(upper=y.ceiling)
     return numbers.dropna(subset=[x, y.column]).sort_values(["label", x])
 
 
 def reach(placed: pd.DataFrame, metric: Metric) -> tuple[float, float]:
-    """The least and the greatest number of a metric, its intervals included."""
-    numbers = placed[[column for column in (metric.column, metric.low, metric.high) if column]]
+    """The least and the greatest number of a metric, its intervals and levels included."""
+    numbers = placed[_drawn(metric)]
     return numbers.min().min(), numbers.max().max()
+
+
+def _drawn(metric: Metric) -> list[str]:
+    columns = (metric.column, metric.low, metric.high, metric.floor, metric.trivial)
+    return [column for column in columns if column]
 
 
 def draw_lines(ax: Axes, placed: pd.DataFrame, x: str, y: Metric, styles: Styles) -> None:

@@ -10,6 +10,7 @@ from matplotlib.patheffects import withStroke
 from reports.figures import naming
 from reports.figures.style import Styles
 from reports.metrics import Metric
+from reports.names import OTHER_OPERATOR
 from reports.rows import EXACT
 
 LETTER, BOLD = 4.6, 5.3  # what a letter of a name takes, in points
@@ -66,9 +67,9 @@ def draw_frontier(ax: Axes, placed: pd.DataFrame, x: Metric, y: Metric, styles: 
             ax.hlines(point[y.column], point[x.low], point[x.high], color=color, linewidth=1)
         if y.low and y.high:
             ax.vlines(point[x.column], point[y.low], point[y.high], color=color, linewidth=1)
-    best = frontier(placed, x, y, floor=rounding(placed, y))
+    best = frontier(placed[~placed["other_operator"]], x, y, floor=rounding(placed, y))
     ax.plot(best[x.column], best[y.column], color="0.5", linewidth=1.2, zorder=1, gid="frontier")
-    ax.text(0.02, 0.03, "↙ better", transform=ax.transAxes, fontsize=8, color="0.4")
+    ax.text(0.02, 0.11, "↙ better", transform=ax.transAxes, fontsize=8, color="0.4")
     _name(ax, best, placed, x, y, styles)
 
 
@@ -88,7 +89,8 @@ def _name(
     for variant, own in by_merit.groupby("variant", sort=False):
         is_best = own.index[0] in best.index
         near = list(own.index.intersection(best.index) if is_best else own.index)
-        width = len(str(variant)) * (BOLD if is_best else LETTER)
+        name = f"{variant} ({OTHER_OPERATOR})" if own["other_operator"].all() else str(variant)
+        width = len(name) * (BOLD if is_best else LETTER)
         place = room.take(near, width)
         if place is None and is_best:
             place = room.take(near, width, across_others=True) or naming.Place(near[0], 7, -9)
@@ -97,7 +99,7 @@ def _name(
         point = own.loc[place.point]
         color = styles[str(point["label"])].color
         ax.annotate(
-            str(variant),
+            name,
             (point[x.column], point[y.column]),
             xytext=(place.across, place.up),
             textcoords="offset points",

@@ -77,6 +77,10 @@ def _way(panel: Panel) -> tuple[str, str]:
 
 _TIMES = "Median time of a call, and the middle half of the calls."
 _MEMORY = "The most bytes allocated at once beyond the inputs, the output included."
+_LEVELS = (
+    "Dashed, where it was measured: the floor, which is the error of exact attention in that "
+    "dtype; with dots: the mean of V, the error of the mean of all visible values."
+)
 _WIDTH = "The heads share one width: twice as many are half as wide."
 
 KINDS = (
@@ -108,7 +112,7 @@ KINDS = (
         column="dtype",
         reading="Distance of the output from exact attention on the same inputs, and its 95 % "
         "interval over query rows. Below 0.01 the axis is linear, so that rounding and zero "
-        f"have a place on it; what is above {ERROR.ceiling:g} is drawn there.",
+        f"have a place on it; what is above {ERROR.ceiling:g} is drawn there. {_LEVELS}",
     ),
     Kind(
         name="error_vs_time",
@@ -121,7 +125,7 @@ KINDS = (
         "points on the grey line, whose names are bold; each of the others is beaten by one of "
         f"them, or has an error of {ERROR.useless:g} or more, no better than zeros. Thin lines "
         "join the settings of a method. Errors within the rounding of exact attention count as "
-        "equal.",
+        f"equal; another operator than softmax attention does not count. {_LEVELS}",
     ),
     Kind(
         name="time_vs_heads",

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports.figures import axes, failures, frame, legend, ranking
+from reports.figures import axes, failures, frame, legend, levels, ranking
 from reports.figures.frontier import draw_frontier
 from reports.figures.kinds import Kind
 from reports.figures.style import Styles
@@ -74,7 +74,10 @@ def draw(kind: Kind, drawn: Sequence[Panel], shared: Fixed, styles: Styles) -> F
     is_line = isinstance(kind.x, str)
     by_ends = legend.by_ends(labels, [panel.points for panel in placed], kind.y)
     in_order = by_ends if is_line else sorted(labels)
-    entries = legend.entries(in_order, marks, styles, line=is_line)
+    entries = [
+        *levels.handles(points, "seq_len", kind.y),
+        *legend.entries(in_order, marks, styles, line=is_line),
+    ]
     # The name of the line at 1.0 stands between the last panel and the legend.
     legend.draw(figure, grid[0][-1], entries, gap=0.87 if kind.y is ERROR else 0.12)
     return figure
@@ -116,6 +119,8 @@ def _fill(ax: Axes, kind: Kind, points: pd.DataFrame, styles: Styles, *, is_last
     if points.empty:
         ax.text(0.5, 0.5, "nothing finished", transform=ax.transAxes, ha="center", color="0.4")
     elif isinstance(kind.x, Metric):
+        levels.draw_across(ax, points, "seq_len", kind.y)
         draw_frontier(ax, points, kind.x, kind.y, styles)
     else:
+        levels.draw_lines(ax, points, kind.x, kind.y)
         axes.draw_lines(ax, points, kind.x, kind.y, styles)

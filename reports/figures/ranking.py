@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from reports.figures import axes, frame, legend
+from reports.figures import axes, frame, legend, levels
 from reports.figures.failures import LETTERS
 from reports.figures.kinds import Kind
 from reports.metrics import ERROR, Metric, show_count
@@ -37,7 +37,7 @@ def draw(kind: Kind, drawn: Sequence[Panel], shared: Fixed) -> Figure:
     x, y = kind.x, kind.y
     rows = pd.concat([panel.rows for panel in drawn])
     placed = [axes.points(panel.rows, x, y) for panel in drawn]
-    order = ranked(rows, placed, x, y)
+    order, apart = ranked(rows, placed, x, y), _apart(rows, y)
     counts = sorted(rows[x].unique())
     colors = dict(zip(counts, sns.color_palette("flare", len(counts)).as_hex(), strict=True))
     columns = len({panel.column for panel in drawn})
@@ -58,13 +58,16 @@ def draw(kind: Kind, drawn: Sequence[Panel], shared: Fixed) -> Figure:
         ax = grid[i][j]
         ax.set_visible(True)
         _name_rows(ax, order, exact, named=j == 0)
+        if apart:
+            ax.axhline(len(order) - len(apart) - 0.5, color="0.5", linewidth=0.8, gid="apart")
         _draw_dots(ax, points, order, x, y, colors)
         _draw_failures(ax, panel.rows, order, x)
         ax.set_title(titles[number], loc="left", fontsize=10)
         ax.set_xlabel(y.label)
         ax.tick_params(labelbottom=True, labelsize=FONT)
     frame.title(figure, kind, shared, grid[0][0], head)
-    handles = [*_key(kind, colors), *legend.statuses(rows["status"])]
+    held_against = levels.handles(pd.concat(placed), x, y, list(colors.values())[-1])
+    handles = [*_key(kind, colors), *held_against, *legend.statuses(rows["status"])]
     legend.draw(figure, grid[0][columns - 1], handles, gap=ACROSS)
     return figure
 
@@ -73,7 +76,8 @@ def ranked(rows: pd.DataFrame, placed: Sequence[pd.DataFrame], x: str, y: Metric
     """The labels from the best down, those of one variant together.
 
     The first panel that has a number of a label counts: who got furthest along `x` comes first,
-    then who is best there. What finished nowhere comes last.
+    then who is best there. What finished nowhere comes last, and by error what is another operator
+    than softmax attention, which none of these errors is a fault of.
     """
     sign = 1 if y.better == "lower" else -1
     keys: dict[str, tuple[float, float]] = {}
@@ -82,6 +86,7 @@ def ranked(rows: pd.DataFrame, placed: Sequence[pd.DataFrame], x: str, y: Metric
         for label, reach, value in zip(last["label"], last[x], last[y.column], strict=True):
             keys.setdefault(label, (-reach, sign * value))
     variants = dict(zip(rows["label"], rows["variant"], strict=True))
+    apart = _apart(rows, y)
     nowhere = (0.0, 0.0)  # of those that got somewhere the first number is negative
     best: dict[str, tuple[float, float]] = {}
     for label, variant in variants.items():
@@ -89,9 +94,14 @@ def ranked(rows: pd.DataFrame, placed: Sequence[pd.DataFrame], x: str, y: Metric
 
     def place(label: str) -> tuple[object, ...]:
         variant = variants[label]
-        return best[variant], variant, keys.get(label, nowhere), label
+        return label in apart, best[variant], variant, keys.get(label, nowhere), label
 
     return sorted(variants, key=place)
+
+
+def _apart(rows: pd.DataFrame, y: Metric) -> set[str]:
+    """The labels that come after the others."""
+    return set(rows.loc[rows["other_operator"], "label"]) if y is ERROR else set()
 
 
 def _name_rows(ax: Axes, order: Sequence[str], exact: Collection[str], *, named: bool) -> None:
@@ -108,6 +118,7 @@ def _draw_dots(
     """A dot and its interval for each number, and lines down at those of exact attention."""
     if y is ERROR:
         axes.draw_zeros_line(ax, named=False, across=False)
+    levels.draw_upright(ax, points, x, y, colors)
     if points.empty:
         ax.text(0.5, 0.5, "nothing finished", transform=ax.transAxes, ha="center", color="0.4")
     for label, own in points.groupby("label"):

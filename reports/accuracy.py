@@ -1,0 +1,176 @@
+"""How wrong each method is, beside what a budget like its own could do: a table for each scene."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from bench.measurement import DESCRIPTIONS
+from reports.metrics import ERROR, MEAN_OF_VALUES, show_count, show_error, show_number, show_percent
+from reports.rows import finished
+from reports.slices import Slice, captured_first, describe
+
+SCENE = ("source", "causal", "dtype", "seq_len", "heads", "head_dim", "keys", "batch", "seed")
+MEAN, RANDOM = MEAN_OF_VALUES, "random_keys_error_rel_l2"
+FLOOR, ROUNDING = "dtype_floor_rel_l2", "impl_error_rel_l2"
+NAMES = {MEAN: "the mean of V", RANDOM: "random keys"}
+TWICE = 2.0  # within twice what rounding explains, an error is no loss against anything
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number of each line; a group of columns has a heading in common."""
+
+    title: str
+    name: str
+    group: str
+    show: Callable[[float], str] = show_error
+    always: bool = False  # shown empty too, where a run has it anywhere
+
+    @property
+    def about(self) -> str:
+        """What it is, in a sentence."""
+        return DESCRIPTIONS[self.name]
+
+
+_ERROR, _WEIGHTS, _GRADIENTS = "against exact attention", "weights", "error of gradients"
+_BUDGET, _ROUNDING = "error of baselines of the same budget", "rounding"
+COLUMNS = (
+    Column("error", ERROR.column, _ERROR),
+    Column("approxi\u00admation", "target_error_rel_l2", _ERROR),
+    Column("substi\u00adtution", "substitution_error_rel_l2", _ERROR),
+    Column("median row", "approx_error_median_row", _ERROR),
+    Column("worst row", "approx_error_worst_row", _ERROR),
+    Column("cosine", "approx_cosine", _ERROR, show_number),
+    Column("kept mass", "mass_recall", _WEIGHTS, show_percent),
+    Column("top-64 recall", "top64_recall", _WEIGHTS, show_percent),
+    Column("total variation", "total_variation", _WEIGHTS),
+    Column("query", "grad_query_error_rel_l2", _GRADIENTS),
+    Column("key", "grad_key_error_rel_l2", _GRADIENTS),
+    Column("value", "grad_value_error_rel_l2", _GRADIENTS),
+    Column("keys", "baseline_keys", _BUDGET, show_number, always=True),
+    Column("mean of V", MEAN, _BUDGET, always=True),
+    Column("random keys", RANDOM, _BUDGET, always=True),
+    Column("top keys", "top_keys_error_rel_l2", _BUDGET, always=True),
+    Column("impl. error", ROUNDING, _ROUNDING),
+    Column("floor of dtype", FLOOR, _ROUNDING, always=True),
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method at one of its settings; `beaten` says by which baselines, in words."""
+
+    label: str
+    is_other: bool
+    interval: str
+    spread: str
+    beaten: tuple[str, ...]
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The lines of one scene, the least error first; the first table of a slice `is_open`."""
+
+    title: str
+    columns: Sequence[Column]
+    lines: Sequence[Line]
+    is_open: bool
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """The headings over the columns, and how many each is over."""
+        names = [column.group for column in self.columns]
+        return [(name, names.count(name)) for name in dict.fromkeys(names)]
+
+    @property
+    def ranked(self) -> list[Line]:
+        """The lines of what approximates softmax attention."""
+        return [line for line in self.lines if not line.is_other]
+
+    @property
+    def others(self) -> list[Line]:
+        """The lines of other operators."""
+        return [line for line in self.lines if line.is_other]
+
+
+def tables(parts: Sequence[Slice]) -> list[list[Table]]:
+    """The tables of each part, each scene in the first part that has it."""
+    every = pd.concat([part.rows for part in parts])
+    known = {column.name for column in COLUMNS if every[column.name].notna().any()}
+    seen: set[int] = set()
+    found = []
+    for part in parts:
+        new = part.rows[~part.rows.index.isin(seen)]
+        seen.update(part.rows.index)
+        found.append(list(_of_part(part, new, known)))
+    return found
+
+
+def beaten_by(row: pd.Series[Any]) -> tuple[str, ...]:
+    """What a row's error is not below, in words; nothing if it is rounding and no more."""
+    error, rounding = row[ERROR.column], row[[FLOOR, ROUNDING]].astype("float64").max()
+    if error <= TWICE * rounding:
+        return ()
+    zeros = ["zeros"] if error >= ERROR.useless else []
+    return (*(words for name, words in NAMES.items() if error >= row[name]), *zeros)
+
+
+def _of_part(part: Slice, rows: pd.DataFrame, known: Collection[str]) -> Iterator[Table]:
+    done = finished(rows).dropna(subset=[ERROR.column])
+    scenes = [(rows, _scene(rows, part)) for _, rows in done.groupby(list(SCENE), sort=True)]
+    # Made inputs rank methods in another order than real ones; the longest shows most.
+    scenes.sort(key=lambda it: _place(it[0]))
+    for number, (own, title) in enumerate(scenes):
+        # Forward and backward are two rows of one line: gradients are in the second alone.
+        lines = own.sort_values("direction").groupby("label", sort=True).first().reset_index()
+        lines = lines.sort_values([ERROR.column, "label"])
+        columns = [
+            column
+            for column in COLUMNS
+            if lines[column.name].notna().any() or (column.always and column.name in known)
+        ]
+        yield Table(
+            title,
+            columns,
+            [_line(row, columns) for _, row in lines.iterrows()],
+            is_open=number == 0,
+        )
+
+
+def _place(rows: pd.DataFrame) -> tuple[object, ...]:
+    made, *which = captured_first(rows)
+    return made, -rows["seq_len"].iloc[0], *which
+
+
+def _scene(rows: pd.DataFrame, part: Slice) -> str:
+    first = rows.iloc[0]
+    named = ["source", "dtype", "heads", "seq_len"]
+    if part.sort == "width":
+        named.append("head_dim")
+    if part.sort == "decode":
+        named.append("direction")
+    if part.rows["seed"].nunique() > 1:
+        named.append("seed")
+    shared = " · query and key share a projection" if first["projections"] == "shared" else ""
+    return describe({name: first[name] for name in named}) + shared
+
+
+def _line(row: pd.Series[Any], columns: Sequence[Column]) -> Line:
+    def shown(name: str, show: Callable[[float], str] = show_error) -> str:
+        return "" if pd.isna(row[name]) else show(float(row[name]))
+
+    low, high = shown("approx_error_low"), shown("approx_error_high")
+    spread, seeds = shown("approx_error_seed_std"), shown("approx_error_seeds", show_count)
+    return Line(
+        label=row["label"],
+        is_other=bool(row["other_operator"]),
+        interval=f"{low} to {high}" if low and high else "",
+        spread=f"± {spread}" + (f", {seeds} seeds" if seeds else "") if spread else "",
+        beaten=beaten_by(row),
+        cells=tuple(shown(column.name, column.show) for column in columns),
+    )
