@@ -171,6 +171,23 @@ def test_recall_of_the_top_asks_for_visible_keys_only() -> None:
     assert seen.top64_recall == 1.0
 
 
+def test_recall_of_the_top_asks_for_keys_with_weight_only() -> None:
+    """Of very peaked rows all weights but a few are too small for a number."""
+    query, key, value = problem(100, 100)
+    query = query * 1e4
+    everything = variants.create("sliding_window", window_size=100)
+    reference = refer((query, key, value), False)
+    seen = accuracy.measure(everything, reference, everything(query, key, value))
+    assert seen.top64_recall == 1.0
+    window = variants.create("sliding_window", window_size=5)
+    seen = accuracy.measure(window, reference, window(query, key, value))
+    weights = dense((query, key, value), False)
+    positions = torch.arange(100)
+    near = (positions[:, None] - positions).abs() <= 5
+    found = ((weights > 0) & near).sum(-1) / (weights > 0).sum(-1).clamp(max=64)
+    assert seen.top64_recall == pytest.approx(float(found.double().mean()), rel=1e-6)
+
+
 class TestRows:
     def test_the_worst_and_the_median_row(self) -> None:
         tensors = problem()

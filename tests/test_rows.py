@@ -87,6 +87,24 @@ class TestTotals:
         torch.testing.assert_close(mean(values, sample, counted), torch.tensor([1.5, 0.0]).double())
         assert median(values, sample) == 3.0
         assert median(values[0], sample) == 4.0
+        even = Sample(torch.arange(5), torch.ones(5).double(), torch.arange(5))
+        assert median(torch.tensor([5.0, 1.0, 4.0, 2.0, 3.0]).double(), even) == 3.0
+
+    def test_what_is_not_counted_may_be_no_number(self) -> None:
+        sample = Sample(torch.arange(2), torch.ones(2).double(), torch.arange(2))
+        values = torch.tensor([2.0, math.nan]).double()
+        assert float(mean(values, sample, torch.tensor([True, False]))) == 2.0
+
+    def test_what_was_taken_of_a_stretch_is_not_in_doubt(self) -> None:
+        """Two rows of three: a third of the variance that two of very many would have."""
+        strata = torch.arange(20).repeat_interleave(2)
+        taken = Sample(torch.arange(40), torch.full((40,), 1.5).double(), strata)
+        endless = Sample(taken.rows, taken.weights, strata, whole=False)
+        wrong, size = torch.rand(40).double(), torch.ones(40).double()
+        error, _, high = relative_error(wrong, size, taken)
+        _, _, higher = relative_error(wrong, size, endless)
+        ratio = math.log(high / error) / math.log(higher / error)
+        assert ratio == pytest.approx(math.sqrt(1 / 3), rel=1e-9)
 
     def test_an_error_of_all_rows_has_no_interval(self) -> None:
         sample = sample_rows(100, 100, causal=True)
@@ -111,6 +129,7 @@ class TestTotals:
         assert relative_error(none, none, sample) == (0.0, 0.0, 0.0)
         assert relative_error(some, none, sample) == (math.inf,) * 3
         assert all(map(math.isnan, relative_error(some * math.nan, some, sample)))
+        assert relative_error(some * math.inf, some, sample) == (math.inf,) * 3
 
 
 METHODS: Mapping[str, Mapping[str, object]] = {

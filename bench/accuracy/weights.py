@@ -54,7 +54,7 @@ def weigh(attention: Attention, reference: Reference, *, shared_qk: bool = False
         seen = own != 0
         top = exact.topk(min(TOP, keys), dim=-1)
         sought = top.values > 0
-        lacking = (exact.sum(-1) - own.sum(-1)).abs()  # as much weight on nothing
+        lacking = (1 - own.sum(-1)).abs()  # as much weight on nothing
         found = {
             "out": own @ values,
             "kept_mass": exact.masked_fill(~seen, 0).sum(-1),
