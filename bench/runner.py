@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import TimeoutError as CaseTimeout
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -132,7 +132,7 @@ def _run(
     seconds: float,
     timeout: float,
     modules: Sequence[str],
-    record: journal.Record,
+    record: journal.Record[Measurement],
 ) -> list[Measurement]:
     process = Worker(folder / "worker.log", device, modules)
     book = journal.Journal(folder)
@@ -148,7 +148,7 @@ def _run(
                     f"{folder} was measured on another machine or installation: {'; '.join(found)}"
                 )
             limits = recorded["limits"]
-            _write_json(folder / "environment.json", recorded)
+            write_json(folder / "environment.json", recorded)
         else:
             progress.say("measuring the machine's limits")
             dtypes = sorted({case.dtype for case in cases})
@@ -167,7 +167,7 @@ def _run(
                 device=device,
                 files={name: str(path.resolve()) for name, path in files.items()},
             )
-            _write_json(folder / "environment.json", present)
+            write_json(folder / "environment.json", present)
         settings = worker.Settings(files, limits["matmul_tflops"], seconds)
         written = time.monotonic()
         for case in cases:
@@ -203,7 +203,7 @@ def _one(
     settings: worker.Settings,
     process: Worker,
     book: journal.Journal,
-    record: journal.Record,
+    record: journal.Record[Measurement],
     results: Mapping[str, Measurement],
     timeout: float,
 ) -> tuple[Measurement, list[float]]:
@@ -266,15 +266,20 @@ def _kept(folder: Path) -> str:
 
 def write_results(folder: Path, cases: Sequence[Case], results: Mapping[str, Measurement]) -> None:
     """Derive results.csv: one row a case, in planned order."""
-    partial = folder / "results.csv.partial"
+    rows = (results[case.case_id] for case in cases if case.case_id in results)
+    write_table(folder / "results.csv", COLUMNS, map(dataclasses.asdict, rows))
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """A CSV file that is there whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
     with partial.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, COLUMNS)
+        table = csv.DictWriter(file, columns)
         table.writeheader()
-        for case in cases:
-            if row := results.get(case.case_id):
-                table.writerow(dataclasses.asdict(row))
-    os.replace(partial, folder / "results.csv")
+        table.writerows(rows)
+    os.replace(partial, path)
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """An object as a JSON file."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
