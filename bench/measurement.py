@@ -143,6 +143,12 @@ class Measurement(Case):
         came_later=True,
     )
 
+    target: str = _column(
+        "what the method converges to as its settings grow; `other_kernel` is another operator "
+        "than softmax attention, whose error says how different it is, not how good",
+        "",
+        came_later=True,
+    )
     approx_error_rel_l2: float | None = _column(
         "relative L2 error of the forward output against exact float64 softmax attention on the "
         "same inputs; returning zeros scores 1.0",
@@ -150,18 +156,120 @@ class Measurement(Case):
     )
     approx_error_low: float | None = _column("lower end of its 95 % interval over rows", None)
     approx_error_high: float | None = _column("upper end of that interval", None)
+    approx_error_seed_std: float | None = _column(
+        "standard deviation of the error over draws of the method's own random numbers, on the "
+        "same rows; empty where it draws none",
+        None,
+        came_later=True,
+    )
+    approx_error_seeds: int | None = _column("how many draws that were", None, came_later=True)
+    approx_error_median_row: float | None = _column(
+        "median over rows and heads of the relative error of one output row", None, came_later=True
+    )
+    approx_error_worst_row: float | None = _column(
+        "the largest relative error of one output row among those taken", None, came_later=True
+    )
     approx_cosine: float | None = _column(
         "mean cosine similarity of output rows to exact ones", None
     )
     mass_recall: float | None = _column(
         "mean exact attention mass on the keys the method sees, where it selects keys", None
     )
+    top64_recall: float | None = _column(
+        "mean share of the 64 keys of greatest exact weight that the method sees, of all visible "
+        "ones where there are fewer; where it selects keys",
+        None,
+        came_later=True,
+    )
+    total_variation: float | None = _column(
+        "mean over rows of half the sum of absolute differences between the method's weights and "
+        "the exact ones; of a masked softmax 1 - mass_recall",
+        None,
+        came_later=True,
+    )
+    target_error_rel_l2: float | None = _column(
+        "with a shared query and key: relative L2 error against exact softmax attention that "
+        "shares them too; the approximation alone",
+        None,
+        came_later=True,
+    )
+    substitution_error_rel_l2: float | None = _column(
+        "with a shared query and key: relative L2 error of exact softmax attention that shares "
+        "them against exact attention; what sharing costs by itself",
+        None,
+        came_later=True,
+    )
+    grad_query_error_rel_l2: float | None = _column(
+        "for forward_backward: relative L2 error of the query's gradient against that of exact "
+        "float64 attention, of a loss with random weights on the rows taken",
+        None,
+        came_later=True,
+    )
+    grad_key_error_rel_l2: float | None = _column(
+        "the same of the key's gradient", None, came_later=True
+    )
+    grad_value_error_rel_l2: float | None = _column(
+        "the same of the value's gradient", None, came_later=True
+    )
     impl_error_rel_l2: float | None = _column(
         "relative L2 error of the output against the variant's own dense definition: rounding "
         "only; empty where the implementation computes something else",
         None,
     )
+    dtype_floor_rel_l2: float | None = _column(
+        "what the dtype alone costs: relative L2 error of exact attention (torch SDPA) in this "
+        "dtype on the same rows",
+        None,
+        came_later=True,
+    )
     oracle_rows: int | None = _column("query rows per head on which errors were taken", None)
+
+    baseline_keys: float | None = _column(
+        "keys per query that the baselines of the same budget have: those the method sees where it "
+        "selects keys, else as many as exact attention reads with the method's useful_flops",
+        None,
+        came_later=True,
+    )
+    mean_value_error_rel_l2: float | None = _column(
+        "baseline: relative L2 error of the mean of all visible values", None, came_later=True
+    )
+    random_keys_error_rel_l2: float | None = _column(
+        "baseline: the same of softmax attention to baseline_keys random visible keys",
+        None,
+        came_later=True,
+    )
+    top_keys_error_rel_l2: float | None = _column(
+        "baseline: the same of softmax attention to the baseline_keys keys of greatest exact "
+        "weight",
+        None,
+        came_later=True,
+    )
+
+    effective_keys: float | None = _column(
+        "of the inputs, mean over rows and heads: exp of the entropy of exact attention weights, "
+        "the number of keys that as many equal weights would have",
+        None,
+        came_later=True,
+    )
+    sink_mass: float | None = _column(
+        "of the inputs: mean exact attention mass on the first key", None, came_later=True
+    )
+    near_mass: float | None = _column(
+        "of the inputs: mean exact attention mass on keys at a distance of at most 128",
+        None,
+        came_later=True,
+    )
+    top64_mass: float | None = _column(
+        "of the inputs: mean exact attention mass on the 64 keys of greatest weight",
+        None,
+        came_later=True,
+    )
+    logit_spread: float | None = _column(
+        "of the inputs: mean over rows and heads of the standard deviation of a row's scaled "
+        "scores over its visible keys",
+        None,
+        came_later=True,
+    )
 
     useful_flops: float | None = _column(
         "operations the method cannot avoid; with a backward pass 3.5 times those of the forward "
@@ -199,7 +307,14 @@ def without_lengths(case: Case) -> Case:
 
 CASE_COLUMNS = tuple(f.name for f in dataclasses.fields(Case))
 COLUMNS = tuple(f.name for f in dataclasses.fields(Measurement))
-_TEXTS = ("status", "reason", "implementation_used", "inputs_detail", "exact_implementation")
+_TEXTS = (
+    "status",
+    "reason",
+    "implementation_used",
+    "inputs_detail",
+    "exact_implementation",
+    "target",
+)
 NUMBERS = frozenset(COLUMNS) - frozenset(CASE_COLUMNS) - frozenset(_TEXTS)
 LATER: dict[str, Any] = {
     f.name: f.default for f in dataclasses.fields(Measurement) if f.metadata["came_later"]
