@@ -18,8 +18,8 @@ def table(rows: Sequence[ModelRow]) -> Table:
         caption="perplexity and speedup of the attention: against exact; agreement: positions at "
         "which the most probable next token is that of exact attention"
     )
-    shown.add_column("variant", overflow="fold", min_width=24)
-    for column in ("length", "perplexity", "agreement", "ms a token", "speedup"):
+    shown.add_column("variant", overflow="fold", min_width=20)
+    for column in ("length", "perplexity", "agreement", "ms/token", "speedup"):
         shown.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         name = escape(row.label.rpartition(" n=")[0])
