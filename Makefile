@@ -46,7 +46,7 @@ train: $(BENCH_READY) ## train a tiny model with each variant to copy and to rec
 	@$(PYTHON) -m bench train --device $(if $(filter auto,$(DEVICE)),cpu,$(DEVICE)) --out $(RUN)-train
 
 .PHONY: model
-model: $(MODEL_READY) ## put variants into a real model: perplexity, agreement and time, in half an hour or more
+model: $(MODEL_READY) ## put variants into a real model: perplexity, agreement and time, in minutes
 	@$(PYTHON) -m bench model --device $(DEVICE) --out $(RUN)-model
 	@$(PYTHON) -m reports build $(RUN)-model
 

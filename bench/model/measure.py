@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +63,8 @@ def measure(case: ModelCase, setup: Setup) -> ModelRow:
 
 def _open(setup: Setup) -> _Opened:
     transformers = required("transformers", setup.model)
+    # For progress bars; the usual one outlives a worker, which ends without a farewell.
+    required("tqdm", setup.model).tqdm.set_lock(threading.RLock())
     network = setup.source.load(
         transformers.AutoModelForCausalLM,
         dtype=getattr(torch, setup.dtype),

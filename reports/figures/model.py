@@ -15,7 +15,7 @@ SPLIT = ("machine", "model", "text", "dtype")
 
 CHANGE = Metric(
     column="perplexity_change",
-    label="perplexity, more than with exact attention",
+    label="rise of the perplexity over exact attention",
     short="perplexity",
     unit="",
     better="lower",
