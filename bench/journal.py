@@ -9,11 +9,11 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Generic, Protocol, TypeVar
 
-from bench.measurement import Measurement, Status
+from bench.measurement import Head, Measurement, Raw, Status
 
 FILE = "journal.jsonl"
 
@@ -64,13 +64,14 @@ class Journal:
     def started(self, case: Asked) -> None:
         self._write({"event": "started", "case_id": case.case_id, "case": _fields(case)})
 
-    def result(self, row: Seen, samples_ms: list[float]) -> None:
+    def result(self, row: Seen, raw: Raw) -> None:
         self._write(
             {
                 "event": "result",
                 "case_id": row.case.case_id,
                 "row": _fields(row),
-                "samples_ms": samples_ms,
+                "samples_ms": list(raw.samples_ms),
+                "heads": [dataclasses.asdict(head) for head in raw.heads],
             }
         )
 
@@ -97,6 +98,7 @@ class Record(Generic[Row]):
 
     header: dict[str, Any]
     results: dict[str, Row]
+    heads: dict[str, Sequence[Head]]
     attempts: dict[str, int]  # how often a case was started and not interrupted
 
 
@@ -116,6 +118,7 @@ def read_rows(folder: Path, kind: type[Row], command: str) -> Record[Row]:
     that of another command."""
     header: dict[str, Any] = {}
     results: dict[str, Row] = {}
+    heads: dict[str, Sequence[Head]] = {}
     attempts: dict[str, int] = {}
     try:
         for event in _events(folder / FILE):
@@ -129,6 +132,7 @@ def read_rows(folder: Path, kind: type[Row], command: str) -> Record[Row]:
             else:
                 row = event["row"]
                 results[event["case_id"]] = kind(**{**row, "status": Status(row["status"])})
+                heads[event["case_id"]] = [Head(**head) for head in event.get("heads", [])]
     except _OfAnother:
         raise
     except (ValueError, KeyError, TypeError) as error:
@@ -137,7 +141,7 @@ def read_rows(folder: Path, kind: type[Row], command: str) -> Record[Row]:
         ) from error
     if not header:
         raise JournalError(f"{folder} holds no run that could be resumed (no {FILE} with a header)")
-    return Record(header, results, attempts)
+    return Record(header, results, heads, attempts)
 
 
 def _events(path: Path) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import environment, journal, worker
-from bench.measurement import Status
+from bench.measurement import Raw, Status
 from bench.model import measure
 from bench.model.plan import Plan, Setup
 from bench.model.row import COLUMNS, FILE, ModelCase, ModelRow
@@ -49,7 +49,7 @@ def begin(plan: Plan, folder: Path, timeout: float) -> Run:
         raise ModelError(f"cannot write to {folder}: {error.strerror}") from error
     if begun:
         raise ModelError(f"{folder} holds a run already; continue it with --resume {folder}")
-    return Run(plan, timeout, journal.Record({}, {}, {}))
+    return Run(plan, timeout, journal.Record({}, {}, {}, {}))
 
 
 def resume(folder: Path) -> Run:
@@ -96,7 +96,7 @@ def _run(asked: Run, folder: Path) -> list[ModelRow]:
                 progress.begin(case)
                 try:
                     row = _one(case, asked, process, book)
-                    book.result(row, [])
+                    book.result(row, Raw())
                 except KeyboardInterrupt:
                     book.interrupted(case)
                     raise
