@@ -128,6 +128,9 @@ def test_points_lie_at_the_change_and_within_the_axes(tmp_path: Path) -> None:
     low, high = ax.get_ylim()
     assert low < -0.02 * 1.1
     assert high > 100
+    (best,) = [line for line in ax.lines if line.get_gid() == "frontier"]
+    # Not the fastest, which is useless, nor exact attention, which top_k beats in both.
+    assert list(best.get_xdata()) == [0.3]
     names = {text.get_text() for text in ax.texts}
     assert {"lsh", "top_k", "linear", "full"} <= names
     assert "×U linformer" in names

@@ -24,6 +24,7 @@ CHANGE = Metric(
     low="perplexity_change_low",
     high="perplexity_change_high",
     linear_below=0.01,
+    useless=1.0,  # twice the perplexity
     ceiling=100.0,  # a method that is not made to stand in for softmax may be off by thousands
 )
 ATTENTION_TIME = Metric(
@@ -45,7 +46,8 @@ KIND = Kind(
     reading="How much the perplexity of the model rises where its attention is replaced, and its "
     "95 % interval, against the time that a token spends in attention calls. Exact attention is "
     "black, full/sdpa the one that every other was timed beside. What nothing beats in both is "
-    "joined by the grey line, with bold names. The scale is linear below 1 %.",
+    "joined by the grey line, with bold names, up to twice the perplexity. The scale is linear "
+    "below 1 %.",
 )
 
 
