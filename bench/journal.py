@@ -11,15 +11,36 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Generic, Protocol, TypeVar
 
-from bench.measurement import Case, Head, Measurement, Raw, Status
+from bench.measurement import Head, Measurement, Raw, Status
 
 FILE = "journal.jsonl"
 
 
+class Asked(Protocol):
+    """A case; a dataclass."""
+
+    @property
+    def case_id(self) -> str: ...
+
+
+class Seen(Protocol):
+    """A row of a case; a dataclass."""
+
+    @property
+    def case(self) -> Asked: ...
+
+
+Row = TypeVar("Row", bound=Seen)
+
+
 class JournalError(ValueError):
     """A folder that holds no readable journal."""
+
+
+class _OfAnother(JournalError):
+    """A folder that another command can continue."""
 
 
 class Journal:
@@ -40,21 +61,21 @@ class Journal:
         """What the run is: written once, first."""
         self._write({"event": "run", **content})
 
-    def started(self, case: Case) -> None:
-        self._write({"event": "started", "case_id": case.case_id, "case": dataclasses.asdict(case)})
+    def started(self, case: Asked) -> None:
+        self._write({"event": "started", "case_id": case.case_id, "case": _fields(case)})
 
-    def result(self, row: Measurement, raw: Raw) -> None:
+    def result(self, row: Seen, raw: Raw) -> None:
         self._write(
             {
                 "event": "result",
                 "case_id": row.case.case_id,
-                "row": dataclasses.asdict(row),
+                "row": _fields(row),
                 "samples_ms": list(raw.samples_ms),
                 "heads": [dataclasses.asdict(head) for head in raw.heads],
             }
         )
 
-    def interrupted(self, case: Case) -> None:
+    def interrupted(self, case: Asked) -> None:
         """A case that was started ends without a result, and not by its own fault."""
         self._write({"event": "interrupted", "case_id": case.case_id})
 
@@ -67,12 +88,16 @@ class Journal:
         os.fsync(self._file.fileno())
 
 
+def _fields(instance: Any) -> dict[str, Any]:
+    return dataclasses.asdict(instance)
+
+
 @dataclasses.dataclass(frozen=True)
-class Record:
+class Record(Generic[Row]):
     """What a journal says."""
 
     header: dict[str, Any]
-    results: dict[str, Measurement]
+    results: dict[str, Row]
     heads: dict[str, Sequence[Head]]
     attempts: dict[str, int]  # how often a case was started and not interrupted
 
@@ -83,23 +108,33 @@ def begun(folder: Path) -> bool:
     return path.exists() and b"\n" in path.read_bytes()
 
 
-def read(folder: Path) -> Record:
-    """Read a journal, also one that ends in the middle of a line; JournalError if it is none."""
+def read(folder: Path) -> Record[Measurement]:
+    """Read the journal of `python -m bench run`; JournalError if it is none."""
+    return read_rows(folder, Measurement, "run")
+
+
+def read_rows(folder: Path, kind: type[Row], command: str) -> Record[Row]:
+    """Read a journal, also one that ends in the middle of a line; JournalError if it is none, or
+    that of another command."""
     header: dict[str, Any] = {}
-    results: dict[str, Measurement] = {}
+    results: dict[str, Row] = {}
     heads: dict[str, Sequence[Head]] = {}
     attempts: dict[str, int] = {}
     try:
         for event in _events(folder / FILE):
             if event["event"] == "run":
                 header = event
+                if (other := event.get("command", "run")) != command:
+                    raise _OfAnother(f"{folder} holds a run of `python -m bench {other}`")
             elif event["event"] in ("started", "interrupted"):
                 step = 1 if event["event"] == "started" else -1
                 attempts[event["case_id"]] = max(0, attempts.get(event["case_id"], 0) + step)
             else:
                 row = event["row"]
-                results[event["case_id"]] = Measurement(**{**row, "status": Status(row["status"])})
+                results[event["case_id"]] = kind(**{**row, "status": Status(row["status"])})
                 heads[event["case_id"]] = [Head(**head) for head in event.get("heads", [])]
+    except _OfAnother:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise JournalError(
             f"{folder / FILE} is damaged, or of another version: {error!r}"

@@ -141,7 +141,7 @@ def _run(
     seconds: float,
     timeout: float,
     modules: Sequence[str],
-    record: journal.Record,
+    record: journal.Record[Measurement],
 ) -> list[Measurement]:
     process = Worker(folder / "worker.log", device, modules)
     book = journal.Journal(folder)
@@ -157,7 +157,7 @@ def _run(
                     f"{folder} was measured on another machine or installation: {'; '.join(found)}"
                 )
             limits = recorded["limits"]
-            _write_json(folder / "environment.json", recorded)
+            write_json(folder / "environment.json", recorded)
         else:
             progress.say("measuring the machine's limits")
             dtypes = sorted({case.dtype for case in cases})
@@ -176,7 +176,7 @@ def _run(
                 device=device,
                 files={name: str(path.resolve()) for name, path in files.items()},
             )
-            _write_json(folder / "environment.json", present)
+            write_json(folder / "environment.json", present)
         settings = worker.Settings(files, limits["matmul_tflops"], seconds)
         written = time.monotonic()
         for case in cases:
@@ -212,7 +212,7 @@ def _one(
     settings: worker.Settings,
     process: Worker,
     book: journal.Journal,
-    record: journal.Record,
+    record: journal.Record[Measurement],
     results: Mapping[str, Measurement],
     timeout: float,
 ) -> tuple[Measurement, Raw]:
@@ -285,16 +285,17 @@ def write_results(
     """Derive results.csv, one row a case, and heads.csv, one row a head of those that ended well;
     both in planned order."""
     known = [row for case in cases if (row := results.get(case.case_id))]
-    _write_table(folder / "results.csv", COLUMNS, map(dataclasses.asdict, known))
+    write_table(folder / "results.csv", COLUMNS, map(dataclasses.asdict, known))
     of_heads = (
         dataclasses.asdict(row.case) | dataclasses.asdict(head)
         for row in known
         for head in heads.get(row.case.case_id, ())
     )
-    _write_table(folder / "heads.csv", HEAD_COLUMNS, of_heads)
+    write_table(folder / "heads.csv", HEAD_COLUMNS, of_heads)
 
 
-def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """A CSV file that is there whole or not at all."""
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, columns)
@@ -303,5 +304,6 @@ def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str,
     os.replace(partial, path)
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """An object as a JSON file."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

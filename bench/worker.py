@@ -102,22 +102,26 @@ def measure(case: Case, settings: Settings, exact: bool = True) -> tuple[Measure
     """
     try:
         return _measure(case, settings, exact)
-    except (UnsupportedError, InputsError, CaptureError) as error:
-        return Measurement.of(case, Status.UNSUPPORTED, _sentence(error, settings)), Raw()
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        return Measurement.of(case, Status.OUT_OF_MEMORY, _sentence(error, settings)), Raw()
     except Exception as error:
-        # Of the CPU allocator's failure torch makes a plain RuntimeError.
-        text = _sentence(error, settings)
-        if isinstance(error, RuntimeError) and "can't allocate memory" in text:
-            return Measurement.of(case, Status.OUT_OF_MEMORY, text), Raw()
-        return Measurement.of(case, Status.ERROR, f"{type(error).__name__}: {text}"), Raw()
+        return Measurement.of(case, *failure(error, settings.files)), Raw()
 
 
-def _sentence(error: BaseException, settings: Settings) -> str:
+def failure(error: Exception, files: Mapping[str, Path]) -> tuple[Status, str]:
+    """How a case ends that raises this, and why; `files` are called by their names."""
+    text = _sentence(error, files)
+    if isinstance(error, UnsupportedError | InputsError | CaptureError):
+        return Status.UNSUPPORTED, text
+    # Of the CPU allocator's failure torch makes a plain RuntimeError.
+    refused = isinstance(error, RuntimeError) and "can't allocate memory" in text
+    if refused or isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return Status.OUT_OF_MEMORY, text
+    return Status.ERROR, f"{type(error).__name__}: {text}"
+
+
+def _sentence(error: Exception, files: Mapping[str, Path]) -> str:
     """The message on one line, of bounded length, with no folder of this machine in it."""
     text = " ".join(str(error).split()) or type(error).__name__
-    for name, path in settings.files.items():
+    for name, path in files.items():
         text = text.replace(str(path), f"file:{name}")
     text = FOLDERS.sub("", text)
     return text if len(text) <= 300 else text[:297] + "..."

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from reports.build import write_report
 from reports.docs import BlockError, rewrite_pages, stale_pages
+from reports.model import holds_model, write_models
 from reports.peers import races, standing
 from reports.rows import RunError, read_runs
 from reports.tables import summary_table
@@ -33,11 +34,20 @@ def main() -> None:
 def build(runs: tuple[Path, ...], out: Path | None) -> None:
     """Make figures and report.html from one or more results folders.
 
-    A results folder holds results.csv and environment.json; neither is changed.
+    A results folder holds results.csv, or model.csv of `python -m bench model`, and
+    environment.json; none is changed. Beside other runs those with a model have model.html.
     """
+    folder = out or runs[0] / "report"
+    models = [run for run in runs if holds_model(run)]
+    others = [run for run in runs if run not in models]
     try:
-        read = read_runs(runs)
-        page = write_report(read, out or runs[0] / "report")
+        if models:
+            page = write_models(models, folder, "model.html" if others else "report.html")
+            click.echo(page)
+        if not others:
+            return
+        read = read_runs(others)
+        page = write_report(read, folder)
     except RunError as error:
         raise click.UsageError(str(error)) from None
     except OSError as error:

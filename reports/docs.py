@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports.tables import columns_table, variants_table
+from reports.tables import columns_table, model_columns_table, variants_table
 
 
 class BlockError(ValueError):
@@ -39,6 +39,7 @@ class Block:
 BLOCKS = (
     Block("README.md", "variants", variants_table),
     Block("docs/columns.md", "columns", columns_table),
+    Block("docs/model-columns.md", "model-columns", model_columns_table),
 )
 
 

@@ -24,7 +24,7 @@ from reports.tables import status_counts
 
 TEMPLATE = "report.html"
 PIXELS_PER_PIXEL = 1.5  # of a figure, and of the page
-ENVIRONMENT_PARTS = ("hardware", "software", "limits", "settings")
+ENVIRONMENT_PARTS = ("model", "hardware", "software", "limits", "settings")
 
 
 @dataclass(frozen=True)
@@ -52,23 +52,9 @@ class Section:
 
 def page(runs: Runs, drawings: Sequence[Drawing]) -> str:
     """The text of report.html."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "count": show_count,
-        "embedded": embedded,
-        "width": width,
-        "describe": describe,
-        "answers": answers,
-        "comparisons": comparisons,
-    }
     against = races(runs.frame)
-    return environment.get_template(TEMPLATE).render(
+    return render(
+        TEMPLATE,
         directions=DIRECTIONS,
         sorts={drawing.part.sort for drawing in drawings},
         held_against=runs.frame[accuracy.MEAN].notna().any(),
@@ -89,6 +75,26 @@ def page(runs: Runs, drawings: Sequence[Drawing]) -> str:
         listing=listing(runs.frame),
         budget=ERROR_BUDGET,
     )
+
+
+def render(template: str, **names: Any) -> str:
+    """The text of a template."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "count": show_count,
+        "embedded": embedded,
+        "width": width,
+        "describe": describe,
+        "answers": answers,
+        "comparisons": comparisons,
+    }
+    return environment.get_template(template).render(**names)
 
 
 def embedded(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import typing
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.measurement import CASE_COLUMNS, COLUMNS, HEAD_COLUMNS, LATER, Head, Measurement, Status
+from bench.measurement import CASE_COLUMNS, HEAD_COLUMNS, LATER, Head, Measurement, Status
 from reports.names import allocator, machine_name, with_names
 from reports.typed import RunError as RunError
 from reports.typed import read_texts, typed
@@ -66,22 +67,26 @@ def read_runs(folders: Sequence[Path]) -> Runs:
 
 def read_rows(folder: Path) -> pd.DataFrame:
     """The rows of one folder, each column in the type its field has in `Measurement`."""
-    path = _existing(folder, RESULTS)
+    frame = read_table(existing(folder, RESULTS), Measurement, LATER)
+    return frame.drop_duplicates(list(CASE_COLUMNS), keep="last", ignore_index=True)
+
+
+def read_table(path: Path, schema: type, later: Mapping[str, Any]) -> pd.DataFrame:
+    """A CSV file whose columns are the fields of a dataclass; those of `later` may be absent."""
     text = read_texts(path)
-    earlier = {name: "" if default is None else str(default) for name, default in LATER.items()}
-    text = text.assign(**{name: earlier[name] for name in set(LATER) - set(text.columns)})
-    if missing := [column for column in COLUMNS if column not in text.columns]:
+    earlier = {name: "" if default is None else str(default) for name, default in later.items()}
+    text = text.assign(**{name: earlier[name] for name in set(later) - set(text.columns)})
+    expected = [field.name for field in dataclasses.fields(schema)]
+    if missing := [column for column in expected if column not in text.columns]:
         raise RunError(
-            f"{path} lacks {len(missing)} of the {len(COLUMNS)} expected columns: "
+            f"{path} lacks {len(missing)} of the {len(expected)} expected columns: "
             f"{', '.join(missing)}. The run may come from another version of this program; "
             "run it again, or report it with the version it was made with"
         )
     if text.empty:
         raise RunError(f"{path} holds a header and no rows: nothing has been measured yet")
-    hints = typing.get_type_hints(Measurement)
-    columns = {name: typed(text[name], hints[name], path) for name in COLUMNS}
-    frame = pd.DataFrame(columns)
-    return frame.drop_duplicates(list(CASE_COLUMNS), keep="last", ignore_index=True)
+    hints = typing.get_type_hints(schema)
+    return pd.DataFrame({name: typed(text[name], hints[name], path) for name in expected})
 
 
 def read_heads(folder: Path, frame: pd.DataFrame, first: int = 0) -> pd.DataFrame:
@@ -103,7 +108,7 @@ def read_heads(folder: Path, frame: pd.DataFrame, first: int = 0) -> pd.DataFram
 
 def read_environment(folder: Path) -> dict[str, Any]:
     """What the machine of a run was."""
-    path = _existing(folder, ENVIRONMENT)
+    path = existing(folder, ENVIRONMENT)
     try:
         environment = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -118,7 +123,8 @@ def finished(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["status"] == OK]
 
 
-def _existing(folder: Path, name: str) -> Path:
+def existing(folder: Path, name: str) -> Path:
+    """A file of a results folder; RunError if it is not there."""
     if not folder.is_dir():
         raise RunError(
             f"{folder} is not a folder; expected a results folder, which holds {RESULTS} and "

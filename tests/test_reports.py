@@ -25,6 +25,7 @@ from rich.console import Console
 
 import variants
 from bench.measurement import CASE_COLUMNS, COLUMNS, Case, Measurement, Status
+from bench.model.row import COLUMNS as MODEL_COLUMNS
 from bench.sweep import Sweep
 from reports.__main__ import main
 from reports.answers import answers
@@ -1047,7 +1048,8 @@ def test_docs_check_finds_what_is_stale_and_docs_renews_it(tmp_path: Path) -> No
     root = str(documents(tmp_path))
     stale = CliRunner().invoke(main, ["docs", "--check", "--root", root])
     assert stale.exit_code == 1
-    assert "README.md, docs/columns.md: stale; run `python -m reports docs`" in stale.output
+    pages = "README.md, docs/columns.md, docs/model-columns.md"
+    assert f"{pages}: stale; run `python -m reports docs`" in stale.output
     assert "old" in (tmp_path / "README.md").read_text()
     renewed = CliRunner().invoke(main, ["docs", "--root", root])
     assert renewed.exit_code == 0, renewed.output
@@ -1061,6 +1063,8 @@ def test_docs_check_finds_what_is_stale_and_docs_renews_it(tmp_path: Path) -> No
     assert " | yes | backward, cross_attention, key_padding_mask | softmax |" in readme
     columns = (tmp_path / "docs" / "columns.md").read_text()
     assert all(f"| `{name}` |" in columns for name in COLUMNS)
+    columns = (tmp_path / "docs" / "model-columns.md").read_text()
+    assert all(f"| `{name}` |" in columns for name in MODEL_COLUMNS)
 
 
 def test_the_table_of_variants_says_what_is_causal_only_or_never(

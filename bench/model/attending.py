@@ -1,0 +1,73 @@
+"""Attention calls of a model, timed, each of them beside exact attention on the same tensors."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+import variants
+from bench.model.stopwatch import Stopwatch
+from variants.layer.pretrained_call import AttentionFunction
+
+# Names of spans: the variant, exact attention, and calls that are not timed.
+OWN, EXACT, UNTIMED = "attention", "exact attention", "untimed"
+
+
+@dataclass
+class Timed:
+    """An attention function that makes every replaced call by exact attention too; what that gives
+    is thrown away. They take turns to be first, as the second finds its inputs in the cache."""
+
+    function: AttentionFunction
+    watch: Stopwatch
+    is_warm: bool = False
+    implementation: str = ""
+    _exact: AttentionFunction = field(
+        default_factory=lambda: AttentionFunction(variants.create("full", implementation="sdpa"))
+    )
+    _exact_first: bool = False
+
+    def __call__(
+        self, module: nn.Module, query: Tensor, key: Tensor, *others: Any, **options: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        call = (module, query, key, *others)
+        if not self.function.replaces(module):
+            return self.function(*call, **options)
+        if not self.is_warm:
+            # Layers are alike: what is drawn or compiled for a shape is there after one call.
+            with self.watch.span(UNTIMED):
+                self._exact(*call, **options)
+                self.function(*call, **options)
+            self.implementation = self.function.attention.choose_implementation(query, key)
+            self.is_warm = True
+        self._exact_first = not self._exact_first
+        if self._exact_first:
+            self._time_exact(*call, **options)
+        with self.watch.span(OWN):
+            found = self.function(*call, **options)
+        if not self._exact_first:
+            self._time_exact(*call, **options)
+        return found
+
+    def _time_exact(self, *call: Any, **options: Any) -> None:
+        with self.watch.span(EXACT):
+            self._exact(*call, **options)
+
+
+@contextmanager
+def timed(network: Any, watch: Stopwatch, *, is_warm: bool) -> Iterator[Timed]:
+    """Time the calls of a model whose attention `replace_attention` has replaced."""
+    interface = importlib.import_module("transformers").AttentionInterface
+    name = network.config.get_text_config()._attn_implementation
+    function = interface()[name]
+    wrapped = Timed(function, watch, is_warm)
+    interface.register(name, wrapped)
+    try:
+        yield wrapped
+    finally:
+        interface.register(name, function)

@@ -1,0 +1,126 @@
+"""The command `python -m bench model`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+from rich.console import Console
+
+from bench import journal
+from bench.measurement import Status
+from bench.model import runs, summary
+from bench.model.plan import Setup, attentions, plan
+from bench.model.reading import BLOCKS
+from bench.model.text import NOVEL
+from bench.options import DEVICES, chosen_device, numbers
+from bench.sweep import DTYPES
+
+
+@click.command()
+@click.option(
+    "--model",
+    "name",
+    default="smollm2",
+    show_default=True,
+    help="smollm2, a folder, a .gguf file or a model's name.",
+)
+@click.option(
+    "--variant",
+    "texts",
+    multiple=True,
+    metavar="TEXT",
+    help="As in a sweep, 'lsh num_hashes=4'; may be given several times. Default: all that can.",
+)
+@click.option(
+    "--seq-len",
+    "seq_lens",
+    type=click.IntRange(min=2 * BLOCKS),
+    multiple=True,
+    default=(2048,),
+    show_default=True,
+    help="Tokens to read; may be given several times.",
+)
+@click.option("--layers", help="Layers to replace, as 0,5,29; default: all.")
+@click.option(
+    "--text",
+    type=click.Path(path_type=Path),
+    default=NOVEL,
+    help="What the model reads, UTF-8; default: three chapters of a novel.",
+)
+@click.option(
+    "--device", type=click.Choice(DEVICES), default="auto", help="auto: CUDA if there is one."
+)
+@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True)
+@click.option(
+    "--passes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Passes to time for each variant.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=runs.TIMEOUT,
+    show_default=True,
+    help="Seconds after which a case is given up.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.")
+@click.option("--resume", type=click.Path(path_type=Path), help="Continue the run in this folder.")
+@click.pass_context
+def model(
+    context: click.Context,
+    name: str,
+    texts: tuple[str, ...],
+    seq_lens: tuple[int, ...],
+    layers: str | None,
+    text: Path,
+    device: str,
+    dtype: str,
+    passes: int,
+    timeout: float,
+    out: Path | None,
+    resume: Path | None,
+) -> None:
+    """Put variants into a pretrained model, as it is, and have it read a text.
+
+    Shows what that does to the perplexity, to the most probable next tokens, and to the time.
+    """
+    if resume is not None:
+        given = [
+            parameter.opts[0]
+            for parameter in context.command.params
+            if parameter.name != "resume"
+            and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+        ]
+        if given:
+            raise click.UsageError(
+                f"--resume takes everything else from the run; got {', '.join(given)} too"
+            )
+        folder, asked = resume, runs.resume(resume)
+    else:
+        # A path holds wherever the run is resumed from.
+        found = str(Path(name).resolve()) if name != "smollm2" and Path(name).exists() else name
+        setup = Setup(found, text, chosen_device(device), dtype, passes)
+        planned = plan(setup, attentions(texts), seq_lens, numbers("--layers", layers) or ())
+        folder = out or Path("results") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-model"
+        asked = runs.begin(planned, folder, timeout)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
+    try:
+        rows = runs.run(asked, folder)
+    except KeyboardInterrupt:
+        hint = f"continue with: python -m bench model --resume {folder}"
+        click.echo(f"stopped; {hint if journal.begun(folder) else 'nothing measured'}", err=True)
+        sys.exit(130)
+    console = Console()
+    console.print(summary.table(rows))
+    for sentence in summary.sentences(rows):
+        console.print(sentence, highlight=False, markup=False)
+    click.echo(folder)
+    if all(row.status is not Status.OK for row in rows):
+        sys.exit(1)

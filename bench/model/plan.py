@@ -1,0 +1,134 @@
+"""What is asked of a model: checked before anything of it but its description is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import variants
+from bench.inputs.pretrained import Source, find, required
+from bench.model.row import ALL_LAYERS, ModelCase
+from bench.model.text import ModelError, Text, read_text
+from bench.sweep import parse_variant
+from variants import Attention
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What holds for all cases of a run."""
+
+    model: str  # a name, or the whole path of a folder or file
+    text: Path
+    device: str
+    dtype: str
+    passes: int  # that are timed
+
+    @property
+    def source(self) -> Source:
+        """Where the model is; CaptureError if it or what it needs is missing."""
+        required("transformers", self.model)
+        return find(self.model)
+
+    def token_ids(self, text: Text) -> list[int]:
+        """The text as the model reads it."""
+        source = self.source
+        transformers = required("transformers", self.model)
+        tokenizer = source.load(transformers.AutoTokenizer)
+        # That the text is longer than what the model can read is no news.
+        options = {"add_special_tokens": source.start_token, "verbose": False}
+        return list(tokenizer(text.words, **options)["input_ids"])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run: its cases in order, and what is worth knowing of model and text."""
+
+    setup: Setup
+    cases: tuple[ModelCase, ...]
+    facts: dict[str, Any]
+
+
+def plan(
+    setup: Setup, attentions: Sequence[Attention], seq_lens: Sequence[int], layers: Sequence[int]
+) -> Plan:
+    """All cases, short before long; no `layers` means all of the model's.
+
+    Raises:
+        ModelError: a length beyond the model's context or the text, a layer that there is not.
+        CaptureError: a model that cannot be loaded.
+    """
+    source, text = setup.source, read_text(setup.text)
+    transformers = required("transformers", setup.model)
+    config = source.load(transformers.AutoConfig).get_text_config()
+    count = config.num_hidden_layers
+    if layers and not all(0 <= layer < count for layer in layers):
+        raise ModelError(
+            f"{setup.model}: layers must be numbers from 0 to {count - 1}; got {list(layers)}"
+        )
+    longest = max(seq_lens)
+    context = getattr(config, "max_position_embeddings", None)
+    if context is not None and longest > context:
+        raise ModelError(
+            f"{setup.model}: seq_len must be at most {context}, the model's context; got {longest}"
+        )
+    tokens = len(setup.token_ids(text))
+    if tokens <= longest:
+        raise ModelError(
+            f"{setup.text}: expected a text of at least {longest + 1} tokens, as each of the first "
+            f"{longest} predicts the next; got {tokens}, so give a longer text or a seq_len of at "
+            f"most {tokens - 1}"
+        )
+    which = " ".join(map(str, sorted(set(layers)))) or ALL_LAYERS
+    cases = tuple(
+        ModelCase(
+            variant=attention.info.name,
+            implementation=attention.implementation,
+            hyperparameters=attention.hyperparameters,
+            model=source.name,
+            text=text.title,
+            text_sha256=text.sha256,
+            layers=which,
+            device=setup.device,
+            dtype=setup.dtype,
+            seq_len=seq_len,
+        )
+        for seq_len in sorted(set(seq_lens))
+        for attention in dict.fromkeys(attentions)
+    )
+    facts = {
+        "name": source.name,
+        "license": source.license,
+        "layers": count,
+        "context": context,
+        "text": text.title,
+        "text_license": text.license,
+        "text_tokens": tokens,
+    }
+    return Plan(setup, cases, facts)
+
+
+def attentions(texts: Sequence[str]) -> list[Attention]:
+    """Those of `"lsh num_hashes=2"`, a bare name for its grid; of no text, the grids of all that
+    can be causal, and exact attention once.
+
+    Raises:
+        ModelError: an unknown variant or setting.
+    """
+    if not texts:
+        found = []
+        for name, cls in sorted(variants.REGISTRY.items()):
+            if True in cls.info.causal_choices:
+                found += [variants.create(name)] if cls.info.is_exact else variants.grid(name)
+        return found
+    try:
+        return [attention for text in texts for attention in parse_variant(text)]
+    except ValueError as error:
+        raise ModelError(str(error)) from error
+
+
+def attention_of(case: ModelCase) -> Attention:
+    """The attention a case asks for."""
+    text = f"{case.variant} {case.hyperparameters} implementation={case.implementation}"
+    return parse_variant(text)[0]

@@ -1,0 +1,49 @@
+"""What a person reads after a run with a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from bench.measurement import Status
+from bench.model.row import ModelRow
+
+
+def table(rows: Sequence[ModelRow]) -> Table:
+    """A line for each case, the least perplexity first, by length; narrow enough for a terminal."""
+    rows = sorted(rows, key=lambda row: (row.seq_len, row.perplexity_ratio or float("inf")))
+    shown = Table(
+        caption="perplexity and speedup of the attention: against exact; agreement: positions at "
+        "which the most probable next token is that of exact attention"
+    )
+    shown.add_column("variant", overflow="fold", min_width=20)
+    for column in ("length", "perplexity", "agreement", "ms/token", "speedup"):
+        shown.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        name = escape(row.label.rpartition(" n=")[0])
+        if row.status is not Status.OK:
+            shown.add_row(name, str(row.seq_len), row.status)
+            continue
+        shown.add_row(
+            name,
+            str(row.seq_len),
+            f"{row.perplexity_ratio:.4g}×",
+            f"{row.next_token_agreement:.1%}",
+            f"{row.time_per_token_ms:.3g}",
+            f"{row.speedup_vs_exact:.3g}×",
+        )
+    return shown
+
+
+def sentences(rows: Sequence[ModelRow]) -> list[str]:
+    """The perplexities of exact attention, and what did not end well."""
+    exact = {row.seq_len: row.exact_perplexity for row in rows if row.status is Status.OK}
+    found = [
+        f"exact attention at {seq_len} tokens: perplexity {perplexity:.4g}"
+        for seq_len, perplexity in sorted(exact.items())
+    ]
+    return found + [
+        f"{row.status}: {row.label}: {row.reason}" for row in rows if row.status is not Status.OK
+    ]

@@ -1,0 +1,167 @@
+"""The page of runs with a model."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from bench.measurement import Status
+from bench.model.row import COLUMNS, ModelCase, ModelRow
+from reports.__main__ import main
+from reports.figures.layout import draw
+from reports.figures.model import CHANGE, KIND, figures
+from reports.figures.style import styles
+from reports.model import read_models
+from tests.test_reports import ENVIRONMENT, done, write
+
+CASE = {
+    "variant": "lsh",
+    "implementation": "auto",
+    "hyperparameters": "num_hashes=4 seed=0",
+    "model": "tiny",
+    "text": "a novel",
+    "text_sha256": "0" * 64,
+    "layers": "all",
+    "device": "cpu",
+    "dtype": "float32",
+    "seq_len": 1024,
+}
+
+
+def seen(ratio: float, time: float, **changes: Any) -> ModelRow:
+    numbers = {
+        "perplexity": 20 * ratio,
+        "exact_perplexity": 20.0,
+        "perplexity_ratio": ratio,
+        "perplexity_ratio_low": ratio * 0.9,
+        "perplexity_ratio_high": ratio * 1.1,
+        "next_token_agreement": 1 / ratio,
+        "time_per_token_ms": 2 + time,
+        "exact_time_per_token_ms": 2.5,
+        "attention_per_token_ms": time,
+        "exact_attention_per_token_ms": 0.5,
+        "speedup_vs_exact": 0.5 / time,
+        "passes": 1,
+    }
+    given = CASE | changes
+    return ModelRow.of(ModelCase(**given), Status.OK, implementation_used="plain", **numbers)
+
+
+def failed(**changes: Any) -> ModelRow:
+    return ModelRow.of(ModelCase(**CASE | changes), Status.UNSUPPORTED, "it is never causal")
+
+
+ROWS = (
+    seen(3.0, 0.2),
+    seen(1.5, 0.4, hyperparameters="num_hashes=8 seed=0"),
+    seen(0.98, 0.3, variant="top_k", hyperparameters=""),
+    seen(900.0, 0.1, variant="linear", hyperparameters="feature_map=elu"),
+    failed(variant="linformer", hyperparameters="projected_len=256"),
+)
+
+
+def store(folder: Path, rows: tuple[ModelRow, ...] = ROWS) -> Path:
+    folder.mkdir()
+    with (folder / "model.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS)
+        table.writeheader()
+        table.writerows(map(dataclasses.asdict, rows))
+    (folder / "environment.json").write_text(json.dumps({**ENVIRONMENT, "model": {"name": "tiny"}}))
+    return folder
+
+
+def build(*words: object) -> str:
+    result = CliRunner().invoke(main, ["build", *map(str, words)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_page_shows_every_row_and_a_figure(tmp_path: Path) -> None:
+    folder = store(tmp_path / "run")
+    assert build(folder).endswith(f"{folder}/report/report.html\n")
+    page = (folder / "report" / "report.html").read_text()
+    assert "4 ok, 1 unsupported" in page
+    assert "<td>lsh num_hashes=4</td>" in page
+    assert "unsupported: it is never causal" in page
+    assert "2.70× to 3.30×" in page
+    assert "data:image/png;base64," in page
+    assert "<td>full</td>" in page  # every row knows what exact attention takes
+    assert (folder / "report" / "figures" / "model-1.png").stat().st_size > 10_000
+
+
+def test_beside_other_runs_it_is_a_page_of_its_own(tmp_path: Path) -> None:
+    other = write(tmp_path / "other", [done(1.0)])
+    said = build(other, store(tmp_path / "run"))
+    assert f"{other}/report/model.html" in said
+    assert "Variants in a pretrained model" in (other / "report" / "model.html").read_text()
+    assert "Attention benchmark report" in (other / "report" / "report.html").read_text()
+
+
+def test_exact_attention_is_drawn_where_it_has_no_row(tmp_path: Path) -> None:
+    frame = read_models([store(tmp_path / "run")]).frame
+    (exact,) = frame[frame["is_reference"]].itertuples()
+    assert (exact.label, exact.perplexity, exact.perplexity_change) == ("full", 20, 0)
+    assert (exact.attention_per_token_ms, exact.seq_len) == (0.5, 1024)
+    own = (*ROWS, seen(1.0, 0.6, variant="full", implementation="sdpa", hyperparameters=""))
+    frame = read_models([store(tmp_path / "own", own)]).frame
+    assert not frame["is_reference"].any()
+    assert len(frame) == len(own)
+
+
+def test_points_lie_at_the_change_and_within_the_axes(tmp_path: Path) -> None:
+    longer = tuple(dataclasses.replace(row, seq_len=2048) for row in ROWS)
+    frame = read_models([store(tmp_path / "run", ROWS + longer)]).frame
+    ((fixed, panels),) = figures(frame)
+    assert [panel.column for panel in panels] == [1024, 2048]
+    figure = draw(KIND, panels, fixed, styles(frame))
+    ax = figure.axes[0]
+    points = sorted(tuple(point) for c in ax.collections for point in c.get_offsets().tolist())
+    drawn = {(round(x, 6), round(y, 6)) for x, y in points}
+    assert {(0.2, 2.0), (0.4, 0.5), (0.3, -0.02), (0.5, 0.0)} <= drawn
+    assert (0.1, CHANGE.ceiling) in drawn
+    low, high = ax.get_ylim()
+    assert low < -0.02 * 1.1
+    assert high > 100
+    (best,) = [line for line in ax.lines if line.get_gid() == "frontier"]
+    # Not the fastest, which is useless, nor exact attention, which top_k beats in both.
+    assert list(best.get_xdata()) == [0.3]
+    names = {text.get_text() for text in ax.texts}
+    assert {"lsh", "top_k", "linear", "full"} <= names
+    assert "×U linformer" in names
+
+
+def test_a_case_that_was_measured_twice_counts_once(tmp_path: Path) -> None:
+    again = store(tmp_path / "again", (seen(2.0, 0.2),))
+    frame = read_models([store(tmp_path / "run"), again]).frame
+    assert len(frame) == len(ROWS) + 1  # and exact attention
+    (row,) = frame[frame["hyperparameters"] == CASE["hyperparameters"]].itertuples()
+    assert row.perplexity_ratio == 2
+
+
+@pytest.mark.parametrize("missing", ["perplexity_ratio", "environment.json"])
+def test_what_is_missing_is_said(missing: str, tmp_path: Path) -> None:
+    folder = store(tmp_path / "run")
+    if missing == "environment.json":
+        (folder / missing).unlink()
+    else:
+        text = (folder / "model.csv").read_text().replace(missing + ",", "something,", 1)
+        (folder / "model.csv").write_text(text)
+    result = CliRunner().invoke(main, ["build", str(folder)])
+    assert result.exit_code == 2
+    assert missing in result.output
+    assert not (folder / "report").exists()
+
+
+def test_a_row_has_all_numbers_or_a_reason() -> None:
+    with pytest.raises(ValueError, match="a row with status ok has all of"):
+        ModelRow.of(ModelCase(**CASE), Status.OK, perplexity=1.0)
+    with pytest.raises(ValueError, match="has a reason and no numbers"):
+        ModelRow.of(ModelCase(**CASE), Status.ERROR, "why", perplexity=1.0)
+    with pytest.raises(ValueError, match="has a reason and no numbers"):
+        ModelRow.of(ModelCase(**CASE), Status.ERROR)
