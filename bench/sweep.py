@@ -37,9 +37,9 @@ DEFAULTS: dict[str, tuple[Any, ...]] = {
     "projections": ("none",),
 }
 # Where absent: every registered variant, each at its own implementations, for decode those with a
-# step; of a variant without settings its whole grid, where `quality` is default only those with the
-# knob of quality at its default; as many keys and key/value heads as queries and query heads; the middle layer of a
-# capture. `width` is that of all heads together, and replaces head_dim.
+# step; as many keys and key/value heads as queries and query heads; the middle layer of a capture.
+# `quality` says which settings of a variant's grid a name alone asks for: all, or with the knob of
+# quality at its default. `width` is that of all heads together, and replaces head_dim.
 OPTIONAL = ("variant", "quality", "implementation", "layer", "kv_heads", "key_len", "width")
 AXES = (*OPTIONAL, "seq_len", *DEFAULTS)
 NUMBERS = {int: re.compile(r"-?\d+"), float: re.compile(r"-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")}

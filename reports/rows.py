@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from bench.measurement import CASE_COLUMNS, COLUMNS, LATER, Measurement, Status
+from reports.curves import with_curves
 from reports.names import allocator, machine_name, with_names
 
 RESULTS = "results.csv"
@@ -34,9 +35,10 @@ class Runs:
     """Rows of all runs, and what each machine was.
 
     Besides the columns of the schema, `frame` has `label` (of a line in a figure), `machine`,
-    `source` (the inputs and their layer), `grouping` and `memory`: see `with_names`. `hardware` is
-    the machine without its `allocator` setting; `modules` are those that added implementations;
-    `public` says of a row whether its implementation is public code.
+    `source` (the inputs and their layer), `grouping` and `memory`: see `with_names`; for those of
+    curves see `with_curves`. `hardware` is the machine without its `allocator` setting; `modules`
+    are those that added implementations; `public` says of a row whether its implementation is
+    public code.
     """
 
     frame: pd.DataFrame
@@ -54,7 +56,8 @@ def read_runs(folders: Sequence[Path]) -> Runs:
         frames.append(frame)
         for machine in frame["machine"].unique():
             environments[str(machine)] = environment
-    return Runs(with_names(pd.concat(frames, ignore_index=True)), environments)
+    frame = with_names(pd.concat(frames, ignore_index=True))
+    return Runs(with_curves(frame), environments)
 
 
 def read_rows(folder: Path) -> pd.DataFrame:
@@ -155,11 +158,13 @@ def _described(frame: pd.DataFrame, environment: Mapping[str, Any]) -> pd.DataFr
     sweep = environment.get("sweep")
     sweep = sweep if isinstance(sweep, dict) else {}
     added = sweep.get("added", ())
+    knobs = sweep.get("knobs", {})
     return frame.assign(
         machine=hardware + ", memory kept" if kept else hardware,
         hardware=hardware,
         allocator=allocator(environment),
         modules=" ".join(sweep.get("modules", ())),
+        default_knob=frame["variant"].map(lambda name: knobs.get(name, "")),
         public=frame["implementation"].isin(LIBRARY)
         | frame["implementation_used"].isin(LIBRARY)
         | (frame["variant"] + "/" + frame["implementation"]).isin(list(added)),

@@ -277,6 +277,36 @@ class TestCases:
         assert len(found) == len(set(found))
         assert set(found) == {one for name in variants.REGISTRY for one in variants.grid(name)}
 
+    def test_a_name_asks_for_its_grid_or_for_its_knob_at_the_default(self) -> None:
+        def asked(*settings: str) -> set[str]:
+            return {c.hyperparameters for c in cases("seq_len=16", *settings)}
+
+        sizes = "variant=sliding_window"
+        grid = {f"window_size={n}" for n in (64, 128, 256, 512)}
+        assert asked(sizes) == asked(sizes, "quality=grid") == grid
+        assert asked(sizes, "quality=default") == {"window_size=256"}
+        assert asked(sizes, "quality=default,grid") == grid
+        # What is no number is no quality, and what is written is meant.
+        maps = cases("seq_len=16", "variant=linear,compressed", "quality=default")
+        assert len(maps) == 4
+        assert asked("variant=sliding_window window_size=8", "quality=default") == {"window_size=8"}
+        with pytest.raises(SweepError, match="quality must be one of grid, default; got 'best'"):
+            asked("quality=best")
+
+    @pytest.mark.parametrize("name", WHOLE)
+    def test_a_built_in_sweep_has_the_curve_of_every_variant(self, name: str) -> None:
+        planned = read(name).cases("cpu", {})
+        curves = [c for c in planned if c.direction == "forward" and c.inputs == "smollm2"]
+        length = max(c.seq_len for c in curves)
+        for variant in variants.REGISTRY:
+            own = [c for c in curves if c.variant == variant and c.seq_len == length]
+            settings = {(c.implementation, c.hyperparameters) for c in own}
+            wanted = {(a.implementation, a.hyperparameters) for a in variants.grid(variant)}
+            assert wanted <= settings
+        # At other lengths a variant has one number for its knob.
+        other = {c.hyperparameters for c in planned if c.variant == "lsh" and c.seq_len != length}
+        assert other == {variants.create("lsh").hyperparameters}
+
     def test_without_a_variant_those_with_a_step_decode(self) -> None:
         found = cases("seq_len=16", "direction=decode,forward", "causal=true")
         names = {c.variant for c in found if c.direction == "decode"}

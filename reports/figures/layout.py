@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from reports.curves import name_of
 from reports.figures import axes, failures, frame, legend, ranking
 from reports.figures.frontier import draw_frontier
 from reports.figures.kinds import Kind
@@ -70,11 +71,13 @@ def draw(kind: Kind, drawn: Sequence[Panel], shared: Fixed, styles: Styles) -> F
         ax.tick_params(labelbottom=is_lowest, labelleft=is_first)
     frame.title(figure, kind, shared, grid[0][0], max(p.head for p in placed if p.i == 0))
     marks = [mark for panel in placed for mark in panel.marks]
-    labels = {label for panel in drawn for label in panel.rows["label"]}
-    is_line = isinstance(kind.x, str)
-    by_ends = legend.by_ends(labels, [panel.points for panel in placed], kind.y)
-    in_order = by_ends if is_line else sorted(labels)
-    entries = legend.entries(in_order, marks, styles, line=is_line)
+    every = pd.concat([panel.rows for panel in drawn])
+    if isinstance(kind.x, str):
+        in_order = legend.by_ends(set(every["label"]), [panel.points for panel in placed], kind.y)
+        names = dict(zip(in_order, in_order, strict=True))
+    else:
+        names = {str(curve): name_of(own) for curve, own in every.groupby("curve")}
+    entries = legend.entries(names, marks, styles, line=isinstance(kind.x, str))
     # The name of the line at 1.0 stands between the last panel and the legend.
     legend.draw(figure, grid[0][-1], entries, gap=0.87 if kind.y is ERROR else 0.12)
     return figure

@@ -37,9 +37,9 @@ class Info:
     implementations: tuple[str, ...]
     exact_when: Mapping[str, Any] | None
     grid: tuple[Mapping[str, Any], ...]
-    knob: tuple[str, ...]
     convex: bool = True
     causal_only: bool = False
+    knob: tuple[str, ...] = ()
 
     @property
     def is_exact(self) -> bool:
@@ -122,9 +122,9 @@ def register(
             implementations=tuple(implementations),
             exact_when=exact_when,
             grid=settings,
-            knob=_knob(name, settings),
             convex=convex,
             causal_only=causal_only,
+            knob=_knob(name, settings),
         )
         REGISTRY[name] = cls
         return cls
@@ -195,11 +195,10 @@ def _knob(name: str, settings: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
         others = tuple(setting[key] for key in setting if key not in knob)
         curves.setdefault(others, []).append(tuple(setting[key] for key in knob))
     for points in curves.values():
-        for before, after in pairwise(points):
-            if not all(x < y for x, y in zip(before, after, strict=True)):
+        for less, more in pairwise(sorted(points)):
+            if not all(x < y for x, y in zip(less, more, strict=True)):
                 raise ValueError(
-                    f"{name}: {' and '.join(knob)} in grid must grow from one setting to the "
-                    f"next; got {before}, then {after}. Two knobs at once are written as settings "
-                    "one by one"
+                    f"{name}: {' and '.join(knob)} in grid must grow together, as they are one "
+                    f"knob; got {less} and {more}"
                 )
     return knob
