@@ -19,7 +19,7 @@ from reports.slices import Fixed, Panel
 
 PANEL_WIDTHS = {1: 5.4, 2: 3.3, 3: 2.6}  # inches, by the number of columns
 PANEL_HEIGHT = 2.6
-NAMED = 1.35  # times as large are panels with names beside their points
+NAMED = 1.35, 1.8  # times as wide and as high are panels of curves with names beside them
 TITLE_LINE = 12  # points
 ACROSS, DOWN = 0.22, 0.4  # inches between panels; a title and a band come on top of `DOWN`
 
@@ -45,8 +45,8 @@ def draw(kind: Kind, drawn: Sequence[Panel], shared: Fixed, styles: Styles) -> F
     if kind.is_ranking(drawn):
         return ranking.draw(kind, drawn, shared)
     columns = len({panel.column for panel in drawn})
-    scale = NAMED if isinstance(kind.x, Metric) else 1.0
-    width, height = scale * PANEL_WIDTHS.get(columns, 2.3), scale * PANEL_HEIGHT
+    wider, higher = NAMED if isinstance(kind.x, Metric) else (1.0, 1.0)
+    width, height = wider * PANEL_WIDTHS.get(columns, 2.3), higher * PANEL_HEIGHT
     placed = _placed(kind, drawn, shared, width)
     rows = max(panel.i for panel in placed) + 1
     head = max(panel.head for panel in placed)
