@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from reports.metrics import Metric
 from reports.rows import EXACT
 
 LETTER, BOLD = 4.6, 5.3  # what a letter of a name takes, in points
+BETWEEN = 6  # steps along a line between two marks at which no name stands
 SMALLEST, LARGEST = 10, 36  # marks, in square points
 LEADER = {"arrowstyle": "-", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
 
@@ -86,7 +88,13 @@ def _name(
     numbers = placed[[x.column, y.column]].to_numpy()
     spots = dict(zip(placed.index, ax.transData.transform(numbers) * to_points, strict=True))
     left, low, right, high = (edge * to_points for edge in ax.get_window_extent().extents)
-    room = naming.Room(spots, (left, low - naming.LINE, right, high))
+    lines = [
+        before + (after - before) * part
+        for _, own in placed.sort_values("place").groupby("curve")
+        for before, after in pairwise([spots[index] for index in own.index])
+        for part in np.linspace(0, 1, BETWEEN)[1:-1]
+    ]
+    room = naming.Room(spots, (left, low - naming.LINE, right, high), lines)
     by_merit = pd.concat([best, placed.drop(best.index)])
     for variant, own in by_merit.groupby("variant", sort=False):
         is_best = own.index[0] in best.index

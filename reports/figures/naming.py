@@ -29,11 +29,11 @@ class Place:
 
 
 class Room:
-    """What is still free around the points."""
+    """What is still free around the points, and other spots where no name shall stand."""
 
-    def __init__(self, spots: Mapping[int, Spot], within: Box) -> None:
+    def __init__(self, spots: Mapping[int, Spot], within: Box, others: Sequence[Spot] = ()) -> None:
         self._spots, self._within = spots, within
-        self._taken = [_around(spot) for spot in spots.values()]
+        self._taken = [_around(spot) for spot in (*spots.values(), *others)]
 
     def take(
         self, points: Sequence[int], width: float, *, across_others: bool = False
