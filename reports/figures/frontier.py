@@ -16,7 +16,6 @@ from reports.metrics import Metric
 from reports.rows import EXACT
 
 LETTER, BOLD = 4.6, 5.3  # what a letter of a name takes, in points
-BETWEEN = 6  # steps along a line between two marks at which no name stands
 SMALLEST, LARGEST = 10, 36  # marks, in square points
 LEADER = {"arrowstyle": "-", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
 
@@ -89,10 +88,10 @@ def _name(
     spots = dict(zip(placed.index, ax.transData.transform(numbers) * to_points, strict=True))
     left, low, right, high = (edge * to_points for edge in ax.get_window_extent().extents)
     lines = [
-        before + (after - before) * part
+        spot
         for _, own in placed.sort_values("place").groupby("curve")
         for before, after in pairwise([spots[index] for index in own.index])
-        for part in np.linspace(0, 1, BETWEEN)[1:-1]
+        for spot in naming.between(before, after)
     ]
     room = naming.Room(spots, (left, low - naming.LINE, right, high), lines)
     by_merit = pd.concat([best, placed.drop(best.index)])
