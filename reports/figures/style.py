@@ -16,7 +16,8 @@ from matplotlib.lines import Line2D
 
 from reports.rows import EXACT
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "<", "p", ">", "h", "d", "8", "H")
+# Those that are taken for one another are not neighbours.
+MARKERS = ("o", "s", "^", "h", "D", "v", "8", "P", "<", "p", "d", "H", ">")
 DASHES: tuple[tuple[float, ...], ...] = (
     (),
     (4, 1.5),
