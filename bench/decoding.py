@@ -30,7 +30,6 @@ class Decoder:
                 own = (x[:, :, token : token + 1] for x in tokens)
                 out, self.state = attention.step(self.state, *own)
                 outs.append(out)
-        self.rows = torch.arange(prefilled if outs else 0, length, device=key.device)
         self.out = torch.cat(outs or [first], dim=2)
         self._last = [x[:, :, -1:] for x in tokens]
         self._now, self._steps = self.state, 0
@@ -42,6 +41,11 @@ class Decoder:
         with torch.no_grad():
             out, self._now = self.attention.step(self._now, *self._last)
         return out
+
+
+def checked_rows(length: int) -> Tensor:
+    """Tokens of a context that come one by one; of a context of one token, this one."""
+    return torch.arange(min(max(1, length - CHECKED), length - 1), length)
 
 
 def check(attention: Attention, case: Case) -> None:

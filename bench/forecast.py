@@ -9,6 +9,7 @@ from bench import clock
 from bench.measurement import Case, Measurement, Status, without_lengths
 from bench.sweep import attention_of
 from bench.work import useful_flops
+from variants import create
 
 # Of any case: the first, the timed ones, the last, and the one whose memory is measured.
 LEAST_CALLS = clock.MINIMUM_SAMPLES + 3
@@ -45,6 +46,21 @@ def hopeless(case: Case, results: Mapping[str, Measurement], timeout: float) -> 
     return (
         f"{LEAST_CALLS} calls would take at least {seconds:.2g} s, and {timeout:g} s are allowed: "
         f"a call took {told}"
+    )
+
+
+def exact_out_of_reach(case: Case, matmul_tflops: float | None, seconds: float) -> str:
+    """Why exact attention of this shape cannot be measured within so many seconds, in one sentence;
+    empty if it may. It would have to, at the machine's whole matmul rate."""
+    flops = useful_flops(create("full"), case)
+    if not matmul_tflops or flops is None:
+        return ""
+    least = LEAST_CALLS * flops / (1e12 * matmul_tflops)
+    if least <= seconds:
+        return ""
+    return (
+        f"{LEAST_CALLS} calls of exact attention would take at least {least:.2g} s at the whole "
+        f"matmul rate of {matmul_tflops:.3g} TFLOP/s, and {seconds:g} s are allowed"
     )
 
 

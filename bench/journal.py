@@ -9,11 +9,11 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from bench.measurement import Case, Measurement, Status
+from bench.measurement import Case, Head, Measurement, Raw, Status
 
 FILE = "journal.jsonl"
 
@@ -43,13 +43,14 @@ class Journal:
     def started(self, case: Case) -> None:
         self._write({"event": "started", "case_id": case.case_id, "case": dataclasses.asdict(case)})
 
-    def result(self, row: Measurement, samples_ms: list[float]) -> None:
+    def result(self, row: Measurement, raw: Raw) -> None:
         self._write(
             {
                 "event": "result",
                 "case_id": row.case.case_id,
                 "row": dataclasses.asdict(row),
-                "samples_ms": samples_ms,
+                "samples_ms": list(raw.samples_ms),
+                "heads": [dataclasses.asdict(head) for head in raw.heads],
             }
         )
 
@@ -72,6 +73,7 @@ class Record:
 
     header: dict[str, Any]
     results: dict[str, Measurement]
+    heads: dict[str, Sequence[Head]]
     attempts: dict[str, int]  # how often a case was started and not interrupted
 
 
@@ -85,6 +87,7 @@ def read(folder: Path) -> Record:
     """Read a journal, also one that ends in the middle of a line; JournalError if it is none."""
     header: dict[str, Any] = {}
     results: dict[str, Measurement] = {}
+    heads: dict[str, Sequence[Head]] = {}
     attempts: dict[str, int] = {}
     try:
         for event in _events(folder / FILE):
@@ -96,13 +99,14 @@ def read(folder: Path) -> Record:
             else:
                 row = event["row"]
                 results[event["case_id"]] = Measurement(**{**row, "status": Status(row["status"])})
+                heads[event["case_id"]] = [Head(**head) for head in event.get("heads", [])]
     except (ValueError, KeyError, TypeError) as error:
         raise JournalError(
             f"{folder / FILE} is damaged, or of another version: {error!r}"
         ) from error
     if not header:
         raise JournalError(f"{folder} holds no run that could be resumed (no {FILE} with a header)")
-    return Record(header, results, attempts)
+    return Record(header, results, heads, attempts)
 
 
 def _events(path: Path) -> Iterator[dict[str, Any]]:

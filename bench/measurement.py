@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -300,6 +301,32 @@ class Measurement(Case):
         return Case(**self._asked())
 
 
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """One head of a row that ended well: how wrong it is, and what its inputs are like. Columns
+    mean what those of the same name in a `Measurement` do."""
+
+    batch_index: int = _column("which sequence of the batch")
+    head: int = _column("which query head")
+    approx_error_rel_l2: float
+    approx_error_low: float
+    approx_error_high: float
+    mass_recall: float | None
+    effective_keys: float
+    sink_mass: float
+    near_mass: float
+    top64_mass: float
+    logit_spread: float
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What the journal keeps of a case besides its row."""
+
+    samples_ms: Sequence[float] = ()
+    heads: Sequence[Head] = ()
+
+
 def without_lengths(case: Case) -> Case:
     """What a case has in common with the same one at other lengths."""
     return dataclasses.replace(case, seq_len=0, key_len=0)
@@ -315,6 +342,7 @@ _TEXTS = (
     "exact_implementation",
     "target",
 )
+HEAD_COLUMNS = (*CASE_COLUMNS, *(f.name for f in dataclasses.fields(Head)))
 NUMBERS = frozenset(COLUMNS) - frozenset(CASE_COLUMNS) - frozenset(_TEXTS)
 LATER: dict[str, Any] = {
     f.name: f.default for f in dataclasses.fields(Measurement) if f.metadata["came_later"]

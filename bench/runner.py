@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import TimeoutError as CaseTimeout
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -18,7 +18,16 @@ from typing import Any, TypeVar
 from pebble import ProcessExpired, ProcessPool
 
 from bench import environment, forecast, journal, worker
-from bench.measurement import COLUMNS, Case, Measurement, Status, without_lengths
+from bench.measurement import (
+    COLUMNS,
+    HEAD_COLUMNS,
+    Case,
+    Head,
+    Measurement,
+    Raw,
+    Status,
+    without_lengths,
+)
 from bench.progress import Progress
 from bench.sweep import Sweep
 from variants import REGISTRY
@@ -112,7 +121,7 @@ def run(
             record = journal.read(folder)
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            record = journal.Record({}, {}, {})
+            record = journal.Record({}, {}, {}, {})
             if journal.begun(folder):
                 raise RunError(f"{folder} holds a run already; continue it with --resume {folder}")
         return _run(cases, sweep, folder, device, files, seconds, timeout, modules, record)
@@ -137,7 +146,7 @@ def _run(
 ) -> list[Measurement]:
     process = Worker(folder / "worker.log", device, modules)
     book = journal.Journal(folder)
-    results = dict(record.results)
+    results, heads = dict(record.results), dict(record.heads)
     progress = Progress([(case, _weight(case)) for case in cases])
     try:
         progress.say("looking at the machine")
@@ -178,17 +187,17 @@ def _run(
                 continue
             progress.begin(case)
             try:
-                row, samples = _one(case, settings, process, book, record, results, timeout)
-                book.result(row, samples)
+                row, raw = _one(case, settings, process, book, record, results, timeout)
+                book.result(row, raw)
             except KeyboardInterrupt:
                 book.interrupted(case)
                 raise
-            results[case.case_id] = row
+            results[case.case_id], heads[case.case_id] = row, raw.heads
             if row.status not in KEEPS_WORKER:
                 process.replace()
             progress.advance(case, row.status)
             if time.monotonic() - written > REWRITE_SECONDS:
-                write_results(folder, cases, results)
+                write_results(folder, cases, results, heads)
                 written = time.monotonic()
     finally:
         # Also after an interrupt: what is measured stands in results.csv.
@@ -196,7 +205,7 @@ def _run(
         process.replace()
         book.close()
         if results:
-            write_results(folder, cases, results)
+            write_results(folder, cases, results, heads)
     return [results[case.case_id] for case in cases]
 
 
@@ -208,25 +217,28 @@ def _one(
     record: journal.Record,
     results: Mapping[str, Measurement],
     timeout: float,
-) -> tuple[Measurement, list[float]]:
+) -> tuple[Measurement, Raw]:
     if shorter := _failed_shorter(case, results):
         reason = f"{shorter.status} already at seq_len {shorter.seq_len}"
-        return Measurement.of(case, Status.SKIPPED, reason), []
+        return Measurement.of(case, Status.SKIPPED, reason), Raw()
     # Exact attention is measured anyway, as a baseline.
     exact = REGISTRY[case.variant].info.is_exact
-    if not exact and (reason := forecast.hopeless(case, results, timeout)):
-        return Measurement.of(case, Status.SKIPPED, reason), []
+    limit = settings.matmul_tflops.get(case.dtype)
+    out_of_reach = forecast.exact_out_of_reach(case, limit, BASELINES * timeout)
+    reason = out_of_reach if exact else forecast.hopeless(case, results, timeout)
+    if reason:
+        return Measurement.of(case, Status.SKIPPED, reason), Raw()
     if record.attempts.get(case.case_id, 0) >= ATTEMPTS:
         reason = f"the whole run died {ATTEMPTS} times during this case"
-        return Measurement.of(case, Status.CRASHED, reason), []
+        return Measurement.of(case, Status.CRASHED, reason), Raw()
     book.started(case)
-    knows = process.knows_exact(case, settings, BASELINES * timeout)
+    knows = not out_of_reach and process.knows_exact(case, settings, BASELINES * timeout)
     try:
         return process.call(worker.measure, case, settings, knows, timeout=timeout)
     except CaseTimeout:
-        return Measurement.of(case, Status.TIMEOUT, f"took longer than {timeout:g} s"), []
+        return Measurement.of(case, Status.TIMEOUT, f"took longer than {timeout:g} s"), Raw()
     except WorkerDied as error:
-        return Measurement.of(case, Status.CRASHED, str(error)), []
+        return Measurement.of(case, Status.CRASHED, str(error)), Raw()
 
 
 def _death(exitcode: int | None) -> str:
@@ -266,16 +278,31 @@ def _kept(folder: Path) -> str:
     return f"; what was measured is kept, continue with --resume {folder}" if begun else ""
 
 
-def write_results(folder: Path, cases: Sequence[Case], results: Mapping[str, Measurement]) -> None:
-    """Derive results.csv: one row a case, in planned order."""
-    partial = folder / "results.csv.partial"
+def write_results(
+    folder: Path,
+    cases: Sequence[Case],
+    results: Mapping[str, Measurement],
+    heads: Mapping[str, Sequence[Head]],
+) -> None:
+    """Derive results.csv, one row a case, and heads.csv, one row a head of those that ended well;
+    both in planned order."""
+    known = [row for case in cases if (row := results.get(case.case_id))]
+    _write_table(folder / "results.csv", COLUMNS, map(dataclasses.asdict, known))
+    of_heads = (
+        dataclasses.asdict(row.case) | dataclasses.asdict(head)
+        for row in known
+        for head in heads.get(row.case.case_id, ())
+    )
+    _write_table(folder / "heads.csv", HEAD_COLUMNS, of_heads)
+
+
+def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
     with partial.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, COLUMNS)
+        table = csv.DictWriter(file, columns)
         table.writeheader()
-        for case in cases:
-            if row := results.get(case.case_id):
-                table.writerow(dataclasses.asdict(row))
-    os.replace(partial, folder / "results.csv")
+        table.writerows(rows)
+    os.replace(partial, path)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

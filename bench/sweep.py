@@ -82,17 +82,17 @@ class Sweep:
         groups = []
         for group in self.groups:
             names = []
-            for name in group.get("inputs", ()):
-                kind, _, path = name.partition(":")
-                if kind == "file" and path:
-                    file = Path(path)
+            for text in group.get("inputs", ()):
+                source = inputs.Source.parse(text)
+                if source.file is not None:
+                    file = Path(source.file)
                     if (other := files.setdefault(file.name, file)) != file:
                         raise SweepError(
                             f"rows tell inputs apart by the name of the file; {other} and {file} "
                             "have the same"
                         )
-                    name = f"file:{file.name}"
-                names.append(name)
+                    source = dataclasses.replace(source, name=f"file:{file.name}")
+                names.append(str(source))
             groups.append({**group, "inputs": tuple(names)} if names else group)
         return dataclasses.replace(self, groups=tuple(groups)), files
 
@@ -181,6 +181,11 @@ def _check_value(axis: str, value: Any) -> Any:
     is_text = isinstance(value, str) and value.strip()
     if axis in ("variant", "implementation", "inputs") and not is_text:
         raise SweepError(f"{axis} must be text; got {value!r}")
+    if axis == "inputs":
+        try:
+            return str(inputs.Source.parse(value))  # in one spelling, as a row's identity has it
+        except inputs.InputsError as error:
+            raise SweepError(str(error)) from error
     return value
 
 

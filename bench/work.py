@@ -23,6 +23,19 @@ def useful_flops(attention: Attention, case: Case) -> float | None:
     return flops + projected
 
 
+def affordable_keys(attention: Attention, case: Case) -> float | None:
+    """Keys a query that exact attention reads with the operations of one forward pass of this one;
+    None where these are not known."""
+    if attention.differs:
+        return None
+    flops = attention.useful_flops(
+        case.batch, case.heads, case.seq_len, case.key_len, case.head_dim, causal=case.causal
+    )
+    if flops is None:
+        return None
+    return flops / (4.0 * case.head_dim * case.batch * case.heads * case.seq_len)
+
+
 def projection_weights(case: Case) -> int:
     """Numbers in the matrices before and behind the attention."""
     width, kv_width = case.heads * case.head_dim, case.kv_heads * case.head_dim

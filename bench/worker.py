@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import statistics
@@ -19,12 +18,12 @@ from torch import Tensor
 
 import variants
 from bench import accuracy, clock, decoding, environment, inputs, memory, projections, roofline
-from bench.accuracy import Accuracy
+from bench.accuracy import Accuracy, Reference
 from bench.decoding import Decoder
 from bench.inputs import CaptureError, Inputs, InputsError
-from bench.measurement import DIFFERS, Case, Measurement, Status
+from bench.measurement import DIFFERS, Case, Measurement, Raw, Status
 from bench.sweep import attention_of
-from bench.work import useful_flops
+from bench.work import affordable_keys, useful_flops
 from variants import Attention, UnsupportedError
 from variants.contract.checks import require
 
@@ -95,8 +94,8 @@ def measure_exact(case: Case, settings: Settings) -> None:
         print(f"no exact baseline: {error}", file=sys.stderr)
 
 
-def measure(case: Case, settings: Settings, exact: bool = True) -> tuple[Measurement, list[float]]:
-    """The row of a case, and its raw times in ms. Every foreseeable failure is a row.
+def measure(case: Case, settings: Settings, exact: bool = True) -> tuple[Measurement, Raw]:
+    """The row of a case, and what it was made of. Every foreseeable failure is a row.
 
     With `exact` the baselines of its shape are measured first, if they are not there yet; without,
     a row has no figures relative to exact attention.
@@ -104,15 +103,15 @@ def measure(case: Case, settings: Settings, exact: bool = True) -> tuple[Measure
     try:
         return _measure(case, settings, exact)
     except (UnsupportedError, InputsError, CaptureError) as error:
-        return Measurement.of(case, Status.UNSUPPORTED, _sentence(error, settings)), []
+        return Measurement.of(case, Status.UNSUPPORTED, _sentence(error, settings)), Raw()
     except (MemoryError, torch.OutOfMemoryError) as error:
-        return Measurement.of(case, Status.OUT_OF_MEMORY, _sentence(error, settings)), []
+        return Measurement.of(case, Status.OUT_OF_MEMORY, _sentence(error, settings)), Raw()
     except Exception as error:
         # Of the CPU allocator's failure torch makes a plain RuntimeError.
         text = _sentence(error, settings)
         if isinstance(error, RuntimeError) and "can't allocate memory" in text:
-            return Measurement.of(case, Status.OUT_OF_MEMORY, text), []
-        return Measurement.of(case, Status.ERROR, f"{type(error).__name__}: {text}"), []
+            return Measurement.of(case, Status.OUT_OF_MEMORY, text), Raw()
+        return Measurement.of(case, Status.ERROR, f"{type(error).__name__}: {text}"), Raw()
 
 
 def _sentence(error: BaseException, settings: Settings) -> str:
@@ -129,6 +128,8 @@ class _Shape:
 
     key: tuple[Any, ...] | None = None
     inputs: Inputs
+    reference: Reference
+    described: Mapping[str, float | None]  # columns that all methods share
     exact: dict[str, _Seen]
 
 
@@ -136,12 +137,23 @@ def _enter(case: Case, settings: Settings, *, exact: bool) -> None:
     """Make the shape of a case the one that is measured at present."""
     if _Shape.key != case.shape:
         _Shape.key = None
-        _Shape.inputs = inputs.load(case, settings.files)
-        _Shape.exact = _exact_baselines(case, _Shape.inputs, settings) if exact else {}
+        _Shape.inputs = given = inputs.load(case, settings.files)
+        _Shape.reference = Reference.of(
+            given.query, given.key, given.value, _sample(case), causal=case.causal
+        )
+        _Shape.described = accuracy.input_columns(_Shape.reference)
+        _Shape.exact = _exact_baselines(case, given, settings) if exact else {}
         _Shape.key = case.shape
 
 
-def _measure(case: Case, settings: Settings, exact: bool) -> tuple[Measurement, list[float]]:
+def _sample(case: Case) -> accuracy.Sample:
+    """The rows on which errors are taken: of a decoded context, those that came one by one."""
+    if case.direction == "decode":
+        return accuracy.last_rows(decoding.checked_rows(case.key_len))
+    return accuracy.sample_rows(case.seq_len, case.key_len, causal=case.causal)
+
+
+def _measure(case: Case, settings: Settings, exact: bool) -> tuple[Measurement, Raw]:
     attention = attention_of(case)
     if reason := attention.cannot_run(torch.device(case.device)):
         raise UnsupportedError(reason)
@@ -157,7 +169,8 @@ def _measure(case: Case, settings: Settings, exact: bool) -> tuple[Measurement, 
         seen = _Shape.exact[implementation]
     else:
         seen = _see(attention, case, _Shape.inputs, settings)
-    return _row(attention, case, seen, settings), seen.samples.device_ms
+    row = _row(attention, case, seen, settings)
+    return row, Raw(seen.samples.device_ms, seen.accuracy.heads if row.status is Status.OK else ())
 
 
 def _exact_baselines(case: Case, given: Inputs, settings: Settings) -> dict[str, _Seen]:
@@ -217,17 +230,9 @@ def _see(attention: Attention, case: Case, given: Inputs, settings: Settings) ->
         _check_output(call(), shape, query.dtype)
     last = alone()
     _check_output(last, shape if layer is None else tuple(query.shape), query.dtype)
-    quality = accuracy.measure(
-        attention,
-        query,
-        given.key,
-        given.value,
-        decoder.out if decoder else last,
-        causal=case.causal,
-        own_key=query if shared else None,
-        rows=decoder.rows if decoder else None,
-    )
-    del last
+    out = decoder.out if decoder else last[:, :, _Shape.reference.sample.rows]
+    quality = _accuracy(attention, case, out, shared)
+    del last, out
     return _Seen(
         samples=samples,
         peak_bytes=memory.peak_bytes(call, device),
@@ -236,6 +241,26 @@ def _see(attention: Attention, case: Case, given: Inputs, settings: Settings) ->
         implementation=_used(attention, case, given),
         state_bytes=decoder.state.nbytes if decoder else None,
     )
+
+
+def _accuracy(attention: Attention, case: Case, out: Tensor, shared_qk: bool) -> Accuracy:
+    """How wrong an output is, how much that is chance, and how wrong gradients are."""
+    reference = _Shape.reference
+    quality = accuracy.measure(
+        attention,
+        reference,
+        out,
+        shared_qk=shared_qk,
+        affordable_keys=affordable_keys(attention, case),
+    )
+    if case.direction != "decode":
+        with torch.no_grad():
+            found = accuracy.seed_errors(attention, reference, shared_qk=shared_qk)
+        quality = quality.over_seeds(found)
+    if case.direction == "forward_backward":
+        errors = accuracy.gradient_errors(attention, reference, shared_qk=shared_qk)
+        quality = quality.with_gradients(*errors)
+    return quality
 
 
 def _used(attention: Attention, case: Case, given: Inputs) -> str:
@@ -292,6 +317,8 @@ def _row(attention: Attention, case: Case, seen: _Seen, settings: Settings) -> M
             f"the output is off its own dense definition by {errors.impl_error_rel_l2:.2g}; "
             f"rounding in {case.dtype} explains {bound:.2g}",
         )
+    if reason := accuracy.contradiction(attention, errors):
+        return Measurement.of(case, Status.INCORRECT, reason)
     first, median, third = seen.samples.quartiles
     tflops = fraction = None
     flops = useful_flops(attention, case)
@@ -333,7 +360,9 @@ def _row(attention: Attention, case: Case, seen: _Seen, settings: Settings) -> M
         state_bytes=seen.state_bytes,
         exact_peak_memory_bytes=exact.peak_bytes if exact else None,
         memory_vs_exact=seen.peak_bytes / exact.peak_bytes if exact else None,
-        **dataclasses.asdict(errors),
+        target=attention.target,
+        **errors.columns,
+        **_Shape.described,
         useful_flops=flops,
         tflops=tflops,
         roofline_fraction=fraction,

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bench import environment, worker
 from bench.inputs.captured import KEYS
-from bench.measurement import Case, Measurement, Status
+from bench.measurement import Case, Head, Measurement, Raw, Status
 from bench.runner import Worker
 from bench.worker import Settings
 
@@ -109,12 +109,27 @@ def texts(content: Any) -> Iterator[str]:
         yield content
 
 
+HEAD = Head(
+    batch_index=0,
+    head=3,
+    approx_error_rel_l2=0.25,
+    approx_error_low=0.2,
+    approx_error_high=0.3,
+    mass_recall=None,
+    effective_keys=12.5,
+    sink_mass=0.5,
+    near_mass=0.25,
+    top64_mass=0.1 + 0.2,
+    logit_spread=1.5,
+)
+
+
 # What a worker process may be asked to call.
 
 
-def instant(asked: Case, given: Settings, exact: bool = True) -> tuple[Measurement, list[float]]:
+def instant(asked: Case, given: Settings, exact: bool = True) -> tuple[Measurement, Raw]:
     """A row without any measuring."""
-    return good(asked), [1.0]
+    return good(asked), Raw([1.0])
 
 
 def no_exact(asked: Case, given: Settings) -> None:
@@ -126,7 +141,7 @@ def limits(device: str, dtypes: list[str]) -> dict[str, object]:
     return {"matmul_tflops": dict.fromkeys(dtypes, 1e6), "copy_gb_per_s": 1e6}
 
 
-def misfortune(asked: Case, given: Settings, exact: bool = True) -> tuple[Measurement, list[float]]:
+def misfortune(asked: Case, given: Settings, exact: bool = True) -> tuple[Measurement, Raw]:
     """What the case's seed and length stand for; otherwise a row that names the process, and says
     whether exact attention was measured."""
     if asked.seed == KILLED:
@@ -136,7 +151,8 @@ def misfortune(asked: Case, given: Settings, exact: bool = True) -> tuple[Measur
     if asked.seq_len >= TOO_LONG:
         return worker.measure(asked, given)
     known = "known" if exact else "unknown"
-    return good(asked, inputs_detail=f"process {os.getpid()}", exact_implementation=known), [1.0]
+    row = good(asked, inputs_detail=f"process {os.getpid()}", exact_implementation=known)
+    return row, Raw([1.0])
 
 
 def unfortunate_exact(asked: Case, given: Settings) -> None:

@@ -21,7 +21,7 @@ Quartiles = tuple[float, float, float]
 
 def write(folder: Path, rows: Rows) -> Path:
     folder.mkdir()
-    write_results(folder, [row.case for row in rows], {row.case.case_id: row for row in rows})
+    write_results(folder, [row.case for row in rows], {row.case.case_id: row for row in rows}, {})
     return folder
 
 

@@ -20,7 +20,7 @@ import variants
 from bench import inputs, worker
 from bench.inputs import CaptureError, Inputs, InputsError
 from bench.inputs.captured import Capture
-from bench.measurement import Case, Measurement, Status
+from bench.measurement import Case, Measurement, Raw, Status
 from tests.cases import capture_file, case, fresh_worker, settings
 
 
@@ -293,8 +293,8 @@ def tensors_of(loaded: Inputs) -> tuple[Tensor, Tensor, Tensor]:
 
 class TestUnsupported:
     def row(self, asked: Case, files: dict[str, Path]) -> Measurement:
-        row, samples = worker.measure(asked, settings(files=files))
-        assert samples == []
+        row, raw = worker.measure(asked, settings(files=files))
+        assert raw == Raw()
         return row
 
     @pytest.mark.parametrize(
@@ -355,10 +355,31 @@ class TestUnsupported:
 
     def test_an_unknown_family_names_the_known_ones(self) -> None:
         for name in ("gaussiann", "file:", ""):
-            with pytest.raises(InputsError, match=r"known: gaussian, smollm2, file:NAME"):
+            with pytest.raises(
+                InputsError, match=r"known: gaussian, clustered, .*, smollm2, file:NAME"
+            ):
                 inputs.open_capture(name, {})
-        row = self.row(case(inputs="gaussiann"), {})
+        for name in ("gaussiann", "gaussian heat=2"):
+            row = self.row(case(inputs=name), {})
+            assert row.status is Status.UNSUPPORTED
+            assert name.split()[-1] in row.reason
+
+    def test_so_they_are_with_a_temperature(self, path: Path) -> None:
+        """What a capture lacks is said of the capture, whatever becomes of its scores."""
+        files = {path.name: path}
+        warm = "file:some.safetensors temperature=2"
+        row = self.row(captured(inputs=warm), files)
+        assert "no such file" in row.reason
+        tensors = capture_file(path)
+        row = self.row(captured(inputs=warm, seq_len=25), files)
+        assert row.reason == "file:some.safetensors holds 24 tokens; 25 were asked for"
+        row = self.row(captured(inputs=warm, head_dim=12), files)
+        assert row.reason.startswith("file:some.safetensors has head_dim 8; ")
+        tensors["layer_3.query"][0, 0, 0] = math.inf
+        save_file(tensors, path, Capture.open(path).metadata)
+        row = self.row(captured(inputs="file:some.safetensors effective_keys=3"), files)
         assert row.status is Status.UNSUPPORTED
+        assert "layer_3.query must be finite; got 1 NaN or infinite numbers" in row.reason
 
 
 class TestNoPathInARow:

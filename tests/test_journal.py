@@ -10,8 +10,8 @@ import pytest
 
 from bench import journal
 from bench.journal import FILE, Journal, JournalError
-from bench.measurement import Measurement, Status
-from tests.cases import case, good
+from bench.measurement import Measurement, Raw, Status
+from tests.cases import HEAD, case, good
 
 FIRST, SECOND = case(seed=1), case(seed=2)
 
@@ -21,9 +21,9 @@ def write(folder: Path) -> Path:
     book = Journal(folder)
     book.header(environment={"torch": "2"}, device="cpu", files={})
     book.started(FIRST)
-    book.result(good(FIRST, peak_memory_bytes=12, mass_recall=0.1 + 0.2), [1.0, 2.0])
+    book.result(good(FIRST, peak_memory_bytes=12, mass_recall=0.1 + 0.2), Raw([1.0, 2.0], [HEAD]))
     book.started(SECOND)
-    book.result(Measurement.of(SECOND, Status.ERROR, "“quoted”\nand \u2028 torn"), [])
+    book.result(Measurement.of(SECOND, Status.ERROR, "“quoted”\nand \u2028 torn"), Raw())
     book.close()
     return folder / FILE
 
@@ -38,6 +38,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         SECOND.case_id: Measurement.of(SECOND, Status.ERROR, "“quoted”\nand \u2028 torn"),
     }
     assert record.results[SECOND.case_id].status is Status.ERROR
+    assert record.heads == {FIRST.case_id: [HEAD], SECOND.case_id: []}
     assert record.attempts == {FIRST.case_id: 1, SECOND.case_id: 1}
 
 
@@ -66,7 +67,7 @@ def test_every_event_is_on_the_disk_before_the_call_returns(
     book = Journal(tmp_path)
     book.header(device="cpu")
     book.started(FIRST)
-    book.result(good(FIRST), [])
+    book.result(good(FIRST), Raw())
     book.interrupted(SECOND)
     assert [text.count("\n") for text in synced] == [1, 2, 3, 4]
     assert all(text.endswith("}\n") for text in synced)
@@ -90,7 +91,7 @@ def test_a_partial_last_line_is_dropped_before_more_is_written(tmp_path: Path) -
     whole = path.read_text().splitlines(keepends=True)
     path.write_text("".join(whole[:-1]) + whole[-1][:40])
     book = Journal(tmp_path)
-    book.result(good(SECOND), [])
+    book.result(good(SECOND), Raw())
     book.close()
     assert path.read_text().startswith("".join(whole[:-1]))
     assert journal.read(tmp_path).results[SECOND.case_id] == good(SECOND)

@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from rich.console import Console
 
 import variants
 from bench.measurement import CASE_COLUMNS, COLUMNS, Case, Measurement, Status
+from bench.sweep import Sweep
 from reports.__main__ import main
 from reports.answers import answers
 from reports.build import build_report
@@ -817,6 +819,40 @@ def test_the_command_names_every_column_of_the_case(tmp_path: Path) -> None:
     plain = reproduce_command(frame.iloc[1])
     assert "--set variant=full --set" in plain
     assert "layer" not in plain
+
+
+@pytest.mark.parametrize(
+    ("inputs", "layer", "source"),
+    [
+        ("sinks temperature=0.5", None, "sinks temperature=0.5"),
+        ("smollm2 effective_keys=32", 15, "smollm2 effective_keys=32 layer 15"),
+        (
+            "file:my own.safetensors temperature=2",
+            3,
+            "file:my own.safetensors temperature=2 layer 3",
+        ),
+    ],
+)
+def test_settings_of_inputs_are_named_and_in_the_command(
+    inputs: str, layer: int | None, source: str, tmp_path: Path
+) -> None:
+    row = frame_of(tmp_path, [done(inputs=inputs, layer=layer)]).iloc[0]
+    assert row["source"] == source
+    command = reproduce_command(row)
+    assert f'--set "inputs={inputs}"' in command
+    words = shlex.split(command)
+    assert f"inputs={inputs}" in words
+    ((read,),) = Sweep("axes", ({},)).overridden([f"inputs={inputs}"]).groups[0].values()
+    assert read == inputs
+
+
+def test_inputs_of_other_settings_are_drawn_apart(tmp_path: Path) -> None:
+    texts = ("sinks", "sinks temperature=0.5", "sinks temperature=5")
+    rows = [done(seq_len=n, inputs=text) for text in texts for n in (256, 512)]
+    (part,) = split(frame_of(tmp_path, rows))
+    drawn = panels(part.rows, x="seq_len", row="inputs", column="dtype")
+    assert [panel.row for panel in drawn] == list(texts)
+    assert all(len(panel.rows) == 2 for panel in drawn)
 
 
 def test_the_command_cannot_smuggle_in_another(tmp_path: Path) -> None:

@@ -22,11 +22,11 @@ import pytest
 
 from bench import journal, runner
 from bench.journal import FILE, Journal
-from bench.measurement import CASE_COLUMNS, COLUMNS, Measurement, Status
+from bench.measurement import CASE_COLUMNS, COLUMNS, HEAD_COLUMNS, Case, Measurement, Raw, Status
 from bench.runner import RunError, Worker, WorkerDied
 from bench.sweep import Sweep
 from tests import cases
-from tests.cases import HANGS, KILLED, TOO_LONG, InProcess, capture_file, good, texts
+from tests.cases import HANGS, HEAD, KILLED, TOO_LONG, InProcess, capture_file, good, texts
 
 ROOT = Path(__file__).parent.parent
 ONE = "sliding_window window_size=8"
@@ -293,7 +293,7 @@ class TestOrderOfThings:
         def fail_once(asked: Any, given: Any, exact: bool) -> Any:
             assert exact
             if asked.hyperparameters == "window_size=2":
-                return Measurement.of(asked, Status.ERROR, "bad"), []
+                return Measurement.of(asked, Status.ERROR, "bad"), Raw()
             return cases.instant(asked, given)
 
         in_process.setattr(runner.worker, "measure", fail_once)
@@ -308,7 +308,7 @@ class TestOrderOfThings:
     ) -> None:
         def fail_at_32(asked: Any, given: Any, exact: bool) -> Any:
             if asked.seq_len == 32 and asked.heads == 2:
-                return Measurement.of(asked, failure, "too much"), []
+                return Measurement.of(asked, failure, "too much"), Raw()
             return cases.instant(asked, given)
 
         in_process.setattr(runner.worker, "measure", fail_at_32)
@@ -329,7 +329,7 @@ class TestOrderOfThings:
 
         def slow(asked: Any, given: Any, exact: bool) -> Any:
             measured.append(asked.seq_len)
-            return good(asked, time_ms_median=1e3 * asked.seq_len), []
+            return good(asked, time_ms_median=1e3 * asked.seq_len), Raw()
 
         in_process.setattr(runner.worker, "measure", slow)
         lengths = {"seq_len": (16, 32, 64, 128)}
@@ -352,7 +352,7 @@ class TestOrderOfThings:
     ) -> None:
         """Its rows are those of the baselines, which are measured in any case."""
         in_process.setattr(
-            runner.worker, "measure", lambda asked, *_: (good(asked, time_ms_median=1e6), [])
+            runner.worker, "measure", lambda asked, *_: (good(asked, time_ms_median=1e6), Raw())
         )
         rows = run(tmp_path, {**LENGTHS, "variant": ("full implementation=sdpa",)}, timeout=1.0)
         assert {row.status for row in rows} == {Status.OK}
@@ -376,7 +376,9 @@ class TestOrderOfThings:
         self, tmp_path: Path, in_process: pytest.MonkeyPatch, failure: Status
     ) -> None:
         in_process.setattr(
-            runner.worker, "measure", lambda asked, *_: (Measurement.of(asked, failure, "bad"), [])
+            runner.worker,
+            "measure",
+            lambda asked, *_: (Measurement.of(asked, failure, "bad"), Raw()),
         )
         assert {row.status for row in run(tmp_path, LENGTHS)} == {failure}
 
@@ -396,7 +398,7 @@ class TestOrderOfThings:
         def measure(asked: Any, given: Any, exact: bool) -> Any:
             if status is Status.OK:
                 return cases.instant(asked, given)
-            return Measurement.of(asked, status, "why"), []
+            return Measurement.of(asked, status, "why"), Raw()
 
         in_process.setattr(runner.worker, "measure", measure)
         run(tmp_path, LENGTHS)
@@ -408,7 +410,10 @@ class TestOrderOfThings:
         in_process.setattr(
             runner.worker,
             "measure",
-            lambda asked, *_: (good(asked, mass_recall=0.1 + 0.2, inputs_detail='a, "b"\nc'), []),
+            lambda asked, *_: (
+                good(asked, mass_recall=0.1 + 0.2, inputs_detail='a, "b"\nc'),
+                Raw(),
+            ),
         )
         run(tmp_path, {"seq_len": (64, 16, 32)})
         stored = table(tmp_path)
@@ -416,6 +421,44 @@ class TestOrderOfThings:
         assert {float(row["mass_recall"]) for row in stored} == {0.1 + 0.2}
         assert {row["inputs_detail"] for row in stored} == {'a, "b"\nc'}
         assert {row["layer"] for row in stored} == {""}
+
+    def test_heads_have_a_table_of_their_own(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch
+    ) -> None:
+        in_process.setattr(
+            runner.worker, "measure", lambda asked, *_: (good(asked), Raw([1.0], [HEAD, HEAD]))
+        )
+        run(tmp_path, LENGTHS)
+        with (tmp_path / "heads.csv").open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        assert tuple(rows[0]) == HEAD_COLUMNS
+        assert [row["seq_len"] for row in rows] == ["16", "16", "32", "32", "64", "64"]
+        assert {float(row["top64_mass"]) for row in rows} == {0.1 + 0.2}
+        before = (tmp_path / "heads.csv").read_bytes()
+        (tmp_path / "heads.csv").unlink()
+        run(tmp_path, LENGTHS, resume=True)
+        assert (tmp_path / "heads.csv").read_bytes() == before
+
+    def test_exact_attention_out_of_reach_is_not_tried(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch
+    ) -> None:
+        """Six calls over 2^40 pairs of 8 heads and 64 channels, at 1 TFLOP/s."""
+        asked_for: list[bool] = []
+
+        def look(asked: Case, given: Any, exact: bool) -> tuple[Measurement, Raw]:
+            asked_for.append(exact)
+            return good(asked), Raw()
+
+        slow = {"matmul_tflops": {"float32": 1.0}, "copy_gb_per_s": 1.0}
+        in_process.setattr(runner.worker, "measure_limits", lambda *_: slow)
+        in_process.setattr(runner.worker, "measure", look)
+        variants = ("full implementation=sdpa", "sliding_window window_size=4")
+        sweep = {"seq_len": (1 << 20,), "heads": (8,), "head_dim": (64,), "variant": variants}
+        exact, window = run(tmp_path, sweep, timeout=300.0)
+        assert exact.status is Status.SKIPPED
+        assert "would take at least 1.4e+04 s at the whole matmul rate of 1 TFLOP/s" in exact.reason
+        assert window.status is Status.OK
+        assert asked_for == [False]
 
     def test_results_appear_while_the_run_goes_on(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch
@@ -502,7 +545,7 @@ class TestResuming:
 
         def measure(asked: Any, given: Any, exact: bool) -> Any:
             measured.append(asked)
-            return good(asked, time_ms_median=7.0), []
+            return good(asked, time_ms_median=7.0), Raw()
 
         in_process.setattr(runner.worker, "measure", measure)
         # The header, a whole case, and one that was started when the run died.
@@ -810,7 +853,7 @@ class TestCommand:
 
 def test_a_row_is_written_under_its_own_columns(tmp_path: Path) -> None:
     row = replace(good(cases.case(layer=3, causal=True)), tflops=0.25)
-    runner.write_results(tmp_path, [row.case], {row.case_id: row})
+    runner.write_results(tmp_path, [row.case], {row.case_id: row}, {})
     (stored,) = table(tmp_path)
     for name in COLUMNS:
         value = getattr(row, name)

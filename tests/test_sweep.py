@@ -252,8 +252,25 @@ class TestErrors:
             parse("mine", {"seq_len": 16, "head_dim": 64, "group": [{"width": 512}]})
 
     def test_unknown_inputs_name_the_known_ones(self) -> None:
-        with pytest.raises(SweepError, match="unknown inputs 'noise'; known: gaussian, smollm2"):
+        with pytest.raises(
+            SweepError, match="unknown inputs 'noise'; known: gaussian, clustered, "
+        ):
             cases("seq_len=16", "inputs=noise")
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("sinks heat=2", "temperature=NUMBER and effective_keys=NUMBER; got 'heat=2'"),
+            ("sinks temperature=0", "temperature of inputs must be a number above 0; got '0'"),
+            ("sinks effective_keys=few", "must be a number above 1; got 'few'"),
+            ("sinks temperature=2 effective_keys=9", "give one of temperature and effective_keys"),
+        ],
+    )
+    def test_settings_of_inputs_that_make_no_sense_are_said(self, text: str, message: str) -> None:
+        with pytest.raises(SweepError, match=message):
+            cases("seq_len=16", f"inputs={text}")
+        with pytest.raises(SweepError, match=message):
+            parse("mine", {"seq_len": [16], "inputs": ["gaussian", text]})
 
     def test_a_capture_that_is_missing_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(SweepError, match=r"none\.safetensors: expected .* got no such file"):
@@ -397,6 +414,43 @@ class TestCases:
         settings = ["seq_len=16", "head_dim=8", f"inputs=file:{file}", f"variant={ONE}"]
         assert [(c.inputs, c.layer) for c in cases(*settings)] == [("file:some.safetensors", 15)]
 
+    def test_a_capture_keeps_its_settings_and_may_be_there_at_several(self, tmp_path: Path) -> None:
+        (tmp_path / "my models").mkdir()
+        file = tmp_path / "my models" / "some of them.safetensors"
+        capture_file(file)
+        texts = (f"file:{file}", f"file:{file} temperature=2.0", f"file:{file} effective_keys=9")
+        located, files = Sweep("axes", ({"inputs": texts},)).located()
+        name = "file:some of them.safetensors"
+        assert files == {"some of them.safetensors": file}
+        assert located.groups == (
+            {"inputs": (name, f"{name} temperature=2", f"{name} effective_keys=9")},
+        )
+        settings = ["seq_len=16", "head_dim=8", f"inputs={texts[1]}", f"variant={ONE}"]
+        assert [(c.inputs, c.layer) for c in cases(*settings)] == [(f"{name} temperature=2", 15)]
+
+    def test_inputs_have_settings_as_variants_have(self, tmp_path: Path) -> None:
+        file = tmp_path / "mine.toml"
+        file.write_text(
+            'seq_len = [16]\ninputs = ["sinks temperature=0.50", "clustered effective_keys=32", '
+            f'"gaussian temperature=2", "sinks temperature=1"]\nvariant = ["{ONE}"]\n'
+        )
+        spelled = {
+            "sinks temperature=0.5",
+            "clustered effective_keys=32",
+            "gaussian temperature=2",
+            "sinks",
+        }
+        assert {c.inputs for c in read(file).cases("cpu", {})} == spelled
+        text = "inputs=sinks temperature=.5,clustered  effective_keys=32,gaussian temperature=2.0"
+        found = cases("seq_len=16", f"variant={ONE}", f"{text}, sinks")
+        assert {c.inputs for c in found} == spelled
+        assert {c.layer for c in found} == {None}
+        assert len({c.case_id for c in found}) == 4
+
+    def test_inputs_of_one_meaning_are_one_case(self) -> None:
+        text = "inputs=local,local temperature=1,local temperature=1.0"
+        assert [c.inputs for c in cases("seq_len=16", f"variant={ONE}", text)] == ["local"]
+
     def test_two_captures_of_one_name_are_refused(self, tmp_path: Path) -> None:
         """A row could not tell them apart, and one would stand for both."""
         for folder in ("a", "b"):
@@ -511,10 +565,11 @@ class TestReproduction:
         axes = [
             "batch=3", "heads=4", "kv_heads=2", "seq_len=8", "key_len=16", "head_dim=64",
             "causal=true", "dtype=float16", "direction=forward_backward", "seed=5", "layer=28",
-            "inputs=smollm2", "variant=full,lsh", "projections=shared",
+            "inputs=smollm2 temperature=0.5,sinks effective_keys=9", "variant=full,lsh",
+            "projections=shared",
         ]  # fmt: skip
         planned = cases(*axes)
-        assert len(planned) == len(variants.grid("full")) + len(variants.grid("lsh"))
+        assert len(planned) == 2 * (len(variants.grid("full")) + len(variants.grid("lsh")))
         for one in planned:
             assert cases(*as_settings(one)) == [one]
 

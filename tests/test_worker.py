@@ -16,7 +16,7 @@ from torch import Tensor
 import variants
 from bench import accuracy, clock, inputs, worker
 from bench.clock import Samples
-from bench.measurement import NUMBERS, Measurement, Status
+from bench.measurement import NUMBERS, Measurement, Raw, Status
 from bench.worker import _Seen
 from tests.cases import case, fresh_worker, settings
 from variants import Attention, UnsupportedError
@@ -65,9 +65,16 @@ def full(implementation: str, **changes: Any) -> Measurement:
     return measure(variant="full", hyperparameters="", implementation=implementation, **changes)
 
 
+def refer(given: inputs.Inputs, causal: bool = False) -> accuracy.Reference:
+    """All rows of given inputs."""
+    sample = accuracy.sample_rows(given.query.shape[2], given.key.shape[2], causal=causal)
+    return accuracy.Reference.of(given.query, given.key, given.value, sample, causal=causal)
+
+
 class TestNumbers:
     def test_every_number_of_a_row_follows_from_what_was_seen(self) -> None:
-        row, samples = worker.measure(case(), settings(matmul_tflops={"float32": 50.0}))
+        row, raw = worker.measure(case(), settings(matmul_tflops={"float32": 50.0}))
+        samples = raw.samples_ms
         assert row.status is Status.OK
         assert row.case == case()
         assert row.implementation_used == "blocks"
@@ -92,17 +99,30 @@ class TestNumbers:
         assert row.tflops == pytest.approx(row.useful_flops / (median / 1e3) / 1e12)
         assert row.roofline_fraction == pytest.approx(row.tflops / 50)
         assert row.oracle_rows == 32
-        assert [name for name in NUMBERS if getattr(row, name) is None] == ["state_bytes"]
+        assert {name for name in NUMBERS if getattr(row, name) is None} == {
+            "state_bytes",
+            "approx_error_seed_std",
+            "approx_error_seeds",
+            "target_error_rel_l2",
+            "substitution_error_rel_l2",
+            "grad_query_error_rel_l2",
+            "grad_key_error_rel_l2",
+            "grad_value_error_rel_l2",
+        }
+        assert row.target == "masked_softmax"
+        assert [(head.batch_index, head.head) for head in raw.heads] == [(0, 0), (0, 1)]
 
     def test_the_error_is_that_of_the_output_on_the_same_inputs(self) -> None:
         row = measure(causal=True)
         given = inputs.load(case(causal=True), {})
         window = variants.create("sliding_window", window_size=8)
         out = window(given.query, given.key, given.value, causal=True)
-        seen = accuracy.measure(window, given.query, given.key, given.value, out, causal=True)
-        assert {name: getattr(row, name) for name in dataclasses.asdict(seen)} == (
-            dataclasses.asdict(seen)
-        )
+        reference = refer(given, causal=True)
+        seen = accuracy.measure(window, reference, out, affordable_keys=9.0)
+        assert {name: getattr(row, name) for name in seen.columns} == seen.columns
+        described = accuracy.input_columns(reference)
+        assert {name: getattr(row, name) for name in described} == described
+        assert row.effective_keys > 1
         assert seen.approx_error_rel_l2 > 0.05
 
     @pytest.mark.usefixtures("quick")
@@ -172,6 +192,7 @@ class TestNumbers:
             "dense_weights",
             lambda self, query, key, *_, **__: (query @ key.transpose(-2, -1)) * 0 + 1 / 32,
         )
+        monkeypatch.setattr(SlidingWindowAttention, "target", "other_kernel")
         assert measure(direction="forward_backward").status is Status.OK
 
     @pytest.mark.usefixtures("quick")
@@ -252,7 +273,16 @@ class TestBaselines:
         self, monkeypatch: pytest.MonkeyPatch, plain_ms: float, plain_error: float, chosen: str
     ) -> None:
         def seen(name: str, milliseconds: float, error: float) -> _Seen:
-            quality = accuracy.Accuracy(error, error, error, 1.0, None, error, 1)
+            quality = accuracy.Accuracy(
+                approx_error_rel_l2=error,
+                approx_error_low=error,
+                approx_error_high=error,
+                approx_error_median_row=error,
+                approx_error_worst_row=error,
+                approx_cosine=1.0,
+                impl_error_rel_l2=error,
+                oracle_rows=1,
+            )
             # A mean or a minimum would choose otherwise.
             samples = Samples([0.1, milliseconds, 1000.0], [])
             return _Seen(samples, 8, 0.0, quality, name)
@@ -343,10 +373,10 @@ class TestFailures:
             raise error
 
         broken(fail)
-        row, samples = worker.measure(case(), settings())
+        row, raw = worker.measure(case(), settings())
         assert row.status is status
         assert row.reason.startswith(reason)
-        assert samples == []
+        assert raw == Raw()
         assert all(getattr(row, name) is None for name in NUMBERS)
 
     def test_a_request_for_more_memory_than_there_is_is_out_of_memory(
@@ -430,9 +460,7 @@ class TestSharedQueriesAndKeys:
         given = inputs.load(case(), {})
         shared = variants.create("lsh", shared_qk=True, bucket_size=8)
         out = shared(given.query, given.query, given.value)
-        seen = accuracy.measure(
-            shared, given.query, given.key, given.value, out, causal=False, own_key=given.query
-        )
+        seen = accuracy.measure(shared, refer(given), out, shared_qk=True)
         assert row.approx_error_rel_l2 == seen.approx_error_rel_l2
 
     @pytest.mark.parametrize("direction", ["forward", "forward_backward"])

@@ -1,5 +1,29 @@
 """How wrong an output is: sampled rows, exact answers in float64, intervals."""
 
-from bench.accuracy.errors import ROUNDING, ROWS, Accuracy, measure, rounding, sample_rows
+from bench.accuracy.errors import (
+    ROUNDING,
+    Accuracy,
+    contradiction,
+    input_columns,
+    measure,
+    rounding,
+    seed_errors,
+)
+from bench.accuracy.gradients import gradient_errors
+from bench.accuracy.reference import Reference
+from bench.accuracy.rows import Sample, last_rows, sample_rows
 
-__all__ = ["ROUNDING", "ROWS", "Accuracy", "measure", "rounding", "sample_rows"]
+__all__ = [
+    "ROUNDING",
+    "Accuracy",
+    "Reference",
+    "Sample",
+    "contradiction",
+    "gradient_errors",
+    "input_columns",
+    "last_rows",
+    "measure",
+    "rounding",
+    "sample_rows",
+    "seed_errors",
+]

@@ -1,4 +1,5 @@
-"""Where query, key and value come from: `gaussian`, `smollm2` (a captured model), `file:NAME`."""
+"""Where query, key and value come from: a synthetic family, `smollm2` (a captured model) or
+`file:NAME`, each at a temperature."""
 
 from __future__ import annotations
 
@@ -9,15 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bench.inputs import families
 from bench.inputs.captured import SMOLLM2, Capture, CaptureError
+from bench.inputs.source import InputsError, Source
+from bench.inputs.temperature import temperature_for
 from bench.inputs.widths import joined, split
 from bench.measurement import Case
-
-FAMILIES = ("gaussian", "smollm2", "file:NAME")
-
-
-class InputsError(ValueError):
-    """Inputs that cannot serve a case, in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +33,12 @@ def open_capture(inputs: str, files: Mapping[str, Path]) -> Capture | None:
 
     `files` maps the NAME of `file:NAME` to where it lies. An unknown family is an InputsError.
     """
-    if inputs == "gaussian":
-        return None
-    if inputs == "smollm2":
+    source = Source.parse(inputs)
+    if source.name == "smollm2":
         return Capture.open(SMOLLM2)
-    kind, _, name = inputs.partition(":")
-    if kind != "file" or not name:
-        raise InputsError(f"unknown inputs {inputs!r}; known: {', '.join(FAMILIES)}")
-    return Capture.open(files.get(name, Path(name)))
+    if source.file is not None:
+        return Capture.open(files.get(source.file, Path(source.file)))
+    return None
 
 
 def load(case: Case, files: Mapping[str, Path]) -> Inputs:
@@ -50,23 +46,27 @@ def load(case: Case, files: Mapping[str, Path]) -> Inputs:
 
     Raises InputsError or CaptureError where the source cannot serve the shape.
     """
+    source = Source.parse(case.inputs)
     capture = open_capture(case.inputs, files)
     if capture is None:
-        query, key, value = _gaussian(case)
-        detail = f"independent standard normal numbers, seed {case.seed}"
+        query, key, value = families.draw(source.name, case)
+        detail = f"{families.DETAILS[source.name]}, seed {case.seed}"
     else:
-        query, key, value, detail = _captured(case, capture)
+        query, key, value, detail = _captured(replace(case, inputs=source.name), capture)
+    temperature = source.temperature
+    if source.effective_keys is not None:
+        temperature, said = temperature_for(source.effective_keys, query, key, causal=case.causal)
+        detail = f"{detail}; {said}"
+    if temperature != 1:
+        query = query / temperature
     device, dtype = torch.device(case.device), getattr(torch, case.dtype)
     query, key, value = (x.to(device=device, dtype=dtype) for x in (query, key, value))
+    if temperature != 1 and not bool(query.isfinite().all()):
+        raise InputsError(
+            f"{case.inputs}: a query divided by {temperature:.3g} must be finite in {case.dtype}; "
+            "got infinite numbers, so take a higher temperature"
+        )
     return Inputs(query, key, value, detail)
-
-
-def _gaussian(case: Case) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(case.seed)
-    queries = (case.batch, case.heads, case.seq_len, case.head_dim)
-    keys = (case.batch, case.kv_heads, case.key_len, case.head_dim)
-    query, key, value = (torch.randn(s, generator=generator) for s in (queries, keys, keys))
-    return query, key, value
 
 
 def _captured(case: Case, capture: Capture) -> tuple[Tensor, Tensor, Tensor, str]:
@@ -161,4 +161,4 @@ def _draw(count: int, available: int, generator: torch.Generator) -> Tensor:
     return torch.cat([torch.arange(available), extra])
 
 
-__all__ = ["FAMILIES", "CaptureError", "Inputs", "InputsError", "load", "open_capture"]
+__all__ = ["CaptureError", "Inputs", "InputsError", "Source", "load", "open_capture"]

@@ -1,0 +1,100 @@
+"""What outputs on some inputs are compared with: the exact answer, and what needs no method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from bench.accuracy import oracle
+from bench.accuracy.description import Description, describe
+from bench.accuracy.oracle import Exact
+from bench.accuracy.rows import Sample, relative_error
+from variants.contract.dense import query_positions
+
+LEAST_ROWS = 4  # with which SDPA takes the kernel that it takes for many
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Inputs, the rows of them that are looked at, and exact attention of these in float64."""
+
+    query: Tensor  # (batch, heads, query_len, head_dim), any dtype
+    key: Tensor  # (batch, kv_heads, key_len, head_dim)
+    value: Tensor
+    causal: bool
+    sample: Sample
+    exact: Exact
+    description: Description
+
+    @classmethod
+    def of(
+        cls, query: Tensor, key: Tensor, value: Tensor, sample: Sample, *, causal: bool
+    ) -> Reference:
+        """Exact attention of the sampled rows: O(rows·n·d) time, O(rows·block) memory."""
+        query, key, value = (x.detach() for x in (query, key, value))
+        sample = sample.to(query.device)
+        exact = oracle.exact(query, key, value, sample.rows, causal=causal)
+        description = describe(
+            query,
+            key,
+            sample.rows,
+            sample.weights,
+            causal=causal,
+            log_total=exact.log_total,
+        )
+        return cls(query, key, value, causal, sample, exact, description)
+
+    @property
+    def visible_keys(self) -> Tensor:
+        """How many keys each row may see, int64 (rows,)."""
+        key_len = self.key.shape[2]
+        if not self.causal:
+            return torch.full_like(self.sample.rows, key_len)
+        return (self._positions(self.sample.rows) + 1).clamp(min=0)
+
+    def error(self, out: Tensor) -> tuple[float, float, float]:
+        """Relative L2 error of an output (batch, heads, rows, head_dim), and its interval; all
+        heads of a row belong together, as they share the token."""
+        wrong = (out.double() - self.exact.out).square().sum((0, 1, 3))
+        return relative_error(wrong, self.exact.out.square().sum((0, 1, 3)), self.sample)
+
+    def dtype_floor(self) -> float | None:
+        """Error of exact attention in the dtype of the inputs, by torch SDPA; None where it has no
+        kernel for them.
+
+        Of several rows at once, which gives what the whole call gives; its kernel for one row adds
+        up a million values with a thousand times the error.
+        """
+        outs = []
+        try:
+            for rows in self.sample.rows.split(max(LEAST_ROWS, oracle.PAIRS // self.key.shape[2])):
+                some = rows.repeat(-(-LEAST_ROWS // len(rows)))
+                seen = self._positions(some)[:, None] >= torch.arange(
+                    self.key.shape[2], device=rows.device
+                )
+                out = scaled_dot_product_attention(
+                    self.query[:, :, some],
+                    self.key,
+                    self.value,
+                    attn_mask=seen if self.causal else None,
+                    enable_gqa=self.key.shape[1] < self.query.shape[1],
+                )
+                outs.append(out[:, :, : len(rows)])
+        except RuntimeError as error:
+            if "not implemented" not in str(error):
+                raise
+            return None
+        out = torch.cat(outs, dim=2)
+        return self.error(torch.where((self.visible_keys > 0)[:, None], out, 0))[0]
+
+    def mean_value_error(self) -> float:
+        """Error of the mean of all visible values: of exact attention whose scores are all 0."""
+        query, key, value = self.query, self.key, self.value
+        means = oracle.exact(query, key, value, self.sample.rows, causal=self.causal, scale=0.0)
+        return self.error(means.out)[0]
+
+    def _positions(self, rows: Tensor) -> Tensor:
+        return query_positions(rows, self.query.shape[2], self.key.shape[2])

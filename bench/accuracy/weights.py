@@ -1,0 +1,138 @@
+"""A method's own attention weights beside the exact ones: what it keeps, what it misses, and what
+other choices of as many keys would do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from bench.accuracy import oracle
+from bench.accuracy.reference import Reference
+from bench.accuracy.rows import mean
+from variants import Attention, create
+from variants.contract.dense import expand_heads, masked_softmax
+
+# Weights that are held at a time, 64 MiB in float64: fewer would leave the cache less often, but a
+# method's definition looks at all keys anew for every part of the rows.
+PAIRS = 1 << 23
+TOP = 64
+SELECTING = ("masked_softmax", "biased_softmax", "shared_qk_softmax")  # targets that drop keys
+SAME = 1.05  # of two budgets: more is another one
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """What the weights of the sampled rows say; tensors are float64 (batch, heads, rows)."""
+
+    out: Tensor  # (batch, heads, rows, head_dim): the definition's output
+    kept_mass: Tensor
+    top_recall: Tensor
+    total_variation: Tensor
+    keys_seen: Tensor
+    target_out: Tensor | None  # for a shared query and key: exact attention that shares them
+
+
+def weigh(attention: Attention, reference: Reference, *, shared_qk: bool = False) -> Weighed:
+    """Compare an attention's `weights` with exact ones, some rows at a time.
+
+    With `shared_qk` the attention is given the query as its key. O(rows·n) time besides that of
+    the definition, and O(n) memory.
+    """
+    query = reference.query.double()
+    key = query if shared_qk else reference.key.double()
+    limit = _sharing_limit(attention) if shared_qk else None
+    parts: dict[str, list[Tensor]] = {}
+    for places, scores in _scores(reference, PAIRS):
+        rows, keys = reference.sample.rows[places], scores.shape[-1]
+        values = expand_heads(reference.value[:, :, :keys].double(), query.shape[1])
+        exact = masked_softmax(scores, scores > -torch.inf)
+        # Beyond these keys a causal row has no weight.
+        own = attention.weights(query, key, causal=reference.causal, rows=rows)[..., :keys]
+        seen = own != 0
+        top = exact.topk(min(TOP, keys), dim=-1)
+        sought = top.values > 0
+        lacking = (exact.sum(-1) - own.sum(-1)).abs()  # as much weight on nothing
+        found = {
+            "out": own @ values,
+            "kept_mass": exact.masked_fill(~seen, 0).sum(-1),
+            "top_recall": _share(seen.gather(-1, top.indices) & sought, sought),
+            "total_variation": ((own - exact).abs().sum(-1) + lacking) / 2,
+            "keys_seen": seen.sum(-1).double(),
+        }
+        if limit is not None:
+            sharing = limit.weights(query, key, causal=reference.causal, rows=rows)[..., :keys]
+            found["target_out"] = sharing @ values
+        for name, part in found.items():
+            parts.setdefault(name, []).append(part)
+    joined = {name: torch.cat(some, dim=2) for name, some in parts.items()}
+    target_out = joined.pop("target_out", None)
+    return Weighed(**joined, target_out=target_out)
+
+
+def _share(some: Tensor, of: Tensor) -> Tensor:
+    return some.sum(-1).double() / of.sum(-1).clamp(min=1)
+
+
+def _sharing_limit(attention: Attention) -> Attention:
+    """Exact attention that shares query and key as this one does."""
+    if attention.target == "shared_qk_softmax":
+        return replace(attention, **(attention.info.exact_when or {}))
+    return create("full")
+
+
+def budget(reference: Reference, seen: Weighed, affordable: float) -> Tensor:
+    """How many keys baselines may read, int64 (batch, heads, rows): those the method sees in that
+    row, or, where they are fewer, as many as its operations would read by exact attention.
+
+    `affordable` is the latter, as a mean over all rows.
+    """
+    visible = reference.visible_keys
+    if float(mean(seen.keys_seen, reference.sample).mean()) <= SAME * affordable:
+        wanted = seen.keys_seen
+    else:
+        wanted = torch.full_like(seen.keys_seen, round(affordable))
+    return torch.minimum(wanted.long().clamp(min=1), visible)
+
+
+def baselines(reference: Reference, keys: Tensor) -> tuple[float, float]:
+    """Errors of softmax attention to random visible keys, and to those of greatest exact weight.
+
+    Args:
+        keys: int64 (batch, heads, rows), how many of them in each row, as of `budget`. All heads of
+            a row draw from one order of the keys.
+    """
+    generator = torch.Generator().manual_seed(0)
+    outs: dict[str, list[Tensor]] = {"random": [], "top": []}
+    for places, scores in _scores(reference, oracle.PAIRS):
+        wanted, visible = keys[:, :, places], reference.visible_keys[places]
+        allowed = torch.arange(scores.shape[-1], device=scores.device) < visible[:, None]
+        # Of the rows that leave some keys out; the others take all.
+        most = int(wanted.masked_fill(wanted >= visible, 1).max())
+        drawn = torch.rand(allowed.shape, generator=generator).to(scores.device)
+        drawn = drawn.masked_fill(~allowed, -1).topk(most, dim=-1).indices
+        best = scores.topk(most, dim=-1).indices
+        values = expand_heads(reference.value[:, :, : scores.shape[-1]].double(), scores.shape[1])
+        for name, order in (("random", drawn.expand_as(best)), ("top", best)):
+            chosen = torch.arange(most, device=scores.device) < wanted[..., None]
+            kept = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, order, chosen)
+            kept = (kept | (wanted >= visible)[..., None]) & allowed
+            outs[name].append(masked_softmax(scores, kept) @ values)
+    random, top = (reference.error(torch.cat(some, dim=2))[0] for some in outs.values())
+    return random, top
+
+
+def _scores(reference: Reference, pairs: int) -> Iterator[tuple[slice, Tensor]]:
+    """Exact scores of some of the sampled rows at a time, on all keys up to the last that one of
+    them sees; (batch, heads, rows, keys)."""
+    query, key = reference.query.double(), reference.key.double()
+    rows = reference.sample.rows
+    step = max(1, pairs // (query.shape[0] * query.shape[1] * key.shape[2]))
+    for first in range(0, len(rows), step):
+        places = slice(first, min(first + step, len(rows)))
+        (block,) = oracle.score_blocks(
+            query, key, rows[places], causal=reference.causal, pairs=1 << 62
+        )
+        yield places, block.scores

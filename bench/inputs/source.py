@@ -1,0 +1,80 @@
+"""What an `inputs` text asks for: a family or capture, and the temperature of its scores."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from bench.inputs.families import FAMILIES
+
+KNOWN = ("gaussian", *FAMILIES, "smollm2", "file:NAME")
+SETTINGS = ("temperature", "effective_keys")
+
+
+class InputsError(ValueError):
+    """Inputs that cannot serve a case, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """`sinks`, `sinks temperature=0.5`, `file:NAME effective_keys=32`, parsed.
+
+    All scaled scores are divided by `temperature`, or by one at which attention has
+    `effective_keys` on the mean.
+    """
+
+    name: str
+    temperature: float = 1.0
+    effective_keys: float | None = None
+
+    @property
+    def file(self) -> str | None:
+        """NAME of `file:NAME`, None for others."""
+        kind, _, file = self.name.partition(":")
+        return file if kind == "file" else None
+
+    @classmethod
+    def parse(cls, text: str) -> Source:
+        """Raises InputsError for a family that is not known and settings that make no sense."""
+        if text.startswith("file:"):
+            # The name of a file may hold spaces.
+            name, *words = re.split(r"\s+(?=\w+=\S*(?:\s|$))", text.strip())
+        else:
+            name, *words = text.split() or [""]
+        if name not in KNOWN[:-1] and not (name.startswith("file:") and len(name) > len("file:")):
+            raise InputsError(f"unknown inputs {name!r}; known: {', '.join(KNOWN)}")
+        given: dict[str, float] = {}
+        for word in words:
+            setting, equals, value = word.partition("=")
+            if not equals or setting not in SETTINGS:
+                raise InputsError(
+                    f"inputs have the settings temperature=NUMBER and effective_keys=NUMBER; got "
+                    f"{word!r} in {text!r}"
+                )
+            if given:
+                raise InputsError(f"give one of {' and '.join(SETTINGS)}, once; got {text!r}")
+            given[setting] = _number(setting, value, above=0 if setting == "temperature" else 1)
+        return cls(name, **given)
+
+    def __str__(self) -> str:
+        """The text in its one spelling: settings of the same meaning are written the same."""
+        if self.effective_keys is not None:
+            return f"{self.name} effective_keys={_spelled(self.effective_keys)}"
+        if self.temperature != 1:
+            return f"{self.name} temperature={_spelled(self.temperature)}"
+        return self.name
+
+
+def _spelled(number: float) -> str:
+    return repr(number).removesuffix(".0")
+
+
+def _number(setting: str, value: str, above: float) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > above):
+        raise InputsError(f"{setting} of inputs must be a number above {above}; got {value!r}")
+    return number

@@ -1,0 +1,121 @@
+"""Errors of gradients, against exact attention differentiated densely in float64."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import variants
+from bench.accuracy import Reference, Sample, gradient_errors, gradients, oracle, sample_rows
+from variants.contract.dense import expand_heads
+
+Tensors = tuple[Tensor, Tensor, Tensor]
+
+
+def problem(queries: int, keys: int, *, kv_heads: int = 2) -> Tensors:
+    generator = torch.Generator().manual_seed(3)
+    return tuple(  # type: ignore[return-value]
+        torch.randn(2, heads, tokens, 8, generator=generator, dtype=torch.float64)
+        for heads, tokens in ((4, queries), (kv_heads, keys), (kv_heads, keys))
+    )
+
+
+def refer(tensors: Tensors, causal: bool) -> Reference:
+    query, key, value = tensors
+    sample = sample_rows(query.shape[2], key.shape[2], causal=causal)
+    return Reference.of(query, key, value, sample, causal=causal)
+
+
+def by_autograd(reference: Reference, loss: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of dense attention in float64, for a loss on the sampled rows."""
+    leaves = [
+        x.double().clone().requires_grad_()
+        for x in (reference.query, reference.key, reference.value)
+    ]
+    query, key, value = leaves
+    keys, values = (expand_heads(x, query.shape[1]) for x in (key, value))
+    scores = query @ keys.transpose(-2, -1) / math.sqrt(query.shape[-1])
+    if reference.causal:
+        rows, columns = scores.shape[-2:]
+        later = torch.ones(rows, columns, dtype=torch.bool).triu(1 + columns - rows)
+        scores = scores.masked_fill(later, -torch.inf)
+    out = torch.nan_to_num(scores.softmax(-1)) @ values
+    return torch.autograd.grad((out[:, :, reference.sample.rows] * loss.double()).sum(), leaves)
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (20, 64), (200, 200)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_exact_gradients_are_those_of_dense_attention(
+    shape: tuple[int, int], causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = refer(problem(*shape), causal)
+    loss = gradients.cotangent(reference)
+    found = gradients.exact_gradients(reference, loss)
+    expected = by_autograd(reference, loss)
+    rows = reference.sample.rows
+    torch.testing.assert_close(found.query, expected[0][:, :, rows], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found.key, expected[1], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found.value, expected[2], rtol=1e-9, atol=1e-12)
+    few = oracle.score_blocks
+
+    def small(*tensors: Tensor, **options: object) -> object:
+        return few(*tensors, **{**options, "pairs": 5000})  # type: ignore[arg-type]
+
+    monkeypatch.setattr(oracle, "score_blocks", small)
+    streamed = gradients.exact_gradients(reference, loss)
+    torch.testing.assert_close(streamed.key, expected[1], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("sliding_window", {"window_size": 16}), ("linear", {}), ("nystrom", {}), ("lsh", {})],
+)
+def test_errors_are_relative_to_all_exact_gradients(name: str, settings: dict[str, int]) -> None:
+    """A gradient of the query where the exact one is 0, as that of landmarks, counts too."""
+    tensors = problem(160, 160)
+    attention = variants.create(name, **settings)
+    causal = attention.info.causal_choices[-1]
+    reference = refer(tensors, causal)
+    loss = gradients.cotangent(reference)
+    leaves = [x.clone().requires_grad_() for x in tensors]
+    out = attention(*leaves, causal=causal)
+    own = torch.autograd.grad((out[:, :, reference.sample.rows] * loss).sum(), leaves)
+    expected = [
+        float((mine - exact).norm() / exact.norm())
+        for mine, exact in zip(own, by_autograd(reference, loss), strict=True)
+    ]
+    assert gradient_errors(attention, reference) == pytest.approx(expected, rel=1e-9)
+    assert min(expected) > 0.01
+
+
+def test_of_exact_attention_are_rounding() -> None:
+    query, key, value = problem(160, 160)
+    reference = refer((query, key, value), True)
+    assert max(gradient_errors(variants.create("full"), reference)) < 1e-13  # type: ignore[type-var]
+    half = refer((query.float(), key.float(), value.float()), True)
+    found = gradient_errors(variants.create("full"), half)
+    assert all(1e-9 < one < 1e-5 for one in found if one is not None)
+
+
+def test_of_all_rows_they_are_those_of_the_whole_loss_on_average() -> None:
+    """Sampled rows weigh for those they stand for: the loss on an eighth of the rows judges
+    gradients as a loss on all of them does."""
+    tensors = problem(1024, 1024)
+    attention = variants.create("sliding_window", window_size=32)
+    found = gradient_errors(attention, refer(tensors, False))
+    every = torch.arange(1024)
+    whole = Sample(every, torch.ones(1024, dtype=torch.float64), every)
+    query, key, value = tensors
+    all_rows = gradient_errors(attention, Reference.of(query, key, value, whole, causal=False))
+    assert found == pytest.approx(all_rows, rel=0.1)
+
+
+def test_a_shared_query_and_key_have_one_gradient_which_is_not_judged() -> None:
+    lsh = variants.create("lsh", shared_qk=True, bucket_size=8)
+    reference = refer(problem(48, 48, kv_heads=4), True)
+    query, key, value = gradient_errors(lsh, reference, shared_qk=True)
+    assert query is key is None
+    assert 0.01 < value < 10  # type: ignore[operator]

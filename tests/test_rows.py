@@ -1,0 +1,170 @@
+"""Rows that are looked at, and what is told from them of all rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+
+import variants
+from bench.accuracy import oracle
+from bench.accuracy.rows import (
+    PER_STRATUM,
+    STRATA,
+    Sample,
+    last_rows,
+    mean,
+    median,
+    relative_error,
+    sample_rows,
+)
+
+ALL = STRATA * PER_STRATUM
+
+
+class TestSampledRows:
+    @pytest.mark.parametrize("causal", [False, True])
+    @pytest.mark.parametrize("length", [1, 2, ALL - 1, ALL])
+    def test_few_rows_are_all_taken(self, length: int, causal: bool) -> None:
+        sample = sample_rows(length, length, causal=causal)
+        assert sample.rows.tolist() == list(range(length))
+        assert sample.weights.tolist() == [1.0] * length
+
+    @pytest.mark.parametrize("causal", [False, True])
+    @pytest.mark.parametrize("length", [ALL + 1, 300, 1023, 1_000_003])
+    def test_rows_differ_are_in_order_and_stand_for_all(self, length: int, causal: bool) -> None:
+        sample = sample_rows(length, length, causal=causal)
+        assert 0.7 * ALL <= len(sample.rows) <= ALL
+        assert (sample.rows.diff() > 0).all()
+        assert sample.rows.min() >= 0
+        assert sample.rows.max() < length
+        assert float(sample.weights.sum()) == length
+
+    @pytest.mark.parametrize("stretch", [2, 3, 16, 1000])
+    def test_each_stretch_gives_two(self, stretch: int) -> None:
+        sample = sample_rows(STRATA * stretch, STRATA * stretch, causal=False)
+        expected = torch.arange(STRATA).repeat_interleave(2)
+        if stretch == 2:
+            assert torch.equal(sample.rows, torch.arange(ALL))
+        else:
+            assert torch.equal(sample.rows // stretch, expected)
+            assert torch.equal(sample.strata, expected)
+            assert (sample.weights == stretch / 2).all()
+
+    def test_causal_rows_crowd_towards_the_first(self) -> None:
+        sample = sample_rows(1 << 16, 1 << 16, causal=True)
+        assert (sample.rows < 1 << 8).sum() > ALL / 5
+        assert (sample.rows >= 1 << 15).sum() > ALL / 5
+
+    def test_of_many_earlier_keys_the_first_row_is_like_the_last(self) -> None:
+        sample = sample_rows(4096, 1 << 20, causal=True)
+        assert sample.weights.max() / sample.weights.min() < 1.2
+
+    def test_rows_are_drawn_anywhere_in_their_stretch(self) -> None:
+        length = STRATA * 10
+        drawn = [sample_rows(length, length, causal=False, seed=seed).rows for seed in range(20)]
+        offsets = torch.cat(drawn) % 10
+        assert torch.bincount(offsets, minlength=10).min() > 0.7 * len(offsets) / 10
+
+    def test_rows_are_the_same_every_time_whatever_the_global_seed(self) -> None:
+        torch.manual_seed(1)
+        first = sample_rows(1000, 1000, causal=True)
+        torch.manual_seed(2)
+        assert torch.equal(first.rows, sample_rows(1000, 1000, causal=True).rows)
+        assert not torch.equal(first.rows, sample_rows(1000, 1000, causal=True, seed=1).rows)
+
+
+class TestTotals:
+    def test_means_and_medians_count_a_row_for_all_it_stands_for(self) -> None:
+        sample = Sample(torch.arange(3), torch.tensor([1.0, 1.0, 8.0]).double(), torch.arange(3))
+        values = torch.tensor([[1.0, 2.0, 4.0], [0.0, 0.0, 3.0]]).double()
+        torch.testing.assert_close(mean(values, sample), torch.tensor([3.5, 2.4]).double())
+        counted = torch.tensor([True, True, False])
+        torch.testing.assert_close(mean(values, sample, counted), torch.tensor([1.5, 0.0]).double())
+        assert median(values, sample) == 3.0
+        assert median(values[0], sample) == 4.0
+
+    def test_an_error_of_all_rows_has_no_interval(self) -> None:
+        sample = sample_rows(100, 100, causal=True)
+        wrong = torch.linspace(0, 1, 100, dtype=torch.float64)
+        size = torch.full((100,), 4.0, dtype=torch.float64)
+        expected = math.sqrt(50 / 400)
+        assert relative_error(wrong, size, sample) == pytest.approx((expected,) * 3, rel=1e-12)
+
+    def test_rows_that_stand_for_others_have_one(self) -> None:
+        wrong = torch.linspace(0, 1, 100, dtype=torch.float64)
+        size = torch.full((100,), 4.0, dtype=torch.float64)
+        error, low, high = relative_error(wrong, size, last_rows(torch.arange(100)))
+        # The mean of 100 uniform numbers has a deviation of 1/sqrt(1200); t of 99 is 1.984.
+        reach = 1.984 * math.sqrt(1 / 1200) / 0.5 / 2
+        assert math.log(high / error) == pytest.approx(reach, rel=0.02)
+        assert math.log(error / low) == pytest.approx(reach, rel=0.02)
+
+    def test_of_no_error_and_of_nothing(self) -> None:
+        sample = sample_rows(1000, 1000, causal=False)
+        none, some = torch.zeros(ALL).double(), torch.ones(ALL).double()
+        assert relative_error(none, some, sample) == (0.0, 0.0, 0.0)
+        assert relative_error(none, none, sample) == (0.0, 0.0, 0.0)
+        assert relative_error(some, none, sample) == (math.inf,) * 3
+        assert all(map(math.isnan, relative_error(some * math.nan, some, sample)))
+
+
+METHODS: Mapping[str, Mapping[str, object]] = {
+    "sliding_window": {"window_size": 64},
+    "bigbird": {"block_size": 16, "num_random_blocks": 1},
+    "linear": {},
+    "lsh": {"num_hashes": 2},
+    "top_k": {"top_k": 16},
+}
+TOKENS = 1024
+
+
+@cache
+def squares(name: str, causal: bool, kind: str) -> tuple[Tensor, Tensor]:
+    """Squared errors and norms of all rows of two heads; `peaked` has few keys that count, and a
+    first one that draws half of the mass."""
+    generator = torch.Generator().manual_seed(5)
+    query, key, value = (torch.randn(1, 2, TOKENS, 16, generator=generator) for _ in range(3))
+    if kind == "peaked":
+        query = query * 3
+        query[..., 0] = 12.0
+        key[:, :, 0, 0], value[:, :, 0] = 4.0, 0.1
+    with torch.no_grad():
+        out = variants.create(name, **METHODS[name])(query, key, value, causal=causal)
+    exact = oracle.exact(query, key, value, torch.arange(TOKENS), causal=causal).out
+    return (out.double() - exact).square().sum((0, 1, 3)), exact.square().sum((0, 1, 3))
+
+
+@pytest.mark.parametrize("kind", ["noise", "peaked"])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("name", METHODS)
+def test_the_interval_covers_the_error_of_the_full_matrix_at_its_rate(
+    name: str, causal: bool, kind: str
+) -> None:
+    """95 % are promised. Of 400 samples between 368 and 398 cover it by chance, at four standard
+    deviations; where a few rows hold most of the error an eighth of the rows is hardly enough."""
+    wrong, size = squares(name, causal, kind)
+    whole = math.sqrt(float(wrong.sum() / size.sum()))
+    hits, widths = 0, []
+    for seed in range(400):
+        sample = sample_rows(TOKENS, TOKENS, causal=causal, seed=seed)
+        _, low, high = relative_error(wrong[sample.rows], size[sample.rows], sample)
+        hits += low <= whole <= high
+        widths.append((high - low) / whole)
+    assert hits / 400 >= 0.92, (hits / 400, whole)
+    assert sum(widths) / 400 < 0.6
+
+
+def test_the_estimate_is_right_on_average() -> None:
+    wrong, size = squares("sliding_window", True, "peaked")
+    whole = float(wrong.sum() / size.sum())
+    found = []
+    for seed in range(400):
+        sample = sample_rows(TOKENS, TOKENS, causal=True, seed=seed)
+        found.append(relative_error(wrong[sample.rows], size[sample.rows], sample)[0] ** 2)
+    off = torch.tensor(found, dtype=torch.float64) / whole - 1
+    assert abs(float(off.mean())) < 4 * float(off.std()) / 20 + 0.01
