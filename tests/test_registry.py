@@ -338,8 +338,8 @@ def test_a_grid_that_is_no_curve_is_refused(grid: Any, message: str) -> None:
     assert "tent" not in REGISTRY
 
 
-def test_a_quality_that_is_none_is_refused() -> None:
-    message = "quality must be one of grid, default; got 'best'"
+def test_settings_that_are_neither_is_refused() -> None:
+    message = "settings must be one of grid, default; got 'best'"
     with pytest.raises(ValueError, match=exactly(message)):
         variants.grid("lsh", "best")
 

@@ -66,7 +66,14 @@ class TestFiles:
 
     def test_every_built_in_sweep_is_tested(self) -> None:
         # That of the peers needs what it races: see test_peers.py.
-        assert {file.stem for file in BUILT_IN.glob("*.toml")} == {*WHOLE, "layer", "peers"}
+        assert {file.stem for file in BUILT_IN.glob("*.toml")} == {*WHOLE, "layer", "long", "peers"}
+
+    def test_the_long_sweep_has_one_setting_of_a_knob(self) -> None:
+        planned = read("long").cases("cpu", {})
+        assert {c.seq_len for c in planned} == {65536, 1048576}
+        for variant in {c.variant for c in planned}:
+            asked = {c.hyperparameters for c in planned if c.variant == variant}
+            assert asked == {a.hyperparameters for a in variants.grid(variant, "default")}
 
     def test_the_sweep_of_a_layer_has_heads_projections_and_decoding(self) -> None:
         planned = read("layer").cases("cpu", {})
@@ -94,7 +101,7 @@ class TestFiles:
 
     def test_an_unknown_sweep_names_the_built_in_ones(self) -> None:
         with pytest.raises(
-            SweepError, match=r"no sweep 'cpuu'; .* one of: cpu, field, gpu, layer, peers, smoke$"
+            SweepError, match=r"no sweep 'cpuu'; .* one of: cpu, field, gpu, layer, long, peers, smoke$"
         ):
             read("cpuu")
 
@@ -300,15 +307,17 @@ class TestCases:
 
         sizes = "variant=sliding_window"
         grid = {f"window_size={n}" for n in (64, 128, 256, 512)}
-        assert asked(sizes) == asked(sizes, "quality=grid") == grid
-        assert asked(sizes, "quality=default") == {"window_size=256"}
-        assert asked(sizes, "quality=default,grid") == grid
+        assert asked(sizes) == asked(sizes, "settings=grid") == grid
+        assert asked(sizes, "settings=default") == {"window_size=256"}
+        assert asked(sizes, "settings=default,grid") == grid
         # What is no number is no quality, and what is written is meant.
-        maps = cases("seq_len=16", "variant=linear,compressed", "quality=default")
+        maps = cases("seq_len=16", "variant=linear,compressed", "settings=default")
         assert len(maps) == 4
-        assert asked("variant=sliding_window window_size=8", "quality=default") == {"window_size=8"}
-        with pytest.raises(SweepError, match="quality must be one of grid, default; got 'best'"):
-            asked("quality=best")
+        assert asked("variant=sliding_window window_size=8", "settings=default") == {
+            "window_size=8"
+        }
+        with pytest.raises(SweepError, match="settings must be one of grid, default; got 'best'"):
+            asked("settings=best")
 
     @pytest.mark.parametrize("name", ["cpu", "field", "gpu"])
     def test_a_built_in_sweep_has_the_curve_of_every_variant(self, name: str) -> None:

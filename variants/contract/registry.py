@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 CAPABILITIES = frozenset(
     {"causal", "key_padding_mask", "cross_attention", "backward", "distance_bias", "step"}
 )
-QUALITIES = ("grid", "default")
+SETTINGS = ("grid", "default")
 TARGETS = ("softmax", "masked_softmax", "biased_softmax", "shared_qk_softmax", "other_kernel")
 
 REGISTRY: dict[str, type[Attention]] = {}
@@ -149,17 +149,17 @@ def create(name: str, **hyperparameters: Any) -> Attention:
     return REGISTRY[name](**hyperparameters)
 
 
-def grid(name: str, quality: str = "grid") -> list[Attention]:
+def grid(name: str, settings: str = "grid") -> list[Attention]:
     """The settings of a variant that its own file declares worth comparing, defaults otherwise.
 
-    With `quality="default"` only those whose knob of quality is at its default.
+    With `settings="default"` only those whose knob of quality is at its default.
     """
-    if quality not in QUALITIES:
-        raise ValueError(f"quality must be one of {', '.join(QUALITIES)}; got {quality!r}")
+    if settings not in SETTINGS:
+        raise ValueError(f"settings must be one of {', '.join(SETTINGS)}; got {settings!r}")
     default = create(name)
-    knob = default.info.knob if quality == "default" else ()
-    settings = [create(name, **setting) for setting in default.info.grid]
-    return [it for it in settings if all(getattr(it, k) == getattr(default, k) for k in knob)]
+    knob = default.info.knob if settings == "default" else ()
+    made = [create(name, **setting) for setting in default.info.grid]
+    return [it for it in made if all(getattr(it, k) == getattr(default, k) for k in knob)]
 
 
 def default_knob(name: str) -> str:
