@@ -101,7 +101,8 @@ class TestFiles:
 
     def test_an_unknown_sweep_names_the_built_in_ones(self) -> None:
         with pytest.raises(
-            SweepError, match=r"no sweep 'cpuu'; .* one of: cpu, field, gpu, layer, long, peers, smoke$"
+            SweepError,
+            match=r"no sweep 'cpuu'; .* one of: cpu, field, gpu, layer, long, peers, smoke$",
         ):
             read("cpuu")
 
