@@ -32,6 +32,7 @@ from bench.progress import Progress
 from bench.sweep import Sweep
 from variants import REGISTRY
 from variants.contract.added import ADDED
+from variants.contract.registry import default_knob
 
 ATTEMPTS = 2  # a case during which the whole run died is tried once more
 REWRITE_SECONDS = 15.0
@@ -166,6 +167,7 @@ def _run(
                 "name": sweep.name,
                 "groups": [dict(group) for group in sweep.groups],
                 "timeout": timeout,
+                "knobs": {name: default_knob(name) for name in sorted({c.variant for c in cases})},
             }
             if modules:
                 plan["modules"] = list(modules)

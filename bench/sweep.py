@@ -21,6 +21,7 @@ from bench import inputs
 from bench.decoding import STEPPED_BY
 from bench.measurement import DIRECTIONS, PROJECTIONS, Case
 from variants import Attention
+from variants.contract.registry import SETTINGS
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 COUNTS = ("batch", "heads", "kv_heads", "seq_len", "key_len", "head_dim", "width")
@@ -35,10 +36,11 @@ DEFAULTS: dict[str, tuple[Any, ...]] = {
     "seed": (0,),
     "projections": ("none",),
 }
-# Where absent: every registered variant, each at its own grid and implementations, for decode those
-# with a step; as many keys and key/value heads as queries and query heads; the middle layer of a
-# capture. `width` is that of all heads together, and replaces head_dim.
-OPTIONAL = ("variant", "implementation", "layer", "kv_heads", "key_len", "width")
+# Where absent: every registered variant, each at its own implementations, for decode those with a
+# step; as many keys and key/value heads as queries and query heads; the middle layer of a capture.
+# `settings` says which settings of a variant's grid a name alone asks for: all, or with the knob of
+# quality at its default. `width` is that of all heads together, and replaces head_dim.
+OPTIONAL = ("variant", "settings", "implementation", "layer", "kv_heads", "key_len", "width")
 AXES = (*OPTIONAL, "seq_len", *DEFAULTS)
 NUMBERS = {int: re.compile(r"-?\d+"), float: re.compile(r"-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")}
 BUILT_IN = Path(__file__).with_name("sweeps")
@@ -159,7 +161,12 @@ def _check_axes(name: str, axes: Mapping[str, Any]) -> dict[str, tuple[Any, ...]
 
 def _check_value(axis: str, value: Any) -> Any:
     is_integer = isinstance(value, int) and not isinstance(value, bool)
-    known = {"dtype": DTYPES, "direction": DIRECTIONS, "projections": PROJECTIONS}
+    known = {
+        "dtype": DTYPES,
+        "direction": DIRECTIONS,
+        "projections": PROJECTIONS,
+        "settings": SETTINGS,
+    }
     choices = known.get(axis)
     if choices and value not in choices:
         raise SweepError(f"{axis} must be one of {', '.join(choices)}; got {value!r}")
@@ -198,12 +205,13 @@ def _parse_setting(text: str) -> tuple[str, tuple[Any, ...]]:
     return axis, _check_axes("--set", {axis: parsed})[axis]
 
 
-def parse_variant(text: str) -> list[Attention]:
-    """`"lsh"` gives the settings of its grid, `"lsh bucket_size=64"` the one that is written."""
+def parse_variant(text: str, settings: str = "grid") -> list[Attention]:
+    """`"lsh"` gives the settings of its grid, or where `settings` is default those with its knob at
+    the default; `"lsh bucket_size=64"` the one that is written."""
     name, *words = text.split()
     if not words:
-        return variants.grid(name)
-    settings: dict[str, Any] = {}
+        return variants.grid(name, settings)
+    written: dict[str, Any] = {}
     fields = {f.name: f for f in dataclasses.fields(variants.REGISTRY.get(name, Attention))}
     for word in words:
         key, equals, value = word.partition("=")
@@ -211,12 +219,12 @@ def parse_variant(text: str) -> list[Attention]:
             raise SweepError(f"write hyperparameters as name=value; got {word!r} in {text!r}")
         kind = type(fields[key].default) if key in fields else str
         if kind is bool and value in ("True", "False"):
-            settings[key] = value == "True"
+            written[key] = value == "True"
         elif kind in (int, float) and NUMBERS[kind].fullmatch(value):
-            settings[key] = kind(value)
+            written[key] = kind(value)
         else:
-            settings[key] = value
-    return [variants.create(name, **settings)]
+            written[key] = value
+    return [variants.create(name, **written)]
 
 
 def attention_of(case: Case) -> Attention:
@@ -227,8 +235,9 @@ def attention_of(case: Case) -> Attention:
 
 def _attentions(group: Mapping[str, tuple[Any, ...]]) -> list[Attention]:
     found: list[Attention] = []
-    for text in group.get("variant", tuple(sorted(variants.REGISTRY))):
-        found.extend(parse_variant(text))
+    for settings in group.get("settings", ("grid",)):
+        for text in group.get("variant", tuple(sorted(variants.REGISTRY))):
+            found.extend(parse_variant(text, settings))
     if "implementation" in group:
         found = [
             dataclasses.replace(attention, implementation=name)

@@ -46,14 +46,22 @@ def draw_all(runs: Runs, folder: Path) -> list[Drawing]:
 
 
 def _draw_one(kind: Kind, part: Slice, looks: Styles, folder: Path) -> Drawing:
-    if missing := kind.missing(part.rows):
+    rows = kind.shown(part.rows)
+    if missing := kind.missing(rows):
         return Drawing(kind, part, None, missing=missing)
-    drawn = panels(part.rows, x=kind.x_column, row=kind.row, column=kind.column)
+    drawn = panels(rows, x=kind.x_column, row=kind.row, column=kind.column)
     drawn = kind.worth_drawing(drawn)
     whole = [{kind.column: p.column, kind.row: p.row, **p.fixed} for p in drawn]
     shared = {**part.fixed, **common(whole)}
     path = _save(draw(kind, drawn, shared, looks), kind, part, folder)
-    return Drawing(kind, part, path, describe(shared), also_measured(part.rows, drawn))
+    return Drawing(
+        kind,
+        part,
+        path,
+        describe(shared),
+        also_measured(part.rows, drawn),
+        is_of_one_setting=len(rows) < len(part.rows),
+    )
 
 
 def _draw_heads(part: Slice, runs: Runs, looks: Styles, folder: Path) -> list[Drawing]:

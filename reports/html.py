@@ -36,6 +36,7 @@ class Drawing:
     path: Path | None
     conditions: str = ""
     also: str = ""
+    is_of_one_setting: bool = False
     missing: str = ""
 
 

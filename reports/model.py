@@ -104,7 +104,7 @@ def read_models(folders: Sequence[Path]) -> Runs:
         )
         if name
     }
-    return Runs(rows.assign(label=labels(rows), **change), environments)
+    return Runs(rows.assign(label=labels(rows), **change), environments, pd.DataFrame())
 
 
 def _references(rows: pd.DataFrame) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pandas as pd
@@ -35,7 +35,7 @@ def with_names(frame: pd.DataFrame) -> pd.DataFrame:
     names, others = labels(frame), other_operators(frame)
     return frame.assign(
         other_operator=others,
-        label=names.mask(others, names + f" ({OTHER_OPERATOR})"),
+        label=marked(names, others),
         source=source,
         passage=frame["direction"].astype(str) + " of " + source.astype(str),
         width=frame["heads"] * frame["head_dim"],
@@ -46,18 +46,22 @@ def with_names(frame: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def labels(frame: pd.DataFrame) -> pd.Series[str]:
+def labels(
+    frame: pd.DataFrame, without: Mapping[str, Collection[str]] | None = None
+) -> pd.Series[str]:
     """A name per row: the variant, and what varies within that variant in this data.
 
     `lsh num_hashes=4` if the number of hashes varies and nothing else; `full/sdpa` if
     implementations of `full` are compared, and `full` for the one it chooses itself. One that
-    computes something else says `(differs)`.
+    computes something else says `(differs)`. `without` has hyperparameters of variants that are
+    not named.
     """
+    left_out = without or {}
     settings = frame["hyperparameters"].map(settings_of)
     result = frame["variant"].copy()
     for variant, rows in frame.groupby("variant"):
         own = settings[rows.index]
-        names = sorted({name for each in own for name in each})
+        names = sorted({name for each in own for name in each} - {*left_out.get(str(variant), ())})
         varying = [name for name in names if len({each.get(name) for each in own}) > 1]
         asked = rows["implementation"]
         several = asked.nunique() > 1
@@ -71,6 +75,11 @@ def labels(frame: pd.DataFrame) -> pd.Series[str]:
             for name, each in zip(asked, own, strict=True)
         ]
     return result.mask(differing(frame), result + " (differs)")
+
+
+def marked(names: pd.Series[str], others: pd.Series[bool]) -> pd.Series[str]:
+    """Names that say which are of another operator."""
+    return names.mask(others, names + f" ({OTHER_OPERATOR})")
 
 
 def differing(frame: pd.DataFrame) -> pd.Series[bool]:

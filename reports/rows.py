@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from bench.measurement import CASE_COLUMNS, HEAD_COLUMNS, LATER, Head, Measurement, Status
+from reports.curves import with_curves
 from reports.names import allocator, machine_name, with_names
 from reports.typed import RunError as RunError
 from reports.typed import read_texts, typed
@@ -32,8 +33,9 @@ class Runs:
 
     Besides the columns of the schema, `frame` has `label` (of a line in a figure),
     `other_operator`, `machine`, `source` (the inputs and their layer), `grouping` and `memory`: see
-    `with_names`. `hardware` is the machine without its `allocator` setting; `modules` are those
-    that added implementations; `public` says of a row whether its implementation is public code.
+    `with_names`; for those of curves see `with_curves`. `hardware` is the machine without its
+    `allocator` setting; `modules` are those that added implementations; `public` says of a row
+    whether its implementation is public code.
 
     `per_head` has a row for each head: `case`, its row in `frame`, and the columns of `Head`; none
     for runs without them.
@@ -59,7 +61,7 @@ def read_runs(folders: Sequence[Path]) -> Runs:
         for machine in frame["machine"].unique():
             environments[str(machine)] = environment
     return Runs(
-        frame=with_names(pd.concat(frames, ignore_index=True)),
+        frame=with_curves(with_names(pd.concat(frames, ignore_index=True))),
         environments=environments,
         per_head=pd.concat(heads, ignore_index=True),
     )
@@ -148,11 +150,13 @@ def _described(frame: pd.DataFrame, environment: Mapping[str, Any]) -> pd.DataFr
     sweep = environment.get("sweep")
     sweep = sweep if isinstance(sweep, dict) else {}
     added = sweep.get("added", ())
+    knobs = sweep.get("knobs", {})
     return frame.assign(
         machine=hardware + ", memory kept" if kept else hardware,
         hardware=hardware,
         allocator=allocator(environment),
         modules=" ".join(sweep.get("modules", ())),
+        default_knob=frame["variant"].map(lambda name: knobs.get(name, "")),
         public=frame["implementation"].isin(LIBRARY)
         | frame["implementation_used"].isin(LIBRARY)
         | (frame["variant"] + "/" + frame["implementation"]).isin(list(added)),

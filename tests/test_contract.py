@@ -1269,7 +1269,7 @@ def describe(name: str, memory: str, capabilities: set[str]) -> Info:
         supports=frozenset(capabilities),
         implementations=("plain",),
         exact_when=None,
-        grid={},
+        grid=({},),
     )
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 import variants
 from variants import CAPABILITIES, REGISTRY, Attention, register
 from variants.contract.attention import hyperparameter
-from variants.contract.registry import TARGETS
+from variants.contract.registry import TARGETS, default_knob
 
 NAMES = sorted(REGISTRY)
 
@@ -64,8 +65,8 @@ def a_class(module: str = "somewhere.tent") -> type[Attention]:
     return Tent
 
 
-def entered(**changes: Any) -> type[Attention]:
-    return register(**ENTRY | changes)(a_class())
+def entered(cls: type[Attention] | None = None, **changes: Any) -> type[Attention]:
+    return register(**ENTRY | changes)(cls or a_class())
 
 
 def exactly(message: str) -> str:
@@ -251,26 +252,105 @@ def test_a_variant_keeps_no_tensor(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_grid_is_every_combination_the_file_declares(name: str) -> None:
-    axes = REGISTRY[name].info.grid
+def test_the_grid_is_what_the_file_declares_and_holds_the_defaults(name: str) -> None:
     made = variants.grid(name)
+    assert made == [REGISTRY[name](**setting) for setting in REGISTRY[name].info.grid]
     assert len(set(made)) == len(made)
-    wanted: list[dict[str, Any]] = [{}]
-    for axis, values in axes.items():
-        wanted = [point | {axis: value} for point in wanted for value in values]
-    assert made == [REGISTRY[name](**point) for point in wanted]
+    assert variants.create(name) in made
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_knob_of_quality_goes_through_several_settings(name: str) -> None:
+    info, made = REGISTRY[name].info, variants.grid(name)
+    default = variants.create(name)
+    kept = variants.grid(name, "default")
+    assert default in kept
+    for other in kept:  # what differs is no number
+        numbers = [
+            f.name
+            for f in dataclasses.fields(other)
+            if isinstance(getattr(other, f.name), int | float)
+        ]
+        assert all(getattr(other, field) == getattr(default, field) for field in numbers)
+    if not info.knob:
+        assert kept == made
+        return
+    # Powers of two in steps of one factor, as many for each of what differs otherwise.
+    values = sorted({getattr(one, info.knob[0]) for one in made})
+    assert 3 <= len(values) <= 4
+    assert len(values) * len(kept) == len(made)
+    assert all(value.bit_count() == 1 for value in values)
+    assert len({after // before for before, after in pairwise(values)}) == 1
+    # More than one of the settings still has something to leave out at 1024 tokens.
+    assert values[1] < 1024
 
 
 def test_a_variant_without_a_grid_is_compared_at_its_defaults() -> None:
     cls = entered()
-    assert variants.grid("tent") == [cls()]
+    assert variants.grid("tent") == variants.grid("tent", "default") == [cls()]
+    assert cls.info.knob == ()
+    assert default_knob("tent") == ""
 
 
 def test_a_grid_is_the_product_of_its_axes() -> None:
-    cls = entered(grid={"poles": (1, 2), "canvas": ("wool", "silk")})
+    cls = entered(grid={"poles": (2, 3), "canvas": ("wool", "silk")})
     assert variants.grid("tent") == [
-        cls(poles=poles, canvas=canvas) for poles in (1, 2) for canvas in ("wool", "silk")
+        cls(poles=poles, canvas=canvas) for poles in (2, 3) for canvas in ("wool", "silk")
     ]
+    assert cls.info.knob == ("poles",)
+    assert variants.grid("tent", "default") == [cls(canvas="wool"), cls(canvas="silk")]
+    assert default_knob("tent") == "poles=3"
+
+
+def test_a_grid_of_settings_goes_along_two_numbers_at_once() -> None:
+    cls = entered(a_tent_with_pegs(), grid=[{"poles": n, "pegs": 2 * n} for n in (6, 3)])
+    assert variants.grid("tent") == [cls(poles=6, pegs=12), cls()]
+    assert cls.info.knob == ("poles", "pegs")
+    assert variants.grid("tent", "default") == [cls()]
+    assert default_knob("tent") == "poles=3 pegs=6"
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({"poles": (1, 2)}, "tent: grid must hold the defaults, poles=3; it does not"),
+        (
+            {"poles": (3, 4), "pegs": (6, 7)},
+            "tent: poles and pegs in grid must grow together, as they are one knob; got (3, 6) "
+            "and (3, 7)",
+        ),
+        (
+            [{"poles": 3, "pegs": 6}, {"poles": 4, "pegs": 5}],
+            "tent: poles and pegs in grid must grow together, as they are one knob; got (3, 6) "
+            "and (4, 5)",
+        ),
+        (
+            [{"poles": 3}, {"pegs": 6}],
+            "tent: the settings of a grid must name the same hyperparameters; got ['poles'] and "
+            "['pegs']",
+        ),
+    ],
+    ids=["no-defaults", "product", "one-falls", "other-names"],
+)
+def test_a_grid_that_is_no_curve_is_refused(grid: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=exactly(message)):
+        entered(a_tent_with_pegs(), grid=grid)
+    assert "tent" not in REGISTRY
+
+
+def test_settings_that_are_neither_is_refused() -> None:
+    message = "settings must be one of grid, default; got 'best'"
+    with pytest.raises(ValueError, match=exactly(message)):
+        variants.grid("lsh", "best")
+
+
+def a_tent_with_pegs() -> type[Attention]:
+    @dataclass(frozen=True)
+    class Pegged(a_class()):  # type: ignore[misc]
+        pegs: int = hyperparameter(6, minimum=1)
+
+    Pegged.__module__ = "somewhere.tent"
+    return Pegged
 
 
 # --- One file is one variant

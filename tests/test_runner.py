@@ -266,6 +266,7 @@ class TestOrderOfThings:
         assert stored["limits"]["matmul_tflops"] == {"float32": 1e6}
         assert stored["sweep"]["groups"][0]["seq_len"] == [16, 32, 64]
         assert stored["sweep"]["timeout"] == 60.0
+        assert stored["sweep"]["knobs"] == {"sliding_window": "window_size=256"}
 
     def test_settings_reach_the_worker(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch

@@ -66,7 +66,14 @@ class TestFiles:
 
     def test_every_built_in_sweep_is_tested(self) -> None:
         # That of the peers needs what it races: see test_peers.py.
-        assert {file.stem for file in BUILT_IN.glob("*.toml")} == {*WHOLE, "layer", "peers"}
+        assert {file.stem for file in BUILT_IN.glob("*.toml")} == {*WHOLE, "layer", "long", "peers"}
+
+    def test_the_long_sweep_has_one_setting_of_a_knob(self) -> None:
+        planned = read("long").cases("cpu", {})
+        assert {c.seq_len for c in planned} == {65536, 1048576}
+        for variant in {c.variant for c in planned}:
+            asked = {c.hyperparameters for c in planned if c.variant == variant}
+            assert asked == {a.hyperparameters for a in variants.grid(variant, "default")}
 
     def test_the_sweep_of_a_layer_has_heads_projections_and_decoding(self) -> None:
         planned = read("layer").cases("cpu", {})
@@ -94,7 +101,8 @@ class TestFiles:
 
     def test_an_unknown_sweep_names_the_built_in_ones(self) -> None:
         with pytest.raises(
-            SweepError, match=r"no sweep 'cpuu'; .* one of: cpu, field, gpu, layer, peers, smoke$"
+            SweepError,
+            match=r"no sweep 'cpuu'; .* one of: cpu, field, gpu, layer, long, peers, smoke$",
         ):
             read("cpuu")
 
@@ -293,6 +301,38 @@ class TestCases:
         found = [attention_of(one) for one in cases("seq_len=16")]
         assert len(found) == len(set(found))
         assert set(found) == {one for name in variants.REGISTRY for one in variants.grid(name)}
+
+    def test_a_name_asks_for_its_grid_or_for_its_knob_at_the_default(self) -> None:
+        def asked(*settings: str) -> set[str]:
+            return {c.hyperparameters for c in cases("seq_len=16", *settings)}
+
+        sizes = "variant=sliding_window"
+        grid = {f"window_size={n}" for n in (64, 128, 256, 512)}
+        assert asked(sizes) == asked(sizes, "settings=grid") == grid
+        assert asked(sizes, "settings=default") == {"window_size=256"}
+        assert asked(sizes, "settings=default,grid") == grid
+        # What is no number is no quality, and what is written is meant.
+        maps = cases("seq_len=16", "variant=linear,compressed", "settings=default")
+        assert len(maps) == 4
+        assert asked("variant=sliding_window window_size=8", "settings=default") == {
+            "window_size=8"
+        }
+        with pytest.raises(SweepError, match="settings must be one of grid, default; got 'best'"):
+            asked("settings=best")
+
+    @pytest.mark.parametrize("name", ["cpu", "field", "gpu"])
+    def test_a_built_in_sweep_has_the_curve_of_every_variant(self, name: str) -> None:
+        planned = read(name).cases("cpu", {})
+        curves = [c for c in planned if c.direction == "forward" and c.inputs == "smollm2"]
+        length = max(c.seq_len for c in curves)
+        for variant in variants.REGISTRY:
+            own = [c for c in curves if c.variant == variant and c.seq_len == length]
+            settings = {(c.implementation, c.hyperparameters) for c in own}
+            wanted = {(a.implementation, a.hyperparameters) for a in variants.grid(variant)}
+            assert wanted <= settings
+        # At other lengths a variant has one number for its knob.
+        other = {c.hyperparameters for c in planned if c.variant == "lsh" and c.seq_len != length}
+        assert other == {variants.create("lsh").hyperparameters}
 
     def test_without_a_variant_those_with_a_step_decode(self) -> None:
         found = cases("seq_len=16", "direction=decode,forward", "causal=true")

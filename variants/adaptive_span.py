@@ -33,7 +33,7 @@ from variants.engines.tile import HIDDEN
     target="biased_softmax",
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
     implementations=("blocks",),
-    grid={"max_span": (1024,)},
+    grid={"max_span": (128, 256, 512, 1024)},
 )
 @dataclass(frozen=True)
 class AdaptiveSpanAttention(Attention):

@@ -20,7 +20,7 @@ from variants.contract.registry import register
     supports={"causal", "key_padding_mask", "cross_attention", "backward", "distance_bias", "step"},
     implementations=("blocks", "coarse", "flex"),
     exact_when={"window_size": 1 << 40},
-    grid={"window_size": (256,), "num_sink_tokens": (4,)},
+    grid={"window_size": (64, 128, 256, 512), "num_sink_tokens": (4,)},
 )
 @dataclass(frozen=True)
 class AttentionSinks(MaskedAttention):

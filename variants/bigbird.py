@@ -24,7 +24,7 @@ from variants.contract.registry import register
     supports={"causal", "key_padding_mask", "cross_attention", "backward", "distance_bias"},
     implementations=("blocks", "coarse", "flex"),
     exact_when={"block_size": 1 << 40},
-    grid={"block_size": (64,), "num_random_blocks": (3,)},
+    grid={"block_size": (32, 64, 128, 256), "num_random_blocks": (3,)},
 )
 @dataclass(frozen=True)
 class BigBirdAttention(MaskedAttention):

@@ -34,7 +34,7 @@ from variants.engines.matmul import Precision
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
     implementations=("blocks",),
     exact_when={"block_size": 1 << 40},
-    grid={"block_size": (128,)},
+    grid={"block_size": (32, 64, 128, 256)},
 )
 @dataclass(frozen=True)
 class BlockSummaryAttention(Attention):

@@ -24,7 +24,7 @@ from variants.engines.chosen_blocks import ChosenRounds, best_blocks
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
     implementations=("blocks", "coarse"),
     exact_when={"block_size": 1 << 40},
-    grid={"block_size": (128,), "top_k": (4,)},
+    grid={"block_size": (128,), "top_k": (2, 4, 8, 16)},
 )
 @dataclass(frozen=True)
 class BlockTopKAttention(Attention):

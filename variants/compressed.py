@@ -35,7 +35,7 @@ from variants.engines.pooling import Pooled
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
     implementations=("blocks",),
     exact_when={"block_size": 1},
-    grid={"block_size": (64,), "compression": ("mean", "convolution")},
+    grid={"block_size": (4, 16, 64), "compression": ("mean", "convolution")},
 )
 @dataclass(frozen=True)
 class CompressedAttention(Attention):

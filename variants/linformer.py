@@ -33,7 +33,7 @@ PIECE = 128
     supports={"key_padding_mask", "cross_attention", "backward"},
     implementations=("products",),
     exact_when={"projected_len": 1 << 40},
-    grid={"projected_len": (256,)},
+    grid={"projected_len": (64, 128, 256, 512)},
     convex=False,
 )
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ FACTOR_BITS = 5  # a rotation tells at most 32 buckets apart; more come from sev
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
     implementations=("buckets", "coarse"),
     exact_when={"bucket_size": 1 << 40},
-    grid={"bucket_size": (64,), "num_hashes": (1, 4)},
+    grid={"bucket_size": (64,), "num_hashes": (1, 2, 4, 8)},
 )
 @dataclass(frozen=True)
 class LshAttention(Attention):

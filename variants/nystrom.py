@@ -30,7 +30,7 @@ from variants.engines import blocks, dense
     supports={"key_padding_mask", "cross_attention", "backward"},
     implementations=("products",),
     exact_when={"num_landmarks": 1 << 40},
-    grid={"num_landmarks": (64,)},
+    grid={"num_landmarks": (32, 64, 128, 256)},
     convex=False,
 )
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from variants.engines.tile import HIDDEN, Scratch
     target="softmax",
     supports={"causal", "key_padding_mask", "cross_attention", "backward", "step"},
     implementations=("chunks", "coarse"),
-    grid={"num_features": (256,)},
+    grid={"num_features": (64, 128, 256, 512)},
 )
 @dataclass(frozen=True)
 class PerformerAttention(Attention):

@@ -23,7 +23,7 @@ from variants.engines import dense, selected, selection
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
     implementations=("selected",),
     exact_when={"top_k": 1 << 40},
-    grid={"top_k": (64,)},
+    grid={"top_k": (16, 64, 256)},
 )
 @dataclass(frozen=True)
 class TopKAttention(Attention):

@@ -42,7 +42,7 @@ BAND_SEGMENT = 512  # longest segment that is one tile of a band
     supports={"causal", "key_padding_mask", "cross_attention", "backward", "step"},
     implementations=("blocks", "coarse"),
     causal_only=True,
-    grid={"segment_size": (512,), "memory_size": (512,)},
+    grid=[{"segment_size": n, "memory_size": n} for n in (128, 256, 512, 1024)],
 )
 @dataclass(frozen=True)
 class TransformerXlAttention(Attention):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 
@@ -14,6 +17,7 @@ from reports.names import OTHER_OPERATOR
 from reports.rows import EXACT
 
 LETTER, BOLD = 4.6, 5.3  # what a letter of a name takes, in points
+SMALLEST, LARGEST = 10, 36  # marks, in square points
 LEADER = {"arrowstyle": "-", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
 
 
@@ -42,33 +46,33 @@ def rounding(rows: pd.DataFrame, y: Metric) -> float:
 
 
 def draw_frontier(ax: Axes, placed: pd.DataFrame, x: Metric, y: Metric, styles: Styles) -> None:
-    """A point for each label, those of a variant joined; what nothing beats in both metrics is
-    joined by a grey line, with bold names."""
-    labels = list(placed["label"].unique())
-    sns.scatterplot(
-        data=placed,
-        x=x.column,
-        y=y.column,
-        hue="label",
-        style="label",
-        palette={label: styles[label].color for label in labels},
-        markers={label: styles[label].marker for label in labels},
-        s=60,
-        zorder=3,
-        legend=False,
-        ax=ax,
-    )
-    for _, own in placed.sort_values(x.column).groupby("variant"):
-        color = styles[own["label"].iloc[0]].color
-        ax.plot(own[x.column], own[y.column], color=color, linewidth=0.8, alpha=0.6, zorder=1.5)
-    for _, point in placed.iterrows():
-        color = styles[str(point["label"])].color
+    """A line for each curve, in the order of its knob, with marks that grow along it; what nothing
+    beats in both metrics is joined by a grey line, with bold names."""
+    for curve, own in placed.sort_values("place").groupby("curve"):
+        style = styles[str(curve)]
+        at = own[x.column], own[y.column]
+        ax.plot(*at, color=style.color, linewidth=1.2, alpha=0.8, zorder=2, label=str(curve))
+        ax.scatter(
+            *at,
+            s=np.linspace(SMALLEST, LARGEST, len(own)) if len(own) > 1 else LARGEST,
+            color=style.color,
+            marker=style.marker,
+            edgecolors="white",
+            linewidths=0.5,
+            zorder=3,
+        )
+        interval: dict[str, Any] = {
+            "color": style.color,
+            "linewidth": 0.9,
+            "alpha": 0.7,
+            "zorder": 1.8,
+        }
         if x.low and x.high:
-            ax.hlines(point[y.column], point[x.low], point[x.high], color=color, linewidth=1)
+            ax.hlines(own[y.column], own[x.low], own[x.high], **interval)
         if y.low and y.high:
-            ax.vlines(point[x.column], point[y.low], point[y.high], color=color, linewidth=1)
+            ax.vlines(own[x.column], own[y.low], own[y.high], **interval)
     best = frontier(placed[~placed["other_operator"]], x, y, floor=rounding(placed, y))
-    ax.plot(best[x.column], best[y.column], color="0.5", linewidth=1.2, zorder=1, gid="frontier")
+    ax.plot(best[x.column], best[y.column], color="0.82", linewidth=3.5, zorder=1, gid="frontier")
     ax.text(0.02, 0.11, "↙ better", transform=ax.transAxes, fontsize=8, color="0.4")
     _name(ax, best, placed, x, y, styles)
 
@@ -84,7 +88,13 @@ def _name(
     numbers = placed[[x.column, y.column]].to_numpy()
     spots = dict(zip(placed.index, ax.transData.transform(numbers) * to_points, strict=True))
     left, low, right, high = (edge * to_points for edge in ax.get_window_extent().extents)
-    room = naming.Room(spots, (left, low - naming.LINE, right, high))
+    lines = [
+        spot
+        for _, own in placed.sort_values("place").groupby("curve")
+        for before, after in pairwise([spots[index] for index in own.index])
+        for spot in naming.between(before, after)
+    ]
+    room = naming.Room(spots, (left, low - naming.LINE, right, high), lines)
     by_merit = pd.concat([best, placed.drop(best.index)])
     for variant, own in by_merit.groupby("variant", sort=False):
         is_best = own.index[0] in best.index
@@ -97,7 +107,7 @@ def _name(
         if place is None:
             continue
         point = own.loc[place.point]
-        color = styles[str(point["label"])].color
+        color = styles[str(point["curve"])].color
         ax.annotate(
             name,
             (point[x.column], point[y.column]),

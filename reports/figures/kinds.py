@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from reports.curves import one_setting
 from reports.metrics import ERROR, MEMORY, STATE, TIME, TOKEN_TIME, Metric
 from reports.rows import finished
 from reports.slices import Panel, Sort
@@ -49,6 +50,12 @@ class Kind:
         if self.x == "heads" and done["heads"].nunique() < 2:
             return f"only one number of heads was measured, {done['heads'].iloc[0]}"
         return ""
+
+    def shown(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """One setting of each curve, where all are too many and are not what is drawn."""
+        if isinstance(self.x, Metric) or rows["label"].nunique() <= MOST_LINES:
+            return rows
+        return one_setting(rows)
 
     def is_ranking(self, drawn: Sequence[Panel]) -> bool:
         """Whether there are too many labels to tell their lines apart."""
@@ -123,9 +130,10 @@ KINDS = (
         column="dtype",
         reading="Down and left is better. Nothing is both faster and more accurate than the "
         "points on the grey line, whose names are bold; each of the others is beaten by one of "
-        f"them, or has an error of {ERROR.useless:g} or more, no better than zeros. Thin lines "
-        "join the settings of a method. Errors within the rounding of exact attention count as "
-        f"equal; another operator than softmax attention does not count. {_LEVELS}",
+        f"them, or has an error of {ERROR.useless:g} or more, no better than zeros. A thin line "
+        "joins the settings of a method in the order of its knob, which grows with the marks. "
+        "Errors within the rounding of exact attention count as equal; another operator than "
+        f"softmax attention does not count. {_LEVELS}",
     ),
     Kind(
         name="time_vs_heads",

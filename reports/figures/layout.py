@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from reports.curves import name_of
 from reports.figures import axes, failures, frame, legend, levels, ranking
 from reports.figures.frontier import draw_frontier
 from reports.figures.kinds import Kind
@@ -18,7 +19,7 @@ from reports.slices import Fixed, Panel
 
 PANEL_WIDTHS = {1: 5.4, 2: 3.3, 3: 2.6}  # inches, by the number of columns
 PANEL_HEIGHT = 2.6
-NAMED = 1.35  # times as large are panels with names beside their points
+NAMED = 1.35, 1.8  # times as wide and as high are panels of curves with names beside them
 TITLE_LINE = 12  # points
 ACROSS, DOWN = 0.22, 0.4  # inches between panels; a title and a band come on top of `DOWN`
 
@@ -44,8 +45,8 @@ def draw(kind: Kind, drawn: Sequence[Panel], shared: Fixed, styles: Styles) -> F
     if kind.is_ranking(drawn):
         return ranking.draw(kind, drawn, shared)
     columns = len({panel.column for panel in drawn})
-    scale = NAMED if isinstance(kind.x, Metric) else 1.0
-    width, height = scale * PANEL_WIDTHS.get(columns, 2.3), scale * PANEL_HEIGHT
+    wider, higher = NAMED if isinstance(kind.x, Metric) else (1.0, 1.0)
+    width, height = wider * PANEL_WIDTHS.get(columns, 2.3), higher * PANEL_HEIGHT
     placed = _placed(kind, drawn, shared, width)
     rows = max(panel.i for panel in placed) + 1
     head = max(panel.head for panel in placed)
@@ -70,13 +71,15 @@ def draw(kind: Kind, drawn: Sequence[Panel], shared: Fixed, styles: Styles) -> F
         ax.tick_params(labelbottom=is_lowest, labelleft=is_first)
     frame.title(figure, kind, shared, grid[0][0], max(p.head for p in placed if p.i == 0))
     marks = [mark for panel in placed for mark in panel.marks]
-    labels = {label for panel in drawn for label in panel.rows["label"]}
-    is_line = isinstance(kind.x, str)
-    by_ends = legend.by_ends(labels, [panel.points for panel in placed], kind.y)
-    in_order = by_ends if is_line else sorted(labels)
+    every = pd.concat([panel.rows for panel in drawn])
+    if isinstance(kind.x, str):
+        in_order = legend.by_ends(set(every["label"]), [panel.points for panel in placed], kind.y)
+        names = dict(zip(in_order, in_order, strict=True))
+    else:
+        names = {str(curve): name_of(own) for curve, own in every.groupby("curve")}
     entries = [
         *levels.handles(points, "seq_len", kind.y),
-        *legend.entries(in_order, marks, styles, line=is_line),
+        *legend.entries(names, marks, styles, line=isinstance(kind.x, str)),
     ]
     # The name of the line at 1.0 stands between the last panel and the legend.
     legend.draw(figure, grid[0][-1], entries, gap=0.87 if kind.y is ERROR else 0.12)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -26,11 +26,13 @@ def by_ends(labels: Iterable[str], panels: Sequence[pd.DataFrame], y: Metric) ->
 
 
 def entries(
-    labels: Sequence[str], marks: Sequence[Mark], styles: Styles, *, line: bool
+    names: Mapping[str, str], marks: Sequence[Mark], styles: Styles, *, line: bool
 ) -> list[Line2D]:
-    """An entry for each label, with or without a line, and for each status among the marks."""
+    """An entry for each label or curve, with or without a line, and for each status among the
+    marks."""
     found = [mark.status for mark in marks]
-    return [*(styles[label].handle(label, line=line) for label in labels), *statuses(found)]
+    listed = (styles[key].handle(name, line=line) for key, name in names.items())
+    return [*listed, *statuses(found)]
 
 
 def statuses(found: Iterable[str]) -> list[Line2D]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,11 +30,11 @@ class Place:
 
 
 class Room:
-    """What is still free around the points."""
+    """What is still free around the points, and other spots where no name shall stand."""
 
-    def __init__(self, spots: Mapping[int, Spot], within: Box) -> None:
+    def __init__(self, spots: Mapping[int, Spot], within: Box, others: Sequence[Spot] = ()) -> None:
         self._spots, self._within = spots, within
-        self._taken = [_around(spot) for spot in spots.values()]
+        self._taken = [_around(spot) for spot in (*spots.values(), *others)]
 
     def take(
         self, points: Sequence[int], width: float, *, across_others: bool = False
@@ -69,6 +70,14 @@ class Room:
         others = [other for other in self._taken if other not in own]
         line = [(across + to_across * k / STEPS, up + to_up * k / STEPS) for k in range(STEPS)]
         return not any(_holds(other, spot) for spot in line for other in others)
+
+
+def between(start: Spot, end: Spot) -> Iterator[Spot]:
+    """Spots on the way, as near to one another as leaves no room for a name."""
+    across, up = end[0] - start[0], end[1] - start[1]
+    steps = math.ceil(math.hypot(across, up) / (2 * MARKER))
+    for k in range(1, steps):
+        yield start[0] + across * k / steps, start[1] + up * k / steps
 
 
 def _offsets(width: float) -> Iterator[tuple[float, float]]:

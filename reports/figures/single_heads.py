@@ -88,7 +88,8 @@ def draw(found: list[Panel], part: Slice, styles: Styles) -> tuple[Figure, Fixed
         axes.draw_zeros_line(ax, named=j == columns - 1 or number == len(found) - 1)
         _draw_points(ax, points, styles)
     frame.title(figure, KIND, shared, corner, 0)
-    entries = legend.entries(sorted(set(every["label"])), [], styles, line=False)
+    names = {label: label for label in sorted(set(every["label"]))}
+    entries = legend.entries(names, [], styles, line=False)
     legend.draw(figure, grid[0][columns - 1], entries, gap=0.87)
     return figure, shared
 

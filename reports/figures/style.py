@@ -1,4 +1,5 @@
 """How a line looks: colour by variant, dash by setting, marker by both. Exact attention is black.
+A curve looks like the first of its settings.
 
 Everything is assigned by the sorted names in the data, so that a variant looks the same in all
 figures of a report and no list of names is kept here.
@@ -15,7 +16,8 @@ from matplotlib.lines import Line2D
 
 from reports.rows import EXACT
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "<", "p", ">", "h", "d", "8", "H")
+# Those that are taken for one another are not neighbours.
+MARKERS = ("o", "s", "^", "h", "D", "v", "8", "P", "<", "p", "d", "H", ">")
 DASHES: tuple[tuple[float, ...], ...] = (
     (),
     (4, 1.5),
@@ -53,18 +55,23 @@ Styles = Mapping[str, Style]
 
 
 def styles(frame: pd.DataFrame) -> dict[str, Style]:
-    """The style of every label of a frame."""
+    """The style of every label and every curve of a frame."""
     colors = _colors(sorted(set(frame["variant"]) - {EXACT}))
     result: dict[str, Style] = {}
-    pairs = frame[["variant", "label"]].drop_duplicates().sort_values(["variant", "label"])
-    for variant, rows in pairs.groupby("variant", sort=True):
-        for setting, label in enumerate(rows["label"]):
+    names = ["variant", "curve", "place", "label"]
+    every = frame[names].drop_duplicates().sort_values(names)
+    curves = every["curve"].drop_duplicates()
+    first = dict(zip(curves, range(len(curves)), strict=True))
+    for variant, rows in every.groupby("variant", sort=True):
+        pairs = zip(rows["curve"], rows["place"], rows["label"], strict=True)
+        for setting, (curve, place, label) in enumerate(pairs):
             result[label] = Style(
                 color=colors.get(str(variant), "black"),
-                marker=MARKERS[len(result) % len(MARKERS)],
+                marker=MARKERS[(first[curve] + place) % len(MARKERS)],
                 dashes=DASHES[setting % len(DASHES)],
                 width=2.6 if variant == EXACT else 1.6,
             )
+            result.setdefault(curve, result[label])
     return result
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 CAPABILITIES = frozenset(
     {"causal", "key_padding_mask", "cross_attention", "backward", "distance_bias", "step"}
 )
+SETTINGS = ("grid", "default")
 TARGETS = ("softmax", "masked_softmax", "biased_softmax", "shared_qk_softmax", "other_kernel")
 
 REGISTRY: dict[str, type[Attention]] = {}
@@ -35,9 +36,10 @@ class Info:
     supports: frozenset[str]
     implementations: tuple[str, ...]
     exact_when: Mapping[str, Any] | None
-    grid: Mapping[str, Sequence[Any]]
+    grid: tuple[Mapping[str, Any], ...]
     convex: bool = True
     causal_only: bool = False
+    knob: tuple[str, ...] = ()
 
     @property
     def is_exact(self) -> bool:
@@ -63,7 +65,7 @@ def register(
     supports: set[str],
     implementations: Sequence[str],
     exact_when: Mapping[str, Any] | None = None,
-    grid: Mapping[str, Sequence[Any]] | None = None,
+    grid: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]] = (),
     convex: bool = True,
     causal_only: bool = False,
 ) -> Callable[[AttentionClass], AttentionClass]:
@@ -71,7 +73,10 @@ def register(
 
     `target` is what the method converges to, and decides which contract properties apply.
     `supports` is a subset of `CAPABILITIES`. `exact_when` are hyperparameters at which the method
-    equals softmax attention at every practical length. `grid` lists the settings a sweep compares.
+    equals softmax attention at every practical length. `grid` gives the settings a sweep compares,
+    the defaults among them: values for each hyperparameter, of which every combination is one, or
+    the settings one by one. What takes several numbers there is the knob of quality, `Info.knob`;
+    where these are several hyperparameters, they grow together.
     `convex` is False where weights may be negative, or a row of them sum to something else than 1
     (0 if it sees nothing). A `causal_only` method refuses a call that is not causal. A wrong word
     is a ValueError at import.
@@ -95,11 +100,16 @@ def register(
                     f"{name}: hyperparameter {field.name!r} needs a default of type bool, int, "
                     f"float or str; got {field.default!r}"
                 )
-        for setting in (*(exact_when or {}), *(grid or {})):
+        settings = _settings(name, grid)
+        for setting in (*(exact_when or {}), *settings[0]):
             if setting not in fields:
                 raise ValueError(
                     f"{name}: {setting!r} in grid or exact_when is not one of {sorted(fields)}"
                 )
+        defaults = {field.name: field.default for field in dataclasses.fields(cls)}
+        if not any(all(defaults[key] == one[key] for key in one) for one in settings):
+            written = " ".join(f"{key}={defaults[key]}" for key in settings[0])
+            raise ValueError(f"{name}: grid must hold the defaults, {written}; it does not")
         cls.info = Info(
             name=name,
             title=title,
@@ -111,9 +121,10 @@ def register(
             supports=frozenset(supports),
             implementations=tuple(implementations),
             exact_when=exact_when,
-            grid=grid or {},
+            grid=settings,
             convex=convex,
             causal_only=causal_only,
+            knob=_knob(name, settings),
         )
         REGISTRY[name] = cls
         return cls
@@ -138,11 +149,56 @@ def create(name: str, **hyperparameters: Any) -> Attention:
     return REGISTRY[name](**hyperparameters)
 
 
-def grid(name: str) -> list[Attention]:
-    """The settings of a variant that its own file declares worth comparing, defaults otherwise."""
-    if name not in REGISTRY:
-        create(name)
-    axes = REGISTRY[name].info.grid
-    return [
-        create(name, **dict(zip(axes, point, strict=True))) for point in product(*axes.values())
-    ]
+def grid(name: str, settings: str = "grid") -> list[Attention]:
+    """The settings of a variant that its own file declares worth comparing, defaults otherwise.
+
+    With `settings="default"` only those whose knob of quality is at its default.
+    """
+    if settings not in SETTINGS:
+        raise ValueError(f"settings must be one of {', '.join(SETTINGS)}; got {settings!r}")
+    default = create(name)
+    knob = default.info.knob if settings == "default" else ()
+    made = [create(name, **setting) for setting in default.info.grid]
+    return [it for it in made if all(getattr(it, k) == getattr(default, k) for k in knob)]
+
+
+def default_knob(name: str) -> str:
+    """The knob of quality at its default, as `name=value` text; empty where there is none."""
+    default = create(name)
+    return " ".join(f"{knob}={getattr(default, knob)}" for knob in default.info.knob)
+
+
+def _settings(
+    name: str, grid: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]
+) -> tuple[Mapping[str, Any], ...]:
+    if isinstance(grid, Mapping):
+        return tuple(dict(zip(grid, point, strict=True)) for point in product(*grid.values()))
+    for setting in grid:
+        if set(setting) != set(grid[0]):
+            raise ValueError(
+                f"{name}: the settings of a grid must name the same hyperparameters; got "
+                f"{sorted(grid[0])} and {sorted(setting)}"
+            )
+    return tuple(grid) or ({},)
+
+
+def _knob(name: str, settings: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The hyperparameters that take several numbers, if they are one knob."""
+    knob = tuple(
+        key
+        for key in settings[0]
+        if len({setting[key] for setting in settings}) > 1
+        and all(type(setting[key]) in (int, float) for setting in settings)
+    )
+    curves: dict[Any, list[tuple[Any, ...]]] = {}
+    for setting in settings:
+        others = tuple(setting[key] for key in setting if key not in knob)
+        curves.setdefault(others, []).append(tuple(setting[key] for key in knob))
+    for points in curves.values():
+        for less, more in pairwise(sorted(points)):
+            if not all(x < y for x, y in zip(less, more, strict=True)):
+                raise ValueError(
+                    f"{name}: {' and '.join(knob)} in grid must grow together, as they are one "
+                    f"knob; got {less} and {more}"
+                )
+    return knob

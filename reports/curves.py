@@ -1,0 +1,100 @@
+"""The settings of a method along its knob of quality: one curve of error against time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from reports.names import labels, marked, settings_of
+
+LUCK = "seed"  # one number is as good as another
+LEAST = float("-inf")  # the place of a setting that an older run does not name
+
+
+def with_curves(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add what curves are made of; a row that is no part of one is a curve of its own.
+
+    `curve` is the label without the knob; `knob` the names of the hyperparameters that make it,
+    `setting` their numbers, and `place` its rank on the curve, from 0. `is_default` says whether
+    the knob is at its default, as far as `default_knob` tells, `window_size=256`. Where that is
+    empty, as in runs that did not record it, the knob is the number that varies in the rows of the
+    variant, if it is only one.
+    """
+    settings = frame["hyperparameters"].map(settings_of)
+    knobs = {
+        str(variant): _knob(settings[rows.index], rows["default_knob"])
+        for variant, rows in frame.groupby("variant")
+    }
+    own = frame["variant"].map(knobs)
+    words = [
+        [each[name] for name in knob if name in each]
+        for each, knob in zip(settings, own, strict=True)
+    ]
+    recorded = frame["default_knob"].map(settings_of)
+    frame = frame.assign(
+        curve=marked(labels(frame, without=knobs), frame["other_operator"]),
+        knob=own.map(" and ".join),
+        setting=[", ".join(dict.fromkeys(numbers)) for numbers in words],
+        is_default=[
+            default.items() <= each.items() and len(default) == len(knob)
+            for default, each, knob in zip(recorded, settings, own, strict=True)
+        ],
+    )
+    points = pd.Series([tuple(map(_number, numbers)) for numbers in words], frame.index)
+    places = pd.Series(0, frame.index)
+    for _, rows in points.groupby(frame["curve"]):
+        order = sorted(set(rows))
+        places[rows.index] = rows.map(order.index)
+    return frame.assign(place=places)
+
+
+def one_setting(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of each curve the rows of one setting: the default, or where that is not among them the one
+    in the middle."""
+    kept = []
+    for _, own in rows.groupby("curve"):
+        places = sorted(own["place"].unique())
+        defaults = own.loc[own["is_default"], "place"]
+        place = defaults.iloc[0] if len(defaults) else places[len(places) // 2]
+        kept.append(own[own["place"] == place])
+    return pd.concat(kept).sort_index()
+
+
+def name_of(rows: pd.DataFrame) -> str:
+    """A curve in words, with the ends of what these rows have of it: `lsh, num_hashes 1 to 8`.
+
+    Where a knob has one setting only, the label names it if others are anywhere.
+    """
+    ends = rows.sort_values("place").iloc[[0, -1]]
+    first, last = ends["setting"]
+    if first == last:
+        return str(ends["label"].iloc[0])
+    curve, knob = ends[["curve", "knob"]].iloc[0]
+    return f"{curve}, {knob} {first} to {last}"
+
+
+def _knob(settings: pd.Series, recorded: pd.Series) -> Sequence[str]:
+    """The names of the hyperparameters that are the knob of a variant; none if it has none."""
+    if said := max(recorded, key=len):
+        return tuple(settings_of(said))
+    values: dict[str, set[str | None]] = {
+        name: {each.get(name) for each in settings} for each in settings for name in each
+    }
+    varying = [
+        name
+        for name, found in values.items()
+        if len(found) > 1 and name != LUCK and all(map(_is_number, found))
+    ]
+    return tuple(varying) if len(varying) == 1 else ()
+
+
+def _is_number(text: str | None) -> bool:
+    return text is not None and _number(text) != LEAST
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return LEAST
