@@ -11,12 +11,13 @@ import pandas as pd
 
 from bench.model.row import CASE_COLUMNS, FILE, NUMBERS, ModelRow
 from reports.build import DOTS_PER_INCH
+from reports.curves import with_curves
 from reports.figures.layout import draw
 from reports.figures.model import CHANGE, KIND, figures
 from reports.figures.style import styles
 from reports.html import facts, render
 from reports.metrics import show_error, show_ms, show_percent, show_ratio
-from reports.names import labels, machine_name
+from reports.names import labels, machine_name, marked, other_operators
 from reports.rows import (
     EXACT,
     OK,
@@ -89,6 +90,8 @@ def read_models(folders: Sequence[Path]) -> Runs:
     for folder in folders:
         frame, seen = read_table(existing(folder, FILE), ModelRow, {}), read_environment(folder)
         frame["machine"] = [machine_name(seen, device) for device in frame["device"]]
+        knobs = seen.get("model", {}).get("knobs", {})
+        frame["default_knob"] = frame["variant"].map(lambda name, known=knobs: known.get(name, ""))
         environments |= dict.fromkeys(frame["machine"], seen)
         frames.append(frame)
     rows = pd.concat(frames, ignore_index=True)
@@ -104,7 +107,13 @@ def read_models(folders: Sequence[Path]) -> Runs:
         )
         if name
     }
-    return Runs(rows.assign(label=labels(rows), **change), environments, pd.DataFrame())
+    others = other_operators(rows)
+    rows = rows.assign(
+        label=marked(labels(rows), others),
+        other_operator=others,
+        **change,
+    )
+    return Runs(with_curves(rows), environments, pd.DataFrame())
 
 
 def _references(rows: pd.DataFrame) -> pd.DataFrame:
@@ -114,6 +123,8 @@ def _references(rows: pd.DataFrame) -> pd.DataFrame:
     own = rows[(rows["variant"] == EXACT) & (rows["implementation"] == REFERENCE)]
     made = finished(rows).groupby(same, as_index=False)[list(NUMBERS)].median()
     made = made.assign(
+        default_knob="",
+        target="softmax",
         variant=EXACT,
         implementation=REFERENCE,
         implementation_used=REFERENCE,

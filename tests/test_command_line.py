@@ -22,7 +22,7 @@ import variants
 from bench import __main__ as command
 from bench import journal, runner
 from bench.journal import FILE
-from bench.measurement import COLUMNS, Measurement, Status
+from bench.measurement import COLUMNS, Measurement, Raw, Status
 from bench.sweep import read
 from tests import cases
 from tests.cases import InProcess, capture_file, good
@@ -263,6 +263,7 @@ class TestRun:
         assert (said.status, said.out) == (0, "mine\n")
         assert sorted(file.name for file in Path("mine").iterdir()) == [
             "environment.json",
+            "heads.csv",
             "journal.jsonl",
             "results.csv",
         ]
@@ -306,7 +307,7 @@ class TestRun:
         monkeypatch.setattr(
             runner.worker,
             "measure",
-            lambda asked, *_: (Measurement.of(asked, Status.ERROR, "bad"), []),
+            lambda asked, *_: (Measurement.of(asked, Status.ERROR, "bad"), Raw()),
         )
         said = bench("run", *self.AXES, "--out", "mine")
         assert said.status == 0
@@ -433,7 +434,7 @@ class TestCompare:
             monkeypatch.setattr(
                 runner.worker,
                 "measure",
-                lambda asked, *_, ms=milliseconds: (good(asked, time_ms_median=ms), []),
+                lambda asked, *_, ms=milliseconds: (good(asked, time_ms_median=ms), Raw()),
             )
             bench("run", *TestRun.AXES, "--out", folder)
         said = bench("compare", "before", "after")

@@ -246,7 +246,10 @@ class TestPlan:
             name for name, cls in variants.REGISTRY.items() if "causal" in cls.info.supports
         }
         assert [a.implementation for a in found if a.info.name == "full"] == ["auto"]
-        assert len([a for a in found if a.info.name == "lsh"]) == len(variants.grid("lsh"))
+        assert [a for a in found if a.info.name == "lsh"] == [variants.create("lsh")]
+        curves = [a for a in attentions([], "grid") if a.info.name == "lsh"]
+        assert curves == attentions(["lsh"]) == variants.grid("lsh")
+        assert attentions(["lsh"], "default") == [variants.create("lsh")]
 
     def test_cases_are_short_before_long_and_each_once(self, setup: Setup) -> None:
         made = plan(setup, attentions(["full", "full"]), [64, 32, 64], (2, 0, 2))

@@ -19,6 +19,7 @@ from bench.model.reading import BLOCKS
 from bench.model.text import NOVEL
 from bench.options import DEVICES, chosen_device, numbers
 from bench.sweep import DTYPES
+from variants.contract.registry import SETTINGS
 
 
 @click.command()
@@ -35,6 +36,12 @@ from bench.sweep import DTYPES
     multiple=True,
     metavar="TEXT",
     help="As in a sweep, 'lsh num_hashes=4'; may be given several times. Default: all that can.",
+)
+@click.option(
+    "--settings",
+    type=click.Choice(SETTINGS),
+    help="What a name alone stands for: its grid, or its knob of quality at the default. Default: "
+    "grid for variants that are named, else default.",
 )
 @click.option(
     "--seq-len",
@@ -77,6 +84,7 @@ def model(
     context: click.Context,
     name: str,
     texts: tuple[str, ...],
+    settings: str | None,
     seq_lens: tuple[int, ...],
     layers: str | None,
     text: Path,
@@ -107,7 +115,9 @@ def model(
         # A path holds wherever the run is resumed from.
         found = str(Path(name).resolve()) if name != "smollm2" and Path(name).exists() else name
         setup = Setup(found, text, chosen_device(device), dtype, passes)
-        planned = plan(setup, attentions(texts), seq_lens, numbers("--layers", layers) or ())
+        planned = plan(
+            setup, attentions(texts, settings), seq_lens, numbers("--layers", layers) or ()
+        )
         folder = out or Path("results") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-model"
         asked = runs.begin(planned, folder, timeout)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C

@@ -110,6 +110,7 @@ def _measure(case: ModelCase, opened: _Opened) -> ModelRow:
         case,
         Status.OK,
         implementation_used=used,
+        target=attention.target,
         perplexity=reading.perplexity,
         exact_perplexity=exact.perplexity,
         perplexity_ratio=ratio,

@@ -13,6 +13,7 @@ from bench.model.row import ALL_LAYERS, ModelCase
 from bench.model.text import ModelError, Text, read_text
 from bench.sweep import parse_variant
 from variants import Attention
+from variants.contract.registry import default_knob
 
 
 @dataclass(frozen=True)
@@ -105,13 +106,16 @@ def plan(
         "text": text.title,
         "text_license": text.license,
         "text_tokens": tokens,
+        "knobs": {name: default_knob(name) for name in sorted({c.variant for c in cases})},
     }
     return Plan(setup, cases, facts)
 
 
-def attentions(texts: Sequence[str]) -> list[Attention]:
-    """Those of `"lsh num_hashes=2"`, a bare name for its grid; of no text, the grids of all that
-    can be causal, and exact attention once.
+def attentions(texts: Sequence[str], settings: str | None = None) -> list[Attention]:
+    """Those of `"lsh num_hashes=2"`; of no text, all that can be causal, and exact attention once.
+
+    A name alone stands for its grid, or where `settings` is default, as it is without texts, for
+    those of it with the knob of quality at its default.
 
     Raises:
         ModelError: an unknown variant or setting.
@@ -120,10 +124,15 @@ def attentions(texts: Sequence[str]) -> list[Attention]:
         found = []
         for name, cls in sorted(variants.REGISTRY.items()):
             if True in cls.info.causal_choices:
-                found += [variants.create(name)] if cls.info.is_exact else variants.grid(name)
+                exact = cls.info.is_exact
+                found += (
+                    [variants.create(name)] if exact else variants.grid(name, settings or "default")
+                )
         return found
     try:
-        return [attention for text in texts for attention in parse_variant(text)]
+        return [
+            attention for text in texts for attention in parse_variant(text, settings or "grid")
+        ]
     except ValueError as error:
         raise ModelError(str(error)) from error
 

@@ -58,6 +58,11 @@ class ModelRow(ModelCase):
     status: Status = _column("how the case ended: " + ", ".join(Status))
     reason: str = _column("one sentence, if the case did not end well", "")
     implementation_used: str = _column("the implementation that ran", "")
+    target: str = _column(
+        "what the method converges to as its settings grow; `other_kernel` is another operator "
+        "than the softmax attention that the model was trained with",
+        "",
+    )
 
     perplexity: float | None = _column(
         "exp of the mean log loss of the next token, at every position; nothing is retrained", None
@@ -127,6 +132,6 @@ COLUMNS = tuple(f.name for f in dataclasses.fields(ModelRow))
 NUMBERS = tuple(
     name
     for name in COLUMNS
-    if name not in (*CASE_COLUMNS, "status", "reason", "implementation_used")
+    if name not in (*CASE_COLUMNS, "status", "reason", "implementation_used", "target")
 )
 DESCRIPTIONS = {f.name: f.metadata["description"] for f in dataclasses.fields(ModelRow)}
