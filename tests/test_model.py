@@ -195,7 +195,7 @@ class TestMeasure:
     def test_failures_are_rows_and_leave_the_model_as_it_was(
         self, setup: Setup, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        found = row(setup, "linformer")
+        found = row(setup, "linformer projected_len=64")
         assert found.status is Status.UNSUPPORTED
         assert "linformer does not support 'causal'" in found.reason
 

@@ -23,7 +23,13 @@ from bench.model.row import COLUMNS, NUMBERS, ModelRow
 from bench.runner import WorkerDied
 from tests.tiny_model import save_model, save_text
 
-VARIANTS = ("sliding_window window_size=4", "linformer", "full implementation=sdpa", "lsh")
+VARIANTS = (
+    "sliding_window window_size=4",
+    "linformer projected_len=64",
+    "full implementation=sdpa",
+    "lsh num_hashes=1",
+    "lsh num_hashes=4",
+)
 COUNT = 5  # lsh has two settings in its grid
 ONE = ("--variant", "full implementation=sdpa")
 
@@ -132,7 +138,7 @@ class TestRun:
                         raise KeyboardInterrupt
                 return super().call(function, *arguments, timeout=timeout)
 
-        asked = ("--variant", "lsh", *ONE)
+        asked = ("--variant", "lsh num_hashes=1", "--variant", "lsh num_hashes=4", *ONE)
         assert bench(monkeypatch, "model", *words, *asked, "--out", folder, worker=Stopped) == 130
         hint = f"stopped; continue with: python -m bench model --resume {folder}\n"
         assert capsys.readouterr().err.endswith(hint)
@@ -161,7 +167,8 @@ class TestRun:
                 return super().call(function, *arguments, timeout=timeout)
 
         monkeypatch.setattr(Here, "replaced", 0)
-        asked = ("--variant", "lsh", *ONE, "--timeout", 7)
+        two = ("--variant", "lsh num_hashes=1", "--variant", "lsh num_hashes=4")
+        asked = (*two, *ONE, "--timeout", 7)
         folder = tmp_path / "run"
         assert bench(monkeypatch, "model", *words, *asked, "--out", folder, worker=Dying) == 0
         assert [(row["status"], row["reason"]) for row in table(folder)] == [

@@ -121,7 +121,7 @@ def attentions(texts: Sequence[str], settings: str | None = None) -> list[Attent
         ModelError: an unknown variant or setting.
     """
     if not texts:
-        found = []
+        found: list[Attention] = []
         for name, cls in sorted(variants.REGISTRY.items()):
             if True in cls.info.causal_choices:
                 exact = cls.info.is_exact
