@@ -145,6 +145,16 @@ def test_the_floor_is_what_the_whole_call_of_sdpa_is_off_by(causal: bool) -> Non
     assert reference.dtype_floor() == pytest.approx(expected, rel=0.05)
 
 
+def test_the_floor_of_one_row_is_that_of_the_kernel_for_many() -> None:
+    """SDPA has another kernel for one query, which adds long sums up less well."""
+    generator = torch.Generator().manual_seed(0)
+    query = torch.zeros(1, 1, 1, 16)
+    key, value = (torch.randn(1, 1, 1 << 18, 16, generator=generator) + 1 for _ in range(2))
+    alone = refer((query, key, value), True).dtype_floor()
+    together = refer((query.expand(1, 1, 8, 16), key, value), True).dtype_floor()
+    assert alone == pytest.approx(together, rel=0.5)
+
+
 def test_float64_has_hardly_a_floor() -> None:
     found = refer(problem(), True).dtype_floor()
     assert found is not None
@@ -201,6 +211,18 @@ class TestRows:
         out = reference.exact.out * 1.25
         seen = accuracy.measure(variants.create("full"), reference, out)
         assert seen.approx_error_median_row == pytest.approx(0.25, rel=1e-9)
+
+    def test_rows_that_see_no_key_are_no_matter(self) -> None:
+        tensors = problem(40, 12)
+        window = variants.create("sliding_window", window_size=3)
+        seen = accuracy.measure(window, refer(tensors, True), window(*tensors, causal=True))
+        alone = (tensors[0][:, :, -12:], *tensors[1:])
+        expected = accuracy.measure(window, refer(alone, True), window(*alone, causal=True))
+        assert seen.approx_error_worst_row == pytest.approx(expected.approx_error_worst_row)
+        assert seen.approx_cosine == pytest.approx(expected.approx_cosine)
+        assert seen.mass_recall == pytest.approx(expected.mass_recall)
+        assert seen.total_variation == pytest.approx(expected.total_variation)
+        assert accuracy.contradiction(window, seen) == ""
 
     def test_every_head_is_judged_by_itself(self) -> None:
         tensors = problem()

@@ -126,6 +126,38 @@ class TestNumbers:
         assert seen.approx_error_rel_l2 > 0.05
 
     @pytest.mark.usefixtures("quick")
+    def test_gradients_have_errors_where_there_are_any(self) -> None:
+        backward, forward = measure(direction="forward_backward"), measure()
+        names = [f"grad_{name}_error_rel_l2" for name in ("query", "key", "value")]
+        assert all(0.01 < getattr(backward, name) < 2 for name in names)
+        assert {getattr(forward, name) for name in names} == {None}
+        assert backward.approx_error_rel_l2 == forward.approx_error_rel_l2
+
+    @pytest.mark.usefixtures("quick")
+    def test_random_numbers_of_a_method_give_a_spread(self) -> None:
+        row = measure(variant="performer", hyperparameters="num_features=8 seed=0")
+        assert row.approx_error_seeds == 5
+        assert row.approx_error_seed_std is not None
+        assert 0 < row.approx_error_seed_std < row.approx_error_rel_l2
+
+    @pytest.mark.usefixtures("quick")
+    def test_the_budget_of_baselines_is_that_of_the_operations(self) -> None:
+        row = measure(causal=True)
+        assert row.baseline_keys == sum(min(i, 8) + 1 for i in range(32)) / 32
+        linear = measure(variant="linear", hyperparameters="feature_map=elu")
+        assert linear.useful_flops is not None
+        # As many as exact attention reads with these operations, 4 * head_dim for a key.
+        assert linear.baseline_keys == round(linear.useful_flops / (4 * 16 * 2 * 32))
+
+    @pytest.mark.usefixtures("quick")
+    def test_numbers_that_cannot_all_be_true_are_incorrect(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(accuracy, "contradiction", lambda *_: "one is two")
+        row = measure()
+        assert (row.status, row.reason) == (Status.INCORRECT, "one is two")
+
+    @pytest.mark.usefixtures("quick")
     def test_wall_time_has_a_median_of_its_own(self) -> None:
         row = measure()
         assert (row.time_ms_median, row.time_ms_min, row.repeats) == (2.0, 1.0, 3)
