@@ -320,7 +320,7 @@ class TestCases:
         with pytest.raises(SweepError, match="settings must be one of grid, default; got 'best'"):
             asked("settings=best")
 
-    @pytest.mark.parametrize("name", ["cpu", "field", "gpu"])
+    @pytest.mark.parametrize("name", ["cpu", "gpu"])
     def test_a_built_in_sweep_has_the_curve_of_every_variant(self, name: str) -> None:
         planned = read(name).cases("cpu", {})
         curves = [c for c in planned if c.direction == "forward" and c.inputs == "smollm2"]
