@@ -110,7 +110,7 @@ def run(
     timeout: float | None,
 ) -> None:
     """Measure a sweep: a .toml file, or the name of a built-in one (cpu, field, gpu,
-    layer, smoke, peers).
+    layer, long, smoke, peers).
 
     Without SWEEP the one of the device is taken; with --set alone, a sweep of just those axes on
     top of the defaults if seq_len is among them.

@@ -155,7 +155,11 @@ class Measurement(Case):
         "same inputs; returning zeros scores 1.0",
         None,
     )
-    approx_error_low: float | None = _column("lower end of its 95 % interval over rows", None)
+    approx_error_low: float | None = _column(
+        "lower end of its 95 % interval, for which rows were taken; equal to it where all were. An "
+        "error in fewer than about one row in 40 may be missed by the sample, and by the interval",
+        None,
+    )
     approx_error_high: float | None = _column("upper end of that interval", None)
     approx_error_seed_std: float | None = _column(
         "standard deviation of the error over draws of the method's own random numbers, on the "
@@ -202,7 +206,8 @@ class Measurement(Case):
     )
     grad_query_error_rel_l2: float | None = _column(
         "for forward_backward: relative L2 error of the query's gradient against that of exact "
-        "float64 attention, of a loss with random weights on the rows taken",
+        "float64 attention, of a loss with random weights on the rows taken; empty where that is "
+        "zero but for rounding",
         None,
         came_later=True,
     )

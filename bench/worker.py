@@ -154,7 +154,8 @@ def _sample(case: Case) -> accuracy.Sample:
     """The rows on which errors are taken: of a decoded context, those that came one by one."""
     if case.direction == "decode":
         return accuracy.last_rows(decoding.checked_rows(case.key_len))
-    return accuracy.sample_rows(case.seq_len, case.key_len, causal=case.causal)
+    heads = case.batch * case.heads
+    return accuracy.sample_rows(case.seq_len, case.key_len, causal=case.causal, heads=heads)
 
 
 def _measure(case: Case, settings: Settings, exact: bool) -> tuple[Measurement, Raw]:

@@ -13,6 +13,7 @@ from torch import Tensor
 import variants
 from bench import accuracy
 from bench.accuracy import ROUNDING, Accuracy, Reference, last_rows, sample_rows
+from bench.accuracy.rows import PAIRS
 from tests.cases import fresh_worker
 from variants import Attention
 
@@ -56,7 +57,8 @@ def refer(
     tensors: tuple[Tensor, Tensor, Tensor], *, causal: bool = False, rows: Tensor | None = None
 ) -> Reference:
     query, key, value = tensors
-    sample = sample_rows(query.shape[2], key.shape[2], causal=causal)
+    # As of so many heads that as few rows as possible are taken.
+    sample = sample_rows(query.shape[2], key.shape[2], causal=causal, heads=PAIRS)
     sample = sample if rows is None else last_rows(rows)
     return Reference.of(query, key, value, sample, causal=causal)
 
@@ -97,7 +99,7 @@ class TestError:
     def test_counts_a_row_as_often_as_it_stands_for_others(self) -> None:
         query, key, value = problem(tokens=400)
         out = WINDOW(query, key, value, causal=True)
-        sample = sample_rows(400, 400, causal=True)
+        sample = sample_rows(400, 400, causal=True, heads=PAIRS)
         exact = output(by_hand(query, key, causal=True), value)[:, :, sample.rows]
         seen = judge(WINDOW, (query, key, value), causal=True)
         assert seen.oracle_rows == len(sample.rows) < 140
@@ -169,6 +171,20 @@ class TestError:
         query, key, value = problem()
         seen = judge(WINDOW, (query, key, value), out=torch.full_like(query, math.nan))
         assert math.isnan(seen.approx_error_rel_l2)
+
+    def test_a_row_whose_exact_answer_is_zero_is_right_or_infinitely_wrong(self) -> None:
+        query, key, value = problem()
+        value = value.clone()
+        value[0, 0] = 0  # read by two of the heads
+        exact = output(by_hand(query, key, causal=False), value)
+        seen = judge(WINDOW, (query, key, value), out=exact * 1.25)
+        assert seen.approx_error_worst_row == pytest.approx(0.25)
+        assert seen.approx_error_median_row == pytest.approx(0.25)
+        wrong = exact * 1.25
+        wrong[0, 0, 3] = 1
+        assert judge(WINDOW, (query, key, value), out=wrong).approx_error_worst_row == math.inf
+        nothing = judge(WINDOW, (query, key, value * 0), out=exact * 0)
+        assert nothing.approx_error_worst_row == nothing.approx_error_median_row == 0
 
     def test_the_interval_is_the_same_every_time(self) -> None:
         tensors = problem(tokens=200)

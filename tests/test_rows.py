@@ -13,8 +13,9 @@ from torch import Tensor
 import variants
 from bench.accuracy import oracle
 from bench.accuracy.rows import (
+    LEAST_ROWS,
+    PAIRS,
     PER_STRATUM,
-    STRATA,
     Sample,
     last_rows,
     mean,
@@ -23,21 +24,23 @@ from bench.accuracy.rows import (
     sample_rows,
 )
 
-ALL = STRATA * PER_STRATUM
+ALL = LEAST_ROWS
+STRATA = LEAST_ROWS // PER_STRATUM
+MANY = PAIRS  # so many heads that as few rows as possible are taken
 
 
 class TestSampledRows:
     @pytest.mark.parametrize("causal", [False, True])
     @pytest.mark.parametrize("length", [1, 2, ALL - 1, ALL])
     def test_few_rows_are_all_taken(self, length: int, causal: bool) -> None:
-        sample = sample_rows(length, length, causal=causal)
+        sample = sample_rows(length, length, heads=MANY, causal=causal)
         assert sample.rows.tolist() == list(range(length))
         assert sample.weights.tolist() == [1.0] * length
 
     @pytest.mark.parametrize("causal", [False, True])
     @pytest.mark.parametrize("length", [ALL + 1, 300, 1023, 1_000_003])
     def test_rows_differ_are_in_order_and_stand_for_all(self, length: int, causal: bool) -> None:
-        sample = sample_rows(length, length, causal=causal)
+        sample = sample_rows(length, length, heads=MANY, causal=causal)
         assert 0.7 * ALL <= len(sample.rows) <= ALL
         assert (sample.rows.diff() > 0).all()
         assert sample.rows.min() >= 0
@@ -46,7 +49,7 @@ class TestSampledRows:
 
     @pytest.mark.parametrize("stretch", [2, 3, 16, 1000])
     def test_each_stretch_gives_two(self, stretch: int) -> None:
-        sample = sample_rows(STRATA * stretch, STRATA * stretch, causal=False)
+        sample = sample_rows(STRATA * stretch, STRATA * stretch, heads=MANY, causal=False)
         expected = torch.arange(STRATA).repeat_interleave(2)
         if stretch == 2:
             assert torch.equal(sample.rows, torch.arange(ALL))
@@ -56,26 +59,40 @@ class TestSampledRows:
             assert (sample.weights == stretch / 2).all()
 
     def test_causal_rows_crowd_towards_the_first(self) -> None:
-        sample = sample_rows(1 << 16, 1 << 16, causal=True)
+        sample = sample_rows(1 << 16, 1 << 16, heads=MANY, causal=True)
         assert (sample.rows < 1 << 8).sum() > ALL / 5
         assert (sample.rows >= 1 << 15).sum() > ALL / 5
 
     def test_of_many_earlier_keys_the_first_row_is_like_the_last(self) -> None:
-        sample = sample_rows(4096, 1 << 20, causal=True)
+        sample = sample_rows(4096, 1 << 20, heads=MANY, causal=True)
         assert sample.weights.max() / sample.weights.min() < 1.2
+
+    @pytest.mark.parametrize("heads", [1, 8])
+    def test_more_are_taken_where_that_is_cheap(self, heads: int) -> None:
+        whole = int(math.sqrt(PAIRS / heads))
+        assert len(sample_rows(whole, whole, heads=heads, causal=True).rows) == whole
+        for length in (2 * whole, 4 * whole):
+            sample = sample_rows(length, length, heads=heads, causal=False)
+            assert PAIRS * 0.98 <= len(sample.rows) * heads * length <= PAIRS
+            assert float(sample.weights.sum()) == length
 
     def test_rows_are_drawn_anywhere_in_their_stretch(self) -> None:
         length = STRATA * 10
-        drawn = [sample_rows(length, length, causal=False, seed=seed).rows for seed in range(20)]
+        drawn = [
+            sample_rows(length, length, heads=MANY, causal=False, seed=seed).rows
+            for seed in range(20)
+        ]
         offsets = torch.cat(drawn) % 10
         assert torch.bincount(offsets, minlength=10).min() > 0.7 * len(offsets) / 10
 
     def test_rows_are_the_same_every_time_whatever_the_global_seed(self) -> None:
         torch.manual_seed(1)
-        first = sample_rows(1000, 1000, causal=True)
+        first = sample_rows(1000, 1000, heads=MANY, causal=True)
         torch.manual_seed(2)
-        assert torch.equal(first.rows, sample_rows(1000, 1000, causal=True).rows)
-        assert not torch.equal(first.rows, sample_rows(1000, 1000, causal=True, seed=1).rows)
+        assert torch.equal(first.rows, sample_rows(1000, 1000, heads=MANY, causal=True).rows)
+        assert not torch.equal(
+            first.rows, sample_rows(1000, 1000, heads=MANY, causal=True, seed=1).rows
+        )
 
 
 class TestTotals:
@@ -107,7 +124,7 @@ class TestTotals:
         assert ratio == pytest.approx(math.sqrt(1 / 3), rel=1e-9)
 
     def test_an_error_of_all_rows_has_no_interval(self) -> None:
-        sample = sample_rows(100, 100, causal=True)
+        sample = sample_rows(100, 100, heads=MANY, causal=True)
         wrong = torch.linspace(0, 1, 100, dtype=torch.float64)
         size = torch.full((100,), 4.0, dtype=torch.float64)
         expected = math.sqrt(50 / 400)
@@ -123,7 +140,7 @@ class TestTotals:
         assert math.log(error / low) == pytest.approx(reach, rel=0.02)
 
     def test_of_no_error_and_of_nothing(self) -> None:
-        sample = sample_rows(1000, 1000, causal=False)
+        sample = sample_rows(1000, 1000, heads=MANY, causal=False)
         none, some = torch.zeros(ALL).double(), torch.ones(ALL).double()
         assert relative_error(none, some, sample) == (0.0, 0.0, 0.0)
         assert relative_error(none, none, sample) == (0.0, 0.0, 0.0)
@@ -170,7 +187,7 @@ def test_the_interval_covers_the_error_of_the_full_matrix_at_its_rate(
     whole = math.sqrt(float(wrong.sum() / size.sum()))
     hits, widths = 0, []
     for seed in range(400):
-        sample = sample_rows(TOKENS, TOKENS, causal=causal, seed=seed)
+        sample = sample_rows(TOKENS, TOKENS, heads=MANY, causal=causal, seed=seed)
         _, low, high = relative_error(wrong[sample.rows], size[sample.rows], sample)
         hits += low <= whole <= high
         widths.append((high - low) / whole)
@@ -183,7 +200,7 @@ def test_the_estimate_is_right_on_average() -> None:
     whole = float(wrong.sum() / size.sum())
     found = []
     for seed in range(400):
-        sample = sample_rows(TOKENS, TOKENS, causal=True, seed=seed)
+        sample = sample_rows(TOKENS, TOKENS, heads=MANY, causal=True, seed=seed)
         found.append(relative_error(wrong[sample.rows], size[sample.rows], sample)[0] ** 2)
     off = torch.tensor(found, dtype=torch.float64) / whole - 1
     assert abs(float(off.mean())) < 4 * float(off.std()) / 20 + 0.01

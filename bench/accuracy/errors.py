@@ -104,8 +104,8 @@ def measure(
     exact, sample = reference.exact.out, reference.sample
     error, low, high = reference.error(out)
     sees = reference.visible_keys > 0
-    relative = (out - exact).norm(dim=-1) / exact.norm(dim=-1)
-    relative = torch.where(sees, relative, 0)  # where there is no key, both are 0
+    wrong = (out - exact).norm(dim=-1)
+    relative = torch.where(wrong == 0, 0, wrong / exact.norm(dim=-1))  # both may be 0
     cosine = mean(torch.cosine_similarity(out, exact, dim=-1), sample, sees)
     seen: dict[str, Any] = {}
     weighed = None

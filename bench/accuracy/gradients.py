@@ -17,6 +17,8 @@ from bench.accuracy.reference import Reference
 from variants import Attention
 from variants.contract.dense import expand_heads
 
+NOTHING = 1e-14
+
 
 @dataclass(frozen=True)
 class Gradients:
@@ -66,9 +68,9 @@ def exact_gradients(reference: Reference, weights: Tensor) -> Gradients:
 
 def gradient_errors(
     attention: Attention, reference: Reference, *, shared_qk: bool = False
-) -> tuple[float | None, float | None, float]:
+) -> tuple[float | None, float | None, float | None]:
     """Relative L2 errors of the gradients of query, key and value; for a shared query and key,
-    which have one together, of the value alone."""
+    which have one together, of the value alone, and None for one that is exactly zero."""
     loss = cotangent(reference)
     exact = exact_gradients(reference, loss)
     query = reference.query.clone().requires_grad_()
@@ -84,18 +86,23 @@ def gradient_errors(
         torch.zeros_like(leaf) if one is None else one
         for leaf, one in zip(leaves, found, strict=True)
     )
-    value_error = _relative(grad_value, exact.value)
+    value_error = _relative(grad_value, exact.value, 0.0)
     if shared_qk:
         return None, None, value_error
     grad_query, grad_key = others
     everywhere = torch.zeros_like(grad_query, dtype=torch.float64)
     everywhere[:, :, reference.sample.rows] = exact.query
-    return _relative(grad_query, everywhere), _relative(grad_key, exact.key), value_error
+    # What rounding in float64 leaves of a gradient that is zero, as where a row sees one key.
+    nothing = NOTHING * float(loss.double().norm()) * float(reference.value.double().norm())
+    return (
+        _relative(grad_query, everywhere, nothing * float(reference.key.abs().max())),
+        _relative(grad_key, exact.key, nothing * float(reference.query.abs().max())),
+        value_error,
+    )
 
 
-def _relative(found: Tensor, exact: Tensor) -> float:
+def _relative(found: Tensor, exact: Tensor, nothing: float) -> float | None:
+    """None where the exact gradient is no larger than `nothing`, so that no error is relative to
+    it."""
     size = float(exact.norm())
-    wrong = float((found.double() - exact).norm())
-    if size == 0:
-        return 0.0 if wrong == 0 else math.inf
-    return wrong / size
+    return float((found.double() - exact).norm()) / size if size > nothing else None

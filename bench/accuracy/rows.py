@@ -10,7 +10,8 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-STRATA = 64
+LEAST_ROWS = 128
+PAIRS = 1 << 23  # as many rows are taken as have so many scores, all heads together
 PER_STRATUM = 2  # at least two, or nothing would be known of the spread within a stratum
 LEAST_FREEDOM = 3.0  # degrees of freedom of an interval, however few strata its spread comes from
 
@@ -34,18 +35,23 @@ class Sample:
         return Sample(rows, weights, strata, self.whole)
 
 
-def sample_rows(query_len: int, key_len: int, *, causal: bool, seed: int = 0) -> Sample:
-    """Two random rows of each of 64 stretches of the sequence; all rows if these are not more.
+def sample_rows(
+    query_len: int, key_len: int, *, causal: bool, heads: int = 1, seed: int = 0
+) -> Sample:
+    """Two random rows of each of many stretches of the sequence; all rows if these are not more.
 
-    Stretches are of equal length; of causal rows half of them crowd towards the first ones, by the
-    logarithm of the number of keys seen: rows that see few keys have large outputs, and on noise
-    the first one in a hundred holds half of all that an error is relative to.
+    Rows are at least 128, and more where that is cheap: of `heads` heads (of all sequences) that
+    have no more than 2^23 scores. Stretches are of equal length; of causal rows half of them crowd
+    towards the first ones, by the logarithm of the number of keys seen: rows that see few keys have
+    large outputs, and on noise the first one in a hundred holds half of all that an error is
+    relative to.
     """
-    if query_len <= STRATA * PER_STRATUM:
+    count = max(LEAST_ROWS, PAIRS // (heads * key_len))
+    if query_len <= count:
         every = torch.arange(query_len)
         return Sample(every, torch.ones(query_len, dtype=torch.float64), every)
     generator = torch.Generator().manual_seed(seed)
-    edges = _edges(query_len, key_len, causal)
+    edges = _edges(query_len, key_len, causal, count // PER_STRATUM)
     rows, weights, strata = [], [], []
     for number, (first, end) in enumerate(pairwise(edges)):
         length = end - first
@@ -86,7 +92,8 @@ def relative_error(wrong: Tensor, size: Tensor, sample: Sample) -> tuple[float, 
 
     The variance of the ratio of both sums is taken to first order, stratum by stratum, and less
     where a stratum was taken nearly whole; the interval is symmetric in the logarithm, and as wide
-    as Student's t is for the strata that matter. Rows of very different error make it wide.
+    as Student's t is for the strata that matter. Rows of very different error make it wide; of an
+    error that stands in so few rows that the sample may hold none of them it can know nothing.
     """
     total = float((sample.weights * size).sum())
     amount = float((sample.weights * wrong).sum())
@@ -118,7 +125,7 @@ def _per_stratum(values: Tensor, sample: Sample) -> Tensor:
     return torch.bincount(sample.strata, values)
 
 
-def _edges(query_len: int, key_len: int, causal: bool) -> list[int]:
+def _edges(query_len: int, key_len: int, causal: bool, strata: int) -> list[int]:
     """Ends of the stretches, as row numbers from 0 to query_len."""
     rows = torch.arange(query_len + 1, dtype=torch.float64)
     crowd = rows / query_len
@@ -126,7 +133,7 @@ def _edges(query_len: int, key_len: int, causal: bool) -> list[int]:
         seen = (rows + key_len - query_len).clamp(min=0)
         logs = (1 + seen).log()
         crowd = (crowd + (logs - logs[0]) / (logs[-1] - logs[0])) / 2
-    levels = torch.linspace(0, 1, STRATA + 1, dtype=torch.float64)
+    levels = torch.linspace(0, 1, strata + 1, dtype=torch.float64)
     return torch.searchsorted(crowd, levels).clamp(max=query_len).unique().tolist()
 
 

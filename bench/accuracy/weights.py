@@ -38,8 +38,8 @@ class Weighed:
 def weigh(attention: Attention, reference: Reference, *, shared_qk: bool = False) -> Weighed:
     """Compare an attention's `weights` with exact ones, some rows at a time.
 
-    With `shared_qk` the attention is given the query as its key. O(rows·n) time besides that of
-    the definition, and O(n) memory.
+    With `shared_qk` the attention is given the query as its key. O(rows·n) time and O(n) memory,
+    besides those of the definition, which may make features of all keys at once.
     """
     query = reference.query.double()
     key = query if shared_qk else reference.key.double()

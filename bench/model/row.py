@@ -73,7 +73,8 @@ class ModelRow(ModelCase):
     perplexity_ratio: float | None = _column("perplexity / exact_perplexity", None)
     perplexity_ratio_low: float | None = _column(
         "lower end of its 95 % interval: of the mean difference of the log loss, token by token on "
-        "the same text, from the means of 16 contiguous blocks, as neighbouring tokens are alike",
+        "the same text, from the means of 16 contiguous blocks, as neighbouring tokens are "
+        "alike; too narrow on texts of a few hundred tokens",
         None,
     )
     perplexity_ratio_high: float | None = _column("upper end of that interval", None)
