@@ -198,13 +198,26 @@ def test_a_run_from_before_a_column_came_reads_as_it_was_meant(run: Path) -> Non
     assert frame["state_bytes"].dtype == "Int64"
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in REFERENCE.iterdir()))
+@pytest.mark.parametrize("name", sorted(p.parent.name for p in REFERENCE.glob("*/results.csv")))
 def test_published_runs_can_be_read(name: str) -> None:
     frame = read_runs([REFERENCE / name]).frame
-    assert len(finished(frame)) > 100
+    assert len(finished(frame)) >= (18 if name.endswith("-long") else 100)
     # One run is of heads at equal width and of decoding; the others know neither.
     sorts = {"width", "decode"} if name.endswith("-layer") else {"head_dim"}
     assert {part.sort for part in split(frame)} == sorts
+
+
+def test_a_published_run_has_errors_at_a_million_tokens() -> None:
+    (folder,) = REFERENCE.glob("*-long")
+    runs = read_runs([folder])
+    rows = finished(runs.frame)
+    rows = rows[rows["seq_len"] == 1 << 20]
+    assert len(rows) == 9
+    low, error, high = (
+        rows[f"approx_error_{name}"].astype(float) for name in ("low", "rel_l2", "high")
+    )
+    assert ((low < error) & (error < high)).all()
+    assert len(runs.per_head) == len(finished(runs.frame))
 
 
 def test_columns_that_came_later_do_no_harm(run: Path) -> None:

@@ -18,7 +18,7 @@ from reports.figures.layout import draw
 from reports.figures.model import CHANGE, KIND, figures
 from reports.figures.style import styles
 from reports.model import read_models
-from tests.test_reports import ENVIRONMENT, done, write
+from tests.test_reports import ENVIRONMENT, REFERENCE, done, write
 
 CASE = {
     "variant": "lsh",
@@ -165,3 +165,12 @@ def test_a_row_has_all_numbers_or_a_reason() -> None:
         ModelRow.of(ModelCase(**CASE), Status.ERROR, "why", perplexity=1.0)
     with pytest.raises(ValueError, match="has a reason and no numbers"):
         ModelRow.of(ModelCase(**CASE), Status.ERROR)
+
+
+def test_the_published_run_can_be_read() -> None:
+    (folder,) = REFERENCE.glob("*-model")
+    frame = read_models([folder]).frame
+    rows = frame[(frame["status"] == Status.OK) & ~frame["is_reference"]]
+    assert len(rows) >= 18
+    exact = rows[rows["variant"] == "full"]
+    assert (exact["perplexity_ratio"] - 1).abs().max() < 1e-3
