@@ -124,6 +124,20 @@ def figure_of(kind: Kind, frame: pd.DataFrame) -> tuple[Figure, list[Axes]]:
     return figure, [ax for ax in figure.axes if ax.get_visible()]
 
 
+def test_real_inputs_are_on_top_and_what_most_panels_have_on_the_left(tmp_path: Path) -> None:
+    kinds = [("clustered", None, "float32"), ("smollm2", 3, "float32"), ("smollm2", 3, "bfloat16")]
+    rows = [done(inputs=i, layer=layer, dtype=dtype) for i, layer, dtype in kinds]
+    write(tmp_path / "run", rows)
+    _, axes = figure_of(KIND["error_vs_time"], read_runs([tmp_path / "run"]).frame)
+    titles = {ax.get_title(loc="left"): ax.get_position() for ax in axes}
+    found = sorted(titles, key=lambda title: (-titles[title].y0, titles[title].x0))
+    assert [title.split(" · ")[:2] for title in found] == [
+        ["float32", "inputs smollm2 layer 3"],
+        ["bfloat16", "inputs smollm2 layer 3"],
+        ["float32", "inputs clustered"],
+    ]
+
+
 def marks_of(ax: Axes) -> dict[str, float]:
     """The places on the x axis of the marks of failed cases, by `status:label`."""
     return {

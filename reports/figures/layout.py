@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -87,8 +88,14 @@ def draw(kind: Kind, drawn: Sequence[Panel], shared: Fixed, styles: Styles) -> F
 
 
 def _placed(kind: Kind, drawn: Sequence[Panel], shared: Fixed, width: float) -> list[Placed]:
-    rows = sorted({panel.row for panel in drawn})
-    columns = sorted({panel.column for panel in drawn})
+    # Real inputs on top, and what most panels have on the left.
+    made = {
+        panel.row: "layer" in panel.rows and bool(panel.rows["layer"].isna().all())
+        for panel in drawn
+    }
+    rows = sorted(made, key=lambda row: (made[row], row))
+    counts = Counter(panel.column for panel in drawn)
+    columns = sorted(counts, key=lambda column: (-counts[column], column))
     if isinstance(kind.x, Metric):
         marks = [failures.listed(panel.rows, width * 72) for panel in drawn]
     else:
