@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import variants
 from bench import inputs
@@ -227,7 +227,20 @@ def parse_variant(text: str, settings: str = "grid") -> list[Attention]:
     return [variants.create(name, **written)]
 
 
-def attention_of(case: Case) -> Attention:
+class Asking(Protocol):
+    """A case of a sweep, or of a run with a model."""
+
+    @property
+    def variant(self) -> str: ...
+
+    @property
+    def implementation(self) -> str: ...
+
+    @property
+    def hyperparameters(self) -> str: ...
+
+
+def attention_of(case: Asking) -> Attention:
     """The attention a case asks for."""
     text = f"{case.variant} {case.hyperparameters} implementation={case.implementation}"
     return parse_variant(text)[0]

@@ -9,11 +9,7 @@ from variants import Attention
 def useful_flops(attention: Attention, case: Case) -> float | None:
     """Of one call, its projections included; None where the attention does not say, and for a
     decoding step, which waits for memory."""
-    if attention.differs or case.direction == "decode":
-        return None
-    flops = attention.useful_flops(
-        case.batch, case.heads, case.seq_len, case.key_len, case.head_dim, causal=case.causal
-    )
+    flops = None if case.direction == "decode" else _forward_flops(attention, case)
     if flops is None:
         return None
     projected = 2.0 * case.batch * case.seq_len * projection_weights(case)
@@ -26,11 +22,7 @@ def useful_flops(attention: Attention, case: Case) -> float | None:
 def affordable_keys(attention: Attention, case: Case) -> float | None:
     """Keys a query that exact attention reads with the operations of one forward pass of this one;
     None where these are not known."""
-    if attention.differs:
-        return None
-    flops = attention.useful_flops(
-        case.batch, case.heads, case.seq_len, case.key_len, case.head_dim, causal=case.causal
-    )
+    flops = _forward_flops(attention, case)
     if flops is None:
         return None
     return flops / (4.0 * case.head_dim * case.batch * case.heads * case.seq_len)
@@ -41,3 +33,12 @@ def projection_weights(case: Case) -> int:
     width, kv_width = case.heads * case.head_dim, case.kv_heads * case.head_dim
     key_width = {"none": 0, "separate": kv_width, "shared": 0}[case.projections]
     return 0 if case.projections == "none" else width * (width + key_width + kv_width + width)
+
+
+def _forward_flops(attention: Attention, case: Case) -> float | None:
+    """Of one call of the attention alone; None where it computes something else than it says."""
+    if attention.differs:
+        return None
+    return attention.useful_flops(
+        case.batch, case.heads, case.seq_len, case.key_len, case.head_dim, causal=case.causal
+    )

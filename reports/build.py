@@ -25,12 +25,17 @@ def build_report(runs: Sequence[Path], out: Path | None = None) -> Path:
 
 def write_report(runs: Runs, out: Path) -> Path:
     """The same for runs that are read already."""
-    if out.exists() and not out.is_dir():
-        raise RunError(f"expected a folder for the report, got the file {out}")
     target = out / "report.html"
-    drawings = draw_all(runs, out / "figures")
+    drawings = draw_all(runs, figures_folder(out))
     target.write_text(page(runs, drawings), encoding="utf-8")
     return target
+
+
+def figures_folder(out: Path) -> Path:
+    """Where the figures of a report belong; RunError if `out` is a file."""
+    if out.exists() and not out.is_dir():
+        raise RunError(f"expected a folder for the report, got the file {out}")
+    return out / "figures"
 
 
 def draw_all(runs: Runs, folder: Path) -> list[Drawing]:
@@ -76,5 +81,10 @@ def _draw_heads(part: Slice, runs: Runs, looks: Styles, folder: Path) -> list[Dr
 
 def _save(figure: Figure, kind: Kind, part: Slice, folder: Path) -> Path:
     path = folder / ("-".join(filter(None, (kind.name, part.name))) + ".png")
-    figure.savefig(path, dpi=DOTS_PER_INCH, bbox_inches="tight", pad_inches=0.12)
+    save(figure, path)
     return path
+
+
+def save(figure: Figure, path: Path) -> None:
+    """A figure as a PNG file, as large as what is on it."""
+    figure.savefig(path, dpi=DOTS_PER_INCH, bbox_inches="tight", pad_inches=0.12)

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bench.model.row import CASE_COLUMNS, FILE, NUMBERS, ModelRow
-from reports.build import DOTS_PER_INCH
+from reports.build import figures_folder, save
 from reports.curves import with_curves
 from reports.figures.layout import draw
 from reports.figures.model import CHANGE, KIND, figures
@@ -22,7 +22,6 @@ from reports.rows import (
     EXACT,
     OK,
     RESULTS,
-    RunError,
     Runs,
     existing,
     finished,
@@ -52,16 +51,14 @@ def holds_model(folder: Path) -> bool:
 
 def write_models(folders: Sequence[Path], out: Path, name: str) -> Path:
     """Write figures, and a page of that name, into `out`; the page."""
-    if out.exists() and not out.is_dir():
-        raise RunError(f"expected a folder for the report, got the file {out}")
+    folder = figures_folder(out)
     runs = read_models(folders)
-    (out / "figures").mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     looks = styles(runs.frame)
     groups = []
     for number, (fixed, panels) in enumerate(figures(runs.frame), start=1):
-        path = out / "figures" / f"model-{number}.png"
-        figure = draw(KIND, panels, fixed, looks)
-        figure.savefig(path, dpi=DOTS_PER_INCH, bbox_inches="tight", pad_inches=0.12)
+        path = folder / f"model-{number}.png"
+        save(draw(KIND, panels, fixed, looks), path)
         own = pd.concat([panel.rows for panel in panels])
         groups.append(Group(fixed, path, [_cells(row) for _, row in _ordered(own)]))
     page = out / name

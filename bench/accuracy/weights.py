@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.accuracy import oracle
+from bench.accuracy.description import TOP
 from bench.accuracy.reference import Reference
 from bench.accuracy.rows import mean
 from variants import Attention, create
@@ -18,7 +19,6 @@ from variants.contract.dense import expand_heads, masked_softmax
 # Weights that are held at a time, 64 MiB in float64: fewer would leave the cache less often, but a
 # method's definition looks at all keys anew for every part of the rows.
 PAIRS = 1 << 23
-TOP = 64
 SELECTING = ("masked_softmax", "biased_softmax", "shared_qk_softmax")  # targets that drop keys
 SAME = 1.05  # of two budgets: more is another one
 
@@ -41,11 +41,11 @@ def weigh(attention: Attention, reference: Reference, *, shared_qk: bool = False
     With `shared_qk` the attention is given the query as its key. O(rows·n) time and O(n) memory,
     besides those of the definition, which may make features of all keys at once.
     """
-    query = reference.query.double()
-    key = query if shared_qk else reference.key.double()
+    query, exact_key = reference.query.double(), reference.key.double()
+    key = query if shared_qk else exact_key
     limit = _sharing_limit(attention) if shared_qk else None
     parts: dict[str, list[Tensor]] = {}
-    for places, scores in _scores(reference, PAIRS):
+    for places, scores in _scores(query, exact_key, reference, PAIRS):
         rows, keys = reference.sample.rows[places], scores.shape[-1]
         values = expand_heads(reference.value[:, :, :keys].double(), query.shape[1])
         exact = masked_softmax(scores, scores > -torch.inf)
@@ -106,7 +106,8 @@ def baselines(reference: Reference, keys: Tensor) -> tuple[float, float]:
     """
     generator = torch.Generator().manual_seed(0)
     outs: dict[str, list[Tensor]] = {"random": [], "top": []}
-    for places, scores in _scores(reference, oracle.PAIRS):
+    query, key = reference.query.double(), reference.key.double()
+    for places, scores in _scores(query, key, reference, oracle.PAIRS):
         wanted, visible = keys[:, :, places], reference.visible_keys[places]
         allowed = torch.arange(scores.shape[-1], device=scores.device) < visible[:, None]
         # Of the rows that leave some keys out; the others take all.
@@ -124,10 +125,12 @@ def baselines(reference: Reference, keys: Tensor) -> tuple[float, float]:
     return random, top
 
 
-def _scores(reference: Reference, pairs: int) -> Iterator[tuple[slice, Tensor]]:
+def _scores(
+    query: Tensor, key: Tensor, reference: Reference, pairs: int
+) -> Iterator[tuple[slice, Tensor]]:
     """Exact scores of some of the sampled rows at a time, on all keys up to the last that one of
-    them sees; (batch, heads, rows, keys)."""
-    query, key = reference.query.double(), reference.key.double()
+    them sees; (batch, heads, rows, keys). Query and key are the reference's in float64, so that
+    they are made so once and not for every part."""
     rows = reference.sample.rows
     step = max(1, pairs // (query.shape[0] * query.shape[1] * key.shape[2]))
     for first in range(0, len(rows), step):

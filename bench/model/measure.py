@@ -15,11 +15,12 @@ from bench.inputs import CaptureError
 from bench.inputs.pretrained import required
 from bench.measurement import Status
 from bench.model.attending import EXACT, OWN, UNTIMED, timed
-from bench.model.plan import Setup, attention_of
+from bench.model.plan import Setup
 from bench.model.reading import LOSS, PASS, Reading, can_be_chunked, looks_ahead, read
 from bench.model.row import ALL_LAYERS, ModelCase, ModelRow
 from bench.model.stopwatch import Stopwatch
 from bench.model.text import read_text
+from bench.sweep import attention_of
 from variants import UnsupportedError, replace_attention
 
 OWN_ATTENTION = "sdpa"  # as transformers calls it

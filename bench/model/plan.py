@@ -135,9 +135,3 @@ def attentions(texts: Sequence[str], settings: str | None = None) -> list[Attent
         ]
     except ValueError as error:
         raise ModelError(str(error)) from error
-
-
-def attention_of(case: ModelCase) -> Attention:
-    """The attention a case asks for."""
-    text = f"{case.variant} {case.hyperparameters} implementation={case.implementation}"
-    return parse_variant(text)[0]
