@@ -34,6 +34,7 @@ from variants.engines.tile import HIDDEN
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
     implementations=("blocks",),
     grid={"max_span": (128, 256, 512, 1024)},
+    positions="distance",
 )
 @dataclass(frozen=True)
 class AdaptiveSpanAttention(Attention):

@@ -30,6 +30,7 @@ from variants.engines import tanh_tiles
     target="other_kernel",
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
     implementations=("tiles",),
+    positions="none",
 )
 @dataclass(frozen=True)
 class AdditiveAttention(Attention):

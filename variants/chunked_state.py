@@ -32,6 +32,7 @@ ROWS = 256  # keys that one triangular system of the definition spans
     grid={"rule": ("retention", "gated_delta")},
     convex=False,
     causal_only=True,
+    positions="distance",
 )
 @dataclass(frozen=True)
 class ChunkedStateAttention(Attention):

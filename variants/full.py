@@ -28,6 +28,7 @@ from variants.engines.kept import Kept
     implementations=("onednn", "sdpa", "plain", "coarse", *sdpa.KERNELS, "xformers"),
     exact_when={},
     grid={"implementation": ("auto", "sdpa", "plain", "xformers")},
+    positions="none",
 )
 @dataclass(frozen=True)
 class FullAttention(Attention):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from variants.contract.dense import (
     visible,
 )
 from variants.contract.registry import register
+from variants.contract.tensor_cache import cached
 from variants.engines import blocks, dense, heads, pooling
 from variants.engines.listed import Blocks
 from variants.engines.matmul import Precision
@@ -138,7 +138,7 @@ def _whole(items: Pooled, size: int) -> Pooled:
     return Pooled(key, value, pooling.grouped(items.size, 1, size).flatten(1, 2))
 
 
-@lru_cache(maxsize=64)
+@cached
 def _layout(
     query_len: int, key_len: int, block_size: int, causal: bool, device: torch.device
 ) -> Blocks:

@@ -29,6 +29,7 @@ from variants.engines.tile import Scratch
     supports={"causal", "key_padding_mask", "cross_attention", "backward", "step"},
     implementations=("chunks", "coarse", "fla"),
     grid={"feature_map": ("elu", "relu")},
+    positions="none",
 )
 @dataclass(frozen=True)
 class LinearAttention(Attention):

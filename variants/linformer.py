@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import product
 from typing import Any
 
@@ -15,6 +14,7 @@ from variants.contract.attention import Attention, Parameters, hyperparameter
 from variants.contract.dense import compute_dtype, dot_products, softmax_weights
 from variants.contract.draws import lasting
 from variants.contract.registry import register
+from variants.contract.tensor_cache import cached
 from variants.engines import dense
 from variants.engines.matmul import fast_float32
 
@@ -102,8 +102,7 @@ class LinformerAttention(Attention):
             weights = weights.masked_fill(key_padding_mask[:, None, None, :], 0)
         return weights
 
-    def prepare(self, query: Tensor, key: Tensor, **call: Any) -> None:
-        _draws.cache_clear()
+    def build(self, query: Tensor, key: Tensor, **call: Any) -> None:
         if key.shape[2] > self.projected_len:
             self._projections(key)
 
@@ -154,7 +153,7 @@ class _Projected(torch.autograd.Function):
         return grad_tokens, None
 
 
-@lru_cache(maxsize=2)
+@cached
 def _draws(projected_len: int, pieces: int, seed: int, device: torch.device) -> Tensor:
     """E and F for each piece of tokens, (2, pieces, projected_len, PIECE), kept for later calls."""
     with lasting(seed) as generator:

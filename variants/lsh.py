@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from variants.contract.dense import (
 )
 from variants.contract.draws import lasting
 from variants.contract.registry import register
+from variants.contract.tensor_cache import cached
 from variants.engines import ranks, rounds
 from variants.engines.buckets import HashedRounds
 
@@ -126,8 +126,7 @@ class LshAttention(Attention):
         at_own = torch.arange(key_len, device=rows.device) == own[..., None]
         return weights + (alone[..., None] & at_own)
 
-    def prepare(self, query: Tensor, key: Tensor, *, causal: bool, **call: Any) -> None:
-        _rotations.cache_clear()
+    def build(self, query: Tensor, key: Tensor, *, causal: bool, **call: Any) -> None:
         self._rotations(query, key, causal)
 
     def useful_flops(
@@ -208,7 +207,7 @@ class LshAttention(Attention):
         return seen.unflatten(0, (batch, heads))
 
 
-@lru_cache(maxsize=64)
+@cached
 def _rotations(
     heads: int,
     num_hashes: int,

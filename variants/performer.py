@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from variants.contract.decoding import Memory
 from variants.contract.dense import compute_dtype, expand_heads, normalised, visible
 from variants.contract.draws import lasting
 from variants.contract.registry import register
+from variants.contract.tensor_cache import cached
 from variants.engines import feature_sum
 from variants.engines.features import Features
 from variants.engines.heads import Slab
@@ -32,6 +32,7 @@ from variants.engines.tile import HIDDEN, Scratch
     supports={"causal", "key_padding_mask", "cross_attention", "backward", "step"},
     implementations=("chunks", "coarse"),
     grid={"num_features": (64, 128, 256, 512)},
+    positions="none",
 )
 @dataclass(frozen=True)
 class PerformerAttention(Attention):
@@ -64,7 +65,7 @@ class PerformerAttention(Attention):
             query,
             key,
             value,
-            _Features(self._placed_directions(query), query, scale),
+            self._features(query, scale),
             causal=causal,
             key_padding_mask=key_padding_mask,
             coarse=self.choose_implementation(query, key) == "coarse",
@@ -107,7 +108,7 @@ class PerformerAttention(Attention):
     ) -> Memory:
         # Directions are drawn for each query head, and so is what is kept.
         like = key[:, :1].expand(-1, heads, -1, -1)
-        features = _Features(self._placed_directions(like), like, 1.0)
+        features = self._features(like, 1.0)
         states = feature_sum.states(like, key, value, features, key_padding_mask)
         states = states.unflatten(0, like.shape[:2])
         return states[..., :-1].contiguous(), states[..., -1:].contiguous()
@@ -142,9 +143,8 @@ class PerformerAttention(Attention):
             rows.append(weights[:, :, None] @ mean)
         return torch.cat(rows, dim=2).to(query.dtype), (mean, log_total)
 
-    def prepare(self, query: Tensor, key: Tensor, **call: Any) -> None:
-        _directions.cache_clear()
-        self._placed_directions(query)
+    def build(self, query: Tensor, key: Tensor, **call: Any) -> None:
+        self._features(query, self.default_scale(query.shape[-1]))
 
     def useful_flops(
         self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
@@ -163,6 +163,11 @@ class PerformerAttention(Attention):
         keys = expand_heads(key, heads).to(dtype) * root
         return queries @ directions, keys @ directions - keys.square().sum(-1, keepdim=True) / 2
 
+    def _features(self, query: Tensor, scale: float) -> _Features:
+        drawn = query.shape[1], self.num_features, query.shape[3], self.seed, query.device
+        wide = compute_dtype(query.dtype)
+        return _Features(_for_keys(*drawn, wide), _for_queries(*drawn, wide, scale))
+
     def _placed_directions(self, query: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
         return _directions(
             query.shape[1], self.num_features, query.shape[3], self.seed, query.device, dtype
@@ -174,14 +179,10 @@ class _Features(Features):
 
     exponential = True
 
-    def __init__(self, directions: Tensor, query: Tensor, scale: float) -> None:
-        _, self.num_features, head_dim = directions.shape
-        wide = compute_dtype(query.dtype)
-        # The features estimate exp(q·k / sqrt(head_dim)); another scale goes onto the query.
+    def __init__(self, for_keys: Tensor, for_queries: Tensor) -> None:
+        _, head_dim, self.num_features = for_keys.shape
         self.root = head_dim**-0.25
-        # (heads, head_dim, num_features): products with it read it row by row.
-        self.for_keys = directions.to(wide).transpose(-2, -1).contiguous() * self.root
-        self.for_queries = self.for_keys * (scale * math.sqrt(head_dim))
+        self.for_keys, self.for_queries = for_keys, for_queries
 
     def queries(self, rows: Tensor, slab: Slab, precision: Precision, scratch: Scratch) -> Tensor:
         return self._project(rows, self.for_queries, "query", slab, precision, scratch)
@@ -239,7 +240,7 @@ def finite(maximum: Tensor) -> Tensor:
     return maximum.clamp(min=torch.finfo(maximum.dtype).min / 4)
 
 
-@lru_cache(maxsize=16)
+@cached
 def _directions(
     heads: int,
     num_features: int,
@@ -258,3 +259,34 @@ def _directions(
         lengths = torch.randn(shape, generator=generator, dtype=torch.float64).norm(dim=-1)
         rows = (orthogonal.transpose(-2, -1) * lengths[..., None]).flatten(1, 2)
         return rows[:, :num_features].to(device, dtype)
+
+
+@cached
+def _for_keys(
+    heads: int,
+    num_features: int,
+    head_dim: int,
+    seed: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The directions (heads, head_dim, num_features) that keys are multiplied by: products with
+    them read them row by row."""
+    directions = _directions(heads, num_features, head_dim, seed, device, torch.float64)
+    return directions.to(dtype).transpose(-2, -1).contiguous() * head_dim**-0.25
+
+
+@cached
+def _for_queries(
+    heads: int,
+    num_features: int,
+    head_dim: int,
+    seed: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    scale: float,
+) -> Tensor:
+    """The same for queries. The features estimate exp(q·k / sqrt(head_dim)); another scale goes
+    onto the query."""
+    keys = _for_keys(heads, num_features, head_dim, seed, device, dtype)
+    return keys * (scale * math.sqrt(head_dim))

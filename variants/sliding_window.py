@@ -21,6 +21,7 @@ from variants.contract.registry import register
     implementations=("blocks", "coarse", "flex", "xformers"),
     exact_when={"window_size": 1 << 40},
     grid={"window_size": (64, 128, 256, 512)},
+    positions="distance",
 )
 @dataclass(frozen=True)
 class SlidingWindowAttention(MaskedAttention):

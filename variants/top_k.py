@@ -24,6 +24,7 @@ from variants.engines import dense, selected, selection
     implementations=("selected",),
     exact_when={"top_k": 1 << 40},
     grid={"top_k": (16, 64, 256)},
+    positions="none",
 )
 @dataclass(frozen=True)
 class TopKAttention(Attention):

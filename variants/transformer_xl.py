@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from variants.contract.dense import (
 )
 from variants.contract.draws import lasting
 from variants.contract.registry import register
+from variants.contract.tensor_cache import cached
 from variants.engines import blocks, few_rows, heads
 from variants.engines.band import Band
 from variants.engines.kept import Kept
@@ -207,8 +207,7 @@ class TransformerXlAttention(Attention):
                 "position_projection": draw(heads, waves, head_dim) / math.sqrt(waves),
             }
 
-    def prepare(self, query: Tensor, key: Tensor, **call: Any) -> None:
-        _sinusoids.cache_clear()
+    def build(self, query: Tensor, key: Tensor, **call: Any) -> None:
         dtype = compute_dtype(query.dtype)
         _sinusoids(key.shape[2], _num_waves(query.shape[-1]), dtype, query.device)
 
@@ -238,19 +237,18 @@ def _num_waves(head_dim: int) -> int:
     return head_dim + head_dim % 2
 
 
-@lru_cache(maxsize=2)
+@cached
 def _sinusoids(length: int, channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """sin(x·f) and cos(x·f) for the numbers x from 0 on, (length, channels), kept for later
     calls."""
-    with torch.inference_mode(False):
-        numbers = torch.arange(length, device=device, dtype=torch.float64)
-        steps = torch.arange(0, channels, 2, device=device, dtype=torch.float64)
-        # In float32 angles far out would have lost their digits.
-        angles = numbers[:, None] * 10000.0 ** (-steps / channels)
-        return torch.cat([angles.sin(), angles.cos()], dim=-1).to(dtype)
+    numbers = torch.arange(length, device=device, dtype=torch.float64)
+    steps = torch.arange(0, channels, 2, device=device, dtype=torch.float64)
+    # In float32 angles far out would have lost their digits.
+    angles = numbers[:, None] * 10000.0 ** (-steps / channels)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).to(dtype)
 
 
-@lru_cache(maxsize=64)
+@cached
 def _segments(
     query_len: int, key_len: int, segment: int, memory: int, device: torch.device
 ) -> list[Layout]:

@@ -6,19 +6,20 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from variants.contract import decoding
+from variants.contract import decoding, padding, tensor_cache, traced
 from variants.contract.added import ADDED, Added, added_names
-from variants.contract.checks import check_call, check_parameters
+from variants.contract.checks import UnsupportedError, check_call, check_parameters, require_real
 from variants.contract.decoding import Memory, State
 from variants.contract.dense import compute_dtype, without_padding
-from variants.contract.modes import no_autocast, untraced
+from variants.contract.modes import as_autocast, no_autocast, pretended, tracing, untraced
 from variants.contract.registry import Info
+from variants.contract.strides import readable
 
 Parameters = dict[str, Tensor]
 
@@ -138,17 +139,25 @@ class Attention(ABC):
             scale: factor on the query; None means `default_scale(head_dim)`.
             parameters: learned tensors as made by `init_parameters`; None means the seeded ones.
 
+        With `key_padding_mask` a sequence is what stands from its first token to its last, and its
+        rows are those of a call with that sequence alone. With as many queries as keys, and always
+        if causal, query i is the token of key i + key_len - query_len, and rows of padding mean
+        nothing. Other queries belong to another sequence, and the last of them stands at the last
+        token.
+
         Returns:
-            (batch, heads, query_len, head_dim) in the dtype of the query. A row that sees no key
-            is 0, with zero gradient. Autocast has no say in it, and torch.compile leaves it as it
-            is, unless `traceable`.
+            (batch, heads, query_len, head_dim) in the dtype of the query; under autocast in that of
+            autocast, to which all inputs are cast, as by torch's own attention. A row that sees no
+            key is 0, with zero gradient. torch.compile leaves the kernel as it is, unless
+            `traceable`; an exported program holds it as one operation.
 
         Raises:
             ValueError: shapes, dtypes or devices that do not fit together.
             UnsupportedError: a capability this variant does not declare, or a call that is not
-                causal of one that is causal only.
+                causal of one that is causal only; in a backward pass with create_graph=True.
         """
-        attend = self._call if self.traceable else untraced(self._call)
+        compiles = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+        attend = untraced(self._call) if compiles and not self.traceable else self._call
         return attend(query, key, value, causal, key_padding_mask, distance_bias, scale, parameters)
 
     def _call(
@@ -162,7 +171,89 @@ class Attention(ABC):
         scale: float | None,
         parameters: Parameters | None,
     ) -> Tensor:
+        query, key, value = as_autocast(query, key, value)
         self._check(query, key, value, causal, key_padding_mask, distance_bias)
+        call: dict[str, Any] = {
+            "causal": causal,
+            "key_padding_mask": key_padding_mask,
+            "distance_bias": distance_bias,
+            "scale": scale,
+            "parameters": parameters,
+        }
+        if tracing() or any(pretended(x) for x in (query, key, value)):
+            if self._native(query, key, causal, key_padding_mask, distance_bias):
+                return self._attended(query, key, value, **call)
+            return traced.call(self, query, key, value, **call)
+        return self.run(query, key, value, **call)
+
+    def run(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        distance_bias: Tensor | None,
+        scale: float | None,
+        parameters: Parameters | None,
+    ) -> Tensor:
+        """The kernels, whatever mode of torch the call runs under; arguments as checked."""
+        if reason := self.cannot_run(query.device):
+            raise UnsupportedError(
+                f"{self.info.name}: implementation {self.implementation!r} cannot run here: "
+                f"{reason}"
+            )
+        query, key, value = readable(query), readable(key), readable(value)
+
+        def attend(
+            query: Tensor,
+            key: Tensor,
+            value: Tensor,
+            key_padding_mask: Tensor | None,
+            distance_bias: Tensor | None,
+        ) -> Tensor:
+            return self._attended(
+                query,
+                key,
+                value,
+                causal=causal,
+                key_padding_mask=key_padding_mask,
+                distance_bias=distance_bias,
+                scale=scale,
+                parameters=parameters,
+            )
+
+        if key_padding_mask is None or not self._one_by_one(query, key, causal):
+            out = attend(query, key, value, key_padding_mask, distance_bias)
+        else:
+            out = padding.attend(
+                attend,
+                query,
+                key,
+                value,
+                key_padding_mask,
+                distance_bias,
+                causal=causal,
+                crosses="cross_attention" in self.supports,
+            )
+        native = self._native(query, key, causal, key_padding_mask, distance_bias)
+        if out.grad_fn is not None and not native:
+            out.grad_fn.register_prehook(partial(_only_once, self.info.name))
+        return out
+
+    def _attended(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        distance_bias: Tensor | None,
+        scale: float | None,
+        parameters: Parameters | None,
+    ) -> Tensor:
         key, value = without_padding(key_padding_mask, key, value)
         attend = partial(self._added.attend, self) if self._added else self.attend
         with no_autocast(query.device):
@@ -174,6 +265,26 @@ class Attention(ABC):
                 key_padding_mask=key_padding_mask,
                 **self.arguments(query, scale, parameters, distance_bias),
             )
+
+    def _native(
+        self,
+        query: Tensor,
+        key: Tensor,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        distance_bias: Tensor | None,
+    ) -> bool:
+        """Whether a call is nothing but torch's own attention, which torch can trace and knows the
+        derivatives of."""
+        plain = key_padding_mask is None and distance_bias is None
+        return self.traceable and plain and not (causal and query.shape[2] != key.shape[2])
+
+    def _one_by_one(self, query: Tensor, key: Tensor, causal: bool) -> bool:
+        """Whether padded sequences are taken as if each stood alone: where hiding keys is not
+        enough for that."""
+        unlike = not causal and query.shape[2] != key.shape[2]
+        positions = self.info.positions
+        return positions == "absolute" or (positions == "distance" and unlike)
 
     def weights(
         self,
@@ -189,24 +300,67 @@ class Attention(ABC):
     ) -> Tensor:
         """The coefficients of each value: `weights @ value` is the output of the call.
 
-        Takes the arguments of the call; `rows` (int64 indices) asks for some query rows only.
+        Takes the arguments of the call; `rows` (int64 indices) asks for some query rows only. They
+        can be differentiated more than once.
 
         Returns:
             (batch, heads, len(rows) or query_len, key_len).
+
+        Raises:
+            ValueError: as the call does.
+            UnsupportedError: as the call does; while a program is traced.
         """
+        return untraced(self._weights)(
+            query, key, causal, key_padding_mask, distance_bias, scale, parameters, rows
+        )
+
+    def _weights(
+        self,
+        query: Tensor,
+        key: Tensor,
+        causal: bool,
+        key_padding_mask: Tensor | None,
+        distance_bias: Tensor | None,
+        scale: float | None,
+        parameters: Parameters | None,
+        rows: Tensor | None,
+    ) -> Tensor:
+        query, key = as_autocast(query, key)
         self._check(query, key, key, causal, key_padding_mask, distance_bias)
-        (key,) = without_padding(key_padding_mask, key)
+        require_real(self.info.name, "weights", query, key)
+
+        def define(
+            query: Tensor,
+            key: Tensor,
+            rows: Tensor,
+            key_padding_mask: Tensor | None,
+            distance_bias: Tensor | None,
+        ) -> Tensor:
+            (key,) = without_padding(key_padding_mask, key)
+            with no_autocast(query.device):
+                return self.dense_weights(
+                    query,
+                    key,
+                    rows,
+                    causal=causal,
+                    key_padding_mask=key_padding_mask,
+                    **self.arguments(query, scale, parameters, distance_bias),
+                )
+
         if rows is None:
             rows = torch.arange(query.shape[2], device=query.device)
-        with no_autocast(query.device):
-            return self.dense_weights(
-                query,
-                key,
-                rows,
-                causal=causal,
-                key_padding_mask=key_padding_mask,
-                **self.arguments(query, scale, parameters, distance_bias),
-            )
+        if key_padding_mask is None or not self._one_by_one(query, key, causal):
+            return define(query, key, rows, key_padding_mask, distance_bias)
+        return padding.weights(
+            define,
+            query,
+            key,
+            rows,
+            key_padding_mask,
+            distance_bias,
+            causal=causal,
+            crosses="cross_attention" in self.supports,
+        )
 
     def prefill(
         self, query: Tensor, key: Tensor, value: Tensor, **call: Any
@@ -320,7 +474,30 @@ class Attention(ABC):
     def prepare(
         self, query: Tensor, key: Tensor, *, causal: bool, key_padding_mask: Tensor | None = None
     ) -> None:
-        """Build what later calls of this shape will re-use (drawn patterns, projections)."""
+        """Build what later calls of this shape will use again (drawn patterns, projections), and
+        forget what was kept for others."""
+        tensor_cache.clear()
+        self._parameters(query, None)
+        if key_padding_mask is None or not self._one_by_one(query, key, causal):
+            self.build(query, key, causal=causal, key_padding_mask=key_padding_mask)
+            return
+        crosses = "cross_attention" in self.supports
+        for own in padding.parts(key_padding_mask, query.shape[2], causal=causal, crosses=crosses):
+            for part in own:
+                if part.rows.start < part.rows.stop:
+                    self.build(
+                        query[part.sequences, :, part.rows],
+                        key[part.sequences, :, part.keys],
+                        causal=causal,
+                        key_padding_mask=key_padding_mask[part.sequences, part.keys]
+                        if part.holes
+                        else None,
+                    )
+
+    def build(
+        self, query: Tensor, key: Tensor, *, causal: bool, key_padding_mask: Tensor | None
+    ) -> None:
+        """What a variant builds in `prepare`, by functions that are `tensor_cache.cached`."""
 
     def unavailable(self, implementation: str, device: torch.device) -> str | None:
         """Why an own implementation cannot run on this machine's device; None if it can."""
@@ -393,7 +570,15 @@ class Attention(ABC):
         )
 
 
-@lru_cache(maxsize=16)
+@tensor_cache.cached
 def _seeded(attention: Attention, heads: int, head_dim: int) -> Parameters:
     """Learned tensors of a fresh variant, drawn once for many calls; only to be read."""
     return attention.init_parameters(heads, head_dim)
+
+
+def _only_once(name: str, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """Before a backward pass: refuses one that shall be differentiated again, of which kernels
+    would know nothing, and makes gradients `readable`."""
+    if torch.is_grad_enabled():
+        raise traced.no_second_derivative(name)
+    return tuple(x if x is None or not any(x.stride()) else readable(x) for x in grads)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from variants.contract.modes import pretended, tracing
+
 if TYPE_CHECKING:
     from variants.contract.attention import Attention, Parameters
 
@@ -89,9 +91,15 @@ def check_call(
     if distance_bias is not None:
         require(attention, "distance_bias")
         check_bias(name, distance_bias, query, key_len)
-    if reason := attention.cannot_run(query.device):
+
+
+def require_real(name: str, method: str, *tensors: Tensor) -> None:
+    """UnsupportedError while a program is traced, into which a call fits but not this `method`."""
+    if tracing() or any(pretended(x) for x in tensors):
         raise UnsupportedError(
-            f"{name}: implementation {attention.implementation!r} cannot run here: {reason}"
+            f"{name}: {method} takes tensors that hold numbers, outside of a program that is "
+            "traced (torch.export, make_fx, fake or meta tensors, transforms of torch.func); only "
+            "the call itself becomes part of such a program"
         )
 
 

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from variants.contract.checks import UnsupportedError, check_bias, check_call, require
+from variants.contract import padding
+from variants.contract.checks import (
+    UnsupportedError,
+    check_bias,
+    check_call,
+    require,
+    require_real,
+)
 from variants.contract.dense import without_padding
-from variants.contract.modes import no_autocast
+from variants.contract.modes import as_autocast, no_autocast
+from variants.contract.strides import readable
 
 if TYPE_CHECKING:
     from variants.contract.attention import Attention, Parameters
@@ -35,6 +44,9 @@ class State:
     dtype: torch.dtype  # of the tokens
     device: torch.device
     memory: Memory
+    # Where the first token of each sequence stands, None where there is none yet; empty if no
+    # sequence begins with padding. Then what an "absolute" method keeps is one memory a sequence.
+    starts: tuple[int | None, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -55,7 +67,11 @@ def prefill(
     parameters: Parameters | None = None,
 ) -> tuple[Tensor, State]:
     """As `Attention.prefill`."""
+    query, key, value = as_autocast(query, key, value)
     _check(attention, query, key, (query, key, value, distance_bias), parameters)
+    if isinstance(query, Tensor):
+        require_real(attention.info.name, "prefill", query)
+    call: dict[str, Any] = {"scale": scale, "parameters": parameters}
     out = attention(
         query,
         key,
@@ -63,20 +79,22 @@ def prefill(
         causal=True,
         key_padding_mask=key_padding_mask,
         distance_bias=distance_bias,
-        scale=scale,
-        parameters=parameters,
+        **call,
     )
-    key, value = without_padding(key_padding_mask, key, value)
-    with torch.no_grad(), no_autocast(query.device):
-        memory = attention.remember(
-            query.shape[1],
-            key,
-            value,
-            key_padding_mask=key_padding_mask,
-            parameters=attention.arguments(query, None, parameters, None)["parameters"],
+    key, value = (readable(x) for x in without_padding(key_padding_mask, key, value))
+    starts = first_tokens(key_padding_mask)
+    memory: Memory
+    if starts and attention.info.positions == "absolute":
+        memory = tuple(
+            None if start is None else _remember(attention, query, part, call)
+            for start, part in zip(
+                starts, _sequences(starts, key, value, key_padding_mask), strict=True
+            )
         )
+    else:
+        memory = _remember(attention, query, (key, value, key_padding_mask), call)
     return out, State(
-        attention, query.shape[2], _shape(query, key), query.dtype, query.device, memory
+        attention, query.shape[2], _shape(query, key), query.dtype, query.device, memory, starts
     )
 
 
@@ -99,6 +117,7 @@ def step(
             f"{attention.info.name}: step takes the state that prefill or a step gave, then query, "
             f"key and value; got a state of type {type(state).__name__}"
         )
+    query, key, value = as_autocast(query, key, value)
     _check(attention, query, key, (query, key, value, distance_bias), parameters)
     check_call(
         attention,
@@ -110,22 +129,137 @@ def step(
         distance_bias=None,
     )
     _check_state(attention, state, query, key)
+    require_real(attention.info.name, "step", query, key, value)
     length = state.length + key.shape[2]
     if distance_bias is not None:
         require(attention, "distance_bias")
         check_bias(attention.info.name, distance_bias, query, length)
+    query, key, value = readable(query), readable(key), readable(value)
     key, value = without_padding(key_padding_mask, key, value)
+    call: dict[str, Any] = {"scale": scale, "parameters": parameters}
+    inputs = query, key, value, key_padding_mask, distance_bias
+    if state.starts and attention.info.positions == "absolute":
+        return _step_one_by_one(attention, state, *inputs, call)
+    out, memory = _advance(attention, state.memory, state.length, *inputs, call)
+    starts = _starts(state, key_padding_mask)
+    return out, dataclasses.replace(state, length=length, memory=memory, starts=starts)
+
+
+def first_tokens(key_padding_mask: Tensor | None) -> tuple[int | None, ...]:
+    """Where the first token of each sequence stands, as in `State.starts`."""
+    if key_padding_mask is None:
+        return ()
+    found = padding.spans(key_padding_mask)
+    starts = tuple(None if span.first == span.last else span.first for span in found)
+    return starts if any(start != 0 for start in starts) else ()
+
+
+def _starts(state: State, key_padding_mask: Tensor | None) -> tuple[int | None, ...]:
+    """`State.starts` with further tokens."""
+    if None not in state.starts:
+        return state.starts
+    new = first_tokens(key_padding_mask) or (0,) * len(state.starts)
+    return tuple(
+        (None if late is None else state.length + late) if start is None else start
+        for start, late in zip(state.starts, new, strict=True)
+    )
+
+
+def _sequences(
+    starts: Sequence[int | None], key: Tensor, value: Tensor, key_padding_mask: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Keys, values and mask of each sequence by itself, from the position in `starts` on."""
+    for number, start in enumerate(starts):
+        own = slice(number, number + 1), slice(start or 0, None)
+        mask = None if key_padding_mask is None else key_padding_mask[own]
+        if mask is not None and not bool(mask.any()):
+            mask = None
+        yield key[own[0], :, own[1]], value[own[0], :, own[1]], mask
+
+
+def _remember(
+    attention: Attention,
+    query: Tensor,
+    tokens: tuple[Tensor, Tensor, Tensor | None],
+    call: dict[str, Any],
+) -> Memory:
+    key, value, mask = tokens
     with torch.no_grad(), no_autocast(query.device):
-        out, memory = attention.advance(
-            state.memory,
-            state.length,
+        return attention.remember(
+            query.shape[1],
+            key,
+            value,
+            key_padding_mask=mask,
+            parameters=attention.arguments(query, None, call["parameters"], None)["parameters"],
+        )
+
+
+def _advance(
+    attention: Attention,
+    memory: Memory,
+    length: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_padding_mask: Tensor | None,
+    distance_bias: Tensor | None,
+    call: dict[str, Any],
+) -> tuple[Tensor, Memory]:
+    with torch.no_grad(), no_autocast(query.device):
+        return attention.advance(
+            memory,
+            length,
             query,
             key,
             value,
             key_padding_mask=key_padding_mask,
-            **attention.arguments(query, scale, parameters, distance_bias),
+            **attention.arguments(query, call["scale"], call["parameters"], distance_bias),
         )
-    return out, dataclasses.replace(state, length=length, memory=memory)
+
+
+def _step_one_by_one(
+    attention: Attention,
+    state: State,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_padding_mask: Tensor | None,
+    distance_bias: Tensor | None,
+    call: dict[str, Any],
+) -> tuple[Tensor, State]:
+    """A step of sequences that begin at different places, each by what it keeps itself."""
+    starts = _starts(state, key_padding_mask)
+    outs: list[Tensor] = []
+    memories: list[Memory | None] = []
+    late = [max(0, (start or 0) - state.length) for start in starts]
+    tokens = zip(starts, late, _sequences(late, key, value, key_padding_mask), strict=True)
+    for number, (start, begin, part) in enumerate(tokens):
+        asked, memory = query[number : number + 1, :, begin:], state.memory[number]
+        if start is None:
+            outs.append(torch.zeros_like(asked))
+            memories.append(None)
+            continue
+        bias = None if distance_bias is None else distance_bias[:, start:]
+        if memory is None:
+            with torch.no_grad():
+                out = attention(
+                    asked,
+                    *part[:2],
+                    causal=True,
+                    key_padding_mask=part[2],
+                    distance_bias=bias,
+                    **call,
+                )
+            memory = _remember(attention, asked, part, call)
+        else:
+            assert isinstance(memory, tuple)
+            length = state.length - start
+            out, memory = _advance(attention, memory, length, asked, *part, bias, call)
+        outs.append(pad(out, (0, 0, begin, 0)))
+        memories.append(memory)
+    return torch.cat(outs), dataclasses.replace(
+        state, length=state.length + key.shape[2], memory=tuple(memories), starts=starts
+    )
 
 
 def _tensors(memory: Memory) -> Iterator[Tensor]:

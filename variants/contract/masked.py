@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from abc import abstractmethod
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from variants.contract.checks import UnsupportedError
 from variants.contract.decoding import Memory
 from variants.contract.dense import distance_bias_of, dot_products, masked_softmax, visible
 from variants.contract.pattern import Pattern
+from variants.contract.tensor_cache import cached
 from variants.engines import blocks, dense, few_rows, flex, xformers
 from variants.engines.features import portions
 from variants.engines.kept import Ends
@@ -146,10 +146,9 @@ class MaskedAttention(Attention):
             memory = memory.trimmed()
         return torch.cat(outs, dim=2), memory
 
-    def prepare(
-        self, query: Tensor, key: Tensor, *, causal: bool, key_padding_mask: Tensor | None = None
+    def build(
+        self, query: Tensor, key: Tensor, *, causal: bool, key_padding_mask: Tensor | None
     ) -> None:
-        _placed.cache_clear()
         pattern = self._pattern(query, key, causal)
         if self.choose_implementation(query, key) == "flex":
             scale = self.default_scale(query.shape[-1])
@@ -167,7 +166,7 @@ class MaskedAttention(Attention):
         return _placed(self, query.shape[1], query.shape[2], key.shape[2], causal, query.device)
 
 
-@lru_cache(maxsize=64)
+@cached
 def _placed(
     attention: MaskedAttention,
     heads: int,
@@ -180,5 +179,4 @@ def _placed(
     pattern = attention.pattern(heads, query_len, key_len, causal)
     if pattern.random_blocks is None:
         return pattern
-    with torch.inference_mode(False):
-        return dataclasses.replace(pattern, random_blocks=pattern.random_blocks.to(device))
+    return dataclasses.replace(pattern, random_blocks=pattern.random_blocks.to(device))

@@ -1,4 +1,5 @@
-"""What torch's modes may do to a kernel: nothing."""
+"""The modes of torch that a call may run under: autocast, torch.compile, and programs that are
+traced."""
 
 from __future__ import annotations
 
@@ -7,8 +8,17 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 
 Result = TypeVar("Result")
+
+# The modes in which torch runs an operation on tensors that hold no numbers, or writes it down.
+_C: Any = torch._C
+_TRACERS = tuple(
+    getattr(_C._TorchDispatchModeKey, name) for name in ("FAKE", "PROXY", "FUNCTIONAL")
+)
 
 
 def autocasts(device: torch.device) -> bool:
@@ -17,11 +27,49 @@ def autocasts(device: torch.device) -> bool:
     return possible and torch.is_autocast_enabled(device.type)
 
 
+def as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors as `scaled_dot_product_attention` takes them: under autocast, all that are of
+    floating point but float64 are cast to the dtype of autocast."""
+    if not all(isinstance(x, Tensor) for x in tensors):
+        return tensors  # the check of the call names what is wrong
+    return tuple(_cast(x) for x in tensors)
+
+
+def _cast(tensor: Tensor) -> Tensor:
+    if not autocasts(tensor.device):
+        return tensor
+    if not tensor.is_floating_point() or tensor.dtype is torch.float64:
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(tensor.device.type))
+
+
 def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Kernels and definitions choose the dtype of each product themselves."""
     if autocasts(device):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
+
+
+def tracing() -> bool:
+    """Whether operations are now recorded or pretended instead of computed: torch.export, make_fx,
+    FakeTensorMode, functionalize and the other transforms of torch.func, torch.jit.trace, or
+    torch.compile."""
+    return (
+        torch.compiler.is_compiling()
+        or _C._are_functorch_transforms_active()
+        or any(_C._get_dispatch_mode(mode) is not None for mode in _TRACERS)
+        or _C._is_tracing()
+    )
+
+
+def pretended(tensor: Tensor) -> bool:
+    """Whether a tensor holds no numbers, or stands for another one in a program that is traced."""
+    return (
+        tensor.is_meta
+        or isinstance(tensor, FakeTensor | FunctionalTensor)
+        or _C._functorch.is_functorch_wrapped_tensor(tensor)
+        or torch._is_functional_tensor(tensor)
+    )
 
 
 def untraced(function: Callable[..., Result]) -> Callable[..., Result]:

@@ -17,6 +17,8 @@ CAPABILITIES = frozenset(
 SETTINGS = ("grid", "default")
 TARGETS = ("softmax", "masked_softmax", "biased_softmax", "shared_qk_softmax", "other_kernel")
 
+POSITIONS = ("none", "distance", "absolute")
+
 REGISTRY: dict[str, type[Attention]] = {}
 
 AttentionClass = TypeVar("AttentionClass", bound="type[Attention]")
@@ -39,6 +41,7 @@ class Info:
     grid: tuple[Mapping[str, Any], ...]
     convex: bool = True
     causal_only: bool = False
+    positions: str = "absolute"
     knob: tuple[str, ...] = ()
 
     @property
@@ -68,6 +71,7 @@ def register(
     grid: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]] = (),
     convex: bool = True,
     causal_only: bool = False,
+    positions: str = "absolute",
 ) -> Callable[[AttentionClass], AttentionClass]:
     """Enter a class into the registry under the name of the file it stands in.
 
@@ -78,8 +82,11 @@ def register(
     the settings one by one. What takes several numbers there is the knob of quality, `Info.knob`;
     where these are several hyperparameters, they grow together.
     `convex` is False where weights may be negative, or a row of them sum to something else than 1
-    (0 if it sees nothing). A `causal_only` method refuses a call that is not causal. A wrong word
-    is a ValueError at import.
+    (0 if it sees nothing). A `causal_only` method refuses a call that is not causal.
+    `positions` says what a row depends on besides the tokens that it may see: on "none" of their
+    positions; on the "distance" of query and key; or on "absolute" positions, counted from the
+    first token, or on how many tokens there are. Padded sequences of an "absolute" method are
+    computed one by one. A wrong word is a ValueError at import.
     """
 
     def enter(cls: AttentionClass) -> AttentionClass:
@@ -90,6 +97,10 @@ def register(
             raise ValueError(f"{name}: target {target!r} is not one of {', '.join(TARGETS)}")
         if unknown := supports - CAPABILITIES:
             raise ValueError(f"{name}: supports {sorted(unknown)} is not in {sorted(CAPABILITIES)}")
+        if positions not in POSITIONS:
+            raise ValueError(
+                f"{name}: positions {positions!r} is not one of {', '.join(POSITIONS)}"
+            )
         if causal_only and "causal" not in supports:
             raise ValueError(f"{name}: causal_only needs 'causal' in supports")
         fields = {field.name for field in dataclasses.fields(cls)}
@@ -124,6 +135,7 @@ def register(
             grid=settings,
             convex=convex,
             causal_only=causal_only,
+            positions=positions,
             knob=_knob(name, settings),
         )
         REGISTRY[name] = cls

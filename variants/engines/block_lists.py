@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from variants.contract.pattern import Pattern
+from variants.contract.tensor_cache import cached
 
 
 class Lists(NamedTuple):
@@ -33,24 +34,24 @@ class Lists(NamedTuple):
     full_q_indices: Tensor | None
 
 
+@cached
 def block_lists(
     pattern: Pattern, size: int, padded: bool, gradient: bool, device: torch.device
 ) -> Lists:
     """The lists on `device`. With padding no block counts as seen whole, as a kernel asks no
     mask there."""
-    with torch.inference_mode(False):
-        pairs = block_pairs(pattern, size)
-        whole = torch.zeros_like(pairs.whole) if padded else pairs.whole
-        by_query = pairs.head * pairs.rows + pairs.row, pairs.column, pairs.rows, pairs.columns
-        by_key = pairs.head * pairs.columns + pairs.column, pairs.row, pairs.columns, pairs.rows
-        tensors: list[Tensor | None] = []
-        for lists, wanted in ((by_query, True), (by_key, gradient)):
-            for kind in (~whole, whole):
-                if wanted:
-                    tensors += _list(*lists, kind, pairs.heads, device)
-                else:
-                    tensors += [None, None]
-        return Lists(*tensors)  # type: ignore[arg-type]
+    pairs = block_pairs(pattern, size)
+    whole = torch.zeros_like(pairs.whole) if padded else pairs.whole
+    by_query = pairs.head * pairs.rows + pairs.row, pairs.column, pairs.rows, pairs.columns
+    by_key = pairs.head * pairs.columns + pairs.column, pairs.row, pairs.columns, pairs.rows
+    tensors: list[Tensor | None] = []
+    for lists, wanted in ((by_query, True), (by_key, gradient)):
+        for kind in (~whole, whole):
+            if wanted:
+                tensors += _list(*lists, kind, pairs.heads, device)
+            else:
+                tensors += [None, None]
+    return Lists(*tensors)  # type: ignore[arg-type]
 
 
 def _list(

@@ -4,7 +4,7 @@ backward. One loop serves every layout of keys: bands, blocks, or all of them.""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 from variants.contract.dense import compute_dtype
 from variants.contract.modes import untraced
 from variants.contract.pattern import Pattern
+from variants.contract.tensor_cache import cached
 from variants.engines import heads, tile
 from variants.engines.band import Band
 from variants.engines.distances import Distances
@@ -50,7 +51,7 @@ def attend(
     )
 
 
-@lru_cache(maxsize=64)
+@cached
 def _layouts(pattern: Pattern, heads: int, device: torch.device) -> list[Layout]:
     """The rows in the middle by band or blocks; global rows, which see all keys and stand at the
     two ends, and whatever a band or blocks would not save keys on, against all keys.

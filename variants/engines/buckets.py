@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from variants.engines.ranks import Ranks, Tiles
-from variants.engines.rounds import Round
+from variants.engines.rounds import Round, Rounds
 
 
 @dataclass(frozen=True, eq=False)
-class HashedRounds:
-    """As `rounds.Rounds`: all heads are sorted at once, round by round."""
+class HashedRounds(Rounds):
+    """All heads are sorted at once, round by round."""
 
     query_buckets: Tensor  # int64 (batch, heads, rounds, query_len)
     key_buckets: Tensor  # int64 (batch, heads, rounds, key_len)

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from variants.engines import heads
 from variants.engines.ranks import Tiles, grouped, stable_order
-from variants.engines.rounds import Round
+from variants.engines.rounds import Round, Rounds
 from variants.engines.tile import Scratch
 
 ROWS = 64  # most query rows of a tile
@@ -107,8 +107,8 @@ def _highest(scores: Tensor, chosen: Tensor, scratch: Scratch) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class ChosenRounds:
-    """As `rounds.Rounds`: in each, queries see the first, second, ... of their chosen blocks."""
+class ChosenRounds(Rounds):
+    """In each round, queries see the first, second, ... of their chosen blocks."""
 
     chosen: Tensor  # as `best_blocks` gives
     key_len: int

@@ -7,11 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend
 from torch.nn.functional import scaled_dot_product_attention
 
 from variants.contract.dense import compute_dtype
 from variants.engines import blocks
 from variants.engines.matmul import fast_float32
+
+# What scaled_dot_product_attention calls on a CPU. Called here by name, they can be run under a
+# setting in the backward pass too, and keep nothing once that has run.
+_FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 FAST_FROM = 256  # keys; with fewer the route's own cost is several times that of the product
 
@@ -49,16 +55,16 @@ def attend(
         # The kernel hides scores before it scales them: they would turn up, or be no number.
         query, scale = query * scale, 1.0
     fast = fast_pays(key) if fast is None else fast
-    if fast and query.device.type == "cpu" and query.dtype is not torch.float64:
-        if not (torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))):
-            wide = compute_dtype(query.dtype)
-            with fast_float32(query.device):
-                return _fused(query.to(wide), key.to(wide), value.to(wide), causal, scale).to(
-                    query.dtype
-                )
-        out: Tensor = _Fast.apply(query, key, value, causal, scale)
-        return out
     dtype = query.dtype
+    if fast and query.device.type == "cpu" and dtype is not torch.float64:
+        query, key, value = (x.to(compute_dtype(dtype)) for x in (query, key, value))
+        trains = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+        if not trains:
+            with fast_float32(query.device):
+                return _fused(query, key, value, causal, scale).to(dtype)
+        if _is_flash(query, key, value, causal, scale):
+            out: Tensor = _Fast.apply(query, key, value, causal, scale)
+            return out.to(dtype)
     if query.device.type == "cpu" and dtype is torch.float16:
         # This processor has no fast product of that type.
         query, key, value = (x.float() for x in (query, key, value))
@@ -81,6 +87,15 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float
     )
 
 
+def _is_flash(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> bool:
+    """Whether torch would take its FlashAttention kernel, which it may be told not to take."""
+    grouped = query.shape[1] != key.shape[1]
+    choice = torch._fused_sdp_choice(
+        query, key, value, None, 0.0, causal, scale=scale, enable_gqa=grouped
+    )
+    return choice == SDPBackend.FLASH_ATTENTION.value
+
+
 class _Fast(torch.autograd.Function):
     """The fused kernel with the fast route for its products, in the backward pass too."""
 
@@ -88,28 +103,16 @@ class _Fast(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float
     ) -> Tensor:
-        wide = compute_dtype(query.dtype)
-        leaves = [
-            x.detach().to(wide).requires_grad_(needed)
-            for x, needed in zip((query, key, value), ctx.needs_input_grad, strict=False)
-        ]
-        with fast_float32(query.device), torch.enable_grad():
-            out = _fused(leaves[0], leaves[1], leaves[2], causal, scale)
-        ctx.graph = leaves, out
-        return out.detach().to(query.dtype)
+        with fast_float32(query.device):
+            out, lse = _FLASH(query, key, value, 0.0, causal, scale=scale)
+        ctx.save_for_backward(query, key, value, out, lse)
+        ctx.settings = causal, scale
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        (grad_out,) = grads
-        leaves, out = ctx.graph
-        wanted = [leaf for leaf in leaves if leaf.requires_grad]
-        with fast_float32(grad_out.device):
-            found = iter(
-                torch.autograd.grad(out, wanted, grad_out.to(out.dtype), retain_graph=True)
-            )
-        return (
-            *(next(found).to(grad_out.dtype) if leaf.requires_grad else None for leaf in leaves),
-            None,
-            None,
-        )
+        causal, scale = ctx.settings
+        with fast_float32(grads[0].device):
+            found = _FLASH_BACKWARD(grads[0], *ctx.saved_tensors, 0.0, causal, scale=scale)
+        return (*found, None, None)

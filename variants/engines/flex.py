@@ -19,7 +19,7 @@ from torch import Tensor
 
 from variants.contract.checks import UnsupportedError
 from variants.contract.pattern import Pattern
-from variants.engines.block_lists import Lists, block_lists
+from variants.engines.block_lists import block_lists
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -133,7 +133,7 @@ def _options(query: Tensor, size: int) -> dict[str, Any]:
 
 
 class _Kept:
-    """What is made once for a pattern: its block lists and the functions compiled for it."""
+    """What is made once for a pattern: the functions compiled for it."""
 
     def __init__(self, pattern: Pattern) -> None:
         # In numbers that fit the kernel's 32 bits.
@@ -141,7 +141,6 @@ class _Kept:
         self._bounded = dataclasses.replace(
             pattern, window=min(pattern.window, most), block_size=min(pattern.block_size, most)
         )
-        self._lists: dict[tuple[Any, ...], Lists] = {}
         self._compiled: dict[tuple[Any, ...], Callable[..., Tensor]] = {}
 
     def block_mask(
@@ -154,9 +153,7 @@ class _Kept:
     ) -> Any:
         from torch.nn.attention.flex_attention import BlockMask
 
-        kind = size, key_padding_mask is not None, gradient
-        if kind not in self._lists:
-            self._lists[kind] = block_lists(pattern, *kind, device)
+        lists = block_lists(pattern, size, key_padding_mask is not None, gradient, device)
         bounded = self._bounded
 
         def mask(batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
@@ -167,7 +164,7 @@ class _Kept:
 
         return BlockMask(
             (pattern.query_len, pattern.key_len),
-            *self._lists[kind],
+            *lists,
             BLOCK_SIZE=(size, size),
             mask_mod=mask,
         )

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from variants.contract.pattern import Pattern
+from variants.contract.tensor_cache import cached
 from variants.engines.distances import Stretch
 from variants.engines.heads import budget
 from variants.engines.tile import HIDDEN, Scratch
@@ -75,14 +75,14 @@ class Layout(ABC):
         return self.gather(wide, steps, heads, "", Scratch(key_bias.device))[..., 0]
 
 
-@lru_cache(maxsize=8)
+@cached
 def corner(rows: int, dtype: torch.dtype, device: torch.device, *, above: bool) -> Tensor:
     """HIDDEN strictly above, or below, the diagonal of a (rows, rows) corner of the scores."""
     full = torch.full((rows, rows), HIDDEN, dtype=dtype, device=device)
     return full.triu_(1) if above else full.tril_(-1)
 
 
-@lru_cache(maxsize=8)
+@cached
 def _pattern_bias(
     pattern: Pattern, start: int, stop: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
@@ -141,7 +141,7 @@ class Everything(Layout):
             stop = min(start + self.rows, self.last)
             drawn = self.pattern.random_blocks
             size = self.pattern.query_len * self.keys * (1 if drawn is None else len(drawn))
-            make = _pattern_bias if size <= SMALL else _pattern_bias.__wrapped__
+            make = _pattern_bias if size <= SMALL else _pattern_bias.function
             bias = make(self.pattern, start, stop, scores.dtype, scores.device)[..., :shown]
             if len(bias) > 1:
                 which = torch.arange(heads.start, heads.stop, device=scores.device) % len(bias)

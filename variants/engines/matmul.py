@@ -8,7 +8,6 @@ process, and decides.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -18,7 +17,8 @@ import torch
 from torch import Tensor
 
 from variants.contract.dense import compute_dtype
-from variants.contract.modes import no_autocast
+from variants.contract.modes import no_autocast, tracing
+from variants.engines.process_setting import ProcessSetting
 
 _SETTINGS: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 TOLERANCE = 2.0  # how many times the default route's error the fast one may have
@@ -53,12 +53,18 @@ def product(left: Tensor, right: Tensor, precision: Precision, out: Tensor) -> T
     return out
 
 
-class _Route:
-    """How many callers want the fast route now, and what stood before the first of them."""
+def _chosen() -> str:
+    """The setting, "none" if it is but the general one."""
+    setting: str = _SETTINGS.fp32_precision
+    general: str = torch.backends.mkldnn.fp32_precision
+    return "none" if setting == general else setting
 
-    lock = threading.Lock()
-    users = 0
-    before = "none"
+
+def _choose(setting: str) -> None:
+    _SETTINGS.fp32_precision = setting
+
+
+_ROUTE = ProcessSetting(_chosen, _choose)
 
 
 @contextmanager
@@ -66,38 +72,16 @@ def fast_float32(device: torch.device) -> Iterator[None]:
     """Take the fast route for float32 products on a CPU, if its error allows. Autocast, which a
     backward pass may be called under, is off meanwhile.
 
-    The setting belongs to the process, so the last caller to leave puts back what the first one
-    found. Meanwhile other threads' products take that route too, a change they make to it is lost,
-    and `torch.get_float32_matmul_precision()`, which cannot name it, raises. A GPU's settings are
-    not touched.
+    The setting belongs to the process. Meanwhile other threads' products take that route too, and
+    `torch.get_float32_matmul_precision()`, which cannot name it, raises. A GPU's settings are not
+    touched.
     """
     with no_autocast(device):
-        yield from _fast_route(device)
-
-
-def _fast_route(device: torch.device) -> Iterator[None]:
-    if device.type != "cpu" or not fast_route_is_exact():
-        yield
-        return
-    with _Route.lock:
-        if _Route.users == 0:
-            _Route.before = _chosen()
-            _SETTINGS.fp32_precision = "bf16"
-        _Route.users += 1
-    try:
-        yield
-    finally:
-        with _Route.lock:
-            _Route.users -= 1
-            if _Route.users == 0:
-                _SETTINGS.fp32_precision = _Route.before
-
-
-def _chosen() -> str:
-    """The setting, "none" if it is but the general one."""
-    setting: str = _SETTINGS.fp32_precision
-    general: str = torch.backends.mkldnn.fp32_precision
-    return "none" if setting == general else setting
+        if device.type != "cpu" or tracing() or not fast_route_is_exact():
+            yield
+        else:
+            with _ROUTE.held("bf16"):
+                yield
 
 
 @cache
@@ -117,13 +101,8 @@ def route_errors() -> tuple[float, float]:
         right = torch.randn(4, 256, 64, generator=generator, dtype=torch.float32)
         exact = left.double() @ right.double()
         errors = []
-        with _Route.lock:
-            before = _chosen()
-            try:
-                for setting in ("ieee", "bf16"):
-                    _SETTINGS.fp32_precision = setting
-                    difference = torch.bmm(left, right).double() - exact
-                    errors.append(float(difference.norm() / exact.norm()))
-            finally:
-                _SETTINGS.fp32_precision = before
+        for setting in ("ieee", "bf16"):
+            with _ROUTE.held(setting):
+                difference = torch.bmm(left, right).double() - exact
+            errors.append(float(difference.norm() / exact.norm()))
     return errors[0], errors[1]

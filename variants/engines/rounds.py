@@ -6,9 +6,12 @@ Rows are gathered tile by tile, by a list that says which (`ranks.Tiles`).
 
 from __future__ import annotations
 
+import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,12 +39,20 @@ class Round(NamedTuple):
     missing: Tensor | None = None  # the rows that are in no tile, if any
 
 
-class Rounds(Protocol):
+@dataclass(frozen=True, eq=False)
+class Rounds(ABC):
     """Makes rounds when they are wanted, so that no two need be kept."""
 
+    @abstractmethod
     def __len__(self) -> int: ...
 
+    @abstractmethod
     def __getitem__(self, turn: int) -> Round: ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that are tensors."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: field for name, field in fields.items() if isinstance(field, Tensor)}
 
 
 def attend(
@@ -221,8 +232,10 @@ class _Rounds(torch.autograd.Function):
                         _merge(total[part], total_lse[part], found[part], found_lse[part])
         out = total[:count].view(query.shape).to(query.dtype)
         lse = total_lse[:count].view(query.shape[:3])
-        ctx.save_for_backward(query, key, value, out, lse)
-        ctx.settings = rounds, settings
+        held = rounds.tensors()
+        ctx.save_for_backward(query, key, value, out, lse, *held.values())
+        # Tensors are left to torch, which frees them after a backward pass.
+        ctx.settings = dataclasses.replace(rounds, **dict.fromkeys(held)), tuple(held), settings
         ctx.mark_non_differentiable(lse)
         return out, lse
 
@@ -230,8 +243,9 @@ class _Rounds(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         grad_out, _ = grads
-        query, key, value, out, lse = ctx.saved_tensors
-        rounds, settings = ctx.settings
+        query, key, value, out, lse, *held = ctx.saved_tensors
+        rounds, names, settings = ctx.settings
+        rounds = dataclasses.replace(rounds, **dict(zip(names, held, strict=True)))
         precision = settings.precision
         wide = compute_dtype(query.dtype)
         batch, kv_heads, key_len, head_dim = key.shape

@@ -14,16 +14,40 @@ from torch.backends.cuda import (
     can_use_efficient_attention,
     can_use_flash_attention,
 )
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from variants.contract.checks import UnsupportedError
+from variants.engines.process_setting import ProcessSetting
 
-KERNELS: dict[str, tuple[SDPBackend, Callable[[SDPAParams, bool], bool]]] = {
-    "flash": (SDPBackend.FLASH_ATTENTION, can_use_flash_attention),
-    "cudnn": (SDPBackend.CUDNN_ATTENTION, can_use_cudnn_attention),
-    "efficient": (SDPBackend.EFFICIENT_ATTENTION, can_use_efficient_attention),
+KERNELS: dict[str, Callable[[SDPAParams, bool], bool]] = {
+    "flash": can_use_flash_attention,
+    "cudnn": can_use_cudnn_attention,
+    "efficient": can_use_efficient_attention,
 }
+
+
+_SWITCHES = {
+    "flash": (torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.enable_flash_sdp),
+    "cudnn": (torch.backends.cuda.cudnn_sdp_enabled, torch.backends.cuda.enable_cudnn_sdp),
+    "efficient": (
+        torch.backends.cuda.mem_efficient_sdp_enabled,
+        torch.backends.cuda.enable_mem_efficient_sdp,
+    ),
+    "math": (torch.backends.cuda.math_sdp_enabled, torch.backends.cuda.enable_math_sdp),
+}
+
+
+def _allowed() -> str:
+    """The kernels that torch may choose from, by name."""
+    return " ".join(name for name, (enabled, _) in _SWITCHES.items() if enabled())
+
+
+def _allow(names: str) -> None:
+    for name, (_, enable) in _SWITCHES.items():
+        enable(name in names.split())
+
+
+_ALLOWED = ProcessSetting(_allowed, _allow)
 
 
 def unavailable(name: str, device: torch.device) -> str | None:
@@ -56,8 +80,8 @@ def attend(
             f"implementation {name!r} is causal with as many keys as queries only; "
             f"got {key.shape[2]} and {query.shape[2]}"
         )
-    # `sdpa_kernel` allows the kernel, which the program may have forbidden in general.
-    with sdpa_kernel(KERNELS[name][0]):
+    # Also a kernel that the program has forbidden in general.
+    with _ALLOWED.held(name):
         if (reason := _refusal(name, query, key, value, causal)) is not None:
             raise UnsupportedError(f"torch's {name!r} kernel does not take this call: {reason}")
         return scaled_dot_product_attention(
@@ -89,7 +113,7 @@ def _takes(
     name: str, query: Tensor, key: Tensor, value: Tensor, *, causal: bool, debug: bool = False
 ) -> bool:
     grouped = query.shape[1] != key.shape[1]
-    return KERNELS[name][1](SDPAParams(query, key, value, None, 0.0, causal, grouped), debug)
+    return KERNELS[name](SDPAParams(query, key, value, None, 0.0, causal, grouped), debug)
 
 
 def _refusal(name: str, query: Tensor, key: Tensor, value: Tensor, causal: bool) -> str | None:
@@ -107,6 +131,6 @@ def _refusal(name: str, query: Tensor, key: Tensor, value: Tensor, causal: bool)
 @cache
 def _missing(name: str, device: torch.device) -> str | None:
     probe = torch.zeros(1, 1, 64, 64, dtype=torch.float16, device=device)
-    with sdpa_kernel(KERNELS[name][0]):
+    with _ALLOWED.held(name):
         reason = _refusal(name, probe, probe, probe, False)
     return None if reason is None else f"torch's {name!r} kernel does not run: {reason}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -176,16 +177,18 @@ class _Selected(torch.autograd.Function):
             for part in _parts(query, key, value, search, selection, scratch):
                 tensors = part.query, part.key, part.value
                 part.put(tile.forward(*tensors, part.hide, precision, scratch), out)
-        ctx.save_for_backward(query, key, value, out)
-        ctx.settings = search, selection
+        # Tensors are left to torch, which frees them after a backward pass.
+        ctx.save_for_backward(query, key, value, out, search.padding, *(selection or ()))
+        ctx.search = dataclasses.replace(search, padding=None)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (grad_out,) = grads
-        query, key, value, out = ctx.saved_tensors
-        search, selection = ctx.settings
+        query, key, value, out, padding, *selected = ctx.saved_tensors
+        search = dataclasses.replace(ctx.search, padding=padding)
+        selection = Selection(*selected) if selected else None
         wide = compute_dtype(query.dtype)
         precision = Precision.of(query)
         scratch = Scratch(query.device)

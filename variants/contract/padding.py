@@ -1,0 +1,173 @@
+"""Padded sequences one by one: each as if it stood alone, without the padding before and behind it.
+
+A method that counts from the first token (blocks, segments, sinks) or asks how long a sequence is
+(landmarks, numbers of buckets) would otherwise count padding. Padding between two tokens of a
+sequence keeps its position and stays hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from variants.contract.dense import compute_dtype
+
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
+"""Output of query, key, value (or rows), key_padding_mask and distance_bias."""
+
+
+class Span(NamedTuple):
+    """The keys `first` to `last` of a sequence: from its first token to its last."""
+
+    first: int
+    last: int
+    holes: bool  # whether there is padding among them
+
+
+class Part(NamedTuple):
+    """Consecutive sequences that are padded alike, and some of their queries and keys."""
+
+    sequences: slice
+    rows: slice  # of the queries
+    keys: slice
+    holes: bool  # whether some of these keys are padding
+
+    def bias(self, distance_bias: Tensor | None, query_len: int) -> Tensor | None:
+        """The entries of `distance_bias` for these queries and keys."""
+        if distance_bias is None:
+            return None
+        # Entry j - i + query_len - 1 is for row i and key j: the first is of the last row.
+        begin = self.keys.start - self.rows.stop + query_len
+        length = self.rows.stop - self.rows.start + self.keys.stop - self.keys.start - 1
+        return distance_bias[:, begin : begin + length]
+
+
+def spans(key_padding_mask: Tensor) -> list[Span]:
+    """The span of each sequence of a mask (batch, key_len), True = padding; an empty one where all
+    is padding. A GPU is waited for."""
+    real = (~key_padding_mask).int()
+    key_len = real.shape[1]
+    first, last = real.argmax(1), key_len - real.flip(1).argmax(1)
+    found = torch.stack([first, last, real.sum(1)], dim=1).tolist()
+    return [
+        Span(start, stop, stop - start > count) if count else Span(0, 0, False)
+        for start, stop, count in found
+    ]
+
+
+def parts(
+    key_padding_mask: Tensor, query_len: int, *, causal: bool, crosses: bool
+) -> Iterator[list[Part]]:
+    """For consecutive sequences that are padded alike, the calls they need.
+
+    With as many queries as keys, and always if causal, query i is the token of key i + key_len -
+    query_len. The queries of tokens are set against the keys of tokens, without the others. Queries
+    at padding see nothing if causal; otherwise they may belong to another sequence, and are set
+    against these keys by themselves if the method `crosses`. Queries that are not causal and not as
+    many as the keys belong to another sequence.
+    """
+    offset = key_padding_mask.shape[1] - query_len
+    begin = 0
+    for span, group in groupby(spans(key_padding_mask)):
+        sequences = slice(begin, begin + len(list(group)))
+        begin = sequences.stop
+        rows = [slice(0, query_len)]
+        if causal or offset == 0:
+            # Queries before the first key stay in front of the first token.
+            first, last = max(0, span.first - max(0, offset)), max(0, span.last - offset)
+            rows = [slice(first, last)]
+            if crosses and not causal:
+                rows = [slice(0, first), *rows, slice(last, query_len)]
+        if span.first == span.last:
+            rows = []
+        yield [
+            Part(sequences, some, slice(span.first, span.last), span.holes)
+            for some in rows
+            if some.start < some.stop
+        ] or [Part(sequences, slice(0, 0), slice(0, 0), False)]
+
+
+def attend(
+    call: Attend,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_padding_mask: Tensor,
+    distance_bias: Tensor | None,
+    *,
+    causal: bool,
+    crosses: bool,
+) -> Tensor:
+    """The output of all sequences; rows of no part are 0."""
+    query_len = query.shape[2]
+    found = list(parts(key_padding_mask, query_len, causal=causal, crosses=crosses))
+    # Cut once: a slice for each part would have a gradient as large as the whole batch.
+    sizes = [own[0].sequences.stop - own[0].sequences.start for own in found]
+    batches = zip(*(x.split(sizes) for x in (query, key, value, key_padding_mask)), strict=True)
+    outs = []
+    for own, (queries, keys, values, mask) in zip(found, batches, strict=True):
+        pieces, done = [], 0
+        for part in own:
+            if part.rows.start == part.rows.stop:
+                continue
+            pieces.append(_nothing(queries[:, :, done : part.rows.start]))
+            done = part.rows.stop
+            pieces.append(
+                call(
+                    queries[:, :, part.rows],
+                    keys[:, :, part.keys],
+                    values[:, :, part.keys],
+                    mask[:, part.keys] if part.holes else None,
+                    part.bias(distance_bias, query_len),
+                )
+            )
+        pieces.append(_nothing(queries[:, :, done:]))
+        pieces = [piece for piece in pieces if piece.shape[2]]
+        outs.append(pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2))
+    return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+
+def _nothing(queries: Tensor) -> Tensor:
+    """Rows of 0, with a gradient of 0."""
+    return queries.masked_fill(torch.ones((), dtype=torch.bool, device=queries.device), 0)
+
+
+def weights(
+    call: Attend,
+    query: Tensor,
+    key: Tensor,
+    rows: Tensor,
+    key_padding_mask: Tensor,
+    distance_bias: Tensor | None,
+    *,
+    causal: bool,
+    crosses: bool,
+) -> Tensor:
+    """The weights of some `rows`, of calls with query, key, rows, key_padding_mask and
+    distance_bias; those of rows of no part are 0."""
+    _, heads, query_len, _ = query.shape
+    key_len = key.shape[2]
+    outs = []
+    for own in parts(key_padding_mask, query_len, causal=causal, crosses=crosses):
+        sequences = own[0].sequences
+        shape = (sequences.stop - sequences.start, heads, len(rows), key_len)
+        out = query.new_zeros(shape, dtype=compute_dtype(query.dtype))
+        for part in own:
+            inside = ((rows >= part.rows.start) & (rows < part.rows.stop)).nonzero()[:, 0]
+            if len(inside):
+                made = call(
+                    query[sequences, :, part.rows],
+                    key[sequences, :, part.keys],
+                    rows[inside] - part.rows.start,
+                    key_padding_mask[sequences, part.keys] if part.holes else None,
+                    part.bias(distance_bias, query_len),
+                )
+                made = pad(made, (part.keys.start, key_len - part.keys.stop))
+                out = out.to(made.dtype).index_copy(2, inside, made)
+        outs.append(out)
+    return torch.cat(outs)

@@ -1,0 +1,205 @@
+"""A call as one operation of a program that torch traces or transforms.
+
+Kernels choose their work by lengths and keep tensors from call to call, neither of which belongs
+into a traced program. So the program holds `variants::attention`, and the kernel runs when the
+program does: on its data, at its lengths. To load an exported program, import `variants` first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from variants.contract.checks import UnsupportedError
+from variants.contract.registry import create
+
+if TYPE_CHECKING:
+    from variants.contract.attention import Attention, Parameters
+
+
+def call(
+    attention: Attention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    causal: bool,
+    key_padding_mask: Tensor | None,
+    distance_bias: Tensor | None,
+    scale: float | None,
+    parameters: Parameters | None,
+) -> Tensor:
+    """The call of an attention as one operation, with its first derivative."""
+    names = sorted(parameters or {})
+    settings = json.dumps(
+        {
+            "variant": attention.info.name,
+            "hyperparameters": dataclasses.asdict(attention),
+            "causal": causal,
+            "scale": scale,
+            "parameters": names if parameters is not None else None,
+        }
+    )
+    learned = [(parameters or {})[name] for name in names]
+    tensors = (query, key, value, key_padding_mask, distance_bias, *learned)
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
+        out: Tensor = _Call.apply(settings, *tensors)
+        return out
+    return _operation(settings, tensors)
+
+
+def _operation(settings: str, tensors: tuple[Tensor | None, ...]) -> Tensor:
+    query, key, value, mask, bias, *learned = tensors
+    out: Tensor = torch.ops.variants.attention(query, key, value, mask, bias, learned, settings)
+    return out
+
+
+def _run(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_padding_mask: Tensor | None,
+    distance_bias: Tensor | None,
+    learned: list[Tensor],
+    settings: str,
+) -> Tensor:
+    read: dict[str, Any] = json.loads(settings)
+    names = read["parameters"]
+    attention = create(read["variant"], **read["hyperparameters"])
+    return attention.run(
+        query,
+        key,
+        value,
+        causal=read["causal"],
+        key_padding_mask=key_padding_mask,
+        distance_bias=distance_bias,
+        scale=read["scale"],
+        parameters=None if names is None else dict(zip(names, learned, strict=True)),
+    )
+
+
+@torch.library.custom_op("variants::attention", mutates_args=())
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_padding_mask: Tensor | None,
+    distance_bias: Tensor | None,
+    learned: list[Tensor],
+    settings: str,
+) -> Tensor:
+    out = _run(query, key, value, key_padding_mask, distance_bias, learned, settings)
+    return out.contiguous()
+
+
+@_attention.register_fake
+def _(query: Tensor, *rest: Any) -> Tensor:
+    return torch.empty_like(query, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("variants::attention_backward", mutates_args=())
+def _attention_backward(
+    grad_out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_padding_mask: Tensor | None,
+    distance_bias: Tensor | None,
+    learned: list[Tensor],
+    settings: str,
+) -> list[Tensor]:
+    """Gradients of query, key, value, the bias (empty if there is none) and what is learned."""
+    found: list[Tensor | BaseException] = []
+
+    def differentiate() -> None:
+        try:
+            inputs = [
+                None if x is None else x.detach().requires_grad_()
+                for x in (query, key, value, distance_bias, *learned)
+            ]
+            own = [x for x in inputs if x is not None]
+            wanted = own[len(own) - len(learned) :]
+            with torch.enable_grad():
+                tensors = own[0], own[1], own[2], key_padding_mask, inputs[3]
+                out = _run(*tensors, wanted, settings)
+                grads = iter(torch.autograd.grad(out, own, grad_out, materialize_grads=True))
+            found.extend(grad_out.new_zeros(0) if x is None else next(grads) for x in inputs)
+        except BaseException as error:
+            found.append(error)
+
+    # Inside of an operation torch records no gradient; in a thread of its own it does.
+    thread = threading.Thread(target=differentiate)
+    thread.start()
+    thread.join()
+    if isinstance(found[-1], BaseException):
+        raise found[-1]
+    return [x.contiguous() for x in found if isinstance(x, Tensor)]
+
+
+@_attention_backward.register_fake
+def _(
+    grad_out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_padding_mask: Tensor | None,
+    distance_bias: Tensor | None,
+    learned: list[Tensor],
+    settings: str,
+) -> list[Tensor]:
+    bias = grad_out.new_zeros(0) if distance_bias is None else distance_bias
+    return [
+        torch.empty_like(x, memory_format=torch.contiguous_format)
+        for x in (query, key, value, bias, *learned)
+    ]
+
+
+class _Call(torch.autograd.Function):
+    """The operation with a gradient; `settings`, then its tensors."""
+
+    @staticmethod
+    def forward(settings: str, *tensors: Tensor | None) -> Tensor:
+        return _operation(settings, tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.settings = inputs[0]
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return (None, *_Backward.apply(ctx.settings, grads[0], *ctx.saved_tensors))
+
+
+class _Backward(torch.autograd.Function):
+    """The gradient, which has none."""
+
+    @staticmethod
+    def forward(settings: str, grad_out: Tensor, *tensors: Tensor | None) -> Any:
+        query, key, value, mask, bias, *learned = tensors
+        grads = torch.ops.variants.attention_backward(
+            grad_out, query, key, value, mask, bias, learned, settings
+        )
+        return (*grads[:3], None, None if bias is None else grads[3], *grads[4:])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.variant = json.loads(inputs[0])["variant"]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise no_second_derivative(ctx.variant)
+
+
+def no_second_derivative(name: str) -> UnsupportedError:
+    """What is raised where a derivative of a derivative is asked for."""
+    return UnsupportedError(
+        f"{name}: expected a first derivative; got one that shall be differentiated again "
+        "(create_graph=True, or nested transforms of torch.func), which the kernels do not have. "
+        "For second derivatives, take `attention.weights(query, key, ...) @ value`"
+    )
