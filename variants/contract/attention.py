@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from variants.contract import decoding, padding, tensor_cache, traced
 from variants.contract.added import ADDED, Added, added_names
@@ -204,6 +205,10 @@ class Attention(ABC):
                 f"{self.info.name}: implementation {self.implementation!r} cannot run here: "
                 f"{reason}"
             )
+        if forward_ad._current_level >= 0 and any(
+            forward_ad.unpack_dual(x).tangent is not None for x in (query, key, value)
+        ):
+            raise traced.no_forward_mode(self.info.name)
         query, key, value = readable(query), readable(key), readable(value)
 
         def attend(

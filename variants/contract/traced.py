@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from variants.contract.checks import UnsupportedError
 from variants.contract.registry import create
@@ -36,26 +37,32 @@ def call(
 ) -> Tensor:
     """The call of an attention as one operation, with its first derivative."""
     names = sorted(parameters or {})
-    settings = json.dumps(
-        {
-            "variant": attention.info.name,
-            "hyperparameters": dataclasses.asdict(attention),
-            "causal": causal,
-            "scale": scale,
-            "parameters": names if parameters is not None else None,
-        }
-    )
     learned = [(parameters or {})[name] for name in names]
     tensors = (query, key, value, key_padding_mask, distance_bias, *learned)
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
-        out: Tensor = _Call.apply(settings, *tensors)
+    made = description(attention)
+    asked = (made, causal, scale, " ".join(names) if parameters is not None else None)
+    differentiates = torch.is_grad_enabled() and any(
+        x is not None and x.requires_grad for x in tensors
+    )
+    if differentiates or forward_ad._current_level >= 0:
+        out: Tensor = _Call.apply(asked, *tensors)
         return out
-    return _operation(settings, tensors)
+    return _operation(asked, tensors)
 
 
-def _operation(settings: str, tensors: tuple[Tensor | None, ...]) -> Tensor:
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def description(attention: Attention) -> str:
+    """An attention as text, from which `_run` makes it again."""
+    return json.dumps([attention.info.name, dataclasses.asdict(attention)])
+
+
+Asked = tuple[str, bool, float | None, str | None]
+"""The attention, `causal`, `scale`, and the names of what is learned; None for the seeded ones."""
+
+
+def _operation(asked: Asked, tensors: tuple[Tensor | None, ...]) -> Tensor:
     query, key, value, mask, bias, *learned = tensors
-    out: Tensor = torch.ops.variants.attention(query, key, value, mask, bias, learned, settings)
+    out: Tensor = torch.ops.variants.attention(query, key, value, mask, bias, learned, *asked)
     return out
 
 
@@ -66,20 +73,21 @@ def _run(
     key_padding_mask: Tensor | None,
     distance_bias: Tensor | None,
     learned: list[Tensor],
-    settings: str,
+    attention: str,
+    causal: bool,
+    scale: float | None,
+    names: str | None,
 ) -> Tensor:
-    read: dict[str, Any] = json.loads(settings)
-    names = read["parameters"]
-    attention = create(read["variant"], **read["hyperparameters"])
-    return attention.run(
+    name, hyperparameters = json.loads(attention)
+    return create(name, **hyperparameters).run(
         query,
         key,
         value,
-        causal=read["causal"],
+        causal=causal,
         key_padding_mask=key_padding_mask,
         distance_bias=distance_bias,
-        scale=read["scale"],
-        parameters=None if names is None else dict(zip(names, learned, strict=True)),
+        scale=scale,
+        parameters=None if names is None else dict(zip(names.split(), learned, strict=True)),
     )
 
 
@@ -91,9 +99,14 @@ def _attention(
     key_padding_mask: Tensor | None,
     distance_bias: Tensor | None,
     learned: list[Tensor],
-    settings: str,
+    attention: str,
+    causal: bool,
+    scale: float | None,
+    names: str | None,
 ) -> Tensor:
-    out = _run(query, key, value, key_padding_mask, distance_bias, learned, settings)
+    out = _run(
+        query, key, value, key_padding_mask, distance_bias, learned, attention, causal, scale, names
+    )
     return out.contiguous()
 
 
@@ -111,7 +124,10 @@ def _attention_backward(
     key_padding_mask: Tensor | None,
     distance_bias: Tensor | None,
     learned: list[Tensor],
-    settings: str,
+    attention: str,
+    causal: bool,
+    scale: float | None,
+    names: str | None,
 ) -> list[Tensor]:
     """Gradients of query, key, value, the bias (empty if there is none) and what is learned."""
     found: list[Tensor | BaseException] = []
@@ -126,7 +142,7 @@ def _attention_backward(
             wanted = own[len(own) - len(learned) :]
             with torch.enable_grad():
                 tensors = own[0], own[1], own[2], key_padding_mask, inputs[3]
-                out = _run(*tensors, wanted, settings)
+                out = _run(*tensors, wanted, attention, causal, scale, names)
                 grads = iter(torch.autograd.grad(out, own, grad_out, materialize_grads=True))
             found.extend(grad_out.new_zeros(0) if x is None else next(grads) for x in inputs)
         except BaseException as error:
@@ -150,7 +166,10 @@ def _(
     key_padding_mask: Tensor | None,
     distance_bias: Tensor | None,
     learned: list[Tensor],
-    settings: str,
+    attention: str,
+    causal: bool,
+    scale: float | None,
+    names: str | None,
 ) -> list[Tensor]:
     bias = grad_out.new_zeros(0) if distance_bias is None else distance_bias
     return [
@@ -160,36 +179,40 @@ def _(
 
 
 class _Call(torch.autograd.Function):
-    """The operation with a gradient; `settings`, then its tensors."""
+    """The operation with a gradient."""
 
     @staticmethod
-    def forward(settings: str, *tensors: Tensor | None) -> Tensor:
-        return _operation(settings, tensors)
+    def forward(asked: Asked, *tensors: Tensor | None) -> Tensor:
+        return _operation(asked, tensors)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.settings = inputs[0]
+        ctx.asked = inputs[0]
         ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise no_forward_mode(json.loads(ctx.asked[0])[0])
+
+    @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        return (None, *_Backward.apply(ctx.settings, grads[0], *ctx.saved_tensors))
+        return (None, *_Backward.apply(ctx.asked, grads[0], *ctx.saved_tensors))
 
 
 class _Backward(torch.autograd.Function):
     """The gradient, which has none."""
 
     @staticmethod
-    def forward(settings: str, grad_out: Tensor, *tensors: Tensor | None) -> Any:
+    def forward(asked: Asked, grad_out: Tensor, *tensors: Tensor | None) -> Any:
         query, key, value, mask, bias, *learned = tensors
         grads = torch.ops.variants.attention_backward(
-            grad_out, query, key, value, mask, bias, learned, settings
+            grad_out, query, key, value, mask, bias, learned, *asked
         )
         return (*grads[:3], None, None if bias is None else grads[3], *grads[4:])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.variant = json.loads(inputs[0])["variant"]
+        ctx.variant = json.loads(inputs[0][0])[0]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -202,4 +225,13 @@ def no_second_derivative(name: str) -> UnsupportedError:
         f"{name}: expected a first derivative; got one that shall be differentiated again "
         "(create_graph=True, or nested transforms of torch.func), which the kernels do not have. "
         "For second derivatives, take `attention.weights(query, key, ...) @ value`"
+    )
+
+
+def no_forward_mode(name: str) -> UnsupportedError:
+    """What is raised for tensors with a tangent."""
+    return UnsupportedError(
+        f"{name}: expected tensors without a tangent; got some of forward-mode differentiation "
+        "(torch.func.jvp, torch.autograd.forward_ad), which the kernels do not have. Take "
+        "`attention.weights(query, key, ...) @ value`, or a backward pass"
     )
