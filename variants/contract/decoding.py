@@ -48,6 +48,16 @@ class State:
     # sequence begins with padding. Then what an "absolute" method keeps is one memory a sequence.
     starts: tuple[int | None, ...] = ()
 
+    def starts_with(self, key_padding_mask: Tensor | None) -> tuple[int | None, ...]:
+        """`starts` with further tokens, of which this is the mask."""
+        if None not in self.starts:
+            return self.starts
+        new = first_tokens(key_padding_mask) or (0,) * len(self.starts)
+        return tuple(
+            (None if late is None else self.length + late) if start is None else start
+            for start, late in zip(self.starts, new, strict=True)
+        )
+
     @property
     def nbytes(self) -> int:
         """Bytes that are held between two steps, room for later tokens included."""
@@ -141,7 +151,7 @@ def step(
     if state.starts and attention.info.positions == "absolute":
         return _step_one_by_one(attention, state, *inputs, call)
     out, memory = _advance(attention, state.memory, state.length, *inputs, call)
-    starts = _starts(state, key_padding_mask)
+    starts = state.starts_with(key_padding_mask)
     return out, dataclasses.replace(state, length=length, memory=memory, starts=starts)
 
 
@@ -152,17 +162,6 @@ def first_tokens(key_padding_mask: Tensor | None) -> tuple[int | None, ...]:
     found = padding.spans(key_padding_mask)
     starts = tuple(None if span.first == span.last else span.first for span in found)
     return starts if any(start != 0 for start in starts) else ()
-
-
-def _starts(state: State, key_padding_mask: Tensor | None) -> tuple[int | None, ...]:
-    """`State.starts` with further tokens."""
-    if None not in state.starts:
-        return state.starts
-    new = first_tokens(key_padding_mask) or (0,) * len(state.starts)
-    return tuple(
-        (None if late is None else state.length + late) if start is None else start
-        for start, late in zip(state.starts, new, strict=True)
-    )
 
 
 def _sequences(
@@ -228,7 +227,7 @@ def _step_one_by_one(
     call: dict[str, Any],
 ) -> tuple[Tensor, State]:
     """A step of sequences that begin at different places, each by what it keeps itself."""
-    starts = _starts(state, key_padding_mask)
+    starts = state.starts_with(key_padding_mask)
     outs: list[Tensor] = []
     memories: list[Memory | None] = []
     late = [max(0, (start or 0) - state.length) for start in starts]

@@ -56,10 +56,16 @@ def tracing() -> bool:
     torch.compile."""
     return (
         torch.compiler.is_compiling()
-        or _C._are_functorch_transforms_active()
+        or transforming()
         or any(_C._get_dispatch_mode(mode) is not None for mode in _TRACERS)
         or _C._is_tracing()
     )
+
+
+def transforming() -> bool:
+    """Whether a transform of torch.func is under way: grad, jvp, vmap, functionalize, ..."""
+    found: bool = _C._are_functorch_transforms_active()
+    return found
 
 
 def pretended(tensor: Tensor) -> bool:

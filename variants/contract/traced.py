@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from variants.contract.checks import UnsupportedError
+from variants.contract.modes import transforming
 from variants.contract.registry import create
 
 if TYPE_CHECKING:
@@ -41,12 +42,12 @@ def call(
     tensors = (query, key, value, key_padding_mask, distance_bias, *learned)
     made = description(attention)
     asked = (made, causal, scale, " ".join(names) if parameters is not None else None)
-    differentiates = torch.is_grad_enabled() and any(
-        x is not None and x.requires_grad for x in tensors
-    )
-    if differentiates or forward_ad._current_level >= 0:
-        out: Tensor = _Call.apply(asked, *tensors)
-        return out
+    if transforming():
+        forward_mode = forward_ad._current_level >= 0
+        if forward_mode or any(x is not None and x.requires_grad for x in tensors):
+            # The transforms of torch.func differentiate only a Function written for them.
+            out: Tensor = (_Dual if forward_mode else _Call).apply(asked, *tensors)
+            return out
     return _operation(asked, tensors)
 
 
@@ -191,12 +192,14 @@ class _Call(torch.autograd.Function):
         ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        raise no_forward_mode(json.loads(ctx.asked[0])[0])
-
-    @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         return (None, *_Backward.apply(ctx.asked, grads[0], *ctx.saved_tensors))
+
+
+class _Dual(_Call):
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise no_forward_mode(json.loads(ctx.asked[0])[0])
 
 
 class _Backward(torch.autograd.Function):
@@ -217,6 +220,19 @@ class _Backward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         raise no_second_derivative(ctx.variant)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, learned, attention, causal, scale, names = inputs
+    _Call.setup_context(ctx, ((attention, causal, scale, names), *tensors, *learned), output)
+
+
+def _backward(ctx: Any, *grads: Tensor) -> Any:
+    _, *own = _Call.backward(ctx, *grads)
+    return (*own[:5], list(own[5:]), None, None, None, None)
+
+
+_attention.register_autograd(_backward, setup_context=_setup_context)
 
 
 def no_second_derivative(name: str) -> UnsupportedError:

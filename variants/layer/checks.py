@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from variants.contract.checks import UnsupportedError
-from variants.contract.modes import autocasts
+from variants.contract.modes import autocasts, tracing
 from variants.contract.registry import REGISTRY
+from variants.layer.position import Position
 
 if TYPE_CHECKING:
     from variants.layer.multi_head import MultiHeadAttention
@@ -92,6 +93,27 @@ def check_widths(
                 f"{name} must be of the layer's dtype {dtype}, except under autocast; got "
                 f"{found.dtype}{said}"
             )
+
+
+def check_foreign(
+    layer: MultiHeadAttention,
+    query: Tensor,
+    key: Tensor | None,
+    mask: Tensor | None,
+    *,
+    causal: bool,
+) -> None:
+    """UnsupportedError for positions of queries and keys of two sequences, where padding makes the
+    last key stand elsewhere in each sequence of the batch."""
+    foreign = isinstance(key, Tensor) and not causal and query.shape[1] != key.shape[1]
+    if mask is None or not foreign or type(layer.position) is Position or tracing():
+        return
+    if bool(mask[:, -1].any()):
+        raise UnsupportedError(
+            f"position {type(layer.position).__name__}: queries of another sequence stand before "
+            "its last key, which padding on the right moves; pad the keys on the left, or call the "
+            "layer for one sequence at a time"
+        )
 
 
 def check_polarity(mask: Tensor | None, key: Tensor) -> None:

@@ -12,6 +12,7 @@ from variants.contract.decoding import State
 from variants.contract.dense import compute_dtype
 from variants.contract.registry import create
 from variants.layer.checks import (
+    check_foreign,
     check_numbers,
     check_polarity,
     check_position,
@@ -19,6 +20,7 @@ from variants.layer.checks import (
 )
 from variants.layer.from_torch import check_module, weights_of
 from variants.layer.learned import LearnedTensors
+from variants.layer.padded import leading_padding, leading_padding_of
 from variants.layer.position import Position
 from variants.layer.positions import position_for
 
@@ -152,8 +154,9 @@ class MultiHeadAttention(nn.Module):
             causal: hide keys at later positions; key j stands at j, query i at
                 i + key_len - query_len.
             key_padding_mask: bool (batch, key_len), True = padding, as in
-                torch.nn.MultiheadAttention. On a GPU, looking for a mask of the other polarity
-                waits for it; torch.compile leaves that out.
+                torch.nn.MultiheadAttention. Positions count from the first token of each sequence.
+                On a GPU, looking for a mask of the other polarity waits for it; torch.compile
+                leaves that out.
 
         Returns:
             (batch, query_len, embed_dim).
@@ -167,7 +170,9 @@ class MultiHeadAttention(nn.Module):
                 "a layer with shared_qk=True has no keys but its queries: leave key out, or pass "
                 "the query itself; got another tensor"
             )
-        heads, call = self._prepared(query, key, value, 0, key_padding_mask)
+        check_foreign(self, query, key, key_padding_mask, causal=causal)
+        leading = leading_padding(key_padding_mask)
+        heads, call = self._prepared(query, key, value, 0, key_padding_mask, leading)
         return self._merged(self.attention(*heads, causal=causal, **call))
 
     def prefill(
@@ -179,7 +184,8 @@ class MultiHeadAttention(nn.Module):
         Raises:
             ValueError, UnsupportedError: as the call does, and `Attention.prefill`.
         """
-        heads, call = self._prepared(hidden, None, None, 0, key_padding_mask)
+        leading = leading_padding(key_padding_mask)
+        heads, call = self._prepared(hidden, None, None, 0, key_padding_mask, leading)
         out, state = self.attention.prefill(*heads, **call)
         return self._merged(out), state
 
@@ -196,7 +202,8 @@ class MultiHeadAttention(nn.Module):
             raise ValueError(
                 f"step needs the state that prefill or a step gave; got {type(state).__name__}"
             )
-        heads, call = self._prepared(hidden, None, None, state.length, key_padding_mask)
+        leading = leading_padding_of(state, key_padding_mask, hidden.device)
+        heads, call = self._prepared(hidden, None, None, state.length, key_padding_mask, leading)
         out, state = self.attention.step(state, *heads, **call)
         return self._merged(out), state
 
@@ -223,9 +230,10 @@ class MultiHeadAttention(nn.Module):
         value: Tensor | None,
         start: int,
         key_padding_mask: Tensor | None,
+        leading: Tensor | None,
     ) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]:
         """Query, key and value in heads, and what else the attention is called with; `start` tokens
-        have gone before the first key."""
+        have gone before the first key, the first `leading` (batch,) of each sequence padding."""
         check_widths(self, query, key, value)
         key = query if key is None else key
         if start == 0:  # of new tokens alone, all may be padding
@@ -234,20 +242,23 @@ class MultiHeadAttention(nn.Module):
         query_len, key_len, place = query.shape[1], key.shape[1], self.position
         query_start = start + key_len - query_len
 
-        queries = place.added(query, query_start)
-        keys = queries if key is query else place.added(key, start)
-        values = keys if value is key else place.added(value, start)
-        query = place.turned(self._split(self.query_projection(queries)), query_start)
+        begin, query_begin = (
+            where if leading is None else where - leading for where in (start, query_start)
+        )
+        queries = place.added(query, query_begin)
+        keys = queries if key is query else place.added(key, begin)
+        values = keys if value is key else place.added(value, begin)
+        query = place.turned(self._split(self.query_projection(queries)), query_begin)
         if self.key_projection is None:
             key = query
         else:
-            key = place.turned(self._split(self.key_projection(keys)), start)
+            key = place.turned(self._split(self.key_projection(keys)), begin)
         call = {
             "key_padding_mask": key_padding_mask,
             "distance_bias": place.distance_bias(
                 query_len, start + key_len, compute_dtype(query.dtype), query.device
             ),
-            "parameters": dict(self.attention_parameters),
+            "parameters": dict(self.attention_parameters.items()),
         }
         return (query, key, self._split(self.value_projection(values))), call
 

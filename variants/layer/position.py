@@ -20,7 +20,8 @@ class Position(nn.Module):
     and is made for a layer's `takes`, of which it has `size`.
 
     `start` is the position of the first token; it may be negative where there are more queries
-    than keys.
+    than keys. It may also be int64 (batch,), the position in each sequence by itself, where some
+    begin with padding: that is at negative positions.
     """
 
     takes: ClassVar[str] = ""  # embed_dim, num_heads or head_dim; empty if it fits every layer
@@ -29,11 +30,11 @@ class Position(nn.Module):
     def reset_parameters(self) -> None:
         """Give what is learned, if anything, the values it begins with."""
 
-    def added(self, hidden: Tensor, start: int) -> Tensor:
+    def added(self, hidden: Tensor, start: int | Tensor) -> Tensor:
         """Tokens before they are projected, (batch, tokens, embed_dim); same shape and dtype."""
         return hidden
 
-    def turned(self, heads: Tensor, start: int) -> Tensor:
+    def turned(self, heads: Tensor, start: int | Tensor) -> Tensor:
         """Query or key, (batch, heads, tokens, head_dim); same shape and dtype."""
         return heads
 

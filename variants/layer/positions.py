@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from variants.contract.dense import compute_dtype
+from variants.contract.modes import tracing
 from variants.layer.biases import Alibi, RelativeBias
 from variants.layer.position import Position, check_counts
 
@@ -27,13 +28,13 @@ class Sinusoidal(Position):
         check_counts(embed_dim=embed_dim)
         self.size = embed_dim
 
-    def forward(self, hidden: Tensor, start: int = 0) -> Tensor:
+    def forward(self, hidden: Tensor, start: int | Tensor = 0) -> Tensor:
         """(batch, tokens, embed_dim) with the table of positions `start`, `start` + 1, ... added;
-        the dtype is kept."""
+        the dtype is kept. `start` is a number, or int64 (batch,), one for each sequence."""
         _check_width(self, hidden)
         angles = _angles(start, hidden.shape[-2], self.size, 10000.0, hidden.device)
         table = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
-        return _sum(hidden, table[:, : self.size])
+        return _sum(hidden, table[..., : self.size])
 
     added = forward
 
@@ -68,17 +69,24 @@ class Learned(Position):
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=0.02)
 
-    def forward(self, hidden: Tensor, start: int = 0) -> Tensor:
+    def forward(self, hidden: Tensor, start: int | Tensor = 0) -> Tensor:
         """(batch, tokens, embed_dim) with the vectors of positions `start`, `start` + 1, ... added;
-        the dtype is kept."""
+        the dtype is kept. `start` is a number, or int64 (batch,), one for each sequence, whose
+        tokens at negative positions are padding."""
         _check_width(self, hidden)
-        end, max_len = start + hidden.shape[-2], self.weight.shape[0]
-        if start < 0 or end > max_len:
+        tokens, max_len = hidden.shape[-2], self.weight.shape[0]
+        if isinstance(start, Tensor):
+            first, last = 0, 0 if tracing() else int(start.max()) + tokens - 1
+            table = self.weight[_numbers(start, tokens, start.device).clamp(min=0)]
+        else:
+            first, last = start, start + tokens - 1
+            table = self.weight[max(0, first) : last + 1]
+        if first < 0 or last >= max_len:
             raise ValueError(
-                f"learned positions reach from 0 to {max_len - 1}; got tokens at {start} to "
-                f"{end - 1}: make it with a larger max_len, or take an encoding without an end"
+                f"learned positions reach from 0 to {max_len - 1}; got tokens at {first} to "
+                f"{last}: make it with a larger max_len, or take an encoding without an end"
             )
-        return _sum(hidden, self.weight[start:end])
+        return _sum(hidden, table)
 
     added = forward
 
@@ -109,12 +117,14 @@ class Rotary(Position):
             )
         self.size, self.base, self.interleaved = head_dim, float(base), interleaved
 
-    def forward(self, heads: Tensor, start: int = 0) -> Tensor:
+    def forward(self, heads: Tensor, start: int | Tensor = 0) -> Tensor:
         """(batch, heads, tokens, head_dim) turned by positions `start`, `start` + 1, ...; the dtype
-        is kept."""
+        is kept. `start` is a number, or int64 (batch,), one for each sequence."""
         _check_width(self, heads)
         dtype = compute_dtype(heads.dtype)
         angles = _angles(start, heads.shape[-2], self.size, self.base, heads.device)
+        if isinstance(start, Tensor):
+            angles = angles[:, None]
         cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
         shape = (-1, 2) if self.interleaved else (2, -1)
         pair = -1 if self.interleaved else -2
@@ -178,9 +188,19 @@ def _sum(hidden: Tensor, table: Tensor) -> Tensor:
     return (hidden.to(dtype) + table.to(dtype)).to(hidden.dtype)
 
 
-def _angles(start: int, length: int, channels: int, base: float, device: torch.device) -> Tensor:
-    """p · base^(-2i / channels) of position p and pair i, (length, half the channels rounded up).
-    In float64: in float32 angles far out would have lost their digits."""
-    numbers = torch.arange(start, start + length, device=device, dtype=torch.float64)
+def _numbers(start: int | Tensor, length: int, device: torch.device) -> Tensor:
+    """Positions from `start` on, int64 (length,), or (batch, length) for starts (batch,)."""
+    if isinstance(start, Tensor):
+        return start[:, None] + torch.arange(length, device=device)
+    return torch.arange(start, start + length, device=device)
+
+
+def _angles(
+    start: int | Tensor, length: int, channels: int, base: float, device: torch.device
+) -> Tensor:
+    """p · base^(-2i / channels) of position p and pair i, (length, half the channels rounded up),
+    or (batch, ...) for starts (batch,). In float64: in float32 angles far out would have lost their
+    digits."""
+    numbers = _numbers(start, length, device).double()
     steps = torch.arange(0, channels, 2, device=device, dtype=torch.float64)
-    return numbers[:, None] * base ** (-steps / channels)
+    return numbers[..., None] * base ** (-steps / channels)
