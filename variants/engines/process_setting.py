@@ -31,6 +31,8 @@ class ProcessSetting(Generic[Value]):
     def held(self, value: Value) -> Iterator[None]:
         """Set the value as long as the context lasts."""
         thread = threading.get_ident()
+        if thread in self._inside and self._value != value:
+            raise RuntimeError(f"a setting cannot be {value} and {self._value} at a time")
         try:
             self._enter(thread, value)
             yield
@@ -39,8 +41,6 @@ class ProcessSetting(Generic[Value]):
 
     def _enter(self, thread: int, value: Value) -> None:
         with self._changed:
-            if self._value != value and thread in self._inside:
-                raise RuntimeError(f"a setting cannot be {value} and {self._value} at a time")
             while self._inside and self._value != value:
                 self._changed.wait()
             first = not self._inside
