@@ -87,9 +87,7 @@ def test_it_is_put_back_after_an_exception(switch: Switch, error: type[BaseExcep
     assert switch.value == "usual"
 
 
-def test_the_last_thread_puts_it_back(
-    switch: Switch, other_thread_inside: threading.Event
-) -> None:
+def test_the_last_thread_puts_it_back(switch: Switch, other_thread_inside: threading.Event) -> None:
     with switch.setting.held("changed"):
         pass
     assert switch.value == "changed"
@@ -112,9 +110,11 @@ def test_another_value_waits(switch: Switch, other_thread_inside: threading.Even
 
 def test_two_values_in_one_thread_are_an_error(switch: Switch) -> None:
     with switch.setting.held("changed"):
-        with pytest.raises(RuntimeError, match="cannot be other and changed"):
-            with switch.setting.held("other"):
-                pass
+        with (
+            pytest.raises(RuntimeError, match="cannot be other and changed"),
+            switch.setting.held("other"),
+        ):
+            pass
         assert switch.value == "changed"
     assert switch.value == "usual"
 

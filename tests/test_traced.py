@@ -140,9 +140,7 @@ def on_meta(call: Call) -> Tensor:
 
 @pytest.mark.parametrize("pretend", [pretended, of_fake_tensors, on_meta])
 @pytest.mark.parametrize("attention", attentions("small"))
-def test_tensors_without_numbers(
-    attention: Attention, pretend: Callable[[Call], Tensor]
-) -> None:
+def test_tensors_without_numbers(attention: Attention, pretend: Callable[[Call], Tensor]) -> None:
     call = calling(attention)
     expected = call(*tensors(LENGTH))
     found = pretend(call)

@@ -238,7 +238,10 @@ def _step_one_by_one(
             outs.append(torch.zeros_like(asked))
             memories.append(None)
             continue
-        bias = None if distance_bias is None else distance_bias[:, start:]
+        bias = None
+        if distance_bias is not None:
+            entries = asked.shape[2] + state.length + key.shape[2] - start - 1
+            bias = distance_bias[:, start : start + entries]
         if memory is None:
             with torch.no_grad():
                 out = attention(

@@ -75,18 +75,20 @@ class Learned(Position):
         tokens at negative positions are padding."""
         _check_width(self, hidden)
         tokens, max_len = hidden.shape[-2], self.weight.shape[0]
-        if isinstance(start, Tensor):
-            first, last = 0, 0 if tracing() else int(start.max()) + tokens - 1
-            table = self.weight[_numbers(start, tokens, start.device).clamp(min=0)]
-        else:
-            first, last = start, start + tokens - 1
-            table = self.weight[max(0, first) : last + 1]
+        first, last = 0, tokens - 1
+        if not isinstance(start, Tensor):
+            first, last = start, start + last
+        elif not tracing():
+            last += int(start.max())
         if first < 0 or last >= max_len:
             raise ValueError(
                 f"learned positions reach from 0 to {max_len - 1}; got tokens at {first} to "
                 f"{last}: make it with a larger max_len, or take an encoding without an end"
             )
-        return _sum(hidden, table)
+        if isinstance(start, Tensor):
+            numbers = _numbers(start, tokens, start.device).clamp(min=0)
+            return _sum(hidden, self.weight[numbers])
+        return _sum(hidden, self.weight[first : last + 1])
 
     added = forward
 

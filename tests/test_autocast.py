@@ -1,0 +1,164 @@
+"""Under autocast calls and layers take what torch's own attention takes, and give what it gives."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.testing import assert_close
+
+import variants
+from tests.test_contract import attentions, supports
+from variants import Attention, MultiHeadAttention
+
+HALF = (torch.bfloat16, torch.float16)
+DTYPES = (torch.float32, *HALF)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def tensors(*dtypes: torch.dtype, length: int = 30) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(3, 1, 2, length, 8, generator=generator)
+    return [x.to(dtype) for x, dtype in zip(drawn, dtypes, strict=True)]
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return float((found.double() - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("half", HALF)
+@pytest.mark.parametrize("attention", attentions("small"))
+def test_any_mixture_of_dtypes(attention: Attention, half: torch.dtype) -> None:
+    """Cast as by hand; gradients come back in the dtype of each input."""
+    causal = attention.info.causal_choices[-1]
+    for dtypes in itertools.product(DTYPES, repeat=3):
+        inputs = [x.requires_grad_() for x in tensors(*dtypes)]
+        by_hand = [x.detach().to(half).requires_grad_() for x in inputs]
+        expected = attention(*by_hand, causal=causal)
+        with torch.autocast("cpu", dtype=half):
+            out = attention(*inputs, causal=causal)
+            weights = attention.weights(*inputs[:2], causal=causal)
+        assert out.dtype == half
+        assert torch.equal(out, expected)
+        assert torch.equal(weights, attention.weights(*by_hand[:2], causal=causal))
+        grads = torch.autograd.grad(out.float().square().sum(), inputs)
+        hands = torch.autograd.grad(expected.float().square().sum(), by_hand)
+        assert [x.dtype for x in grads] == list(dtypes)
+        for one, other in zip(grads, hands, strict=True):
+            assert torch.equal(one, other.to(one.dtype))
+
+
+@pytest.mark.parametrize("half", HALF)
+@pytest.mark.parametrize("length", [30, 300])
+def test_result_and_error_of_exact_attention_are_torchs(length: int, half: torch.dtype) -> None:
+    for dtypes in itertools.product(DTYPES, repeat=3):
+        inputs = tensors(*dtypes, length=length)
+        exact = scaled_dot_product_attention(*(x.double() for x in inputs))
+        with torch.autocast("cpu", dtype=half):
+            own = scaled_dot_product_attention(*inputs)
+            found = variants.create("full")(*inputs)
+        assert found.dtype == own.dtype
+        assert relative(found, exact) < 1.2 * relative(own, exact)
+
+
+def test_float64_is_left_alone() -> None:
+    """As torch's own attention leaves it; both refuse a mixture with another dtype."""
+    inputs = tensors(torch.float64, torch.float64, torch.float64)
+    attention = variants.create("sliding_window")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(attention(*inputs), attention(*inputs))
+        assert attention(*inputs).dtype == torch.float64
+        with pytest.raises(RuntimeError):
+            scaled_dot_product_attention(inputs[0], inputs[1].float(), inputs[2])
+        with pytest.raises(ValueError, match=r"share one dtype .* torch.bfloat16, torch.float64"):
+            attention(inputs[0], inputs[1].float(), inputs[2])
+
+
+def test_without_autocast_dtypes_must_agree() -> None:
+    with pytest.raises(ValueError, match="share one dtype"):
+        variants.create("full")(*tensors(torch.float32, torch.float32, torch.bfloat16))
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16, enabled=False),
+        pytest.raises(ValueError, match="share one dtype"),
+    ):
+        variants.create("full")(*tensors(torch.float32, torch.float32, torch.bfloat16))
+
+
+@pytest.mark.parametrize("half", HALF)
+@pytest.mark.parametrize("attention", attentions("small", where=supports("distance_bias")))
+def test_a_bias_by_distance(attention: Attention, half: torch.dtype) -> None:
+    """Of any dtype; it is added to float32 scores."""
+    inputs = tensors(torch.float32, half, torch.float32)
+    bias = torch.randn(2, 59, requires_grad=True)
+    with torch.autocast("cpu", dtype=half):
+        out = attention(*inputs, causal=True, distance_bias=bias)
+    expected = attention(*(x.to(half) for x in inputs), causal=True, distance_bias=bias)
+    assert torch.equal(out, expected)
+    (grad,) = torch.autograd.grad(out.float().sum(), bias)
+    assert (grad.dtype, bool(grad.any())) == (torch.float32, True)
+
+
+@pytest.mark.parametrize("half", HALF)
+@pytest.mark.parametrize("attention", attentions("small", where=supports("step")))
+def test_decoding(attention: Attention, half: torch.dtype) -> None:
+    """A state holds the dtype of autocast, whatever the tokens are."""
+    inputs = tensors(torch.float32, half, torch.float32)
+    expected = attention(*(x.to(half) for x in inputs), causal=True)
+    with torch.no_grad(), torch.autocast("cpu", dtype=half):
+        out, state = attention.prefill(*(x[:, :, :20] for x in inputs))
+        last, state = attention.step(state, *(x[:, :, 20:] for x in inputs))
+    assert {out.dtype, last.dtype, state.dtype} == {half}
+    bound = 0.02 if half is torch.bfloat16 else 0.003
+    assert relative(torch.cat([out, last], 2), expected.double()) < bound
+    with torch.no_grad(), pytest.raises(ValueError, match="must be like those before them"):
+        attention.step(state, *tensors(torch.float32, torch.float32, torch.float32))
+
+
+@pytest.mark.parametrize("half", HALF)
+@pytest.mark.parametrize("position", [None, "rotary", "sinusoidal", "relative_bias"])
+@pytest.mark.parametrize("attention", attentions("small"))
+def test_one_training_step_of_a_layer(
+    attention: Attention, position: str | None, half: torch.dtype
+) -> None:
+    if position == "relative_bias" and "distance_bias" not in attention.supports:
+        pytest.skip("takes no bias by distance")
+    shared = bool(getattr(attention, "shared_qk", False))
+    torch.manual_seed(0)
+    layer = MultiHeadAttention(16, 2, attention=attention, position=position, shared_qk=shared)
+    hidden = torch.randn(2, 20, 16)
+    causal = attention.info.causal_choices[-1]
+    before = [x.detach().clone() for x in layer.parameters()]
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    with torch.autocast("cpu", dtype=half):
+        out = layer(hidden, causal=causal)
+        loss = out.float().square().mean()
+    assert out.dtype == half
+    loss.backward()
+    optimizer.step()
+    for parameter in layer.parameters():
+        assert parameter.dtype == torch.float32
+        assert parameter.grad is not None
+        assert bool(parameter.isfinite().all())
+    assert any(not torch.equal(x, old) for x, old in zip(layer.parameters(), before, strict=True))
+
+
+def test_it_does_not_reach_into_a_kernel() -> None:
+    """Sums over thousands of keys, which a half type would lose, stay in float32."""
+    inputs = tensors(torch.float32, torch.float32, torch.float32, length=3000)
+    rounded = [x.bfloat16().float() for x in inputs]
+    attention = variants.create("linear")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = attention(*inputs, causal=True)
+    expected = attention(*rounded, causal=True)
+    assert_close(out, expected.bfloat16())

@@ -1,0 +1,142 @@
+"""Inputs that lie in memory in any way: transposed, with gaps, overlapping, one for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+import variants
+from tests.test_contract import attentions, small_settings, supports
+from variants import REGISTRY, Attention
+from variants.contract.strides import readable
+
+BATCH, HEADS, LENGTH, HEAD_DIM = 2, 4, 260, 8
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape)))
+
+
+def overlapping_rows() -> Tensor:
+    """Each row begins one number behind the row before."""
+    return drawn(BATCH, HEADS, LENGTH + HEAD_DIM - 1).unfold(2, HEAD_DIM, 1)
+
+
+def overlapping_heads() -> Tensor:
+    return drawn(BATCH, HEADS + LENGTH - 1, HEAD_DIM).unfold(1, LENGTH, 1).transpose(2, 3)
+
+
+def overlapping_sequences() -> Tensor:
+    flat = drawn(HEADS * LENGTH * HEAD_DIM + 7)
+    return flat.as_strided((BATCH, HEADS, LENGTH, HEAD_DIM), (7, LENGTH * HEAD_DIM, HEAD_DIM, 1))
+
+
+def channels_first() -> Tensor:
+    return drawn(BATCH, HEADS, HEAD_DIM, LENGTH).transpose(2, 3)
+
+
+def tokens_first() -> Tensor:
+    return drawn(LENGTH, BATCH, HEADS, HEAD_DIM).permute(1, 2, 0, 3)
+
+
+def as_projected() -> Tensor:
+    """A third of a projection for query, key and value together."""
+    return drawn(BATCH, LENGTH, 3, HEADS, HEAD_DIM)[:, :, 1].transpose(1, 2)
+
+
+def every_other_channel() -> Tensor:
+    return drawn(BATCH, HEADS, LENGTH, 2 * HEAD_DIM)[..., ::2]
+
+
+def one_head() -> Tensor:
+    return drawn(BATCH, 1, LENGTH, HEAD_DIM).expand(-1, HEADS, -1, -1)
+
+
+def one_row() -> Tensor:
+    return drawn(BATCH, HEADS, 1, HEAD_DIM).expand(-1, -1, LENGTH, -1)
+
+
+def one_channel() -> Tensor:
+    return drawn(BATCH, HEADS, LENGTH, 1).expand(-1, -1, -1, HEAD_DIM)
+
+
+def one_number() -> Tensor:
+    return torch.tensor(0.5).expand(BATCH, HEADS, LENGTH, HEAD_DIM)
+
+
+MADE = [
+    overlapping_rows,
+    overlapping_heads,
+    overlapping_sequences,
+    channels_first,
+    tokens_first,
+    as_projected,
+    every_other_channel,
+    one_head,
+    one_row,
+    one_channel,
+    one_number,
+]
+
+
+def plain() -> Tensor:
+    return drawn(BATCH, HEADS, LENGTH, HEAD_DIM)
+
+
+def implementations() -> list[object]:
+    found = []
+    for name in sorted(REGISTRY):
+        for word in ("auto", *REGISTRY[name].info.implementations):
+            made = variants.create(name, **small_settings(name), implementation=word)
+            if made.cannot_run(torch.device("cpu")) is None and word != "flex":
+                found.append(pytest.param(made, id=f"{name}-{word}"))
+    return found
+
+
+@pytest.mark.parametrize("make", MADE)
+@pytest.mark.parametrize("attention", implementations())
+def test_results_are_those_of_contiguous_inputs(
+    attention: Attention, make: Callable[[], Tensor]
+) -> None:
+    """Each of query, key, value and the gradient of the output."""
+    causal = attention.info.causal_choices[-1]
+    for place in range(4):
+        given = [plain() * (1 + i) for i in range(4)]
+        expected = [x.clone() for x in given]
+        given[place] = make()
+        expected[place] = make().contiguous()
+        results = []
+        for *inputs, grad in (given, expected):
+            inputs = [x.requires_grad_() for x in inputs]
+            out = attention(*inputs, causal=causal)
+            results.append((out, *torch.autograd.grad(out, inputs, grad)))
+        for one, other in zip(*results, strict=True):
+            assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", MADE)
+@pytest.mark.parametrize("attention", attentions("small", where=supports("step")))
+def test_steps(attention: Attention, make: Callable[[], Tensor]) -> None:
+    tensors = [make() for _ in range(3)]
+    expected = attention(*(x.contiguous() for x in tensors), causal=True)
+    out, state = attention.prefill(*(x[:, :, :100] for x in tensors))
+    last, _ = attention.step(state, *(x[:, :, 100:] for x in tensors))
+    assert_close(torch.cat([out, last], dim=2), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", [plain, tokens_first, as_projected, one_head])
+def test_nothing_is_copied_that_can_be_read(make: Callable[[], Tensor]) -> None:
+    tensor = make()
+    assert readable(tensor) is tensor
