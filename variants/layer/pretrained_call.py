@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from variants.contract.attention import Attention, Parameters
 from variants.contract.checks import UnsupportedError
@@ -109,14 +110,22 @@ class AttentionFunction:
                 f"(got {query.shape[2]} queries of {key.shape[2]} keys); generate with "
                 "use_cache=False"
             )
+        padding = sight.padding
+        foreign = not sight.causal and getattr(module, "is_decoder", False)
+        if padding is not None and foreign and query.shape[2] == key.shape[2]:
+            # One key more than queries, or these would count as the tokens of the keys.
+            key, value = (pad(x, (0, 0, 0, 1)) for x in (key, value))
+            padding = pad(padding, (0, 1), value=True)
         call: dict[str, Any] = {
             "causal": sight.causal,
-            "key_padding_mask": sight.padding,
+            "key_padding_mask": padding,
             "scale": scaling,
             "parameters": parameters_of(module, attention),
         }
         out = attention(query, key, value, **call)
-        weights = attention.weights(query, key, **call) if output_attentions else None
+        weights = None
+        if output_attentions:
+            weights = attention.weights(query, key, **call)[..., : sight.key_len]
         return out.transpose(1, 2).contiguous(), weights
 
 
