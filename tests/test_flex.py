@@ -17,6 +17,7 @@ from torch.testing import assert_close
 
 import variants
 from variants import Attention, UnsupportedError
+from variants.contract import tensor_cache
 from variants.contract.pattern import Pattern
 from variants.engines import block_lists, flex
 
@@ -242,9 +243,11 @@ def test_functions_do_not_share_the_limit_of_recompilations() -> None:
 def test_what_was_made_for_a_pattern_goes_with_it() -> None:
     given = GIVEN["window, causal, more queries"]
     query, key, value = given.tensors(torch.float32, "cpu")
+    tensor_cache.clear()
     pattern = Pattern(given.query_len, given.key_len, True, window=50)
     flex.attend(query, key, value, pattern, key_padding_mask=None, scale=0.25)
     count = len(flex._kept)
+    tensor_cache.clear()
     del pattern
     gc.collect()
     assert len(flex._kept) == count - 1

@@ -446,7 +446,8 @@ def test_prefill_then_steps_give_the_causal_forward(attention: Attention, shape:
                     out, state = layer.step(state, new, **call)
                 found.append(out)
             assert state.length == TOKENS
-            assert_close(torch.cat(found, dim=1), expected)
+            real = ~padding() if mask is not None else torch.ones(BATCH, TOKENS, dtype=torch.bool)
+            assert_close(torch.cat(found, dim=1)[real], expected[real])
 
 
 def test_what_does_not_step_says_so() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -88,6 +89,17 @@ def padding_of(key_len: int) -> Tensor:
     return mask
 
 
+def parts(mask: Tensor, query_len: int) -> tuple[list[slice], slice]:
+    """The keys from the first token to the last, and the query rows that are set against them
+    together: where there are as many queries, those of tokens, and those before and behind."""
+    tokens = (~mask).nonzero()[:, 0]
+    first, last = int(tokens[0]), int(tokens[-1]) + 1
+    rows = [slice(0, query_len)]
+    if query_len == len(mask):
+        rows = [slice(0, first), slice(first, last), slice(last, query_len)]
+    return [some for some in rows if some.start < some.stop], slice(first, last)
+
+
 @pytest.mark.parametrize("padded", [False, True], ids=["all", "padded"])
 @pytest.mark.parametrize("steps", [1, 6])
 @pytest.mark.parametrize(("query_len", "key_len"), [(26, 26), (9, 26), (26, 9), (1, 26), (3, 26)])
@@ -97,18 +109,13 @@ def test_it_is_the_product_of_three_matrices(
     attention = variants.create("nystrom", num_landmarks=4, num_iterations=steps)
     query, key, value = tensors(query_len, key_len)
     mask = padding_of(key_len) if padded else torch.zeros(2, key_len, dtype=torch.bool)
-    weights = torch.stack(
-        [
-            torch.stack(
-                [
-                    f @ iterated(a, steps) @ b
-                    for h in range(HEADS)
-                    for f, a, b in [three_matrices(query[s, h], key[s, h // 2], mask[s], 4, 0.9)]
-                ]
-            )
-            for s in range(2)
-        ]
-    )
+    weights = torch.zeros(2, HEADS, query_len, key_len, dtype=torch.float64)
+    for s, h in itertools.product(range(2), range(HEADS)):
+        rows, keys = parts(mask[s], query_len)
+        for some in rows:
+            own = query[s, h, some], key[s, h // 2, keys], mask[s, keys]
+            f, a, b = three_matrices(*own, 4, 0.9)
+            weights[s, h, some, keys] = f @ iterated(a, steps) @ b
     call = {"key_padding_mask": mask if padded else None, "scale": 0.9}
     assert_close(attention.weights(query, key, **call), weights)
     out = weights @ value.repeat_interleave(2, 1)
@@ -123,10 +130,13 @@ def test_a_converged_iteration_is_the_pseudo_inverse(padded: bool) -> None:
     attention = variants.create("nystrom", num_landmarks=4, num_iterations=40)
     call = {"key_padding_mask": mask if padded else None, "scale": 3.0}
     found = attention.weights(query, key, **call)
-    for s in range(2):
-        for h in range(HEADS):
-            f, a, b = three_matrices(query[s, h], key[s, h // 2], mask[s], 4, 3.0)
-            assert_close(found[s, h], f @ torch.linalg.pinv(a) @ b, rtol=1e-6, atol=1e-8)
+    for s, h in itertools.product(range(2), range(HEADS)):
+        rows, keys = parts(mask[s], 40)
+        for some in rows:
+            own = query[s, h, some], key[s, h // 2, keys], mask[s, keys]
+            f, a, b = three_matrices(*own, 4, 3.0)
+            expected = f @ torch.linalg.pinv(a) @ b
+            assert_close(found[s, h, some, keys], expected, rtol=1e-6, atol=1e-8)
     assert_close(found.sum(-1), torch.ones(2, HEADS, 40, dtype=torch.float64))
 
 

@@ -477,7 +477,12 @@ class Attention(ABC):
         return {}
 
     def prepare(
-        self, query: Tensor, key: Tensor, *, causal: bool, key_padding_mask: Tensor | None = None
+        self,
+        query: Tensor,
+        key: Tensor,
+        *,
+        causal: bool = False,
+        key_padding_mask: Tensor | None = None,
     ) -> None:
         """Build what later calls of this shape will use again (drawn patterns, projections), and
         forget what was kept for others."""
