@@ -393,9 +393,12 @@ class TestGeneration:
         made = replace_attention(model("Llama"), small("sliding_window"))
         ids = tokens(length=20)["input_ids"]
         expected = output(made, input_ids=ids)
-        cache = made(input_ids=ids[:, :8], use_cache=True).past_key_values
+        # Its name before transformers 5.24, and since.
+        known = inspect.signature(made.forward).parameters
+        name = "cache" if "cache" in known else "past_key_values"
+        cache = made(input_ids=ids[:, :8], use_cache=True)[name]
         for start, stop in ((8, 13), (13, 14), (14, 20)):
-            found = made(input_ids=ids[:, start:stop], past_key_values=cache, use_cache=True)
+            found = made(input_ids=ids[:, start:stop], **{name: cache}, use_cache=True)
             assert_close(found.logits, expected[:, start:stop])
 
 
