@@ -30,21 +30,23 @@ def test_excepted():
 
 
 def project() -> dict[str, Any]:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return found
 
 
 def test_the_held_versions_are_all_that_is_asked_for_and_fit() -> None:
     held = versions.tested(CONSTRAINTS)
-    wanted = [*project()["dependencies"], *sum(project()["optional-dependencies"].values(), [])]
-    for requirement in map(Requirement, wanted):
-        assert requirement.specifier.contains(held[canonicalize_name(requirement.name)])
+    extras = project()["optional-dependencies"].values()
+    for wanted in (project()["dependencies"], *extras):
+        for requirement in map(Requirement, wanted):
+            assert requirement.specifier.contains(held[canonicalize_name(requirement.name)])
 
 
 def test_the_constraints_are_versions_alone_in_order() -> None:
     lines = [line for line in CONSTRAINTS.splitlines() if not line.startswith("#")]
     assert [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[0-9][a-z0-9.]*", line)] == []
     assert lines == sorted(lines, key=lambda line: line.partition("==")[0])
-    assert CONSTRAINTS == versions.freeze(versions.tested(CONSTRAINTS))
+    assert versions.freeze(versions.tested(CONSTRAINTS)) == CONSTRAINTS
 
 
 def test_the_environment_itself_is_not_held() -> None:
@@ -87,7 +89,7 @@ def test_lower_bounds() -> None:
     }
     bounds = {"torch": "2.10", "xformers": "0.0.35", "pytest-benchmark": "5.1"}
     assert versions.lower_bounds(some, ["test"]) == bounds
-    with pytest.raises(ValueError, match="expected a lower bound, pandas-stubs>=...; got ''$"):
+    with pytest.raises(ValueError, match=r"a lower bound, pandas-stubs>=\.\.\.; got ''$"):
         versions.lower_bounds(some, ["dev"])
 
 

@@ -16,6 +16,7 @@ import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 HEADER = """\
@@ -44,9 +45,7 @@ def tested(text: str) -> Versions:
 
 
 def installed() -> Versions:
-    return {
-        canonical(found.name): public(found.version) for found in metadata.distributions()
-    }
+    return {canonical(found.name): public(found.version) for found in metadata.distributions()}
 
 
 def freeze(found: Versions) -> str:
@@ -82,7 +81,7 @@ def to_install(held: Versions, torch: str | None, torch_needs: Iterable[str]) ->
     return {name: version for name, version in held.items() if name not in free}
 
 
-def lower_bounds(project: Mapping[str, object], extras: Collection[str]) -> Versions:
+def lower_bounds(project: Mapping[str, Any], extras: Collection[str]) -> Versions:
     """Of the dependencies and some extras of a pyproject.toml's `[project]`."""
     wanted = [*project["dependencies"]]
     for extra in extras:
