@@ -612,6 +612,7 @@ class TestRefusedCalls:
             "head_mask",
             "cu_seq_lens_q",
             "indices",
+            "read_index",
             "unheard_of",
         ],
     )
@@ -639,6 +640,16 @@ class TestRefusedCalls:
         out, _ = function(module, query, query, query, None, is_causal=False, sliding_window=6)
         everything = variants.create("full")(query, query, query).transpose(1, 2)
         assert torch.equal(out, everything)
+
+    @pytest.mark.parametrize("name", ["cache", "past_key_values"])
+    def test_a_cache_that_the_model_has_read_already(self, name: str) -> None:
+        transformers = pytest.importorskip("transformers")
+        function = transformers.AttentionInterface()[attn_implementation("full")]
+        query = torch.randn(1, HEADS, 6, HEAD_DIM)
+        handed = {name: transformers.DynamicCache()}
+        out, _ = function(nn.Module(), query, query, query, None, is_causal=True, **handed)
+        expected = variants.create("full")(query, query, query, causal=True)
+        assert torch.equal(out, expected.transpose(1, 2))
 
 
 @pytest.mark.parametrize("causal", [True, False])
