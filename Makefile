@@ -19,13 +19,13 @@ MODEL_READY := .venv/.ready-model
 PEERS_READY := .venv/.ready-peers
 endif
 
-EXTRAS := test,dev,model,pretrained,peers,fla
+TESTED := test,model,pretrained,peers,fla
 PIP_OPTIONS := --quiet --disable-pip-version-check
 # Installs an extra, as [test]: the versions of constraints.txt, for the build too.
 define install
 @.venv/bin/python -m tests.versions install >.venv/constraints.txt
 @.venv/bin/python -m pip install $(PIP_OPTIONS) --constraint .venv/constraints.txt \
-    'setuptools>=77' torch
+    'setuptools>=77.0.3' torch
 @.venv/bin/python -m pip install $(PIP_OPTIONS) --constraint .venv/constraints.txt \
     --no-build-isolation --editable '.$(1)'
 endef
@@ -82,10 +82,11 @@ test-latest: latest ## run the tests with the newest allowed versions, and say w
 
 .PHONY: test-oldest
 test-oldest: ## run the tests with the lower bounds of pyproject.toml
+	@echo "installing into .venv-oldest ..."
 	@$(BASE_PYTHON) -m venv --clear .venv-oldest
 	@.venv-oldest/bin/python -m tests.versions oldest >.venv-oldest/constraints.txt
 	@.venv-oldest/bin/python -m pip install $(PIP_OPTIONS) \
-	    --constraint .venv-oldest/constraints.txt --editable '.[test]'
+	    --constraint .venv-oldest/constraints.txt --editable '.[$(TESTED)]'
 	@.venv-oldest/bin/python -m pytest
 
 .PHONY: constraints
@@ -98,7 +99,7 @@ constraints: latest ## write constraints.txt anew, from the newest allowed versi
 latest:
 	@echo "installing into .venv-latest ..."
 	@$(BASE_PYTHON) -m venv --clear .venv-latest
-	@.venv-latest/bin/python -m pip install $(PIP_OPTIONS) --editable '.[$(EXTRAS)]'
+	@.venv-latest/bin/python -m pip install $(PIP_OPTIONS) --editable '.[$(TESTED),dev]'
 
 .PHONY: track
 track: $(TEST_READY) ## time every variant with pytest-benchmark and store the result by machine

@@ -111,7 +111,7 @@ def _main(command: str) -> str:
         return freeze(installed())
     if command == "oldest":
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-        return _lines(lower_bounds(project, ["test"]))
+        return _lines(lower_bounds(project, project["optional-dependencies"].keys() - {"dev"}))
     held, found = tested((ROOT / "constraints.txt").read_text()), installed()
     if command == "install":
         torch_needs = metadata.requires("torch") or [] if "torch" in found else []
