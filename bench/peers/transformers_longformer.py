@@ -52,7 +52,13 @@ def attend(
     module.key = module.key_global = lambda _: keys
     module.value = module.value_global = lambda _: values
     hidden = query.new_zeros(1).expand(batch, seq_len, heads * head_dim)  # its shape is asked for
-    out = module(hidden, mask, is_masked, is_global, num_global > 0)[0]
+    out = module(
+        hidden,
+        attention_mask=mask,
+        is_index_masked=is_masked,
+        is_index_global_attn=is_global,
+        is_global_attn=num_global > 0,
+    )[0]
     return out.unflatten(2, (heads, head_dim)).transpose(1, 2)
 
 

@@ -57,7 +57,8 @@ class Pattern:
         if self.random_blocks is not None:
             drawn = query_block.clamp(min=0)
             for draw in range(self.random_blocks.shape[-1]):
-                block = self.random_blocks[heads, drawn, draw]
+                # By tensors alone: torch 2.10 does not compile an index with a number among them.
+                block = self.random_blocks[..., draw][heads, drawn]
                 seen = seen | ((block == key_block) & (queries >= 0))
         return seen & (keys <= queries) if self.causal else seen
 

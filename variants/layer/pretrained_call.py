@@ -17,6 +17,7 @@ from variants.layer.pretrained_masks import read_mask
 # Arguments that models hand on to their attention and that do not change what it computes.
 HARMLESS = frozenset(
     {
+        "cache",  # `past_key_values` before transformers 5.24
         "cache_position",
         "max_length_k",
         "max_length_q",
