@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -47,10 +48,12 @@ class Attention(ABC):
     padded keys and values. One that declares `distance_bias` takes it as one more keyword, None
     where there is none; one that declares `step` writes `remember` and `advance`.
 
-    Key j stands at position j, query i at position i + key_len - query_len.
+    Key j stands at position j, query i at position i + key_len - query_len; of what padding does to
+    that, see the call.
     """
 
     info: ClassVar[Info]
+    text: ClassVar[str]  # name and settings of this attention as JSON, from which to make it again
 
     implementation: str = "auto"
 
@@ -78,6 +81,8 @@ class Attention(ABC):
                 raise ValueError(
                     f"{name}: {field.name} must be a multiple of {step}; got {value!r}"
                 )
+        # Made here, as a compiler that traces a call can read it but not make it.
+        object.__setattr__(self, "text", json.dumps([name, dataclasses.asdict(self)]))
 
     @property
     def hyperparameters(self) -> str:
@@ -158,7 +163,9 @@ class Attention(ABC):
                 causal of one that is causal only; in a backward pass with create_graph=True.
         """
         compiles = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
-        attend = untraced(self._call) if compiles and not self.traceable else self._call
+        plain = key_padding_mask is None and distance_bias is None
+        breaks = compiles and not (self.traceable and plain)
+        attend = untraced(self._call) if breaks else self._call
         return attend(query, key, value, causal, key_padding_mask, distance_bias, scale, parameters)
 
     def _call(

@@ -7,7 +7,6 @@ program does: on its data, at its lengths. To load an exported program, import `
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import threading
 from typing import TYPE_CHECKING, Any
@@ -40,8 +39,7 @@ def call(
     names = sorted(parameters or {})
     learned = [(parameters or {})[name] for name in names]
     tensors = (query, key, value, key_padding_mask, distance_bias, *learned)
-    made = description(attention)
-    asked = (made, causal, scale, " ".join(names) if parameters is not None else None)
+    asked = (attention.text, causal, scale, " ".join(names) if parameters is not None else None)
     if transforming():
         forward_mode = forward_ad._current_level >= 0
         if forward_mode or any(x is not None and x.requires_grad for x in tensors):
@@ -49,12 +47,6 @@ def call(
             out: Tensor = (_Dual if forward_mode else _Call).apply(asked, *tensors)
             return out
     return _operation(asked, tensors)
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def description(attention: Attention) -> str:
-    """An attention as text, from which `_run` makes it again."""
-    return json.dumps([attention.info.name, dataclasses.asdict(attention)])
 
 
 Asked = tuple[str, bool, float | None, str | None]
@@ -79,7 +71,7 @@ def _run(
     scale: float | None,
     names: str | None,
 ) -> Tensor:
-    name, hyperparameters = json.loads(attention)
+    name, hyperparameters = json.loads(attention)  # as `Attention.text`
     return create(name, **hyperparameters).run(
         query,
         key,
