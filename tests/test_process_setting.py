@@ -46,6 +46,7 @@ def in_child(check: Callable[[], bool]) -> bool:
     """Whether a check holds in a forked process."""
     child = os.fork()
     if child == 0:
+        signal.alarm(60)  # which ends it
         good = False
         try:
             good = check()

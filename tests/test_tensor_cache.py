@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -165,6 +166,7 @@ def test_a_child_process_does_not_wait_for_a_thread_that_it_does_not_have() -> N
     with tensor_cache._STORE.lock:  # as if another thread were inside
         child = os.fork()
         if child == 0:
+            signal.alarm(60)  # which ends it
             os._exit(0 if numbers(3).tolist() == [0, 1, 2] else 1)
         _, status = os.waitpid(child, 0)
     assert status == 0
