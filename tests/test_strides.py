@@ -136,6 +136,12 @@ def test_steps(attention: Attention, make: Callable[[], Tensor]) -> None:
     assert_close(torch.cat([out, last], dim=2), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("make", [channels_first, every_other_channel, overlapping_rows])
+def test_channels_that_lie_apart_are_put_together(make: Callable[[], Tensor]) -> None:
+    """torch's FlashAttention takes no others; its other kernel on a CPU is quadratic in memory."""
+    assert readable(make()).is_contiguous()
+
+
 @pytest.mark.parametrize("make", [plain, tokens_first, as_projected, one_head])
 def test_nothing_is_copied_that_can_be_read(make: Callable[[], Tensor]) -> None:
     tensor = make()
