@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import variants
+from tests.standing_alone import calls_of
 from variants import UnsupportedError
 
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 6
@@ -89,17 +90,6 @@ def padding_of(key_len: int) -> Tensor:
     return mask
 
 
-def parts(mask: Tensor, query_len: int) -> tuple[list[slice], slice]:
-    """The keys from the first token to the last, and the query rows that are set against them
-    together: where there are as many queries, those of tokens, and those before and behind."""
-    tokens = (~mask).nonzero()[:, 0]
-    first, last = int(tokens[0]), int(tokens[-1]) + 1
-    rows = [slice(0, query_len)]
-    if query_len == len(mask):
-        rows = [slice(0, first), slice(first, last), slice(last, query_len)]
-    return [some for some in rows if some.start < some.stop], slice(first, last)
-
-
 @pytest.mark.parametrize("padded", [False, True], ids=["all", "padded"])
 @pytest.mark.parametrize("steps", [1, 6])
 @pytest.mark.parametrize(("query_len", "key_len"), [(26, 26), (9, 26), (26, 9), (1, 26), (3, 26)])
@@ -111,8 +101,7 @@ def test_it_is_the_product_of_three_matrices(
     mask = padding_of(key_len) if padded else torch.zeros(2, key_len, dtype=torch.bool)
     weights = torch.zeros(2, HEADS, query_len, key_len, dtype=torch.float64)
     for s, h in itertools.product(range(2), range(HEADS)):
-        rows, keys = parts(mask[s], query_len)
-        for some in rows:
+        for some, keys in calls_of(mask[s], query_len, causal=False):
             own = query[s, h, some], key[s, h // 2, keys], mask[s, keys]
             f, a, b = three_matrices(*own, 4, 0.9)
             weights[s, h, some, keys] = f @ iterated(a, steps) @ b
@@ -131,8 +120,7 @@ def test_a_converged_iteration_is_the_pseudo_inverse(padded: bool) -> None:
     call = {"key_padding_mask": mask if padded else None, "scale": 3.0}
     found = attention.weights(query, key, **call)
     for s, h in itertools.product(range(2), range(HEADS)):
-        rows, keys = parts(mask[s], 40)
-        for some in rows:
+        for some, keys in calls_of(mask[s], 40, causal=False):
             own = query[s, h, some], key[s, h // 2, keys], mask[s, keys]
             f, a, b = three_matrices(*own, 4, 3.0)
             expected = f @ torch.linalg.pinv(a) @ b

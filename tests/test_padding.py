@@ -23,7 +23,8 @@ from variants.contract.registry import POSITIONS
 from variants.layer.positions import Learned
 
 LENGTH, HEADS, KV_HEADS, HEAD_DIM = 27, 4, 2, 8
-SIDES = {"left": (9, 0), "right": (0, 9), "both": (3, 7), "none": (0, 0)}
+# Enough padding for another number of buckets.
+SIDES = {"left": (40, 0), "right": (0, 40), "both": (17, 23), "none": (0, 0)}
 padded = pytest.mark.parametrize("sides", SIDES)
 every = pytest.mark.parametrize(
     "attention", attentions("small", "minimum", where=supports("key_padding_mask"))
