@@ -114,8 +114,8 @@ def test_equals_the_definition_in_plain_loops(
     padding = torch.zeros(2, key_len, dtype=torch.bool)
     if padded:
         padding[0, 6:13] = True
-        padding[0, -2:] = True
-        padding[1, 0] = True
+        padding[0, -3:-1] = True
+        padding[1, 1] = True
     attention = variants.create("block_top_k", block_size=size, top_k=count)
     expected, others = weights_by_hand(query, key, padding, attention, causal, scale)
     assert (others > 0) == (count > 1 or (query_len > key_len and not causal))

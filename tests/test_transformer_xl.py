@@ -49,7 +49,7 @@ def test_is_the_paper_s_sum_of_two_products(
     given = learned()
     mask = torch.zeros(2, key_len, dtype=torch.bool)
     if padded:
-        mask[0, [0, 2]] = mask[1, key_len // 2 :] = True
+        mask[0, [1, 2]] = mask[1, key_len // 2 : -1] = True
     scale = 1 / math.sqrt(6)
     weights = torch.zeros(2, HEADS, query_len, key_len, dtype=torch.float64)
     for b in range(2):

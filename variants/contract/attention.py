@@ -250,8 +250,9 @@ class Attention(ABC):
                 crosses="cross_attention" in self.supports,
             )
         native = self._native(query, key, causal, key_padding_mask, distance_bias)
-        if out.grad_fn is not None and not native:
-            out.grad_fn.register_prehook(partial(_only_once, self.info.name))
+        made_by = getattr(out, "grad_fn", None)  # kernels from outside may return anything
+        if made_by is not None and not native:
+            made_by.register_prehook(partial(_only_once, self.info.name))
         return out
 
     def _attended(
