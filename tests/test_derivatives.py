@@ -32,7 +32,7 @@ def implementations() -> list[Any]:
     """Every implementation that runs here and has a gradient."""
     found = []
     for name in sorted(REGISTRY):
-        for word in ("auto", *REGISTRY[name].info.implementations):
+        for word in ("auto", *REGISTRY[name].info.implementations[1:]):
             made = variants.create(name, **small_settings(name), implementation=word)
             if made.cannot_run(CPU) is None and word != "flex":
                 found.append(pytest.param(made, id=f"{name}-{word}"))

@@ -40,7 +40,7 @@ def calls() -> list[object]:
     """Every implementation with a gradient here, plain and with padding on the left."""
     found = []
     for name in sorted(REGISTRY):
-        for word in ("auto", *REGISTRY[name].info.implementations):
+        for word in ("auto", *REGISTRY[name].info.implementations[1:]):
             made = variants.create(name, **small_settings(name), implementation=word)
             if made.cannot_run(torch.device("cpu")) is None and word != "flex":
                 for padded in (False, True):
@@ -57,14 +57,11 @@ def calling(attention: Attention, padded: bool) -> Callable[..., Tensor]:
     return lambda query, key, value: attention(query, key, value, causal=causal, **options)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("attention", "padded"), calls())
-def test_nothing_is_held_after_a_backward_pass(
-    attention: Attention, padded: bool, dtype: torch.dtype
-) -> None:
+def test_nothing_is_held_after_a_backward_pass(attention: Attention, padded: bool) -> None:
     """While the loss lives, as it does where somebody adds up losses to report them."""
     call = calling(attention, padded)
-    leaves = tensors(dtype)
+    leaves = tensors(torch.bfloat16 if padded else torch.float32)
     inputs = [x * 1 for x in leaves]  # as projections give
     watched = [weakref.ref(x) for x in inputs]
     out = call(*inputs)

@@ -190,8 +190,7 @@ class Layer(nn.Module):
         return self.layer(hidden, causal=self.causal, key_padding_mask=mask)
 
 
-@pytest.mark.parametrize("strict", [False, True], ids=["", "strict"])
-@pytest.mark.parametrize("position", ["rotary", "sinusoidal"])
+@pytest.mark.parametrize(("position", "strict"), [("rotary", False), ("sinusoidal", True)])
 @pytest.mark.parametrize(
     "attention", attentions("small", where=lambda x: not getattr(x, "shared_qk", False))
 )
