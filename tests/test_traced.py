@@ -235,6 +235,17 @@ def test_what_does_not_fit_into_a_program_is_refused_in_words() -> None:
         attention.prefill(*(torch.empty(x.shape) for x in (query, key, value)))
 
 
+@pytest.mark.parametrize("attention", attentions("small"))
+def test_a_dimension_that_vmap_hides_is_refused_in_words(attention: Attention) -> None:
+    call = calling(attention)
+    query, key, value = tensors(LENGTH)
+    refused = pytest.raises(UnsupportedError, match="Join that dimension with the batch")
+    with refused:
+        torch.vmap(call)(*(torch.stack([x, x]) for x in (query, key, value)))
+    with refused:
+        torch.func.jacrev(lambda x: call(x, key, value))(query)
+
+
 def test_a_wrong_call_is_refused_while_it_is_traced() -> None:
     attention = variants.create("linformer")
     with pytest.raises(UnsupportedError, match="linformer does not support 'causal'"):

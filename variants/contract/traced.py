@@ -41,6 +41,8 @@ def call(
     tensors = (query, key, value, key_padding_mask, distance_bias, *learned)
     asked = (attention.text, causal, scale, " ".join(names) if parameters is not None else None)
     if transforming():
+        if any(_is_mapped(x) for x in tensors if x is not None):
+            raise no_vmap(attention.info.name)
         forward_mode = forward_ad._current_level >= 0
         if forward_mode or any(x is not None and x.requires_grad for x in tensors):
             # The transforms of torch.func differentiate only a Function written for them.
@@ -184,6 +186,10 @@ class _Call(torch.autograd.Function):
         ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
+    def vmap(info: Any, in_dims: Any, asked: Asked, *tensors: Any) -> Any:
+        raise no_vmap(json.loads(asked[0])[0])
+
+    @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         return (None, *_Backward.apply(ctx.asked, grads[0], *ctx.saved_tensors))
 
@@ -210,6 +216,10 @@ class _Backward(torch.autograd.Function):
         ctx.variant = json.loads(inputs[0][0])[0]
 
     @staticmethod
+    def vmap(info: Any, in_dims: Any, asked: Asked, *tensors: Any) -> Any:
+        raise no_vmap(json.loads(asked[0])[0])
+
+    @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         raise no_second_derivative(ctx.variant)
 
@@ -233,6 +243,20 @@ def no_second_derivative(name: str) -> UnsupportedError:
         f"{name}: expected a first derivative; got one that shall be differentiated again "
         "(create_graph=True, or nested transforms of torch.func), which the kernels do not have. "
         "For second derivatives, take `attention.weights(query, key, ...) @ value`"
+    )
+
+
+def _is_mapped(tensor: Tensor) -> bool:
+    found: bool = torch._C._functorch.is_batchedtensor(tensor)
+    return found
+
+
+def no_vmap(name: str) -> UnsupportedError:
+    """What is raised for tensors that torch.vmap maps over."""
+    return UnsupportedError(
+        f"{name}: expected tensors (batch, heads, seq_len, head_dim); got some with a dimension "
+        "that torch.vmap hides (jacrev and hessian of torch.func do too). Join that dimension with "
+        "the batch"
     )
 
 
