@@ -190,6 +190,14 @@ def test_first_derivatives_by_torch_func(attention: Attention) -> None:
 
 
 @pytest.mark.parametrize("attention", attentions("small"))
+def test_many_gradients_at_a_time_are_refused(attention: Attention) -> None:
+    inputs = tensors()
+    out = call(attention, *inputs)
+    with pytest.raises(UnsupportedError, match="Join that dimension with the batch"):
+        torch.autograd.grad(out, inputs, torch.stack([out, out]), is_grads_batched=True)
+
+
+@pytest.mark.parametrize("attention", attentions("small"))
 def test_forward_mode_is_refused(attention: Attention) -> None:
     """torch.func gave a tangent of 0."""
     query, key, value = (x.detach() for x in tensors())

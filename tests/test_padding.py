@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
 import variants
@@ -252,6 +253,15 @@ def test_positions_of_another_sequence_behind_padding_are_refused() -> None:
     mask[0, 7:] = True
     with pytest.raises(UnsupportedError, match=r"position Rotary: .* pad the keys on the left"):
         layer(query, key, key_padding_mask=mask)
+    for run in (
+        lambda: torch.export.export(layer, (query, key), {"key_padding_mask": mask}),
+        lambda: torch.compile(layer, backend="eager")(query, key, key_padding_mask=mask),
+        lambda: make_fx(lambda q, k, m: layer(q, k, key_padding_mask=m))(query, key, mask),
+    ):
+        with pytest.raises(Exception, match=r"position Rotary: with queries of another sequence"):
+            run()
+    with pytest.raises(UnsupportedError, match="pad the keys on the left"):
+        torch.func.grad(lambda q: layer(q, key, key_padding_mask=mask).sum())(query)
     expected = layer(query[:1], key[:1, :7])
     assert_close(layer(query, key.roll(2, 1), key_padding_mask=mask.roll(2, 1))[:1], expected)
 
@@ -265,6 +275,10 @@ def test_learned_positions_count_tokens_alone() -> None:
     assert_close(
         layer(hidden, key_padding_mask=mask)[:, 4:], layer(hidden[:, 4:]), check_stride=False
     )
+    grad = torch.func.grad(lambda x: layer(x, key_padding_mask=mask)[:, 4:].sum())(hidden)
+    assert not grad[:, :4].any()
+    compiled = torch.compile(layer, backend="eager")
+    assert_close(compiled(hidden, key_padding_mask=mask), layer(hidden, key_padding_mask=mask))
     mask[1, 3] = False
     with pytest.raises(ValueError, match="reach from 0 to 4; got tokens at 0 to 5"):
         layer(hidden, key_padding_mask=mask)
@@ -273,6 +287,32 @@ def test_learned_positions_count_tokens_alone() -> None:
 def test_a_method_that_says_nothing_is_taken_one_by_one() -> None:
     assert POSITIONS == ("none", "distance", "absolute")
     assert variants.contract.registry.Info.__dataclass_fields__["positions"].default == "absolute"
+
+
+def test_a_layer_with_a_mask_in_traced_programs() -> None:
+    layer = MultiHeadAttention(32, 4, attention="attention_sinks", position="rotary").double()
+    hidden = drawn(2, 9, 32)
+    mask = torch.zeros(2, 9, dtype=torch.bool)
+    mask[0, :4] = True
+    program = make_fx(lambda x, m: layer(x, causal=True, key_padding_mask=m))(hidden, mask)
+    other = mask.flip(0)
+    expected = layer(hidden, causal=True, key_padding_mask=other)
+    assert_close(program(hidden, other), expected)
+    found = layer.to("meta")(hidden.to("meta"), causal=True, key_padding_mask=mask.to("meta"))
+    assert (found.shape, found.is_meta) == (expected.shape, True)
+
+
+def test_masks_of_another_kind_are_named_first() -> None:
+    layer = MultiHeadAttention(32, 4, position="rotary").double()
+    query, key = drawn(2, 5, 32), drawn(2, 9, 32)
+    with pytest.raises(ValueError, match="take `mask == 0`"):
+        layer(query, key, key_padding_mask=torch.ones(2, 9, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"must be a bool tensor .* got list"):
+        layer(query, key, key_padding_mask=[[True] * 9] * 2)
+    with pytest.raises(ValueError, match=r"bool of shape \(2, 9\)"):
+        layer(query, key, key_padding_mask=torch.zeros(9, dtype=torch.bool))
+    with pytest.raises(ValueError, match="query, key and value must be tensors"):
+        variants.create("full").prefill(query[None], None, None)
 
 
 def test_spans() -> None:

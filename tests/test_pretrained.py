@@ -403,6 +403,14 @@ class TestPaddedTexts:
             close(output(made, **padded, decoder_input_ids=decoder)[:1], expected)
 
 
+@pytest.mark.parametrize("masked", [False, True], ids=["", "mask"])
+def test_a_model_with_a_replaced_attention_cannot_be_exported(masked: bool) -> None:
+    made = replace_attention(model("Llama"), small("sliding_window"))
+    call = tokens(LEFT if masked else None) | {"use_cache": False}
+    with pytest.raises(UnsupportedError, match="looks at what its masks hold"):
+        torch.export.export(made, (), call)
+
+
 # Norms and rotary positions of these promote query and key under autocast, and not the value.
 MIXING: dict[str, dict[str, Any]] = {
     "Llama": SIZES | {"num_key_value_heads": 2},

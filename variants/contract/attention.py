@@ -599,4 +599,6 @@ def _only_once(name: str, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | No
     would know nothing, and makes gradients `readable`."""
     if torch.is_grad_enabled():
         raise traced.no_second_derivative(name)
+    if any(x is not None and traced.is_mapped(x) for x in grads):
+        raise traced.no_vmap(name)
     return tuple(x if x is None or not any(x.stride()) else readable(x) for x in grads)

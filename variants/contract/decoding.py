@@ -285,7 +285,9 @@ def _check(
 ) -> None:
     name = attention.info.name
     require(attention, "step")
-    if isinstance(query, Tensor) and query.ndim == key.ndim == 4 and query.shape[2] != key.shape[2]:
+    tensors = tuple(tensors)
+    given = all(isinstance(x, Tensor) for x in tensors[:3])
+    if given and query.ndim == key.ndim == 4 and query.shape[2] != key.shape[2]:
         raise ValueError(
             f"{name}: prefill and step take a query, a key and a value of each token; got "
             f"{query.shape[2]} queries and {key.shape[2]} keys"

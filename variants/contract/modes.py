@@ -55,12 +55,25 @@ def tracing() -> bool:
     """Whether operations are now recorded or pretended instead of computed: torch.export, make_fx,
     FakeTensorMode, functionalize and the other transforms of torch.func, torch.jit.trace, or
     torch.compile."""
-    return (
-        torch.compiler.is_compiling()
-        or transforming()
-        or any(_C._get_dispatch_mode(mode) is not None for mode in _TRACERS)
-        or _C._is_tracing()
-    )
+    return torch.compiler.is_compiling() or transforming() or _recording()
+
+
+def holds_numbers(tensor: Tensor) -> bool:
+    """Whether a program may look now at what a tensor holds: not while it is traced or compiled."""
+    return not (torch.compiler.is_compiling() or _recording() or pretended(tensor))
+
+
+def exporting() -> bool:
+    """Whether a program is recorded that has to be whole; torch.compile may leave parts out."""
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting()
+    return _recording()
+
+
+def _recording() -> bool:
+    modes = any(_C._get_dispatch_mode(mode) is not None for mode in _TRACERS)
+    found: bool = modes or _C._is_tracing()
+    return found
 
 
 def transforming() -> bool:

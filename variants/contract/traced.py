@@ -41,7 +41,7 @@ def call(
     tensors = (query, key, value, key_padding_mask, distance_bias, *learned)
     asked = (attention.text, causal, scale, " ".join(names) if parameters is not None else None)
     if transforming():
-        if any(_is_mapped(x) for x in tensors if x is not None):
+        if any(is_mapped(x) for x in tensors if x is not None):
             raise no_vmap(attention.info.name)
         forward_mode = forward_ad._current_level >= 0
         if forward_mode or any(x is not None and x.requires_grad for x in tensors):
@@ -127,8 +127,13 @@ def _attention_backward(
     """Gradients of query, key, value, the bias (empty if there is none) and what is learned."""
     found: list[Tensor | BaseException] = []
 
+    # What another thread would not know.
+    on = torch.cuda.current_stream(query.device) if query.is_cuda else None
+
     def differentiate() -> None:
         try:
+            if on is not None:
+                torch.cuda.set_stream(on)
             inputs = [
                 None if x is None else x.detach().requires_grad_()
                 for x in (query, key, value, distance_bias, *learned)
@@ -246,8 +251,10 @@ def no_second_derivative(name: str) -> UnsupportedError:
     )
 
 
-def _is_mapped(tensor: Tensor) -> bool:
-    found: bool = torch._C._functorch.is_batchedtensor(tensor)
+def is_mapped(tensor: Tensor) -> bool:
+    """Whether torch.vmap hides a dimension of the tensor."""
+    functorch = torch._C._functorch
+    found: bool = functorch.is_batchedtensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
     return found
 
 

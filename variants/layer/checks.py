@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from variants.contract.checks import UnsupportedError
-from variants.contract.modes import autocasts, tracing
+from variants.contract.modes import autocasts, holds_numbers
 from variants.contract.registry import REGISTRY
 from variants.layer.position import Position
 
@@ -106,13 +106,20 @@ def check_foreign(
     """UnsupportedError for positions of queries and keys of two sequences, where padding makes the
     last key stand elsewhere in each sequence of the batch."""
     foreign = isinstance(key, Tensor) and not causal and query.shape[1] != key.shape[1]
-    if mask is None or not foreign or type(layer.position) is Position or tracing():
+    if mask is None or not foreign or type(layer.position) is Position:
         return
-    if bool(mask[:, -1].any()):
+    name = type(layer.position).__name__
+    if not holds_numbers(mask):
         raise UnsupportedError(
-            f"position {type(layer.position).__name__}: queries of another sequence stand before "
-            "its last key, which padding on the right moves; pad the keys on the left, or call the "
-            "layer for one sequence at a time"
+            f"position {name}: with queries of another sequence and padded keys it matters where "
+            "the padding is, at which a program that is traced or compiled cannot look; call the "
+            "layer outside of it"
+        )
+    if mask.ndim == 2 and bool(mask[:, -1].any()):
+        raise UnsupportedError(
+            f"position {name}: the last of the queries of another sequence stands at its last key, "
+            "which padding on the right moves; pad the keys on the left, or call the layer for one "
+            "sequence at a time"
         )
 
 
@@ -126,7 +133,7 @@ def check_polarity(mask: Tensor | None, key: Tensor) -> None:
             "key_padding_mask must be a bool tensor (batch, key_len), True = padding; got "
             f"{found}: of a mask that is 1 for tokens and 0 for padding, take `mask == 0`"
         )
-    if torch.compiler.is_compiling() or mask.shape != key.shape[:2]:
+    if not holds_numbers(mask) or mask.shape != key.shape[:2]:
         return
     hidden = mask.all(-1)
     if hidden.any():

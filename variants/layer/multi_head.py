@@ -155,8 +155,8 @@ class MultiHeadAttention(nn.Module):
                 i + key_len - query_len.
             key_padding_mask: bool (batch, key_len), True = padding, as in
                 torch.nn.MultiheadAttention. Positions count from the first token of each sequence.
-                On a GPU, looking for a mask of the other polarity waits for it; torch.compile
-                leaves that out.
+                On a GPU, looking for a mask of the other polarity waits for it; programs that are
+                traced or compiled leave that out.
 
         Returns:
             (batch, query_len, embed_dim).
@@ -170,9 +170,7 @@ class MultiHeadAttention(nn.Module):
                 "a layer with shared_qk=True has no keys but its queries: leave key out, or pass "
                 "the query itself; got another tensor"
             )
-        check_foreign(self, query, key, key_padding_mask, causal=causal)
-        leading = leading_padding(key_padding_mask)
-        heads, call = self._prepared(query, key, value, 0, key_padding_mask, leading)
+        heads, call = self._prepared(query, key, value, key_padding_mask, causal=causal)
         return self._merged(self.attention(*heads, causal=causal, **call))
 
     def prefill(
@@ -184,8 +182,7 @@ class MultiHeadAttention(nn.Module):
         Raises:
             ValueError, UnsupportedError: as the call does, and `Attention.prefill`.
         """
-        leading = leading_padding(key_padding_mask)
-        heads, call = self._prepared(hidden, None, None, 0, key_padding_mask, leading)
+        heads, call = self._prepared(hidden, None, None, key_padding_mask)
         out, state = self.attention.prefill(*heads, **call)
         return self._merged(out), state
 
@@ -202,8 +199,7 @@ class MultiHeadAttention(nn.Module):
             raise ValueError(
                 f"step needs the state that prefill or a step gave; got {type(state).__name__}"
             )
-        leading = leading_padding_of(state, key_padding_mask, hidden.device)
-        heads, call = self._prepared(hidden, None, None, state.length, key_padding_mask, leading)
+        heads, call = self._prepared(hidden, None, None, key_padding_mask, state)
         out, state = self.attention.step(state, *heads, **call)
         return self._merged(out), state
 
@@ -228,16 +224,22 @@ class MultiHeadAttention(nn.Module):
         query: Tensor,
         key: Tensor | None,
         value: Tensor | None,
-        start: int,
         key_padding_mask: Tensor | None,
-        leading: Tensor | None,
+        state: State | None = None,
+        *,
+        causal: bool = True,
     ) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]:
-        """Query, key and value in heads, and what else the attention is called with; `start` tokens
-        have gone before the first key, the first `leading` (batch,) of each sequence padding."""
+        """Query, key and value in heads, and what else the attention is called with; the tokens of
+        the state have gone before."""
         check_widths(self, query, key, value)
         key = query if key is None else key
-        if start == 0:  # of new tokens alone, all may be padding
+        if state is None:
             check_polarity(key_padding_mask, key)
+            check_foreign(self, query, key, key_padding_mask, causal=causal)
+            start, leading = 0, leading_padding(key_padding_mask)
+        else:  # of new tokens alone, all may be padding
+            start = state.length
+            leading = leading_padding_of(state, key_padding_mask, query.device)
         value = key if value is None else value
         query_len, key_len, place = query.shape[1], key.shape[1], self.position
         query_start = start + key_len - query_len

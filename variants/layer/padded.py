@@ -6,16 +6,16 @@ import torch
 from torch import Tensor
 
 from variants.contract.decoding import State
-from variants.contract.modes import tracing
+from variants.contract.modes import holds_numbers
 
 
 def leading_padding(key_padding_mask: Tensor | None) -> Tensor | None:
     """Numbers of padding tokens, int64 (batch,); None if there are none. A GPU is waited for."""
-    if not isinstance(key_padding_mask, Tensor) or key_padding_mask.dtype != torch.bool:
-        return None  # the checks of a layer say what is wrong with others
-    leading = (~key_padding_mask).int().argmax(-1)
-    # A program that is traced cannot look at what a tensor holds.
-    return leading if tracing() or bool(leading.any()) else None
+    mask = key_padding_mask
+    if mask is None or mask.ndim != 2:
+        return None  # the attention says what is wrong with it
+    leading = (~mask).int().argmax(-1)
+    return leading if not holds_numbers(mask) or bool(leading.any()) else None
 
 
 def leading_padding_of(

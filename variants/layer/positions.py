@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from variants.contract.dense import compute_dtype
-from variants.contract.modes import tracing
+from variants.contract.modes import holds_numbers
 from variants.layer.biases import Alibi, RelativeBias
 from variants.layer.position import Position, check_counts
 
@@ -78,8 +78,9 @@ class Learned(Position):
         first, last = 0, tokens - 1
         if not isinstance(start, Tensor):
             first, last = start, start + last
-        elif not tracing():
-            last += int(start.max())
+        else:
+            # A program that is traced looks up what it finds, or fails then.
+            last = last + int(start.max()) if holds_numbers(start) else 0
         if first < 0 or last >= max_len:
             raise ValueError(
                 f"learned positions reach from 0 to {max_len - 1}; got tokens at {first} to "

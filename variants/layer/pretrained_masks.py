@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from variants.contract.checks import UnsupportedError
+from variants.contract.modes import exporting
 
 TILE = 1 << 20  # pairs of a mask that are looked at together
 
@@ -35,6 +36,16 @@ class Sight(NamedTuple):
     causal: bool
     key_len: int
     padding: Tensor | None
+
+
+def refuse_export() -> None:
+    """UnsupportedError while a program is recorded, which cannot look at what a mask holds."""
+    if exporting():
+        raise UnsupportedError(
+            "a model whose attention was replaced looks at what its masks hold, which a program "
+            "that is recorded (torch.export, make_fx, fake tensors, torch.jit.trace) cannot do; "
+            "torch.compile can, as it leaves the masks out"
+        )
 
 
 def make_mask(
@@ -56,6 +67,7 @@ def make_mask(
     Raises:
         UnsupportedError: a mask that is neither causal nor sees everything.
     """
+    refuse_export()
     if cache_position is not None:  # older versions of transformers
         q_length, q_offset, device = len(cache_position), cache_position[0], cache_position.device
     assert q_length is not None
@@ -107,6 +119,7 @@ def read_mask(mask: Tensor | None, query: Tensor, key: Tensor, *, causal: bool |
         UnsupportedError: a mask that is neither causal nor sees everything but padding; neither a
             mask nor a word of the module.
     """
+    refuse_export()
     batch, _, query_len, _ = query.shape
     key_len = key.shape[2]
     if mask is None:
