@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import json
 import os
 import re
 import shutil
@@ -245,7 +246,8 @@ def test_a_variant_keeps_no_tensor(name: str) -> None:
     causal = made.info.causal_choices[0]
     made(query, query, query, causal=causal)
     made.prepare(query, query, causal=causal)
-    assert vars(made) == {f.name: getattr(made, f.name) for f in dataclasses.fields(made)}
+    settings = {f.name: getattr(made, f.name) for f in dataclasses.fields(made)}
+    assert vars(made) == settings | {"text": json.dumps([name, settings])}
 
 
 # --- The grid
