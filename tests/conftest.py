@@ -5,7 +5,10 @@ Any release of any package may warn of something new; that alone is no fault of 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+import torch
 
 from tests.versions import ROOT, differing, installed, tested
 
@@ -25,3 +28,12 @@ def pytest_report_header() -> str:
         return "versions: those of constraints.txt; warnings are errors"
     more = f" and {len(DIFFERING) - SHOWN} more" if len(DIFFERING) > SHOWN else ""
     return f"versions: {', '.join(DIFFERING[:SHOWN])}{more}; warnings are no errors"
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch computes on one thread: two that wait for each other take ages on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,16 +14,10 @@ import variants
 from tests.test_contract import attentions, supports
 from variants import Attention, MultiHeadAttention
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 HALF = (torch.bfloat16, torch.float16)
 DTYPES = (torch.float32, *HALF)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def tensors(*dtypes: torch.dtype, length: int = 30) -> list[Tensor]:

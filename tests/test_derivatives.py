@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,16 +16,10 @@ from tests.test_contract import attentions, small_settings
 from variants import REGISTRY, Attention, MultiHeadAttention, UnsupportedError, add_implementation
 from variants.contract import added
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 REFUSED = "expected a first derivative; .*create_graph=True"
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def implementations() -> list[Any]:

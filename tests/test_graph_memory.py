@@ -1,10 +1,10 @@
-"""What stays in memory for a backward pass, and after it."""
+"""Tensors that stay in memory for a backward pass, and after it."""
 
 from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -18,16 +18,10 @@ from bench.memory import _allocations
 from tests.test_contract import attentions, small_settings
 from variants import REGISTRY, Attention
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL_CHANGE = 1024  # bytes of numbers and of short lists
 LENGTH = 300  # long enough for the routes of a CPU that only serve long sequences
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def tensors(dtype: torch.dtype) -> list[Tensor]:

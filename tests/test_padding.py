@@ -7,7 +7,6 @@ of transformers are right with it, of `test_pretrained`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,6 +22,8 @@ from variants.contract import padding
 from variants.contract.registry import POSITIONS
 from variants.layer.positions import Learned
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LENGTH, HEADS, KV_HEADS, HEAD_DIM = 27, 4, 2, 8
 # Enough padding for another number of buckets.
 SIDES = {"left": (40, 0), "right": (0, 40), "both": (17, 23), "none": (0, 0)}
@@ -30,14 +31,6 @@ padded = pytest.mark.parametrize("sides", SIDES)
 every = pytest.mark.parametrize(
     "attention", attentions("small", "minimum", where=supports("key_padding_mask"))
 )
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

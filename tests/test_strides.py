@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,15 +14,9 @@ from tests.test_contract import attentions, small_settings, supports
 from variants import REGISTRY, Attention
 from variants.contract.strides import readable
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BATCH, HEADS, LENGTH, HEAD_DIM = 2, 2, 260, 8
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def drawn(*shape: int) -> Tensor:

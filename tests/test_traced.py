@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,16 +20,9 @@ from tests.test_contract import attentions, small_settings
 from variants import REGISTRY, Attention, MultiHeadAttention, UnsupportedError
 from variants.contract import tensor_cache
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Call = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Two that wait for each other take ages on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 LENGTH, OTHER = 40, 53

@@ -515,7 +515,7 @@ class Attention(ABC):
     def build(
         self, query: Tensor, key: Tensor, *, causal: bool, key_padding_mask: Tensor | None
     ) -> None:
-        """What a variant builds in `prepare`, by functions that are `tensor_cache.cached`."""
+        """The part of `prepare` that a variant writes: it calls its functions that are `cached`."""
 
     def unavailable(self, implementation: str, device: torch.device) -> str | None:
         """Why an own implementation cannot run on this machine's device; None if it can."""
@@ -595,8 +595,8 @@ def _seeded(attention: Attention, heads: int, head_dim: int) -> Parameters:
 
 
 def _only_once(name: str, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    """Before a backward pass: refuses one that shall be differentiated again, of which kernels
-    would know nothing, and makes gradients `readable`."""
+    """Runs before a backward pass: refuses one that shall be differentiated again, which kernels
+    cannot serve, and makes gradients `readable`."""
     if torch.is_grad_enabled():
         raise traced.no_second_derivative(name)
     if any(x is not None and traced.is_mapped(x) for x in grads):

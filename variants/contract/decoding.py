@@ -49,7 +49,7 @@ class State:
     starts: tuple[int | None, ...] = ()
 
     def starts_with(self, key_padding_mask: Tensor | None) -> tuple[int | None, ...]:
-        """`starts` with further tokens, of which this is the mask."""
+        """`starts` after further tokens with this mask."""
         if None not in self.starts:
             return self.starts
         new = first_tokens(key_padding_mask) or (0,) * len(self.starts)

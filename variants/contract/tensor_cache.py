@@ -44,7 +44,7 @@ class _Kept(NamedTuple):
 
 
 class _Store:
-    """What is kept, in the order of its last use."""
+    """The kept values, in the order of their last use."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()

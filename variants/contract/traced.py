@@ -127,7 +127,7 @@ def _attention_backward(
     """Gradients of query, key, value, the bias (empty if there is none) and what is learned."""
     found: list[Tensor | BaseException] = []
 
-    # What another thread would not know.
+    # Another thread would not know the stream of this one.
     on = torch.cuda.current_stream(query.device) if query.is_cuda else None
 
     def differentiate() -> None:
@@ -243,7 +243,7 @@ _attention.register_autograd(_backward, setup_context=_setup_context)
 
 
 def no_second_derivative(name: str) -> UnsupportedError:
-    """What is raised where a derivative of a derivative is asked for."""
+    """The error for a derivative of a derivative."""
     return UnsupportedError(
         f"{name}: expected a first derivative; got one that shall be differentiated again "
         "(create_graph=True, or nested transforms of torch.func), which the kernels do not have. "
@@ -259,7 +259,7 @@ def is_mapped(tensor: Tensor) -> bool:
 
 
 def no_vmap(name: str) -> UnsupportedError:
-    """What is raised for tensors that torch.vmap maps over."""
+    """The error for tensors that torch.vmap maps over."""
     return UnsupportedError(
         f"{name}: expected tensors (batch, heads, seq_len, head_dim); got some with a dimension "
         "that torch.vmap hides (jacrev and hessian of torch.func do too). Join that dimension with "
@@ -268,7 +268,7 @@ def no_vmap(name: str) -> UnsupportedError:
 
 
 def no_forward_mode(name: str) -> UnsupportedError:
-    """What is raised for tensors with a tangent."""
+    """The error for tensors with a tangent."""
     return UnsupportedError(
         f"{name}: expected tensors without a tangent; got some of forward-mode differentiation "
         "(torch.func.jvp, torch.autograd.forward_ad), which the kernels do not have. Take "
