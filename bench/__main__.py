@@ -25,8 +25,8 @@ from bench.model.text import ModelError
 from bench.options import DEVICES, chosen_device, numbers
 from bench.sweep import Sweep, SweepError, read
 from bench.sweep import parse as parse_sweep
-from bench.training import runs as trainings
-from bench.training import summary
+from bench.training import training_runs as trainings
+from bench.training import training_summary
 from bench.training.settings import attention_at
 from bench.training.tasks import TASKS
 from variants.contract.added import added_names
@@ -326,8 +326,8 @@ def train(
         click.echo(f"stopped; what was trained is in {folder}", err=True)
         sys.exit(130)
     console = Console()
-    console.print(summary.table(rows))
-    for sentence in summary.sentences(rows):
+    console.print(training_summary.table(rows))
+    for sentence in training_summary.sentences(rows):
         console.print(sentence, highlight=False, markup=False)
     click.echo(folder)
     if any(row["status"] != Status.OK for row in rows):

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from variants.engines import matmul
+from variants.engines.primitives import precision
 
 PACKAGES = (
     "torch",
@@ -77,9 +77,9 @@ def _products(device: torch.device) -> dict[str, Any] | None:
     that decide it; None on a GPU."""
     if device.type != "cpu":
         return None
-    default, fast = matmul.route_errors()
+    default, fast = precision.route_errors()
     return {
-        "fast_route": matmul.fast_route_is_exact(),
+        "fast_route": precision.fast_route_is_exact(),
         "default_error": default,
         "fast_error": fast,
     }

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench import clock
-from variants.engines.matmul import fast_float32
+from variants.engines.primitives.precision import fast_float32
 
 SUSPICIOUS = 1.05  # a row faster than this share of the limit has been measured wrongly
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import variants
 from bench import inputs
-from bench.decoding import STEPPED_BY
+from bench.decode_steps import STEPPED_BY
 from bench.measurement import DIRECTIONS, PROJECTIONS, Case
 from variants import Attention
 from variants.contract.registry import SETTINGS

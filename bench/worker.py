@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 import variants
-from bench import accuracy, clock, decoding, environment, inputs, memory, projections, roofline
+from bench import accuracy, clock, decode_steps, environment, inputs, memory, projections, roofline
 from bench.accuracy import Accuracy, Reference
-from bench.decoding import Decoder
+from bench.decode_steps import Decoder
 from bench.inputs import CaptureError, Inputs, InputsError
 from bench.measurement import DIFFERS, Case, Measurement, Raw, Status
 from bench.sweep import attention_of
@@ -153,7 +153,7 @@ def _enter(case: Case, settings: Settings, *, exact: bool) -> None:
 def _sample(case: Case) -> accuracy.Sample:
     """The rows on which errors are taken: of a decoded context, those that came one by one."""
     if case.direction == "decode":
-        return accuracy.last_rows(decoding.checked_rows(case.key_len))
+        return accuracy.last_rows(decode_steps.checked_rows(case.key_len))
     heads = case.batch * case.heads
     return accuracy.sample_rows(case.seq_len, case.key_len, causal=case.causal, heads=heads)
 
@@ -166,7 +166,7 @@ def _measure(case: Case, settings: Settings, exact: bool) -> tuple[Measurement, 
         require(attention, "backward")
     if case.direction == "decode":
         require(attention, "step")
-        decoding.check(attention, case)
+        decode_steps.check(attention, case)
     _enter(case, settings, exact=exact)
     implementation = _used(attention, case, _Shape.inputs)
     is_baseline = attention.info.is_exact and implementation in _Shape.exact

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from reports.build import write_report
 from reports.docs import BlockError, rewrite_pages, stale_pages
-from reports.model import holds_model, write_models
-from reports.peers import races, standing
+from reports.model_page import holds_model, write_models
+from reports.peer_races import races, standing
 from reports.rows import RunError, read_runs
 from reports.tables import summary_table
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from reports import accuracy
+from reports import accuracy_page
 from reports.answers import answers
 from reports.figures.kinds import Kind
-from reports.heads import comparisons
-from reports.inputs import DESCRIPTORS, described
+from reports.head_counts import comparisons
+from reports.inputs_page import DESCRIPTORS, described
 from reports.listing import listing, reasons
 from reports.metrics import ERROR_BUDGET, show_bytes, show_count
-from reports.peers import ALLOCATORS, by_attention, races, standing
+from reports.peer_races import ALLOCATORS, by_attention, races, standing
 from reports.rows import Runs
 from reports.slices import DIRECTIONS, Slice, describe
 from reports.tables import status_counts
@@ -47,7 +47,7 @@ class Section:
     anchor: str
     title: str
     part: Slice
-    accuracy: Sequence[accuracy.Table]
+    accuracy: Sequence[accuracy_page.Table]
     drawings: Sequence[Drawing]
 
 
@@ -58,7 +58,7 @@ def page(runs: Runs, drawings: Sequence[Drawing]) -> str:
         TEMPLATE,
         directions=DIRECTIONS,
         sorts={drawing.part.sort for drawing in drawings},
-        held_against=runs.frame[accuracy.MEAN].notna().any(),
+        held_against=runs.frame[accuracy_page.MEAN].notna().any(),
         others=runs.frame["other_operator"].any(),
         projections=(runs.frame["call"] != "").any(),
         races=by_attention(against),
@@ -133,7 +133,7 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
 
 def _sections(drawings: Sequence[Drawing]) -> Iterator[Section]:
     parts = list({id(drawing.part): drawing.part for drawing in drawings}.values())
-    errors = accuracy.tables(parts)
+    errors = accuracy_page.tables(parts)
     for number, (part, tables) in enumerate(zip(parts, errors, strict=True), start=1):
         own = [drawing for drawing in drawings if drawing.part is part]
         yield Section(f"part-{number}", describe(part.fixed), part, tables, own)

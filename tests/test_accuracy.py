@@ -13,7 +13,7 @@ from torch import Tensor
 import variants
 from bench import accuracy
 from bench.accuracy import ROUNDING, Accuracy, Reference, last_rows, sample_rows
-from bench.accuracy.rows import PAIRS
+from bench.accuracy.sampled_rows import PAIRS
 from tests.cases import fresh_worker
 from variants import Attention
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import variants
-from variants.engines import blocks
-from variants.engines.layouts import Layout
+from variants.engines.tiled import tile_loop
+from variants.engines.tiled.layouts.all_keys import Layout
 
 HEADS, KV_HEADS = 4, 2
 SPANS = torch.tensor([0.0, 3.25, 11.0, 40.0], dtype=torch.float64)
@@ -108,7 +108,7 @@ def test_a_long_span_is_softmax_attention(causal: bool) -> None:
 def test_a_short_span_scores_fewer_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Head by head: one long span does not make the others pay."""
     scored: list[int] = []
-    original = blocks.run
+    original = tile_loop.run
 
     def count(*inputs: Tensor, **call: object) -> Tensor:
         (layouts,) = inputs[3:]
@@ -118,7 +118,7 @@ def test_a_short_span_scores_fewer_keys(monkeypatch: pytest.MonkeyPatch) -> None
             scored.append(len(layout.heads) * layout.tiles * layout.rows * layout.keys)
         return original(*inputs, **call)
 
-    monkeypatch.setattr(blocks, "run", count)
+    monkeypatch.setattr(tile_loop, "run", count)
     query, key, value = tensors(2000, 2000)
     attention = variants.create("adaptive_span", max_span=1000, ramp_size=32)
     work = {}

@@ -13,7 +13,7 @@ import variants
 from bench import accuracy
 from bench.accuracy import Reference, sample_rows, weights
 from bench.accuracy.weights import Weighed
-from variants.contract.dense import expand_heads, softmax_weights
+from variants.contract.definitions import expand_heads, softmax_weights
 
 Tensors = tuple[Tensor, Tensor, Tensor]
 

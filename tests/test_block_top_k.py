@@ -11,8 +11,8 @@ from torch import Tensor
 
 import variants
 from variants import Attention
-from variants.engines import chosen_blocks, rounds
-from variants.engines.tile import Scratch
+from variants.engines.primitives.softmax_tile import Scratch
+from variants.engines.rounds import block_choice, merge_rounds
 
 
 def tensors(
@@ -213,12 +213,12 @@ def test_the_highest_scores_are_found_in_order_and_used_up() -> None:
     scores[:, :, 7] = -math.inf
     scores[:, 2:, 8] = -math.inf
     chosen = torch.empty(2, 4, 50, dtype=torch.int64)
-    chosen_blocks._highest(scores.clone(), chosen, Scratch(torch.device("cpu")))
+    block_choice._highest(scores.clone(), chosen, Scratch(torch.device("cpu")))
     order = scores.sort(dim=1, descending=True, stable=True)
     expected = order.indices.masked_fill(order.values == -math.inf, -1)[:, :4]
     assert torch.equal(chosen, expected)
     assert (chosen[:, :, 8] == -1).sum() == 4
-    chosen_blocks._highest(
+    block_choice._highest(
         torch.full((1, 3, 2), math.nan), chosen[:1, :2, :2], Scratch(chosen.device)
     )
     assert bool((chosen[:1, :2, :2] < 3).all())
@@ -255,8 +255,8 @@ def test_every_round_is_one_of_few_tiles() -> None:
     query, key, _ = tensors(1, 2, 1, 1024, 1024, 16)
     positions = torch.arange(1024)
     call: dict[str, Any] = {"causal": False, "key_padding_mask": None}
-    chosen = chosen_blocks.best_blocks(query, positions, key, size=64, count=3, scale=1.0, **call)
-    turns: rounds.Rounds = chosen_blocks.ChosenRounds(chosen, 1024, 64, **call)
+    chosen = block_choice.best_blocks(query, positions, key, size=64, count=3, scale=1.0, **call)
+    turns: merge_rounds.Rounds = block_choice.ChosenRounds(chosen, 1024, 64, **call)
     assert len(turns) == 3
     for turn in range(3):
         tiles = turns[turn].tiles

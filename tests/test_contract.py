@@ -33,7 +33,7 @@ import variants
 from variants import REGISTRY, Attention, UnsupportedError
 from variants.contract.attention import Parameters
 from variants.contract.registry import Info
-from variants.engines import heads
+from variants.engines.primitives import head_slabs
 
 # Values that cut a few dozen tokens into many pieces, for every field that has one of these names.
 SMALL = {
@@ -1228,7 +1228,7 @@ def assert_memory_grows_as_declared(attention: Attention, direction: str, **call
 @pytest.fixture
 def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Buffers that are full at the shorter length already, and so do not seem to grow."""
-    monkeypatch.setattr(heads, "SCORES_CPU", 1 << 18)
+    monkeypatch.setattr(head_slabs, "SCORES_CPU", 1 << 18)
 
 
 @pytest.mark.usefixtures("small_buffers")

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 import variants
 from variants import UnsupportedError
 from variants.contract.pattern import Pattern
-from variants.engines import fla, sdpa, xformers
+from variants.engines.libraries import cuda_sdpa, fla, xformers
 
 GPU = pytest.param(
     "cuda",
@@ -84,7 +84,7 @@ def assert_right(
     [
         *[
             ("full", kernel, f"torch offers '{kernel}' by name on CUDA only")
-            for kernel in sdpa.KERNELS
+            for kernel in cuda_sdpa.KERNELS
         ],
         ("full", "xformers", "xFormers has no operators for a CPU"),
         ("sliding_window", "xformers", "xFormers has no operators for a CPU"),
@@ -116,25 +116,25 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
         (8, {"causal": True}, "as many keys as queries only; got 9 and 8"),
     ],
 )
-@pytest.mark.parametrize("name", list(sdpa.KERNELS))
+@pytest.mark.parametrize("name", list(cuda_sdpa.KERNELS))
 def test_a_kernel_by_name_refuses_what_torch_would_get_wrong(
     name: str, query_len: int, call: dict[str, Any], said: str
 ) -> None:
     arguments = {"causal": False, "key_padding_mask": None, "scale": 1.0} | call
     with pytest.raises(UnsupportedError, match=f"'{name}' .*{said}"):
-        sdpa.attend(name, *tensors(query_len=query_len, key_len=9), **arguments)
+        cuda_sdpa.attend(name, *tensors(query_len=query_len, key_len=9), **arguments)
 
 
 def test_a_kernel_by_name_hands_on_why_torch_does_not_take_the_call() -> None:
     """On a CPU it takes none. What the program allows torch to choose from is left as it was."""
     allowed = torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.cudnn_sdp_enabled()
-    for name in sdpa.KERNELS:
+    for name in cuda_sdpa.KERNELS:
         if name == "cudnn" and torch.version.cuda and not torch.cuda.is_available():
             continue  # a build for CUDA asks the driver, which is not there
         with pytest.raises(
             UnsupportedError, match=f"torch's '{name}' kernel does not take this call"
         ):
-            sdpa.attend(name, *tensors(), causal=False, key_padding_mask=None, scale=1.0)
+            cuda_sdpa.attend(name, *tensors(), causal=False, key_padding_mask=None, scale=1.0)
     after = torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.cudnn_sdp_enabled()
     assert after == allowed
 
@@ -169,9 +169,9 @@ def test_the_kernel_for_a_gpu_follows_a_fixed_rule(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(sdpa, "_takes", lambda name, *tensors, causal: name in taken)
+    monkeypatch.setattr(cuda_sdpa, "_takes", lambda name, *tensors, causal: name in taken)
     key = Elsewhere(tensor.dtype, key_len, tensor.shape[-1])
-    assert sdpa.fastest(tensor, key) == chosen  # type: ignore[arg-type]
+    assert cuda_sdpa.fastest(tensor, key) == chosen  # type: ignore[arg-type]
     expected = chosen or "sdpa"
     assert variants.create("full").choose_implementation(tensor, key) == expected  # type: ignore[arg-type]
     plain = variants.create("full", implementation="plain")
@@ -181,7 +181,7 @@ def test_the_kernel_for_a_gpu_follows_a_fixed_rule(
 def test_padding_goes_where_masks_are_right_whatever_is_chosen_for_speed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sdpa, "fastest", lambda query, key: "flash")
+    monkeypatch.setattr(cuda_sdpa, "fastest", lambda query, key: "flash")
     query, key, value = tensors(query_len=9, key_len=9)
     padding = torch.zeros(2, 9, dtype=torch.bool)
     padding[:, 2:5] = True
@@ -287,7 +287,7 @@ def here(attention: variants.Attention, device: str) -> variants.Attention:
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("kv_heads", [4, 2])
 @pytest.mark.parametrize("dtype", list(BOUND), ids=str)
-@pytest.mark.parametrize("implementation", [*sdpa.KERNELS, "xformers", "auto"])
+@pytest.mark.parametrize("implementation", [*cuda_sdpa.KERNELS, "xformers", "auto"])
 def test_full_attention_on_a_gpu(
     implementation: str,
     dtype: torch.dtype,
@@ -369,7 +369,7 @@ def test_linear_attention_of_fla_on_a_gpu(
 @pytest.mark.parametrize(
     ("name", "implementation"),
     [
-        *[("full", kernel) for kernel in (*sdpa.KERNELS, "xformers", "auto")],
+        *[("full", kernel) for kernel in (*cuda_sdpa.KERNELS, "xformers", "auto")],
         *[(name, "flex") for name in ("sliding_window", "longformer", "bigbird")],
         ("sliding_window", "xformers"),
         ("linear", "fla"),

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 import variants
-from bench import decoding, inputs, worker
-from bench.decoding import Decoder
+from bench import decode_steps, inputs, worker
+from bench.decode_steps import Decoder
 from bench.measurement import Measurement, Status
 from tests.cases import case, fresh_worker, settings
 from variants.contract.decoding import Memory
-from variants.engines.kept import Ends
+from variants.engines.decode.kv_cache import Ends
 from variants.sliding_window import SlidingWindowAttention
 
 
@@ -34,7 +34,7 @@ def measure(**changes: Any) -> Measurement:
 def test_a_row_is_one_token_after_a_context() -> None:
     row = measure()
     assert (row.status, row.implementation_used) == (Status.OK, "step")
-    assert row.oracle_rows == decoding.CHECKED
+    assert row.oracle_rows == decode_steps.CHECKED
     # Keys and values of 8 tokens in 2 heads of 16 channels, and room for 64 more.
     given = inputs.load(row.case, {})
     _, state = variants.create("sliding_window", window_size=8).prefill(
@@ -91,7 +91,7 @@ def test_a_step_that_forgets_is_incorrect(monkeypatch: pytest.MonkeyPatch) -> No
 def test_any_context_can_be_decoded(seq_len: int) -> None:
     row = measure(seq_len=seq_len)
     assert row.status is Status.OK
-    assert row.oracle_rows == max(1, min(seq_len - 1, decoding.CHECKED))
+    assert row.oracle_rows == max(1, min(seq_len - 1, decode_steps.CHECKED))
 
 
 def test_the_context_keeps_its_length_while_it_is_timed() -> None:
@@ -106,9 +106,9 @@ def test_the_context_keeps_its_length_while_it_is_timed() -> None:
     decoder = Decoder(Spy(window_size=8), given, given.key)
     assert seen == list(range(1, 40))
     seen.clear()
-    outs: list[Tensor] = [decoder() for _ in range(2 * decoding.ROUND + 1)]
-    assert seen == [*range(40, 40 + decoding.ROUND)] * 2 + [40]
-    assert torch.equal(outs[0], outs[decoding.ROUND])
+    outs: list[Tensor] = [decoder() for _ in range(2 * decode_steps.ROUND + 1)]
+    assert seen == [*range(40, 40 + decode_steps.ROUND)] * 2 + [40]
+    assert torch.equal(outs[0], outs[decode_steps.ROUND])
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from torch.testing import assert_close
 import variants
 from tests.test_contract import CUDA, HALF, Shape, attentions, supports
 from variants import REGISTRY, Attention, State, UnsupportedError
-from variants.engines import few_rows, kept
+from variants.engines.decode import decode_attend, kv_cache
 
 # Queries, keys and values of 61 tokens: beyond a window, a segment and a buffer's first room.
 SHAPES = {
@@ -43,9 +43,9 @@ STEPPING = supports("step")
 @pytest.fixture(autouse=True)
 def _small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Buffers that fill up, steps of more rows than are taken at once, keys widened in pieces."""
-    monkeypatch.setattr(kept, "ROOM", 7)
-    monkeypatch.setattr(few_rows, "FEW", 4)
-    monkeypatch.setattr(few_rows, "WIDENED", 64)
+    monkeypatch.setattr(kv_cache, "ROOM", 7)
+    monkeypatch.setattr(decode_attend, "FEW", 4)
+    monkeypatch.setattr(decode_attend, "WIDENED", 64)
 
 
 def some(tensors: tuple[Tensor, ...], start: int, stop: int) -> list[Tensor]:

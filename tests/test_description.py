@@ -11,7 +11,7 @@ from torch import Tensor
 from bench import memory
 from bench.accuracy import oracle
 from bench.accuracy.description import Description, describe, mean_effective_keys
-from variants.contract.dense import expand_heads
+from variants.contract.definitions import expand_heads
 
 NAMES = ("effective_keys", "sink_mass", "near_mass", "top64_mass", "logit_spread")
 

@@ -15,11 +15,13 @@ from torch.testing import assert_close
 import variants
 from bench import accuracy, memory
 from variants.contract.pattern import Pattern
-from variants.engines import distances, heads, sdpa
-from variants.engines.band import Band, Summarised
-from variants.engines.layouts import Everything, Layout, Strided
-from variants.engines.listed import Blocks
-from variants.engines.tile import HIDDEN, Scratch
+from variants.engines.libraries import cuda_sdpa
+from variants.engines.primitives import head_slabs
+from variants.engines.primitives.softmax_tile import HIDDEN, Scratch
+from variants.engines.tiled import relative_bias
+from variants.engines.tiled.layouts.all_keys import Everything, Layout, Strided
+from variants.engines.tiled.layouts.key_blocks import Blocks
+from variants.engines.tiled.layouts.window import Band, Summarised
 
 CPU = torch.device("cpu")
 Sees = Callable[[int, int, int], bool]
@@ -102,7 +104,7 @@ def test_many_more_queries_than_keys(
     known: str, causal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last of the tiles sticks out by more rows than there are keys."""
-    monkeypatch.setattr(heads, "SCORES_CPU", 1 << 12)
+    monkeypatch.setattr(head_slabs, "SCORES_CPU", 1 << 12)
     name, settings, _ = KNOWN[known]
     leaves = tensors(700, 9, kv_heads=4)
     query, key, value, bias = leaves
@@ -129,7 +131,7 @@ def test_what_a_step_adds_is_the_end_of_what_the_whole_call_adds() -> None:
         assert_close(last, whole[:, :, 87:])
 
 
-@pytest.mark.parametrize("chosen", list(sdpa.KERNELS))
+@pytest.mark.parametrize("chosen", list(cuda_sdpa.KERNELS))
 def test_what_is_chosen_for_speed_gives_way(chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on CUDA, where `auto` is a kernel that takes no bias."""
     attention = variants.create("full")
@@ -212,7 +214,7 @@ def test_slots_stand_where_keys_are_gathered_from(name: str) -> None:
             layout.hide(scores, steps, slab, None)
             shown = scores > HIDDEN / 2
             scores.zero_()
-            added = distances.Distances(bias, own, zero, scratch)
+            added = relative_bias.Distances(bias, own, zero, scratch)
             added.add(scores, layout.stretches(steps, slab, CPU))
             row = torch.arange(*layout.span(steps)).view(1, len(steps), layout.rows, 1)
             shown &= (row >= layout.first) & (row < layout.last)
@@ -234,7 +236,7 @@ def test_diagonals_are_summed(rows: int, width: int) -> None:
     for row in range(rows):
         for column in range(width):
             expected[..., column - row + rows - 1] += matrices[..., row, column]
-    assert_close(distances.diagonal_sums(matrices), expected)
+    assert_close(relative_bias.diagonal_sums(matrices), expected)
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])

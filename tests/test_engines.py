@@ -15,13 +15,15 @@ import variants
 from bench import accuracy, memory
 from variants import Attention
 from variants.contract.pattern import Pattern
-from variants.engines import blocks, matmul, ranks
-from variants.engines.band import Band
-from variants.engines.heads import slabs
-from variants.engines.layouts import Everything
-from variants.engines.listed import Blocks
-from variants.engines.matmul import Precision, fast_float32, product
-from variants.engines.tile import Scratch
+from variants.engines.primitives import precision
+from variants.engines.primitives.head_slabs import slabs
+from variants.engines.primitives.precision import Precision, fast_float32, product
+from variants.engines.primitives.softmax_tile import Scratch
+from variants.engines.rounds import lsh_sort
+from variants.engines.tiled import tile_loop
+from variants.engines.tiled.layouts.all_keys import Everything
+from variants.engines.tiled.layouts.key_blocks import Blocks
+from variants.engines.tiled.layouts.window import Band
 
 CPU = torch.device("cpu")
 SETTINGS = torch.backends.mkldnn.matmul
@@ -47,7 +49,7 @@ def setting_as_before() -> Iterator[None]:
 @pytest.fixture
 def exact_route(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which the fast route is good enough, whatever this one is."""
-    monkeypatch.setattr(matmul, "fast_route_is_exact", lambda: True)
+    monkeypatch.setattr(precision, "fast_route_is_exact", lambda: True)
 
 
 @pytest.mark.usefixtures("exact_route")
@@ -122,17 +124,17 @@ class TestFastRoute:
 def test_the_fast_route_is_taken_only_if_its_error_allows(
     errors: tuple[float, float], taken: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    matmul.fast_route_is_exact.cache_clear()
-    monkeypatch.setattr(matmul, "route_errors", lambda: errors)
+    precision.fast_route_is_exact.cache_clear()
+    monkeypatch.setattr(precision, "route_errors", lambda: errors)
     try:
         with fast_float32(CPU):
             assert (SETTINGS.fp32_precision == "bf16") is taken
     finally:
-        matmul.fast_route_is_exact.cache_clear()
+        precision.fast_route_is_exact.cache_clear()
 
 
 def test_the_errors_of_both_routes_are_measured_here() -> None:
-    default, fast = matmul.route_errors()
+    default, fast = precision.route_errors()
     assert 1e-9 < default < 1e-6
     assert 1e-9 < fast < 1e-1
 
@@ -198,16 +200,16 @@ def test_codes_are_sorted_with_equal_ones_in_order(limit: int) -> None:
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(0, min(limit, 50), (3000,), generator=generator)
     codes[::7] = limit - 1
-    order = ranks.stable_order(codes, limit)
+    order = lsh_sort.stable_order(codes, limit)
     assert torch.equal(order, torch.sort(codes, stable=True).indices)
 
 
 def test_the_nearest_axis_is_that_of_the_largest_component() -> None:
     turned = torch.randn(3, 5, 400, generator=torch.Generator().manual_seed(0))
     both = torch.cat([turned, -turned], dim=1)
-    assert torch.equal(ranks._nearest_axis(turned), both.argmax(1))
+    assert torch.equal(lsh_sort._nearest_axis(turned), both.argmax(1))
     broken = torch.full((1, 5, 2), torch.nan)
-    assert ranks._nearest_axis(broken).tolist() == [[5, 5]]
+    assert lsh_sort._nearest_axis(broken).tolist() == [[5, 5]]
 
 
 class TestLayouts:
@@ -229,7 +231,7 @@ class TestLayouts:
         ],
     )
     def test_is_what_saves_keys(self, pattern: Pattern, kinds: list[type]) -> None:
-        layouts = blocks._layouts(pattern, 2, CPU)
+        layouts = tile_loop._layouts(pattern, 2, CPU)
         assert [type(layout) for layout in layouts] == kinds
         rows = sorted((layout.first, layout.last) for layout in layouts)
         assert rows[0][0] == 0

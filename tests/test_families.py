@@ -13,7 +13,7 @@ from bench.accuracy.description import describe
 from bench.inputs import families
 from bench.measurement import Case
 from tests.cases import case
-from variants.contract.dense import expand_heads
+from variants.contract.definitions import expand_heads
 
 NAMES = tuple(families.FAMILIES)
 

@@ -19,7 +19,7 @@ import variants
 from variants import Attention, UnsupportedError
 from variants.contract import tensor_cache
 from variants.contract.pattern import Pattern
-from variants.engines import block_lists, flex
+from variants.engines.libraries import block_lists, flex
 
 CPU = torch.device("cpu")
 HERE = pytest.mark.skipif(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import variants
 from bench.accuracy import Reference, Sample, gradient_errors, gradients, oracle, sample_rows
-from variants.contract.dense import expand_heads
+from variants.contract.definitions import expand_heads
 
 Tensors = tuple[Tensor, Tensor, Tensor]
 

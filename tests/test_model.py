@@ -20,7 +20,7 @@ from bench.model.row import ModelRow
 from bench.model.stopwatch import Stopwatch
 from bench.model.text import NOVEL, ModelError, read_text
 from tests.tiny_model import make_model, save_model, save_text, token_ids
-from variants.layer.pretrained_call import AttentionFunction
+from variants.pretrained.model_call import AttentionFunction
 
 CPU = torch.device("cpu")
 LENGTH = 64

@@ -18,7 +18,7 @@ import pytest
 import bench.__main__ as command
 from bench import journal
 from bench.measurement import Status
-from bench.model import runs
+from bench.model import model_runs
 from bench.model.row import COLUMNS, NUMBERS, ModelRow
 from bench.runner import WorkerDied
 from tests.tiny_model import save_model, save_text
@@ -76,7 +76,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, *words: object, worker: Any = Here) -
     monkeypatch.setattr(sys, "argv", ["bench", *map(str, words)])
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(runs, "Worker", worker)
+    monkeypatch.setattr(model_runs, "Worker", worker)
     with pytest.raises(SystemExit) as ended:
         command._entry()
     assert isinstance(ended.value.code, int)

@@ -19,7 +19,7 @@ import variants
 from tests.test_contract import attentions, supports
 from variants import Attention, MultiHeadAttention, UnsupportedError
 from variants.layer import TransformerBlock
-from variants.layer.positions import Learned, Position, RelativeBias
+from variants.layer.encodings import Learned, Position, RelativeBias
 
 BATCH, TOKENS, WIDTH, HEADS = 3, 19, 24, 4
 

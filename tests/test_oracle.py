@@ -9,7 +9,7 @@ import torch
 
 from bench import memory
 from bench.accuracy import oracle
-from variants.contract.dense import expand_heads, softmax_weights
+from variants.contract.definitions import expand_heads, softmax_weights
 
 SHAPES = [(2, 4, 2, 37, 37), (1, 3, 3, 5, 64), (1, 2, 1, 64, 1), (1, 1, 1, 20, 11)]
 

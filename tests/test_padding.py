@@ -20,7 +20,7 @@ from tests.test_contract import attentions, supports
 from variants import Attention, MultiHeadAttention, UnsupportedError
 from variants.contract import padding
 from variants.contract.registry import POSITIONS
-from variants.layer.positions import Learned
+from variants.layer.encodings import Learned
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

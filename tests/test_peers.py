@@ -24,7 +24,7 @@ from bench.sweep import attention_of, read
 from tests.cases import case, fresh_worker, settings
 from variants import UnsupportedError
 from variants.contract.added import ADDED
-from variants.contract.dense import expand_heads
+from variants.contract.definitions import expand_heads
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 import variants
 from variants import REGISTRY, MultiHeadAttention, UnsupportedError
-from variants.layer.positions import Alibi, Learned, Position, RelativeBias, Rotary, Sinusoidal
+from variants.layer.encodings import Alibi, Learned, Position, RelativeBias, Rotary, Sinusoidal
 
 BATCH, TOKENS, WIDTH, HEADS = 2, 11, 24, 4
 
@@ -318,7 +318,7 @@ def test_buckets_that_cannot_be_are_refused(arguments: tuple[Any, ...]) -> None:
     [
         ("rotery", r"one of sinusoidal, rotary, relative_bias, alibi, or an instance.*'rotery'"),
         ("learned", r"such as Learned\(embed_dim, max_len\).*got 'learned'"),
-        (Rotary, "or an instance from variants.layer.positions.*got <class"),
+        (Rotary, "or an instance from variants.layer.encodings.*got <class"),
         (7, "or an instance.*got 7"),
         (Rotary(8), "Rotary must be made for the layer's head_dim 6; got 8"),
         (Learned(20, 9), "Learned must be made for the layer's embed_dim 24; got 20"),

@@ -19,8 +19,8 @@ from torch.utils._pytree import tree_leaves
 import variants
 from tests.test_contract import small_settings
 from variants import REGISTRY, Attention, UnsupportedError, attn_implementation, replace_attention
-from variants.layer import pretrained_masks
-from variants.layer.pretrained_masks import read_mask
+from variants.pretrained import model_masks
+from variants.pretrained.model_masks import read_mask
 
 HEADS, HEAD_DIM = 4, 8
 SIZES = {
@@ -684,7 +684,7 @@ class TestRefusedCalls:
         self, padding: list[list[int]], additive: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """One that says no more than causal and padding is as good as these."""
-        monkeypatch.setattr(pretrained_masks, "TILE", 24)  # two rows
+        monkeypatch.setattr(model_masks, "TILE", 24)  # two rows
         made = replace_attention(model("Llama"), small("sliding_window"))
         call = tokens(padding)
         positions = {"position_ids": torch.arange(12)[None]}
@@ -839,7 +839,7 @@ def test_slots_that_a_cache_has_not_filled_are_no_keys() -> None:
 
 
 def test_a_mask_of_one_row_need_not_be_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrained_masks, "_kinds", None)
+    monkeypatch.setattr(model_masks, "_kinds", None)
     mask = Tensor(RIGHT)[:, None, None].bool()
     query = torch.ones(2, 1, 5, 1)
     for causal in (True, False, None):

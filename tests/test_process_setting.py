@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 import variants
-from variants.engines import matmul
-from variants.engines.process_setting import ProcessSetting
+from variants.engines.primitives import precision
+from variants.engines.primitives.process_setting import ProcessSetting
 
 # Python warns of what is tested here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
@@ -146,7 +146,7 @@ def test_a_fork_of_the_thread_that_is_inside(switch: Switch) -> None:
 
 
 needs_route = pytest.mark.skipif(
-    not matmul.fast_route_is_exact(), reason="this processor's other route is not exact"
+    not precision.fast_route_is_exact(), reason="this processor's other route is not exact"
 )
 
 
@@ -157,7 +157,7 @@ def test_a_fork_while_another_thread_attends() -> None:
     inside, leave = threading.Event(), threading.Event()
 
     def attend() -> None:
-        with matmul.fast_float32(CPU):
+        with precision.fast_float32(CPU):
             inside.set()
             leave.wait(60)
 
@@ -170,7 +170,7 @@ def test_a_fork_while_another_thread_attends() -> None:
         tensors = torch.randn(3, 1, 1, 4, 8)
         attention(*tensors)
         torch.get_float32_matmul_precision()
-        return matmul._chosen() == before
+        return precision._chosen() == before
 
     try:
         assert in_child(check)
@@ -185,7 +185,7 @@ def test_a_fork_while_another_thread_attends() -> None:
 def test_an_exception_in_a_kernel(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As that of a user who interrupts it."""
     real = torch.bmm
-    before = matmul._chosen()
+    before = precision._chosen()
 
     def interrupted(*arguments: Tensor, **options: Tensor) -> Tensor:
         signal.raise_signal(signal.SIGINT)
@@ -197,16 +197,16 @@ def test_an_exception_in_a_kernel(name: str, monkeypatch: pytest.MonkeyPatch) ->
     tensors = torch.randn(3, 1, 2, 600, 16)
     with pytest.raises(KeyboardInterrupt):
         attention(*tensors)
-    assert matmul._chosen() == before
+    assert precision._chosen() == before
     torch.get_float32_matmul_precision()
 
 
 @needs_route
 def test_a_route_that_another_thread_sets_meanwhile_stays() -> None:
-    before = matmul._chosen()
+    before = precision._chosen()
     try:
-        with matmul.fast_float32(CPU):
+        with precision.fast_float32(CPU):
             torch.backends.mkldnn.matmul.fp32_precision = "ieee"  # type: ignore[attr-defined]
-        assert matmul._chosen() == "ieee"
+        assert precision._chosen() == "ieee"
     finally:
-        matmul._choose(before)
+        precision._choose(before)

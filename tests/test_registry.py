@@ -364,7 +364,7 @@ from dataclasses import dataclass
 import torch
 
 from variants.contract.attention import Attention, hyperparameter
-from variants.contract.dense import expand_heads, normalised, visible
+from variants.contract.definitions import expand_heads, normalised, visible
 from variants.contract.registry import register
 
 

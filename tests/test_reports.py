@@ -37,7 +37,7 @@ from reports.figures.kinds import KINDS, MOST_LINES, Kind
 from reports.figures.layout import draw
 from reports.figures.naming import LINE, Room
 from reports.figures.style import styles
-from reports.heads import comparisons
+from reports.head_counts import comparisons
 from reports.html import facts
 from reports.listing import listing, reasons
 from reports.metrics import ERROR, TIME, show_bytes, show_count, show_error, show_ms

@@ -13,13 +13,13 @@ import pytest
 from rich.console import Console
 
 from bench.measurement import CASE_COLUMNS, DESCRIPTIONS, HEAD_COLUMNS, Measurement
-from reports.accuracy import Line, Table, tables
+from reports.accuracy_page import Line, Table, tables
 from reports.answers import answers
 from reports.build import build_report
 from reports.figures import single_heads
 from reports.figures.ranking import ranked
 from reports.figures.style import styles
-from reports.inputs import DESCRIPTORS, described
+from reports.inputs_page import DESCRIPTORS, described
 from reports.listing import listing
 from reports.metrics import TIME
 from reports.names import OTHER_OPERATOR

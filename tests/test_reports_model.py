@@ -15,9 +15,9 @@ from bench.measurement import Status
 from bench.model.row import COLUMNS, ModelCase, ModelRow
 from reports.__main__ import main
 from reports.figures.layout import draw
-from reports.figures.model import CHANGE, KIND, figures
+from reports.figures.perplexity import CHANGE, KIND, figures
 from reports.figures.style import styles
-from reports.model import read_models
+from reports.model_page import read_models
 from tests.test_reports import ENVIRONMENT, REFERENCE, done, write
 
 CASE = {

@@ -14,7 +14,7 @@ from reports.__main__ import main
 from reports.answers import answers
 from reports.build import build_report
 from reports.names import allocator
-from reports.peers import FASTER, ONE_SETTING, SLOWER, UNDECIDED, Race, races, standing
+from reports.peer_races import FASTER, ONE_SETTING, SLOWER, UNDECIDED, Race, races, standing
 from reports.rows import read_runs
 from reports.slices import split
 from reports.tables import reproduce_command

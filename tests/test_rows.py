@@ -12,7 +12,7 @@ from torch import Tensor
 
 import variants
 from bench.accuracy import oracle
-from bench.accuracy.rows import (
+from bench.accuracy.sampled_rows import (
     LEAST_ROWS,
     PAIRS,
     PER_STRATUM,

@@ -15,7 +15,7 @@ from bench.inputs import InputsError, Source
 from bench.inputs.source import KNOWN
 from bench.measurement import Case, Status
 from tests.cases import capture_file, case, fresh_worker, settings
-from variants.contract.dense import expand_heads
+from variants.contract.definitions import expand_heads
 
 
 def load(text: str, **changes: object) -> inputs.Inputs:

@@ -21,12 +21,12 @@ from bench import __main__ as command
 from bench.measurement import Status
 from bench.progress import Progress
 from bench.sweep import SweepError
-from bench.training import runs, summary
+from bench.training import training_runs, training_summary
 from bench.training.fit import Trained, fit
-from bench.training.model import TinyModel
-from bench.training.runs import Training, learned
 from bench.training.settings import attention_at
 from bench.training.tasks import ANSWERS, NO_ANSWER, TASKS, Batch, Copy, Recall
+from bench.training.tiny_model import TinyModel
+from bench.training.training_runs import Training, learned
 from variants.full import FullAttention
 
 TRAINABLE = sorted(n for n, cls in variants.REGISTRY.items() if "backward" in cls.info.supports)
@@ -324,7 +324,7 @@ def asked(attention: variants.Attention, seed: int = 0) -> Training:
 
 def test_what_fails_is_a_row_and_loses_no_other(tmp_path: Path) -> None:
     broken = [asked(x, seed) for seed, x in enumerate((Fails(), Dies(), Explodes()))]
-    rows = runs.run([*broken, asked(FullAttention(), seed=3)], tmp_path)
+    rows = training_runs.run([*broken, asked(FullAttention(), seed=3)], tmp_path)
     assert len(rows) == 4
     found = {int(row["seed"]): row for row in table(tmp_path)}
     assert [found[seed]["status"] for seed in range(4)] == ["error", "crashed", "error", "ok"]
@@ -336,7 +336,7 @@ def test_what_fails_is_a_row_and_loses_no_other(tmp_path: Path) -> None:
     assert 0 <= float(found[3]["accuracy"]) <= 1
     curves = table(tmp_path, "curves.csv")
     assert [(row["seed"], row["step"]) for row in curves] == [("3", "0"), ("3", "1"), ("3", "2")]
-    said = summary.sentences(rows)
+    said = training_summary.sentences(rows)
     assert said[0] == "0 of 4 trainings learned their task"
     assert "error: full, copy, seed 0: LookupError: there is none" in said
 
@@ -350,7 +350,7 @@ def test_rows_outlive_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(Progress, "advance", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        runs.run([asked(FullAttention(), seed) for seed in range(2)], tmp_path)
+        training_runs.run([asked(FullAttention(), seed) for seed in range(2)], tmp_path)
     assert [row["status"] for row in there] == [Status.OK]
     assert table(tmp_path) == there
 
@@ -378,7 +378,7 @@ def test_the_command_trains_and_says_what_was_learned(
     rows = sorted(table(folder), key=lambda row: row["seed"])
     assert [row["seed"] for row in rows] == ["5", "6"]
     assert {row["hyperparameters"] for row in rows} == {"window_size=2"}
-    assert list(rows[0]) == list(runs.COLUMNS)
+    assert list(rows[0]) == list(training_runs.COLUMNS)
 
     before = (folder / "training.csv").read_bytes()
     assert bench(monkeypatch, *words, "--out", folder) == 2

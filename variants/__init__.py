@@ -16,7 +16,7 @@ from variants.contract.checks import UnsupportedError
 from variants.contract.decoding import State
 from variants.contract.registry import CAPABILITIES, REGISTRY, create, grid, register
 from variants.layer.multi_head import MultiHeadAttention
-from variants.layer.pretrained import attn_implementation, replace_attention
+from variants.pretrained.replace import attn_implementation, replace_attention
 
 for _module in iter_modules(__path__):
     if not _module.ispkg:

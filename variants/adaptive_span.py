@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from variants.contract.attention import Attention, Parameters, hyperparameter
-from variants.contract.dense import (
+from variants.contract.definitions import (
     compute_dtype,
     dot_products,
     masked_softmax,
@@ -20,8 +20,9 @@ from variants.contract.dense import (
 from variants.contract.draws import lasting
 from variants.contract.pattern import Pattern
 from variants.contract.registry import register
-from variants.engines import band, blocks
-from variants.engines.tile import HIDDEN
+from variants.engines.primitives.softmax_tile import HIDDEN
+from variants.engines.tiled import tile_loop
+from variants.engines.tiled.layouts import window
 
 
 @register(
@@ -60,7 +61,7 @@ class AdaptiveSpanAttention(Attention):
         parameters: Parameters,
     ) -> Tensor:
         query_len, key_len = query.shape[2], key.shape[2]
-        rows = band.ROWS
+        rows = window.ROWS
         # Keys in front of a tile, in whole tiles, so that neighbouring heads can go together.
         farthest = max(query_len, key_len)
         reaches = [
@@ -69,7 +70,7 @@ class AdaptiveSpanAttention(Attention):
         first = max(0, query_len - key_len) if causal else 0
         layouts = []
         for reach, members in groupby(range(len(reaches)), key=reaches.__getitem__):
-            layout = band.Band(
+            layout = window.Band(
                 first,
                 query_len,
                 offset=key_len - query_len,
@@ -86,13 +87,13 @@ class AdaptiveSpanAttention(Attention):
         # How far each key is before the query of the entries of a distance bias.
         distances = key_len - 1 - torch.arange(query_len + key_len - 1, device=query.device)
         dtype = compute_dtype(query.dtype)
-        return blocks.run(
+        return tile_loop.run(
             query,
             key,
             value,
             layouts,
             scale=scale,
-            key_bias=blocks.hidden_keys(key_padding_mask, dtype),
+            key_bias=tile_loop.hidden_keys(key_padding_mask, dtype),
             distance_bias=self._log_share(parameters["span"].to(dtype), distances, causal),
         )
 

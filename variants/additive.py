@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from variants.contract.attention import Attention, Parameters, hyperparameter
-from variants.contract.dense import (
+from variants.contract.definitions import (
     compute_dtype,
     expand_heads,
     masked_softmax,

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from variants.contract.attention import hyperparameter
 from variants.contract.draws import lasting
-from variants.contract.masked import MaskedAttention
 from variants.contract.pattern import Pattern
 from variants.contract.registry import register
+from variants.masked.masked_attention import MaskedAttention
 
 
 @register(

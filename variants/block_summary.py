@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from variants.contract.attention import Attention, Parameters, hyperparameter
-from variants.contract.dense import (
+from variants.contract.definitions import (
     compute_dtype,
     dot_products,
     group_means,
@@ -19,9 +19,11 @@ from variants.contract.dense import (
 )
 from variants.contract.pattern import Pattern
 from variants.contract.registry import register
-from variants.engines import blocks, dense, heads, pooling
-from variants.engines.band import Summarised
-from variants.engines.matmul import Precision
+from variants.engines.libraries import fused_sdpa
+from variants.engines.primitives import head_slabs
+from variants.engines.primitives.precision import Precision
+from variants.engines.tiled import pooled_keys, tile_loop
+from variants.engines.tiled.layouts.window import Summarised
 
 
 @register(
@@ -60,7 +62,7 @@ class BlockSummaryAttention(Attention):
         offset = key_len - query_len
         if (key_len - 1) // self.block_size - min(0, offset) // self.block_size <= 1:
             # All blocks are neighbours.
-            return dense.attend(
+            return fused_sdpa.attend(
                 query, key, value, causal=causal, key_padding_mask=key_padding_mask, scale=scale
             )
         dtype = Precision.of(query).operands
@@ -68,13 +70,13 @@ class BlockSummaryAttention(Attention):
         layout = Summarised(query_len, key_len, self.block_size, first, causal=causal)
 
         def attend(query: Tensor, key: Tensor, value: Tensor, some: slice) -> Tensor:
-            items = pooling.tokens(key.to(dtype), value.to(dtype), key_padding_mask)
-            seen = pooling.joined([items, pooling.pool(items, self.block_size)])
-            return blocks.run(
+            items = pooled_keys.tokens(key.to(dtype), value.to(dtype), key_padding_mask)
+            seen = pooled_keys.joined([items, pooled_keys.pool(items, self.block_size)])
+            return tile_loop.run(
                 query.to(dtype), seen.key, seen.value, [layout], scale=scale, key_bias=seen.bias()
             )
 
-        return heads.one_by_one(attend, query, key, value).to(query.dtype)
+        return head_slabs.one_by_one(attend, query, key, value).to(query.dtype)
 
     def dense_weights(
         self,

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from variants.contract.attention import Attention, Parameters, hyperparameter
-from variants.contract.dense import dot_products, masked_softmax, query_positions, visible
+from variants.contract.definitions import dot_products, masked_softmax, query_positions, visible
 from variants.contract.registry import register
-from variants.engines import dense, rounds
-from variants.engines.chosen_blocks import ChosenRounds, best_blocks
+from variants.engines.libraries import fused_sdpa
+from variants.engines.rounds import merge_rounds
+from variants.engines.rounds.block_choice import ChosenRounds, best_blocks
 
 
 @register(
@@ -54,14 +55,14 @@ class BlockTopKAttention(Attention):
     ) -> Tensor:
         coarse = self.choose_implementation(query, key) == "coarse"
         if self.top_k >= -(-key.shape[2] // self.block_size) and not coarse:
-            return dense.attend(
+            return fused_sdpa.attend(
                 query, key, value, causal=causal, key_padding_mask=key_padding_mask, scale=scale
             )
         rows = torch.arange(query.shape[2], device=query.device)
         positions = query_positions(rows, query.shape[2], key.shape[2])
         chosen = self._chosen(query, positions, key, causal, key_padding_mask, scale)
         turns = ChosenRounds(chosen, key.shape[2], self.block_size, causal, key_padding_mask)
-        return rounds.attend(query, key, value, turns, scale=scale, coarse=coarse)[0]
+        return merge_rounds.attend(query, key, value, turns, scale=scale, coarse=coarse)[0]
 
     def dense_weights(
         self,

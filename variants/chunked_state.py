@@ -11,11 +11,11 @@ from torch.nn.functional import logsigmoid, pad
 
 from variants.contract.attention import Attention, Parameters, hyperparameter
 from variants.contract.decoding import Memory
-from variants.contract.dense import compute_dtype, dot_products, expand_heads, query_positions
+from variants.contract.definitions import compute_dtype, dot_products, expand_heads, query_positions
 from variants.contract.draws import lasting
 from variants.contract.registry import register
-from variants.engines.decayed_sum import Retention
-from variants.engines.delta_rule import SHORTEST, GatedDelta
+from variants.engines.recurrent.delta_rule import SHORTEST, GatedDelta
+from variants.engines.recurrent.retention import Retention
 
 ROWS = 256  # keys that one triangular system of the definition spans
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from variants.contract.attention import Attention, Parameters, hyperparameter
-from variants.contract.dense import (
+from variants.contract.definitions import (
     compute_dtype,
     dot_products,
     expand_heads,
@@ -19,10 +19,10 @@ from variants.contract.dense import (
 )
 from variants.contract.draws import lasting
 from variants.contract.registry import register
-from variants.engines import blocks, pooling
-from variants.engines.layouts import Strided
-from variants.engines.matmul import Precision
-from variants.engines.pooling import Pooled
+from variants.engines.primitives.precision import Precision
+from variants.engines.tiled import pooled_keys, tile_loop
+from variants.engines.tiled.layouts.all_keys import Strided
+from variants.engines.tiled.pooled_keys import Pooled
 
 
 @register(
@@ -74,15 +74,15 @@ class CompressedAttention(Attention):
     ) -> Tensor:
         query_len, key_len = query.shape[2], key.shape[2]
         dtype = Precision.of(query).operands
-        items = pooling.tokens(key.to(dtype), value.to(dtype), key_padding_mask)
+        items = pooled_keys.tokens(key.to(dtype), value.to(dtype), key_padding_mask)
         size = min(self.block_size, key_len)
         if self.compression == "mean":
-            items = pooling.pool(items, size)
+            items = pooled_keys.pool(items, size)
         else:
             items = Pooled(
                 _convolved(items.key, parameters["key_taps"].to(dtype), size),
                 _convolved(items.value, parameters["value_taps"].to(dtype), size),
-                pooling.grouped(items.size, 1, size).amax(-1),
+                pooled_keys.grouped(items.size, 1, size).amax(-1),
             )
         first = max(0, query_len - key_len) if causal else 0
         layout = Strided(
@@ -94,7 +94,7 @@ class CompressedAttention(Attention):
             causal=causal,
             device=query.device,
         )
-        out = blocks.run(
+        out = tile_loop.run(
             query.to(dtype), items.key, items.value, [layout], scale=scale, key_bias=items.bias()
         )
         return out.to(query.dtype)
@@ -157,6 +157,6 @@ class CompressedAttention(Attention):
 def _convolved(tokens: Tensor, taps: Tensor, size: int) -> Tensor:
     """(batch, kv_heads, key_len, channels) to (batch, heads, blocks, channels), with the first
     `size` taps of each head."""
-    parts = pooling.grouped(tokens, 2, size)
+    parts = pooled_keys.grouped(tokens, 2, size)
     by_group = taps[:, :size].unflatten(0, (tokens.shape[1], -1))
     return torch.einsum("bknsc,kgs->bkgnc", parts, by_group).flatten(1, 2)

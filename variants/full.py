@@ -11,10 +11,12 @@ from torch import Tensor
 from variants.contract.attention import Attention, Parameters
 from variants.contract.checks import UnsupportedError
 from variants.contract.decoding import Memory
-from variants.contract.dense import softmax_weights, visible_pairs
+from variants.contract.definitions import softmax_weights, visible_pairs
 from variants.contract.registry import register
-from variants.engines import blocks, dense, few_rows, sdpa, xformers
-from variants.engines.kept import Kept
+from variants.engines.decode import decode_attend
+from variants.engines.decode.kv_cache import Kept
+from variants.engines.libraries import cuda_sdpa, fused_sdpa, xformers
+from variants.engines.tiled import tile_loop
 
 
 @register(
@@ -25,7 +27,7 @@ from variants.engines.kept import Kept
     memory="n·d",
     target="softmax",
     supports={"causal", "key_padding_mask", "cross_attention", "backward", "distance_bias", "step"},
-    implementations=("onednn", "sdpa", "plain", "coarse", *sdpa.KERNELS, "xformers"),
+    implementations=("onednn", "sdpa", "plain", "coarse", *cuda_sdpa.KERNELS, "xformers"),
     exact_when={},
     grid={"implementation": ("auto", "sdpa", "plain", "xformers")},
     positions="none",
@@ -62,18 +64,18 @@ class FullAttention(Attention):
         }
         # What is chosen for speed gives way where only our own tiles are right.
         own = key_padding_mask is not None or distance_bias is not None
-        if implementation in sdpa.KERNELS and self.implementation == "auto" and own:
+        if implementation in cuda_sdpa.KERNELS and self.implementation == "auto" and own:
             implementation = "sdpa"
-        if implementation in ("xformers", *sdpa.KERNELS):
+        if implementation in ("xformers", *cuda_sdpa.KERNELS):
             if distance_bias is not None:
                 raise UnsupportedError(f"implementation {implementation!r} takes no distance_bias")
             if implementation == "xformers":
                 return xformers.attend(query, key, value, **call)
-            return sdpa.attend(implementation, query, key, value, **call)
+            return cuda_sdpa.attend(implementation, query, key, value, **call)
         call["distance_bias"] = distance_bias
         if implementation in ("plain", "coarse"):
-            return blocks.full(query, key, value, **call, coarse=implementation == "coarse")
-        return dense.attend(query, key, value, **call, fast=implementation == "onednn")
+            return tile_loop.full(query, key, value, **call, coarse=implementation == "coarse")
+        return fused_sdpa.attend(query, key, value, **call, fast=implementation == "onednn")
 
     def dense_weights(
         self, query: Tensor, key: Tensor, rows: Tensor, *, parameters: Parameters, **call: Any
@@ -107,8 +109,8 @@ class FullAttention(Attention):
         assert isinstance(memory, Kept)
         kept = memory.and_then(key, value, key_padding_mask)
         rows, keys = query.shape[2], kept.keys.shape[2]
-        if rows > few_rows.FEW:
-            out = dense.attend(
+        if rows > decode_attend.FEW:
+            out = fused_sdpa.attend(
                 query,
                 kept.keys,
                 kept.values,
@@ -118,20 +120,20 @@ class FullAttention(Attention):
                 scale=scale,
             )
             return out, kept
-        hidden = few_rows.later(rows, keys, kept.hidden, query.device)
+        hidden = decode_attend.later(rows, keys, kept.hidden, query.device)
         positions = torch.arange(keys, device=query.device)
-        bias = few_rows.bias_of(query, hidden, distance_bias, positions)
+        bias = decode_attend.bias_of(query, hidden, distance_bias, positions)
         tokens = kept.keys, kept.values
         fused = self.implementation == "sdpa"
-        return few_rows.attend(query, [tokens], bias, scale=scale, fused=fused), kept
+        return decode_attend.attend(query, [tokens], bias, scale=scale, fused=fused), kept
 
     def useful_pairs(self, query_len: int, key_len: int, *, causal: bool) -> float:
         return visible_pairs(query_len, key_len, causal=causal)
 
     def choose_implementation(self, query: Tensor, key: Tensor) -> str:
         if self.implementation == "auto" and query.device.type == "cuda":
-            return sdpa.fastest(query, key) or "sdpa"
-        if self.implementation == "auto" and not dense.fast_pays(key):
+            return cuda_sdpa.fastest(query, key) or "sdpa"
+        if self.implementation == "auto" and not fused_sdpa.fast_pays(key):
             return "sdpa"
         return super().choose_implementation(query, key)
 
@@ -140,4 +142,8 @@ class FullAttention(Attention):
             return "it is a route of the CPU"
         if implementation == "xformers":
             return xformers.unavailable(device)
-        return sdpa.unavailable(implementation, device) if implementation in sdpa.KERNELS else None
+        return (
+            cuda_sdpa.unavailable(implementation, device)
+            if implementation in cuda_sdpa.KERNELS
+            else None
+        )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from variants.contract.attention import Attention, Parameters, hyperparameter
-from variants.contract.dense import (
+from variants.contract.definitions import (
     compute_dtype,
     dot_products,
     group_means,
@@ -18,10 +18,12 @@ from variants.contract.dense import (
 )
 from variants.contract.registry import register
 from variants.contract.tensor_cache import cached
-from variants.engines import blocks, dense, heads, pooling
-from variants.engines.listed import Blocks
-from variants.engines.matmul import Precision
-from variants.engines.pooling import Pooled
+from variants.engines.libraries import fused_sdpa
+from variants.engines.primitives import head_slabs
+from variants.engines.primitives.precision import Precision
+from variants.engines.tiled import pooled_keys, tile_loop
+from variants.engines.tiled.layouts.key_blocks import Blocks
+from variants.engines.tiled.pooled_keys import Pooled
 
 
 @register(
@@ -64,24 +66,24 @@ class HierarchicalAttention(Attention):
         query_len, key_len = query.shape[2], key.shape[2]
         levels = _levels(query_len, key_len, self.block_size)
         if levels == 0:
-            return dense.attend(
+            return fused_sdpa.attend(
                 query, key, value, causal=causal, key_padding_mask=key_padding_mask, scale=scale
             )
         dtype = Precision.of(query).operands
         layout = _layout(query_len, key_len, self.block_size, causal, query.device)
 
         def attend(query: Tensor, key: Tensor, value: Tensor, some: slice) -> Tensor:
-            items = pooling.tokens(key.to(dtype), value.to(dtype), key_padding_mask)
+            items = pooled_keys.tokens(key.to(dtype), value.to(dtype), key_padding_mask)
             listed = [_whole(items, self.block_size // 2)]
             for _ in range(levels):
-                items = pooling.pool(items, 2)
+                items = pooled_keys.pool(items, 2)
                 listed.append(_whole(items, self.block_size // 2))
-            seen = pooling.joined(listed)
-            return blocks.run(
+            seen = pooled_keys.joined(listed)
+            return tile_loop.run(
                 query.to(dtype), seen.key, seen.value, [layout], scale=scale, key_bias=seen.bias()
             )
 
-        return heads.one_by_one(attend, query, key, value).to(query.dtype)
+        return head_slabs.one_by_one(attend, query, key, value).to(query.dtype)
 
     def dense_weights(
         self,
@@ -134,8 +136,8 @@ def _levels(query_len: int, key_len: int, block_size: int) -> int:
 
 def _whole(items: Pooled, size: int) -> Pooled:
     """Filled up with groups of nothing to a multiple of `size`."""
-    key, value = (pooling.grouped(x, 2, size).flatten(2, 3) for x in (items.key, items.value))
-    return Pooled(key, value, pooling.grouped(items.size, 1, size).flatten(1, 2))
+    key, value = (pooled_keys.grouped(x, 2, size).flatten(2, 3) for x in (items.key, items.value))
+    return Pooled(key, value, pooled_keys.grouped(items.size, 1, size).flatten(1, 2))
 
 
 @cached

@@ -10,13 +10,20 @@ from torch.nn.functional import pad, relu
 
 from variants.contract.attention import Attention, Parameters, hyperparameter
 from variants.contract.decoding import Memory
-from variants.contract.dense import compute_dtype, expand_heads, normalised, safe_total, visible
+from variants.contract.definitions import (
+    compute_dtype,
+    expand_heads,
+    normalised,
+    safe_total,
+    visible,
+)
 from variants.contract.registry import register
-from variants.engines import feature_sum, fla
-from variants.engines.features import Features
-from variants.engines.heads import Slab
-from variants.engines.matmul import Precision
-from variants.engines.tile import Scratch
+from variants.engines.kernelised import sum_all
+from variants.engines.kernelised.feature_map import Features
+from variants.engines.libraries import fla
+from variants.engines.primitives.head_slabs import Slab
+from variants.engines.primitives.precision import Precision
+from variants.engines.primitives.softmax_tile import Scratch
 
 
 @register(
@@ -58,7 +65,7 @@ class LinearAttention(Attention):
             if key_padding_mask is not None:
                 keys = keys.masked_fill(key_padding_mask[:, None, :, None], 0)
             return fla.attend(queries, keys, value, causal=causal)
-        return feature_sum.attend(
+        return sum_all.attend(
             query,
             key,
             value,
@@ -101,7 +108,7 @@ class LinearAttention(Attention):
         parameters: Parameters,
     ) -> Memory:
         features = _Features(self.feature_map, key.shape[-1], 1.0)
-        states = feature_sum.states(key, key, value, features, key_padding_mask)
+        states = sum_all.states(key, key, value, features, key_padding_mask)
         return (states.unflatten(0, key.shape[:2]),)
 
     def advance(

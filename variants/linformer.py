@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from variants.contract.attention import Attention, Parameters, hyperparameter
-from variants.contract.dense import compute_dtype, dot_products, softmax_weights
+from variants.contract.definitions import compute_dtype, dot_products, softmax_weights
 from variants.contract.draws import lasting
 from variants.contract.registry import register
 from variants.contract.tensor_cache import cached
-from variants.engines import dense
-from variants.engines.matmul import fast_float32
+from variants.engines.libraries import fused_sdpa
+from variants.engines.primitives.precision import fast_float32
 
 # Tokens whose entries are drawn together, so that a longer sequence only adds draws; and summed
 # together, as the rounding of one sum over all tokens would grow with their number.
@@ -65,11 +65,11 @@ class LinformerAttention(Attention):
         parameters: Parameters,
     ) -> Tensor:
         if key.shape[2] <= self.projected_len:
-            return dense.attend(
+            return fused_sdpa.attend(
                 query, key, value, causal=False, key_padding_mask=key_padding_mask, scale=scale
             )
         for_keys, for_values = self._projections(key)
-        out = dense.attend(
+        out = fused_sdpa.attend(
             query.to(for_keys.dtype),
             _Projected.apply(key, for_keys),
             _Projected.apply(value, for_values),

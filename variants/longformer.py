@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from variants.contract.attention import hyperparameter
-from variants.contract.masked import MaskedAttention
 from variants.contract.pattern import Pattern
 from variants.contract.registry import register
+from variants.masked.masked_attention import MaskedAttention
 
 
 @register(

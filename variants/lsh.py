@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from variants.contract.attention import Attention, Parameters, hyperparameter
-from variants.contract.dense import (
+from variants.contract.definitions import (
     compute_dtype,
     dot_products,
     expand_heads,
@@ -22,8 +22,8 @@ from variants.contract.dense import (
 from variants.contract.draws import lasting
 from variants.contract.registry import register
 from variants.contract.tensor_cache import cached
-from variants.engines import ranks, rounds
-from variants.engines.buckets import HashedRounds
+from variants.engines.rounds import lsh_sort, merge_rounds
+from variants.engines.rounds.lsh_rounds import HashedRounds
 
 FACTOR_BITS = 5  # a rotation tells at most 32 buckets apart; more come from several rotations
 
@@ -85,7 +85,7 @@ class LshAttention(Attention):
             causal=causal,
             hides_own=self.shared_qk,
         )
-        out, empty = rounds.attend(
+        out, empty = merge_rounds.attend(
             query,
             self._keys(key),
             value,
@@ -163,7 +163,7 @@ class LshAttention(Attention):
         rotations = self._rotations(query, key, causal)
         heads = query.shape[1]
         query_bucket, key_bucket = (
-            ranks.hashed(x, rotations, heads, self.num_hashes) for x in (query, key)
+            lsh_sort.hashed(x, rotations, heads, self.num_hashes) for x in (query, key)
         )
         return query_bucket, key_bucket
 
@@ -194,7 +194,7 @@ class LshAttention(Attention):
         shape = (batch * heads, len(rows), key.shape[2])
         seen = torch.zeros(shape, dtype=torch.int64, device=rows.device)
         for turn in range(self.num_hashes):
-            placed = ranks.Ranks.of(
+            placed = lsh_sort.Ranks.of(
                 query_buckets[:, :, turn].flatten(0, 1),
                 key_buckets[:, :, turn].flatten(0, 1),
                 hidden,

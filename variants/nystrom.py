@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from variants.contract.attention import Attention, Parameters, hyperparameter
-from variants.contract.dense import (
+from variants.contract.definitions import (
     compute_dtype,
     dot_products,
     expand_heads,
@@ -17,7 +17,8 @@ from variants.contract.dense import (
     softmax_weights,
 )
 from variants.contract.registry import register
-from variants.engines import blocks, dense
+from variants.engines.libraries import fused_sdpa
+from variants.engines.tiled import tile_loop
 
 
 @register(
@@ -62,18 +63,18 @@ class NystromAttention(Attention):
         parameters: Parameters,
     ) -> Tensor:
         if self._is_exact(query, key):
-            return dense.attend(
+            return fused_sdpa.attend(
                 query, key, value, causal=False, key_padding_mask=key_padding_mask, scale=scale
             )
         queries, keys, shown = self._landmarks(query, key, key_padding_mask)
         hidden = None if key_padding_mask is None else ~shown
         # The inverse multiplies the rounding of the means: no fast route for them.
-        attend_keys = partial(dense.attend, causal=False, scale=scale, fast=False)
-        attend_landmarks = partial(dense.attend, causal=False, scale=scale)
+        attend_keys = partial(fused_sdpa.attend, causal=False, scale=scale, fast=False)
+        attend_landmarks = partial(fused_sdpa.attend, causal=False, scale=scale)
         dtype, wide = query.dtype, queries.dtype
         if query.device.type == "cpu" and dtype is not wide:
             # Widens tile by tile; half inputs round more than any route.
-            attend_keys = attend_landmarks = partial(blocks.full, causal=False, scale=scale)
+            attend_keys = attend_landmarks = partial(tile_loop.full, causal=False, scale=scale)
         else:
             query, key, value = (x.to(wide) for x in (query, key, value))
         means = attend_keys(queries, key, value, key_padding_mask=key_padding_mask)

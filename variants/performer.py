@@ -11,15 +11,15 @@ from torch import Tensor
 
 from variants.contract.attention import Attention, Parameters, hyperparameter
 from variants.contract.decoding import Memory
-from variants.contract.dense import compute_dtype, expand_heads, normalised, visible
+from variants.contract.definitions import compute_dtype, expand_heads, normalised, visible
 from variants.contract.draws import lasting
 from variants.contract.registry import register
 from variants.contract.tensor_cache import cached
-from variants.engines import feature_sum
-from variants.engines.features import Features
-from variants.engines.heads import Slab
-from variants.engines.matmul import Precision, product
-from variants.engines.tile import HIDDEN, Scratch
+from variants.engines.kernelised import sum_all
+from variants.engines.kernelised.feature_map import Features
+from variants.engines.primitives.head_slabs import Slab
+from variants.engines.primitives.precision import Precision, product
+from variants.engines.primitives.softmax_tile import HIDDEN, Scratch
 
 
 @register(
@@ -61,7 +61,7 @@ class PerformerAttention(Attention):
         scale: float,
         parameters: Parameters,
     ) -> Tensor:
-        return feature_sum.attend(
+        return sum_all.attend(
             query,
             key,
             value,
@@ -109,7 +109,7 @@ class PerformerAttention(Attention):
         # Directions are drawn for each query head, and so is what is kept.
         like = key[:, :1].expand(-1, heads, -1, -1)
         features = self._features(like, 1.0)
-        states = feature_sum.states(like, key, value, features, key_padding_mask)
+        states = sum_all.states(like, key, value, features, key_padding_mask)
         states = states.unflatten(0, like.shape[:2])
         return states[..., :-1].contiguous(), states[..., -1:].contiguous()
 

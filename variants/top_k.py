@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from variants.contract.attention import Attention, Parameters, hyperparameter
-from variants.contract.dense import dot_products, expand_heads, masked_softmax, visible
+from variants.contract.definitions import dot_products, expand_heads, masked_softmax, visible
 from variants.contract.registry import register
-from variants.engines import dense, selected, selection
+from variants.engines import selected, selection
+from variants.engines.libraries import fused_sdpa
 
 
 @register(
@@ -46,7 +47,7 @@ class TopKAttention(Attention):
         parameters: Parameters,
     ) -> Tensor:
         if self.top_k >= key.shape[2]:
-            return dense.attend(
+            return fused_sdpa.attend(
                 query, key, value, causal=causal, key_padding_mask=key_padding_mask, scale=scale
             )
         return selected.attend(

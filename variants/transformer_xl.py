@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from variants.contract.attention import Attention, Parameters, hyperparameter
 from variants.contract.decoding import Memory
-from variants.contract.dense import (
+from variants.contract.definitions import (
     compute_dtype,
     expand_heads,
     masked_softmax,
@@ -23,11 +23,13 @@ from variants.contract.dense import (
 from variants.contract.draws import lasting
 from variants.contract.registry import register
 from variants.contract.tensor_cache import cached
-from variants.engines import blocks, few_rows, heads
-from variants.engines.band import Band
-from variants.engines.kept import Kept
-from variants.engines.layouts import Everything, Layout
-from variants.engines.tile import HIDDEN
+from variants.engines.decode import decode_attend
+from variants.engines.decode.kv_cache import Kept
+from variants.engines.primitives import head_slabs
+from variants.engines.primitives.softmax_tile import HIDDEN
+from variants.engines.tiled import tile_loop
+from variants.engines.tiled.layouts.all_keys import Everything, Layout
+from variants.engines.tiled.layouts.window import Band
 
 BAND_SEGMENT = 512  # longest segment that is one tile of a band
 
@@ -89,7 +91,7 @@ class TransformerXlAttention(Attention):
         own = waves[offset:] if offset >= 0 else pad(waves, (0, 0, -offset, 0))
         sin, cos = own.chunk(2, dim=-1)
         layouts = _segments(query_len, key_len, self.segment_size, self.memory_size, query.device)
-        bias = blocks.hidden_keys(key_padding_mask, dtype)
+        bias = tile_loop.hidden_keys(key_padding_mask, dtype)
         coarse = self.choose_implementation(query, key) == "coarse"
 
         def attend(query: Tensor, key: Tensor, value: Tensor, some: slice) -> Tensor:
@@ -99,7 +101,7 @@ class TransformerXlAttention(Attention):
             # sin(p - j) = sin p cos j - cos p sin j; cos(p - j) = cos p cos j + sin p sin j
             by_sin = torch.addcmul(cosines * sin, sines, cos, value=-1)
             by_cos = torch.addcmul(sines * sin, cosines, cos)
-            return blocks.run(
+            return tile_loop.run(
                 torch.cat([content, by_sin, by_cos], dim=-1),
                 torch.cat([key.to(dtype), waves.expand(*key.shape[:2], -1, -1)], dim=-1),
                 value.to(dtype),
@@ -109,7 +111,7 @@ class TransformerXlAttention(Attention):
                 coarse=coarse,
             )
 
-        return heads.one_by_one(attend, query, key, value).to(query.dtype)
+        return head_slabs.one_by_one(attend, query, key, value).to(query.dtype)
 
     def dense_weights(
         self,
@@ -184,7 +186,7 @@ class TransformerXlAttention(Attention):
             if memory.hidden is not None:
                 bias = bias.masked_fill(memory.hidden[:, None, None], HIDDEN)
             tokens = memory.keys.to(dtype), memory.values.to(dtype)
-            outs.append(few_rows.attend(content[:, :, some], [tokens], bias, scale=scale))
+            outs.append(decode_attend.attend(content[:, :, some], [tokens], bias, scale=scale))
             memory = memory.last(self._in_memory(length + row + 1))
         return torch.cat(outs, dim=2).to(query.dtype), memory
 

@@ -11,7 +11,7 @@ from bench.accuracy.errors import (
 )
 from bench.accuracy.gradients import gradient_errors
 from bench.accuracy.reference import Reference
-from bench.accuracy.rows import Sample, last_rows, sample_rows
+from bench.accuracy.sampled_rows import Sample, last_rows, sample_rows
 
 __all__ = [
     "ROUNDING",

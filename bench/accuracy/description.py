@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bench.accuracy.oracle import PAIRS, exact, score_blocks
-from variants.contract.dense import query_positions
+from variants.contract.definitions import query_positions
 
 NEAR = 128  # largest distance of a near key, in positions
 TOP = 64

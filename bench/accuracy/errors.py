@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.accuracy import weights
 from bench.accuracy.reference import Reference
-from bench.accuracy.rows import Sample, mean, median, relative_error
+from bench.accuracy.sampled_rows import Sample, mean, median, relative_error
 from bench.accuracy.weights import SELECTING, Weighed
 from bench.measurement import Head
 from variants import Attention

@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.accuracy import oracle
 from bench.accuracy.reference import Reference
 from variants import Attention
-from variants.contract.dense import expand_heads
+from variants.contract.definitions import expand_heads
 
 NOTHING = 1e-14
 

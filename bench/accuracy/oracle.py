@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from variants.contract.dense import expand_heads, query_positions
+from variants.contract.definitions import expand_heads, query_positions
 
 PAIRS = 1 << 22  # scores of a block, all heads together: 32 MiB in float64
 

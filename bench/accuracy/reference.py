@@ -11,8 +11,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from bench.accuracy import oracle
 from bench.accuracy.description import Description, describe
 from bench.accuracy.oracle import Exact
-from bench.accuracy.rows import Sample, relative_error
-from variants.contract.dense import query_positions
+from bench.accuracy.sampled_rows import Sample, relative_error
+from variants.contract.definitions import query_positions
 
 LEAST_ROWS = 4  # with which SDPA takes the kernel that it takes for many
 

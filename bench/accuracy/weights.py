@@ -12,9 +12,9 @@ from torch import Tensor
 from bench.accuracy import oracle
 from bench.accuracy.description import TOP
 from bench.accuracy.reference import Reference
-from bench.accuracy.rows import mean
+from bench.accuracy.sampled_rows import mean
 from variants import Attention, create
-from variants.contract.dense import expand_heads, masked_softmax
+from variants.contract.definitions import expand_heads, masked_softmax
 
 # Weights that are held at a time, 64 MiB in float64: fewer would leave the cache less often, but a
 # method's definition looks at all keys anew for every part of the rows.

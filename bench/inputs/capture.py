@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from bench.inputs.captured import FORMAT, ROTARY, Capture, CaptureError
-from bench.inputs.pretrained import bypassed, find, required
+from bench.inputs.model_files import bypassed, find, required
 
 # The name under which transformers is asked to attend through the recorder.
 IMPLEMENTATION = "attention_capture"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import variants
 from bench.model.stopwatch import Stopwatch
-from variants.layer.pretrained_call import AttentionFunction
+from variants.pretrained.model_call import AttentionFunction
 
 # Names of spans: the variant, exact attention, and calls that are not timed.
 OWN, EXACT, UNTIMED = "attention", "exact attention", "untimed"

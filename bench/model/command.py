@@ -13,7 +13,7 @@ from rich.console import Console
 
 from bench import journal
 from bench.measurement import Status
-from bench.model import runs, summary
+from bench.model import model_runs, model_summary
 from bench.model.plan import Setup, attentions, plan
 from bench.model.reading import BLOCKS
 from bench.model.text import NOVEL
@@ -73,7 +73,7 @@ from variants.contract.registry import SETTINGS
 @click.option(
     "--timeout",
     type=click.FloatRange(min=1),
-    default=runs.TIMEOUT,
+    default=model_runs.TIMEOUT,
     show_default=True,
     help="Seconds after which a case is given up.",
 )
@@ -110,7 +110,7 @@ def model(
             raise click.UsageError(
                 f"--resume takes everything else from the run; got {', '.join(given)} too"
             )
-        folder, asked = resume, runs.resume(resume)
+        folder, asked = resume, model_runs.resume(resume)
     else:
         # A path holds wherever the run is resumed from.
         found = str(Path(name).resolve()) if name != "smollm2" and Path(name).exists() else name
@@ -119,17 +119,17 @@ def model(
             setup, attentions(texts, settings), seq_lens, numbers("--layers", layers) or ()
         )
         folder = out or Path("results") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-model"
-        asked = runs.begin(planned, folder, timeout)
+        asked = model_runs.begin(planned, folder, timeout)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     try:
-        rows = runs.run(asked, folder)
+        rows = model_runs.run(asked, folder)
     except KeyboardInterrupt:
         hint = f"continue with: python -m bench model --resume {folder}"
         click.echo(f"stopped; {hint if journal.begun(folder) else 'nothing measured'}", err=True)
         sys.exit(130)
     console = Console()
-    console.print(summary.table(rows))
-    for sentence in summary.sentences(rows):
+    console.print(model_summary.table(rows))
+    for sentence in model_summary.sentences(rows):
         console.print(sentence, highlight=False, markup=False)
     click.echo(folder)
     if all(row.status is not Status.OK for row in rows):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench import worker
 from bench.inputs import CaptureError
-from bench.inputs.pretrained import required
+from bench.inputs.model_files import required
 from bench.measurement import Status
 from bench.model.attending import EXACT, OWN, UNTIMED, timed
 from bench.model.plan import Setup

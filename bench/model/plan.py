@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import variants
-from bench.inputs.pretrained import Source, find, required
+from bench.inputs.model_files import Source, find, required
 from bench.model.row import ALL_LAYERS, ModelCase
 from bench.model.text import ModelError, Text, read_text
 from bench.sweep import parse_variant

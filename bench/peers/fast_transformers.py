@@ -15,7 +15,7 @@ from torch.nn.functional import relu
 
 from bench.peers.packages import needs
 from variants import UnsupportedError, add_implementation
-from variants.contract.dense import expand_heads
+from variants.contract.definitions import expand_heads
 from variants.linear import LinearAttention
 
 INSTALL = (

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.peers.packages import needs, require_multiple
 from variants import add_implementation
-from variants.contract.dense import expand_heads
+from variants.contract.definitions import expand_heads
 from variants.linear import LinearAttention
 
 MODULE = "linear_attention_transformer.linear_attention_transformer"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench.peers.packages import needs
 from variants import UnsupportedError, add_implementation
-from variants.contract.dense import expand_heads
+from variants.contract.definitions import expand_heads
 from variants.sliding_window import SlidingWindowAttention
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench.peers.packages import drawing, needs, rescaled
 from variants import add_implementation
-from variants.contract.dense import expand_heads
+from variants.contract.definitions import expand_heads
 from variants.performer import PerformerAttention
 
 

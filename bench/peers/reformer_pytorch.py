@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.peers.packages import drawing, needs, require_multiple, rescaled
 from variants import UnsupportedError, add_implementation
-from variants.contract.dense import expand_heads
+from variants.contract.definitions import expand_heads
 from variants.lsh import LshAttention
 
 

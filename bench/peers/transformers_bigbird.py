@@ -17,7 +17,7 @@ from torch import Tensor
 from bench.peers.packages import needs, require_multiple, rescaled
 from variants import UnsupportedError, add_implementation
 from variants.bigbird import BigBirdAttention
-from variants.contract.dense import expand_heads
+from variants.contract.definitions import expand_heads
 
 MODULE = "transformers.models.big_bird.modeling_big_bird"
 LEAST_BLOCKS = 5  # the module's slices assume a middle row

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bench.peers.packages import needs, require_multiple
 from variants import UnsupportedError, add_implementation
-from variants.contract.dense import expand_heads
+from variants.contract.definitions import expand_heads
 from variants.longformer import LongformerAttention
 from variants.sliding_window import SlidingWindowAttention
 

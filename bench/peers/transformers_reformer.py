@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench.peers.packages import drawing, needs, require_multiple
 from variants import UnsupportedError, add_implementation
-from variants.contract.dense import expand_heads
+from variants.contract.definitions import expand_heads
 from variants.lsh import LshAttention
 
 MODULE = "transformers.models.reformer.modeling_reformer"

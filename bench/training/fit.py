@@ -10,8 +10,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bench.training.model import TinyModel
 from bench.training.tasks import NO_ANSWER, Batch, Task
+from bench.training.tiny_model import TinyModel
 from variants import Attention
 
 BATCH, HELD_OUT = 32, 256  # sequences a step; sequences the trained model is asked at the end

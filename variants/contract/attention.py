@@ -18,7 +18,7 @@ from variants.contract import decoding, padding, tensor_cache, traced
 from variants.contract.added import ADDED, Added, added_names
 from variants.contract.checks import UnsupportedError, check_call, check_parameters, require_real
 from variants.contract.decoding import Memory, State
-from variants.contract.dense import compute_dtype, without_padding
+from variants.contract.definitions import compute_dtype, without_padding
 from variants.contract.modes import as_autocast, no_autocast, pretended, tracing, untraced
 from variants.contract.registry import Info
 from variants.contract.strides import readable

@@ -19,7 +19,7 @@ from variants.contract.checks import (
     require,
     require_real,
 )
-from variants.contract.dense import without_padding
+from variants.contract.definitions import without_padding
 from variants.contract.modes import as_autocast, no_autocast
 from variants.contract.strides import readable
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from variants.contract.dense import compute_dtype
+from variants.contract.definitions import compute_dtype
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
 """Output of query, key, value (or rows), key_padding_mask and distance_bias."""

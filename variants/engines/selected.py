@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from variants.contract.dense import compute_dtype
-from variants.engines import heads, tile
-from variants.engines.heads import Slab
-from variants.engines.matmul import Precision, fast_float32
+from variants.contract.definitions import compute_dtype
+from variants.engines.primitives import head_slabs, softmax_tile
+from variants.engines.primitives.head_slabs import Slab
+from variants.engines.primitives.precision import Precision, fast_float32
+from variants.engines.primitives.softmax_tile import HIDDEN, Scratch
 from variants.engines.selection import Head, Search, Selection, hide, lowest_kept, select
-from variants.engines.tile import HIDDEN, Scratch
 
 SPARSE = 64  # times the keys of a query that there must be for a list of them to pay
 
@@ -50,7 +50,7 @@ class _Rows(NamedTuple):
     key: Tensor  # (rows or 1, keys, head_dim)
     value: Tensor
     places: Tensor | None  # of the keys, one row after the other, if each has its own
-    hide: tile.Hide
+    hide: softmax_tile.Hide
 
     def take(self, tensor: Tensor) -> Tensor:
         """These rows of (batch, heads, query_len, head_dim), zeros in the place of those left."""
@@ -85,8 +85,8 @@ def _parts(
     Which rows are taken together depends on lengths alone, and so does how they are rounded."""
     precision = Precision.of(query)
     dtype, scale = precision.operands, search.scale
-    room = heads.budget(query.device, precision.scores)
-    for slab in heads.slabs(query, key, 1):
+    room = head_slabs.budget(query.device, precision.scores)
+    for slab in head_slabs.slabs(query, key, 1):
         queries = slab.queries(query)
         keys, values = (
             slab.working(x, name, dtype, scratch)
@@ -134,14 +134,14 @@ def _gathered(tensor: Tensor, index: Tensor, count: int, name: str, scratch: Scr
 
 
 def _hide_missing(chosen: Tensor, search: Search, scores: Tensor) -> bool:
-    """As `tile.Hide`: what stands in the place of keys where a row has fewer."""
+    """As `softmax_tile.Hide`: what stands in the place of keys where a row has fewer."""
     if search.causal or search.padding is not None:
         scores.masked_fill_((chosen < 0)[:, None], HIDDEN)
     return search.may_be_empty
 
 
 def _hide_lower(head: Head, rows: slice, scratch: Scratch, scores: Tensor) -> bool:
-    """As `tile.Hide`: keys below the lowest that is kept, of the scores of one head."""
+    """As `softmax_tile.Hide`: keys below the lowest that is kept, of the scores of one head."""
     search, found = head.search, scores[0]
     which = torch.arange(rows.start, rows.stop, device=scores.device)
     if scores.device.type == "cpu" and scores.dtype is torch.float32:
@@ -176,7 +176,7 @@ class _Selected(torch.autograd.Function):
         with fast_float32(query.device):
             for part in _parts(query, key, value, search, selection, scratch):
                 tensors = part.query, part.key, part.value
-                part.put(tile.forward(*tensors, part.hide, precision, scratch), out)
+                part.put(softmax_tile.forward(*tensors, part.hide, precision, scratch), out)
         # Tensors are left to torch, which frees them after a backward pass.
         ctx.save_for_backward(query, key, value, out, search.padding, *(selection or ()))
         ctx.search = dataclasses.replace(search, padding=None)
@@ -198,7 +198,7 @@ class _Selected(torch.autograd.Function):
             for part in _parts(query, key, value, search, selection, scratch):
                 grad_rows = part.take(grad_out)
                 delta = (grad_rows.to(wide) * part.take(out)).sum(-1).to(precision.scores)
-                row_grad, key_share, value_share, _ = tile.backward(
+                row_grad, key_share, value_share, _ = softmax_tile.backward(
                     part.query,
                     part.key,
                     part.value,

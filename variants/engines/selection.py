@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from variants.engines import heads
-from variants.engines.matmul import fast_float32
-from variants.engines.tile import HIDDEN, Scratch
+from variants.engines.primitives import head_slabs
+from variants.engines.primitives.precision import fast_float32
+from variants.engines.primitives.softmax_tile import HIDDEN, Scratch
 
 CAUSAL_ROWS = 256  # most rows of a tile, so that later keys can be left out
 
@@ -104,9 +104,9 @@ def select(query: Tensor, key: Tensor, search: Search) -> Selection:
     tied = torch.zeros(query.shape[:3], dtype=torch.bool, device=device)
     scratch = Scratch(device)
     # On a CPU each time casts all keys.
-    at_once = max(256, heads.budget(device, torch.float64) // search.key_len)
+    at_once = max(256, head_slabs.budget(device, torch.float64) // search.key_len)
     with torch.no_grad():
-        for slab in heads.slabs(query, key, 1):
+        for slab in head_slabs.slabs(query, key, 1):
             sequence = slab.heads.start // query.shape[1]
             head = Head(slab.queries(query)[0], slab.keys(key)[0], sequence, search)
             own_keys, own_tied = slab.queries(keys)[0], slab.queries(tied)[0]
@@ -139,7 +139,7 @@ def _find_fast(head: Head, keys: Tensor, scratch: Scratch) -> Tensor:
     key = scratch.copy("key", head.key, torch.float32)
     error = errors(query, key)
     doubtful = torch.empty(search.query_len, dtype=torch.bool, device=query.device)
-    room = heads.budget(query.device, torch.float32)
+    room = head_slabs.budget(query.device, torch.float32)
     with fast_float32(query.device):
         for rows in search.tiles(room):
             stop = search.stop(rows)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from variants.engines.heads import Slab, budget, slabs
-from variants.engines.matmul import Precision, fast_float32, product
-from variants.engines.tile import Scratch
+from variants.engines.primitives.head_slabs import Slab, budget, slabs
+from variants.engines.primitives.precision import Precision, fast_float32, product
+from variants.engines.primitives.softmax_tile import Scratch
 
 ROWS = 64  # query rows of a tile
 KEYS = 1024  # keys of a tile, before it takes more heads

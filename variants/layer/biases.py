@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from variants.layer.position import Position, check_counts
+from variants.layer.position_encoding import Position, check_counts
 
 
 class RelativeBias(Position):

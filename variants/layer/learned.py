@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from variants.contract.dense import compute_dtype
+from variants.contract.definitions import compute_dtype
 
 
 class LearnedTensors(nn.ParameterDict):

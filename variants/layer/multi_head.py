@@ -9,20 +9,20 @@ from torch import Tensor, nn
 
 from variants.contract.attention import Attention
 from variants.contract.decoding import State
-from variants.contract.dense import compute_dtype
+from variants.contract.definitions import compute_dtype
 from variants.contract.registry import create
-from variants.layer.checks import (
+from variants.layer.encodings import position_for
+from variants.layer.from_torch import check_module, weights_of
+from variants.layer.layer_checks import (
     check_foreign,
     check_numbers,
     check_polarity,
     check_position,
     check_widths,
 )
-from variants.layer.from_torch import check_module, weights_of
 from variants.layer.learned import LearnedTensors
 from variants.layer.padded import leading_padding, leading_padding_of
-from variants.layer.position import Position
-from variants.layer.positions import position_for
+from variants.layer.position_encoding import Position
 
 
 class MultiHeadAttention(nn.Module):
@@ -38,7 +38,7 @@ class MultiHeadAttention(nn.Module):
         attention: an `Attention`, or a name in the registry for one at its defaults; None means
             exact attention, `full`. What it learns is in `attention_parameters`.
         position: "sinusoidal", "rotary", "relative_bias", "alibi", or an instance from
-            `variants.layer.positions`; None means none.
+            `variants.layer.encodings`; None means none.
         shared_qk: the key is the query, after its projection and position; for self-attention.
         bias: whether projections have one.
         key_dim, value_dim: channels of key and value; None means embed_dim.

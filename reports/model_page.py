@@ -1,0 +1,160 @@
+"""The page of runs of `python -m bench model`: variants in a pretrained model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.model.row import CASE_COLUMNS, FILE, NUMBERS, ModelRow
+from reports.build import figures_folder, save
+from reports.curves import with_curves
+from reports.figures.layout import draw
+from reports.figures.perplexity import CHANGE, KIND, figures
+from reports.figures.style import styles
+from reports.html import facts, render
+from reports.metrics import show_error, show_ms, show_percent, show_ratio
+from reports.names import labels, machine_name, marked, other_operators
+from reports.rows import (
+    EXACT,
+    OK,
+    RESULTS,
+    Runs,
+    existing,
+    finished,
+    read_environment,
+    read_table,
+)
+from reports.slices import Fixed, describe
+from reports.tables import status_counts
+
+REFERENCE = "sdpa"  # the implementation of exact attention that every call is timed beside
+BETWEEN = ("perplexity_ratio_low", "perplexity_ratio_high")
+
+
+@dataclass(frozen=True)
+class Group:
+    """What one figure shows, and its rows as a table."""
+
+    fixed: Fixed
+    path: Path
+    rows: Sequence[Sequence[str]]
+
+
+def holds_model(folder: Path) -> bool:
+    """Whether a results folder is of `python -m bench model`."""
+    return (folder / FILE).is_file() and not (folder / RESULTS).is_file()
+
+
+def write_models(folders: Sequence[Path], out: Path, name: str) -> Path:
+    """Write figures, and a page of that name, into `out`; the page."""
+    folder = figures_folder(out)
+    runs = read_models(folders)
+    folder.mkdir(parents=True, exist_ok=True)
+    looks = styles(runs.frame)
+    groups = []
+    for number, (fixed, panels) in enumerate(figures(runs.frame), start=1):
+        path = folder / f"model-{number}.png"
+        save(draw(KIND, panels, fixed, looks), path)
+        own = pd.concat([panel.rows for panel in panels])
+        groups.append(Group(fixed, path, [_cells(row) for _, row in _ordered(own)]))
+    page = out / name
+    page.write_text(
+        render(
+            "model.html",
+            groups=groups,
+            reading=KIND.reading,
+            counts=status_counts(runs.frame[~runs.frame["is_reference"]]),
+            describe=describe,
+            machines={machine: list(facts(seen)) for machine, seen in runs.environments.items()},
+        ),
+        encoding="utf-8",
+    )
+    return page
+
+
+def read_models(folders: Sequence[Path]) -> Runs:
+    """The rows of some runs, of a case that was measured twice on one machine the last.
+
+    With `machine`, `label`, the change of the perplexity as `CHANGE` has it, and a row for exact
+    attention by torch SDPA, `is_reference`, where there is none.
+    """
+    frames: list[pd.DataFrame] = []
+    environments: dict[str, dict[str, Any]] = {}
+    for folder in folders:
+        frame, seen = read_table(existing(folder, FILE), ModelRow, {}), read_environment(folder)
+        frame["machine"] = [machine_name(seen, device) for device in frame["device"]]
+        knobs = seen.get("model", {}).get("knobs", {})
+        frame["default_knob"] = frame["variant"].map(lambda name, known=knobs: known.get(name, ""))
+        environments |= dict.fromkeys(frame["machine"], seen)
+        frames.append(frame)
+    rows = pd.concat(frames, ignore_index=True)
+    rows = rows.drop_duplicates([*CASE_COLUMNS, "machine"], keep="last", ignore_index=True)
+    rows = pd.concat(
+        [rows.assign(is_reference=False), _references(rows).assign(is_reference=True)],
+        ignore_index=True,
+    )
+    change = {
+        name: rows[column] - 1
+        for name, column in zip(
+            (CHANGE.column, CHANGE.low, CHANGE.high), ("perplexity_ratio", *BETWEEN), strict=True
+        )
+        if name
+    }
+    others = other_operators(rows)
+    rows = rows.assign(
+        label=marked(labels(rows), others),
+        other_operator=others,
+        **change,
+    )
+    return Runs(with_curves(rows), environments, pd.DataFrame())
+
+
+def _references(rows: pd.DataFrame) -> pd.DataFrame:
+    """Exact attention as every row has it, where it has no row of its own."""
+    same = [name for name in CASE_COLUMNS if name not in ("variant", "implementation")]
+    same = [*(name for name in same if name != "hyperparameters"), "machine"]
+    own = rows[(rows["variant"] == EXACT) & (rows["implementation"] == REFERENCE)]
+    made = finished(rows).groupby(same, as_index=False)[list(NUMBERS)].median()
+    made = made.assign(
+        default_knob="",
+        target="softmax",
+        variant=EXACT,
+        implementation=REFERENCE,
+        implementation_used=REFERENCE,
+        hyperparameters="",
+        status=OK,
+        reason="",
+        perplexity=made["exact_perplexity"],
+        time_per_token_ms=made["exact_time_per_token_ms"],
+        attention_per_token_ms=made["exact_attention_per_token_ms"],
+        **dict.fromkeys(("perplexity_ratio", *BETWEEN), 1.0),
+        next_token_agreement=1.0,
+        speedup_vs_exact=1.0,
+    )
+    return made[~made.set_index(same).index.isin(own.set_index(same).index)]
+
+
+def _ordered(rows: pd.DataFrame) -> list[tuple[object, pd.Series]]:
+    return list(rows.sort_values(["seq_len", "layers", "perplexity_ratio", "label"]).iterrows())
+
+
+def _cells(row: pd.Series) -> list[str]:
+    """As the heading of the template has them."""
+    first = [row["label"], str(row["seq_len"]), row["layers"]]
+    if row["status"] != OK:
+        return [*first, f"{row['status'].replace('_', ' ')}: {row['reason']}"]
+    return [
+        *first,
+        show_error(row["perplexity"]),
+        show_ratio(row["perplexity_ratio"]),
+        " to ".join(show_ratio(row[name]) for name in BETWEEN),
+        show_percent(row["next_token_agreement"]),
+        show_ms(row["time_per_token_ms"]),
+        show_ms(row["attention_per_token_ms"]),
+        show_ratio(row["speedup_vs_exact"]),
+        row["implementation_used"],
+    ]

@@ -1,0 +1,206 @@
+"""Runs a `Pattern` by FlexAttention: torch compiles one kernel for it, which leaves out the blocks
+of keys that no query of a block sees, and asks the pattern inside the blocks that are seen in part.
+
+Dong et al., Flex Attention, 2024, https://arxiv.org/abs/2412.05496
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from variants.contract.checks import UnsupportedError
+from variants.contract.pattern import Pattern
+from variants.engines.libraries.block_lists import block_lists
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def unavailable(device: torch.device) -> str | None:
+    """Why FlexAttention cannot be compiled for this device; None if it can."""
+    if device.type == "cpu":
+        if not torch.cpu._is_avx2_supported():
+            return "FlexAttention for a CPU needs AVX2"
+        compiler = os.environ.get("CXX", "g++")
+        missing = f"FlexAttention is compiled when called, and there is no C++ compiler {compiler}"
+    elif device.type == "cuda":
+        if importlib.util.find_spec("triton") is None:
+            return "FlexAttention on CUDA needs Triton, which is not installed"
+        # Triton builds the launcher of each kernel.
+        compiler = os.environ.get("CC") or next(filter(shutil.which, ("gcc", "clang")), "gcc")
+        missing = f"FlexAttention is compiled when called, and there is no C compiler {compiler}"
+    else:
+        return f"FlexAttention is for CPU and CUDA; got a tensor on {device.type}"
+    return None if shutil.which(compiler.split()[0]) else missing
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    pattern: Pattern,
+    *,
+    key_padding_mask: Tensor | None,
+    scale: float,
+) -> Tensor:
+    """Softmax attention over the keys that `pattern` shows; shapes as in `Attention.__call__`.
+
+    The first call with a pattern, and with a shape, dtype or layout it has not met, compiles for
+    seconds; `prepare` does that beforehand.
+
+    Raises:
+        UnsupportedError: float64; a gradient on a CPU; head_dim below 16 on CUDA.
+    """
+    gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+    _check(query, gradient)
+    if not gradient:
+        query, key, value = (x.detach() for x in (query, key, value))
+    signature = (
+        *((x.shape, x.stride(), x.requires_grad) for x in (query, key, value)),
+        query.dtype,
+        scale,
+        key_padding_mask is not None,
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.get_num_threads(),
+    )
+    kept = _kept.get(pattern)
+    if kept is None:
+        kept = _kept[pattern] = _Kept(pattern)
+    size = _block_size(pattern, query, gradient)
+    mask = kept.block_mask(pattern, size, gradient, key_padding_mask, query.device)
+    return kept.compiled(signature)(query, key, value, mask, scale, _options(query, size))
+
+
+def prepare(
+    query: Tensor,
+    key: Tensor,
+    pattern: Pattern,
+    *,
+    key_padding_mask: Tensor | None,
+    scale: float,
+) -> None:
+    """Compile what a call with such tensors needs: the backward pass too, if the query wants a
+    gradient. The device's work may still be under way on return."""
+    value = torch.zeros_like(key)
+    if not (torch.is_grad_enabled() and query.requires_grad):
+        attend(query, key, value, pattern, key_padding_mask=key_padding_mask, scale=scale)
+        return
+    query, key, value = (x.detach().requires_grad_() for x in (query, key, value))
+    out = attend(query, key, value, pattern, key_padding_mask=key_padding_mask, scale=scale)
+    torch.autograd.grad(out, (query, key, value), torch.zeros_like(out))
+
+
+def _check(query: Tensor, gradient: bool) -> None:
+    if query.dtype not in DTYPES:
+        raise UnsupportedError(
+            "FlexAttention takes float16, bfloat16 and float32; "
+            f"got {str(query.dtype).removeprefix('torch.')}"
+        )
+    if gradient and query.device.type == "cpu":
+        raise UnsupportedError("FlexAttention has no backward pass on a CPU")
+    if query.device.type == "cuda" and query.shape[-1] < 16:
+        raise UnsupportedError(
+            f"FlexAttention on CUDA needs head_dim of at least 16; got {query.shape[-1]}"
+        )
+
+
+def _block_size(pattern: Pattern, query: Tensor, gradient: bool) -> int:
+    """Queries and keys of a block of the lists. Small ones leave less idle work at a band's edges.
+
+    On CUDA torch's own tiles want multiples of 128, the backward pass always; forward in a half
+    type they can be made smaller, which saves a pattern of blocks of 64 most of its idle work.
+    """
+    if query.device.type == "cpu":
+        return 64
+    small = query.dtype != torch.float32 and query.shape[-1] <= 128 and not gradient
+    return 64 if small and pattern.block_size == 64 else 128
+
+
+def _options(query: Tensor, size: int) -> dict[str, Any]:
+    """Tiles of a CUDA kernel may be no larger than the blocks of the lists."""
+    if query.device.type == "cuda" and size < 128:
+        return {"fwd_BLOCK_M": size, "fwd_BLOCK_N": size}
+    return {}
+
+
+class _Kept:
+    """What is made once for a pattern: the functions compiled for it."""
+
+    def __init__(self, pattern: Pattern) -> None:
+        # In numbers that fit the kernel's 32 bits.
+        most = pattern.query_len + pattern.key_len
+        self._bounded = dataclasses.replace(
+            pattern, window=min(pattern.window, most), block_size=min(pattern.block_size, most)
+        )
+        self._compiled: dict[tuple[Any, ...], Callable[..., Tensor]] = {}
+
+    def block_mask(
+        self,
+        pattern: Pattern,
+        size: int,
+        gradient: bool,
+        key_padding_mask: Tensor | None,
+        device: torch.device,
+    ) -> Any:
+        from torch.nn.attention.flex_attention import BlockMask
+
+        lists = block_lists(pattern, size, key_padding_mask is not None, gradient, device)
+        bounded = self._bounded
+
+        def mask(batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
+            seen = bounded.sees(head, row + bounded.offset, column)
+            if key_padding_mask is not None:
+                seen = seen & ~key_padding_mask[batch, column]
+            return seen
+
+        return BlockMask(
+            (pattern.query_len, pattern.key_len),
+            *lists,
+            BLOCK_SIZE=(size, size),
+            mask_mod=mask,
+        )
+
+    def compiled(self, signature: tuple[Any, ...]) -> Callable[..., Tensor]:
+        if signature not in self._compiled:
+            self._compiled[signature] = _to_compile()
+        return self._compiled[signature]
+
+
+# As long as the pattern itself is kept, since lists and kernels take memory.
+_kept: WeakKeyDictionary[Pattern, _Kept] = WeakKeyDictionary()
+
+
+def _to_compile() -> Callable[..., Tensor]:
+    """FlexAttention as a function of its own, which torch compiles at its first call."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    def call(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Any,
+        scale: float,
+        options: Any,
+    ) -> Tensor:
+        return flex_attention(
+            query,
+            key,
+            value,
+            block_mask=mask,
+            scale=scale,
+            enable_gqa=query.shape[1] != key.shape[1],
+            kernel_options=options,
+        )
+
+    # torch counts by code object what it has compiled, and gives up at eight.
+    call.__code__ = call.__code__.replace()
+    return torch.compile(call, dynamic=False, fullgraph=True)

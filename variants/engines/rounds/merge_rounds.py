@@ -1,0 +1,309 @@
+"""Runs attention in rounds: in each, queries that see the same keys share tiles, and a query is in
+one tile at most; the rounds are merged by log-sum-exp.
+
+Rows are gathered tile by tile, by a list that says which (`ranks.Tiles`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from variants.contract.definitions import compute_dtype
+from variants.engines.primitives import head_slabs, softmax_tile
+from variants.engines.primitives.precision import Precision, fast_float32
+from variants.engines.primitives.softmax_tile import HIDDEN, Scratch
+from variants.engines.rounds.lsh_sort import Tiles
+
+MERGED = 1 << 13  # rows that are merged together: they stay in the cache
+# Multiplications of a product, and matrices in it, below which a CPU may take a route that rounds
+# otherwise. How many tiles there are depends on later tokens: no earlier row may show it.
+LEAST_PRODUCT, LEAST_TILES = 1 << 13, 2
+
+
+class Round(NamedTuple):
+    """One round of all heads: tiles, and what a query does not see of its tile's keys."""
+
+    tiles: Tiles
+    hides_later: bool = False
+    hides_own: bool = False  # the key at the query's own position
+    may_be_empty: bool = True  # a row may see nothing of the keys of its tile
+    missing: Tensor | None = None  # the rows that are in no tile, if any
+
+
+@dataclass(frozen=True, eq=False)
+class Rounds(ABC):
+    """Makes rounds when they are wanted, so that no two need be kept."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, turn: int) -> Round: ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that are tensors."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: field for name, field in fields.items() if isinstance(field, Tensor)}
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rounds: Rounds,
+    *,
+    scale: float,
+    coarse: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Softmax over all (round, key) pairs a query sees; a key seen twice weighs twice.
+
+    Args:
+        query, key, value: as in `Attention.__call__`.
+        rounds: tiles whose rows count the queries of (batch, heads, query_len), and whose slots
+            count keys over (batch, heads, key_len): over the query heads that read them.
+
+    Returns:
+        out (batch, heads, query_len, head_dim), and a bool (batch, heads, query_len): which rows
+        saw nothing, and are 0.
+    """
+    trains = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+    settings = _Settings(scale, trains, Precision.of(query, coarse=coarse))
+    out, lse = _Rounds.apply(query, key, value, rounds, settings)
+    return out, lse == -torch.inf
+
+
+class _Settings(NamedTuple):
+    scale: float
+    trains: bool  # whether a backward pass may follow
+    precision: Precision
+
+
+class _Work(NamedTuple):
+    """A round with the tensors that it reads."""
+
+    query: Tensor  # (batch·heads·query_len, head_dim)
+    key: Tensor  # (batch·kv_heads·key_len, head_dim)
+    value: Tensor
+    query_len: int
+    key_len: int
+    group: int  # query heads that read one key head
+    settings: _Settings
+    scratch: Scratch
+    round: Round
+
+    @property
+    def tiles(self) -> Tiles:
+        return self.round.tiles
+
+    def portions(self) -> Iterator[slice]:
+        """Tiles whose scores fit the budget, in parts of about one size."""
+        count = len(self.tiles.rows)
+        room = head_slabs.budget(self.query.device, self.settings.precision.scores)
+        parts = -(-count // max(1, room // self.tiles.scores))
+        for part in range(parts):
+            yield slice(part * count // parts, (part + 1) * count // parts)
+
+    def slots(self, part: slice) -> Tensor:
+        """Key rows (tiles, keys) counted over query heads, -1 in an empty slot."""
+        return self.tiles.slots[self.tiles.chunks[part]].flatten(1)
+
+    def tensors(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Scaled queries and keys and values of some tiles, (tiles, rows or keys, head_dim)."""
+        slots = self.slots(part)
+        if self.group > 1:
+            head = slots.div(self.key_len, rounding_mode="floor")
+            slots = slots + (head.div(self.group, rounding_mode="floor") - head) * self.key_len
+        query = self.take("query", self.query, self.tiles.rows[part])
+        key, value = self.take("key", self.key, slots), self.take("value", self.value, slots)
+        return query.mul_(self.settings.scale), key, value
+
+    def take(self, name: str, tensor: Tensor, index: Tensor) -> Tensor:
+        """Rows (..., head_dim) of a matrix in the dtype of the operands, some row or other for
+        -1; in a buffer."""
+        shape = (*index.shape, tensor.shape[1])
+        index = index.flatten().clamp(min=0)
+        operands = self.settings.precision.operands
+        buffer = self.scratch(f"{name} {tensor.dtype}", shape, tensor.dtype)
+        torch.index_select(tensor, 0, index, out=buffer.view(-1, tensor.shape[1]))
+        return buffer if tensor.dtype is operands else self.scratch.copy(name, buffer, operands)
+
+    def hide(self, part: slice, scores: Tensor) -> bool:
+        """As `softmax_tile.Hide`."""
+        tiles = self.tiles
+        comparisons = (torch.gt, self.round.hides_later), (torch.eq, self.round.hides_own)
+        compares = self.round.hides_later or self.round.hides_own
+        ragged = tiles.partial is None or any(tiles.partial[part])
+        if not (compares or ragged):
+            return self.round.may_be_empty
+        slots = self.slots(part)
+        if compares:
+            # Compared as floats, which is several times faster; both are exact up to 2^24.
+            exact = torch.float32 if self.key_len < 1 << 24 else torch.float64
+            offset = self.key_len - self.query_len
+            own = (tiles.rows[part] % self.query_len + offset).to(exact)[..., None]
+            keys = (slots % self.key_len).to(exact)[:, None]
+            for compare, wanted in comparisons:
+                if wanted:
+                    found = self.scratch("found", scores.shape, scores.dtype)
+                    scores.add_(compare(keys, own, out=found), alpha=HIDDEN)
+        if ragged:
+            hidden = slots < 0
+            empty = torch.zeros(hidden.shape, dtype=scores.dtype, device=scores.device)
+            scores.add_(empty.masked_fill_(hidden, HIDDEN)[:, None])
+        return self.round.may_be_empty
+
+
+def _works(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rounds: Rounds,
+    settings: _Settings,
+    scratch: Scratch,
+) -> Iterator[_Work]:
+    """Every round."""
+    head_dim = query.shape[3]
+    # Of transposed inputs these are copies.
+    queries, keys, values = (x.flatten(0, 2) for x in (query, key, value))
+    for turn in range(len(rounds)):
+        now = rounds[turn]
+        least = max(LEAST_TILES, -(-LEAST_PRODUCT // (now.tiles.scores * head_dim)))
+        yield _Work(
+            query=queries,
+            key=keys,
+            value=values,
+            query_len=query.shape[2],
+            key_len=key.shape[2],
+            group=query.shape[1] // key.shape[1],
+            settings=settings,
+            scratch=scratch,
+            round=now._replace(tiles=now.tiles.filled(least)),
+        )
+
+
+class _Rounds(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, rounds: Rounds, settings: _Settings
+    ) -> tuple[Tensor, Tensor]:
+        wide = compute_dtype(query.dtype)
+        count, head_dim = query.shape[:3].numel(), query.shape[-1]
+        scratch = Scratch(query.device)
+        # One row more than there are: the rows of padding write there.
+        shape = (count + 1, head_dim)
+        total = query.new_empty(shape, dtype=query.dtype if len(rounds) == 1 else wide)
+        total_lse = query.new_zeros(shape[:1], dtype=wide)
+        with fast_float32(query.device):
+            for turn, now in enumerate(_works(query, key, value, rounds, settings, scratch)):
+                # One round alone that shows every row something needs no normalisers but for the
+                # backward pass.
+                missing = now.round.missing
+                partly = now.round.may_be_empty or missing is not None
+                merges = len(rounds) > 1 or partly or settings.trains
+                found, found_lse = total, total_lse
+                if turn > 0:
+                    found = scratch("found rows", shape, wide)
+                    found_lse = scratch("found lse", shape[:1], wide)
+                if missing is not None:
+                    found.index_fill_(0, missing, 0)
+                    found_lse.index_fill_(0, missing, -torch.inf)
+                for part in now.portions():
+                    rows = now.tiles.rows[part]
+                    lse = scratch("lse", rows.shape, wide) if merges else None
+                    hide = partial(now.hide, part)
+                    tensors = now.tensors(part)
+                    result = softmax_tile.forward(*tensors, hide, settings.precision, scratch, lse)
+                    place = torch.where(rows < 0, count, rows).flatten()
+                    found.index_copy_(0, place, result.flatten(0, 1).to(found.dtype))
+                    if lse is not None:
+                        found_lse.index_copy_(0, place, lse.flatten())
+                if turn > 0:
+                    for piece in range(0, count, MERGED):
+                        part = slice(piece, min(piece + MERGED, count))
+                        _merge(total[part], total_lse[part], found[part], found_lse[part])
+        out = total[:count].view(query.shape).to(query.dtype)
+        lse = total_lse[:count].view(query.shape[:3])
+        held = rounds.tensors()
+        ctx.save_for_backward(query, key, value, out, lse, *held.values())
+        # Tensors are left to torch, which frees them after a backward pass.
+        ctx.settings = dataclasses.replace(rounds, **dict.fromkeys(held)), tuple(held), settings
+        ctx.mark_non_differentiable(lse)
+        return out, lse
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        grad_out, _ = grads
+        query, key, value, out, lse, *held = ctx.saved_tensors
+        rounds, names, settings = ctx.settings
+        rounds = dataclasses.replace(rounds, **dict(zip(names, held, strict=True)))
+        precision = settings.precision
+        wide = compute_dtype(query.dtype)
+        batch, kv_heads, key_len, head_dim = key.shape
+        count = query.shape[:3].numel()
+        scratch = Scratch(query.device)
+        grad_out = grad_out.flatten(0, 2)
+        delta = (grad_out.to(wide) * out.flatten(0, 2)).sum(-1)
+        lse = lse.flatten()
+        lse = lse.masked_fill(lse == -torch.inf, torch.inf)
+        grad_query = query.new_zeros(count + 1, head_dim, dtype=wide)
+        grad_key, grad_value = (x.new_zeros(x.shape, dtype=wide) for x in (key, value))
+        with fast_float32(query.device):
+            for now in _works(query, key, value, rounds, settings, scratch):
+                tiles = now.tiles
+                shape = (len(tiles.slots), tiles.slots.shape[1] * head_dim)
+                shares = [
+                    scratch(f"{name} shares", shape, wide).zero_() for name in ("key", "value")
+                ]
+                for part in now.portions():
+                    rows = tiles.rows[part]
+                    some = rows.clamp(min=0)
+                    # Rows of padding get no gradient: their weights are made 0.
+                    row_lse = lse[some].masked_fill_(rows < 0, torch.inf)
+                    row_grad, *pair_grads, _ = softmax_tile.backward(
+                        *now.tensors(part),
+                        partial(now.hide, part),
+                        precision,
+                        scratch,
+                        now.take("grad out", grad_out, rows),
+                        delta[some].to(precision.scores),
+                        row_lse,
+                    )
+                    place = torch.where(rows < 0, count, rows).flatten()
+                    taken = row_grad.mul_(settings.scale).flatten(0, 1).to(wide)
+                    grad_query.index_add_(0, place, taken)
+                    chunks = tiles.chunks[part].flatten()
+                    for total, share in zip(shares, pair_grads, strict=True):
+                        total.index_add_(0, chunks, share.view(len(chunks), -1).to(wide))
+                for grad, total in zip((grad_key, grad_value), shares, strict=True):
+                    for head in range(batch * kv_heads):
+                        # Those of all query heads that read this one.
+                        places = tiles.key_place.view(batch * kv_heads, now.group, key_len)[head]
+                        for one in places:
+                            grad.flatten(0, 1)[head] += total.view(-1, head_dim)[one]
+        return (
+            grad_query[:count].view(query.shape).to(query.dtype),
+            grad_key.to(key.dtype),
+            grad_value.to(value.dtype),
+            None,
+            None,
+        )
+
+
+def _merge(out: Tensor, lse: Tensor, new_out: Tensor, new_lse: Tensor) -> None:
+    """Put a second result for the same rows onto the first, as if their keys had been seen
+    together."""
+    both = torch.logaddexp(lse, new_lse)
+    base = both.masked_fill(both == -torch.inf, 0)
+    out.mul_((lse - base).exp_()[:, None])
+    out.add_(new_out.mul_((new_lse - base).exp_()[:, None].to(new_out.dtype)))
+    lse.copy_(both)

@@ -1,0 +1,317 @@
+"""Runs a `Pattern` tile by tile, with nothing larger than a few tiles in memory, forward or
+backward. One loop serves every layout of keys: bands, blocks, or all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
+
+from variants.contract.definitions import compute_dtype
+from variants.contract.modes import untraced
+from variants.contract.pattern import Pattern
+from variants.contract.tensor_cache import cached
+from variants.engines.primitives import head_slabs, softmax_tile
+from variants.engines.primitives.head_slabs import Slab
+from variants.engines.primitives.precision import Precision, fast_float32
+from variants.engines.primitives.softmax_tile import HIDDEN
+from variants.engines.tiled.layouts.all_keys import Everything, Layout
+from variants.engines.tiled.layouts.key_blocks import Blocks
+from variants.engines.tiled.layouts.window import Band
+from variants.engines.tiled.relative_bias import Distances
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    pattern: Pattern,
+    *,
+    key_padding_mask: Tensor | None,
+    scale: float,
+    distance_bias: Tensor | None = None,
+    coarse: bool = False,
+) -> Tensor:
+    """Softmax attention over the keys that `pattern` shows; shapes as in `Attention.__call__`."""
+    layouts = _layouts(pattern, query.shape[1], query.device)
+    return run(
+        query,
+        key,
+        value,
+        layouts,
+        scale=scale,
+        key_bias=hidden_keys(key_padding_mask, query.dtype),
+        distance_bias=distance_bias,
+        coarse=coarse,
+    )
+
+
+@cached
+def _layouts(pattern: Pattern, heads: int, device: torch.device) -> list[Layout]:
+    """The rows in the middle by band or blocks; global rows, which see all keys and stand at the
+    two ends, and whatever a band or blocks would not save keys on, against all keys.
+
+    Kept as long as the pattern is used: a GPU is waited for only once.
+    """
+    query_len = pattern.query_len
+    # Causal rows before the first key see nothing, and are in no layout.
+    begin = max(0, -pattern.offset) if pattern.causal else 0
+    whole = partial(Everything, pattern.query_len, pattern.key_len, causal=pattern.causal)
+    # A causal row that stands at a leading key sees all keys up to its own in any case.
+    ends = pattern.global_rows or pattern.causal
+    leading = pattern.leading - pattern.offset if pattern.leading and ends else 0
+    first = max(begin, min(leading, query_len))
+    trailing = pattern.trailing if pattern.global_rows else 0
+    last = max(first, min(query_len, pattern.key_len - trailing - pattern.offset))
+    middle: Layout | None = None
+    if first < last:
+        if pattern.block_size > 1 or pattern.random_blocks is not None:
+            middle = Blocks.of(pattern, first, last, heads, device)
+        else:
+            middle = Band.of(pattern, first, last)
+        if middle.keys >= pattern.key_len:
+            return [whole(begin, query_len, device=device, pattern=pattern)]
+    layouts = [] if middle is None else [middle]
+    for start, stop in ((begin, first), (last, query_len)):
+        if start < stop:
+            # Rows before the first key are no global ones.
+            shown = pattern if start + pattern.offset < 0 else None
+            layouts.append(whole(start, stop, device=device, pattern=shown))
+    return layouts
+
+
+def full(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    causal: bool,
+    key_padding_mask: Tensor | None,
+    scale: float,
+    distance_bias: Tensor | None = None,
+    coarse: bool = False,
+) -> Tensor:
+    """Softmax attention over all keys, some rows at a time."""
+    query_len, key_len = query.shape[2], key.shape[2]
+    begin = max(0, query_len - key_len) if causal else 0
+    layout = Everything(query_len, key_len, begin, query_len, causal=causal, device=query.device)
+    return run(
+        query,
+        key,
+        value,
+        [layout],
+        scale=scale,
+        key_bias=hidden_keys(key_padding_mask, query.dtype),
+        distance_bias=distance_bias,
+        coarse=coarse,
+    )
+
+
+def hidden_keys(key_padding_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """The padding mask as a bias on the scores of inputs of `dtype`."""
+    if key_padding_mask is None:
+        return None
+    bias = torch.zeros_like(key_padding_mask, dtype=compute_dtype(dtype))
+    return bias.masked_fill_(key_padding_mask, HIDDEN)
+
+
+def run(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layouts: Sequence[Layout],
+    *,
+    scale: float,
+    key_bias: Tensor | None = None,
+    distance_bias: Tensor | None = None,
+    coarse: bool = False,
+) -> Tensor:
+    """Softmax attention over whatever keys `layouts` show, which share query rows or heads among
+    them.
+
+    Args:
+        query: (batch, heads, query_len, channels).
+        key: (batch, kv_heads, key_len, channels); as many keys as the layouts are made for, which
+            may stand for something else than tokens.
+        value: (batch, kv_heads, key_len, head_dim).
+        key_bias: (batch, key_len), added to the scores of a key; HIDDEN hides it. Has no gradient.
+        distance_bias: (heads, query_len + key_len - 1), entry j - i + query_len - 1 is added to the
+            score of row i and key number j. Has a gradient.
+
+    Returns:
+        (batch, heads, query_len, head_dim) in the dtype of the query. A row in no layout is 0.
+    """
+    precision = Precision.of(query, coarse=coarse)
+    if distance_bias is not None:
+        spare = _spare(layouts)
+        distance_bias = pad(distance_bias.to(compute_dtype(query.dtype)), (spare, spare))
+    out: Tensor = untraced(_Tiles.apply)(
+        query, key, value, key_bias, distance_bias, tuple(layouts), scale, precision
+    )
+    return out
+
+
+def _spare(layouts: Sequence[Layout]) -> int:
+    """How far tiles may stick out of a distance bias."""
+    return max(layout.keys for layout in layouts)
+
+
+class _Portion(NamedTuple):
+    """Some tiles of some heads: which, and their scaled queries, keys and values."""
+
+    layout: Layout
+    steps: range
+    slab: Slab
+    tensors: tuple[Tensor, Tensor, Tensor]
+    hide: softmax_tile.Hide
+    distances: Distances | None
+
+
+def _portions(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_bias: Tensor | None,
+    distance_bias: Tensor | None,
+    layouts: Sequence[Layout],
+    scale: float,
+    precision: Precision,
+    scratch: softmax_tile.Scratch,
+) -> Iterator[_Portion]:
+    """All tiles, as many at a time as fit the budget of scores."""
+    room = head_slabs.budget(query.device, precision.scores)
+    zero = query.shape[2] - 1 + _spare(layouts)
+    bias = None if distance_bias is None else distance_bias.to(precision.scores)
+    for layout in layouts:
+        size = layout.rows * layout.keys
+        together = min(layout.tiles, layout.at_once)
+        for slab in head_slabs.slabs(query, key, room // (together * size), layout.heads):
+            queries = slab.queries(query)
+            keys, values = (
+                layout.whole_blocks(slab.working(x, name, precision.operands, scratch))
+                for x, name in ((key, "all keys"), (value, "all values"))
+            )
+            count = max(1, min(together, room // (len(queries) * size)))
+            own_key_bias = slab.sequences(key_bias, query.shape[1])
+            distances = None
+            if bias is not None:
+                own_heads = slab.own_heads(query.shape[1], query.device)
+                distances = Distances(bias, own_heads, zero, scratch)
+            for start in range(0, layout.tiles, count):
+                steps = range(start, min(start + count, layout.tiles))
+                rows = _rows(queries, layout, steps)
+                yield _Portion(
+                    layout,
+                    steps,
+                    slab,
+                    (
+                        scratch.copy("query", rows, precision.operands, scale),
+                        layout.gather(keys, steps, slab.heads, "key", scratch),
+                        layout.gather(values, steps, slab.heads, "value", scratch),
+                    ),
+                    partial(_hide, layout, steps, slab, own_key_bias, distances),
+                    distances,
+                )
+
+
+def _hide(
+    layout: Layout,
+    steps: range,
+    slab: Slab,
+    key_bias: Tensor | None,
+    distances: Distances | None,
+    scores: Tensor,
+) -> bool:
+    """As `softmax_tile.Hide`."""
+    may_be_empty = layout.hide(scores, steps, slab.heads, key_bias)
+    if distances is not None:
+        distances.add(scores, layout.stretches(steps, slab.heads, scores.device))
+    return may_be_empty
+
+
+def _rows(tensor: Tensor, layout: Layout, steps: range) -> Tensor:
+    """The rows (slab, tiles, rows, ...) of some tiles, zeros where a tile has none."""
+    start, stop = layout.span(steps)
+    low, high = max(start, layout.first), min(stop, layout.last)
+    rows = tensor[:, low:high]
+    if low > start or high < stop:
+        rows = pad(rows, (*(0, 0) * (tensor.ndim - 2), low - start, stop - high))
+    return rows.unflatten(1, (len(steps), layout.rows))
+
+
+def _put(out: Tensor, part: Tensor, layout: Layout, steps: range) -> None:
+    """Write rows (slab, tiles, rows, ...) of some tiles to `out` (slab, query_len, ...)."""
+    start, stop = layout.span(steps)
+    low, high = max(start, layout.first), min(stop, layout.last)
+    out[:, low:high] = part.flatten(1, 2)[:, low - start : high - start]
+
+
+class _Tiles(torch.autograd.Function):
+    """The rows of all layouts. Nothing is kept but the inputs and the output."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_bias: Tensor | None,
+        distance_bias: Tensor | None,
+        layouts: Sequence[Layout],
+        scale: float,
+        precision: Precision,
+    ) -> Tensor:
+        out = query.new_empty(*query.shape[:3], value.shape[-1])
+        out[:, :, : min(layout.first for layout in layouts)] = 0
+        inputs = query, key, value, key_bias, distance_bias
+        scratch = softmax_tile.Scratch(query.device)
+        with fast_float32(query.device):
+            for portion in _portions(*inputs, layouts, scale, precision, scratch):
+                part = softmax_tile.forward(*portion.tensors, portion.hide, precision, scratch)
+                _put(portion.slab.queries(out), part, portion.layout, portion.steps)
+        ctx.save_for_backward(*inputs, out)
+        ctx.settings = layouts, scale, precision
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (grad_out,) = grads
+        query, key, value, key_bias, distance_bias, out = ctx.saved_tensors
+        layouts, scale, precision = ctx.settings
+        wide = compute_dtype(query.dtype)
+        grad_query = torch.empty_like(query, memory_format=torch.contiguous_format)
+        grad_query[:, :, : min(layout.first for layout in layouts)] = 0
+        grad_key, grad_value = (x.new_zeros(x.shape, dtype=wide) for x in (key, value))
+        wanted = distance_bias is not None and ctx.needs_input_grad[4]
+        grad_bias = torch.zeros_like(distance_bias) if wanted else None
+        inputs = query, key, value, key_bias, distance_bias
+        scratch = softmax_tile.Scratch(query.device)
+        with fast_float32(query.device):
+            for portion in _portions(*inputs, layouts, scale, precision, scratch):
+                layout, steps, slab = portion.layout, portion.steps, portion.slab
+                grad_rows = _rows(slab.queries(grad_out), layout, steps)
+                out_rows = _rows(slab.queries(out), layout, steps)
+                delta = (grad_rows.to(wide) * out_rows).sum(-1).to(precision.scores)
+                part, key_share, value_share, score_share = softmax_tile.backward(
+                    *portion.tensors,
+                    portion.hide,
+                    precision,
+                    scratch,
+                    scratch.copy("grad out", grad_rows, precision.operands),
+                    delta,
+                )
+                _put(slab.queries(grad_query), part.mul_(scale), layout, steps)
+                for total, share in ((grad_key, key_share), (grad_value, value_share)):
+                    with slab.adding(total) as own:
+                        layout.scatter(share, own, steps, slab.heads)
+                if grad_bias is not None and portion.distances is not None:
+                    stretches = layout.stretches(steps, slab.heads, query.device)
+                    portion.distances.add_gradient(score_share, stretches, grad_bias)
+        grad_key, grad_value = grad_key.to(key.dtype), grad_value.to(value.dtype)
+        return grad_query, grad_key, grad_value, None, grad_bias, None, None, None

@@ -1,0 +1,273 @@
+"""Variants in pretrained models: the `attn_implementation` of Hugging Face transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from variants.contract.added import added_names
+from variants.contract.attention import Attention
+from variants.contract.checks import UnsupportedError
+from variants.contract.registry import create
+from variants.pretrained.model_call import AttentionFunction, add_parameters
+from variants.pretrained.model_masks import make_mask
+
+# Parts of a name that transformers gives a meaning of its own.
+RESERVED = ("eager", "sdpa", "flash", "flex_attention", "|", "/", ":", "@")
+
+
+def attn_implementation(attention: Attention | str, name: str | None = None) -> str:
+    """Make an attention known to transformers, and give the name to ask for it by.
+
+        AutoModelForCausalLM.from_pretrained(..., attn_implementation=attn_implementation("linear"))
+
+    The name also fits `from_config` and `model.set_attn_implementation`. transformers does not
+    check there that a model attends by name at all; `replace_attention` does.
+
+    The model's scaling, grouped heads, causality and padding are kept. Anything else that it asks
+    for (a soft cap, sinks, a position bias, its own window, dropout in training, another kind of
+    mask) is an UnsupportedError when it runs, and so is going on from a cache with an attention
+    that is not `prefix_stable`: such a one takes `generate(..., use_cache=False)`. A sequence of
+    padding alone attends to nothing. Learned tensors are the seeded ones. Weights are returned
+    where a model hands the wish for them on.
+
+    Args:
+        attention: a variant, or the name of one, for its default settings.
+        name: None means one made of its settings.
+
+    Raises:
+        ValueError: no such variant; a name that is taken, or that transformers gives a meaning.
+        ImportError: transformers is not installed, or is older than 4.56.
+    """
+    function = AttentionFunction(_chosen(attention))
+    return _register(function, _name(function) if name is None else name)
+
+
+def replace_attention(
+    model: Any,
+    attention: Attention | str,
+    *,
+    example: Mapping[str, Any] | None = None,
+    layers: Collection[int] | None = None,
+) -> Any:
+    """Put an attention into a model of transformers, and check that it is really used.
+
+    The check is one forward pass over four tokens, or over `example`: every module whose class is
+    called an attention has to attend through transformers' AttentionInterface. If one does not, or
+    if the variant cannot serve the model, the model is left as it was.
+
+    What a variant learns is added to each of these modules as `attention_parameters`, with the
+    seeded values: training the model trains it, and `state_dict` holds it. `from_pretrained` does
+    not know it, so replace the attention first and load that state then.
+
+    Args:
+        model: a `transformers.PreTrainedModel`, changed in place.
+        attention: a variant, or the name of one, for its default settings.
+        example: arguments of a forward pass, for models that read something else than token ids.
+        layers: counted from 0, as the `layer_idx` of attention modules; the others attend exactly,
+            by `full`. None means all.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: no such variant; not a model of transformers; an example that it cannot take;
+            a layer that it does not have.
+        UnsupportedError: attention that cannot be replaced, or a variant that cannot serve it.
+        ImportError: transformers is not installed, or is older than 4.56.
+    """
+    transformers = _transformers()
+    if not isinstance(model, transformers.PreTrainedModel):
+        raise ValueError(
+            f"model must be a transformers.PreTrainedModel; got {type(model).__name__}"
+        )
+    example = _example(model) if example is None else example
+    chosen = _chosen(attention)
+    function = AttentionFunction(chosen, None if layers is None else frozenset(layers))
+    name = _register(function, _name(function))
+    recorder = _Recorder(function)
+    before = [(config, config._attn_implementation) for config in _configs(model)]
+    transformers.AttentionInterface.register(name, recorder)
+    try:
+        with _quiet(transformers.utils.logging):
+            model.set_attn_implementation(name)
+        _run(model, example, recorder)
+        _check_all_replaced(model, recorder)
+        _check_layers(model, recorder)
+    except BaseException:
+        for config, implementation in before:
+            config._attn_implementation_internal = implementation
+        raise
+    finally:
+        transformers.AttentionInterface.register(name, function)
+    for module, (heads, head_dim) in recorder.heads.items():
+        if function.replaces(module):
+            add_parameters(module, function.attention, heads, head_dim)
+    return model
+
+
+def _register(function: AttentionFunction, name: str) -> str:
+    """Enter a function, with a mask function, into transformers' interfaces; the name."""
+    transformers = _transformers()
+    if meant := [part for part in RESERVED if part in name.lower()]:
+        raise ValueError(
+            f"name must hold none of {', '.join(map(repr, RESERVED))}, to which transformers gives "
+            f"a meaning; got {name!r}, which holds {meant[0]!r}"
+        )
+    registered = transformers.AttentionInterface().get(name, function)
+    if registered != function:
+        raise ValueError(f"name {name!r} stands for {registered} already; give another one")
+    transformers.AttentionInterface.register(name, function)
+    # Without a mask function of its own, a model would hand over no mask at all.
+    transformers.AttentionMaskInterface.register(name, make_mask)
+    return name
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+        from transformers import AttentionInterface, AttentionMaskInterface  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "attention of pretrained models needs transformers of at least version 4.56, which is "
+            "not installed; run: pip install 'transformers>=4.56'"
+        ) from error
+    return transformers
+
+
+def _chosen(attention: Attention | str) -> Attention:
+    if isinstance(attention, str):
+        return create(attention)
+    if not isinstance(attention, Attention):
+        raise ValueError(f"attention must be a variant or the name of one; got {attention!r}")
+    return attention
+
+
+def _name(function: AttentionFunction) -> str:
+    """As `sliding_window(window_size=256)`; an implementation is named by its number, as the names
+    of some mean others to transformers."""
+    attention = function.attention
+    settings = attention.hyperparameters.split()
+    if attention.implementation != "auto":
+        known = (*attention.info.implementations, *added_names(attention.info.name))
+        settings.append(f"implementation={known.index(attention.implementation)}")
+    if function.layers is not None:
+        settings.append(f"layers={'+'.join(map(str, sorted(function.layers)))}")
+    return f"{attention.info.name}({', '.join(settings)})"
+
+
+@dataclass
+class _Recorder:
+    """An attention function that remembers the modules that called it, with heads and head_dim."""
+
+    function: AttentionFunction
+    heads: dict[nn.Module, tuple[int, int]] = field(default_factory=dict)
+    failed: bool = False
+
+    def __call__(
+        self, module: nn.Module, query: Tensor, *arguments: Any, **options: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        self.heads[module] = query.shape[1], query.shape[3]
+        self.failed = True
+        result = self.function(module, query, *arguments, **options)
+        self.failed = False
+        return result
+
+
+def _example(model: Any) -> dict[str, Tensor]:
+    if model.main_input_name != "input_ids":
+        raise ValueError(
+            f"{type(model).__name__} reads {model.main_input_name}: give example, the arguments of "
+            "a forward pass, to check its attention with"
+        )
+    tokens = torch.ones(1, 4, dtype=torch.int64, device=model.device)
+    names = ["input_ids", "attention_mask"]
+    if model.config.is_encoder_decoder:
+        names.append("decoder_input_ids")
+    return dict.fromkeys(names, tokens)
+
+
+def _configs(model: Any) -> Iterator[Any]:
+    """Configurations in a model, those within others too; some more than once."""
+    waiting = [part.config for part in model.modules() if hasattr(part, "set_attn_implementation")]
+    while waiting:
+        config = waiting.pop()
+        yield config
+        parts = (getattr(config, name, None) for name in config.sub_configs)
+        waiting.extend(part for part in parts if part is not None)
+
+
+def _run(model: Any, example: Mapping[str, Any], recorder: _Recorder) -> None:
+    """A forward pass without dropout, which leaves no trace in the model."""
+    training = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.no_grad():
+            model.eval()(**example)
+    except UnsupportedError:
+        raise
+    except Exception as error:
+        if recorder.failed:
+            raise
+        raise ValueError(
+            f"{type(model).__name__} could not run on the example, so its attention cannot be "
+            f"checked; give another example. {type(error).__name__}: {error}"
+        ) from error
+    finally:
+        for module, was in training:
+            module.training = was
+
+
+def _check_all_replaced(model: Any, recorder: _Recorder) -> None:
+    modules = dict(model.named_modules())
+    replaced = {name for name, module in modules.items() if module in recorder.heads}
+    called = {
+        name for name, module in modules.items() if "attention" in type(module).__name__.lower()
+    }
+
+    def within(name: str, other: str) -> bool:
+        return name == other or name.startswith(f"{other}.")
+
+    others = [
+        name
+        for name in sorted(called)
+        if not any(within(name, one) or within(one, name) for one in replaced)
+    ]
+    if others or not replaced:
+        which = f"{len(replaced)} of its modules do"
+        if others:
+            which += f", {len(others)} do not, or not with this example: {', '.join(others[:3])}"
+        raise UnsupportedError(
+            f"{type(model).__name__}: expected attention through transformers' AttentionInterface; "
+            f"{which}; the model is as it was"
+        )
+
+
+def _check_layers(model: Any, recorder: _Recorder) -> None:
+    known: set[Any] = {getattr(module, "layer_idx", None) for module in recorder.heads}
+    if (wanted := recorder.function.layers) is None or (wanted and wanted <= known):
+        return
+    if None in known:
+        raise UnsupportedError(
+            f"{type(model).__name__}: expected attention modules that know their layer_idx, to "
+            "replace some of them; these do not, so replace all (layers=None)"
+        )
+    raise ValueError(
+        f"{type(model).__name__}: layers must be at least one of "
+        f"{', '.join(map(str, sorted(known)))}; got {sorted(wanted)}"
+    )
+
+
+@contextmanager
+def _quiet(logging: Any) -> Iterator[None]:
+    """What transformers only warns of is found by the check."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
