@@ -19,9 +19,12 @@ from variants.engines.libraries import cuda_sdpa
 from variants.engines.primitives import head_slabs
 from variants.engines.primitives.softmax_tile import HIDDEN, Scratch
 from variants.engines.tiled import relative_bias
-from variants.engines.tiled.layouts.all_keys import Everything, Layout, Strided
-from variants.engines.tiled.layouts.key_blocks import Blocks
-from variants.engines.tiled.layouts.window import Band, Summarised
+from variants.engines.tiled.layouts.all_keys import AllKeys
+from variants.engines.tiled.layouts.block_summaries import BlockSummaries
+from variants.engines.tiled.layouts.key_blocks import KeyBlocks
+from variants.engines.tiled.layouts.layout import Layout
+from variants.engines.tiled.layouts.strided import Strided
+from variants.engines.tiled.layouts.window import Window
 
 CPU = torch.device("cpu")
 Sees = Callable[[int, int, int], bool]
@@ -174,17 +177,17 @@ def layouts() -> dict[str, tuple[Layout, int, int]]:
             blocks = Pattern(query_len, key_len, causal, 1, block_size=16, leading=16, trailing=4)
             blocks = Pattern(**{**vars(blocks), "random_blocks": drawn(4, -(-key_len // 16))})
             for name, layout in {
-                "all": Everything(query_len, key_len, first, query_len, **ends),
-                "all but the first": Everything(
+                "all": AllKeys(query_len, key_len, first, query_len, **ends),
+                "all but the first": AllKeys(
                     query_len, key_len, first + 5 * causal, query_len, **ends, begin=5
                 ),
-                "window": Band.of(window, first, query_len),
-                "blocks": Blocks.of(blocks, first, query_len, 4, CPU),
+                "window": Window.of(window, first, query_len),
+                "blocks": KeyBlocks.of(blocks, first, query_len, 4, CPU),
             }.items():
                 found[f"{name}, {shape}"] = layout, query_len, key_len
             strided = Strided(query_len, key_len, 4, first, query_len, **ends)
             found[f"strides, {shape}"] = strided, query_len, -(-key_len // 4)
-            summarised = Summarised(query_len, key_len, 8, first, causal=causal)
+            summarised = BlockSummaries(query_len, key_len, 8, first, causal=causal)
             found[f"summarised, {shape}"] = summarised, query_len, summarised.key_len
     return found
 
@@ -214,8 +217,8 @@ def test_slots_stand_where_keys_are_gathered_from(name: str) -> None:
             layout.hide(scores, steps, slab, None)
             shown = scores > HIDDEN / 2
             scores.zero_()
-            added = relative_bias.Distances(bias, own, zero, scratch)
-            added.add(scores, layout.stretches(steps, slab, CPU))
+            added = relative_bias.TileBias(bias, own, zero, scratch)
+            added.add(scores, layout.key_runs(steps, slab, CPU))
             row = torch.arange(*layout.span(steps)).view(1, len(steps), layout.rows, 1)
             shown &= (row >= layout.first) & (row < layout.last)
             expected = key[:, :, None] - row + zero + own.view(2, 1, 1, 1) * entries
@@ -223,7 +226,7 @@ def test_slots_stand_where_keys_are_gathered_from(name: str) -> None:
             checked += int(shown.sum())
             total = torch.zeros_like(bias)
             grads = shown.double()
-            added.add_gradient(grads, layout.stretches(steps, slab, CPU), total)
+            added.add_gradient(grads, layout.key_runs(steps, slab, CPU), total)
             counted = torch.bincount(expected[shown].long(), minlength=total.numel())
             assert torch.equal(total.flatten(), counted.double())
     assert checked

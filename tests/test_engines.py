@@ -19,11 +19,12 @@ from variants.engines.primitives import precision
 from variants.engines.primitives.head_slabs import slabs
 from variants.engines.primitives.precision import Precision, fast_float32, product
 from variants.engines.primitives.softmax_tile import Scratch
-from variants.engines.rounds import lsh_sort
-from variants.engines.tiled import tile_loop
-from variants.engines.tiled.layouts.all_keys import Everything
-from variants.engines.tiled.layouts.key_blocks import Blocks
-from variants.engines.tiled.layouts.window import Band
+from variants.engines.rounds import lsh_hash
+from variants.engines.rounds.round_tiles import stable_order
+from variants.engines.tiled.layouts.all_keys import AllKeys
+from variants.engines.tiled.layouts.key_blocks import KeyBlocks
+from variants.engines.tiled.layouts.window import Window
+from variants.masked.pattern_layouts import layouts_of
 
 CPU = torch.device("cpu")
 SETTINGS = torch.backends.mkldnn.matmul
@@ -200,16 +201,16 @@ def test_codes_are_sorted_with_equal_ones_in_order(limit: int) -> None:
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(0, min(limit, 50), (3000,), generator=generator)
     codes[::7] = limit - 1
-    order = lsh_sort.stable_order(codes, limit)
+    order = stable_order(codes, limit)
     assert torch.equal(order, torch.sort(codes, stable=True).indices)
 
 
 def test_the_nearest_axis_is_that_of_the_largest_component() -> None:
     turned = torch.randn(3, 5, 400, generator=torch.Generator().manual_seed(0))
     both = torch.cat([turned, -turned], dim=1)
-    assert torch.equal(lsh_sort._nearest_axis(turned), both.argmax(1))
+    assert torch.equal(lsh_hash._nearest_axis(turned), both.argmax(1))
     broken = torch.full((1, 5, 2), torch.nan)
-    assert lsh_sort._nearest_axis(broken).tolist() == [[5, 5]]
+    assert lsh_hash._nearest_axis(broken).tolist() == [[5, 5]]
 
 
 class TestLayouts:
@@ -218,20 +219,20 @@ class TestLayouts:
     @pytest.mark.parametrize(
         ("pattern", "kinds"),
         [
-            (Pattern(2000, 2000, False, window=100), [Band]),
-            (Pattern(2000, 2000, False, window=100, leading=5), [Band, Everything]),
-            (Pattern(2000, 2000, True, window=1, block_size=16), [Blocks]),
+            (Pattern(2000, 2000, False, window=100), [Window]),
+            (Pattern(2000, 2000, False, window=100, leading=5), [Window, AllKeys]),
+            (Pattern(2000, 2000, True, window=1, block_size=16), [KeyBlocks]),
             (
                 Pattern(2000, 2000, False, window=1, block_size=16, leading=16, trailing=16),
-                [Blocks, Everything, Everything],
+                [KeyBlocks, AllKeys, AllKeys],
             ),
             # What would not save keys is one set of rows against all keys.
-            (Pattern(300, 300, False, window=200, leading=5), [Everything]),
-            (Pattern(100, 100, False, window=1, block_size=50), [Everything]),
+            (Pattern(300, 300, False, window=200, leading=5), [AllKeys]),
+            (Pattern(100, 100, False, window=1, block_size=50), [AllKeys]),
         ],
     )
     def test_is_what_saves_keys(self, pattern: Pattern, kinds: list[type]) -> None:
-        layouts = tile_loop._layouts(pattern, 2, CPU)
+        layouts = layouts_of(pattern, 2, CPU)
         assert [type(layout) for layout in layouts] == kinds
         rows = sorted((layout.first, layout.last) for layout in layouts)
         assert rows[0][0] == 0
@@ -239,9 +240,9 @@ class TestLayouts:
         assert all(one[1] == other[0] for one, other in itertools.pairwise(rows))
 
     def test_slots_are_no_more_than_the_pattern_needs(self) -> None:
-        band = Band.of(Pattern(2000, 2000, False, window=100, leading=5), 5, 2000)
+        band = Window.of(Pattern(2000, 2000, False, window=100, leading=5), 5, 2000)
         assert band.keys == 100 + band.rows + 100 + 5
-        causal = Band.of(Pattern(2000, 2000, True, window=100, leading=5), 5, 2000)
+        causal = Window.of(Pattern(2000, 2000, True, window=100, leading=5), 5, 2000)
         assert causal.keys == 100 + causal.rows + 5
 
 

@@ -70,7 +70,7 @@ class AdaptiveSpanAttention(Attention):
         first = max(0, query_len - key_len) if causal else 0
         layouts = []
         for reach, members in groupby(range(len(reaches)), key=reaches.__getitem__):
-            layout = window.Band(
+            layout = window.Window(
                 first,
                 query_len,
                 offset=key_len - query_len,

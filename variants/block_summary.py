@@ -23,7 +23,7 @@ from variants.engines.libraries import fused_sdpa
 from variants.engines.primitives import head_slabs
 from variants.engines.primitives.precision import Precision
 from variants.engines.tiled import pooled_keys, tile_loop
-from variants.engines.tiled.layouts.window import Summarised
+from variants.engines.tiled.layouts.block_summaries import BlockSummaries
 
 
 @register(
@@ -67,7 +67,7 @@ class BlockSummaryAttention(Attention):
             )
         dtype = Precision.of(query).operands
         first = max(0, -offset) if causal else 0
-        layout = Summarised(query_len, key_len, self.block_size, first, causal=causal)
+        layout = BlockSummaries(query_len, key_len, self.block_size, first, causal=causal)
 
         def attend(query: Tensor, key: Tensor, value: Tensor, some: slice) -> Tensor:
             items = pooled_keys.tokens(key.to(dtype), value.to(dtype), key_padding_mask)

@@ -21,7 +21,7 @@ from variants.contract.draws import lasting
 from variants.contract.registry import register
 from variants.engines.primitives.precision import Precision
 from variants.engines.tiled import pooled_keys, tile_loop
-from variants.engines.tiled.layouts.all_keys import Strided
+from variants.engines.tiled.layouts.strided import Strided
 from variants.engines.tiled.pooled_keys import Pooled
 
 

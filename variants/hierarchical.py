@@ -22,7 +22,7 @@ from variants.engines.libraries import fused_sdpa
 from variants.engines.primitives import head_slabs
 from variants.engines.primitives.precision import Precision
 from variants.engines.tiled import pooled_keys, tile_loop
-from variants.engines.tiled.layouts.key_blocks import Blocks
+from variants.engines.tiled.layouts.key_blocks import KeyBlocks
 from variants.engines.tiled.pooled_keys import Pooled
 
 
@@ -143,7 +143,7 @@ def _whole(items: Pooled, size: int) -> Pooled:
 @cached
 def _layout(
     query_len: int, key_len: int, block_size: int, causal: bool, device: torch.device
-) -> Blocks:
+) -> KeyBlocks:
     """Half blocks of the list of all levels, for each block of queries."""
     half = block_size // 2
     offset = key_len - query_len
@@ -167,7 +167,7 @@ def _layout(
         count = -(-groups // half)
         chosen.append(_inside(torch.cat(far, dim=-1), begin, count))
         begin += count
-    return Blocks(
+    return KeyBlocks(
         torch.cat(chosen, dim=-1)[None],
         first,
         query_len,

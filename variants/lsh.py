@@ -22,8 +22,9 @@ from variants.contract.definitions import (
 from variants.contract.draws import lasting
 from variants.contract.registry import register
 from variants.contract.tensor_cache import cached
-from variants.engines.rounds import lsh_sort, merge_rounds
-from variants.engines.rounds.lsh_rounds import HashedRounds
+from variants.engines.rounds import merge_rounds
+from variants.engines.rounds.lsh_hash import hashed
+from variants.engines.rounds.lsh_sort import HashedRounds, Ranks
 
 FACTOR_BITS = 5  # a rotation tells at most 32 buckets apart; more come from several rotations
 
@@ -163,7 +164,7 @@ class LshAttention(Attention):
         rotations = self._rotations(query, key, causal)
         heads = query.shape[1]
         query_bucket, key_bucket = (
-            lsh_sort.hashed(x, rotations, heads, self.num_hashes) for x in (query, key)
+            hashed(x, rotations, heads, self.num_hashes) for x in (query, key)
         )
         return query_bucket, key_bucket
 
@@ -194,7 +195,7 @@ class LshAttention(Attention):
         shape = (batch * heads, len(rows), key.shape[2])
         seen = torch.zeros(shape, dtype=torch.int64, device=rows.device)
         for turn in range(self.num_hashes):
-            placed = lsh_sort.Ranks.of(
+            placed = Ranks.of(
                 query_buckets[:, :, turn].flatten(0, 1),
                 key_buckets[:, :, turn].flatten(0, 1),
                 hidden,

@@ -28,8 +28,9 @@ from variants.engines.decode.kv_cache import Kept
 from variants.engines.primitives import head_slabs
 from variants.engines.primitives.softmax_tile import HIDDEN
 from variants.engines.tiled import tile_loop
-from variants.engines.tiled.layouts.all_keys import Everything, Layout
-from variants.engines.tiled.layouts.window import Band
+from variants.engines.tiled.layouts.all_keys import AllKeys
+from variants.engines.tiled.layouts.layout import Layout
+from variants.engines.tiled.layouts.window import Window
 
 BAND_SEGMENT = 512  # longest segment that is one tile of a band
 
@@ -259,10 +260,10 @@ def _segments(
     first = max(0, -offset)
     if (query_len - 1) // segment * segment + offset <= memory:
         # Nobody's memory ends before the first key.
-        return [Everything(query_len, key_len, first, query_len, causal=True, device=device)]
+        return [AllKeys(query_len, key_len, first, query_len, causal=True, device=device)]
     if segment <= BAND_SEGMENT:
         return [
-            Band(
+            Window(
                 first,
                 query_len,
                 offset=offset,
@@ -279,7 +280,5 @@ def _segments(
     for start in range(first // segment * segment, query_len, segment):
         rows = max(start, first), min(start + segment, query_len)
         begin = max(0, start + offset - memory)
-        layouts.append(
-            Everything(query_len, key_len, *rows, causal=True, device=device, begin=begin)
-        )
+        layouts.append(AllKeys(query_len, key_len, *rows, causal=True, device=device, begin=begin))
     return layouts

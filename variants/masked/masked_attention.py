@@ -17,9 +17,10 @@ from variants.contract.pattern import Pattern
 from variants.contract.tensor_cache import cached
 from variants.engines.decode import decode_attend
 from variants.engines.decode.kv_cache import Ends
-from variants.engines.kernelised.feature_map import portions
 from variants.engines.libraries import flex, fused_sdpa, xformers
+from variants.engines.primitives.row_slices import row_slices
 from variants.engines.tiled import tile_loop
+from variants.masked.pattern_layouts import layouts_of
 
 # Implementations that are not built here; whatever else a subclass names is one of `blocks`.
 LIBRARIES = {"flex": flex.attend, "xformers": xformers.attend_window}
@@ -64,13 +65,13 @@ class MaskedAttention(Attention):
                 scale=scale,
                 distance_bias=distance_bias,
             )
-        return tile_loop.attend(
+        return tile_loop.run(
             query,
             key,
             value,
-            pattern,
-            key_padding_mask=key_padding_mask,
+            layouts_of(pattern, query.shape[1], query.device),
             scale=scale,
+            key_bias=tile_loop.hidden_keys(key_padding_mask, query.dtype),
             distance_bias=distance_bias,
             coarse=coarse,
         )
@@ -130,7 +131,7 @@ class MaskedAttention(Attention):
         assert isinstance(memory, Ends)
         rows = query.shape[2]
         outs = []
-        for some in portions(0, rows, decode_attend.FEW):
+        for some in row_slices(0, rows, decode_attend.FEW):
             padding = None if key_padding_mask is None else key_padding_mask[:, some]
             memory = memory.and_then(key[:, :, some], value[:, :, some], padding)
             asked, total = query[:, :, some], length + some.stop

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from variants.engines.kernelised.feature_map import portions
 from variants.engines.primitives.precision import Precision
+from variants.engines.primitives.row_slices import row_slices
 from variants.engines.primitives.softmax_tile import HIDDEN
 
 FEW = 16  # most rows that are worth it
@@ -113,7 +113,7 @@ def _working(tokens: Tensor, precision: Precision) -> Iterator[Tensor]:
     step = max(1, count)
     if tokens.dtype is not precision.operands:
         step = max(1, WIDENED // max(1, tokens.numel() // step))
-    for part in portions(0, count, step):
+    for part in row_slices(0, count, step):
         yield tokens[:, :, part].to(precision.operands).flatten(0, 1)
 
 

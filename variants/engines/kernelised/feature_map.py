@@ -134,11 +134,6 @@ def slabs(
         )
 
 
-def portions(first: int, last: int, rows: int) -> Iterator[slice]:
-    for start in range(first, last, rows):
-        yield slice(start, min(start + rows, last))
-
-
 def divide(sums: Tensor, out: Tensor) -> Tensor:
     """Write weighted sums over their normaliser to `out`, and return the normaliser."""
     total = safe_total(sums[..., -1:])

@@ -20,12 +20,12 @@ from variants.engines.kernelised.feature_map import (
     Features,
     Rows,
     divide,
-    portions,
     slabs,
     step,
     transposed_product,
 )
 from variants.engines.primitives.precision import Precision, fast_float32, product
+from variants.engines.primitives.row_slices import row_slices
 from variants.engines.primitives.softmax_tile import HIDDEN
 
 
@@ -45,7 +45,7 @@ def attend(
     """
     wide = compute_dtype(query.dtype)
     precision = Precision.of(query, coarse=True) if coarse else Precision(wide, wide)
-    function = sum_causal.Causal if causal else _Everything
+    function = sum_causal.Causal if causal else _SumAll
     out: Tensor = function.apply(query, key, value, key_padding_mask, features, precision)
     return out
 
@@ -68,7 +68,7 @@ def states(
     return found
 
 
-class _Everything(torch.autograd.Function):
+class _SumAll(torch.autograd.Function):
     """One state a head, as in `states`."""
 
     @staticmethod
@@ -96,7 +96,7 @@ class _Everything(torch.autograd.Function):
                 state = states[rows.slab.heads]
                 _fill(rows, state, size)
                 target = rows.slab.queries(out)
-                for part in portions(0, query_len, size):
+                for part in row_slices(0, query_len, size):
                     made = _queries(rows, part, state)
                     if features.exponential:
                         target[:, part] = _sums(made, state[..., :-1], rows)
@@ -127,7 +127,7 @@ class _Everything(torch.autograd.Function):
                     mixed = torch.cat([state[..., :-1], torch.ones_like(state[..., :1])], dim=-1)
                 grad_state = torch.zeros_like(state)
                 own_out, own_grad = slab.queries(out), slab.queries(grad_out)
-                for part in portions(0, query.shape[2], size):
+                for part in row_slices(0, query.shape[2], size):
                     made = _queries(rows, part, state)
                     total = made.new_ones((), dtype=wide).expand(*made.shape[:2], 1)
                     if not features.exponential:
@@ -142,7 +142,7 @@ class _Everything(torch.autograd.Function):
                         rows.query[:, part], made, grad, slab
                     )
                 with slab.adding(grad_key) as own_key, slab.adding(grad_value) as own_value:
-                    for part in portions(0, key.shape[2], size):
+                    for part in row_slices(0, key.shape[2], size):
                         made = rows.keys(part)
                         if features.exponential:
                             made.sub_(state[:, None, :, -1].to(made.dtype)).exp_()
@@ -160,7 +160,7 @@ def _fill(rows: Rows, state: Tensor, size: int) -> None:
     """Take all keys into a state of zeros."""
     if rows.features.exponential:
         return _mean_values(rows, state, size)
-    for part in portions(0, rows.key.shape[1], size):
+    for part in row_slices(0, rows.key.shape[1], size):
         made, values = rows.keys(part), rows.values(part)
         state += transposed_product(made, values, rows.precision, rows.scratch)
     return None
@@ -171,7 +171,7 @@ def _mean_values(rows: Rows, state: Tensor, size: int) -> None:
     precision, wide = rows.precision, state.dtype
     mean, log_total = state[..., :-1], state[..., -1]
     log_total.fill_(HIDDEN)
-    for part in portions(0, rows.key.shape[1], size):
+    for part in row_slices(0, rows.key.shape[1], size):
         exponents = rows.exponents(part)
         highest = exponents.amax(-1)
         torch.softmax(exponents, -1, out=exponents)

@@ -17,11 +17,11 @@ from variants.engines.kernelised.feature_map import (
     Features,
     Rows,
     divide,
-    portions,
     room,
     slabs,
 )
 from variants.engines.primitives.precision import Precision, fast_float32, product
+from variants.engines.primitives.row_slices import row_slices
 from variants.engines.primitives.softmax_tile import HIDDEN
 
 CHUNK = 64  # rows of a causal chunk, which scores them against each other
@@ -117,9 +117,9 @@ def _pieces(rows: Rows) -> list[tuple[slice, slice | None, int]]:
     step = CHUNK * min(max(1, together), CHUNKS)
     whole = before + (key_len - before) // CHUNK * CHUNK
     pieces: list[tuple[slice, slice | None, int]] = [
-        (keys, None, keys.stop - keys.start) for keys in portions(0, before, step)
+        (keys, None, keys.stop - keys.start) for keys in row_slices(0, before, step)
     ]
-    for keys in (*portions(before, whole, step), *portions(whole, key_len, CHUNK)):
+    for keys in (*row_slices(before, whole, step), *row_slices(whole, key_len, CHUNK)):
         queries = slice(keys.start - before + without, keys.stop - before + without)
         pieces.append((keys, queries, min(CHUNK, keys.stop - keys.start)))
     return pieces

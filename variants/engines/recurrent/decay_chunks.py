@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from variants.engines.kernelised.feature_map import portions
 from variants.engines.primitives.head_slabs import Slab, budget, slabs
 from variants.engines.primitives.precision import Precision, product
+from variants.engines.primitives.row_slices import row_slices
 from variants.engines.primitives.softmax_tile import Scratch
 
 CHUNKS = 16  # most chunks of a head that are processed together
@@ -118,8 +118,8 @@ class States:
         found = []
         for first, last in ((0, total - queries), (total - queries, total)):
             whole = first + (last - first) // self.size * self.size
-            found += [(part, self.size) for part in portions(first, whole, step)]
-            found += [(part, last - whole) for part in portions(whole, last, self.size)]
+            found += [(part, self.size) for part in row_slices(first, whole, step)]
+            found += [(part, last - whole) for part in row_slices(whole, last, self.size)]
         for part, size in reversed(found) if self.reverse else found:
             yield Chunks(part.start, part.stop, size, total), self.decay(size)
 

@@ -11,8 +11,8 @@ from torch.nn.functional import pad
 
 from variants.engines.primitives import head_slabs
 from variants.engines.primitives.softmax_tile import Scratch
-from variants.engines.rounds.lsh_sort import Tiles, grouped, stable_order
 from variants.engines.rounds.merge_rounds import Round, Rounds
+from variants.engines.rounds.round_tiles import RoundTiles, grouped, stable_order
 
 ROWS = 64  # most query rows of a tile
 
@@ -131,7 +131,7 @@ class ChosenRounds(Rounds):
         table, block = grouped(codes[rows], rows, len(slots), min(ROWS, slots.shape[1]))
         partial = hollow[block].tolist() if codes.device.type == "cpu" else None
         return Round(
-            Tiles(slots, block[:, None], table, key_place, partial),
+            RoundTiles(slots, block[:, None], table, key_place, partial),
             # Other blocks end before the query, and hold a key that is not padded.
             hides_later=self.causal and turn == 0,
             may_be_empty=self.key_padding_mask is not None and turn == 0,

@@ -1,65 +1,54 @@
-"""Hashing, and where queries and keys stand in their buckets.
+"""LSH attention in rounds: tokens are sorted by bucket, and each bucket is cut into chunks.
 
-Positions inside a bucket are ranks: how many keys stand before. Chunks of `chunk` ranks are cut
-from rank 0, and a query sees its own chunk and the one before. A rank among earlier keys knows
-nothing of later ones, so with `causal` each bucket is cut by itself; without, the buckets are laid
-end to end and cut as one, which lets a query see across the border into the neighbouring bucket.
+Positions inside a bucket are ranks: the number of keys before. Chunks of `chunk` ranks are cut
+from rank 0, and a query sees its own chunk and the one before. A rank among earlier keys does not
+depend on later keys, so with `causal` each bucket is cut by itself; without, the buckets are laid
+end to end and cut as one, so that a query may see keys of the neighbouring bucket.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from variants.engines.primitives import head_slabs
-from variants.engines.primitives.precision import fast_float32
-from variants.engines.primitives.softmax_tile import Scratch
+from variants.engines.rounds.merge_rounds import Round, Rounds
+from variants.engines.rounds.round_tiles import RoundTiles, grouped, stable_order
 
 
-def hashed(tensor: Tensor, rotations: tuple[Tensor, ...], num_heads: int, rounds: int) -> Tensor:
-    """Bucket numbers (batch, num_heads, rounds, len) of the rows of `tensor` (batch, kv_heads, len,
-    head_dim), decided in float32.
+@dataclass(frozen=True, eq=False)
+class HashedRounds(Rounds):
+    """All heads are sorted at once, round by round."""
 
-    Each of the `rotations` (heads, rounds, head_dim, width) turns a row; the axis nearest to it, of
-    2·width in both directions, is a digit of its number.
-    """
-    batch, _, length, _ = tensor.shape
-    found = torch.zeros(batch, num_heads, rounds, length, dtype=torch.int64, device=tensor.device)
-    if not rotations:
-        return found
-    scratch = Scratch(tensor.device)
-    together = torch.cat(rotations, dim=-1).mT.flatten(1, 2)
-    size = length * together.shape[1]
-    with torch.no_grad(), fast_float32(tensor.device):
-        room = head_slabs.budget(tensor.device, torch.float32)
-        for slab in head_slabs.slabs(found, tensor, room // size):
-            rows = slab.working(tensor, "rows", torch.float32, scratch)
-            which = torch.arange(slab.heads.start, slab.heads.stop, device=tensor.device)
-            turned = scratch("turned", (len(rows), together.shape[1], length), torch.float32)
-            torch.bmm(together[which % num_heads], rows.mT, out=turned)
-            codes = slab.queries(found)
-            for digits in turned.unflatten(1, (rounds, -1)).split(
-                [rotation.shape[-1] for rotation in rotations], dim=2
-            ):
-                codes.mul_(2 * digits.shape[2]).add_(_nearest_axis(digits))
-    return found
+    query_buckets: Tensor  # int64 (batch, heads, rounds, query_len)
+    key_buckets: Tensor  # int64 (batch, heads, rounds, key_len)
+    key_padding_mask: Tensor | None
+    chunk: int
+    causal: bool
+    hides_own: bool
 
+    def __len__(self) -> int:
+        return self.query_buckets.shape[2]
 
-def _nearest_axis(turned: Tensor) -> Tensor:
-    """Index of the largest of x and -x, (..., width, len) to (..., len). By maxima and comparisons:
-    an index search over this dimension is ten times slower."""
-    width = turned.shape[-2]
-    highest, lowest = turned.amax(-2, keepdim=True), turned.amin(-2, keepdim=True)
-    positive = highest >= -lowest
-    numbers = torch.arange(1, width + 1, dtype=turned.dtype, device=turned.device)[:, None]
-    at_extreme = torch.eq(turned, torch.where(positive, highest, lowest)).to(turned.dtype)
-    index = at_extreme.mul_(numbers).amax(-2) - 1
-    # A row of NaN is nowhere near an axis, but must have a bucket.
-    index.clamp_(min=0).add_((~positive[..., 0, :]).to(turned.dtype), alpha=width)
-    return index.long()
+    def __getitem__(self, turn: int) -> Round:
+        query_buckets, key_buckets = self.query_buckets, self.key_buckets
+        padding = self.key_padding_mask
+        hidden = None if padding is None else padding.repeat_interleave(query_buckets.shape[1], 0)
+        ranks = Ranks.of(
+            query_buckets[:, :, turn].flatten(0, 1),
+            key_buckets[:, :, turn].flatten(0, 1),
+            hidden,
+            causal=self.causal,
+        )
+        chunk = min(self.chunk, key_buckets.shape[-1])
+        return Round(
+            cut_into_tiles(ranks, chunk, chunk),
+            hides_later=self.causal,
+            hides_own=self.hides_own,
+            may_be_empty=self.causal or self.hides_own or padding is not None,
+        )
 
 
 class Ranks(NamedTuple):
@@ -122,82 +111,33 @@ class Ranks(NamedTuple):
         return cls(segments, query_segment, query_rank, key_segment, key_rank, asked)
 
 
-def stable_order(codes: Tensor, limit: int) -> Tensor:
-    """Indices that sort `codes` (items), all below `limit`; equal ones by index."""
-    if codes.device.type == "cpu" and limit <= 1 << 16:
-        # NumPy sorts sixteen-bit numbers digit by digit, some fifteen times faster than torch.
-        return torch.from_numpy(codes.numpy().astype("uint16").argsort(kind="stable"))
-    return codes.argsort(stable=True)
-
-
-class Tiles(NamedTuple):
-    """A round cut into tiles; rows are counted over the slab, -1 is an empty slot."""
-
-    slots: Tensor  # (chunks, chunk) key rows
-    chunks: Tensor  # (tiles, chunks) which a tile sees; hashed, the one before and its own
-    rows: Tensor  # (tiles, rows) query rows
-    key_place: Tensor  # (slab·key_len) where each key stands in `slots`
-    partial: list[bool] | None  # whether some key slot of a tile is empty; None if not known
-
-    @property
-    def scores(self) -> int:
-        """Of one tile."""
-        return self.rows.shape[1] * self.chunks.shape[1] * self.slots.shape[1]
-
-    def filled(self, least: int) -> Tiles:
-        """With tiles without a row, so that there are `least` of them."""
-        missing = max(0, least - len(self.rows))
-        return self._replace(
-            chunks=pad(self.chunks, (0, 0, 0, missing)),
-            rows=pad(self.rows, (0, 0, 0, missing), value=-1),
-            partial=self.partial and self.partial + [True] * missing,
-        )
-
-    @classmethod
-    def of(cls, ranks: Ranks, chunk: int, rows: int) -> Tiles:
-        """Group the queries of each chunk of keys into tiles of `rows` rows. One more chunk, the
-        last, is empty."""
-        device = ranks.query_rank.device
-        key_segment, key_rank = ranks.key_segment.flatten(), ranks.key_rank.flatten()
-        query_segment, query_rank = ranks.query_segment.flatten(), ranks.query_rank.flatten()
-        counts = torch.bincount(key_segment, minlength=ranks.segments + 1)[: ranks.segments]
-        # One chunk more than the keys fill: a query may stand behind the last of them.
-        pieces = counts // chunk + 1
-        stops = pieces.cumsum(0)
-        total = int(stops[-1])
-        starts = torch.cat([stops - pieces, stops[-1:]])
-        key_place = starts[key_segment] * chunk + key_rank
-        # Hidden keys are put into the empty chunk, and taken out again.
-        last = (total + 1) * chunk - 1
-        key_place.clamp_(max=last)
-        slots = torch.full((last + 1,), -1, dtype=torch.int64, device=device)
-        slots.index_copy_(0, key_place, torch.arange(len(key_place), device=device))
-        slots[-chunk:] = -1
-        own = (starts[query_segment] + query_rank // chunk)[ranks.query_order]
-        table, chunks = grouped(own, ranks.query_order, total, rows)
-        is_first = torch.zeros(total, dtype=torch.bool, device=device)
-        is_first[starts[:-1]] = True
-        before = torch.where(is_first[chunks], total, chunks - 1)
-        both = torch.stack([before, chunks], dim=1)
-        slots = slots.view(-1, chunk)
-        partial = None
-        if device.type == "cpu":
-            partial = (slots < 0).any(1)[both].any(1).tolist()
-        return cls(slots, both, table, key_place, partial)
-
-
-def grouped(group: Tensor, rows: Tensor, groups: int, size: int) -> tuple[Tensor, Tensor]:
-    """Cut `rows`, sorted by their `group`, of which there are `groups`, into tiles of one group.
-
-    Returns:
-        (tiles, size) rows, -1 in an empty place, and the group of each tile.
-    """
-    counts = torch.bincount(group, minlength=groups)
-    each = (counts + size - 1) // size
-    stops = each.cumsum(0)
-    tiles = int(stops[-1])
-    place = torch.arange(len(group), device=group.device)
-    place += ((stops - each) * size - (counts.cumsum(0) - counts))[group]
-    table = torch.full((tiles * size,), -1, dtype=torch.int64, device=group.device)
-    table.index_copy_(0, place, rows)
-    return table.view(tiles, size), torch.repeat_interleave(each)
+def cut_into_tiles(ranks: Ranks, chunk: int, rows: int) -> RoundTiles:
+    """Group the queries of each chunk of keys into tiles of `rows` rows. One more chunk, the
+    last, is empty."""
+    device = ranks.query_rank.device
+    key_segment, key_rank = ranks.key_segment.flatten(), ranks.key_rank.flatten()
+    query_segment, query_rank = ranks.query_segment.flatten(), ranks.query_rank.flatten()
+    counts = torch.bincount(key_segment, minlength=ranks.segments + 1)[: ranks.segments]
+    # One chunk more than the keys fill: a query may stand behind the last of them.
+    pieces = counts // chunk + 1
+    stops = pieces.cumsum(0)
+    total = int(stops[-1])
+    starts = torch.cat([stops - pieces, stops[-1:]])
+    key_place = starts[key_segment] * chunk + key_rank
+    # Hidden keys are put into the empty chunk, and taken out again.
+    last = (total + 1) * chunk - 1
+    key_place.clamp_(max=last)
+    slots = torch.full((last + 1,), -1, dtype=torch.int64, device=device)
+    slots.index_copy_(0, key_place, torch.arange(len(key_place), device=device))
+    slots[-chunk:] = -1
+    own = (starts[query_segment] + query_rank // chunk)[ranks.query_order]
+    table, chunks = grouped(own, ranks.query_order, total, rows)
+    is_first = torch.zeros(total, dtype=torch.bool, device=device)
+    is_first[starts[:-1]] = True
+    before = torch.where(is_first[chunks], total, chunks - 1)
+    both = torch.stack([before, chunks], dim=1)
+    slots = slots.view(-1, chunk)
+    partial = None
+    if device.type == "cpu":
+        partial = (slots < 0).any(1)[both].any(1).tolist()
+    return RoundTiles(slots, both, table, key_place, partial)

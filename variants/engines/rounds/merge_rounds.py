@@ -21,7 +21,7 @@ from variants.contract.definitions import compute_dtype
 from variants.engines.primitives import head_slabs, softmax_tile
 from variants.engines.primitives.precision import Precision, fast_float32
 from variants.engines.primitives.softmax_tile import HIDDEN, Scratch
-from variants.engines.rounds.lsh_sort import Tiles
+from variants.engines.rounds.round_tiles import RoundTiles
 
 MERGED = 1 << 13  # rows that are merged together: they stay in the cache
 # Multiplications of a product, and matrices in it, below which a CPU may take a route that rounds
@@ -32,7 +32,7 @@ LEAST_PRODUCT, LEAST_TILES = 1 << 13, 2
 class Round(NamedTuple):
     """One round of all heads: tiles, and what a query does not see of its tile's keys."""
 
-    tiles: Tiles
+    tiles: RoundTiles
     hides_later: bool = False
     hides_own: bool = False  # the key at the query's own position
     may_be_empty: bool = True  # a row may see nothing of the keys of its tile
@@ -101,7 +101,7 @@ class _Work(NamedTuple):
     round: Round
 
     @property
-    def tiles(self) -> Tiles:
+    def tiles(self) -> RoundTiles:
         return self.round.tiles
 
     def portions(self) -> Iterator[slice]:

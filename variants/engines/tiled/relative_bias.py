@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from variants.engines.primitives.softmax_tile import Scratch
 
 
-class Stretch(NamedTuple):
+class KeyRuns(NamedTuple):
     """Where some slots of some tiles stand: runs of `width` consecutive keys, one run behind the
     other from slot `start` on.
 
@@ -26,7 +26,7 @@ class Stretch(NamedTuple):
     ahead: Tensor | int
 
 
-class Distances:
+class TileBias:
     """What the heads of a slab add to scores.
 
     `bias` (heads, entries) has what key j adds to the score of row i in entry j - i + zero; with
@@ -38,45 +38,45 @@ class Distances:
         self.bias, self.own_heads, self.zero, self.scratch = bias, own_heads, zero, scratch
         self._kept: tuple[int, int, Tensor] | None = None
 
-    def add(self, scores: Tensor, stretches: Iterator[Stretch]) -> None:
+    def add(self, scores: Tensor, key_runs: Iterator[KeyRuns]) -> None:
         """Add the bias to scores (slab, tiles, rows, slots)."""
-        for stretch in stretches:
-            matrix = self._matrix(stretch, scores.shape[2])
-            _slots(scores, stretch).add_(matrix.transpose(2, 3))
+        for runs in key_runs:
+            matrix = self._matrix(runs, scores.shape[2])
+            _slots(scores, runs).add_(matrix.transpose(2, 3))
 
-    def add_gradient(self, grads: Tensor, stretches: Iterator[Stretch], total: Tensor) -> None:
+    def add_gradient(self, grads: Tensor, key_runs: Iterator[KeyRuns], total: Tensor) -> None:
         """Add gradients of scores (slab, tiles, rows, slots) onto that of `bias`."""
         rows = grads.shape[2]
-        for stretch in stretches:
-            part = _slots(grads, stretch)
-            if not isinstance(stretch.ahead, Tensor):
+        for runs in key_runs:
+            part = _slots(grads, runs)
+            if not isinstance(runs.ahead, Tensor):
                 part = part.sum(1, keepdim=True, dtype=total.dtype)
             sums = diagonal_sums(part.transpose(2, 3).to(total.dtype))
-            shifts = torch.arange(1 - rows, stretch.width, device=grads.device)
-            entries = self._entries(stretch, shifts, total.shape[1] - 1)
+            shifts = torch.arange(1 - rows, runs.width, device=grads.device)
+            entries = self._entries(runs, shifts, total.shape[1] - 1)
             total.view(-1).index_add_(0, entries.flatten(), sums.flatten())
 
-    def _matrix(self, stretch: Stretch, rows: int) -> Tensor:
+    def _matrix(self, runs: KeyRuns, rows: int) -> Tensor:
         """What is added to the scores, (slab, tiles or 1, runs, rows, width)."""
-        _, width, ahead = stretch
+        _, width, ahead = runs
         alike = not isinstance(ahead, Tensor)
         if alike and self._kept and self._kept[:2] == (width, ahead):
             return self._kept[2]
         shifts = -torch.arange(rows, device=self.bias.device)
-        entries = self._entries(stretch, shifts, self.bias.shape[1] - width)
+        entries = self._entries(runs, shifts, self.bias.shape[1] - width)
         name = "bias" if alike else "bias of runs"
         matrix = self.scratch(name, (*entries.shape, width), self.bias.dtype)
-        runs = self.bias.view(-1).unfold(0, width, 1)
-        torch.index_select(runs, 0, entries.flatten(), out=matrix.view(-1, width))
+        shifted = self.bias.view(-1).unfold(0, width, 1)
+        torch.index_select(shifted, 0, entries.flatten(), out=matrix.view(-1, width))
         if not isinstance(ahead, Tensor):
             self._kept = width, ahead, matrix
         return matrix
 
-    def _entries(self, stretch: Stretch, shifts: Tensor, last: int) -> Tensor:
+    def _entries(self, runs: KeyRuns, shifts: Tensor, last: int) -> Tensor:
         """Entries of `bias`, laid out flat, that stand `shifts` behind those of each run's first
         key and its tile's first row: int64 (slab, tiles or 1, runs, shifts). Rows and runs of
         padding, which may stand anywhere, are given any."""
-        first = stretch.ahead + self.zero
+        first = runs.ahead + self.zero
         if isinstance(first, Tensor):
             shifts = first[..., None] + shifts
         else:
@@ -95,8 +95,8 @@ def diagonal_sums(matrices: Tensor) -> Tensor:
     return flat.unflatten(-1, (rows, length + 1))[..., :length].sum(-2)
 
 
-def _slots(scores: Tensor, stretch: Stretch) -> Tensor:
-    """Those of a stretch: (slab, tiles, rows, runs, width)."""
-    runs = stretch.ahead.shape[-1] if isinstance(stretch.ahead, Tensor) else 1
-    part = scores[..., stretch.start : stretch.start + runs * stretch.width]
-    return part.unflatten(-1, (runs, stretch.width))
+def _slots(scores: Tensor, runs: KeyRuns) -> Tensor:
+    """The scores at these key runs: (slab, tiles, rows, runs, width)."""
+    count = runs.ahead.shape[-1] if isinstance(runs.ahead, Tensor) else 1
+    part = scores[..., runs.start : runs.start + count * runs.width]
+    return part.unflatten(-1, (count, runs.width))

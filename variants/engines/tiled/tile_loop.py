@@ -1,5 +1,6 @@
-"""Runs a `Pattern` tile by tile, with nothing larger than a few tiles in memory, forward or
-backward. One loop serves every layout of keys: bands, blocks, or all of them."""
+"""Softmax attention tile by tile: memory holds a few tiles at a time, forward and backward.
+
+One loop serves every layout of keys."""
 
 from __future__ import annotations
 
@@ -14,75 +15,13 @@ from torch.nn.functional import pad
 
 from variants.contract.definitions import compute_dtype
 from variants.contract.modes import untraced
-from variants.contract.pattern import Pattern
-from variants.contract.tensor_cache import cached
 from variants.engines.primitives import head_slabs, softmax_tile
 from variants.engines.primitives.head_slabs import Slab
 from variants.engines.primitives.precision import Precision, fast_float32
 from variants.engines.primitives.softmax_tile import HIDDEN
-from variants.engines.tiled.layouts.all_keys import Everything, Layout
-from variants.engines.tiled.layouts.key_blocks import Blocks
-from variants.engines.tiled.layouts.window import Band
-from variants.engines.tiled.relative_bias import Distances
-
-
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    pattern: Pattern,
-    *,
-    key_padding_mask: Tensor | None,
-    scale: float,
-    distance_bias: Tensor | None = None,
-    coarse: bool = False,
-) -> Tensor:
-    """Softmax attention over the keys that `pattern` shows; shapes as in `Attention.__call__`."""
-    layouts = _layouts(pattern, query.shape[1], query.device)
-    return run(
-        query,
-        key,
-        value,
-        layouts,
-        scale=scale,
-        key_bias=hidden_keys(key_padding_mask, query.dtype),
-        distance_bias=distance_bias,
-        coarse=coarse,
-    )
-
-
-@cached
-def _layouts(pattern: Pattern, heads: int, device: torch.device) -> list[Layout]:
-    """The rows in the middle by band or blocks; global rows, which see all keys and stand at the
-    two ends, and whatever a band or blocks would not save keys on, against all keys.
-
-    Kept as long as the pattern is used: a GPU is waited for only once.
-    """
-    query_len = pattern.query_len
-    # Causal rows before the first key see nothing, and are in no layout.
-    begin = max(0, -pattern.offset) if pattern.causal else 0
-    whole = partial(Everything, pattern.query_len, pattern.key_len, causal=pattern.causal)
-    # A causal row that stands at a leading key sees all keys up to its own in any case.
-    ends = pattern.global_rows or pattern.causal
-    leading = pattern.leading - pattern.offset if pattern.leading and ends else 0
-    first = max(begin, min(leading, query_len))
-    trailing = pattern.trailing if pattern.global_rows else 0
-    last = max(first, min(query_len, pattern.key_len - trailing - pattern.offset))
-    middle: Layout | None = None
-    if first < last:
-        if pattern.block_size > 1 or pattern.random_blocks is not None:
-            middle = Blocks.of(pattern, first, last, heads, device)
-        else:
-            middle = Band.of(pattern, first, last)
-        if middle.keys >= pattern.key_len:
-            return [whole(begin, query_len, device=device, pattern=pattern)]
-    layouts = [] if middle is None else [middle]
-    for start, stop in ((begin, first), (last, query_len)):
-        if start < stop:
-            # Rows before the first key are no global ones.
-            shown = pattern if start + pattern.offset < 0 else None
-            layouts.append(whole(start, stop, device=device, pattern=shown))
-    return layouts
+from variants.engines.tiled.layouts.all_keys import AllKeys
+from variants.engines.tiled.layouts.layout import Layout
+from variants.engines.tiled.relative_bias import TileBias
 
 
 def full(
@@ -99,7 +38,7 @@ def full(
     """Softmax attention over all keys, some rows at a time."""
     query_len, key_len = query.shape[2], key.shape[2]
     begin = max(0, query_len - key_len) if causal else 0
-    layout = Everything(query_len, key_len, begin, query_len, causal=causal, device=query.device)
+    layout = AllKeys(query_len, key_len, begin, query_len, causal=causal, device=query.device)
     return run(
         query,
         key,
@@ -169,7 +108,7 @@ class _Portion(NamedTuple):
     slab: Slab
     tensors: tuple[Tensor, Tensor, Tensor]
     hide: softmax_tile.Hide
-    distances: Distances | None
+    distances: TileBias | None
 
 
 def _portions(
@@ -201,7 +140,7 @@ def _portions(
             distances = None
             if bias is not None:
                 own_heads = slab.own_heads(query.shape[1], query.device)
-                distances = Distances(bias, own_heads, zero, scratch)
+                distances = TileBias(bias, own_heads, zero, scratch)
             for start in range(0, layout.tiles, count):
                 steps = range(start, min(start + count, layout.tiles))
                 rows = _rows(queries, layout, steps)
@@ -224,13 +163,13 @@ def _hide(
     steps: range,
     slab: Slab,
     key_bias: Tensor | None,
-    distances: Distances | None,
+    distances: TileBias | None,
     scores: Tensor,
 ) -> bool:
     """As `softmax_tile.Hide`."""
     may_be_empty = layout.hide(scores, steps, slab.heads, key_bias)
     if distances is not None:
-        distances.add(scores, layout.stretches(steps, slab.heads, scores.device))
+        distances.add(scores, layout.key_runs(steps, slab.heads, scores.device))
     return may_be_empty
 
 
@@ -311,7 +250,7 @@ class _Tiles(torch.autograd.Function):
                     with slab.adding(total) as own:
                         layout.scatter(share, own, steps, slab.heads)
                 if grad_bias is not None and portion.distances is not None:
-                    stretches = layout.stretches(steps, slab.heads, query.device)
-                    portion.distances.add_gradient(score_share, stretches, grad_bias)
+                    key_runs = layout.key_runs(steps, slab.heads, query.device)
+                    portion.distances.add_gradient(score_share, key_runs, grad_bias)
         grad_key, grad_value = grad_key.to(key.dtype), grad_value.to(value.dtype)
         return grad_query, grad_key, grad_value, None, grad_bias, None, None, None

@@ -10,11 +10,11 @@ from torch.nn.functional import pad
 
 from variants.contract.pattern import Pattern
 from variants.engines.primitives.softmax_tile import HIDDEN, Scratch
-from variants.engines.tiled.layouts.all_keys import Layout, corner
-from variants.engines.tiled.relative_bias import Stretch
+from variants.engines.tiled.layouts.layout import Layout, corner
+from variants.engines.tiled.relative_bias import KeyRuns
 
 
-class Blocks(Layout):
+class KeyBlocks(Layout):
     """Blocks of `size` keys for each tile of `rows` rows.
 
     `chosen` are their numbers, int64 (heads or 1, tiles, slots), -1 for none. If causal, `own` is
@@ -48,7 +48,7 @@ class Blocks(Layout):
     @classmethod
     def of(
         cls, pattern: Pattern, first: int, last: int, heads: int, device: torch.device
-    ) -> Blocks:
+    ) -> KeyBlocks:
         """Near, global and random blocks of each block of rows of a pattern."""
         size = pattern.block_size
         position = first + pattern.offset
@@ -140,6 +140,6 @@ class Blocks(Layout):
         if target is not total:
             total.copy_(target[:, :key_len])
 
-    def stretches(self, steps: range, heads: slice, device: torch.device) -> Iterator[Stretch]:
+    def key_runs(self, steps: range, heads: slice, device: torch.device) -> Iterator[KeyRuns]:
         rows = torch.arange(*self.span(steps), self.rows, device=device)[:, None]
-        yield Stretch(0, self.size, self._chosen(steps, heads) * self.size - rows)
+        yield KeyRuns(0, self.size, self._chosen(steps, heads) * self.size - rows)

@@ -1,4 +1,4 @@
-"""The layout of a band: a stretch of consecutive keys around each tile, and keys at both ends of
+"""The layout of a window: consecutive keys around each tile, and keys at both ends of
 the list that every row sees."""
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from torch.nn.functional import pad
 
 from variants.contract.pattern import Pattern
 from variants.engines.primitives.softmax_tile import HIDDEN, Scratch
-from variants.engines.tiled.layouts.all_keys import Layout, corner
-from variants.engines.tiled.relative_bias import Stretch
+from variants.engines.tiled.layouts.layout import Layout, corner
+from variants.engines.tiled.relative_bias import KeyRuns
 
 ROWS = 64  # query rows of a tile of a window; more would score more keys that no row sees
 
 
-class Band(Layout):
+class Window(Layout):
     """Tile t covers the positions from t * rows - lead + offset on, and sees the keys from `before`
     in front of the first of them to `after` behind the last.
 
@@ -52,7 +52,7 @@ class Band(Layout):
         self.keys = self.band + leading + trailing
 
     @classmethod
-    def of(cls, pattern: Pattern, first: int, last: int) -> Band:
+    def of(cls, pattern: Pattern, first: int, last: int) -> Window:
         """The window of tokens of a pattern."""
         return cls(
             first,
@@ -145,57 +145,12 @@ class Band(Layout):
         trailing = total[:, key_len - self.trailing :]
         trailing[:, : self._trailing(steps)] += ends[:, self.leading :]
 
-    def stretches(self, steps: range, heads: slice, device: torch.device) -> Iterator[Stretch]:
-        yield Stretch(0, self.band, self.offset - self.before)
+    def key_runs(self, steps: range, heads: slice, device: torch.device) -> Iterator[KeyRuns]:
+        yield KeyRuns(0, self.band, self.offset - self.before)
         start, stop = self.span(steps)
         rows = torch.arange(start, stop, self.rows, device=device)[:, None]
         if self.leading:
-            yield Stretch(self.band, self.leading, -rows[None])
+            yield KeyRuns(self.band, self.leading, -rows[None])
         if last := self._trailing(steps):
             first = self.key_len - self.trailing
-            yield Stretch(self.band + self.leading, last, (first - rows)[None])
-
-
-class Summarised(Band):
-    """Blocks of as many tokens as a tile has rows: the keys of the tile's own block and those
-    beside it, and for every other block the key that represents it; the list of keys holds the
-    `tokens`, then one such key a block. If causal, nothing of later blocks is seen."""
-
-    def __init__(
-        self, query_len: int, tokens: int, block_size: int, first: int, *, causal: bool
-    ) -> None:
-        offset = tokens - query_len
-        blocks = -(-tokens // block_size)
-        super().__init__(
-            first,
-            query_len,
-            offset=offset,
-            key_len=tokens + blocks,
-            rows=block_size,
-            before=block_size,
-            after=0 if causal else block_size,
-            sliding=False,
-            causal=causal,
-            trailing=blocks,
-            lead=(first + offset) % block_size,
-        )
-
-    def _own(self, step: int) -> int:
-        """The block that a tile is."""
-        return (self.first - self.lead + self.offset) // self.rows + step
-
-    def _trailing(self, steps: range) -> int:
-        if not self.causal:
-            return self.trailing
-        return min(max(self._own(steps.stop - 1) - 1, 0), self.trailing)
-
-    def hide(self, scores: Tensor, steps: range, heads: slice, key_bias: Tensor | None) -> bool:
-        empty = super().hide(scores, steps, heads, key_bias)
-        device = scores.device
-        own = torch.arange(self._own(steps.start), self._own(steps.stop), device=device)[:, None]
-        block = torch.arange(scores.shape[-1] - self.band, device=device)
-        hidden = block >= own - 1
-        if not self.causal:
-            hidden &= block <= own + 1
-        scores[..., self.band :].add_(hidden.to(scores.dtype)[:, None], alpha=HIDDEN)
-        return empty
+            yield KeyRuns(self.band + self.leading, last, (first - rows)[None])

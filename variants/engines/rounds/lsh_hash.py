@@ -1,0 +1,53 @@
+"""Bucket numbers of queries and keys, by random rotations."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from variants.engines.primitives import head_slabs
+from variants.engines.primitives.precision import fast_float32
+from variants.engines.primitives.softmax_tile import Scratch
+
+
+def hashed(tensor: Tensor, rotations: tuple[Tensor, ...], num_heads: int, rounds: int) -> Tensor:
+    """Bucket numbers (batch, num_heads, rounds, len) of the rows of `tensor` (batch, kv_heads, len,
+    head_dim), decided in float32.
+
+    Each of the `rotations` (heads, rounds, head_dim, width) turns a row; the axis nearest to it, of
+    2·width in both directions, is a digit of its number.
+    """
+    batch, _, length, _ = tensor.shape
+    found = torch.zeros(batch, num_heads, rounds, length, dtype=torch.int64, device=tensor.device)
+    if not rotations:
+        return found
+    scratch = Scratch(tensor.device)
+    together = torch.cat(rotations, dim=-1).mT.flatten(1, 2)
+    size = length * together.shape[1]
+    with torch.no_grad(), fast_float32(tensor.device):
+        room = head_slabs.budget(tensor.device, torch.float32)
+        for slab in head_slabs.slabs(found, tensor, room // size):
+            rows = slab.working(tensor, "rows", torch.float32, scratch)
+            which = torch.arange(slab.heads.start, slab.heads.stop, device=tensor.device)
+            turned = scratch("turned", (len(rows), together.shape[1], length), torch.float32)
+            torch.bmm(together[which % num_heads], rows.mT, out=turned)
+            codes = slab.queries(found)
+            for digits in turned.unflatten(1, (rounds, -1)).split(
+                [rotation.shape[-1] for rotation in rotations], dim=2
+            ):
+                codes.mul_(2 * digits.shape[2]).add_(_nearest_axis(digits))
+    return found
+
+
+def _nearest_axis(turned: Tensor) -> Tensor:
+    """Index of the largest of x and -x, (..., width, len) to (..., len). By maxima and comparisons:
+    an index search over this dimension is ten times slower."""
+    width = turned.shape[-2]
+    highest, lowest = turned.amax(-2, keepdim=True), turned.amin(-2, keepdim=True)
+    positive = highest >= -lowest
+    numbers = torch.arange(1, width + 1, dtype=turned.dtype, device=turned.device)[:, None]
+    at_extreme = torch.eq(turned, torch.where(positive, highest, lowest)).to(turned.dtype)
+    index = at_extreme.mul_(numbers).amax(-2) - 1
+    # A row of NaN is nowhere near an axis, but must have a bucket.
+    index.clamp_(min=0).add_((~positive[..., 0, :]).to(turned.dtype), alpha=width)
+    return index.long()
