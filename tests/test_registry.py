@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from torch import Tensor
 
 import variants
 from variants import CAPABILITIES, REGISTRY, Attention, register
-from variants.contract.attention import hyperparameter
+from variants.contract.hyperparameter import Hyperparameter, TimesLength, hyperparameter
 from variants.contract.registry import TARGETS, default_knob
 
 NAMES = sorted(REGISTRY)
@@ -51,9 +52,11 @@ def a_class(module: str = "somewhere.tent") -> type[Attention]:
 
     @dataclass(frozen=True)
     class Tent(Attention):
-        poles: int = hyperparameter(3, minimum=1)
-        canvas: str = hyperparameter("wool", choices=("wool", "silk"))
-        open: bool = hyperparameter(False)
+        poles: int = hyperparameter(
+            3, minimum=1, doc="number of poles", small=2, train=TimesLength(1 / 4)
+        )
+        canvas: str = hyperparameter("wool", choices=("wool", "silk"), doc="kind of cloth")
+        open: bool = hyperparameter(False, doc="whether the door is open")
 
         def attend(self, query: Tensor, key: Tensor, value: Tensor, **call: Any) -> Tensor:
             return value
@@ -107,6 +110,50 @@ def test_a_variant_is_entered_under_the_name_of_its_file() -> None:
 def test_a_wrong_word_is_refused_on_registration(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=exactly(message)):
         entered(**changes)
+    assert "tent" not in REGISTRY
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        (
+            hyperparameter(6, minimum=1),
+            "tent: hyperparameter 'pegs' needs its meaning: hyperparameter(6, doc='...')",
+        ),
+        (6, "tent: hyperparameter 'pegs' needs its meaning: hyperparameter(6, doc='...')"),
+        (
+            hyperparameter(None, doc="number of pegs"),
+            "tent: hyperparameter 'pegs' needs a default of type bool, int, float or str; got None",
+        ),
+        (
+            hyperparameter(0, minimum=1, doc="number of pegs"),
+            "tent: default value: pegs must be an integer of at least 1; got 0",
+        ),
+        (
+            hyperparameter(6, step=2, doc="number of pegs", small=3),
+            "tent: small value: pegs must be a multiple of 2; got 3",
+        ),
+        (
+            hyperparameter(6, doc="number of pegs", train=1.5),
+            "tent: train value: pegs must be of type int; got 1.5",
+        ),
+        (
+            hyperparameter("six", doc="number of pegs", choices=("six", "ten"), train="two"),
+            "tent: train value: pegs must be one of six, ten; got 'two'",
+        ),
+        (
+            hyperparameter("six", doc="number of pegs", train=TimesLength(2)),
+            "tent: train value: pegs must be of type str; got 128",
+        ),
+    ],
+)
+def test_a_hyperparameter_that_lacks_something_is_refused(field: Any, message: str) -> None:
+    pegged = dataclasses.make_dataclass(
+        "Pegged", [("pegs", int, field)], bases=(a_class(),), frozen=True
+    )
+    pegged.__module__ = "somewhere.tent"
+    with pytest.raises(ValueError, match=exactly(message)):
+        entered(pegged)
     assert "tent" not in REGISTRY
 
 
@@ -199,6 +246,92 @@ def test_a_bad_value_is_refused_with_what_would_be_good(
 ) -> None:
     with pytest.raises(ValueError, match=exactly(f"{name}: {field} {message}; got {value!r}")):
         variants.create(name, **{field: value})
+
+
+# --- What is known of hyperparameters
+
+
+def test_hyperparameters_are_records_in_the_order_of_the_file() -> None:
+    entered()
+    assert variants.hyperparameters("tent") == (
+        Hyperparameter(
+            name="poles",
+            type=int,
+            default=3,
+            minimum=1,
+            step=1,
+            choices=None,
+            doc="number of poles",
+            small=2,
+            train=TimesLength(1 / 4),
+        ),
+        Hyperparameter(
+            name="canvas",
+            type=str,
+            default="wool",
+            choices=("wool", "silk"),
+            doc="kind of cloth",
+            small="wool",
+            train="wool",
+        ),
+        Hyperparameter(
+            name="open",
+            type=bool,
+            default=False,
+            doc="whether the door is open",
+            small=False,
+            train=False,
+        ),
+    )
+    assert variants.hyperparameters("full") == ()
+
+
+@pytest.mark.parametrize(
+    ("known", "seq_len", "value"),
+    [
+        ({"train": 5}, 64, 5),
+        ({"train": TimesLength(1 / 4)}, 30, 8),  # 7.5 is rounded to the even number
+        ({"train": TimesLength(1 / 4), "step": 3}, 64, 15),
+        ({"train": TimesLength(1 / 4), "minimum": 4}, 8, 4),
+        ({"train": TimesLength(1 / 4)}, 1, 0),
+        ({"train": TimesLength(1 / 4), "type": float}, 30, 7.5),
+    ],
+)
+def test_a_number_for_trainings_grows_with_the_sequence(
+    known: dict[str, Any], seq_len: int, value: float
+) -> None:
+    record = Hyperparameter(**{"name": "pegs", "type": int, "default": 6} | known)
+    found = record.train_at(seq_len)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_the_docstring_of_a_variant_lists_its_hyperparameters() -> None:
+    text = entered().__doc__
+    assert text is not None
+    assert text.endswith(
+        "Hyperparameters:\n"
+        "    poles (int, default 3, at least 1): number of poles\n"
+        "    canvas (str, default wool, one of wool, silk): kind of cloth\n"
+        "    open (bool, default False): whether the door is open"
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_says_what_a_variant_and_its_hyperparameters_are(name: str) -> None:
+    made = variants.create(name)
+    text = inspect.getdoc(made)
+    assert text is not None
+    about, section = text.split("\n\nHyperparameters:\n")
+    assert about
+    assert not about.startswith(type(made).__name__)
+    assert max(map(len, section.splitlines())) < 100
+    flat = " ".join(section.split())
+    known = variants.hyperparameters(name)
+    assert flat == (" ".join(one.summary for one in known) or "none")
+    for one in known:
+        assert one.doc == one.doc.strip()
+        assert not one.doc.endswith(".")
 
 
 # --- What a made variant is
@@ -348,7 +481,7 @@ def test_settings_that_are_neither_is_refused() -> None:
 def a_tent_with_pegs() -> type[Attention]:
     @dataclass(frozen=True)
     class Pegged(a_class()):  # type: ignore[misc]
-        pegs: int = hyperparameter(6, minimum=1)
+        pegs: int = hyperparameter(6, minimum=1, doc="number of pegs")
 
     Pegged.__module__ = "somewhere.tent"
     return Pegged
@@ -363,8 +496,9 @@ from dataclasses import dataclass
 
 import torch
 
-from variants.contract.attention import Attention, hyperparameter
+from variants.contract.attention import Attention
 from variants.contract.definitions import expand_heads, normalised, visible
+from variants.contract.hyperparameter import hyperparameter
 from variants.contract.registry import register
 
 
@@ -381,7 +515,7 @@ from variants.contract.registry import register
 )
 @dataclass(frozen=True)
 class MeanAttention(Attention):
-    strength: int = hyperparameter(1, minimum=1)
+    strength: int = hyperparameter(1, minimum=1, doc="strength of nothing", small=2)
 
     def attend(self, query, key, value, **call):
         rows = torch.arange(query.shape[2], device=query.device)
@@ -448,7 +582,7 @@ def test_a_fraction_is_a_hyperparameter_like_any_other() -> None:
 
     @dataclass(frozen=True)
     class Decay(Attention):
-        decay: float = hyperparameter(0.5, minimum=0.0)
+        decay: float = hyperparameter(0.5, minimum=0.0, doc="factor a token")
 
         def attend(self, query: Tensor, key: Tensor, value: Tensor, **call: Any) -> Tensor:
             return value

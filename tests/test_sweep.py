@@ -15,7 +15,7 @@ from bench import inputs, sweep
 from bench.measurement import Case
 from bench.sweep import AXES, BUILT_IN, Sweep, SweepError, attention_of, parse, read
 from tests.cases import capture_file, case
-from variants.contract.attention import hyperparameter
+from variants.contract.hyperparameter import hyperparameter
 from variants.contract.registry import Info
 from variants.sliding_window import SlidingWindowAttention
 
@@ -551,7 +551,7 @@ class TestReproduction:
         @dataclass(frozen=True, kw_only=True)
         class Warm(SlidingWindowAttention):
             info: ClassVar[Info] = replace(SlidingWindowAttention.info, name="warm")
-            temperature: float = hyperparameter(1.0, minimum=0.0)
+            temperature: float = hyperparameter(1.0, minimum=0.0, doc="divisor of scores")
 
         monkeypatch.setitem(variants.REGISTRY, "warm", Warm)
         for temperature in (0.5, 1e-07, 2.5e8, 1e22, 3.0):

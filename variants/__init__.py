@@ -14,7 +14,15 @@ from variants.contract.added import add_implementation
 from variants.contract.attention import Attention
 from variants.contract.checks import UnsupportedError
 from variants.contract.decoding import State
-from variants.contract.registry import CAPABILITIES, REGISTRY, create, grid, register
+from variants.contract.hyperparameter import Hyperparameter
+from variants.contract.registry import (
+    CAPABILITIES,
+    REGISTRY,
+    create,
+    grid,
+    hyperparameters,
+    register,
+)
 from variants.layer.multi_head import MultiHeadAttention
 from variants.pretrained.replace import attn_implementation, replace_attention
 
@@ -26,6 +34,7 @@ __all__ = [
     "CAPABILITIES",
     "REGISTRY",
     "Attention",
+    "Hyperparameter",
     "MultiHeadAttention",
     "State",
     "UnsupportedError",
@@ -33,6 +42,7 @@ __all__ = [
     "attn_implementation",
     "create",
     "grid",
+    "hyperparameters",
     "register",
     "replace_attention",
 ]

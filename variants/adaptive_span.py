@@ -9,7 +9,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.attention import Attention, Parameters
 from variants.contract.definitions import (
     compute_dtype,
     dot_products,
@@ -18,6 +18,7 @@ from variants.contract.definitions import (
     visible,
 )
 from variants.contract.draws import lasting
+from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.pattern import Pattern
 from variants.contract.registry import register
 from variants.engines.primitives.softmax_tile import HIDDEN
@@ -46,8 +47,20 @@ class AdaptiveSpanAttention(Attention):
     own token is at distance 0 and seen; not causal, the distance counts both ways.
     """
 
-    max_span: int = hyperparameter(1024, minimum=0)
-    ramp_size: int = hyperparameter(32, minimum=1)
+    max_span: int = hyperparameter(
+        1024,
+        minimum=0,
+        doc="longest span that a head may learn, in tokens",
+        small=16,
+        train=TimesLength(3 / 4),
+    )
+    ramp_size: int = hyperparameter(
+        32,
+        minimum=1,
+        doc="tokens beyond the span over which a weight falls to 0",
+        small=4,
+        train=TimesLength(1 / 8),
+    )
 
     def attend(
         self,

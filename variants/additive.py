@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.attention import Attention, Parameters
 from variants.contract.definitions import (
     compute_dtype,
     expand_heads,
@@ -17,6 +17,7 @@ from variants.contract.definitions import (
     visible_pairs,
 )
 from variants.contract.draws import lasting
+from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
 from variants.engines import tanh_tiles
 
@@ -41,7 +42,13 @@ class AdditiveAttention(Attention):
     is 1: the sum inside tanh does not grow with head_dim as a product of query and key does.
     """
 
-    hidden_dim: int = hyperparameter(64, minimum=1)
+    hidden_dim: int = hyperparameter(
+        64,
+        minimum=1,
+        doc="number of hidden units of each head's score",
+        small=4,
+        train=TimesLength(1),
+    )
 
     def attend(
         self,

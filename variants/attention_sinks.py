@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from variants.contract.attention import hyperparameter
+from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.pattern import Pattern
 from variants.contract.registry import register
 from variants.masked.masked_attention import MaskedAttention
@@ -28,8 +28,20 @@ class AttentionSinks(MaskedAttention):
     they see no more than others do. Where a cache drops keys, the paper counts positions anew
     inside it: that concerns position encodings, and so a layer."""
 
-    window_size: int = hyperparameter(256, minimum=0)
-    num_sink_tokens: int = hyperparameter(4, minimum=0)
+    window_size: int = hyperparameter(
+        256,
+        minimum=0,
+        doc="a query sees keys at most this many positions away",
+        small=5,
+        train=TimesLength(3 / 8),
+    )
+    num_sink_tokens: int = hyperparameter(
+        4,
+        minimum=0,
+        doc="number of first tokens that every query sees",
+        small=3,
+        train=TimesLength(1 / 8),
+    )
 
     def pattern(self, heads: int, query_len: int, key_len: int, causal: bool) -> Pattern:
         return Pattern(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from variants.contract.attention import hyperparameter
 from variants.contract.draws import lasting
+from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.pattern import Pattern
 from variants.contract.registry import register
 from variants.masked.masked_attention import MaskedAttention
@@ -38,10 +38,23 @@ class BigBirdAttention(MaskedAttention):
     lengths.) `causal` hides what is later, so it leaves early queries fewer random blocks.
     """
 
-    block_size: int = hyperparameter(64, minimum=1)
-    num_random_blocks: int = hyperparameter(3, minimum=0)
-    num_global_blocks: int = hyperparameter(2, minimum=0)
-    seed: int = hyperparameter(0)
+    block_size: int = hyperparameter(
+        64, minimum=1, doc="number of tokens in a block", small=8, train=TimesLength(1 / 16)
+    )
+    num_random_blocks: int = hyperparameter(
+        3,
+        minimum=0,
+        doc="number of random blocks of keys that each block of queries sees",
+        small=2,
+        train=4,
+    )
+    num_global_blocks: int = hyperparameter(
+        2,
+        minimum=0,
+        doc="number of blocks at the ends of the sequence that see, and are seen by, every token",
+        train=1,
+    )
+    seed: int = hyperparameter(0, doc="seed of the choice of random blocks")
 
     @property
     def prefix_stable(self) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.attention import Attention, Parameters
 from variants.contract.definitions import (
     compute_dtype,
     dot_products,
@@ -17,6 +17,7 @@ from variants.contract.definitions import (
     query_positions,
     visible,
 )
+from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.pattern import Pattern
 from variants.contract.registry import register
 from variants.engines.libraries import fused_sdpa
@@ -45,7 +46,9 @@ class BlockSummaryAttention(Attention):
     values and the logarithm of how many they are (padding left out) added to the score; one softmax
     runs over both kinds. `causal` leaves out later keys and all blocks behind the own one."""
 
-    block_size: int = hyperparameter(128, minimum=1)
+    block_size: int = hyperparameter(
+        128, minimum=1, doc="number of tokens in a block", small=8, train=TimesLength(1 / 16)
+    )
 
     def attend(
         self,

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.attention import Attention, Parameters
 from variants.contract.definitions import dot_products, masked_softmax, query_positions, visible
+from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
 from variants.engines.libraries import fused_sdpa
 from variants.engines.rounds import merge_rounds
@@ -39,8 +40,12 @@ class BlockTopKAttention(Attention):
     that end before it. The choice has no gradient.
     """
 
-    block_size: int = hyperparameter(128, minimum=1)
-    top_k: int = hyperparameter(4, minimum=1)
+    block_size: int = hyperparameter(
+        128, minimum=1, doc="number of keys in a block", small=8, train=TimesLength(1 / 16)
+    )
+    top_k: int = hyperparameter(
+        4, minimum=1, doc="number of blocks that a query sees, its own among them", small=2, train=4
+    )
 
     def attend(
         self,

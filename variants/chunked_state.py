@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, pad
 
-from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.attention import Attention, Parameters
 from variants.contract.decoding import Memory
 from variants.contract.definitions import compute_dtype, dot_products, expand_heads, query_positions
 from variants.contract.draws import lasting
+from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
 from variants.engines.recurrent.delta_rule import SHORTEST, GatedDelta
 from variants.engines.recurrent.retention import Retention
@@ -49,8 +50,18 @@ class ChunkedStateAttention(Attention):
     on. A chunk of `chunk_size` rows is computed at once; the result does not depend on it.
     """
 
-    rule: str = hyperparameter("retention", choices=("retention", "gated_delta"))
-    chunk_size: int = hyperparameter(64, minimum=1)
+    rule: str = hyperparameter(
+        "retention",
+        choices=("retention", "gated_delta"),
+        doc="rule by which a token changes the state, as in RetNet or in Gated DeltaNet",
+    )
+    chunk_size: int = hyperparameter(
+        64,
+        minimum=1,
+        doc="number of rows that are computed at once; the result does not depend on it",
+        small=8,
+        train=TimesLength(1 / 4),
+    )
 
     def attend(
         self,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.attention import Attention, Parameters
 from variants.contract.definitions import (
     compute_dtype,
     dot_products,
@@ -18,6 +18,7 @@ from variants.contract.definitions import (
     visible,
 )
 from variants.contract.draws import lasting
+from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
 from variants.engines.primitives.precision import Precision
 from variants.engines.tiled import pooled_keys, tile_loop
@@ -50,8 +51,18 @@ class CompressedAttention(Attention):
     seen.
     """
 
-    block_size: int = hyperparameter(64, minimum=1)
-    compression: str = hyperparameter("mean", choices=("mean", "convolution"))
+    block_size: int = hyperparameter(
+        64,
+        minimum=1,
+        doc="number of tokens that are compressed into one key and value",
+        small=8,
+        train=TimesLength(1 / 16),
+    )
+    compression: str = hyperparameter(
+        "mean",
+        choices=("mean", "convolution"),
+        doc="how a block becomes one key and value: by its mean, or by a learned convolution",
+    )
 
     @property
     def convex(self) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.attention import Attention, Parameters
 from variants.contract.definitions import (
     compute_dtype,
     dot_products,
@@ -16,6 +16,7 @@ from variants.contract.definitions import (
     query_positions,
     visible,
 )
+from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
 from variants.contract.tensor_cache import cached
 from variants.engines.libraries import fused_sdpa
@@ -50,7 +51,14 @@ class HierarchicalAttention(Attention):
     stands for itself: a mean of queries would know of later ones.
     """
 
-    block_size: int = hyperparameter(64, minimum=2, step=2)
+    block_size: int = hyperparameter(
+        64,
+        minimum=2,
+        step=2,
+        doc="number of tokens in a block of the finest level",
+        small=8,
+        train=TimesLength(1 / 8),
+    )
 
     def attend(
         self,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, relu
 
-from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.attention import Attention, Parameters
 from variants.contract.decoding import Memory
 from variants.contract.definitions import (
     compute_dtype,
@@ -17,6 +17,7 @@ from variants.contract.definitions import (
     safe_total,
     visible,
 )
+from variants.contract.hyperparameter import hyperparameter
 from variants.contract.registry import register
 from variants.engines.kernelised import sum_all
 from variants.engines.kernelised.feature_map import Features
@@ -45,7 +46,11 @@ class LinearAttention(Attention):
     whose channels are so far below zero that their exponentials are 0. No epsilon is added. The
     default scale is 1, as the method is not softmax's approximation."""
 
-    feature_map: str = hyperparameter("elu", choices=("elu", "relu"))
+    feature_map: str = hyperparameter(
+        "elu",
+        choices=("elu", "relu"),
+        doc="function that makes features of queries and keys, elu(x) + 1 or max(x, 0)",
+    )
 
     def attend(
         self,

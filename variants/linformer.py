@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.attention import Attention, Parameters
 from variants.contract.definitions import compute_dtype, dot_products, softmax_weights
 from variants.contract.draws import lasting
+from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
 from variants.contract.tensor_cache import cached
 from variants.engines.libraries import fused_sdpa
@@ -50,8 +51,14 @@ class LinformerAttention(Attention):
     heads read would have to be projected for each of them.
     """
 
-    projected_len: int = hyperparameter(256, minimum=1)
-    seed: int = hyperparameter(0)
+    projected_len: int = hyperparameter(
+        256,
+        minimum=1,
+        doc="number of keys and values after the projection; as many or fewer are not projected",
+        small=8,
+        train=TimesLength(1 / 2),
+    )
+    seed: int = hyperparameter(0, doc="seed of the random projections")
 
     def attend(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from variants.contract.attention import hyperparameter
+from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.pattern import Pattern
 from variants.contract.registry import register
 from variants.masked.masked_attention import MaskedAttention
@@ -27,8 +27,20 @@ class LongformerAttention(MaskedAttention):
     """The first `num_global_tokens` positions are global. A key inside the window that is also
     global counts once. The paper's separate projections for global rows belong to a layer."""
 
-    window_size: int = hyperparameter(256, minimum=0)
-    num_global_tokens: int = hyperparameter(64, minimum=0)
+    window_size: int = hyperparameter(
+        256,
+        minimum=0,
+        doc="a query sees keys at most this many positions away",
+        small=5,
+        train=TimesLength(3 / 8),
+    )
+    num_global_tokens: int = hyperparameter(
+        64,
+        minimum=0,
+        doc="number of first tokens that see, and are seen by, every token",
+        small=3,
+        train=TimesLength(1 / 8),
+    )
 
     def pattern(self, heads: int, query_len: int, key_len: int, causal: bool) -> Pattern:
         return Pattern(

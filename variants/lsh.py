@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.attention import Attention, Parameters
 from variants.contract.definitions import (
     compute_dtype,
     dot_products,
@@ -20,6 +20,7 @@ from variants.contract.definitions import (
     visible,
 )
 from variants.contract.draws import lasting
+from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
 from variants.contract.tensor_cache import cached
 from variants.engines.rounds import merge_rounds
@@ -55,10 +56,18 @@ class LshAttention(Attention):
     position.
     """
 
-    bucket_size: int = hyperparameter(64, minimum=1)
-    num_hashes: int = hyperparameter(1, minimum=1)
-    shared_qk: bool = hyperparameter(False)
-    seed: int = hyperparameter(0)
+    bucket_size: int = hyperparameter(
+        64,
+        minimum=1,
+        doc="number of keys in a chunk; a query sees two chunks in each round",
+        small=8,
+        train=TimesLength(1 / 8),
+    )
+    num_hashes: int = hyperparameter(1, minimum=1, doc="number of hashing rounds", small=2, train=4)
+    shared_qk: bool = hyperparameter(
+        False, doc="Reformer's form: the query is given as the key, and a token does not see itself"
+    )
+    seed: int = hyperparameter(0, doc="seed of the random rotations that hash queries and keys")
 
     @property
     def target(self) -> str:

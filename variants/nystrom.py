@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.attention import Attention, Parameters
 from variants.contract.definitions import (
     compute_dtype,
     dot_products,
@@ -16,6 +16,7 @@ from variants.contract.definitions import (
     masked_softmax,
     softmax_weights,
 )
+from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
 from variants.engines.libraries import fused_sdpa
 from variants.engines.tiled import tile_loop
@@ -48,8 +49,16 @@ class NystromAttention(Attention):
     There is no causal form: landmarks mix the future into every row.
     """
 
-    num_landmarks: int = hyperparameter(64, minimum=1)
-    num_iterations: int = hyperparameter(6, minimum=1)
+    num_landmarks: int = hyperparameter(
+        64,
+        minimum=1,
+        doc="number of landmarks, each of which is the mean of a segment of tokens",
+        small=8,
+        train=TimesLength(1 / 2),
+    )
+    num_iterations: int = hyperparameter(
+        6, minimum=1, doc="number of steps of the iteration that approximates the pseudo-inverse"
+    )
 
     def attend(
         self,

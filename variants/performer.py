@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.attention import Attention, Parameters
 from variants.contract.decoding import Memory
 from variants.contract.definitions import compute_dtype, expand_heads, normalised, visible
 from variants.contract.draws import lasting
+from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
 from variants.contract.tensor_cache import cached
 from variants.engines.kernelised import sum_all
@@ -47,8 +48,14 @@ class PerformerAttention(Attention):
     fewer such rows.
     """
 
-    num_features: int = hyperparameter(256, minimum=1)
-    seed: int = hyperparameter(0)
+    num_features: int = hyperparameter(
+        256,
+        minimum=1,
+        doc="number of random features of each query and key",
+        small=16,
+        train=TimesLength(2),
+    )
+    seed: int = hyperparameter(0, doc="seed of the random directions")
 
     def attend(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from variants.contract.attention import hyperparameter
+from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.pattern import Pattern
 from variants.contract.registry import register
 from variants.masked.masked_attention import MaskedAttention
@@ -25,7 +25,13 @@ from variants.masked.masked_attention import MaskedAttention
 )
 @dataclass(frozen=True)
 class SlidingWindowAttention(MaskedAttention):
-    window_size: int = hyperparameter(256, minimum=0)
+    window_size: int = hyperparameter(
+        256,
+        minimum=0,
+        doc="a query sees keys at most this many positions away",
+        small=5,
+        train=TimesLength(3 / 8),
+    )
 
     def pattern(self, heads: int, query_len: int, key_len: int, causal: bool) -> Pattern:
         return Pattern(query_len, key_len, causal, window=self.window_size)

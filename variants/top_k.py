@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.attention import Attention, Parameters
 from variants.contract.definitions import dot_products, expand_heads, masked_softmax, visible
+from variants.contract.hyperparameter import hyperparameter
 from variants.contract.registry import register
 from variants.engines import selected, selection
 from variants.engines.libraries import fused_sdpa
@@ -33,7 +34,13 @@ class TopKAttention(Attention):
     Keys that score the same as the lowest that is kept are kept too, so that the result does not
     depend on their order. The choice has no gradient."""
 
-    top_k: int = hyperparameter(64, minimum=1)
+    top_k: int = hyperparameter(
+        64,
+        minimum=1,
+        doc="number of keys with the highest scores that a query sees",
+        small=2,
+        train=4,
+    )
 
     def attend(
         self,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from variants.contract.attention import Attention, Parameters, hyperparameter
+from variants.contract.attention import Attention, Parameters
 from variants.contract.decoding import Memory
 from variants.contract.definitions import (
     compute_dtype,
@@ -21,6 +21,7 @@ from variants.contract.definitions import (
     visible,
 )
 from variants.contract.draws import lasting
+from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
 from variants.contract.tensor_cache import cached
 from variants.engines.decode import decode_attend
@@ -63,8 +64,16 @@ class TransformerXlAttention(Attention):
     memory.
     """
 
-    segment_size: int = hyperparameter(512, minimum=1)
-    memory_size: int = hyperparameter(512, minimum=0)
+    segment_size: int = hyperparameter(
+        512, minimum=1, doc="number of queries in a segment", small=8, train=TimesLength(1 / 4)
+    )
+    memory_size: int = hyperparameter(
+        512,
+        minimum=0,
+        doc="number of keys before its segment that a query sees",
+        small=8,
+        train=TimesLength(1 / 4),
+    )
 
     @property
     def prefix_stable(self) -> bool:

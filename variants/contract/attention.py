@@ -19,24 +19,12 @@ from variants.contract.added import ADDED, Added, added_names
 from variants.contract.checks import UnsupportedError, check_call, check_parameters, require_real
 from variants.contract.decoding import Memory, State
 from variants.contract.definitions import compute_dtype, without_padding
+from variants.contract.hyperparameter import declared_by
 from variants.contract.modes import as_autocast, no_autocast, pretended, tracing, untraced
 from variants.contract.registry import Info
 from variants.contract.strides import readable
 
 Parameters = dict[str, Tensor]
-
-
-def hyperparameter(
-    default: Any,
-    *,
-    minimum: float | None = None,
-    step: int = 1,
-    choices: tuple[Any, ...] | None = None,
-) -> Any:
-    """A dataclass field with its valid values, which `Attention` checks when it is made: one of the
-    choices, or a number of at least `minimum`; a whole one is a multiple of `step`."""
-    known = {"minimum": minimum, "step": step, "choices": choices}
-    return dataclasses.field(default=default, metadata=known)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,35 +47,24 @@ class Attention(ABC):
 
     def __post_init__(self) -> None:
         name = self.info.name
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            minimum, choices = field.metadata.get("minimum"), field.metadata.get("choices")
-            if field.name == "implementation":
-                choices = ("auto", *self.info.implementations, *added_names(name))
-            if choices is not None and value not in choices:
-                valid = ", ".join(map(str, choices))
-                raise ValueError(f"{name}: {field.name} must be one of {valid}; got {value!r}")
-            wanted = type(field.default)
-            if minimum is not None and not (type(value) is wanted and value >= minimum):
-                kind = "an integer" if wanted is int else "a number with a decimal point"
-                raise ValueError(
-                    f"{name}: {field.name} must be {kind} of at least {minimum}; got {value!r}"
-                )
-            if type(value) is not wanted:
-                raise ValueError(
-                    f"{name}: {field.name} must be of type {wanted.__name__}; got {value!r}"
-                )
-            if wanted is int and value % (step := field.metadata.get("step", 1)):
-                raise ValueError(
-                    f"{name}: {field.name} must be a multiple of {step}; got {value!r}"
-                )
+        valid = ("auto", *self.info.implementations, *added_names(name))
+        if self.implementation not in valid:
+            raise ValueError(
+                f"{name}: implementation must be one of {', '.join(valid)}; "
+                f"got {self.implementation!r}"
+            )
+        for known in declared_by(type(self)):
+            try:
+                known.check(getattr(self, known.name))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
         # Made here, as a compiler that traces a call can read it but not make it.
         object.__setattr__(self, "text", json.dumps([name, dataclasses.asdict(self)]))
 
     @property
     def hyperparameters(self) -> str:
         """All settings but the implementation, as sorted `name=value` text."""
-        names = sorted(f.name for f in dataclasses.fields(self) if f.name != "implementation")
+        names = sorted(known.name for known in declared_by(type(self)))
         return " ".join(f"{name}={getattr(self, name)}" for name in names)
 
     @property

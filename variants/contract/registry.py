@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from variants.contract.hyperparameter import Hyperparameter, check_declared, declared_by
 
 if TYPE_CHECKING:
     from variants.contract.attention import Attention
@@ -103,14 +108,9 @@ def register(
             )
         if causal_only and "causal" not in supports:
             raise ValueError(f"{name}: causal_only needs 'causal' in supports")
+        declared = declared_by(cls)
+        check_declared(name, declared)
         fields = {field.name for field in dataclasses.fields(cls)}
-        for field in dataclasses.fields(cls):
-            if type(field.default) not in (bool, int, float, str):
-                # Rows and the command line carry settings as text.
-                raise ValueError(
-                    f"{name}: hyperparameter {field.name!r} needs a default of type bool, int, "
-                    f"float or str; got {field.default!r}"
-                )
         settings = _settings(name, grid)
         for setting in (*(exact_when or {}), *settings[0]):
             if setting not in fields:
@@ -138,10 +138,20 @@ def register(
             positions=positions,
             knob=_knob(name, settings),
         )
+        cls.__doc__ = _with_hyperparameters(cls, declared)
         REGISTRY[name] = cls
         return cls
 
     return enter
+
+
+def hyperparameters(name: str) -> tuple[Hyperparameter, ...]:
+    """The hyperparameters of a variant, in the order of its file: name, type, default, valid
+    values, meaning, and the values for short sequences and tiny trainings.
+
+    An unknown name is a ValueError that lists the valid ones.
+    """
+    return declared_by(_registered(name))
 
 
 def create(name: str, **hyperparameters: Any) -> Attention:
@@ -150,15 +160,14 @@ def create(name: str, **hyperparameters: Any) -> Attention:
     An unknown name, an unknown hyperparameter or a value out of range is a ValueError that lists
     the valid ones.
     """
-    if name not in REGISTRY:
-        raise ValueError(f"unknown variant {name!r}; known variants: {', '.join(sorted(REGISTRY))}")
-    fields = [field.name for field in dataclasses.fields(REGISTRY[name])]
+    cls = _registered(name)
+    fields = [field.name for field in dataclasses.fields(cls)]
     if unknown := [word for word in hyperparameters if word not in fields]:
         raise ValueError(
             f"{name} has no hyperparameter {', '.join(map(repr, unknown))}; it has: "
             f"{', '.join(fields)}"
         )
-    return REGISTRY[name](**hyperparameters)
+    return cls(**hyperparameters)
 
 
 def grid(name: str, settings: str = "grid") -> list[Attention]:
@@ -178,6 +187,25 @@ def default_knob(name: str) -> str:
     """The knob of quality at its default, as `name=value` text; empty where there is none."""
     default = create(name)
     return " ".join(f"{knob}={getattr(default, knob)}" for knob in default.info.knob)
+
+
+def _registered(name: str) -> type[Attention]:
+    if name not in REGISTRY:
+        raise ValueError(f"unknown variant {name!r}; known variants: {', '.join(sorted(REGISTRY))}")
+    return REGISTRY[name]
+
+
+def _with_hyperparameters(cls: type[Attention], declared: Sequence[Hyperparameter]) -> str:
+    """The docstring of a class with a section that lists its hyperparameters."""
+    module = sys.modules.get(cls.__module__)
+    # A dataclass without a docstring has its signature there.
+    own = "" if (cls.__doc__ or "").startswith(f"{cls.__name__}(") else inspect.getdoc(cls)
+    text = own or inspect.cleandoc(getattr(module, "__doc__", None) or cls.__name__)
+    lines = [
+        textwrap.fill(known.summary, 92, initial_indent="    ", subsequent_indent=" " * 8)
+        for known in declared
+    ]
+    return "\n".join([text, "", "Hyperparameters:", *(lines or ["    none"])])
 
 
 def _settings(

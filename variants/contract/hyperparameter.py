@@ -1,0 +1,154 @@
+"""Hyperparameters: the fields of a variant, with their valid values, meaning and test settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TimesLength:
+    """A number that grows with the sequence: `factor` times its length in tokens."""
+
+    factor: float
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """One hyperparameter of a variant, as `hyperparameter` declares it.
+
+    `small` and `train` are the default where the variant declares no other value.
+    """
+
+    name: str
+    type: type
+    default: Any
+    minimum: float | None = None
+    step: int = 1
+    choices: tuple[Any, ...] | None = None
+    doc: str = ""
+    small: Any = None
+    train: Any = None
+
+    @classmethod
+    def of(cls, field: dataclasses.Field[Any]) -> Hyperparameter:
+        """The record of a dataclass field."""
+        declared = dict(field.metadata)
+        for use in ("small", "train"):
+            if declared.get(use) is None:
+                declared[use] = field.default
+        return cls(field.name, type(field.default), field.default, **declared)
+
+    @property
+    def valid(self) -> str:
+        """The valid values in words; empty where every value of the type is valid."""
+        if self.choices is not None:
+            return f"one of {', '.join(map(str, self.choices))}"
+        limits = [f"a multiple of {self.step}"] if self.step > 1 else []
+        if self.minimum is not None:
+            limits.append(f"at least {self.minimum}")
+        return ", ".join(limits)
+
+    @property
+    def summary(self) -> str:
+        """Name, type, default, valid values and meaning in one line."""
+        facts = [self.type.__name__, f"default {self.default}", self.valid]
+        return f"{self.name} ({', '.join(filter(None, facts))}): {self.doc}"
+
+    def train_at(self, seq_len: int) -> Any:
+        """The value for a training on sequences of `seq_len` tokens: the nearest valid one."""
+        if not isinstance(self.train, TimesLength):
+            return self.train
+        wanted = self.train.factor * seq_len
+        if self.type is int:
+            wanted = round(wanted / self.step) * self.step
+        return max(wanted, self.minimum or 0)
+
+    def check(self, value: Any) -> None:
+        """Refuse a value that is not valid.
+
+        Raises:
+            ValueError: names what is valid and what was given.
+        """
+        if self.choices is not None and value not in self.choices:
+            valid = ", ".join(map(str, self.choices))
+            raise ValueError(f"{self.name} must be one of {valid}; got {value!r}")
+        fits = type(value) is self.type
+        if self.minimum is not None and not (fits and value >= self.minimum):
+            kind = "an integer" if self.type is int else "a number with a decimal point"
+            raise ValueError(
+                f"{self.name} must be {kind} of at least {self.minimum}; got {value!r}"
+            )
+        if not fits:
+            raise ValueError(f"{self.name} must be of type {self.type.__name__}; got {value!r}")
+        if self.type is int and value % self.step:
+            raise ValueError(f"{self.name} must be a multiple of {self.step}; got {value!r}")
+
+
+def hyperparameter(
+    default: Any,
+    *,
+    minimum: float | None = None,
+    step: int = 1,
+    choices: tuple[Any, ...] | None = None,
+    doc: str = "",
+    small: Any = None,
+    train: Any = None,
+) -> Any:
+    """A dataclass field that is a hyperparameter.
+
+    Args:
+        default: a bool, int, float or str; a value is valid if it has the same type.
+        minimum: the least valid number.
+        step: a valid integer is a multiple of it.
+        choices: the valid values, if they are few.
+        doc: the meaning with its unit, as a phrase. Registration refuses a hyperparameter without.
+        small: the value at which the tests cut a few dozen tokens into many pieces; by default
+            `default`.
+        train: the value for tiny trainings (`python -m bench train`), at which an approximation is
+            one on short sequences: a value, or `TimesLength(1 / 4)` for a quarter of the tokens;
+            by default `default`.
+    """
+    declared = {"minimum": minimum, "step": step, "choices": choices}
+    return dataclasses.field(
+        default=default, metadata={**declared, "doc": doc, "small": small, "train": train}
+    )
+
+
+def declared_by(cls: type) -> tuple[Hyperparameter, ...]:
+    """The hyperparameters of a variant's class in the order of its file. `implementation` is none:
+    it chooses how the same numbers are computed."""
+    fields = dataclasses.fields(cls)
+    return tuple(Hyperparameter.of(field) for field in fields if field.name != "implementation")
+
+
+def check_declared(name: str, found: tuple[Hyperparameter, ...]) -> None:
+    """Refuse a variant with a hyperparameter that lacks something, or whose own values are not
+    valid.
+
+    Raises:
+        ValueError: names the variant, the hyperparameter and what is missing.
+    """
+    for one in found:
+        if one.type not in (bool, int, float, str):
+            # Rows and the command line carry settings as text.
+            raise ValueError(
+                f"{name}: hyperparameter {one.name!r} needs a default of type bool, int, float or "
+                f"str; got {one.default!r}"
+            )
+        if not one.doc:
+            raise ValueError(
+                f"{name}: hyperparameter {one.name!r} needs its meaning: "
+                f"hyperparameter({one.default!r}, doc='...')"
+            )
+        grows = isinstance(one.train, TimesLength)
+        for use, value in (
+            ("default", one.default),
+            ("small", one.small),
+            ("train", one.train_at(64) if grows else one.train),
+        ):
+            try:
+                one.check(value)
+            except ValueError as error:
+                raise ValueError(f"{name}: {use} value: {error}") from error
