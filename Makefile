@@ -30,6 +30,12 @@ define install
     --no-build-isolation --editable '.$(1)'
 endef
 
+# Runs the tests with an interpreter: those that measure time or limit it when nothing else runs.
+define tests
+@$(1) -m pytest --numprocesses auto --maxprocesses 8 -m 'not serial'
+@$(1) -m pytest -m serial
+endef
+
 .DELETE_ON_ERROR:
 
 .PHONY: help
@@ -73,12 +79,12 @@ list: $(BENCH_READY) ## show the variants and what each supports here
 
 .PHONY: test
 test: $(TEST_READY) ## run the tests
-	@$(PYTHON) -m pytest
+	$(call tests,$(PYTHON))
 
 .PHONY: test-latest
 test-latest: latest ## run the tests with the newest allowed versions, and say what changed
 	@.venv-latest/bin/python -m tests.versions changes
-	@.venv-latest/bin/python -m pytest
+	$(call tests,.venv-latest/bin/python)
 
 .PHONY: test-oldest
 test-oldest: ## run the tests with the lower bounds of pyproject.toml
@@ -87,7 +93,7 @@ test-oldest: ## run the tests with the lower bounds of pyproject.toml
 	@.venv-oldest/bin/python -m tests.versions oldest >.venv-oldest/constraints.txt
 	@.venv-oldest/bin/python -m pip install $(PIP_OPTIONS) \
 	    --constraint .venv-oldest/constraints.txt --editable '.[$(TESTED)]'
-	@.venv-oldest/bin/python -m pytest
+	$(call tests,.venv-oldest/bin/python)
 
 .PHONY: constraints
 constraints: latest ## write constraints.txt anew, from the newest allowed versions

@@ -62,14 +62,10 @@ def settings(**changes: Any) -> Settings:
 
 @contextmanager
 def fresh_worker() -> Iterator[None]:
-    """Measure in this process: with nothing kept from the case before, and on one thread, as two
-    that wait for each other take ages on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Measure in this process, with nothing kept from the case before."""
     worker._Shape.key = None
     yield
     worker._Shape.key = None
-    torch.set_num_threads(threads)
 
 
 def capture_file(

@@ -1,10 +1,12 @@
-"""Warnings are errors where the versions of other packages are the tested ones.
+"""Settings of the test run, and fixtures that several files use.
 
-Any release of any package may warn of something new; that alone is no fault of the code here.
+Warnings are errors where the versions of other packages are the tested ones. Any release of any
+package may warn of something new; that alone is no fault of the code here.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -30,10 +32,33 @@ def pytest_report_header() -> str:
     return f"versions: {', '.join(DIFFERING[:SHOWN])}{more}; warnings are no errors"
 
 
-@pytest.fixture
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without a CUDA device, one item of each function is left of those that need one; it is
+    skipped, and says how many it stands for."""
+    if torch.cuda.is_available():
+        return
+    functions = {item: item.nodeid.partition("[")[0] for item in items}
+    need = Counter(functions[item] for item in items if item.get_closest_marker("gpu"))
+    left, seen = [], set()
+    for item in items:
+        function = functions[item]
+        if item.get_closest_marker("gpu"):
+            if function in seen:
+                continue
+            seen.add(function)
+            reason = f"needs a CUDA device ({need[function]} of this function)"
+            item.add_marker(pytest.mark.skip(reason=reason))
+        left.append(item)
+    items[:] = left
+
+
+@pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
-    """torch computes on one thread: two that wait for each other take ages on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    """torch computes on one thread, here and in processes that a test starts: small tensors gain
+    nothing from threads, and threads that wait for each other on a busy machine cost minutes."""
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setenv("OMP_NUM_THREADS", "1")
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        yield
+        torch.set_num_threads(threads)

@@ -174,6 +174,7 @@ add_implementation("sliding_window", "mine", attend=attend)
 AXES = ["--set=implementation=auto,mine", "--set=heads=1", "--set=head_dim=8", "--device=cpu"]
 
 
+@pytest.mark.serial
 class TestCommand:
     """`--import`, in processes of their own."""
 

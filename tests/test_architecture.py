@@ -222,7 +222,7 @@ def test_a_project_that_keeps_the_rules_is_not_accused(rule: object, tmp_path: P
             "variants.x imports reports.build",
         ),
         (arrows, "bench/x.py", "from reports import build", "bench.x imports reports.build"),
-        (arrows, "bench/x.py", "import tests.test_contract", "bench.x imports tests.test_contract"),
+        (arrows, "bench/x.py", "import tests.cases", "bench.x imports tests.cases"),
         (
             reports_read_files,
             "reports/x.py",

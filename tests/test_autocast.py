@@ -11,10 +11,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.testing import assert_close
 
 import variants
-from tests.test_contract import attentions, supports
+from tests.contract.attentions import attentions, supports
 from variants import Attention, MultiHeadAttention
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 HALF = (torch.bfloat16, torch.float16)
 DTYPES = (torch.float32, *HALF)

@@ -47,6 +47,7 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeTime]:
     return install
 
 
+@pytest.mark.serial
 def test_a_sleep_takes_as_long_as_it_says() -> None:
     asleep = []
 

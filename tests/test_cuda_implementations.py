@@ -18,13 +18,7 @@ from variants import UnsupportedError
 from variants.contract.pattern import Pattern
 from variants.engines.libraries import cuda_sdpa, fla, xformers
 
-GPU = pytest.param(
-    "cuda",
-    marks=[
-        pytest.mark.gpu,
-        pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    ],
-)
+GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 # What rounding explains of an output; a gradient is rounded on more of its way.
 BOUND = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-5}
 TIMES = (1, 3, 3, 3)

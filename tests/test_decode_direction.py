@@ -19,6 +19,8 @@ from variants.contract.decoding import Memory
 from variants.engines.decode.kv_cache import Ends
 from variants.sliding_window import SlidingWindowAttention
 
+pytestmark = pytest.mark.serial
+
 
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:

@@ -1,7 +1,7 @@
 """Prefill and steps: token by token a variant gives the rows of its causal call.
 
-As in `test_contract`, variants are never named: every one that declares `step` is tested, and every
-one that does not must say so.
+As in `tests/contract`, variants are never named: every one that declares `step` is tested, and
+every one that does not must say so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import variants
-from tests.test_contract import CUDA, HALF, Shape, attentions, supports
+from tests.contract.attentions import attentions, supports
+from tests.contract.shapes import CUDA, HALF, Shape
 from variants import REGISTRY, Attention, State, UnsupportedError
 from variants.engines.decode import decode_attend, kv_cache
 

@@ -29,14 +29,6 @@ in_every_call = pytest.mark.parametrize(
 at_every_length = pytest.mark.parametrize(("query_len", "key_len"), LENGTHS)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def tensors(query_len: int, key_len: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     shapes = ((HEADS, query_len), (KV_HEADS, key_len), (KV_HEADS, key_len))

@@ -12,11 +12,9 @@ from torch.autograd import forward_ad
 from torch.testing import assert_close
 
 import variants
-from tests.test_contract import attentions, small_settings
+from tests.contract.attentions import attentions, small_settings
 from variants import REGISTRY, Attention, MultiHeadAttention, UnsupportedError, add_implementation
 from variants.contract import added
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 REFUSED = "expected a first derivative; .*create_graph=True"
 CPU = torch.device("cpu")

@@ -15,10 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 import variants
 from bench.memory import _allocations
-from tests.test_contract import attentions, small_settings
+from tests.contract.attentions import attentions, small_settings
 from variants import REGISTRY, Attention
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 SMALL_CHANGE = 1024  # bytes of numbers and of short lists
 LENGTH = 300  # long enough for the routes of a CPU that only serve long sequences

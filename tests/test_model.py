@@ -26,14 +26,6 @@ CPU = torch.device("cpu")
 LENGTH = 64
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class TestReading:
     @pytest.mark.parametrize("in_chunks", [True, False])
     def test_losses_are_those_of_transformers(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import variants
-from tests.test_contract import attentions, supports
+from tests.contract.attentions import attentions, supports
 from variants import Attention, MultiHeadAttention, UnsupportedError
 from variants.layer import TransformerBlock
 from variants.layer.encodings import Learned, Position, RelativeBias

@@ -1,7 +1,7 @@
 """A padded sequence is what it is alone: in a call, in a layer, in decoding; padded on any side.
 
-That a kernel and its definition agree under padding is the business of `test_contract`; that models
-of transformers are right with it, of `test_pretrained`.
+`tests/contract` tests that a kernel and its definition agree under padding; `test_pretrained` tests
+models of transformers with it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
 import variants
-from tests.test_contract import attentions, supports
+from tests.contract.attentions import attentions, supports
 from variants import Attention, MultiHeadAttention, UnsupportedError
 from variants.contract import padding
 from variants.contract.registry import POSITIONS
 from variants.layer.encodings import Learned
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 LENGTH, HEADS, KV_HEADS, HEAD_DIM = 27, 4, 2, 8
 # Enough padding for another number of buckets.

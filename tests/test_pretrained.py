@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import variants
-from tests.test_contract import small_settings
+from tests.contract.attentions import small_settings
 from variants import REGISTRY, Attention, UnsupportedError, attn_implementation, replace_attention
 from variants.pretrained import model_masks
 from variants.pretrained.model_masks import read_mask
@@ -97,14 +97,6 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 LEFT, RIGHT, NONE = [[0] * 5 + [1] * 7, [1] * 12], [[1] * 12, [1] * 7 + [0] * 5], [[1] * 12] * 2
 PADDINGS = {"left": LEFT, "right": RIGHT, "no": NONE}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # transformers' eager attention is a float32 softmax, whatever the model's dtype; its sdpa is not.

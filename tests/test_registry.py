@@ -563,11 +563,11 @@ def test_a_new_file_is_a_new_variant_and_nothing_else_is_touched(tmp_path: Path)
 
 
 def test_a_new_file_is_tested_by_the_contract(tmp_path: Path) -> None:
-    contract = Path(__file__).with_name("test_contract.py")
-    if not contract.exists():
-        pytest.skip("the contract is not part of this copy of the tests")
-    (tmp_path / "tests").mkdir()
-    shutil.copy(contract, tmp_path / "tests")
+    contract = Path(__file__).with_name("contract")
+    shutil.copytree(
+        contract, tmp_path / "tests/contract", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    (tmp_path / "tests/__init__.py").touch()
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu\n")
     done = in_a_copy(
         tmp_path, ["-m", "pytest", "tests", "-q", "-p", "no:cacheprovider", "-k", "mean_of_all"]

@@ -14,6 +14,8 @@ from bench.clock import Samples
 from bench.measurement import NUMBERS, Measurement, Status
 from tests.cases import case, fresh_worker, settings
 
+pytestmark = pytest.mark.serial
+
 CPU = torch.device("cpu")
 
 

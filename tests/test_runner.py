@@ -64,6 +64,7 @@ def process(log: Path) -> Iterator[Worker]:
     process.replace()
 
 
+@pytest.mark.serial
 class TestWorker:
     def test_is_one_other_process_while_all_is_well(self, process: Worker) -> None:
         pids = {process.call(os.getpid, timeout=60) for _ in range(3)}
@@ -157,6 +158,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     return Ended(rows, folder)
 
 
+@pytest.mark.serial
 class TestMisfortunes:
     def test_every_case_has_one_row(self, ended: Ended) -> None:
         assert len(ended.rows) == 15
@@ -753,6 +755,7 @@ def outcome(folder: Path) -> list[tuple[str, ...]]:
     return [tuple(row[name] for name in same) for row in table(folder)]
 
 
+@pytest.mark.serial
 class TestCommand:
     def test_every_case_is_measured(self, finished: Finished) -> None:
         rows = table(finished.folder)

@@ -10,11 +10,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import variants
-from tests.test_contract import attentions, small_settings, supports
+from tests.contract.attentions import attentions, small_settings, supports
 from variants import REGISTRY, Attention
 from variants.contract.strides import readable
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 BATCH, HEADS, LENGTH, HEAD_DIM = 2, 2, 260, 8
 

@@ -16,11 +16,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import variants
-from tests.test_contract import attentions, small_settings
+from tests.contract.attentions import attentions, small_settings
 from variants import REGISTRY, Attention, MultiHeadAttention, UnsupportedError
 from variants.contract import tensor_cache
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 Call = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -146,8 +144,7 @@ def test_tensors_without_numbers(attention: Attention, pretend: Callable[[Call],
 FRESH = """
 import torch, variants
 from tests.test_traced import LENGTH, OTHER, calling, tensors
-from tests.test_contract import small_settings
-torch.set_num_threads(1)
+from tests.contract.attentions import small_settings
 found = dict()
 for name in sorted(variants.REGISTRY):
     call = calling(variants.create(name, **small_settings(name)))

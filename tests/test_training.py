@@ -232,13 +232,7 @@ class Explodes(FullAttention):
 
 
 def trained(attention: variants.Attention, task: str, steps: int, seed: int = 0) -> Trained:
-    """On one thread, as two that wait for each other take ages on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return fit(attention, TASKS[task](16), steps=steps, seed=seed, device="cpu")
-    finally:
-        torch.set_num_threads(threads)
+    return fit(attention, TASKS[task](16), steps=steps, seed=seed, device="cpu")
 
 
 @pytest.mark.parametrize("task", TASKS)

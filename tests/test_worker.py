@@ -23,6 +23,8 @@ from variants import Attention, UnsupportedError
 from variants.layer import MultiHeadAttention
 from variants.sliding_window import SlidingWindowAttention
 
+pytestmark = pytest.mark.serial
+
 Attend = Callable[..., Tensor]
 
 

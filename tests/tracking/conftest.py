@@ -41,3 +41,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: Any) -> None:
     machine_info.clear()
     machine_info.update({**PRESENT["hardware"], **PRESENT["software"]})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Times are those of all threads, unlike in other tests."""

@@ -1,0 +1,42 @@
+"""A variant whose rows return their own value, for tests of the base class alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.contract.answers import for_each_head
+from variants import Attention
+from variants.contract.registry import Info
+
+
+def describe(name: str, memory: str, capabilities: set[str]) -> Info:
+    return Info(
+        name=name,
+        title="a variant of this file",
+        year=2000,
+        url="",
+        time="n",
+        memory=memory,
+        target="other_kernel",
+        supports=frozenset(capabilities),
+        implementations=("plain",),
+        exact_when=None,
+        grid=({},),
+    )
+
+
+@dataclass(frozen=True)
+class OwnValue(Attention):
+    """Every row returns its own value; supports nothing."""
+
+    info = describe("own_value", "n", set())
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, **call: Any) -> Tensor:
+        return for_each_head(value, query.shape[1])
+
+    def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, **call: Any) -> Tensor:
+        return torch.eye(key.shape[2], dtype=query.dtype)[rows].expand(*query.shape[:2], -1, -1)

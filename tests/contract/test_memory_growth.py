@@ -1,0 +1,187 @@
+"""Memory grows with the length as a variant declares."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import weakref
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tests.contract.attentions import (
+    COMPILED,
+    attentions,
+    supports,
+)
+from tests.contract.own_value import OwnValue, describe
+from tests.contract.shapes import (
+    Shape,
+)
+from variants import Attention, UnsupportedError
+from variants.engines.primitives import head_slabs
+
+
+class Allocations(TorchDispatchMode):
+    """Every tensor that an operation returns: the largest one, and the most that lived at once.
+
+    Counted in elements of storage, so a view or an expanded tensor costs nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = self.peak = self._now = 0
+        self._live: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._enter(tensor)
+        self.peak = max(self.peak, self._now)
+        return out
+
+    def _enter(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        address, size = storage._cdata, storage.nbytes()
+        self.largest = max(self.largest, size // tensor.element_size())
+        if address not in self._live:
+            self._live[address] = size
+            self._now += size
+            weakref.finalize(storage, self._leave, address)
+
+    def _leave(self, address: int) -> None:
+        self._now -= self._live.pop(address)
+
+
+LENGTHS = (1024, 4096)
+
+
+def allocations(attention: Attention, length: int, direction: str, **call: Any) -> tuple[int, int]:
+    """Elements of the largest tensor and the peak of live bytes, of one pass."""
+    inputs = Shape(1, 1, 1, length, length).tensors(torch.float32)
+    for tensor in inputs:
+        tensor.requires_grad_(direction == "forward_backward")
+    if (mask := call.get("key_padding_mask")) is not None:
+        call["key_padding_mask"] = mask[:, :length]
+    if call.pop("biased", False):
+        bias = Shape(1, 1, 1, length, length).distance_bias(torch.float32)
+        call["distance_bias"] = bias.requires_grad_(direction == "forward_backward")
+    attention.prepare(*inputs[:2], causal=call.get("causal", False))
+    with Allocations() as seen:
+        out = attention(*inputs, **call)
+        if direction == "forward_backward":
+            out.sum().backward()
+    return seen.largest, seen.peak
+
+
+def memory_calls(attention: Attention) -> list[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(4)
+    mask = torch.rand(1, max(LENGTHS), generator=generator) < 0.2
+    return [
+        {"causal": causal, "key_padding_mask": mask if padded else None, "biased": biased}
+        for causal in attention.info.causal_choices
+        for padded in (False, True)
+        if not padded or supports("key_padding_mask")(attention)
+        for biased in (False, True)
+        if not biased or supports("distance_bias")(attention)
+    ]
+
+
+def declares_quadratic(attention: Attention) -> bool:
+    return bool(re.search(r"n²|n\^2|n·n(?!\w)", attention.info.memory))
+
+
+def assert_memory_grows_as_declared(attention: Attention, direction: str, **call: Any) -> None:
+    short, long = LENGTHS
+    _, peak = allocations(attention, short, direction, **call)
+    largest, long_peak = allocations(attention, long, direction, **call)
+    if declares_quadratic(attention):
+        return
+    # No tensor is even a quarter of queries × keys, whoever asks for it.
+    assert largest < long**2 // 4, f"a tensor of {largest} elements at length {long}"
+    growth = long_peak / peak
+    assert growth < 1.5 * long / short, (
+        f"memory grows {growth:.1f} times for {long // short} times the length; "
+        f"declared {attention.info.memory}"
+    )
+
+
+@pytest.fixture
+def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buffers that are full at the shorter length already, and so do not seem to grow."""
+    monkeypatch.setattr(head_slabs, "SCORES_CPU", 1 << 18)
+
+
+@pytest.mark.usefixtures("small_buffers")
+@pytest.mark.parametrize("direction", ["forward", "forward_backward"])
+@pytest.mark.parametrize("attention", attentions("small"))
+def test_memory_grows_as_declared(attention: Attention, direction: str) -> None:
+    if direction == "forward_backward" and not supports("backward")(attention):
+        pytest.skip("does not support backward")
+    for call in memory_calls(attention):
+        assert_memory_grows_as_declared(attention, direction, **call)
+
+
+@pytest.mark.usefixtures("small_buffers")
+@pytest.mark.parametrize("attention", attentions("small"))
+def test_memory_of_a_forward_pass_grows_as_declared_in_every_implementation(
+    attention: Attention,
+) -> None:
+    for name in set(attention.info.implementations) - COMPILED:
+        if attention.unavailable(name, torch.device("cpu")) is None:
+            named = dataclasses.replace(attention, implementation=name)
+            for call in memory_calls(named):
+                with suppress(UnsupportedError):
+                    assert_memory_grows_as_declared(named, "forward", **call)
+
+
+class HiddenProduct(torch.autograd.Function):
+    """All scores at once, where autograd's own record does not show them: in one direction."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, when: str) -> Tensor:
+        ctx.save_for_backward(query, key, value)
+        ctx.when = when
+        if when == "forward":
+            (query @ key.mT).relu()
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        query, key, value = ctx.saved_tensors
+        if ctx.when == "backward":
+            (query @ key.mT).relu()
+        return query, key, value, None
+
+
+@dataclass(frozen=True)
+class SecretlyQuadratic(OwnValue):
+    """Claims memory n·d."""
+
+    info = describe("secretly_quadratic", "n·d", {"backward"})
+    when: str = "forward"
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, **call: Any) -> Tensor:
+        if self.when == "kept":
+            # Never more than a sixteenth of the scores at once, but autograd keeps them all.
+            return torch.cat(
+                [torch.softmax(rows @ key.mT, -1) @ value for rows in query.chunk(16, dim=2)], 2
+            )
+        return HiddenProduct.apply(query, key, value, self.when)
+
+
+@pytest.mark.parametrize("when", ["forward", "backward", "kept"])
+def test_a_kernel_that_builds_all_scores_in_secret_is_caught(when: str) -> None:
+    with pytest.raises(AssertionError, match=r"elements at length|memory grows"):
+        assert_memory_grows_as_declared(SecretlyQuadratic(when=when), "forward_backward")
+
+
+def test_a_kernel_that_builds_nothing_is_not_caught() -> None:
+    assert_memory_grows_as_declared(OwnValue(), "forward")

@@ -1,0 +1,191 @@
+"""Rounding, range and devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.testing import assert_close
+
+from tests.contract.answers import own_answer, with_gradients
+from tests.contract.attentions import (
+    attentions,
+    supports,
+)
+from tests.contract.shapes import (
+    CUDA,
+    HALF,
+    ODD,
+    SHAPES,
+    Shape,
+    calls,
+)
+from variants import Attention
+
+# Error of a kernel against float64, in units of the error that torch SDPA makes with the same
+# inputs in the same dtype. Half types: a kernel here keeps its sums in float32 and rounds what it
+# returns; SDPA on a CPU rounds the weights to the half type besides. So ratios measured 0.7 to 0.9
+# for outputs and 0.4 to 1.0 for gradients, and 1.3 where a key is normalised in the half type and
+# so rounded once more. float32: 0.4 to 1.3, but 2.9 for random features, whose exponents are larger
+# than softmax's scores and multiply their own rounding. With everything held in a half type the
+# worst of the four is off by 3 to 8.
+TIMES_SDPA = {torch.float32: 4.0, torch.bfloat16: 2.0, torch.float16: 2.0}
+PRECISION = Shape(2, 4, 2, 300, 300, head_dim=32)
+
+
+def relative_errors(
+    found: Sequence[Tensor], exact: Sequence[Tensor], least: Sequence[float]
+) -> list[float]:
+    """Of output and gradients; `least` is the norm below which nothing is relative any more."""
+    return [
+        float((mine.cpu().double() - right).norm() / max(float(right.norm()), floor))
+        for mine, right, floor in zip(found, exact, least, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
+@pytest.mark.parametrize("dtype", list(TIMES_SDPA), ids=str)
+# At the smallest hyperparameters whole gradients cancel (one feature, one visible key), so that the
+# error of what is left says nothing.
+@pytest.mark.parametrize("attention", attentions("small", "defaults", where=supports("backward")))
+def test_rounding_is_that_of_torch_sdpa(
+    attention: Attention, dtype: torch.dtype, causal: bool, device: str
+) -> None:
+    """Output and gradients against the variant's own definition in float64, on the CPU."""
+    if causal not in attention.info.causal_choices:
+        pytest.skip("does not serve this direction")
+    inputs = PRECISION.tensors(dtype)
+
+    def softmax(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return scaled_dot_product_attention(query, key, value, is_causal=causal, enable_gqa=True)
+
+    wide = [x.double() for x in inputs]
+    generator = torch.Generator().manual_seed(2)
+    cotangent = torch.randn(wide[0].shape, generator=generator).to(dtype)
+    exact = with_gradients(softmax, wide, cotangent)
+    # A method may have no gradient at all; what is left is compared with a thousandth of softmax's.
+    least = [float(tensor.norm()) / 1000 for tensor in exact]
+    placed = [x.to(device) for x in inputs]
+    baseline = relative_errors(with_gradients(softmax, placed, cotangent), exact, least)
+
+    own = with_gradients(
+        lambda *x: own_answer(attention, *x, causal=causal), wide, cotangent.double()
+    )
+    found = with_gradients(lambda *x: attention(*x, causal=causal), placed, cotangent)
+    errors = relative_errors(found, own, least)
+    assert [tensor.dtype for tensor in found] == [dtype] * 4
+    assert [tensor.device.type for tensor in found] == [device] * 4
+    ratios = [mine / theirs for mine, theirs in zip(errors, baseline, strict=True)]
+    assert max(ratios) <= TIMES_SDPA[dtype], f"times SDPA's error: {ratios}"
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
+@pytest.mark.parametrize("dtype", list(TIMES_SDPA), ids=str)
+@pytest.mark.parametrize(
+    "attention", attentions("small", "defaults", where=supports("backward", "distance_bias"))
+)
+def test_rounding_with_a_bias_is_that_of_torch_sdpa(
+    attention: Attention, dtype: torch.dtype, causal: bool, device: str
+) -> None:
+    """SDPA gets the bias as a mask, and rounds it to the dtype of the query; ours may be wider."""
+    if causal not in attention.info.causal_choices:
+        pytest.skip("does not serve this direction")
+    inputs = (*PRECISION.tensors(dtype), PRECISION.distance_bias(dtype))
+    rows, keys = torch.arange(PRECISION.query_len)[:, None], torch.arange(PRECISION.key_len)
+    entries = keys - rows + PRECISION.query_len - 1
+    later = keys > rows if causal else torch.zeros(1, dtype=torch.bool)
+
+    def softmax(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+        mask = bias[:, entries.to(bias.device)].masked_fill(later.to(bias.device), -torch.inf)
+        return scaled_dot_product_attention(
+            query, key, value, attn_mask=mask[None], enable_gqa=True
+        )
+
+    def biased(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda *x: function(*x[:3], causal=causal, distance_bias=x[3])
+
+    wide = [x.double() for x in inputs]
+    generator = torch.Generator().manual_seed(2)
+    cotangent = torch.randn(wide[0].shape, generator=generator).to(dtype)
+    exact = with_gradients(softmax, wide, cotangent)
+    least = [float(tensor.norm()) / 1000 for tensor in exact]
+    placed = [x.to(device) for x in inputs]
+    baseline = relative_errors(with_gradients(softmax, placed, cotangent), exact, least)
+    own = with_gradients(biased(partial(own_answer, attention)), wide, cotangent.double())
+    found = with_gradients(biased(attention), placed, cotangent)
+    assert [tensor.dtype for tensor in found] == [dtype] * 5
+    ratios = [
+        mine / theirs
+        for mine, theirs in zip(relative_errors(found, own, least), baseline, strict=True)
+    ]
+    assert max(ratios) <= TIMES_SDPA[dtype], f"times SDPA's error: {ratios}"
+    # A bias of a wider dtype is not rounded, and has a gradient of its own dtype.
+    mixed = with_gradients(biased(attention), (*placed[:3], placed[3].float()), cotangent)
+    assert [tensor.dtype for tensor in mixed] == [dtype] * 4 + [torch.float32]
+    assert torch.equal(mixed[0], found[0])
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("dtype", [*HALF, torch.float32], ids=str)
+@pytest.mark.parametrize("attention", attentions())
+def test_inputs_of_norm_fifty_stay_in_range(
+    attention: Attention, dtype: torch.dtype, device: str
+) -> None:
+    """Scores reach thousands, whose exponentials leave every dtype: no row may break or vanish."""
+    query, key, value = (
+        (50 * x / x.norm(dim=-1, keepdim=True)).to(device, dtype) for x in ODD.tensors()
+    )
+    for call in calls(attention, ODD):
+        mask = call["key_padding_mask"]
+        call = {**call, "key_padding_mask": None if mask is None else mask.to(device)}
+        run = with_gradients if "backward" in attention.info.supports else lambda f, x: [f(*x)]
+        inputs = query, key, value
+        answers = run(lambda *x, call=call: attention(*x, **call), inputs)
+        # What is no mean may by its definition lie outside of a half type's range.
+        beyond: Sequence[Tensor | bool] = [False] * len(answers)
+        if not attention.convex:
+            wide = [x.double() for x in inputs]
+            exact = run(lambda *x, call=call: own_answer(attention, *x, **call), wide)
+            beyond = [right.abs() > torch.finfo(dtype).max / 2 for right in exact]
+        for tensor, may_be_infinite in zip(answers, beyond, strict=True):
+            assert bool((tensor.isfinite() | may_be_infinite).all())
+            assert not tensor.isnan().any()
+        if call["causal"] and attention.info.exact_when is None:
+            # An estimator may only shift by what earlier keys allow, so rows can leave the range of
+            # float32; they are 0 then.
+            continue
+        # The sum of each row's weights, as the kernel has them; 1 or 0 if they form a mean.
+        found = attention(query, key, torch.ones_like(value), **call)[..., 0]
+        expected = attention.weights(query.double(), key.double(), **call).sum(-1)
+        assert_close(found.double(), expected, rtol=0 if attention.convex else 0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("device", [CUDA])
+@pytest.mark.parametrize("attention", attentions(where=supports("backward")))
+def test_a_gpu_gives_the_answers_of_a_cpu(attention: Attention, device: str) -> None:
+    """In float64, where only a different algorithm can differ: other draws, a wrong index."""
+    for name in ("odd length, grouped heads", "more keys than queries", "more queries than keys"):
+        shape = SHAPES[name]
+        inputs = shape.tensors()
+        asked = calls(attention, shape)
+        if supports("distance_bias")(attention):
+            asked += [{**call, "distance_bias": shape.distance_bias()} for call in asked]
+        for call in asked:
+            placed = {
+                word: given.to(device) if isinstance(given, Tensor) else given
+                for word, given in call.items()
+            }
+            expected = with_gradients(
+                lambda *x, call=call: own_answer(attention, *x, **call), inputs
+            )
+            found = with_gradients(
+                lambda *x, call=placed: attention(*x, **call), [x.to(device) for x in inputs]
+            )
+            for mine, right in zip(found, expected, strict=True):
+                assert_close(mine.cpu(), right)
