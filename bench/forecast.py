@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 from bench import clock
 from bench.measurement import Case, Measurement, Status, without_lengths
-from bench.sweep import attention_of
 from bench.work import useful_flops
 from variants import create
 
@@ -77,6 +76,6 @@ def _exponent(short: Measurement, long: Measurement) -> float:
 
 def _operations(case: Case, shorter: Case) -> float | None:
     """How many times the operations of a shorter case are those of a longer one, if known."""
-    attention = attention_of(case)
+    attention = case.attention
     counts = [useful_flops(attention, c) for c in (case, shorter)]
     return counts[0] / counts[1] if counts[0] and counts[1] else None

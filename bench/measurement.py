@@ -11,7 +11,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from variants import Attention
 
 DIRECTIONS = ("forward", "forward_backward", "decode")
 PROJECTIONS = ("none", "separate", "shared")
@@ -44,12 +47,34 @@ def column(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
-    """One point of a sweep."""
+class AttentionColumns:
+    """The columns that say which attention a row is about."""
 
     variant: str = column("registry name of the attention")
     implementation: str = column("implementation asked for; `auto` lets the variant choose")
     hyperparameters: str = column("all settings as sorted name=value text")
+
+    @property
+    def attention(self) -> Attention:
+        """The attention that the columns name."""
+        from variants import parse  # needs torch, and reports read rows without it
+
+        return parse(f"{self.variant} {self.hyperparameters} implementation={self.implementation}")
+
+
+def attention_columns(attention: Attention) -> dict[str, Any]:
+    """The values of `AttentionColumns` for an attention."""
+    return {
+        "variant": attention.info.name,
+        "implementation": attention.implementation,
+        "hyperparameters": attention.hyperparameters,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case(AttentionColumns):
+    """One point of a sweep."""
+
     inputs: str = column("where query, key and value come from")
     layer: int | None = column("layer of the model a captured input comes from", None)
     device: str = column("cpu or cuda")
@@ -83,7 +108,7 @@ class Case:
     @property
     def shape(self) -> tuple[Any, ...]:
         """What a baseline depends on: every field but the variant and its settings."""
-        own = {"variant", "implementation", "hyperparameters"}
+        own = {f.name for f in dataclasses.fields(AttentionColumns)}
         return tuple(v for k, v in self._asked().items() if k not in own)
 
     @property

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import variants
 from bench import inputs
 from bench.decode_steps import STEPPED_BY
-from bench.measurement import DIRECTIONS, PROJECTIONS, Case
+from bench.measurement import DIRECTIONS, PROJECTIONS, Case, attention_columns
 from variants import Attention
 from variants.contract.registry import SETTINGS
 
@@ -42,7 +41,6 @@ DEFAULTS: dict[str, tuple[Any, ...]] = {
 # quality at its default. `width` is that of all heads together, and replaces head_dim.
 OPTIONAL = ("variant", "settings", "implementation", "layer", "kv_heads", "key_len", "width")
 AXES = (*OPTIONAL, "seq_len", *DEFAULTS)
-NUMBERS = {int: re.compile(r"-?\d+"), float: re.compile(r"-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")}
 BUILT_IN = Path(__file__).with_name("sweeps")
 
 
@@ -205,52 +203,18 @@ def _parse_setting(text: str) -> tuple[str, tuple[Any, ...]]:
     return axis, _check_axes("--set", {axis: parsed})[axis]
 
 
-def parse_variant(text: str, settings: str = "grid") -> list[Attention]:
+def attentions_named(text: str, settings: str = "grid") -> list[Attention]:
     """`"lsh"` gives the settings of its grid, or where `settings` is default those with its knob at
     the default; `"lsh bucket_size=64"` the one that is written."""
-    name, *words = text.split()
-    if not words:
-        return variants.grid(name, settings)
-    written: dict[str, Any] = {}
-    fields = {f.name: f for f in dataclasses.fields(variants.REGISTRY.get(name, Attention))}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise SweepError(f"write hyperparameters as name=value; got {word!r} in {text!r}")
-        kind = type(fields[key].default) if key in fields else str
-        if kind is bool and value in ("True", "False"):
-            written[key] = value == "True"
-        elif kind in (int, float) and NUMBERS[kind].fullmatch(value):
-            written[key] = kind(value)
-        else:
-            written[key] = value
-    return [variants.create(name, **written)]
-
-
-class Asking(Protocol):
-    """A case of a sweep, or of a run with a model."""
-
-    @property
-    def variant(self) -> str: ...
-
-    @property
-    def implementation(self) -> str: ...
-
-    @property
-    def hyperparameters(self) -> str: ...
-
-
-def attention_of(case: Asking) -> Attention:
-    """The attention a case asks for."""
-    text = f"{case.variant} {case.hyperparameters} implementation={case.implementation}"
-    return parse_variant(text)[0]
+    words = text.split()
+    return variants.grid(words[0], settings) if len(words) == 1 else [variants.parse(text)]
 
 
 def _attentions(group: Mapping[str, tuple[Any, ...]]) -> list[Attention]:
     found: list[Attention] = []
     for settings in group.get("settings", ("grid",)):
         for text in group.get("variant", tuple(sorted(variants.REGISTRY))):
-            found.extend(parse_variant(text, settings))
+            found.extend(attentions_named(text, settings))
     if "implementation" in group:
         found = [
             dataclasses.replace(attention, implementation=name)
@@ -297,9 +261,7 @@ def _expand(
                     f"kv_heads must divide heads; got heads={shape['heads']}, kv_heads={kv_heads}"
                 )
             yield Case(
-                variant=attention.info.name,
-                implementation=attention.implementation,
-                hyperparameters=attention.hyperparameters,
+                **attention_columns(attention),
                 device=device,
                 kv_heads=kv_heads,
                 key_len=key_len,

@@ -22,7 +22,6 @@ from bench.accuracy import Accuracy, Reference
 from bench.decode_steps import Decoder
 from bench.inputs import CaptureError, Inputs, InputsError
 from bench.measurement import DIFFERS, Case, Measurement, Raw, Status
-from bench.sweep import attention_of
 from bench.work import affordable_keys, useful_flops
 from variants import Attention, UnsupportedError
 from variants.contract.checks import require
@@ -159,7 +158,7 @@ def _sample(case: Case) -> accuracy.Sample:
 
 
 def _measure(case: Case, settings: Settings, exact: bool) -> tuple[Measurement, Raw]:
-    attention = attention_of(case)
+    attention = case.attention
     if reason := attention.cannot_run(torch.device(case.device)):
         raise UnsupportedError(reason)
     if case.direction == "forward_backward":

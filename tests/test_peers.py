@@ -20,7 +20,7 @@ import variants
 from bench import runner, worker
 from bench.measurement import DIFFERS, Status
 from bench.peers import packages, performer_pytorch
-from bench.sweep import attention_of, read
+from bench.sweep import read
 from tests.cases import case, fresh_worker, settings
 from variants import UnsupportedError
 from variants.contract.added import ADDED
@@ -232,7 +232,7 @@ class TestRows:
         assert (row.reason, row.implementation_used) == ("", "local_attention")
         assert row.impl_error_rel_l2 is not None
         assert row.impl_error_rel_l2 < 1e-6
-        assert attention_of(asked) == attention
+        assert asked.attention == attention
 
     def test_one_that_differs_says_so_in_its_row(self) -> None:
         peer("lsh", "reformer_pytorch")

@@ -13,7 +13,7 @@ import pytest
 import variants
 from bench import inputs, sweep
 from bench.measurement import Case
-from bench.sweep import AXES, BUILT_IN, Sweep, SweepError, attention_of, parse, read
+from bench.sweep import AXES, BUILT_IN, Sweep, SweepError, parse, read
 from tests.cases import capture_file, case
 from variants.contract.hyperparameter import hyperparameter
 from variants.contract.registry import Info
@@ -227,7 +227,7 @@ class TestErrors:
                 "window_size must be an integer of at least 0; got -1",
             ),
             ("sliding_window window_size=x", "window_size must be .*; got 'x'"),
-            ("lsh shared_qk=yes", "shared_qk must be of type bool; got 'yes'"),
+            ("lsh shared_qk=yes", "shared_qk must be True or False; got 'yes'"),
             ("linear feature_map=sin", "feature_map must be one of elu, relu; got 'sin'"),
             ("full implementation=fast", "implementation must be one of auto, onednn, .*'fast'"),
         ],
@@ -298,7 +298,7 @@ class TestCases:
         ]
 
     def test_without_a_variant_every_registered_one_has_its_own_grid(self) -> None:
-        found = [attention_of(one) for one in cases("seq_len=16")]
+        found = [one.attention for one in cases("seq_len=16")]
         assert len(found) == len(set(found))
         assert set(found) == {one for name in variants.REGISTRY for one in variants.grid(name)}
 
@@ -523,7 +523,7 @@ class TestReproduction:
                 implementation=attention.implementation,
                 hyperparameters=attention.hyperparameters,
             )
-            assert attention_of(asked) == attention
+            assert asked.attention == attention
 
     @pytest.mark.parametrize("name", sorted(variants.REGISTRY))
     def test_every_hyperparameter_survives_as_text(self, name: str) -> None:
@@ -545,7 +545,7 @@ class TestReproduction:
                     implementation=attention.implementation,
                     hyperparameters=attention.hyperparameters,
                 )
-                assert attention_of(asked) == attention
+                assert asked.attention == attention
 
     def test_so_does_a_number_with_a_fraction(self, monkeypatch: pytest.MonkeyPatch) -> None:
         @dataclass(frozen=True, kw_only=True)
@@ -557,7 +557,7 @@ class TestReproduction:
         for temperature in (0.5, 1e-07, 2.5e8, 1e22, 3.0):
             warm = Warm(temperature=temperature, window_size=3)
             asked = case(variant="warm", hyperparameters=warm.hyperparameters)
-            assert attention_of(asked) == warm
+            assert asked.attention == warm
         (one,) = cases("seq_len=16", "variant=warm temperature=2")
         assert one.hyperparameters == "temperature=2.0 window_size=256"
         for text in ("cold", "-1", "nan", "1e"):

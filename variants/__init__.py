@@ -15,6 +15,7 @@ from variants.contract.attention import Attention
 from variants.contract.checks import UnsupportedError
 from variants.contract.decoding import State
 from variants.contract.hyperparameter import Hyperparameter
+from variants.contract.parsing import parse
 from variants.contract.registry import (
     CAPABILITIES,
     REGISTRY,
@@ -43,6 +44,7 @@ __all__ = [
     "create",
     "grid",
     "hyperparameters",
+    "parse",
     "register",
     "replace_attention",
 ]

@@ -20,7 +20,6 @@ from bench.model.reading import LOSS, PASS, Reading, can_be_chunked, looks_ahead
 from bench.model.row import ALL_LAYERS, ModelCase, ModelRow
 from bench.model.stopwatch import Stopwatch
 from bench.model.text import read_text
-from bench.sweep import attention_of
 from variants import UnsupportedError, replace_attention
 
 OWN_ATTENTION = "sdpa"  # as transformers calls it
@@ -82,7 +81,7 @@ def _open(setup: Setup) -> _Opened:
 
 
 def _measure(case: ModelCase, opened: _Opened) -> ModelRow:
-    attention, network = attention_of(case), opened.network
+    attention, network = case.attention, opened.network
     if reason := attention.cannot_run(torch.device(case.device)):
         raise UnsupportedError(reason)
     tokens = opened.tokens[: case.seq_len + 1]

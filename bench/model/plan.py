@@ -9,9 +9,10 @@ from typing import Any
 
 import variants
 from bench.inputs.model_files import Source, find, required
+from bench.measurement import attention_columns
 from bench.model.row import ALL_LAYERS, ModelCase
 from bench.model.text import ModelError, Text, read_text
-from bench.sweep import parse_variant
+from bench.sweep import attentions_named
 from variants import Attention
 from variants.contract.registry import default_knob
 
@@ -84,9 +85,7 @@ def plan(
     which = " ".join(map(str, sorted(set(layers)))) or ALL_LAYERS
     cases = tuple(
         ModelCase(
-            variant=attention.info.name,
-            implementation=attention.implementation,
-            hyperparameters=attention.hyperparameters,
+            **attention_columns(attention),
             model=source.name,
             text=text.title,
             text_sha256=text.sha256,
@@ -131,7 +130,7 @@ def attentions(texts: Sequence[str], settings: str | None = None) -> list[Attent
         return found
     try:
         return [
-            attention for text in texts for attention in parse_variant(text, settings or "grid")
+            attention for text in texts for attention in attentions_named(text, settings or "grid")
         ]
     except ValueError as error:
         raise ModelError(str(error)) from error

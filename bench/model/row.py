@@ -6,19 +6,16 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from bench.measurement import Status, column, identity
+from bench.measurement import AttentionColumns, Status, column, identity
 
 FILE = "model.csv"
 ALL_LAYERS = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelCase:
+class ModelCase(AttentionColumns):
     """One setting of a variant in one model at one length."""
 
-    variant: str = column("registry name of the attention")
-    implementation: str = column("implementation asked for; `auto` lets the variant choose")
-    hyperparameters: str = column("all settings as sorted name=value text")
     model: str = column("name of the model, and its quantisation if it has one")
     text: str = column("title or file name of the text")
     text_sha256: str = column("SHA-256 of the text's file")

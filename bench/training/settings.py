@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import variants
-from bench.sweep import SweepError, parse_variant
+from bench.sweep import SweepError
 from variants import Attention
 
 
@@ -21,11 +21,7 @@ def attention_at(text: str, seq_len: int) -> Attention:
             value = known.train_at(seq_len)
             if known.name not in said and value != known.default:
                 words.append(f"{known.name}={value}")
-        # A name alone would ask for the settings of its grid.
-        words = words or ["implementation=auto"]
-        (attention,) = parse_variant(" ".join([name, *words]))
-    except SweepError:
-        raise
+        attention = variants.parse(" ".join([name, *words]))
     except ValueError as error:
         raise SweepError(str(error)) from error
     if "backward" not in attention.supports:

@@ -16,7 +16,7 @@ from typing import IO, Any
 import torch
 from pebble import ProcessExpired, ProcessPool
 
-from bench.measurement import Status
+from bench.measurement import Status, attention_columns
 from bench.progress import Progress
 from bench.training.fit import Point, Trained, fit
 from bench.training.tasks import TASKS
@@ -53,9 +53,7 @@ class Training:
     def row(self, status: Status, reason: str = "", seen: Trained | None = None) -> dict[str, Any]:
         """A row of training.csv; what was not seen is empty."""
         found = dict.fromkeys(COLUMNS, "") | {
-            "variant": self.attention.info.name,
-            "implementation": self.attention.implementation,
-            "hyperparameters": self.attention.hyperparameters,
+            **attention_columns(self.attention),
             "causal": self.attention.info.causal_choices[-1],
             "task": self.task,
             "seed": self.seed,

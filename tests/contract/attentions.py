@@ -17,57 +17,27 @@ from torch import Tensor
 import variants
 from variants import REGISTRY, Attention
 
-# Values that cut a few dozen tokens into many pieces, for every field that has one of these names.
-SMALL = {
-    "window_size": 5,
-    "num_global_tokens": 3,
-    "block_size": 8,
-    "num_random_blocks": 2,
-    "bucket_size": 8,
-    "num_hashes": 2,
-    "num_features": 16,
-    "num_landmarks": 8,
-    "num_sink_tokens": 3,
-    "projected_len": 8,
-    "hidden_dim": 4,
-    "chunk_size": 8,
-    "segment_size": 8,
-    "memory_size": 8,
-    "max_span": 16,
-    "ramp_size": 4,
-    "top_k": 2,
-}
-
 # Compiled for seconds at every shape, and so tested apart, on a few shapes: `test_flex`.
 COMPILED = {"flex"}
 
 
 def small_settings(name: str) -> dict[str, Any]:
-    fields = {field.name: field for field in dataclasses.fields(REGISTRY[name])}
-    found = {}
-    for word in SMALL.keys() & fields.keys():
-        minimum = fields[word].metadata.get("minimum")
-        found[word] = SMALL[word] if minimum is None else max(SMALL[word], minimum)
-    return found
+    """Values that cut a few dozen tokens into many pieces, as the variant declares them."""
+    return {known.name: known.small for known in variants.hyperparameters(name)}
 
 
 def settings(name: str) -> dict[str, dict[str, Any]]:
     """Small hyperparameters; the smallest allowed; the defaults; and each other choice or flag."""
-    fields = [f for f in dataclasses.fields(REGISTRY[name]) if f.name != "implementation"]
+    declared = variants.hyperparameters(name)
     small = small_settings(name)
-    minima = {f.name: f.metadata.get("minimum") for f in fields}
-    found = {
-        "small": small,
-        "minimum": {word: least for word, least in minima.items() if least is not None},
-        "defaults": {},
-    }
-    for field in fields:
-        others = list(field.metadata.get("choices") or ())
-        if isinstance(field.default, bool):
-            others = [True, False]
+    defaults = {known.name: known.default for known in declared}
+    minima = {known.name: known.minimum for known in declared if known.minimum is not None}
+    found = {"small": small, "minimum": defaults | minima, "defaults": defaults}
+    for known in declared:
+        others = [True, False] if known.type is bool else known.choices or ()
         for other in others:
-            if other != field.default:
-                found[f"{field.name}={other}"] = small | {field.name: other}
+            if other != known.default:
+                found[f"{known.name}={other}"] = small | {known.name: other}
     distinct: dict[str, dict[str, Any]] = {}
     for label, chosen in found.items():
         if chosen not in distinct.values():

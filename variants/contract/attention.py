@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from variants.contract.decoding import Memory, State
 from variants.contract.definitions import compute_dtype, without_padding
 from variants.contract.hyperparameter import declared_by
 from variants.contract.modes import as_autocast, no_autocast, pretended, tracing, untraced
+from variants.contract.parsing import written
 from variants.contract.registry import Info
 from variants.contract.strides import readable
 
@@ -41,7 +40,7 @@ class Attention(ABC):
     """
 
     info: ClassVar[Info]
-    text: ClassVar[str]  # name and settings of this attention as JSON, from which to make it again
+    text: ClassVar[str]  # as `variants.parse` reads it; what `str` gives
 
     implementation: str = "auto"
 
@@ -59,7 +58,10 @@ class Attention(ABC):
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
         # Made here, as a compiler that traces a call can read it but not make it.
-        object.__setattr__(self, "text", json.dumps([name, dataclasses.asdict(self)]))
+        object.__setattr__(self, "text", written(self))
+
+    def __str__(self) -> str:
+        return self.text
 
     @property
     def hyperparameters(self) -> str:

@@ -7,7 +7,6 @@ program does: on its data, at its lengths. To load an exported program, import `
 
 from __future__ import annotations
 
-import json
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from torch.autograd import forward_ad
 
 from variants.contract.checks import UnsupportedError
 from variants.contract.modes import transforming
-from variants.contract.registry import create
+from variants.contract.parsing import parse
 
 if TYPE_CHECKING:
     from variants.contract.attention import Attention, Parameters
@@ -52,7 +51,12 @@ def call(
 
 
 Asked = tuple[str, bool, float | None, str | None]
-"""The attention, `causal`, `scale`, and the names of what is learned; None for the seeded ones."""
+"""The attention's text, `causal`, `scale`, and the names of what is learned; None for the seeded
+ones."""
+
+
+def _variant(asked: Asked) -> str:
+    return asked[0].partition(" ")[0]
 
 
 def _operation(asked: Asked, tensors: tuple[Tensor | None, ...]) -> Tensor:
@@ -73,8 +77,7 @@ def _run(
     scale: float | None,
     names: str | None,
 ) -> Tensor:
-    name, hyperparameters = json.loads(attention)  # as `Attention.text`
-    return create(name, **hyperparameters).run(
+    return parse(attention).run(
         query,
         key,
         value,
@@ -192,7 +195,7 @@ class _Call(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, asked: Asked, *tensors: Any) -> Any:
-        raise no_vmap(json.loads(asked[0])[0])
+        raise no_vmap(_variant(asked))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -202,7 +205,7 @@ class _Call(torch.autograd.Function):
 class _Dual(_Call):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        raise no_forward_mode(json.loads(ctx.asked[0])[0])
+        raise no_forward_mode(_variant(ctx.asked))
 
 
 class _Backward(torch.autograd.Function):
@@ -218,11 +221,11 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.variant = json.loads(inputs[0][0])[0]
+        ctx.variant = _variant(inputs[0])
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, asked: Asked, *tensors: Any) -> Any:
-        raise no_vmap(json.loads(asked[0])[0])
+        raise no_vmap(_variant(asked))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:

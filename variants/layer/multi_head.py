@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from variants.contract.attention import Attention
 from variants.contract.decoding import State
 from variants.contract.definitions import compute_dtype
-from variants.contract.registry import create
+from variants.contract.parsing import as_attention
 from variants.layer.encodings import position_for
 from variants.layer.from_torch import check_module, weights_of
 from variants.layer.layer_checks import (
@@ -35,8 +35,8 @@ class MultiHeadAttention(nn.Module):
         num_heads: heads of the query, of embed_dim // num_heads channels each.
         kv_heads: heads of key and value, a divisor of num_heads; query head h reads
             h // (num_heads // kv_heads). None means num_heads.
-        attention: an `Attention`, or a name in the registry for one at its defaults; None means
-            exact attention, `full`. What it learns is in `attention_parameters`.
+        attention: an `Attention`, or its text, as "lsh num_hashes=4"; None means exact attention,
+            `full`. What it learns is in `attention_parameters`.
         position: "sinusoidal", "rotary", "relative_bias", "alibi", or an instance from
             `variants.layer.encodings`; None means none.
         shared_qk: the key is the query, after its projection and position; for self-attention.
@@ -76,7 +76,7 @@ class MultiHeadAttention(nn.Module):
         self.key_dim = embed_dim if key_dim is None else key_dim
         self.value_dim = embed_dim if value_dim is None else value_dim
         self.shared_qk, self.seed = shared_qk, seed
-        self.attention = _attention(attention)
+        self.attention = as_attention("full" if attention is None else attention)
         check_numbers(self)
         self.head_dim = embed_dim // num_heads
         kv_width = self.kv_heads * self.head_dim
@@ -277,15 +277,3 @@ class MultiHeadAttention(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-
-
-def _attention(attention: Attention | str | None) -> Attention:
-    attention = "full" if attention is None else attention
-    if isinstance(attention, str):
-        return create(attention)
-    if not isinstance(attention, Attention):
-        raise ValueError(
-            "attention must be made by variants.create, or a name in the registry; got "
-            f"{attention!r}"
-        )
-    return attention

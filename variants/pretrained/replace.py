@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from variants.contract.added import added_names
 from variants.contract.attention import Attention
 from variants.contract.checks import UnsupportedError
-from variants.contract.registry import create
+from variants.contract.parsing import as_attention
 from variants.pretrained.model_call import AttentionFunction, add_parameters
 from variants.pretrained.model_masks import make_mask
 
@@ -37,14 +37,14 @@ def attn_implementation(attention: Attention | str, name: str | None = None) -> 
     where a model hands the wish for them on.
 
     Args:
-        attention: a variant, or the name of one, for its default settings.
+        attention: a variant, or its text, as "lsh num_hashes=4".
         name: None means one made of its settings.
 
     Raises:
         ValueError: no such variant; a name that is taken, or that transformers gives a meaning.
         ImportError: transformers is not installed, or is older than 4.56.
     """
-    function = AttentionFunction(_chosen(attention))
+    function = AttentionFunction(as_attention(attention))
     return _register(function, _name(function) if name is None else name)
 
 
@@ -67,7 +67,7 @@ def replace_attention(
 
     Args:
         model: a `transformers.PreTrainedModel`, changed in place.
-        attention: a variant, or the name of one, for its default settings.
+        attention: a variant, or its text, as "lsh num_hashes=4".
         example: arguments of a forward pass, for models that read something else than token ids.
         layers: counted from 0, as the `layer_idx` of attention modules; the others attend exactly,
             by `full`. None means all.
@@ -87,7 +87,7 @@ def replace_attention(
             f"model must be a transformers.PreTrainedModel; got {type(model).__name__}"
         )
     example = _example(model) if example is None else example
-    chosen = _chosen(attention)
+    chosen = as_attention(attention)
     function = AttentionFunction(chosen, None if layers is None else frozenset(layers))
     name = _register(function, _name(function))
     recorder = _Recorder(function)
@@ -138,14 +138,6 @@ def _transformers() -> Any:
             "not installed; run: pip install 'transformers>=4.56'"
         ) from error
     return transformers
-
-
-def _chosen(attention: Attention | str) -> Attention:
-    if isinstance(attention, str):
-        return create(attention)
-    if not isinstance(attention, Attention):
-        raise ValueError(f"attention must be a variant or the name of one; got {attention!r}")
-    return attention
 
 
 def _name(function: AttentionFunction) -> str:

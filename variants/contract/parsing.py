@@ -1,0 +1,87 @@
+"""An attention as one line of text, "lsh num_hashes=4": how it is written and how it is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import TYPE_CHECKING, Any
+
+from variants.contract.registry import REGISTRY, create
+
+if TYPE_CHECKING:
+    from variants.contract.attention import Attention
+
+INTEGER = re.compile(r"[+-]?\d+")
+NUMBER = re.compile(r"[+-]?(inf|(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)")
+
+
+def parse(text: str) -> Attention:
+    """The attention that a text names: a variant, then any of its settings as `name=value`, with
+    spaces between. Settings that are not written have their defaults.
+
+    >>> parse("lsh num_hashes=4").num_hashes
+    4
+
+    It reads what `str(attention)` writes: `parse(str(attention)) == attention`.
+
+    Raises:
+        ValueError: a text of another form, an unknown variant, an unknown setting, or a value that
+            is out of range. The message lists the valid ones.
+    """
+    name, *words = text.split() or [""]
+    cls = REGISTRY.get(name)
+    kinds = {field.name: type(field.default) for field in dataclasses.fields(cls)} if cls else {}
+    settings: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise ValueError(f"write hyperparameters as name=value; got {word!r} in {text!r}")
+        if key in settings:
+            raise ValueError(f"hyperparameter {key!r} is given twice in {text!r}; give it once")
+        settings[key] = _value(f"{name}: {key}", kinds.get(key, str), value)
+    return create(name, **settings)
+
+
+def as_attention(attention: Attention | str) -> Attention:
+    """An attention that is given as itself or as its text.
+
+    Raises:
+        ValueError: as `parse` does; an object of another kind.
+    """
+    from variants.contract.attention import Attention  # which writes its text with this file
+
+    if isinstance(attention, str):
+        return parse(attention)
+    if not isinstance(attention, Attention):
+        raise ValueError(
+            "attention must be made by variants.create, or be a text as 'lsh num_hashes=4'; got "
+            f"{attention!r}"
+        )
+    return attention
+
+
+def written(attention: Attention) -> str:
+    """The text of an attention, all settings sorted by name; the implementation stands last, and
+    only if one is asked for."""
+    name = attention.info.name
+    for field in dataclasses.fields(attention):
+        value = getattr(attention, field.name)
+        if isinstance(value, str) and len(value.split()) != 1:
+            raise ValueError(f"{name}: {field.name} must be one word; got {value!r}")
+    implementation = attention.implementation
+    own = "" if implementation == "auto" else f"implementation={implementation}"
+    return " ".join(filter(None, (name, attention.hyperparameters, own)))
+
+
+def _value(setting: str, kind: type, text: str) -> Any:
+    """The value that a text stands for. A text that is no number stays a text, which the attention
+    refuses with its bounds."""
+    if kind is bool:
+        if text not in ("True", "False"):
+            raise ValueError(f"{setting} must be True or False; got {text!r}")
+        return text == "True"
+    if kind is int and INTEGER.fullmatch(text):
+        return int(text)
+    if kind is float and NUMBER.fullmatch(text):
+        return float(text)
+    return text
