@@ -30,7 +30,7 @@ from bench.training import training_summary
 from bench.training.settings import attention_at
 from bench.training.tasks import TASKS
 from variants.contract.added import added_names
-from variants.contract.registry import Info
+from variants.contract.info import Info
 
 ERRORS = (
     SweepError,

@@ -19,7 +19,7 @@ import variants
 from tests.contract.attentions import attentions, supports
 from variants import Attention, MultiHeadAttention, UnsupportedError
 from variants.contract import padding
-from variants.contract.registry import POSITIONS
+from variants.contract.info import POSITIONS
 from variants.layer.encodings import Learned
 
 LENGTH, HEADS, KV_HEADS, HEAD_DIM = 27, 4, 2, 8
@@ -278,7 +278,7 @@ def test_learned_positions_count_tokens_alone() -> None:
 
 def test_a_method_that_says_nothing_is_taken_one_by_one() -> None:
     assert POSITIONS == ("none", "distance", "absolute")
-    assert variants.contract.registry.Info.__dataclass_fields__["positions"].default == "absolute"
+    assert variants.contract.info.Info.__dataclass_fields__["positions"].default == "absolute"
 
 
 def test_a_layer_with_a_mask_in_traced_programs() -> None:

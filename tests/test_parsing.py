@@ -11,7 +11,7 @@ import pytest
 import variants
 from variants.adaptive_span import AdaptiveSpanAttention
 from variants.contract.attention import hyperparameter
-from variants.contract.registry import Info
+from variants.contract.info import Info
 
 NAMES = sorted(variants.REGISTRY)
 

@@ -23,7 +23,8 @@ from torch import Tensor
 import variants
 from variants import CAPABILITIES, REGISTRY, Attention, register
 from variants.contract.hyperparameter import Hyperparameter, TimesLength, hyperparameter
-from variants.contract.registry import TARGETS, default_knob
+from variants.contract.info import TARGETS
+from variants.contract.registry import default_knob
 
 NAMES = sorted(REGISTRY)
 

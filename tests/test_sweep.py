@@ -16,7 +16,7 @@ from bench.measurement import Case
 from bench.sweep import AXES, BUILT_IN, Sweep, SweepError, parse, read
 from tests.cases import capture_file, case
 from variants.contract.hyperparameter import hyperparameter
-from variants.contract.registry import Info
+from variants.contract.info import Info
 from variants.sliding_window import SlidingWindowAttention
 
 ONE = "sliding_window window_size=8"

@@ -10,15 +10,16 @@ torch.Size([1, 8, 1024, 64])
 from importlib import import_module
 from pkgutil import iter_modules
 
-from variants.contract.added import add_implementation
 from variants.contract.attention import Attention
+from variants.contract.call import Call
 from variants.contract.checks import UnsupportedError
 from variants.contract.decoding import State
 from variants.contract.hyperparameter import Hyperparameter
+from variants.contract.info import CAPABILITIES
 from variants.contract.parsing import parse
 from variants.contract.registry import (
-    CAPABILITIES,
     REGISTRY,
+    add_implementation,
     create,
     grid,
     hyperparameters,
@@ -27,6 +28,8 @@ from variants.contract.registry import (
 from variants.layer.multi_head import MultiHeadAttention
 from variants.pretrained.replace import attn_implementation, replace_attention
 
+# Registers the operation of traced programs.
+import_module("variants.contract.operation")
 for _module in iter_modules(__path__):
     if not _module.ispkg:
         import_module(f"{__name__}.{_module.name}")
@@ -35,6 +38,7 @@ __all__ = [
     "CAPABILITIES",
     "REGISTRY",
     "Attention",
+    "Call",
     "Hyperparameter",
     "MultiHeadAttention",
     "State",

@@ -9,7 +9,8 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from variants.contract.attention import Attention, Parameters
+from variants.contract.attention import Attention
+from variants.contract.call import Call, Parameters
 from variants.contract.definitions import (
     compute_dtype,
     dot_products,
@@ -62,25 +63,16 @@ class AdaptiveSpanAttention(Attention):
         train=TimesLength(1 / 8),
     )
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         query_len, key_len = query.shape[2], key.shape[2]
         rows = window.ROWS
         # Keys in front of a tile, in whole tiles, so that neighbouring heads can go together.
         farthest = max(query_len, key_len)
         reaches = [
-            -(-min(reach, farthest) // rows) * rows for reach in self._reaches(parameters["span"])
+            -(-min(reach, farthest) // rows) * rows
+            for reach in self._reaches(call.parameters["span"])
         ]
-        first = max(0, query_len - key_len) if causal else 0
+        first = max(0, query_len - key_len) if call.causal else 0
         layouts = []
         for reach, members in groupby(range(len(reaches)), key=reaches.__getitem__):
             layout = window.Window(
@@ -90,7 +82,7 @@ class AdaptiveSpanAttention(Attention):
                 key_len=key_len,
                 rows=rows,
                 before=reach,
-                after=0 if causal else reach,
+                after=0 if call.causal else reach,
                 sliding=False,
                 causal=False,
             )
@@ -105,30 +97,20 @@ class AdaptiveSpanAttention(Attention):
             key,
             value,
             layouts,
-            scale=scale,
-            key_bias=tile_loop.hidden_keys(key_padding_mask, dtype),
-            distance_bias=self._log_share(parameters["span"].to(dtype), distances, causal),
+            scale=call.scale,
+            key_bias=tile_loop.hidden_keys(call.key_padding_mask, dtype),
+            distance_bias=self._log_share(
+                call.parameters["span"].to(dtype), distances, call.causal
+            ),
         )
 
-    def dense_weights(
-        self,
-        query: Tensor,
-        key: Tensor,
-        rows: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
+    def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
         query_len, key_len = query.shape[2], key.shape[2]
-        allowed = visible(
-            rows, query_len, key_len, causal=causal, key_padding_mask=key_padding_mask
-        )
+        allowed = visible(rows, query_len, key_len, call)
         positions = query_positions(rows, query_len, key_len)[:, None]
         distances = positions - torch.arange(key_len, device=rows.device)
-        scores = dot_products(query, key, rows, scale)
-        bias = self._log_share(parameters["span"].to(scores.dtype), distances, causal)
+        scores = dot_products(query, key, rows, call.scale)
+        bias = self._log_share(call.parameters["span"].to(scores.dtype), distances, call.causal)
         return masked_softmax(scores + bias, allowed & (bias > HIDDEN / 2))
 
     def init_parameters(self, heads: int, head_dim: int, seed: int = 0) -> Parameters:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from variants.contract.attention import Attention, Parameters
+from variants.contract.attention import Attention
+from variants.contract.call import Call, Parameters
 from variants.contract.definitions import (
     compute_dtype,
     expand_heads,
@@ -50,43 +51,22 @@ class AdditiveAttention(Attention):
         train=TimesLength(1),
     )
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
-        queries, keys, vector = self._hidden(query, key, scale, parameters)
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
+        queries, keys, vector = self._hidden(query, key, call.scale, call.parameters)
         value = value.to(queries.dtype)
         out = tanh_tiles.attend(
-            queries, keys, vector, value, causal=causal, key_padding_mask=key_padding_mask
+            queries,
+            keys,
+            vector,
+            value,
+            causal=call.causal,
+            key_padding_mask=call.key_padding_mask,
         )
         return out.to(query.dtype)
 
-    def dense_weights(
-        self,
-        query: Tensor,
-        key: Tensor,
-        rows: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
-        allowed = visible(
-            rows,
-            query.shape[2],
-            key.shape[2],
-            causal=causal,
-            key_padding_mask=key_padding_mask,
-        )
-        queries, keys, vector = self._hidden(query[:, :, rows], key, scale, parameters)
+    def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
+        allowed = visible(rows, query.shape[2], key.shape[2], call)
+        queries, keys, vector = self._hidden(query[:, :, rows], key, call.scale, call.parameters)
         scores = queries.new_zeros(*queries.shape[:3], key.shape[2])
         for unit in range(self.hidden_dim):  # all at once, they would be hidden_dim times as large
             hidden = torch.tanh(queries[..., unit, None] + keys[..., None, :, unit])

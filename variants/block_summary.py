@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from variants.contract.attention import Attention, Parameters
+from variants.contract.attention import Attention
+from variants.contract.call import Call
 from variants.contract.definitions import (
     compute_dtype,
     dot_products,
@@ -50,60 +51,41 @@ class BlockSummaryAttention(Attention):
         128, minimum=1, doc="number of tokens in a block", small=8, train=TimesLength(1 / 16)
     )
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         query_len, key_len = query.shape[2], key.shape[2]
         offset = key_len - query_len
         if (key_len - 1) // self.block_size - min(0, offset) // self.block_size <= 1:
             # All blocks are neighbours.
-            return fused_sdpa.attend(
-                query, key, value, causal=causal, key_padding_mask=key_padding_mask, scale=scale
-            )
+            return fused_sdpa.attend(query, key, value, call)
         dtype = Precision.of(query).operands
-        first = max(0, -offset) if causal else 0
-        layout = BlockSummaries(query_len, key_len, self.block_size, first, causal=causal)
+        first = max(0, -offset) if call.causal else 0
+        layout = BlockSummaries(query_len, key_len, self.block_size, first, causal=call.causal)
 
         def attend(query: Tensor, key: Tensor, value: Tensor, some: slice) -> Tensor:
-            items = pooled_keys.tokens(key.to(dtype), value.to(dtype), key_padding_mask)
+            items = pooled_keys.tokens(key.to(dtype), value.to(dtype), call.key_padding_mask)
             seen = pooled_keys.joined([items, pooled_keys.pool(items, self.block_size)])
             return tile_loop.run(
-                query.to(dtype), seen.key, seen.value, [layout], scale=scale, key_bias=seen.bias()
+                query.to(dtype),
+                seen.key,
+                seen.value,
+                [layout],
+                scale=call.scale,
+                key_bias=seen.bias(),
             )
 
         return head_slabs.one_by_one(attend, query, key, value).to(query.dtype)
 
-    def dense_weights(
-        self,
-        query: Tensor,
-        key: Tensor,
-        rows: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
+    def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
         query_len, key_len = query.shape[2], key.shape[2]
-        allowed = visible(
-            rows, query_len, key_len, causal=causal, key_padding_mask=key_padding_mask
-        )
+        allowed = visible(rows, query_len, key_len, call)
         positions = query_positions(rows, query_len, key_len)[:, None]
         own = positions.div(self.block_size, rounding_mode="floor")
         block = torch.arange(key_len, device=rows.device) // self.block_size
         # A token of another block scores as the mean of its block.
-        mean = group_means(key.to(compute_dtype(key.dtype)), self.block_size, key_padding_mask)
-        by_block = dot_products(query, mean, rows, scale)[..., block]
+        mean = group_means(key.to(compute_dtype(key.dtype)), self.block_size, call.key_padding_mask)
+        by_block = dot_products(query, mean, rows, call.scale)[..., block]
         near = (own - block).abs() <= 1
-        scores = torch.where(near, dot_products(query, key, rows, scale), by_block)
+        scores = torch.where(near, dot_products(query, key, rows, call.scale), by_block)
         return masked_softmax(scores, allowed)
 
     def useful_flops(

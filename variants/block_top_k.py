@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from variants.contract.attention import Attention, Parameters
+from variants.contract.attention import Attention
+from variants.contract.call import Call
 from variants.contract.definitions import dot_products, masked_softmax, query_positions, visible
 from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
@@ -47,51 +48,29 @@ class BlockTopKAttention(Attention):
         4, minimum=1, doc="number of blocks that a query sees, its own among them", small=2, train=4
     )
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         coarse = self.choose_implementation(query, key) == "coarse"
         if self.top_k >= -(-key.shape[2] // self.block_size) and not coarse:
-            return fused_sdpa.attend(
-                query, key, value, causal=causal, key_padding_mask=key_padding_mask, scale=scale
-            )
+            return fused_sdpa.attend(query, key, value, call)
         rows = torch.arange(query.shape[2], device=query.device)
         positions = query_positions(rows, query.shape[2], key.shape[2])
-        chosen = self._chosen(query, positions, key, causal, key_padding_mask, scale)
-        turns = ChosenRounds(chosen, key.shape[2], self.block_size, causal, key_padding_mask)
-        return merge_rounds.attend(query, key, value, turns, scale=scale, coarse=coarse)[0]
+        chosen = self._chosen(query, positions, key, call)
+        turns = ChosenRounds(
+            chosen, key.shape[2], self.block_size, call.causal, call.key_padding_mask
+        )
+        return merge_rounds.attend(query, key, value, turns, scale=call.scale, coarse=coarse)[0]
 
-    def dense_weights(
-        self,
-        query: Tensor,
-        key: Tensor,
-        rows: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
+    def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
         query_len, key_len = query.shape[2], key.shape[2]
         positions = query_positions(rows, query_len, key_len)
         asked = query[:, :, rows]
-        chosen = self._chosen(asked, positions, key, causal, key_padding_mask, scale)
+        chosen = self._chosen(asked, positions, key, call)
         blocks = torch.arange(key_len, device=rows.device) // self.block_size
         seen = torch.zeros(1, dtype=torch.bool, device=rows.device)
         for one in chosen.unbind(2):
             seen = seen | (one[..., None] == blocks)
-        seen = seen & visible(
-            rows, query_len, key_len, causal=causal, key_padding_mask=key_padding_mask
-        )
-        return masked_softmax(dot_products(query, key, rows, scale), seen)
+        seen = seen & visible(rows, query_len, key_len, call)
+        return masked_softmax(dot_products(query, key, rows, call.scale), seen)
 
     def useful_flops(
         self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
@@ -109,22 +88,5 @@ class BlockTopKAttention(Attention):
             seen = (size * scored.clamp(max=self.top_k)).clamp(max=key_len)
         return batch * heads * head_dim * float(4 * seen.sum() + 2 * scored.sum())
 
-    def _chosen(
-        self,
-        query: Tensor,
-        positions: Tensor,
-        key: Tensor,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-    ) -> Tensor:
-        return best_blocks(
-            query,
-            positions,
-            key,
-            size=self.block_size,
-            count=self.top_k,
-            causal=causal,
-            key_padding_mask=key_padding_mask,
-            scale=scale,
-        )
+    def _chosen(self, query: Tensor, positions: Tensor, key: Tensor, call: Call) -> Tensor:
+        return best_blocks(query, positions, key, call, size=self.block_size, count=self.top_k)

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, pad
 
-from variants.contract.attention import Attention, Parameters
-from variants.contract.decoding import Memory
+from variants.contract.attention import Attention
+from variants.contract.call import Call, Parameters
 from variants.contract.definitions import compute_dtype, dot_products, expand_heads, query_positions
 from variants.contract.draws import lasting
 from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
+from variants.contract.variant import Memory
 from variants.engines.recurrent.delta_rule import SHORTEST, GatedDelta
 from variants.engines.recurrent.retention import Retention
 
@@ -63,63 +64,35 @@ class ChunkedStateAttention(Attention):
         train=TimesLength(1 / 4),
     )
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         # Padded keys and values are zero, and so write nothing.
-        log_decay, log_write = self._logarithms(query.shape[1], query, parameters)
+        log_decay, log_write = self._logarithms(query.shape[1], query, call.parameters)
         size = min(self.chunk_size, key.shape[2])
         blind = max(0, query.shape[2] - key.shape[2])  # queries before the first key
         inputs = query[:, :, blind:], key, value
         out: Tensor
         if self.rule == "retention":
-            out = Retention.apply(*inputs, log_decay, scale, size)
+            out = Retention.apply(*inputs, log_decay, call.scale, size)
         else:
-            out = GatedDelta.apply(*inputs, log_decay, log_write, scale, size)
+            out = GatedDelta.apply(*inputs, log_decay, log_write, call.scale, size)
         return pad(out, (0, 0, blind, 0)) if blind else out
 
-    def dense_weights(
-        self,
-        query: Tensor,
-        key: Tensor,
-        rows: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
-        log_decay, log_write = self._logarithms(query.shape[1], query, parameters)
+    def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
+        log_decay, log_write = self._logarithms(query.shape[1], query, call.parameters)
         positions = query_positions(rows, query.shape[2], key.shape[2])
         if self.rule == "retention":
             distance = positions[:, None] - torch.arange(key.shape[2], device=key.device)
-            scores = dot_products(query, key, rows, scale)
+            scores = dot_products(query, key, rows, call.scale)
             return scores * _powers(log_decay, distance).to(scores.dtype)
         dtype = compute_dtype(query.dtype)
         keys = expand_heads(key, query.shape[1]).to(dtype)
-        asked = query[:, :, rows].to(dtype) * scale
+        asked = query[:, :, rows].to(dtype) * call.scale
         return _delta_weights(asked, positions, _unit(keys), log_decay, log_write)
 
-    def remember(
-        self,
-        heads: int,
-        key: Tensor,
-        value: Tensor,
-        *,
-        key_padding_mask: Tensor | None,
-        parameters: Parameters,
-    ) -> Memory:
+    def remember(self, heads: int, key: Tensor, value: Tensor, call: Call) -> Memory:
         # What the coefficients of the definition give for a query of each unit vector.
         dtype, channels = compute_dtype(key.dtype), key.shape[3]
-        log_decay, log_write = self._logarithms(heads, key, parameters)
+        log_decay, log_write = self._logarithms(heads, key, call.parameters)
         keys, values = (expand_heads(x, heads).to(dtype) for x in (key, value))
         last = torch.full((channels,), key.shape[2] - 1, device=key.device)
         if self.rule == "retention":
@@ -131,27 +104,18 @@ class ChunkedStateAttention(Attention):
         return (weights @ values,)
 
     def advance(
-        self,
-        memory: Memory,
-        length: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
+        self, memory: Memory, length: int, query: Tensor, key: Tensor, value: Tensor, call: Call
     ) -> tuple[Tensor, Memory]:
         # Padded keys and values are zero, and so write nothing.
         (state,) = memory
         assert isinstance(state, Tensor)
         heads, dtype = query.shape[1], state.dtype
-        logarithms = self._logarithms(heads, key, parameters)
+        logarithms = self._logarithms(heads, key, call.parameters)
         decay, write = (x.exp().to(dtype)[:, None, None] for x in logarithms)
         keys, values = (expand_heads(x, heads).to(dtype) for x in (key, value))
         if self.rule == "gated_delta":
             keys = _unit(keys)
-        asked = query.to(dtype) * scale
+        asked = query.to(dtype) * call.scale
         rows = []
         for token in range(query.shape[2]):
             some = slice(token, token + 1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from variants.contract.attention import Attention, Parameters
+from variants.contract.attention import Attention
+from variants.contract.call import Call, Parameters
 from variants.contract.definitions import (
     compute_dtype,
     dot_products,
@@ -72,75 +73,60 @@ class CompressedAttention(Attention):
     def prefix_stable(self) -> bool:
         return False  # the last block is a summary before it is full
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         query_len, key_len = query.shape[2], key.shape[2]
         dtype = Precision.of(query).operands
-        items = pooled_keys.tokens(key.to(dtype), value.to(dtype), key_padding_mask)
+        items = pooled_keys.tokens(key.to(dtype), value.to(dtype), call.key_padding_mask)
         size = min(self.block_size, key_len)
         if self.compression == "mean":
             items = pooled_keys.pool(items, size)
         else:
             items = Pooled(
-                _convolved(items.key, parameters["key_taps"].to(dtype), size),
-                _convolved(items.value, parameters["value_taps"].to(dtype), size),
+                _convolved(items.key, call.parameters["key_taps"].to(dtype), size),
+                _convolved(items.value, call.parameters["value_taps"].to(dtype), size),
                 pooled_keys.grouped(items.size, 1, size).amax(-1),
             )
-        first = max(0, query_len - key_len) if causal else 0
+        first = max(0, query_len - key_len) if call.causal else 0
         layout = Strided(
             query_len,
             key_len,
             size,
             first,
             query_len,
-            causal=causal,
+            causal=call.causal,
             device=query.device,
         )
         out = tile_loop.run(
-            query.to(dtype), items.key, items.value, [layout], scale=scale, key_bias=items.bias()
+            query.to(dtype),
+            items.key,
+            items.value,
+            [layout],
+            scale=call.scale,
+            key_bias=items.bias(),
         )
         return out.to(query.dtype)
 
-    def dense_weights(
-        self,
-        query: Tensor,
-        key: Tensor,
-        rows: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
+    def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
         query_len, key_len = query.shape[2], key.shape[2]
-        allowed = visible(rows, query_len, key_len, causal=False, key_padding_mask=key_padding_mask)
+        allowed = visible(rows, query_len, key_len, replace(call, causal=False))
         token = torch.arange(key_len, device=rows.device)
         block = token // self.block_size
-        if causal:
+        if call.causal:
             end = ((block + 1) * self.block_size).clamp(max=key_len) - 1
             allowed = allowed & (end <= query_positions(rows, query_len, key_len)[:, None])
         wide = key.to(compute_dtype(key.dtype))
         if self.compression == "mean":
-            compressed = group_means(wide, self.block_size, key_padding_mask)
+            compressed = group_means(wide, self.block_size, call.key_padding_mask)
             # Every token scores as its block: the softmax over tokens counts how many they are.
-            scores = dot_products(query, compressed, rows, scale)[..., block]
+            scores = dot_products(query, compressed, rows, call.scale)[..., block]
             return masked_softmax(scores, allowed)
-        taps = {name: tensor.to(wide.dtype) for name, tensor in parameters.items()}
+        taps = {name: tensor.to(wide.dtype) for name, tensor in call.parameters.items()}
         size = min(self.block_size, key_len)
         compressed = _convolved(expand_heads(wide, query.shape[1]), taps["key_taps"], size)
         # A block is seen if any of its tokens is.
         seen = torch.zeros(*allowed.shape[:-1], int(block[-1]) + 1, device=rows.device)
         seen = seen.index_add(-1, block, allowed.to(seen.dtype)) > 0
-        weights = masked_softmax(dot_products(query, compressed, rows, scale), seen)
+        weights = masked_softmax(dot_products(query, compressed, rows, call.scale), seen)
         shares = taps["value_taps"][:, None, token % self.block_size]
         return (weights[..., block] * shares).masked_fill(~allowed, 0)
 

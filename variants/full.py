@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from variants.contract.attention import Attention, Parameters
+from variants.contract.attention import Attention
+from variants.contract.call import Call
 from variants.contract.checks import UnsupportedError
-from variants.contract.decoding import Memory
 from variants.contract.definitions import softmax_weights, visible_pairs
 from variants.contract.registry import register
+from variants.contract.variant import Memory
 from variants.engines.decode import decode_attend
 from variants.engines.decode.kv_cache import Kept
 from variants.engines.libraries import cuda_sdpa, fused_sdpa, xformers
@@ -44,88 +44,48 @@ class FullAttention(Attention):
     def traceable(self) -> bool:
         return self.implementation == "sdpa"
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-        distance_bias: Tensor | None = None,
-    ) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         implementation = self.choose_implementation(query, key)
-        call: dict[str, Any] = {
-            "causal": causal,
-            "key_padding_mask": key_padding_mask,
-            "scale": scale,
-        }
-        # What is chosen for speed gives way where only our own tiles are right.
-        own = key_padding_mask is not None or distance_bias is not None
+        # The automatic choice falls back where only the tiles of `tile_loop` are right.
+        own = call.key_padding_mask is not None or call.distance_bias is not None
         if implementation in cuda_sdpa.KERNELS and self.implementation == "auto" and own:
             implementation = "sdpa"
         if implementation in ("xformers", *cuda_sdpa.KERNELS):
-            if distance_bias is not None:
+            if call.distance_bias is not None:
                 raise UnsupportedError(f"implementation {implementation!r} takes no distance_bias")
             if implementation == "xformers":
-                return xformers.attend(query, key, value, **call)
-            return cuda_sdpa.attend(implementation, query, key, value, **call)
-        call["distance_bias"] = distance_bias
+                return xformers.attend(query, key, value, call)
+            return cuda_sdpa.attend(implementation, query, key, value, call)
         if implementation in ("plain", "coarse"):
-            return tile_loop.full(query, key, value, **call, coarse=implementation == "coarse")
-        return fused_sdpa.attend(query, key, value, **call, fast=implementation == "onednn")
+            return tile_loop.full(query, key, value, call, coarse=implementation == "coarse")
+        return fused_sdpa.attend(query, key, value, call, fast=implementation == "onednn")
 
-    def dense_weights(
-        self, query: Tensor, key: Tensor, rows: Tensor, *, parameters: Parameters, **call: Any
-    ) -> Tensor:
-        return softmax_weights(query, key, rows, **call)
+    def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
+        return softmax_weights(query, key, rows, call)
 
-    def remember(
-        self,
-        heads: int,
-        key: Tensor,
-        value: Tensor,
-        *,
-        key_padding_mask: Tensor | None,
-        parameters: Parameters,
-    ) -> Memory:
-        return Kept.of(key, value, key_padding_mask)
+    def remember(self, heads: int, key: Tensor, value: Tensor, call: Call) -> Memory:
+        return Kept.of(key, value, call.key_padding_mask)
 
     def advance(
-        self,
-        memory: Memory,
-        length: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-        distance_bias: Tensor | None = None,
+        self, memory: Memory, length: int, query: Tensor, key: Tensor, value: Tensor, call: Call
     ) -> tuple[Tensor, Memory]:
         assert isinstance(memory, Kept)
-        kept = memory.and_then(key, value, key_padding_mask)
+        kept = memory.and_then(key, value, call.key_padding_mask)
         rows, keys = query.shape[2], kept.keys.shape[2]
         if rows > decode_attend.FEW:
             out = fused_sdpa.attend(
                 query,
                 kept.keys,
                 kept.values,
-                causal=True,
-                key_padding_mask=kept.hidden,
-                distance_bias=distance_bias,
-                scale=scale,
+                call.masked(kept.hidden, call.distance_bias),
             )
             return out, kept
         hidden = decode_attend.later(rows, keys, kept.hidden, query.device)
         positions = torch.arange(keys, device=query.device)
-        bias = decode_attend.bias_of(query, hidden, distance_bias, positions)
+        bias = decode_attend.bias_of(query, hidden, call.distance_bias, positions)
         tokens = kept.keys, kept.values
         fused = self.implementation == "sdpa"
-        return decode_attend.attend(query, [tokens], bias, scale=scale, fused=fused), kept
+        return decode_attend.attend(query, [tokens], bias, scale=call.scale, fused=fused), kept
 
     def useful_pairs(self, query_len: int, key_len: int, *, causal: bool) -> float:
         return visible_pairs(query_len, key_len, causal=causal)

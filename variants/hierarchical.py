@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from variants.contract.attention import Attention, Parameters
+from variants.contract.attention import Attention
+from variants.contract.call import Call
 from variants.contract.definitions import (
     compute_dtype,
     dot_products,
@@ -60,65 +61,46 @@ class HierarchicalAttention(Attention):
         train=TimesLength(1 / 8),
     )
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         query_len, key_len = query.shape[2], key.shape[2]
         levels = _levels(query_len, key_len, self.block_size)
         if levels == 0:
-            return fused_sdpa.attend(
-                query, key, value, causal=causal, key_padding_mask=key_padding_mask, scale=scale
-            )
+            return fused_sdpa.attend(query, key, value, call)
         dtype = Precision.of(query).operands
-        layout = _layout(query_len, key_len, self.block_size, causal, query.device)
+        layout = _layout(query_len, key_len, self.block_size, call.causal, query.device)
 
         def attend(query: Tensor, key: Tensor, value: Tensor, some: slice) -> Tensor:
-            items = pooled_keys.tokens(key.to(dtype), value.to(dtype), key_padding_mask)
+            items = pooled_keys.tokens(key.to(dtype), value.to(dtype), call.key_padding_mask)
             listed = [_whole(items, self.block_size // 2)]
             for _ in range(levels):
                 items = pooled_keys.pool(items, 2)
                 listed.append(_whole(items, self.block_size // 2))
             seen = pooled_keys.joined(listed)
             return tile_loop.run(
-                query.to(dtype), seen.key, seen.value, [layout], scale=scale, key_bias=seen.bias()
+                query.to(dtype),
+                seen.key,
+                seen.value,
+                [layout],
+                scale=call.scale,
+                key_bias=seen.bias(),
             )
 
         return head_slabs.one_by_one(attend, query, key, value).to(query.dtype)
 
-    def dense_weights(
-        self,
-        query: Tensor,
-        key: Tensor,
-        rows: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
+    def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
         query_len, key_len = query.shape[2], key.shape[2]
-        allowed = visible(
-            rows, query_len, key_len, causal=causal, key_padding_mask=key_padding_mask
-        )
+        allowed = visible(rows, query_len, key_len, call)
         positions = query_positions(rows, query_len, key_len)[:, None]
         tokens = torch.arange(key_len, device=rows.device)
         wide = key.to(compute_dtype(key.dtype))
-        scores = dot_products(query, key, rows, scale)
+        scores = dot_products(query, key, rows, call.scale)
         # From the coarsest level down, what is near on a finer one is scored anew.
         for level in reversed(range(_levels(query_len, key_len, self.block_size) + 1)):
             size = self.block_size << level
             own = positions.div(size, rounding_mode="floor")
             near = (own - tokens // size).abs() <= 1
-            mean = group_means(wide, 1 << level, key_padding_mask)
-            finer = dot_products(query, mean, rows, scale)[..., tokens >> level]
+            mean = group_means(wide, 1 << level, call.key_padding_mask)
+            finer = dot_products(query, mean, rows, call.scale)[..., tokens >> level]
             scores = torch.where(near, finer, scores)
         return masked_softmax(scores, allowed)
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, relu
 
-from variants.contract.attention import Attention, Parameters
-from variants.contract.decoding import Memory
+from variants.contract.attention import Attention
+from variants.contract.call import Call
 from variants.contract.definitions import (
     compute_dtype,
     expand_heads,
@@ -19,6 +19,7 @@ from variants.contract.definitions import (
 )
 from variants.contract.hyperparameter import hyperparameter
 from variants.contract.registry import register
+from variants.contract.variant import Memory
 from variants.engines.kernelised import sum_all
 from variants.engines.kernelised.feature_map import Features
 from variants.engines.libraries import fla
@@ -52,89 +53,48 @@ class LinearAttention(Attention):
         doc="function that makes features of queries and keys, elu(x) + 1 or max(x, 0)",
     )
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         implementation = self.choose_implementation(query, key)
         if implementation == "fla":
             dtype = compute_dtype(query.dtype)
-            keys, queries = self._feature(key.to(dtype)), self._feature(query.to(dtype) * scale)
-            if key_padding_mask is not None:
-                keys = keys.masked_fill(key_padding_mask[:, None, :, None], 0)
-            return fla.attend(queries, keys, value, causal=causal)
+            keys, queries = (
+                self._feature(key.to(dtype)),
+                self._feature(query.to(dtype) * call.scale),
+            )
+            if call.key_padding_mask is not None:
+                keys = keys.masked_fill(call.key_padding_mask[:, None, :, None], 0)
+            return fla.attend(queries, keys, value, causal=call.causal)
         return sum_all.attend(
             query,
             key,
             value,
-            _Features(self.feature_map, query.shape[-1], scale),
-            causal=causal,
-            key_padding_mask=key_padding_mask,
+            _Features(self.feature_map, query.shape[-1], call.scale),
+            call,
             coarse=implementation == "coarse",
         )
 
-    def dense_weights(
-        self,
-        query: Tensor,
-        key: Tensor,
-        rows: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
-        allowed = visible(
-            rows,
-            query.shape[2],
-            key.shape[2],
-            causal=causal,
-            key_padding_mask=key_padding_mask,
-        )
+    def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
+        allowed = visible(rows, query.shape[2], key.shape[2], call)
         dtype = compute_dtype(query.dtype)
         keys = self._feature(expand_heads(key, query.shape[1]).to(dtype))
-        queries = self._feature(query[:, :, rows].to(dtype) * scale)
+        queries = self._feature(query[:, :, rows].to(dtype) * call.scale)
         return normalised((queries @ keys.transpose(-2, -1)).masked_fill(~allowed, 0))
 
-    def remember(
-        self,
-        heads: int,
-        key: Tensor,
-        value: Tensor,
-        *,
-        key_padding_mask: Tensor | None,
-        parameters: Parameters,
-    ) -> Memory:
+    def remember(self, heads: int, key: Tensor, value: Tensor, call: Call) -> Memory:
         features = _Features(self.feature_map, key.shape[-1], 1.0)
-        states = sum_all.states(key, key, value, features, key_padding_mask)
+        states = sum_all.states(key, key, value, features, call.key_padding_mask)
         return (states.unflatten(0, key.shape[:2]),)
 
     def advance(
-        self,
-        memory: Memory,
-        length: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
+        self, memory: Memory, length: int, query: Tensor, key: Tensor, value: Tensor, call: Call
     ) -> tuple[Tensor, Memory]:
         (state,) = memory  # (batch, kv_heads, head_dim, head_dim + 1): sums of values and of ones
         assert isinstance(state, Tensor)
         keys = self._feature(key.to(state.dtype))
-        if key_padding_mask is not None:
-            keys = keys.masked_fill(key_padding_mask[:, None, :, None], 0)
+        if call.key_padding_mask is not None:
+            keys = keys.masked_fill(call.key_padding_mask[:, None, :, None], 0)
         values = pad(value.to(state.dtype), (0, 1), value=1.0)
-        queries = self._feature(query.to(state.dtype) * scale)
+        queries = self._feature(query.to(state.dtype) * call.scale)
         rows = []
         for token in range(query.shape[2]):
             state = state + keys[:, :, token, :, None] * values[:, :, token, None]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from variants.contract.attention import Attention, Parameters
+from variants.contract.attention import Attention
+from variants.contract.call import Call
 from variants.contract.definitions import compute_dtype, dot_products, softmax_weights
 from variants.contract.draws import lasting
 from variants.contract.hyperparameter import TimesLength, hyperparameter
@@ -60,56 +61,30 @@ class LinformerAttention(Attention):
     )
     seed: int = hyperparameter(0, doc="seed of the random projections")
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         if key.shape[2] <= self.projected_len:
-            return fused_sdpa.attend(
-                query, key, value, causal=False, key_padding_mask=key_padding_mask, scale=scale
-            )
+            return fused_sdpa.attend(query, key, value, call)
         for_keys, for_values = self._projections(key)
         out = fused_sdpa.attend(
             query.to(for_keys.dtype),
             _Projected.apply(key, for_keys),
             _Projected.apply(value, for_values),
-            causal=False,
-            key_padding_mask=None,
-            scale=scale,
+            call.masked(None, None),
         )
         return out.to(query.dtype)
 
-    def dense_weights(
-        self,
-        query: Tensor,
-        key: Tensor,
-        rows: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
+    def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
         if key.shape[2] <= self.projected_len:
-            return softmax_weights(
-                query, key, rows, causal=False, key_padding_mask=key_padding_mask, scale=scale
-            )
+            return softmax_weights(query, key, rows, call)
         drawn = self._projections(key).transpose(1, 2).flatten(2)  # (2, projected_len, tokens)
         for_keys, for_values = drawn[..., : key.shape[2]]
         keys = for_keys @ key.to(for_keys.dtype)
-        weights = torch.softmax(dot_products(query, keys, rows, scale), -1) @ for_values
-        if key_padding_mask is not None:
-            weights = weights.masked_fill(key_padding_mask[:, None, None, :], 0)
+        weights = torch.softmax(dot_products(query, keys, rows, call.scale), -1) @ for_values
+        if call.key_padding_mask is not None:
+            weights = weights.masked_fill(call.key_padding_mask[:, None, None, :], 0)
         return weights
 
-    def build(self, query: Tensor, key: Tensor, **call: Any) -> None:
+    def build(self, query: Tensor, key: Tensor, call: Call) -> None:
         if key.shape[2] > self.projected_len:
             self._projections(key)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from variants.contract.attention import Attention, Parameters
+from variants.contract.attention import Attention
+from variants.contract.call import Call
 from variants.contract.definitions import (
     compute_dtype,
     dot_products,
@@ -77,22 +77,12 @@ class LshAttention(Attention):
     def prefix_stable(self) -> bool:
         return False  # how many buckets there are depends on the number of keys
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         hashed = HashedRounds(
-            *self._hash(query, key, causal),
-            key_padding_mask,
+            *self._hash(query, key, call.causal),
+            call.key_padding_mask,
             chunk=self.bucket_size,
-            causal=causal,
+            causal=call.causal,
             hides_own=self.shared_qk,
         )
         out, empty = merge_rounds.attend(
@@ -100,44 +90,32 @@ class LshAttention(Attention):
             self._keys(key),
             value,
             hashed,
-            scale=scale,
+            scale=call.scale,
             coarse=self.choose_implementation(query, key) == "coarse",
         )
-        own = self._own(query, key, key_padding_mask)
+        own = self._own(query, key, call.key_padding_mask)
         if bool((alone := empty & (own >= 0)).any()):
             index = own.clamp(min=0)[..., None].expand(*query.shape)
             values = expand_heads(value, query.shape[1]).gather(2, index)
             out = torch.where(alone[..., None], values, out)
         return out
 
-    def dense_weights(
-        self,
-        query: Tensor,
-        key: Tensor,
-        rows: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
+    def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
         query_len, key_len = query.shape[2], key.shape[2]
-        allowed = visible(
-            rows, query_len, key_len, causal=causal, key_padding_mask=key_padding_mask
-        )
+        allowed = visible(rows, query_len, key_len, call)
         if self.shared_qk:
             own_key = torch.arange(key_len, device=rows.device)
             allowed = allowed & (own_key != query_positions(rows, query_len, key_len)[:, None])
-        seen = self._times_seen(query, key, rows, causal, key_padding_mask) * allowed
-        scores = dot_products(query, self._keys(key), rows, scale)
+        seen = self._times_seen(query, key, rows, call.causal, call.key_padding_mask) * allowed
+        scores = dot_products(query, self._keys(key), rows, call.scale)
         weights = masked_softmax(scores + seen.clamp(min=1).to(scores.dtype).log(), seen > 0)
-        own = self._own(query, key, key_padding_mask)[..., rows]
+        own = self._own(query, key, call.key_padding_mask)[..., rows]
         alone = ~(seen > 0).any(-1) & (own >= 0)
         at_own = torch.arange(key_len, device=rows.device) == own[..., None]
         return weights + (alone[..., None] & at_own)
 
-    def build(self, query: Tensor, key: Tensor, *, causal: bool, **call: Any) -> None:
-        self._rotations(query, key, causal)
+    def build(self, query: Tensor, key: Tensor, call: Call) -> None:
+        self._rotations(query, key, call.causal)
 
     def useful_flops(
         self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool

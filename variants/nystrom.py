@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from variants.contract.attention import Attention, Parameters
+from variants.contract.attention import Attention
+from variants.contract.call import Call
 from variants.contract.definitions import (
     compute_dtype,
     dot_products,
@@ -20,6 +22,8 @@ from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
 from variants.engines.libraries import fused_sdpa
 from variants.engines.tiled import tile_loop
+
+Attend = Callable[[Tensor, Tensor, Tensor, Call], Tensor]
 
 
 @register(
@@ -60,64 +64,39 @@ class NystromAttention(Attention):
         6, minimum=1, doc="number of steps of the iteration that approximates the pseudo-inverse"
     )
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         if self._is_exact(query, key):
-            return fused_sdpa.attend(
-                query, key, value, causal=False, key_padding_mask=key_padding_mask, scale=scale
-            )
-        queries, keys, shown = self._landmarks(query, key, key_padding_mask)
-        hidden = None if key_padding_mask is None else ~shown
+            return fused_sdpa.attend(query, key, value, call)
+        queries, keys, shown = self._landmarks(query, key, call.key_padding_mask)
+        hidden = None if call.key_padding_mask is None else ~shown
         # The inverse multiplies the rounding of the means: no fast route for them.
-        attend_keys = partial(fused_sdpa.attend, causal=False, scale=scale, fast=False)
-        attend_landmarks = partial(fused_sdpa.attend, causal=False, scale=scale)
+        attend_keys: Attend = partial(fused_sdpa.attend, fast=False)
+        attend_landmarks: Attend = fused_sdpa.attend
         dtype, wide = query.dtype, queries.dtype
         if query.device.type == "cpu" and dtype is not wide:
             # Widens tile by tile; half inputs round more than any route.
-            attend_keys = attend_landmarks = partial(tile_loop.full, causal=False, scale=scale)
+            attend_keys = attend_landmarks = tile_loop.full
         else:
             query, key, value = (x.to(wide) for x in (query, key, value))
-        means = attend_keys(queries, key, value, key_padding_mask=key_padding_mask)
-        spread = self._inverse(queries, keys, shown, scale) @ means.double()
+        means = attend_keys(queries, key, value, call)
+        spread = self._inverse(queries, keys, shown, call.scale) @ means.double()
         keys = expand_heads(keys, query.shape[1])
-        return attend_landmarks(query, keys, spread.to(wide), key_padding_mask=hidden).to(dtype)
+        seen = call.masked(hidden, None)
+        return attend_landmarks(query, keys, spread.to(wide), seen).to(dtype)
 
-    def dense_weights(
-        self,
-        query: Tensor,
-        key: Tensor,
-        rows: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
+    def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
         if self._is_exact(query, key):
-            return softmax_weights(
-                query, key, rows, causal=False, key_padding_mask=key_padding_mask, scale=scale
-            )
-        queries, keys, shown = self._landmarks(query, key, key_padding_mask)
+            return softmax_weights(query, key, rows, call)
+        queries, keys, shown = self._landmarks(query, key, call.key_padding_mask)
         allowed = shown[:, None, None, :]
-        to_landmarks = masked_softmax(dot_products(query, keys, rows, scale), allowed)
+        to_landmarks = masked_softmax(dot_products(query, keys, rows, call.scale), allowed)
         from_landmarks = softmax_weights(
             queries,
             key.to(queries.dtype),
             torch.arange(queries.shape[2], device=rows.device),
-            causal=False,
-            key_padding_mask=key_padding_mask,
-            scale=scale,
+            call,
         )
-        inverse = self._inverse(queries, keys, shown, scale).to(queries.dtype)
+        inverse = self._inverse(queries, keys, shown, call.scale).to(queries.dtype)
         return to_landmarks @ inverse @ from_landmarks
 
     def useful_flops(

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from variants.contract.attention import Attention, Parameters
-from variants.contract.decoding import Memory
+from variants.contract.attention import Attention
+from variants.contract.call import Call
 from variants.contract.definitions import compute_dtype, expand_heads, normalised, visible
 from variants.contract.draws import lasting
 from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
 from variants.contract.tensor_cache import cached
+from variants.contract.variant import Memory
 from variants.engines.kernelised import sum_all
 from variants.engines.kernelised.feature_map import Features
 from variants.engines.primitives.head_slabs import Slab
@@ -57,46 +57,19 @@ class PerformerAttention(Attention):
     )
     seed: int = hyperparameter(0, doc="seed of the random directions")
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         return sum_all.attend(
             query,
             key,
             value,
-            self._features(query, scale),
-            causal=causal,
-            key_padding_mask=key_padding_mask,
+            self._features(query, call.scale),
+            call,
             coarse=self.choose_implementation(query, key) == "coarse",
         )
 
-    def dense_weights(
-        self,
-        query: Tensor,
-        key: Tensor,
-        rows: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
-        allowed = visible(
-            rows,
-            query.shape[2],
-            key.shape[2],
-            causal=causal,
-            key_padding_mask=key_padding_mask,
-        )
-        projected, exponents = self._exponents(query[:, :, rows], key, scale)
+    def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
+        allowed = visible(rows, query.shape[2], key.shape[2], call)
+        projected, exponents = self._exponents(query[:, :, rows], key, call.scale)
         # Shifts as in the kernel, but over all keys, then over those each row sees.
         highest = exponents.detach().amax(-1, keepdim=True)
         queries = (projected - projected.detach().amax(-1, keepdim=True)).exp()
@@ -104,40 +77,23 @@ class PerformerAttention(Attention):
         shift = highest.transpose(-2, -1).masked_fill(~allowed, -torch.inf)
         return normalised(kernel * (shift - finite(shift.amax(-1, keepdim=True))).exp())
 
-    def remember(
-        self,
-        heads: int,
-        key: Tensor,
-        value: Tensor,
-        *,
-        key_padding_mask: Tensor | None,
-        parameters: Parameters,
-    ) -> Memory:
+    def remember(self, heads: int, key: Tensor, value: Tensor, call: Call) -> Memory:
         # Directions are drawn for each query head, and so is what is kept.
         like = key[:, :1].expand(-1, heads, -1, -1)
         features = self._features(like, 1.0)
-        states = sum_all.states(like, key, value, features, key_padding_mask)
+        states = sum_all.states(like, key, value, features, call.key_padding_mask)
         states = states.unflatten(0, like.shape[:2])
         return states[..., :-1].contiguous(), states[..., -1:].contiguous()
 
     def advance(
-        self,
-        memory: Memory,
-        length: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
+        self, memory: Memory, length: int, query: Tensor, key: Tensor, value: Tensor, call: Call
     ) -> tuple[Tensor, Memory]:
         mean, log_total = memory  # values of each feature, and the logarithm of its normaliser
         assert isinstance(mean, Tensor)
         assert isinstance(log_total, Tensor)
-        projected, exponents = self._exponents(query, key, scale)
-        if key_padding_mask is not None:
-            exponents = exponents.masked_fill(key_padding_mask[:, None, :, None], HIDDEN)
+        projected, exponents = self._exponents(query, key, call.scale)
+        if call.key_padding_mask is not None:
+            exponents = exponents.masked_fill(call.key_padding_mask[:, None, :, None], HIDDEN)
         values = expand_heads(value, query.shape[1]).to(mean.dtype)
         rows = []
         for token in range(query.shape[2]):
@@ -150,7 +106,7 @@ class PerformerAttention(Attention):
             rows.append(weights[:, :, None] @ mean)
         return torch.cat(rows, dim=2).to(query.dtype), (mean, log_total)
 
-    def build(self, query: Tensor, key: Tensor, **call: Any) -> None:
+    def build(self, query: Tensor, key: Tensor, call: Call) -> None:
         self._features(query, self.default_scale(query.shape[-1]))
 
     def useful_flops(

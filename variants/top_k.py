@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from variants.contract.attention import Attention, Parameters
+from variants.contract.attention import Attention
+from variants.contract.call import Call
 from variants.contract.definitions import dot_products, expand_heads, masked_softmax, visible
 from variants.contract.hyperparameter import hyperparameter
 from variants.contract.registry import register
@@ -42,53 +43,29 @@ class TopKAttention(Attention):
         train=4,
     )
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         if self.top_k >= key.shape[2]:
-            return fused_sdpa.attend(
-                query, key, value, causal=causal, key_padding_mask=key_padding_mask, scale=scale
-            )
+            return fused_sdpa.attend(query, key, value, call)
         return selected.attend(
             query,
             key,
             value,
             count=self.top_k,
-            causal=causal,
-            key_padding_mask=key_padding_mask,
-            scale=scale,
+            causal=call.causal,
+            key_padding_mask=call.key_padding_mask,
+            scale=call.scale,
         )
 
-    def dense_weights(
-        self,
-        query: Tensor,
-        key: Tensor,
-        rows: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
+    def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
         query_len, key_len = query.shape[2], key.shape[2]
-        allowed = visible(
-            rows, query_len, key_len, causal=causal, key_padding_mask=key_padding_mask
-        )
+        allowed = visible(rows, query_len, key_len, call)
         with torch.no_grad():
             keys = expand_heads(key, query.shape[1])
-            order = selection.scores(query[:, :, rows], keys, scale)
+            order = selection.scores(query[:, :, rows], keys, call.scale)
             order = order.masked_fill(~allowed, -torch.inf)
             lowest = order.topk(min(self.top_k, key_len)).values[..., -1:]
         kept = allowed & (order >= lowest)
-        return masked_softmax(dot_products(query, key, rows, scale), kept)
+        return masked_softmax(dot_products(query, key, rows, call.scale), kept)
 
     def useful_flops(
         self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool

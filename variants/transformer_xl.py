@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from variants.contract.attention import Attention, Parameters
-from variants.contract.decoding import Memory
+from variants.contract.attention import Attention
+from variants.contract.call import Call, Parameters
 from variants.contract.definitions import (
     compute_dtype,
     expand_heads,
@@ -24,6 +23,7 @@ from variants.contract.draws import lasting
 from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
 from variants.contract.tensor_cache import cached
+from variants.contract.variant import Memory
 from variants.engines.decode import decode_attend
 from variants.engines.decode.kv_cache import Kept
 from variants.engines.primitives import head_slabs
@@ -79,17 +79,7 @@ class TransformerXlAttention(Attention):
     def prefix_stable(self) -> bool:
         return False  # segments are counted from the first query
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         # sin and cos of a difference are products of those of its terms. So the position's share of
         # the score is one of a query turned by its own position with a key's sinusoids, and needs
         # no table of distances: it is appended to query and key as further channels.
@@ -101,11 +91,11 @@ class TransformerXlAttention(Attention):
         own = waves[offset:] if offset >= 0 else pad(waves, (0, 0, -offset, 0))
         sin, cos = own.chunk(2, dim=-1)
         layouts = _segments(query_len, key_len, self.segment_size, self.memory_size, query.device)
-        bias = tile_loop.hidden_keys(key_padding_mask, dtype)
+        bias = tile_loop.hidden_keys(call.key_padding_mask, dtype)
         coarse = self.choose_implementation(query, key) == "coarse"
 
         def attend(query: Tensor, key: Tensor, value: Tensor, some: slice) -> Tensor:
-            learned = {name: tensor[some].to(dtype) for name, tensor in parameters.items()}
+            learned = {name: tensor[some].to(dtype) for name, tensor in call.parameters.items()}
             content, asked = _biased(query.to(dtype), learned)
             sines, cosines = (asked @ learned["position_projection"].mT).chunk(2, dim=-1)
             # sin(p - j) = sin p cos j - cos p sin j; cos(p - j) = cos p cos j + sin p sin j
@@ -116,27 +106,17 @@ class TransformerXlAttention(Attention):
                 torch.cat([key.to(dtype), waves.expand(*key.shape[:2], -1, -1)], dim=-1),
                 value.to(dtype),
                 layouts,
-                scale=scale,
+                scale=call.scale,
                 key_bias=bias,
                 coarse=coarse,
             )
 
         return head_slabs.one_by_one(attend, query, key, value).to(query.dtype)
 
-    def dense_weights(
-        self,
-        query: Tensor,
-        key: Tensor,
-        rows: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-    ) -> Tensor:
+    def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
         dtype = compute_dtype(query.dtype)
         query_len, key_len = query.shape[2], key.shape[2]
-        learned = {name: tensor.to(dtype) for name, tensor in parameters.items()}
+        learned = {name: tensor.to(dtype) for name, tensor in call.parameters.items()}
         content, asked = _biased(query[:, :, rows].to(dtype), learned)
         keys = expand_heads(key, query.shape[1]).to(dtype)
         positions = query_positions(rows, query_len, key_len)
@@ -146,48 +126,29 @@ class TransformerXlAttention(Attention):
         relative = waves @ learned["position_projection"]
         by_distance = asked @ relative.mT
         index = distances.clamp(min=0).expand(*by_distance.shape)
-        scores = scale * (content @ keys.mT + by_distance.gather(-1, index))
-        allowed = visible(
-            rows, query_len, key_len, causal=causal, key_padding_mask=key_padding_mask
-        )
+        scores = call.scale * (content @ keys.mT + by_distance.gather(-1, index))
+        allowed = visible(rows, query_len, key_len, call)
         start = rows // self.segment_size * self.segment_size + key_len - query_len
         begin = (start - self.memory_size)[:, None]
         return masked_softmax(scores, allowed & (tokens >= begin))
 
-    def remember(
-        self,
-        heads: int,
-        key: Tensor,
-        value: Tensor,
-        *,
-        key_padding_mask: Tensor | None,
-        parameters: Parameters,
-    ) -> Memory:
+    def remember(self, heads: int, key: Tensor, value: Tensor, call: Call) -> Memory:
         first = max(0, key.shape[2] - self._in_memory(key.shape[2]))
-        padding = None if key_padding_mask is None else key_padding_mask[:, first:]
+        padding = None if call.key_padding_mask is None else call.key_padding_mask[:, first:]
         return Kept.of(key[:, :, first:], value[:, :, first:], padding)
 
     def advance(
-        self,
-        memory: Memory,
-        length: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
+        self, memory: Memory, length: int, query: Tensor, key: Tensor, value: Tensor, call: Call
     ) -> tuple[Tensor, Memory]:
         assert isinstance(memory, Kept)
         dtype = compute_dtype(query.dtype)
-        learned = {name: tensor.to(dtype) for name, tensor in parameters.items()}
+        learned = {name: tensor.to(dtype) for name, tensor in call.parameters.items()}
         content, asked = _biased(query.to(dtype), learned)
-        by_wave = scale * (asked @ learned["position_projection"].mT)
+        by_wave = call.scale * (asked @ learned["position_projection"].mT)
         outs = []
         for row in range(query.shape[2]):
             some = slice(row, row + 1)
-            padding = None if key_padding_mask is None else key_padding_mask[:, some]
+            padding = None if call.key_padding_mask is None else call.key_padding_mask[:, some]
             memory = memory.and_then(key[:, :, some], value[:, :, some], padding)
             # Of a length that stays the same for many steps.
             reach = 1 << memory.tokens.bit_length()
@@ -196,7 +157,7 @@ class TransformerXlAttention(Attention):
             if memory.hidden is not None:
                 bias = bias.masked_fill(memory.hidden[:, None, None], HIDDEN)
             tokens = memory.keys.to(dtype), memory.values.to(dtype)
-            outs.append(decode_attend.attend(content[:, :, some], [tokens], bias, scale=scale))
+            outs.append(decode_attend.attend(content[:, :, some], [tokens], bias, scale=call.scale))
             memory = memory.last(self._in_memory(length + row + 1))
         return torch.cat(outs, dim=2).to(query.dtype), memory
 
@@ -219,7 +180,7 @@ class TransformerXlAttention(Attention):
                 "position_projection": draw(heads, waves, head_dim) / math.sqrt(waves),
             }
 
-    def build(self, query: Tensor, key: Tensor, **call: Any) -> None:
+    def build(self, query: Tensor, key: Tensor, call: Call) -> None:
         dtype = compute_dtype(query.dtype)
         _sinusoids(key.shape[2], _num_waves(query.shape[-1]), dtype, query.device)
 

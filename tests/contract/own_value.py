@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.contract.answers import for_each_head
 from variants import Attention
-from variants.contract.registry import Info
+from variants.contract.info import Info
 
 
 def describe(name: str, memory: str, capabilities: set[str]) -> Info:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from variants.contract.call import Parameters
 from variants.contract.modes import pretended, tracing
-
-if TYPE_CHECKING:
-    from variants.contract.attention import Attention, Parameters
+from variants.contract.variant import Variant
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -19,7 +16,7 @@ class UnsupportedError(ValueError):
     """A request that is well formed but that this variant, or this machine, cannot serve."""
 
 
-def require(attention: Attention, capability: str) -> None:
+def require(attention: Variant, capability: str) -> None:
     """UnsupportedError unless the attention, as asked for, has a capability."""
     if capability not in attention.supports:
         name = attention.info.name
@@ -32,11 +29,10 @@ def require(attention: Attention, capability: str) -> None:
 
 
 def check_call(
-    attention: Attention,
+    attention: Variant,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    *,
     causal: bool,
     key_padding_mask: Tensor | None,
     distance_bias: Tensor | None,
@@ -104,7 +100,7 @@ def require_real(name: str, method: str, *tensors: Tensor) -> None:
 
 
 def check_parameters(
-    attention: Attention, parameters: Parameters, seeded: Parameters, device: torch.device
+    attention: Variant, parameters: Parameters, seeded: Parameters, device: torch.device
 ) -> None:
     """Learned tensors that were given must be like the seeded ones."""
     expected = {name: tuple(tensor.shape) for name, tensor in seeded.items()}

@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from variants.contract import padding
-from variants.contract.checks import (
-    UnsupportedError,
-    check_bias,
-    check_call,
-    require,
-    require_real,
-)
+from variants.contract.call import Call, Parameters
+from variants.contract.checks import UnsupportedError, check_bias, require
 from variants.contract.definitions import without_padding
-from variants.contract.modes import as_autocast, no_autocast
+from variants.contract.modes import no_autocast
 from variants.contract.strides import readable
-
-if TYPE_CHECKING:
-    from variants.contract.attention import Attention, Parameters
-
-Memory = tuple[object, ...]
-"""What one variant keeps: tensors, such tuples of them, and whatever else it needs."""
+from variants.contract.variant import Memory, Variant
 
 
 @dataclass(frozen=True)
@@ -38,7 +27,7 @@ class State:
     from several times.
     """
 
-    attention: Attention
+    attention: Variant
     length: int  # tokens so far, padding included
     shape: tuple[int, int, int, int]  # batch, heads, kv_heads, head_dim
     dtype: torch.dtype  # of the tokens
@@ -65,93 +54,34 @@ class State:
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
-def prefill(
-    attention: Attention,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    key_padding_mask: Tensor | None = None,
-    distance_bias: Tensor | None = None,
-    scale: float | None = None,
-    parameters: Parameters | None = None,
-) -> tuple[Tensor, State]:
-    """As `Attention.prefill`."""
-    query, key, value = as_autocast(query, key, value)
-    _check(attention, query, key, (query, key, value, distance_bias), parameters)
-    if isinstance(query, Tensor):
-        require_real(attention.info.name, "prefill", query)
-    call: dict[str, Any] = {"scale": scale, "parameters": parameters}
-    out = attention(
-        query,
-        key,
-        value,
-        causal=True,
-        key_padding_mask=key_padding_mask,
-        distance_bias=distance_bias,
-        **call,
-    )
-    key, value = (readable(x) for x in without_padding(key_padding_mask, key, value))
-    starts = first_tokens(key_padding_mask)
+def first_state(attention: Variant, query: Tensor, key: Tensor, value: Tensor, call: Call) -> State:
+    """The state after the first tokens."""
+    mask = call.key_padding_mask
+    key, value = (readable(x) for x in without_padding(mask, key, value))
+    starts = first_tokens(mask)
     memory: Memory
     if starts and attention.info.positions == "absolute":
         memory = tuple(
             None if start is None else _remember(attention, query, part, call)
-            for start, part in zip(
-                starts, _sequences(starts, key, value, key_padding_mask), strict=True
-            )
+            for start, part in zip(starts, _sequences(starts, key, value, mask), strict=True)
         )
     else:
-        memory = _remember(attention, query, (key, value, key_padding_mask), call)
-    return out, State(
+        memory = _remember(attention, query, (key, value, mask), call)
+    return State(
         attention, query.shape[2], _shape(query, key), query.dtype, query.device, memory, starts
     )
 
 
 def step(
-    attention: Attention,
-    state: State,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    key_padding_mask: Tensor | None = None,
-    distance_bias: Tensor | None = None,
-    scale: float | None = None,
-    parameters: Parameters | None = None,
+    attention: Variant, state: State, query: Tensor, key: Tensor, value: Tensor, call: Call
 ) -> tuple[Tensor, State]:
-    """As `Attention.step`."""
-    require(attention, "step")
-    if not isinstance(state, State):
-        raise ValueError(
-            f"{attention.info.name}: step takes the state that prefill or a step gave, then query, "
-            f"key and value; got a state of type {type(state).__name__}"
-        )
-    query, key, value = as_autocast(query, key, value)
-    _check(attention, query, key, (query, key, value, distance_bias), parameters)
-    check_call(
-        attention,
-        query,
-        key,
-        value,
-        causal=True,
-        key_padding_mask=key_padding_mask,
-        distance_bias=None,
-    )
-    _check_state(attention, state, query, key)
-    require_real(attention.info.name, "step", query, key, value)
-    length = state.length + key.shape[2]
-    if distance_bias is not None:
-        require(attention, "distance_bias")
-        check_bias(attention.info.name, distance_bias, query, length)
+    """The output of new tokens, and the state after them; arguments are checked."""
     query, key, value = readable(query), readable(key), readable(value)
-    key, value = without_padding(key_padding_mask, key, value)
-    call: dict[str, Any] = {"scale": scale, "parameters": parameters}
-    inputs = query, key, value, key_padding_mask, distance_bias
+    key, value = without_padding(call.key_padding_mask, key, value)
     if state.starts and attention.info.positions == "absolute":
-        return _step_one_by_one(attention, state, *inputs, call)
-    out, memory = _advance(attention, state.memory, state.length, *inputs, call)
-    starts = state.starts_with(key_padding_mask)
+        return _step_one_by_one(attention, state, query, key, value, call)
+    out, memory = _advance(attention, state.memory, state.length, query, key, value, call)
+    length, starts = state.length + key.shape[2], state.starts_with(call.key_padding_mask)
     return out, dataclasses.replace(state, length=length, memory=memory, starts=starts)
 
 
@@ -177,86 +107,56 @@ def _sequences(
 
 
 def _remember(
-    attention: Attention,
-    query: Tensor,
-    tokens: tuple[Tensor, Tensor, Tensor | None],
-    call: dict[str, Any],
+    attention: Variant, query: Tensor, tokens: tuple[Tensor, Tensor, Tensor | None], call: Call
 ) -> Memory:
     key, value, mask = tokens
     with torch.no_grad(), no_autocast(query.device):
-        return attention.remember(
-            query.shape[1],
-            key,
-            value,
-            key_padding_mask=mask,
-            parameters=attention.arguments(query, None, call["parameters"], None)["parameters"],
-        )
+        return attention.remember(query.shape[1], key, value, call.masked(mask, None))
 
 
 def _advance(
-    attention: Attention,
+    attention: Variant,
     memory: Memory,
     length: int,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    key_padding_mask: Tensor | None,
-    distance_bias: Tensor | None,
-    call: dict[str, Any],
+    call: Call,
 ) -> tuple[Tensor, Memory]:
     with torch.no_grad(), no_autocast(query.device):
-        return attention.advance(
-            memory,
-            length,
-            query,
-            key,
-            value,
-            key_padding_mask=key_padding_mask,
-            **attention.arguments(query, call["scale"], call["parameters"], distance_bias),
-        )
+        return attention.advance(memory, length, query, key, value, call)
 
 
 def _step_one_by_one(
-    attention: Attention,
-    state: State,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    key_padding_mask: Tensor | None,
-    distance_bias: Tensor | None,
-    call: dict[str, Any],
+    attention: Variant, state: State, query: Tensor, key: Tensor, value: Tensor, call: Call
 ) -> tuple[Tensor, State]:
-    """A step of sequences that begin at different places, each by what it keeps itself."""
-    starts = state.starts_with(key_padding_mask)
+    """A step of sequences whose first tokens stand at different positions, each with a memory of
+    its own."""
+    starts = state.starts_with(call.key_padding_mask)
     outs: list[Tensor] = []
     memories: list[Memory | None] = []
     late = [max(0, (start or 0) - state.length) for start in starts]
-    tokens = zip(starts, late, _sequences(late, key, value, key_padding_mask), strict=True)
-    for number, (start, begin, part) in enumerate(tokens):
+    tokens = _sequences(late, key, value, call.key_padding_mask)
+    for number, (start, begin, part) in enumerate(zip(starts, late, tokens, strict=True)):
         asked, memory = query[number : number + 1, :, begin:], state.memory[number]
         if start is None:
             outs.append(torch.zeros_like(asked))
             memories.append(None)
             continue
-        bias = None
-        if distance_bias is not None:
+        bias = call.distance_bias
+        if bias is not None:
             entries = asked.shape[2] + state.length + key.shape[2] - start - 1
-            bias = distance_bias[:, start : start + entries]
+            bias = bias[:, start : start + entries]
+        own_key, own_value, mask = part
+        own = call.masked(mask, bias)
         if memory is None:
             with torch.no_grad():
-                out = attention(
-                    asked,
-                    *part[:2],
-                    causal=True,
-                    key_padding_mask=part[2],
-                    distance_bias=bias,
-                    **call,
-                )
+                out = attention.run(asked, own_key, own_value, own)
             memory = _remember(attention, asked, part, call)
         else:
             assert isinstance(memory, tuple)
             length = state.length - start
-            out, memory = _advance(attention, memory, length, asked, *part, bias, call)
+            out, memory = _advance(attention, memory, length, asked, own_key, own_value, own)
         outs.append(pad(out, (0, 0, begin, 0)))
         memories.append(memory)
     return torch.cat(outs), dataclasses.replace(
@@ -276,33 +176,46 @@ def _shape(query: Tensor, key: Tensor) -> tuple[int, int, int, int]:
     return query.shape[0], query.shape[1], key.shape[1], query.shape[3]
 
 
-def _check(
-    attention: Attention,
+def check_is_state(attention: Variant, state: State) -> None:
+    """The first argument of a step must be a state."""
+    require(attention, "step")
+    if not isinstance(state, State):
+        raise ValueError(
+            f"{attention.info.name}: step takes the state that prefill or a step returned, then "
+            f"query, key and value; got a state of type {type(state).__name__}"
+        )
+
+
+def check_tokens(
+    attention: Variant,
     query: Tensor,
     key: Tensor,
-    tensors: Iterable[Tensor | None],
+    value: Tensor,
+    distance_bias: Tensor | None,
     parameters: Parameters | None,
 ) -> None:
+    """What prefill and step ask for beyond a call: a query for each key, and no gradient."""
     name = attention.info.name
     require(attention, "step")
-    tensors = tuple(tensors)
-    given = all(isinstance(x, Tensor) for x in tensors[:3])
+    given = all(isinstance(x, Tensor) for x in (query, key, value))
     if given and query.ndim == key.ndim == 4 and query.shape[2] != key.shape[2]:
         raise ValueError(
             f"{name}: prefill and step take a query, a key and a value of each token; got "
             f"{query.shape[2]} queries and {key.shape[2]} keys"
         )
     learned = parameters.values() if isinstance(parameters, dict) else ()
-    if torch.is_grad_enabled() and any(
-        isinstance(x, Tensor) and x.requires_grad for x in (*tensors, *learned)
-    ):
+    tensors = (query, key, value, distance_bias, *learned)
+    if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in tensors):
         raise UnsupportedError(
             f"{name}: decoding has no gradient; call prefill and step under torch.no_grad(), or "
             "the attention itself for training"
         )
 
 
-def _check_state(attention: Attention, state: State, query: Tensor, key: Tensor) -> None:
+def check_state(
+    attention: Variant, state: State, query: Tensor, key: Tensor, distance_bias: Tensor | None
+) -> None:
+    """New tokens must fit the state."""
     name = attention.info.name
     if state.attention != attention:
         raise ValueError(
@@ -315,6 +228,9 @@ def _check_state(attention: Attention, state: State, query: Tensor, key: Tensor)
             f"{name}: tokens of a step must be like those before them, (batch, heads, kv_heads, "
             f"head_dim, dtype, device) = {_spelled(kept)}; got {_spelled(given)}"
         )
+    if distance_bias is not None:
+        require(attention, "distance_bias")
+        check_bias(name, distance_bias, query, state.length + key.shape[2])
 
 
 def _spelled(facts: tuple[object, ...]) -> str:

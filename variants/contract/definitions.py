@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from variants.contract.call import Call
+
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """float32 for the half types, the type itself otherwise."""
@@ -31,21 +33,14 @@ def query_positions(rows: Tensor, query_len: int, key_len: int) -> Tensor:
     return rows + (key_len - query_len)
 
 
-def visible(
-    rows: Tensor,
-    query_len: int,
-    key_len: int,
-    *,
-    causal: bool,
-    key_padding_mask: Tensor | None,
-) -> Tensor:
+def visible(rows: Tensor, query_len: int, key_len: int, call: Call) -> Tensor:
     """Bool (batch or 1, 1, len(rows) or 1, key_len): keys neither padded nor, if causal, later."""
     allowed = torch.ones(1, 1, 1, key_len, dtype=torch.bool, device=rows.device)
-    if causal:
+    if call.causal:
         positions = query_positions(rows, query_len, key_len)
         allowed = allowed & (torch.arange(key_len, device=rows.device) <= positions[:, None])
-    if key_padding_mask is not None:
-        allowed = allowed & ~key_padding_mask[:, None, None, :]
+    if call.key_padding_mask is not None:
+        allowed = allowed & ~call.key_padding_mask[:, None, None, :]
     return allowed
 
 
@@ -105,26 +100,11 @@ def normalised(kernel: Tensor) -> Tensor:
     return kernel / safe_total(kernel.sum(-1, keepdim=True))
 
 
-def softmax_weights(
-    query: Tensor,
-    key: Tensor,
-    rows: Tensor,
-    *,
-    causal: bool,
-    key_padding_mask: Tensor | None,
-    scale: float,
-    distance_bias: Tensor | None = None,
-) -> Tensor:
+def softmax_weights(query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
     """Exact softmax attention weights of some query rows."""
-    scores = dot_products(query, key, rows, scale)
-    if distance_bias is not None:
-        bias = distance_bias_of(rows, query.shape[2], key.shape[2], distance_bias)
+    scores = dot_products(query, key, rows, call.scale)
+    if call.distance_bias is not None:
+        bias = distance_bias_of(rows, query.shape[2], key.shape[2], call.distance_bias)
         scores = scores + bias.to(scores.dtype)
-    allowed = visible(
-        rows,
-        query.shape[2],
-        key.shape[2],
-        causal=causal,
-        key_padding_mask=key_padding_mask,
-    )
+    allowed = visible(rows, query.shape[2], key.shape[2], call)
     return masked_softmax(scores, allowed)

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from variants.contract.call import Call
 from variants.contract.definitions import compute_dtype
 
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
-"""Output of query, key, value (or rows), key_padding_mask and distance_bias."""
+Attend = Callable[[Tensor, Tensor, Tensor, Call], Tensor]
+"""Output of query, key, value (or rows) and call."""
 
 
 class Span(NamedTuple):
@@ -93,22 +94,15 @@ def parts(
 
 
 def attend(
-    call: Attend,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    key_padding_mask: Tensor,
-    distance_bias: Tensor | None,
-    *,
-    causal: bool,
-    crosses: bool,
+    kernel: Attend, query: Tensor, key: Tensor, value: Tensor, call: Call, *, crosses: bool
 ) -> Tensor:
     """The output of all sequences; rows of no part are 0."""
-    query_len = query.shape[2]
-    found = list(parts(key_padding_mask, query_len, causal=causal, crosses=crosses))
+    query_len, padding = query.shape[2], call.key_padding_mask
+    assert padding is not None
+    found = list(parts(padding, query_len, causal=call.causal, crosses=crosses))
     # Cut once: a slice for each part would have a gradient as large as the whole batch.
     sizes = [own[0].sequences.stop - own[0].sequences.start for own in found]
-    batches = zip(*(x.split(sizes) for x in (query, key, value, key_padding_mask)), strict=True)
+    batches = zip(*(x.split(sizes) for x in (query, key, value, padding)), strict=True)
     outs = []
     for own, (queries, keys, values, mask) in zip(found, batches, strict=True):
         pieces, done = [], 0
@@ -118,12 +112,14 @@ def attend(
             pieces.append(_nothing(queries[:, :, done : part.rows.start]))
             done = part.rows.stop
             pieces.append(
-                call(
+                kernel(
                     queries[:, :, part.rows],
                     keys[:, :, part.keys],
                     values[:, :, part.keys],
-                    mask[:, part.keys] if part.holes else None,
-                    part.bias(distance_bias, query_len),
+                    call.masked(
+                        mask[:, part.keys] if part.holes else None,
+                        part.bias(call.distance_bias, query_len),
+                    ),
                 )
             )
         pieces.append(_nothing(queries[:, :, done:]))
@@ -138,34 +134,29 @@ def _nothing(queries: Tensor) -> Tensor:
 
 
 def weights(
-    call: Attend,
-    query: Tensor,
-    key: Tensor,
-    rows: Tensor,
-    key_padding_mask: Tensor,
-    distance_bias: Tensor | None,
-    *,
-    causal: bool,
-    crosses: bool,
+    define: Attend, query: Tensor, key: Tensor, rows: Tensor, call: Call, *, crosses: bool
 ) -> Tensor:
-    """The weights of some `rows`, of calls with query, key, rows, key_padding_mask and
-    distance_bias; those of rows of no part are 0."""
+    """The weights of some `rows`, defined for query, key, rows and call; rows of no part are 0."""
+    padding = call.key_padding_mask
+    assert padding is not None
     _, heads, query_len, _ = query.shape
     key_len = key.shape[2]
     outs = []
-    for own in parts(key_padding_mask, query_len, causal=causal, crosses=crosses):
+    for own in parts(padding, query_len, causal=call.causal, crosses=crosses):
         sequences = own[0].sequences
         shape = (sequences.stop - sequences.start, heads, len(rows), key_len)
         out = query.new_zeros(shape, dtype=compute_dtype(query.dtype))
         for part in own:
             inside = ((rows >= part.rows.start) & (rows < part.rows.stop)).nonzero()[:, 0]
             if len(inside):
-                made = call(
+                made = define(
                     query[sequences, :, part.rows],
                     key[sequences, :, part.keys],
                     rows[inside] - part.rows.start,
-                    key_padding_mask[sequences, part.keys] if part.holes else None,
-                    part.bias(distance_bias, query_len),
+                    call.masked(
+                        padding[sequences, part.keys] if part.holes else None,
+                        part.bias(call.distance_bias, query_len),
+                    ),
                 )
                 made = pad(made, (part.keys.start, key_len - part.keys.stop))
                 out = out.to(made.dtype).index_copy(2, inside, made)

@@ -1,15 +1,13 @@
-"""An attention as one line of text, "lsh num_hashes=4": how it is written and how it is read."""
+"""Reads an attention from one line of text, "lsh num_hashes=4"."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from variants.contract.attention import Attention
 from variants.contract.registry import REGISTRY, create
-
-if TYPE_CHECKING:
-    from variants.contract.attention import Attention
 
 INTEGER = re.compile(r"[+-]?\d+")
 NUMBER = re.compile(r"[+-]?(inf|(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)")
@@ -48,8 +46,6 @@ def as_attention(attention: Attention | str) -> Attention:
     Raises:
         ValueError: as `parse` does; an object of another kind.
     """
-    from variants.contract.attention import Attention  # which writes its text with this file
-
     if isinstance(attention, str):
         return parse(attention)
     if not isinstance(attention, Attention):
@@ -58,19 +54,6 @@ def as_attention(attention: Attention | str) -> Attention:
             f"{attention!r}"
         )
     return attention
-
-
-def written(attention: Attention) -> str:
-    """The text of an attention, all settings sorted by name; the implementation stands last, and
-    only if one is asked for."""
-    name = attention.info.name
-    for field in dataclasses.fields(attention):
-        value = getattr(attention, field.name)
-        if isinstance(value, str) and len(value.split()) != 1:
-            raise ValueError(f"{name}: {field.name} must be one word; got {value!r}")
-    implementation = attention.implementation
-    own = "" if implementation == "auto" else f"implementation={implementation}"
-    return " ".join(filter(None, (name, attention.hyperparameters, own)))
 
 
 def _value(setting: str, kind: type, text: str) -> Any:

@@ -6,60 +6,23 @@ import dataclasses
 import inspect
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise, product
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+import torch
+from torch import Tensor
+
+from variants.contract.added import ADDED, Added
+from variants.contract.attention import Attention
 from variants.contract.hyperparameter import Hyperparameter, check_declared, declared_by
+from variants.contract.info import CAPABILITIES, POSITIONS, TARGETS, Info
 
-if TYPE_CHECKING:
-    from variants.contract.attention import Attention
-
-CAPABILITIES = frozenset(
-    {"causal", "key_padding_mask", "cross_attention", "backward", "distance_bias", "step"}
-)
 SETTINGS = ("grid", "default")
-TARGETS = ("softmax", "masked_softmax", "biased_softmax", "shared_qk_softmax", "other_kernel")
-
-POSITIONS = ("none", "distance", "absolute")
 
 REGISTRY: dict[str, type[Attention]] = {}
 
 AttentionClass = TypeVar("AttentionClass", bound="type[Attention]")
-
-
-@dataclass(frozen=True)
-class Info:
-    """Metadata of one variant; the documentation table and the contract tests are made from it."""
-
-    name: str
-    title: str
-    year: int
-    url: str
-    time: str
-    memory: str
-    target: str
-    supports: frozenset[str]
-    implementations: tuple[str, ...]
-    exact_when: Mapping[str, Any] | None
-    grid: tuple[Mapping[str, Any], ...]
-    convex: bool = True
-    causal_only: bool = False
-    positions: str = "absolute"
-    knob: tuple[str, ...] = ()
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether the method equals softmax attention whatever its hyperparameters."""
-        return self.exact_when is not None and not self.exact_when
-
-    @property
-    def causal_choices(self) -> tuple[bool, ...]:
-        """The values of `causal` that a call may have."""
-        if self.causal_only:
-            return (True,)
-        return (False, True) if "causal" in self.supports else (False,)
 
 
 def register(
@@ -152,6 +115,51 @@ def hyperparameters(name: str) -> tuple[Hyperparameter, ...]:
     An unknown name is a ValueError that lists the valid ones.
     """
     return declared_by(_registered(name))
+
+
+def add_implementation(
+    variant: str,
+    name: str,
+    *,
+    attend: Callable[..., Tensor],
+    unavailable: Callable[[torch.device], str | None] | None = None,
+    supports: Collection[str] | None = None,
+    differs: str = "",
+) -> None:
+    """Make `name` a valid `implementation` of a registered variant.
+
+    Args:
+        attend: called as the variant's own `attend` is, the variant first: `attend(attention,
+            query, key, value, causal=..., key_padding_mask=..., scale=..., parameters=...)`.
+            Raises UnsupportedError for what it cannot serve.
+        unavailable: why it cannot run on a device; None if it can.
+        supports: the part of the variant's capabilities it has; if not given all of them but
+            `distance_bias`, which `attend` then takes as one more keyword, and `step`, which it
+            cannot have.
+        differs: how it departs from the variant's definition, as words after "computes something
+            else:". Such an implementation is not checked against that definition.
+
+    Raises:
+        ValueError: an unknown variant or capability, a name that is taken or is no plain word.
+    """
+    if variant not in REGISTRY:
+        raise ValueError(
+            f"unknown variant {variant!r}; known variants: {', '.join(sorted(REGISTRY))}"
+        )
+    info = REGISTRY[variant].info
+    if name in ("auto", *info.implementations) or (variant, name) in ADDED:
+        raise ValueError(f"{variant} has an implementation {name!r} already")
+    if not name.isidentifier():
+        raise ValueError(
+            f"{variant}: the name of an implementation must be letters, digits and underscores; "
+            f"got {name!r}"
+        )
+    if unknown := set(supports or ()) - CAPABILITIES:
+        raise ValueError(
+            f"{variant}/{name}: supports {sorted(unknown)} is not in {sorted(CAPABILITIES)}"
+        )
+    own = info.supports - {"distance_bias"} if supports is None else info.supports & set(supports)
+    ADDED[variant, name] = Added(attend, unavailable, own - {"step"}, differs)
 
 
 def create(name: str, **hyperparameters: Any) -> Attention:

@@ -1,51 +1,47 @@
-"""A call as one operation of a program that torch traces or transforms.
+"""A call inside a program that torch traces or transforms.
 
-Kernels choose their work by lengths and keep tensors from call to call, neither of which belongs
-into a traced program. So the program holds `variants::attention`, and the kernel runs when the
-program does: on its data, at its lengths. To load an exported program, import `variants` first.
+Kernels choose their work by lengths and keep tensors from call to call; a traced program must hold
+neither. So the program holds the operation `variants::attention` (`operation.py`), and the kernel
+runs when the program runs: on its data, at its lengths. To load an exported program, import
+`variants` first.
 """
 
 from __future__ import annotations
 
-import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from variants.contract.call import Parameters
 from variants.contract.checks import UnsupportedError
 from variants.contract.modes import transforming
-from variants.contract.parsing import parse
-
-if TYPE_CHECKING:
-    from variants.contract.attention import Attention, Parameters
 
 
 def call(
-    attention: Attention,
+    attention: str,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    *,
     causal: bool,
     key_padding_mask: Tensor | None,
     distance_bias: Tensor | None,
     scale: float | None,
     parameters: Parameters | None,
 ) -> Tensor:
-    """The call of an attention as one operation, with its first derivative."""
+    """A call as one operation, with its first derivative; `attention` as `Variant.text`."""
     names = sorted(parameters or {})
     learned = [(parameters or {})[name] for name in names]
     tensors = (query, key, value, key_padding_mask, distance_bias, *learned)
-    asked = (attention.text, causal, scale, " ".join(names) if parameters is not None else None)
+    asked = (attention, causal, scale, " ".join(names) if parameters is not None else None)
     if transforming():
         if any(is_mapped(x) for x in tensors if x is not None):
-            raise no_vmap(attention.info.name)
+            raise no_vmap(_name(attention))
         forward_mode = forward_ad._current_level >= 0
         if forward_mode or any(x is not None and x.requires_grad for x in tensors):
             # The transforms of torch.func differentiate only a Function written for them.
-            out: Tensor = (_Dual if forward_mode else _Call).apply(asked, *tensors)
+            out: Tensor = (DualTracedCall if forward_mode else TracedCall).apply(asked, *tensors)
             return out
     return _operation(asked, tensors)
 
@@ -55,8 +51,9 @@ Asked = tuple[str, bool, float | None, str | None]
 ones."""
 
 
-def _variant(asked: Asked) -> str:
-    return asked[0].partition(" ")[0]
+def _name(attention: str) -> str:
+    """The name of a variant from its text."""
+    return attention.partition(" ")[0]
 
 
 def _operation(asked: Asked, tensors: tuple[Tensor | None, ...]) -> Tensor:
@@ -65,123 +62,7 @@ def _operation(asked: Asked, tensors: tuple[Tensor | None, ...]) -> Tensor:
     return out
 
 
-def _run(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    key_padding_mask: Tensor | None,
-    distance_bias: Tensor | None,
-    learned: list[Tensor],
-    attention: str,
-    causal: bool,
-    scale: float | None,
-    names: str | None,
-) -> Tensor:
-    return parse(attention).run(
-        query,
-        key,
-        value,
-        causal=causal,
-        key_padding_mask=key_padding_mask,
-        distance_bias=distance_bias,
-        scale=scale,
-        parameters=None if names is None else dict(zip(names.split(), learned, strict=True)),
-    )
-
-
-@torch.library.custom_op("variants::attention", mutates_args=())
-def _attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    key_padding_mask: Tensor | None,
-    distance_bias: Tensor | None,
-    learned: list[Tensor],
-    attention: str,
-    causal: bool,
-    scale: float | None,
-    names: str | None,
-) -> Tensor:
-    out = _run(
-        query, key, value, key_padding_mask, distance_bias, learned, attention, causal, scale, names
-    )
-    return out.contiguous()
-
-
-@_attention.register_fake
-def _(query: Tensor, *rest: Any) -> Tensor:
-    return torch.empty_like(query, memory_format=torch.contiguous_format)
-
-
-@torch.library.custom_op("variants::attention_backward", mutates_args=())
-def _attention_backward(
-    grad_out: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    key_padding_mask: Tensor | None,
-    distance_bias: Tensor | None,
-    learned: list[Tensor],
-    attention: str,
-    causal: bool,
-    scale: float | None,
-    names: str | None,
-) -> list[Tensor]:
-    """Gradients of query, key, value, the bias (empty if there is none) and what is learned."""
-    found: list[Tensor | BaseException] = []
-
-    # Another thread would not know the stream of this one.
-    on = torch.cuda.current_stream(query.device) if query.is_cuda else None
-
-    def differentiate() -> None:
-        try:
-            if on is not None:
-                torch.cuda.set_stream(on)
-            inputs = [
-                None if x is None else x.detach().requires_grad_()
-                for x in (query, key, value, distance_bias, *learned)
-            ]
-            own = [x for x in inputs if x is not None]
-            wanted = own[len(own) - len(learned) :]
-            with torch.enable_grad():
-                tensors = own[0], own[1], own[2], key_padding_mask, inputs[3]
-                out = _run(*tensors, wanted, attention, causal, scale, names)
-                grads = iter(torch.autograd.grad(out, own, grad_out, materialize_grads=True))
-            found.extend(grad_out.new_zeros(0) if x is None else next(grads) for x in inputs)
-        except BaseException as error:
-            found.append(error)
-
-    # Inside of an operation torch records no gradient; in a thread of its own it does.
-    thread = threading.Thread(target=differentiate)
-    thread.start()
-    thread.join()
-    if isinstance(found[-1], BaseException):
-        raise found[-1]
-    return [x.contiguous() for x in found if isinstance(x, Tensor)]
-
-
-@_attention_backward.register_fake
-def _(
-    grad_out: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    key_padding_mask: Tensor | None,
-    distance_bias: Tensor | None,
-    learned: list[Tensor],
-    attention: str,
-    causal: bool,
-    scale: float | None,
-    names: str | None,
-) -> list[Tensor]:
-    bias = grad_out.new_zeros(0) if distance_bias is None else distance_bias
-    return [
-        torch.empty_like(x, memory_format=torch.contiguous_format)
-        for x in (query, key, value, bias, *learned)
-    ]
-
-
-class _Call(torch.autograd.Function):
+class TracedCall(torch.autograd.Function):
     """The operation with a gradient."""
 
     @staticmethod
@@ -195,20 +76,20 @@ class _Call(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, asked: Asked, *tensors: Any) -> Any:
-        raise no_vmap(_variant(asked))
+        raise no_vmap(_name(asked[0]))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        return (None, *_Backward.apply(ctx.asked, grads[0], *ctx.saved_tensors))
+        return (None, *_TracedBackward.apply(ctx.asked, grads[0], *ctx.saved_tensors))
 
 
-class _Dual(_Call):
+class DualTracedCall(TracedCall):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        raise no_forward_mode(_variant(ctx.asked))
+        raise no_forward_mode(_name(ctx.asked[0]))
 
 
-class _Backward(torch.autograd.Function):
+class _TracedBackward(torch.autograd.Function):
     """The gradient, which has none."""
 
     @staticmethod
@@ -221,28 +102,15 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.variant = _variant(inputs[0])
+        ctx.variant = _name(inputs[0][0])
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, asked: Asked, *tensors: Any) -> Any:
-        raise no_vmap(_variant(asked))
+        raise no_vmap(_name(asked[0]))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         raise no_second_derivative(ctx.variant)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, learned, attention, causal, scale, names = inputs
-    _Call.setup_context(ctx, ((attention, causal, scale, names), *tensors, *learned), output)
-
-
-def _backward(ctx: Any, *grads: Tensor) -> Any:
-    _, *own = _Call.backward(ctx, *grads)
-    return (*own[:5], list(own[5:]), None, None, None, None)
-
-
-_attention.register_autograd(_backward, setup_context=_setup_context)
 
 
 def no_second_derivative(name: str) -> UnsupportedError:

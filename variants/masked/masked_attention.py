@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from variants.contract.attention import Attention, Parameters
+from variants.contract.attention import Attention
+from variants.contract.call import Call
 from variants.contract.checks import UnsupportedError
-from variants.contract.decoding import Memory
 from variants.contract.definitions import distance_bias_of, dot_products, masked_softmax, visible
 from variants.contract.pattern import Pattern
 from variants.contract.tensor_cache import cached
+from variants.contract.variant import Memory
 from variants.engines.decode import decode_attend
 from variants.engines.decode.kv_cache import Ends
 from variants.engines.libraries import flex, fused_sdpa, xformers
@@ -34,105 +35,49 @@ class MaskedAttention(Attention):
     def pattern(self, heads: int, query_len: int, key_len: int, causal: bool) -> Pattern:
         """The keys each query sees."""
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-        distance_bias: Tensor | None = None,
-    ) -> Tensor:
-        pattern = self._pattern(query, key, causal)
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
+        pattern = self._pattern(query, key, call.causal)
         implementation = self.choose_implementation(query, key)
         if (library := LIBRARIES.get(implementation)) is not None:
-            if distance_bias is not None:
+            if call.distance_bias is not None:
                 raise UnsupportedError(f"implementation {implementation!r} takes no distance_bias")
-            return library(
-                query, key, value, pattern, key_padding_mask=key_padding_mask, scale=scale
-            )
+            return library(query, key, value, pattern, call)
         coarse = implementation == "coarse"
         if pattern.covers_everything() and not coarse:
-            return fused_sdpa.attend(
-                query,
-                key,
-                value,
-                causal=causal,
-                key_padding_mask=key_padding_mask,
-                scale=scale,
-                distance_bias=distance_bias,
-            )
+            return fused_sdpa.attend(query, key, value, call)
         return tile_loop.run(
             query,
             key,
             value,
             layouts_of(pattern, query.shape[1], query.device),
-            scale=scale,
-            key_bias=tile_loop.hidden_keys(key_padding_mask, query.dtype),
-            distance_bias=distance_bias,
+            scale=call.scale,
+            key_bias=tile_loop.hidden_keys(call.key_padding_mask, query.dtype),
+            distance_bias=call.distance_bias,
             coarse=coarse,
         )
 
-    def dense_weights(
-        self,
-        query: Tensor,
-        key: Tensor,
-        rows: Tensor,
-        *,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-        distance_bias: Tensor | None = None,
-    ) -> Tensor:
-        allowed = visible(
-            rows,
-            query.shape[2],
-            key.shape[2],
-            causal=causal,
-            key_padding_mask=key_padding_mask,
-        )
-        allowed = allowed & self._pattern(query, key, causal).mask(rows)
-        scores = dot_products(query, key, rows, scale)
-        if distance_bias is not None:
-            bias = distance_bias_of(rows, query.shape[2], key.shape[2], distance_bias)
+    def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
+        allowed = visible(rows, query.shape[2], key.shape[2], call)
+        allowed = allowed & self._pattern(query, key, call.causal).mask(rows)
+        scores = dot_products(query, key, rows, call.scale)
+        if call.distance_bias is not None:
+            bias = distance_bias_of(rows, query.shape[2], key.shape[2], call.distance_bias)
             scores = scores + bias.to(scores.dtype)
         return masked_softmax(scores, allowed)
 
-    def remember(
-        self,
-        heads: int,
-        key: Tensor,
-        value: Tensor,
-        *,
-        key_padding_mask: Tensor | None,
-        parameters: Parameters,
-    ) -> Memory:
+    def remember(self, heads: int, key: Tensor, value: Tensor, call: Call) -> Memory:
         # Of a pattern that can step: the first keys, and those of a window.
         pattern = self.pattern(heads, 1, 1 << 40, True)
-        return Ends.of(key, value, key_padding_mask, pattern.leading, pattern.window)
+        return Ends.of(key, value, call.key_padding_mask, pattern.leading, pattern.window)
 
     def advance(
-        self,
-        memory: Memory,
-        length: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        key_padding_mask: Tensor | None,
-        scale: float,
-        parameters: Parameters,
-        distance_bias: Tensor | None = None,
+        self, memory: Memory, length: int, query: Tensor, key: Tensor, value: Tensor, call: Call
     ) -> tuple[Tensor, Memory]:
         assert isinstance(memory, Ends)
         rows = query.shape[2]
         outs = []
         for some in row_slices(0, rows, decode_attend.FEW):
-            padding = None if key_padding_mask is None else key_padding_mask[:, some]
+            padding = None if call.key_padding_mask is None else call.key_padding_mask[:, some]
             memory = memory.and_then(key[:, :, some], value[:, :, some], padding)
             asked, total = query[:, :, some], length + some.stop
             keys, hidden = memory.positions(total), memory.hidden()
@@ -142,20 +87,17 @@ class MaskedAttention(Attention):
                 unseen = ~pattern.sees(keys, positions[:, None], keys)
                 hidden = unseen if hidden is None else hidden | unseen
             bias = None
-            if distance_bias is not None:
-                bias = distance_bias[:, rows - some.stop :]
+            if call.distance_bias is not None:
+                bias = call.distance_bias[:, rows - some.stop :]
             bias = decode_attend.bias_of(asked, hidden, bias, keys)
-            outs.append(decode_attend.attend(asked, memory.parts(), bias, scale=scale))
+            outs.append(decode_attend.attend(asked, memory.parts(), bias, scale=call.scale))
             memory = memory.trimmed()
         return torch.cat(outs, dim=2), memory
 
-    def build(
-        self, query: Tensor, key: Tensor, *, causal: bool, key_padding_mask: Tensor | None
-    ) -> None:
-        pattern = self._pattern(query, key, causal)
+    def build(self, query: Tensor, key: Tensor, call: Call) -> None:
+        pattern = self._pattern(query, key, call.causal)
         if self.choose_implementation(query, key) == "flex":
-            scale = self.default_scale(query.shape[-1])
-            flex.prepare(query, key, pattern, key_padding_mask=key_padding_mask, scale=scale)
+            flex.prepare(query, key, pattern, call)
 
     def unavailable(self, implementation: str, device: torch.device) -> str | None:
         if implementation == "xformers":

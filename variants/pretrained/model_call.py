@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from variants.contract.attention import Attention, Parameters
+from variants.contract.attention import Attention
+from variants.contract.call import Parameters
 from variants.contract.checks import UnsupportedError
 from variants.contract.registry import create
 from variants.layer.learned import LearnedTensors

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from variants.contract.call import Call
 from variants.contract.definitions import compute_dtype, safe_total
 from variants.engines.kernelised import sum_causal
 from variants.engines.kernelised.feature_map import (
@@ -34,9 +35,8 @@ def attend(
     key: Tensor,
     value: Tensor,
     features: Features,
+    call: Call,
     *,
-    causal: bool,
-    key_padding_mask: Tensor | None,
     coarse: bool = False,
 ) -> Tensor:
     """Sum of values, weighted by the product of features and divided by the sum of the weights.
@@ -45,8 +45,8 @@ def attend(
     """
     wide = compute_dtype(query.dtype)
     precision = Precision.of(query, coarse=True) if coarse else Precision(wide, wide)
-    function = sum_causal.Causal if causal else _SumAll
-    out: Tensor = function.apply(query, key, value, key_padding_mask, features, precision)
+    function = sum_causal.Causal if call.causal else _SumAll
+    out: Tensor = function.apply(query, key, value, call.key_padding_mask, features, precision)
     return out
 
 

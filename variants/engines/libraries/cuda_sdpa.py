@@ -16,6 +16,7 @@ from torch.backends.cuda import (
 )
 from torch.nn.functional import scaled_dot_product_attention
 
+from variants.contract.call import Call
 from variants.contract.checks import UnsupportedError
 from variants.engines.primitives.process_setting import ProcessSetting
 
@@ -57,39 +58,30 @@ def unavailable(name: str, device: torch.device) -> str | None:
     return _missing(name, device)
 
 
-def attend(
-    name: str,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    causal: bool,
-    key_padding_mask: Tensor | None,
-    scale: float,
-) -> Tensor:
+def attend(name: str, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
     """Full attention by one of `KERNELS`; shapes as in `Attention.__call__`.
 
     Raises:
         UnsupportedError: key_padding_mask; causal with unlike lengths, which torch aligns at the
             first key; whatever torch says that this kernel does not take.
     """
-    if key_padding_mask is not None:
+    if call.key_padding_mask is not None:
         raise UnsupportedError(f"implementation {name!r} takes no key_padding_mask")
-    if causal and query.shape[2] != key.shape[2]:
+    if call.causal and query.shape[2] != key.shape[2]:
         raise UnsupportedError(
             f"implementation {name!r} is causal with as many keys as queries only; "
             f"got {key.shape[2]} and {query.shape[2]}"
         )
     # Also a kernel that the program has forbidden in general.
     with _ALLOWED.held(name):
-        if (reason := _refusal(name, query, key, value, causal)) is not None:
+        if (reason := _refusal(name, query, key, value, call.causal)) is not None:
             raise UnsupportedError(f"torch's {name!r} kernel does not take this call: {reason}")
         return scaled_dot_product_attention(
             query,
             key,
             value,
-            is_causal=causal,
-            scale=scale,
+            is_causal=call.causal,
+            scale=call.scale,
             enable_gqa=query.shape[1] != key.shape[1],
         )
 

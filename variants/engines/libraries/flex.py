@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from variants.contract.call import Call
 from variants.contract.checks import UnsupportedError
 from variants.contract.pattern import Pattern
 from variants.engines.libraries.block_lists import block_lists
@@ -42,15 +43,7 @@ def unavailable(device: torch.device) -> str | None:
     return None if shutil.which(compiler.split()[0]) else missing
 
 
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    pattern: Pattern,
-    *,
-    key_padding_mask: Tensor | None,
-    scale: float,
-) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, call: Call) -> Tensor:
     """Softmax attention over the keys that `pattern` shows; shapes as in `Attention.__call__`.
 
     The first call with a pattern, and with a shape, dtype or layout it has not met, compiles for
@@ -66,8 +59,8 @@ def attend(
     signature = (
         *((x.shape, x.stride(), x.requires_grad) for x in (query, key, value)),
         query.dtype,
-        scale,
-        key_padding_mask is not None,
+        call.scale,
+        call.key_padding_mask is not None,
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
         torch.get_num_threads(),
@@ -76,26 +69,19 @@ def attend(
     if kept is None:
         kept = _kept[pattern] = _Kept(pattern)
     size = _block_size(pattern, query, gradient)
-    mask = kept.block_mask(pattern, size, gradient, key_padding_mask, query.device)
-    return kept.compiled(signature)(query, key, value, mask, scale, _options(query, size))
+    mask = kept.block_mask(pattern, size, gradient, call.key_padding_mask, query.device)
+    return kept.compiled(signature)(query, key, value, mask, call.scale, _options(query, size))
 
 
-def prepare(
-    query: Tensor,
-    key: Tensor,
-    pattern: Pattern,
-    *,
-    key_padding_mask: Tensor | None,
-    scale: float,
-) -> None:
+def prepare(query: Tensor, key: Tensor, pattern: Pattern, call: Call) -> None:
     """Compile what a call with such tensors needs: the backward pass too, if the query wants a
     gradient. The device's work may still be under way on return."""
     value = torch.zeros_like(key)
     if not (torch.is_grad_enabled() and query.requires_grad):
-        attend(query, key, value, pattern, key_padding_mask=key_padding_mask, scale=scale)
+        attend(query, key, value, pattern, call)
         return
     query, key, value = (x.detach().requires_grad_() for x in (query, key, value))
-    out = attend(query, key, value, pattern, key_padding_mask=key_padding_mask, scale=scale)
+    out = attend(query, key, value, pattern, call)
     torch.autograd.grad(out, (query, key, value), torch.zeros_like(out))
 
 

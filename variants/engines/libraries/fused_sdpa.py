@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend
 from torch.nn.functional import scaled_dot_product_attention
 
+from variants.contract.call import Call
 from variants.contract.definitions import compute_dtype
 from variants.engines.primitives.precision import fast_float32
 from variants.engines.tiled import tile_loop
@@ -26,11 +27,8 @@ def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    call: Call,
     *,
-    causal: bool,
-    key_padding_mask: Tensor | None,
-    scale: float,
-    distance_bias: Tensor | None = None,
     fast: bool | None = None,
 ) -> Tensor:
     """Full attention; shapes as in `Attention.__call__`.
@@ -40,17 +38,15 @@ def attend(
     and take the fast route for its products (`matmul.fast_float32`); None means if `fast_pays`. A
     GPU knows no difference.
     """
-    unlike = causal and query.shape[2] != key.shape[2]
-    if key_padding_mask is not None or distance_bias is not None or unlike:
+    unlike = call.causal and query.shape[2] != key.shape[2]
+    if call.key_padding_mask is not None or call.distance_bias is not None or unlike:
         return tile_loop.full(
             query,
             key,
             value,
-            causal=causal,
-            key_padding_mask=key_padding_mask,
-            scale=scale,
-            distance_bias=distance_bias,
+            call,
         )
+    causal, scale = call.causal, call.scale
     if causal and scale <= 0:
         # The kernel hides scores before it scales them: they would turn up, or be no number.
         query, scale = query * scale, 1.0

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from variants.contract.call import Call
 from variants.contract.checks import UnsupportedError
 from variants.contract.definitions import expand_heads
 from variants.contract.pattern import Pattern
@@ -19,38 +20,24 @@ def unavailable(device: torch.device) -> str | None:
     return _missing() if device.type == "cuda" else "xFormers has no operators for a CPU"
 
 
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    causal: bool,
-    key_padding_mask: Tensor | None,
-    scale: float,
-) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
     """Full attention; shapes as in `Attention.__call__`.
 
     Raises:
         UnsupportedError: key_padding_mask; fewer keys than queries if causal; whatever dtype or
             head_dim xFormers has no operator for.
     """
-    if causal:
+    if call.causal:
         _need_keys(query, key)
         from xformers.ops import fmha
 
         bias = fmha.attn_bias.LowerTriangularFromBottomRightMask()
-        return _attend(query, key, value, bias, key_padding_mask, scale)
-    return _attend(query, key, value, None, key_padding_mask, scale)
+        return _attend(query, key, value, bias, call.key_padding_mask, call.scale)
+    return _attend(query, key, value, None, call.key_padding_mask, call.scale)
 
 
 def attend_window(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    pattern: Pattern,
-    *,
-    key_padding_mask: Tensor | None,
-    scale: float,
+    query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, call: Call
 ) -> Tensor:
     """Attention within the window of a pattern that is a window and nothing else.
 
@@ -58,7 +45,7 @@ def attend_window(
         UnsupportedError: as `attend`; fewer keys than queries; global tokens or blocks.
     """
     _need_keys(query, key)
-    return _attend(query, key, value, window_bias(pattern), key_padding_mask, scale)
+    return _attend(query, key, value, window_bias(pattern), call.key_padding_mask, call.scale)
 
 
 def window_bias(pattern: Pattern) -> Any:

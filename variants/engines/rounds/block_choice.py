@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from variants.contract.call import Call
 from variants.engines.primitives import head_slabs
 from variants.engines.primitives.softmax_tile import Scratch
 from variants.engines.rounds.merge_rounds import Round, Rounds
@@ -21,12 +22,10 @@ def best_blocks(
     query: Tensor,
     positions: Tensor,
     key: Tensor,
+    call: Call,
     *,
     size: int,
     count: int,
-    causal: bool,
-    key_padding_mask: Tensor | None,
-    scale: float,
 ) -> Tensor:
     """Numbers of the blocks of `size` keys that queries see, int64 (batch, heads, count or as many
     as there are, queries), -1 where none is left: first the block that holds a query's position, if
@@ -36,10 +35,10 @@ def best_blocks(
     keys that are not padded, of values cast to float32, summed in float64, rounded to float32.
     """
     size = min(size, key.shape[2])
-    sign = (scale > 0) - (scale < 0)
+    sign = (call.scale > 0) - (call.scale < 0)
     scratch = Scratch(query.device)
     with torch.no_grad():
-        means, hollow = _means(key, size, key_padding_mask, scratch)
+        means, hollow = _means(key, size, call.key_padding_mask, scratch)
         blocks = means.shape[2]
         own = positions.div(size, rounding_mode="floor")
         numbers = torch.arange(blocks, device=positions.device)[:, None]
@@ -58,7 +57,7 @@ def best_blocks(
                 scores = scratch.copy("scores", wide, torch.float32)
                 if hidden is not None:
                     scores.masked_fill_(hidden[..., None], -torch.inf)
-                if causal:
+                if call.causal:
                     scores.masked_fill_(numbers > own[part], -torch.inf)
                 scores.masked_fill_(numbers == own[part], torch.inf)
                 _highest(scores, slab.queries(chosen)[..., part], scratch)

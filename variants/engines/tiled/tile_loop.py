@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
+from variants.contract.call import Call
 from variants.contract.definitions import compute_dtype
 from variants.contract.modes import untraced
 from variants.engines.primitives import head_slabs, softmax_tile
@@ -28,25 +29,22 @@ def full(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    call: Call,
     *,
-    causal: bool,
-    key_padding_mask: Tensor | None,
-    scale: float,
-    distance_bias: Tensor | None = None,
     coarse: bool = False,
 ) -> Tensor:
     """Softmax attention over all keys, some rows at a time."""
     query_len, key_len = query.shape[2], key.shape[2]
-    begin = max(0, query_len - key_len) if causal else 0
-    layout = AllKeys(query_len, key_len, begin, query_len, causal=causal, device=query.device)
+    begin = max(0, query_len - key_len) if call.causal else 0
+    layout = AllKeys(query_len, key_len, begin, query_len, causal=call.causal, device=query.device)
     return run(
         query,
         key,
         value,
         [layout],
-        scale=scale,
-        key_bias=hidden_keys(key_padding_mask, query.dtype),
-        distance_bias=distance_bias,
+        scale=call.scale,
+        key_bias=hidden_keys(call.key_padding_mask, query.dtype),
+        distance_bias=call.distance_bias,
         coarse=coarse,
     )
 

@@ -1,0 +1,34 @@
+"""What a call asks for beside its query, key and value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+Parameters = dict[str, Tensor]
+"""Learned tensors by name, as made by `Attention.init_parameters`."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Call:
+    """The checked arguments of one call, as kernels and definitions receive them.
+
+    causal: hide keys at later positions.
+    key_padding_mask: bool (batch, key_len), True = padding; None if no key is padding.
+    distance_bias: (heads, query_len + key_len - 1), added to the scaled scores: entry
+        j - i + query_len - 1 to the score of query row i and key j. Always None for a variant that
+        does not declare `distance_bias`.
+    scale: factor on the query.
+    parameters: learned tensors; empty for a variant that learns nothing.
+    """
+
+    causal: bool
+    key_padding_mask: Tensor | None
+    distance_bias: Tensor | None
+    scale: float
+    parameters: Parameters
+
+    def masked(self, key_padding_mask: Tensor | None, distance_bias: Tensor | None) -> Call:
+        """The same call of some of its sequences, rows and keys, which have this mask and bias."""
+        return replace(self, key_padding_mask=key_padding_mask, distance_bias=distance_bias)

@@ -1,0 +1,188 @@
+"""What a variant states and writes: its hyperparameters, its kernel, its dense definition."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from variants.contract.added import ADDED, Added, added_names
+from variants.contract.call import Call, Parameters
+from variants.contract.hyperparameter import declared_by
+from variants.contract.info import Info
+
+Memory = tuple[object, ...]
+"""The tokens of the past as one variant keeps them for decoding: tensors, tuples of them, and other
+values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant(ABC):
+    """The part of `Attention` that a variant overrides. Fields are hyperparameters; it keeps no
+    tensor and no state.
+
+    A variant writes `attend`, the kernel, and `dense_weights`, the same mathematics in the obvious
+    quadratic way. Both get checked arguments, and zeros in place of padded keys and values. A
+    variant that declares `step` also writes `remember` and `advance`.
+
+    Key j stands at position j, query i at position i + key_len - query_len; see the call for the
+    effect of padding.
+    """
+
+    info: ClassVar[Info]
+    text: ClassVar[str]  # name and settings in one line, which `variants.parse` reads
+
+    implementation: str = "auto"
+
+    def __post_init__(self) -> None:
+        name = self.info.name
+        valid = ("auto", *self.info.implementations, *added_names(name))
+        if self.implementation not in valid:
+            raise ValueError(
+                f"{name}: implementation must be one of {', '.join(valid)}; "
+                f"got {self.implementation!r}"
+            )
+        for known in declared_by(type(self)):
+            try:
+                known.check(getattr(self, known.name))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        # Made here, as a compiler that traces a call can read it but not make it.
+        object.__setattr__(self, "text", self._written())
+
+    def __str__(self) -> str:
+        return self.text
+
+    @abstractmethod
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
+        """The kernel.
+
+        Args:
+            query: (batch, heads, query_len, head_dim).
+            key, value: (batch, kv_heads, key_len, head_dim), zero where a key is padding.
+            call: the other arguments, checked.
+
+        Returns:
+            (batch, heads, query_len, head_dim) in the dtype of the query.
+        """
+
+    @abstractmethod
+    def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
+        """The definition: the coefficients (batch, heads, len(rows), key_len) of the values in the
+        query rows `rows` (int64). Other arguments as in `attend`."""
+
+    def remember(self, heads: int, key: Tensor, value: Tensor, call: Call) -> Memory:
+        """The memory of these first tokens that later queries of `heads` heads need."""
+        raise NotImplementedError
+
+    def advance(
+        self, memory: Memory, length: int, query: Tensor, key: Tensor, value: Tensor, call: Call
+    ) -> tuple[Tensor, Memory]:
+        """The causal output of new tokens after `length` others, and the memory after them. The
+        given memory stays as it is."""
+        raise NotImplementedError
+
+    def build(self, query: Tensor, key: Tensor, call: Call) -> None:
+        """The part of `prepare` that a variant writes: it calls its `cached` functions."""
+
+    @abstractmethod
+    def run(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
+        """The output of a checked call, in whatever mode of torch it runs; see `Attention.run`."""
+
+    def init_parameters(self, heads: int, head_dim: int, seed: int = 0) -> Parameters:
+        """Learned tensors of a fresh variant; empty if the method learns nothing."""
+        return {}
+
+    def default_scale(self, head_dim: int) -> float:
+        """The factor on the query if the caller gives no `scale`."""
+        return 1 / math.sqrt(head_dim)
+
+    def unavailable(self, implementation: str, device: torch.device) -> str | None:
+        """The reason why an implementation of this file cannot run on a device of this machine;
+        None if it can."""
+        return None
+
+    def choose_implementation(self, query: Tensor, key: Tensor) -> str:
+        """The implementation that a call with these tensors uses; never compiles anything."""
+        return (
+            self.info.implementations[0] if self.implementation == "auto" else self.implementation
+        )
+
+    def useful_pairs(self, query_len: int, key_len: int, *, causal: bool) -> float | None:
+        """Query-key pairs that one head must score; None for methods that score no pairs."""
+        return None
+
+    def useful_flops(
+        self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
+    ) -> float | None:
+        """Multiplications and additions that the forward pass cannot avoid. None if the variant
+        does not state them; its rows then have no rate."""
+        pairs = self.useful_pairs(query_len, key_len, causal=causal)
+        return None if pairs is None else 4.0 * batch * heads * head_dim * pairs
+
+    @property
+    def hyperparameters(self) -> str:
+        """All settings except the implementation, as sorted `name=value` text."""
+        names = sorted(known.name for known in declared_by(type(self)))
+        return " ".join(f"{name}={getattr(self, name)}" for name in names)
+
+    @property
+    def supports(self) -> frozenset[str]:
+        """Capabilities of the variant, as far as the chosen implementation has them."""
+        return self._added.supports if self._added else self.info.supports
+
+    @property
+    def differs(self) -> str:
+        """How the chosen implementation departs from `weights`; empty if it must not."""
+        return self._added.differs if self._added else ""
+
+    @property
+    def target(self) -> str:
+        """The function that this setting converges to; a word of `info.TARGETS`."""
+        return self.info.target
+
+    @property
+    def convex(self) -> bool:
+        """Whether the weights of this setting are never negative, and sum to 1, or to 0 in a row
+        that sees no key: the output is then a mean of values."""
+        return self.info.convex
+
+    @property
+    def prefix_stable(self) -> bool:
+        """Whether causal rows of this setting stay the same as tokens are added, for any number of
+        queries at a time: whether a model can continue from a cache of keys and values."""
+        return True
+
+    @property
+    def traceable(self) -> bool:
+        """Whether torch.compile may trace a call. If not, the compiled program has a graph break
+        there."""
+        return False
+
+    def cannot_run(self, device: torch.device) -> str | None:
+        """The reason why the chosen implementation cannot run on a device; None if it can."""
+        if self._added:
+            return self._added.unavailable(device) if self._added.unavailable else None
+        return (
+            None if self.implementation == "auto" else self.unavailable(self.implementation, device)
+        )
+
+    def _written(self) -> str:
+        """Name and settings, sorted by name; last the implementation, if one is chosen."""
+        name = self.info.name
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, str) and len(value.split()) != 1:
+                raise ValueError(f"{name}: {field.name} must be one word; got {value!r}")
+        chosen = self.implementation
+        own = "" if chosen == "auto" else f"implementation={chosen}"
+        return " ".join(filter(None, (name, self.hyperparameters, own)))
+
+    @property
+    def _added(self) -> Added | None:
+        return ADDED.get((self.info.name, self.implementation))
