@@ -37,7 +37,7 @@ def _as_it_was() -> Iterator[None]:
 
 def own(attention: variants.Attention, *tensors: Tensor, **call: Any) -> Tensor:
     """What the variant computes itself."""
-    return attention.attend(*tensors, **call)
+    return attention.attend(*tensors, Call(**call))
 
 
 def zeros(attention: variants.Attention, query: Tensor, *tensors: Tensor, **call: Any) -> Tensor:
@@ -164,10 +164,10 @@ class TestRow:
 
 
 MODULE = """
-from variants import add_implementation
+from variants import Call, add_implementation
 
 def attend(attention, query, key, value, **call):
-    return attention.attend(query, key, value, **call)
+    return attention.attend(query, key, value, Call(**call))
 
 add_implementation("sliding_window", "mine", attend=attend)
 """

@@ -13,6 +13,7 @@ import variants
 from bench import accuracy
 from bench.accuracy import Reference, sample_rows, weights
 from bench.accuracy.weights import Weighed
+from variants.contract.call import Call
 from variants.contract.definitions import expand_heads, softmax_weights
 
 Tensors = tuple[Tensor, Tensor, Tensor]
@@ -35,9 +36,7 @@ def refer(tensors: Tensors, causal: bool) -> Reference:
 def dense(tensors: Tensors, causal: bool) -> Tensor:
     query, key, _ = (x.double() for x in tensors)
     rows = torch.arange(query.shape[2])
-    return softmax_weights(
-        query, key, rows, causal=causal, key_padding_mask=None, scale=1 / math.sqrt(8)
-    )
+    return softmax_weights(query, key, rows, Call(causal=causal, scale=1 / math.sqrt(8)))
 
 
 def error_of(own: Tensor, exact: Tensor, value: Tensor) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import variants
 from variants import Attention
+from variants.contract.call import Call
 from variants.engines.primitives.softmax_tile import Scratch
 from variants.engines.rounds import block_choice, merge_rounds
 
@@ -255,7 +256,9 @@ def test_every_round_is_one_of_few_tiles() -> None:
     query, key, _ = tensors(1, 2, 1, 1024, 1024, 16)
     positions = torch.arange(1024)
     call: dict[str, Any] = {"causal": False, "key_padding_mask": None}
-    chosen = block_choice.best_blocks(query, positions, key, size=64, count=3, scale=1.0, **call)
+    chosen = block_choice.best_blocks(
+        query, positions, key, Call(scale=1.0, **call), size=64, count=3
+    )
     turns: merge_rounds.Rounds = block_choice.ChosenRounds(chosen, 1024, 64, **call)
     assert len(turns) == 3
     for turn in range(3):

@@ -15,6 +15,7 @@ from torch.testing import assert_close
 
 import variants
 from variants import UnsupportedError
+from variants.contract.call import Call
 from variants.contract.pattern import Pattern
 from variants.engines.libraries import cuda_sdpa, fla, xformers
 
@@ -114,9 +115,8 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
 def test_a_kernel_by_name_refuses_what_torch_would_get_wrong(
     name: str, query_len: int, call: dict[str, Any], said: str
 ) -> None:
-    arguments = {"causal": False, "key_padding_mask": None, "scale": 1.0} | call
     with pytest.raises(UnsupportedError, match=f"'{name}' .*{said}"):
-        cuda_sdpa.attend(name, *tensors(query_len=query_len, key_len=9), **arguments)
+        cuda_sdpa.attend(name, *tensors(query_len=query_len, key_len=9), Call(scale=1.0, **call))
 
 
 def test_a_kernel_by_name_hands_on_why_torch_does_not_take_the_call() -> None:
@@ -128,7 +128,7 @@ def test_a_kernel_by_name_hands_on_why_torch_does_not_take_the_call() -> None:
         with pytest.raises(
             UnsupportedError, match=f"torch's '{name}' kernel does not take this call"
         ):
-            cuda_sdpa.attend(name, *tensors(), causal=False, key_padding_mask=None, scale=1.0)
+            cuda_sdpa.attend(name, *tensors(), Call(scale=1.0))
     after = torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.cudnn_sdp_enabled()
     assert after == allowed
 
@@ -211,10 +211,10 @@ def test_xformers_is_not_given_rows_that_see_nothing_or_padding() -> None:
     query, key, value = tensors(query_len=9, key_len=8)
     pattern = Pattern(9, 8, False, window=2)
     with pytest.raises(UnsupportedError, match=r"key_len of at least query_len.* got 8 and 9"):
-        xformers.attend_window(query, key, value, pattern, key_padding_mask=None, scale=1.0)
+        xformers.attend_window(query, key, value, pattern, Call(scale=1.0))
     padding = torch.zeros(2, 8, dtype=torch.bool)
     with pytest.raises(UnsupportedError, match="takes no key_padding_mask"):
-        xformers.attend(key, key, value, causal=False, key_padding_mask=padding, scale=1.0)
+        xformers.attend(key, key, value, Call(key_padding_mask=padding, scale=1.0))
 
 
 # --- flash-linear-attention, as far as it can be seen without its kernels.

@@ -101,9 +101,9 @@ def test_the_context_keeps_its_length_while_it_is_timed() -> None:
     seen = []
 
     class Spy(SlidingWindowAttention):
-        def advance(self, memory: Memory, length: int, *more: Any, **call: Any) -> Any:
+        def advance(self, memory: Memory, length: int, *more: Any) -> Any:
             seen.append(length)
-            return super().advance(memory, length, *more, **call)
+            return super().advance(memory, length, *more)
 
     decoder = Decoder(Spy(window_size=8), given, given.key)
     assert seen == list(range(1, 40))

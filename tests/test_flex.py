@@ -18,6 +18,7 @@ from torch.testing import assert_close
 import variants
 from variants import Attention, UnsupportedError
 from variants.contract import tensor_cache
+from variants.contract.call import Call
 from variants.contract.pattern import Pattern
 from variants.engines.libraries import block_lists, flex
 
@@ -242,7 +243,7 @@ def test_what_was_made_for_a_pattern_goes_with_it() -> None:
     query, key, value = given.tensors(torch.float32, "cpu")
     tensor_cache.clear()
     pattern = Pattern(given.query_len, given.key_len, True, window=50)
-    flex.attend(query, key, value, pattern, key_padding_mask=None, scale=0.25)
+    flex.attend(query, key, value, pattern, Call(scale=0.25))
     count = len(flex._kept)
     tensor_cache.clear()
     del pattern

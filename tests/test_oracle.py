@@ -9,6 +9,7 @@ import torch
 
 from bench import memory
 from bench.accuracy import oracle
+from variants.contract.call import Call
 from variants.contract.definitions import expand_heads, softmax_weights
 
 SHAPES = [(2, 4, 2, 37, 37), (1, 3, 3, 5, 64), (1, 2, 1, 64, 1), (1, 1, 1, 20, 11)]
@@ -30,9 +31,7 @@ def test_equals_the_dense_definition_in_float64(
     query, key, value = problem(shape)
     rows = torch.arange(0, query.shape[2], 3)
     seen = oracle.exact(query, key, value, rows, causal=causal, pairs=pairs)
-    weights = softmax_weights(
-        query, key, rows, causal=causal, key_padding_mask=None, scale=1 / math.sqrt(8)
-    )
+    weights = softmax_weights(query, key, rows, Call(causal=causal, scale=1 / math.sqrt(8)))
     torch.testing.assert_close(
         seen.out, weights @ expand_heads(value, query.shape[1]), rtol=1e-12, atol=1e-13
     )

@@ -22,6 +22,7 @@ from torch import Tensor
 
 import variants
 from variants import CAPABILITIES, REGISTRY, Attention, register
+from variants.contract.call import Call
 from variants.contract.hyperparameter import Hyperparameter, TimesLength, hyperparameter
 from variants.contract.info import TARGETS
 from variants.contract.registry import default_knob
@@ -59,10 +60,10 @@ def a_class(module: str = "somewhere.tent") -> type[Attention]:
         canvas: str = hyperparameter("wool", choices=("wool", "silk"), doc="kind of cloth")
         open: bool = hyperparameter(False, doc="whether the door is open")
 
-        def attend(self, query: Tensor, key: Tensor, value: Tensor, **call: Any) -> Tensor:
+        def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
             return value
 
-        def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, **call: Any) -> Tensor:
+        def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
             return torch.eye(key.shape[2])[rows]
 
     Tent.__module__ = module
@@ -518,14 +519,14 @@ from variants.contract.registry import register
 class MeanAttention(Attention):
     strength: int = hyperparameter(1, minimum=1, doc="strength of nothing", small=2)
 
-    def attend(self, query, key, value, **call):
+    def attend(self, query, key, value, call):
         rows = torch.arange(query.shape[2], device=query.device)
-        weights = self.dense_weights(query, key, rows, **call)
+        weights = self.dense_weights(query, key, rows, call)
         return weights @ expand_heads(value, query.shape[1])
 
-    def dense_weights(self, query, key, rows, *, causal, key_padding_mask, **call):
+    def dense_weights(self, query, key, rows, call):
         lengths = query.shape[2], key.shape[2]
-        seen = visible(rows, *lengths, causal=causal, key_padding_mask=key_padding_mask)
+        seen = visible(rows, *lengths, call)
         weights = normalised(seen.to(query.dtype))
         return weights.expand(*query.shape[:2], len(rows), key.shape[2])
 '''
@@ -585,10 +586,10 @@ def test_a_fraction_is_a_hyperparameter_like_any_other() -> None:
     class Decay(Attention):
         decay: float = hyperparameter(0.5, minimum=0.0, doc="factor a token")
 
-        def attend(self, query: Tensor, key: Tensor, value: Tensor, **call: Any) -> Tensor:
+        def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
             return value
 
-        def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, **call: Any) -> Tensor:
+        def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
             return torch.eye(key.shape[2])[rows]
 
     Decay.__module__ = "variants.decay"

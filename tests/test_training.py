@@ -27,6 +27,7 @@ from bench.training.settings import attention_at
 from bench.training.tasks import ANSWERS, NO_ANSWER, TASKS, Batch, Copy, Recall
 from bench.training.tiny_model import TinyModel
 from bench.training.training_runs import Training, learned
+from variants.contract.call import Call
 from variants.full import FullAttention
 
 TRAINABLE = sorted(n for n, cls in variants.REGISTRY.items() if "backward" in cls.info.supports)
@@ -201,34 +202,34 @@ def test_a_token_is_told_of_every_position_it_depends_on(name: str) -> None:
 class Zeros(FullAttention):
     """Tells a token nothing."""
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, **call: Any) -> Tensor:
-        return 0 * super().attend(query, key, value, **call)
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
+        return 0 * super().attend(query, key, value, call)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mean(FullAttention):
     """The same to all: a mean of what came before."""
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, **call: Any) -> Tensor:
-        return super().attend(query, 0 * key, value, **call)
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
+        return super().attend(query, 0 * key, value, call)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fails(FullAttention):
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, **call: Any) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         raise LookupError("there is none")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dies(FullAttention):
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, **call: Any) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         os._exit(3)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Explodes(FullAttention):
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, **call: Any) -> Tensor:
-        return super().attend(query, key, value, **call) * float("inf")
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
+        return super().attend(query, key, value, call) * float("inf")
 
 
 def trained(attention: variants.Attention, task: str, steps: int, seed: int = 0) -> Trained:

@@ -51,8 +51,8 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[Attend], None]:
     right = SlidingWindowAttention.attend
 
     def install(wrong: Attend) -> None:
-        def attend(self: SlidingWindowAttention, *tensors: Tensor, **call: Any) -> Tensor:
-            return wrong(right(self, *tensors, **call), *tensors)
+        def attend(self: SlidingWindowAttention, *arguments: Any) -> Tensor:
+            return wrong(right(self, *arguments), *arguments[:3])
 
         monkeypatch.setattr(SlidingWindowAttention, "attend", attend)
 

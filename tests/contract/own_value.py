@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from tests.contract.answers import for_each_head
 from variants import Attention
+from variants.contract.call import Call
 from variants.contract.info import Info
 
 
@@ -35,8 +35,8 @@ class OwnValue(Attention):
 
     info = describe("own_value", "n", set())
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, **call: Any) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         return for_each_head(value, query.shape[1])
 
-    def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, **call: Any) -> Tensor:
+    def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
         return torch.eye(key.shape[2], dtype=query.dtype)[rows].expand(*query.shape[:2], -1, -1)

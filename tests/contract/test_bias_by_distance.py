@@ -72,12 +72,8 @@ def test_every_named_implementation_serves_a_bias_or_says_that_it_takes_none(
             if here:
                 assert_same_answers(named, attention, shape, call)
             else:
-                named.attend(
-                    *shape.tensors(),
-                    causal=False,
-                    key_padding_mask=None,
-                    **named.arguments(shape.tensors()[0], None, None, **call),
-                )
+                inputs = shape.tensors()
+                named.attend(*inputs, named.resolve(inputs[0], **call))
         except UnsupportedError as error:
             refused[name] = str(error)
         else:

@@ -25,6 +25,7 @@ from tests.contract.shapes import (
     Shape,
 )
 from variants import Attention, UnsupportedError
+from variants.contract.call import Call
 from variants.engines.primitives import head_slabs
 
 
@@ -168,7 +169,7 @@ class SecretlyQuadratic(OwnValue):
     info = describe("secretly_quadratic", "n·d", {"backward"})
     when: str = "forward"
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, **call: Any) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         if self.when == "kept":
             # Never more than a sixteenth of the scores at once, but autograd keeps them all.
             return torch.cat(

@@ -163,7 +163,7 @@ class Attention(Variant):
         """Build the tensors and kernels that later calls of this shape use again (drawn patterns,
         projections, compiled code), and free those that were kept for other shapes."""
         tensor_cache.clear()
-        call = self.resolve(query, causal, key_padding_mask, None, None, None)
+        call = self.resolve(query, causal, key_padding_mask)
         if key_padding_mask is None or not self._one_by_one(query, key, causal):
             self.build(query, key, call)
             return
@@ -208,11 +208,11 @@ class Attention(Variant):
     def resolve(
         self,
         query: Tensor,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        distance_bias: Tensor | None,
-        scale: float | None,
-        parameters: Parameters | None,
+        causal: bool = False,
+        key_padding_mask: Tensor | None = None,
+        distance_bias: Tensor | None = None,
+        scale: float | None = None,
+        parameters: Parameters | None = None,
     ) -> Call:
         """The arguments of a call with defaults in place of None."""
         return Call(

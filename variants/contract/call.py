@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -14,20 +14,20 @@ Parameters = dict[str, Tensor]
 class Call:
     """The checked arguments of one call, as kernels and definitions receive them.
 
+    scale: factor on the query.
     causal: hide keys at later positions.
     key_padding_mask: bool (batch, key_len), True = padding; None if no key is padding.
     distance_bias: (heads, query_len + key_len - 1), added to the scaled scores: entry
         j - i + query_len - 1 to the score of query row i and key j. Always None for a variant that
         does not declare `distance_bias`.
-    scale: factor on the query.
     parameters: learned tensors; empty for a variant that learns nothing.
     """
 
-    causal: bool
-    key_padding_mask: Tensor | None
-    distance_bias: Tensor | None
     scale: float
-    parameters: Parameters
+    causal: bool = False
+    key_padding_mask: Tensor | None = None
+    distance_bias: Tensor | None = None
+    parameters: Parameters = field(default_factory=dict)
 
     def masked(self, key_padding_mask: Tensor | None, distance_bias: Tensor | None) -> Call:
         """The same call of some of its sequences, rows and keys, which have this mask and bias."""
