@@ -19,7 +19,7 @@ import variants
 from bench import worker
 from bench.measurement import DIFFERS, Status
 from tests.cases import case, fresh_worker, settings
-from variants import UnsupportedError, add_implementation
+from variants import Call, UnsupportedError, add_implementation
 from variants.contract.added import ADDED
 
 ROOT = Path(__file__).parents[1]
