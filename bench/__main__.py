@@ -10,13 +10,12 @@ from importlib import import_module
 from pathlib import Path
 
 import click
-import torch
 from rich.console import Console
 from rich.table import Table
 
 import variants
 from bench import compare as comparison
-from bench import journal, runner
+from bench import journal, runner, variant_tables
 from bench.inputs import CaptureError
 from bench.inputs.capture import capture as make_capture
 from bench.measurement import Measurement, Status
@@ -29,8 +28,6 @@ from bench.training import training_runs as trainings
 from bench.training import training_summary
 from bench.training.settings import attention_at
 from bench.training.tasks import TASKS
-from variants.contract.added import added_names
-from variants.contract.info import Info
 
 ERRORS = (
     SweepError,
@@ -187,39 +184,20 @@ def plan(
 
 
 @main.command(name="list")
+@click.argument("variant", required=False)
 @_import_option
-def list_(modules: tuple[str, ...]) -> None:
-    """Show the variants, their settings, and which implementations run here."""
+def list_(variant: str | None, modules: tuple[str, ...]) -> None:
+    """Show the variants, their settings, and which implementations run here.
+
+    With VARIANT, show all that is known of one variant, with the meaning of each hyperparameter.
+    """
     _import(modules)
-    devices = [torch.device("cpu")]
-    if torch.cuda.is_available():
-        devices.append(torch.device("cuda"))
-    table = Table(title="variants", show_lines=True)
-    for column in ("variant", "implementation", *(d.type for d in devices), "settings, support"):
-        table.add_column(column)
-    reasons = []
-    for name, cls in sorted(variants.REGISTRY.items()):
-        attention = variants.create(name)
-        marks: list[list[str]] = [[] for _ in devices]
-        implementations = (*cls.info.implementations, *added_names(name))
-        for implementation in implementations:
-            chosen = variants.create(name, implementation=implementation)
-            for device, mark in zip(devices, marks, strict=True):
-                reason = chosen.cannot_run(device)
-                mark.append("no" if reason else "yes")
-                if reason:
-                    reasons.append(f"{name}/{implementation} on {device.type}: {reason}")
-        supports = ", ".join(_supports(cls.info))
-        table.add_row(
-            name,
-            "\n".join(implementations),
-            *("\n".join(mark) for mark in marks),
-            f"{attention.hyperparameters or 'none'}\n{supports}",
-        )
     console = Console()
-    console.print(table)
-    for reason in reasons:
-        console.print(reason, highlight=False)
+    try:
+        for part in variant_tables.of_one(variant) if variant else variant_tables.of_all():
+            console.print(part, highlight=False)
+    except ValueError as error:  # an unknown variant
+        raise click.UsageError(str(error)) from error
 
 
 @main.command()
@@ -332,14 +310,6 @@ def train(
     click.echo(folder)
     if any(row["status"] != Status.OK for row in rows):
         sys.exit(1)
-
-
-def _supports(info: Info) -> list[str]:
-    """What a variant supports, and whether it is causal only or never."""
-    if "causal" not in info.supports:
-        return [*sorted(info.supports), "never causal"]
-    causal = "causal only" if info.causal_only else "causal"
-    return [causal if word == "causal" else word for word in sorted(info.supports)]
 
 
 def _import(modules: Iterable[str]) -> None:

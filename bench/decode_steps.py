@@ -8,10 +8,15 @@ from torch import Tensor
 from bench.inputs import Inputs
 from bench.measurement import Case
 from variants import Attention, UnsupportedError
+from variants.contract.registry import reference_attention
 
 CHECKED = 64  # most tokens at the end of the context that come one by one, and are checked
 ROUND = 32  # timed steps after which a context has its length again
-STEPPED_BY = ("auto", "sdpa")  # what a step does not depend on other implementations
+
+
+def stepped_by() -> tuple[str, str]:
+    """The implementations that decoding is measured with; a step is the same with any other."""
+    return "auto", reference_attention().implementation
 
 
 class Decoder:
@@ -54,8 +59,8 @@ def check(attention: Attention, case: Case) -> None:
         raise UnsupportedError("decode needs causal = true, and a query for each key")
     if case.projections != "none":
         raise UnsupportedError("decode measures the attention alone: projections must be none")
-    if attention.implementation not in STEPPED_BY:
+    if attention.implementation not in stepped_by():
         raise UnsupportedError(
-            f"decode is measured with implementation {' or '.join(STEPPED_BY)}; a step is the same "
-            f"with {attention.implementation}"
+            f"decode is measured with implementation {' or '.join(stepped_by())}; a step is the "
+            f"same with {attention.implementation}"
         )

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from bench import clock
 from bench.measurement import Case, Measurement, Status, without_lengths
 from bench.work import useful_flops
-from variants import create
+from variants.contract.registry import reference_attention
 
 # Of any case: the first, the timed ones, the last, and the one whose memory is measured.
 LEAST_CALLS = clock.MINIMUM_SAMPLES + 3
@@ -51,7 +51,7 @@ def hopeless(case: Case, results: Mapping[str, Measurement], timeout: float) -> 
 def exact_out_of_reach(case: Case, matmul_tflops: float | None, seconds: float) -> str:
     """Why exact attention of this shape cannot be measured within so many seconds, in one sentence;
     empty if it may. It would have to, at the machine's whole matmul rate."""
-    flops = useful_flops(create("full"), case)
+    flops = useful_flops(reference_attention(), case)
     if not matmul_tflops or flops is None:
         return ""
     least = LEAST_CALLS * flops / (1e12 * matmul_tflops)

@@ -17,7 +17,7 @@ from typing import Any
 
 import variants
 from bench import inputs
-from bench.decode_steps import STEPPED_BY
+from bench.decode_steps import stepped_by
 from bench.measurement import DIRECTIONS, PROJECTIONS, Case, attention_columns
 from variants import Attention
 from variants.contract.registry import SETTINGS
@@ -254,7 +254,7 @@ def _expand(
             if shape["direction"] == "decode" and "variant" not in group:
                 if "step" not in attention.supports:
                     continue
-                if attention.implementation not in STEPPED_BY:
+                if attention.implementation not in stepped_by():
                     continue
             if shape["heads"] % kv_heads:
                 raise SweepError(

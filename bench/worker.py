@@ -25,6 +25,7 @@ from bench.measurement import DIFFERS, Case, Measurement, Raw, Status
 from bench.work import affordable_keys, useful_flops
 from variants import Attention, UnsupportedError
 from variants.contract.checks import require
+from variants.contract.registry import reference_attention
 
 FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/:'\"]+/)+")  # of an absolute path; no URL
 MEMORY_SHARE = 0.9  # of what is free at the start; beyond it a CPU worker gets an error, not a kill
@@ -184,14 +185,14 @@ def _exact_baselines(case: Case, given: Inputs, settings: Settings) -> dict[str,
         if not cls.info.is_exact:
             continue
         for implementation in cls.info.implementations:
-            if implementation == "coarse":
+            if implementation in cls.info.reduced_precision:
                 continue  # it gives accuracy up for time
             attention = variants.create(name, implementation=implementation)
             if attention.unavailable(implementation, torch.device(case.device)):
                 continue
             if case.direction == "decode":
                 # The steps of other implementations are those of `auto`.
-                if implementation != "sdpa":
+                if implementation != cls.info.reference:
                     attention = variants.create(name)
                 implementation = _used(attention, case, given)
                 if implementation in found:
@@ -207,7 +208,7 @@ def _see(attention: Attention, case: Case, given: Inputs, settings: Settings) ->
     device = torch.device(case.device)
     query = given.query
     layer = None if case.projections == "none" else projections.closure(attention, case)
-    shared = bool(getattr(attention, "shared_qk", False)) or case.projections == "shared"
+    shared = attention.uses_shared_qk or case.projections == "shared"
     key = query if shared else given.key
     if shared and (case.heads, case.seq_len) != (case.kv_heads, case.key_len):
         raise UnsupportedError(
@@ -311,7 +312,10 @@ def _check_output(out: object, shape: tuple[int, ...], dtype: torch.dtype) -> No
 
 
 def _row(attention: Attention, case: Case, seen: _Seen, settings: Settings) -> Measurement:
-    bound = accuracy.rounding(case.dtype, seen.implementation)
+    bound = accuracy.rounding(
+        case.dtype,
+        reduced_precision=seen.implementation in attention.info.reduced_precision,
+    )
     errors = seen.accuracy
     # Written so that NaN fails too.
     if errors.impl_error_rel_l2 is not None and not errors.impl_error_rel_l2 <= bound:
@@ -340,7 +344,7 @@ def _row(attention: Attention, case: Case, seen: _Seen, settings: Settings) -> M
             Status.INCORRECT,
             f"{tflops:.3g} TFLOP/s is {fraction:.0%} of the measured matmul rate of this machine",
         )
-    sdpa = _Shape.exact.get("sdpa")
+    sdpa = _Shape.exact.get(reference_attention().implementation)
     exact = _fastest_exact(sdpa)
     exact_ms = exact.samples.quartiles[1] if exact else None
     return Measurement.of(

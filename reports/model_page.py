@@ -12,6 +12,7 @@ import pandas as pd
 from bench.model.row import CASE_COLUMNS, FILE, NUMBERS, ModelRow
 from reports.build import figures_folder, save
 from reports.curves import with_curves
+from reports.declared import exact_variant, reference_implementation
 from reports.figures.layout import draw
 from reports.figures.perplexity import CHANGE, KIND, figures
 from reports.figures.style import styles
@@ -19,7 +20,6 @@ from reports.html import facts, render
 from reports.metrics import show_error, show_ms, show_percent, show_ratio
 from reports.names import labels, machine_name, marked, other_operators
 from reports.rows import (
-    EXACT,
     OK,
     RESULTS,
     Runs,
@@ -31,7 +31,6 @@ from reports.rows import (
 from reports.slices import Fixed, describe
 from reports.tables import status_counts
 
-REFERENCE = "sdpa"  # the implementation of exact attention that every call is timed beside
 BETWEEN = ("perplexity_ratio_low", "perplexity_ratio_high")
 
 
@@ -117,14 +116,15 @@ def _references(rows: pd.DataFrame) -> pd.DataFrame:
     """Exact attention as every row has it, where it has no row of its own."""
     same = [name for name in CASE_COLUMNS if name not in ("variant", "implementation")]
     same = [*(name for name in same if name != "hyperparameters"), "machine"]
-    own = rows[(rows["variant"] == EXACT) & (rows["implementation"] == REFERENCE)]
+    exact, reference = exact_variant(), reference_implementation()
+    own = rows[(rows["variant"] == exact) & (rows["implementation"] == reference)]
     made = finished(rows).groupby(same, as_index=False)[list(NUMBERS)].median()
     made = made.assign(
         default_knob="",
         target="softmax",
-        variant=EXACT,
-        implementation=REFERENCE,
-        implementation_used=REFERENCE,
+        variant=exact,
+        implementation=reference,
+        implementation_used=reference,
         hyperparameters="",
         status=OK,
         reason="",

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from bench.measurement import DIFFERS
+from reports.declared import has_reduced_precision
 from reports.metrics import TIME, show_ms, show_ratio
 from reports.names import differing
 from reports.rows import finished
@@ -37,7 +38,7 @@ CASE = (
     "projections",
     "seq_len",
 )
-ERROR = 2.0  # times the public one's own error that coarse scores may have
+ERROR = 2.0  # times the public one's own error that rounded scores may have
 FASTER, SLOWER, UNDECIDED, ONE_SETTING = "faster", "slower", "undecided", "one setting only"
 
 
@@ -136,10 +137,10 @@ def _duel(rows: pd.DataFrame) -> Duel | None:
     if others.empty:
         return None
     public = _fastest(others)
-    # Coarse scores do not count where the public one is more exact, or where that is not known, as
+    # Rounded scores do not count where the public one is more exact, or where that is not known, as
     # it computes something else.
     near = ours["impl_error_rel_l2"] <= ERROR * public["impl_error_rel_l2"]
-    ours = ours[(ours["implementation"] != "coarse") | near]
+    ours = ours[~has_reduced_precision(ours) | near]
     return None if ours.empty else Duel(_fastest(ours), public)
 
 

@@ -14,15 +14,13 @@ import pandas as pd
 
 from bench.measurement import CASE_COLUMNS, HEAD_COLUMNS, LATER, Head, Measurement, Status
 from reports.curves import with_curves
+from reports.declared import calls_library
 from reports.names import allocator, machine_name, with_names
 from reports.typed import RunError as RunError
 from reports.typed import read_texts, typed
 
 RESULTS = "results.csv"
 ENVIRONMENT = "environment.json"
-EXACT = "full"  # the variant the others are judged by, drawn apart from them
-# Built-in implementations that call a public kernel.
-LIBRARY = ("sdpa", "flash", "cudnn", "efficient", "flex", "xformers", "fla")
 OK = Status.OK.value
 HEADS = "heads.csv"  # where a run has it: a row for each head of each case that finished
 
@@ -157,8 +155,7 @@ def _described(frame: pd.DataFrame, environment: Mapping[str, Any]) -> pd.DataFr
         allocator=allocator(environment),
         modules=" ".join(sweep.get("modules", ())),
         default_knob=frame["variant"].map(lambda name: knobs.get(name, "")),
-        public=frame["implementation"].isin(LIBRARY)
-        | frame["implementation_used"].isin(LIBRARY)
+        public=calls_library(frame)
         | (frame["variant"] + "/" + frame["implementation"]).isin(list(added)),
     )
 

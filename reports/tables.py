@@ -17,8 +17,9 @@ from rich.table import Table
 from bench.measurement import CASE_COLUMNS, COLUMNS, DESCRIPTIONS, NUMBERS
 from bench.model import row as model_row
 from reports.answers import numbers, summary_of
+from reports.declared import exact_variant
 from reports.metrics import TIME, show_count
-from reports.rows import EXACT, OK, finished
+from reports.rows import OK, finished
 from reports.slices import Panel, common, describe, panels, split
 
 SUMMARY_ROWS = 30  # at most, a heading for each group included
@@ -151,7 +152,7 @@ def _longest(panel: Panel, most: int) -> pd.DataFrame:
         order = rows.assign(last=rows["status"] != OK).sort_values(["last", TIME.column, "label"])
         if len(order) > left:
             exact = finished(order)
-            exact = exact[exact["variant"] == EXACT].head(1)
+            exact = exact[exact["variant"] == exact_variant()].head(1)
             head = order.head(left)
             if len(exact) and exact.index[0] not in head.index:
                 head = pd.concat([order.head(left - 1), exact])

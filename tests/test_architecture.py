@@ -38,6 +38,14 @@ NOT_ON_IMPORT = frozenset(
     }
 )
 SCHEMAS = frozenset({"bench.measurement", "bench.model.row"})
+# Names of a package and of transformers' own attention, which are also names of implementations.
+NAMES_OF_OTHERS = frozenset(
+    {
+        ("bench.environment", "xformers"),
+        ("bench.inputs.capture", "sdpa"),
+        ("bench.model.measure", "sdpa"),
+    }
+)
 NO_NAMES = frozenset({"utils", "util", "helpers", "helper", "common", "misc", "tools", "shared"})
 
 
@@ -127,7 +135,7 @@ def reports_read_files(root: Path) -> list[str]:
             continue
         if found.top == "bench" and found.module not in SCHEMAS:
             wrong.append(str(found))
-        if found.top == "variants" and found.importer != "reports.tables":
+        if found.top == "variants" and found.importer not in ("reports.tables", "reports.declared"):
             wrong.append(str(found))
     return wrong
 
@@ -155,6 +163,27 @@ def light_to_import(root: Path) -> list[str]:
     return wrong
 
 
+def variants_by_name(root: Path) -> list[str]:
+    """Bench and reports ask a variant what it declares: none knows the name of a variant, of an
+    implementation or of a hyperparameter. Sweeps and public implementations are about variants,
+    and so name them."""
+    names = set(variants.REGISTRY)
+    for name, cls in variants.REGISTRY.items():
+        names.update(cls.info.implementations)
+        names.update(known.name for known in variants.hyperparameters(name))
+    names -= {"seed"}  # of every random draw, that of inputs among them
+    wrong = []
+    for module, file in modules(root).items():
+        if not module.startswith(("bench.", "reports.")) or module.startswith("bench.peers."):
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), str(file))):
+            if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+                continue
+            if node.value in names and (module, node.value) not in NAMES_OF_OTHERS:
+                wrong.append(f"{module} names {node.value!r}")
+    return wrong
+
+
 def names_that_say_nothing(root: Path) -> list[str]:
     return [
         name for name in modules(root) if any(part.lower() in NO_NAMES for part in name.split("."))
@@ -163,6 +192,7 @@ def names_that_say_nothing(root: Path) -> list[str]:
 
 RULES = [
     arrows,
+    variants_by_name,
     reports_read_files,
     variants_stand_alone,
     light_to_import,
@@ -277,6 +307,19 @@ def test_a_project_that_keeps_the_rules_is_not_accused(rule: object, tmp_path: P
             "bench/x.py",
             "class A:\n    from matplotlib import pyplot",
             "bench.x imports matplotlib",
+        ),
+        (variants_by_name, "bench/x.py", "EXACT = 'full'", "bench.x names 'full'"),
+        (
+            variants_by_name,
+            "reports/figures/x.py",
+            "def f(row):\n    return row.implementation != 'coarse'",
+            "reports.figures.x names 'coarse'",
+        ),
+        (
+            variants_by_name,
+            "bench/model/x.py",
+            "def f(attention):\n    return getattr(attention, 'shared_qk', False)",
+            "bench.model.x names 'shared_qk'",
         ),
         (names_that_say_nothing, "bench/utils.py", "", "bench.utils"),
         (names_that_say_nothing, "variants/helpers/x.py", "", "variants.helpers.x"),

@@ -222,6 +222,34 @@ class TestList:
         assert "backward, never causal" in text
 
 
+class TestListOfOneVariant:
+    @pytest.mark.parametrize("name", sorted(variants.REGISTRY))
+    def test_shows_all_that_is_declared(self, bench: Bench, name: str) -> None:
+        said = bench("list", name)
+        info = variants.REGISTRY[name].info
+        assert said.status == 0
+        assert said.out.startswith(f"{name}: {info.summary}")
+        rows = [[cell.strip() for cell in re.split("[│┃]", x)[1:-1]] for x in said.out.splitlines()]
+        assert ["paper", f"{info.title}, {info.year}, {info.url}"] in rows
+        assert ["time", info.time] in rows
+        assert ["memory", info.memory] in rows
+        assert ["target", info.target] in rows
+        for known in variants.hyperparameters(name):
+            valid = known.valid or f"any {known.type.__name__}"
+            assert [known.name, known.type.__name__, str(known.default), valid, known.doc] in rows
+        for implementation in info.implementations:
+            reason = variants.create(name).unavailable(implementation, torch.device("cpu"))
+            assert [implementation, f"no: {reason}" if reason else "yes"] in rows
+
+    def test_says_when_a_variant_is_exact(self, bench: Bench) -> None:
+        for name, text in (("full", "always"), ("linear", "never"), ("compressed", "block_size=1")):
+            assert re.search(rf"│ exact when │ {text}\s*│", bench("list", name).out)
+        assert "no hyperparameters" in bench("list", "full").out
+
+    def test_of_an_unknown_name_lists_the_known(self, bench: Bench) -> None:
+        refused(bench("list", "lhs"), "unknown variant 'lhs'; known variants: adaptive_span, ")
+
+
 class TestPlan:
     def test_counts_the_cases_by_variant_and_length(self, bench: Bench) -> None:
         said = bench("plan", "smoke")

@@ -156,8 +156,8 @@ def test_coarse_scores_with_a_bias_stay_near(known: str) -> None:
         found = attention(query, key, value, distance_bias=bias).double()
         errors.append(float((found - right).norm() / right.norm()))
     exact, coarse = errors
-    assert exact < accuracy.rounding("float32", "auto")
-    assert 10 * exact < coarse < accuracy.rounding("float32", "coarse")
+    assert exact < accuracy.rounding("float32")
+    assert 10 * exact < coarse < accuracy.rounding("float32", reduced_precision=True)
 
 
 def drawn(heads: int, blocks: int) -> Tensor:

@@ -31,7 +31,7 @@ SETTINGS = torch.backends.mkldnn.matmul
 
 
 def coarse_variants() -> list[str]:
-    return [n for n, cls in variants.REGISTRY.items() if "coarse" in cls.info.implementations]
+    return [n for n, cls in variants.REGISTRY.items() if "coarse" in cls.info.reduced_precision]
 
 
 def served() -> list[tuple[str, bool]]:
@@ -264,12 +264,12 @@ def test_coarse_scores_cost_accuracy_within_their_bound(name: str) -> None:
     for causal in exact.info.causal_choices:
         auto = error(exact, causal)
         coarse = error(variants.create(name, implementation="coarse"), causal)
-        assert auto < accuracy.rounding("bfloat16", "auto")
-        assert 1.1 * auto < coarse < accuracy.rounding("bfloat16", "coarse")
+        assert auto < accuracy.rounding("bfloat16")
+        assert 1.1 * auto < coarse < accuracy.rounding("bfloat16", reduced_precision=True)
 
 
 def test_coarse_is_nothing_but_a_name_in_float64() -> None:
-    assert accuracy.rounding("float64", "coarse") == accuracy.rounding("float64", "auto")
+    assert accuracy.rounding("float64", reduced_precision=True) == accuracy.rounding("float64")
     query, key, value = (torch.randn(1, 2, 50, 8, dtype=torch.float64) for _ in range(3))
     for name in coarse_variants():
         info = variants.REGISTRY[name].info

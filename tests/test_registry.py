@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import json
 import os
+import pydoc
 import re
 import shutil
 import subprocess
@@ -18,14 +20,19 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor
 
 import variants
+from bench.__main__ import main as bench
+from bench.training.settings import attention_at
+from reports.tables import variants_table
+from tests.contract.attentions import settings, small_settings
 from variants import CAPABILITIES, REGISTRY, Attention, register
 from variants.contract.call import Call
 from variants.contract.hyperparameter import Hyperparameter, TimesLength, hyperparameter
 from variants.contract.info import TARGETS
-from variants.contract.registry import default_knob
+from variants.contract.registry import default_knob, reference_attention
 
 NAMES = sorted(REGISTRY)
 
@@ -106,8 +113,33 @@ def test_a_variant_is_entered_under_the_name_of_its_file() -> None:
             "tent: 'pegs' in grid or exact_when is not one of "
             "['canvas', 'implementation', 'open', 'poles']",
         ),
+        (
+            {"libraries": {"other", "cuda"}},
+            "tent: libraries ['cuda'] is not in implementations ['plain', 'other']",
+        ),
+        (
+            {"reduced_precision": {"half"}},
+            "tent: reduced_precision ['half'] is not in implementations ['plain', 'other']",
+        ),
+        (
+            {"reference": "sdpa", "exact_when": {}},
+            "tent: reference ['sdpa'] is not in implementations ['plain', 'other']",
+        ),
+        (
+            {"reference": "plain", "exact_when": {"poles": 9}},
+            "tent: only exact attention, exact_when={}, has a reference",
+        ),
     ],
-    ids=["target", "capability", "grid", "exact_when"],
+    ids=[
+        "target",
+        "capability",
+        "grid",
+        "exact_when",
+        "library",
+        "precision",
+        "reference",
+        "exact",
+    ],
 )
 def test_a_wrong_word_is_refused_on_registration(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=exactly(message)):
@@ -184,6 +216,8 @@ def test_what_is_said_of_a_registered_variant_is_complete(name: str) -> None:
     assert len(set(info.implementations)) == len(info.implementations)
     assert "auto" not in info.implementations
     assert info.title
+    assert info.summary
+    assert (info.libraries | info.reduced_precision) <= set(info.implementations)
     assert info.url.startswith("https://")
     assert 2013 < info.year < 2100
     assert "n" in info.time
@@ -384,6 +418,13 @@ def test_a_variant_keeps_no_tensor(name: str) -> None:
     assert vars(made) == settings | {"text": str(made)}
 
 
+def test_exact_attention_has_the_reference() -> None:
+    found = reference_attention()
+    assert found.info.is_exact
+    assert found.implementation == found.info.reference in found.info.libraries
+    assert [name for name in NAMES if REGISTRY[name].info.reference] == [found.info.name]
+
+
 # --- The grid
 
 
@@ -500,7 +541,7 @@ import torch
 
 from variants.contract.attention import Attention
 from variants.contract.definitions import expand_heads, normalised, visible
-from variants.contract.hyperparameter import hyperparameter
+from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
 
 
@@ -517,7 +558,9 @@ from variants.contract.registry import register
 )
 @dataclass(frozen=True)
 class MeanAttention(Attention):
-    strength: int = hyperparameter(1, minimum=1, doc="strength of nothing", small=2)
+    strength: int = hyperparameter(
+        1, minimum=1, doc="factor of every weight", small=3, train=TimesLength(1 / 4)
+    )
 
     def attend(self, query, key, value, call):
         rows = torch.arange(query.shape[2], device=query.device)
@@ -562,6 +605,28 @@ def test_a_new_file_is_a_new_variant_and_nothing_else_is_touched(tmp_path: Path)
     assert names == sorted([*NAMES, "mean_of_all"])
     assert Path(file).is_relative_to(tmp_path)
     assert grid == ["strength=1", "strength=2"]
+
+
+def test_a_hyperparameter_of_a_new_name_needs_no_other_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mean_of_all.py").write_text(NEW_FILE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mean_of_all", raising=False)
+    importlib.import_module("mean_of_all")
+
+    assert small_settings("mean_of_all") == {"strength": 3}
+    assert settings("mean_of_all") == {"small": {"strength": 3}, "minimum": {"strength": 1}}
+    assert attention_at("mean_of_all", 32) == variants.create("mean_of_all", strength=8)
+    assert attention_at("mean_of_all strength=2", 32).strength == 2  # type: ignore[attr-defined]
+    listed = CliRunner(env={"COLUMNS": "120"}).invoke(bench, ["list", "mean_of_all"])
+    assert listed.exit_code == 0
+    assert "mean_of_all: Every row returns the mean of what it sees." in listed.output
+    cells = "strength", "int", "1", "at least 1", "factor of every weight"
+    assert re.search(r"\s*│\s*".join(map(re.escape, cells)), listed.output)
+    meaning = "strength (int, default 1, at least 1): factor of every weight"
+    assert meaning in pydoc.render_doc(variants.create("mean_of_all"))
+    assert "| `mean_of_all` | [Nothing at All You Need]" in variants_table()
 
 
 def test_a_new_file_is_tested_by_the_contract(tmp_path: Path) -> None:

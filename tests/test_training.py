@@ -299,6 +299,12 @@ def test_layers_draw_apart_and_learned_tensors_follow_the_seed() -> None:
     assert len({tuple(span.tolist()) for span in spans}) == 4
 
 
+def test_a_variant_that_shares_query_and_key_gets_a_layer_that_does() -> None:
+    for shared_qk in (True, False):
+        model = TinyModel(variants.create("lsh", shared_qk=shared_qk), Copy(32), seed=0)
+        assert all(block.attention.shared_qk is shared_qk for block in model.blocks)  # type: ignore
+
+
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_every_trainable_variant_is_trained(name: str) -> None:
     seen = trained(attention_at(name, 16), "copy", 10)

@@ -23,6 +23,8 @@ from variants.masked.masked_attention import MaskedAttention
     target="masked_softmax",
     supports={"causal", "key_padding_mask", "cross_attention", "backward", "distance_bias"},
     implementations=("blocks", "coarse", "flex"),
+    reduced_precision={"coarse"},
+    libraries={"flex"},
     exact_when={"block_size": 1 << 40},
     grid={"block_size": (32, 64, 128, 256), "num_random_blocks": (3,)},
 )

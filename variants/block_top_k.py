@@ -26,6 +26,7 @@ from variants.engines.rounds.block_choice import ChosenRounds, best_blocks
     target="masked_softmax",
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
     implementations=("blocks", "coarse"),
+    reduced_precision={"coarse"},
     exact_when={"block_size": 1 << 40},
     grid={"block_size": (128,), "top_k": (2, 4, 8, 16)},
 )

@@ -37,6 +37,8 @@ from variants.engines.primitives.softmax_tile import Scratch
     target="other_kernel",
     supports={"causal", "key_padding_mask", "cross_attention", "backward", "step"},
     implementations=("chunks", "coarse", "fla"),
+    reduced_precision={"coarse"},
+    libraries={"fla"},
     grid={"feature_map": ("elu", "relu")},
     positions="none",
 )

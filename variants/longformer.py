@@ -19,6 +19,8 @@ from variants.masked.masked_attention import MaskedAttention
     target="masked_softmax",
     supports={"causal", "key_padding_mask", "cross_attention", "backward", "distance_bias", "step"},
     implementations=("blocks", "coarse", "flex"),
+    reduced_precision={"coarse"},
+    libraries={"flex"},
     exact_when={"window_size": 1 << 40},
     grid={"window_size": (64, 128, 256, 512), "num_global_tokens": (64,)},
 )

@@ -39,6 +39,7 @@ FACTOR_BITS = 5  # a rotation tells at most 32 buckets apart; more come from sev
     target="biased_softmax",
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
     implementations=("buckets", "coarse"),
+    reduced_precision={"coarse"},
     exact_when={"bucket_size": 1 << 40},
     grid={"bucket_size": (64,), "num_hashes": (1, 2, 4, 8)},
 )
@@ -72,6 +73,10 @@ class LshAttention(Attention):
     @property
     def target(self) -> str:
         return "shared_qk_softmax" if self.shared_qk else self.info.target
+
+    @property
+    def uses_shared_qk(self) -> bool:
+        return self.shared_qk
 
     @property
     def prefix_stable(self) -> bool:

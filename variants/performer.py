@@ -32,6 +32,7 @@ from variants.engines.primitives.softmax_tile import HIDDEN, Scratch
     target="softmax",
     supports={"causal", "key_padding_mask", "cross_attention", "backward", "step"},
     implementations=("chunks", "coarse"),
+    reduced_precision={"coarse"},
     grid={"num_features": (64, 128, 256, 512)},
     positions="none",
 )

@@ -45,6 +45,7 @@ BAND_SEGMENT = 512  # longest segment that is one tile of a band
     target="biased_softmax",
     supports={"causal", "key_padding_mask", "cross_attention", "backward", "step"},
     implementations=("blocks", "coarse"),
+    reduced_precision={"coarse"},
     causal_only=True,
     grid=[{"segment_size": n, "memory_size": n} for n in (128, 256, 512, 1024)],
 )

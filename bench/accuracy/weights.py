@@ -13,8 +13,9 @@ from bench.accuracy import oracle
 from bench.accuracy.description import TOP
 from bench.accuracy.reference import Reference
 from bench.accuracy.sampled_rows import mean
-from variants import Attention, create
+from variants import Attention
 from variants.contract.definitions import expand_heads, masked_softmax
+from variants.contract.registry import reference_attention
 
 # Weights that are held at a time, 64 MiB in float64: fewer would leave the cache less often, but a
 # method's definition looks at all keys anew for every part of the rows.
@@ -80,7 +81,7 @@ def _sharing_limit(attention: Attention) -> Attention:
     """Exact attention that shares query and key as this one does."""
     if attention.target == "shared_qk_softmax":
         return replace(attention, **(attention.info.exact_when or {}))
-    return create("full")
+    return reference_attention()
 
 
 def budget(reference: Reference, seen: Weighed, affordable: float) -> Tensor:

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-import variants
 from bench.model.stopwatch import Stopwatch
+from variants.contract.registry import reference_attention
 from variants.pretrained.model_call import AttentionFunction
 
 # Names of spans: the variant, exact attention, and calls that are not timed.
@@ -28,7 +28,7 @@ class Timed:
     is_warm: bool = False
     implementation: str = ""
     _exact: AttentionFunction = field(
-        default_factory=lambda: AttentionFunction(variants.create("full", implementation="sdpa"))
+        default_factory=lambda: AttentionFunction(reference_attention())
     )
     _exact_first: bool = False
 

@@ -42,7 +42,7 @@ class TinyModel(nn.Module):
                         HEADS,
                         attention=dataclasses.replace(attention, **drawn),
                         position="rotary",
-                        shared_qk=getattr(attention, "shared_qk", False),
+                        shared_qk=attention.uses_shared_qk,
                         seed=DEPTH * seed + layer,
                     )
                 )

@@ -10,9 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
+from reports.declared import exact_variant
 from reports.figures.style import Styles
 from reports.metrics import Metric, show_count
-from reports.rows import EXACT, finished
+from reports.rows import finished
 
 MOST_TICKS = 7
 MARGIN = 1.5  # what is left of the first count and right of the last, as a factor
@@ -50,7 +51,7 @@ def draw_lines(ax: Axes, placed: pd.DataFrame, x: str, y: Metric, styles: Styles
             else:
                 ax.vlines(interval[x], low, high, color=style.color, linewidth=1)
         # Exact attention is thick and lies at the bottom, so that it hides no other line.
-        is_exact = (line["variant"] == EXACT).all()
+        is_exact = (line["variant"] == exact_variant()).all()
         ax.plot(
             line[x],
             line[y.column],

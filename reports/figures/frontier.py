@@ -10,11 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 
+from reports.declared import exact_variant
 from reports.figures import naming
 from reports.figures.style import Styles
 from reports.metrics import Metric
 from reports.names import OTHER_OPERATOR
-from reports.rows import EXACT
 
 LETTER, BOLD = 4.6, 5.3  # what a letter of a name takes, in points
 SMALLEST, LARGEST = 10, 36  # marks, in square points
@@ -41,7 +41,7 @@ def rounding(rows: pd.DataFrame, y: Metric) -> float:
 
     So a slower exact implementation is not on the frontier for the luck of its last bits.
     """
-    exact = rows.loc[rows["variant"] == EXACT, y.column].dropna()
+    exact = rows.loc[rows["variant"] == exact_variant(), y.column].dropna()
     return 2 * float(exact.min()) if len(exact) else 0.0
 
 

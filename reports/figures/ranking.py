@@ -14,11 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from reports.declared import exact_variant
 from reports.figures import axes, frame, legend, levels
 from reports.figures.failures import LETTERS
 from reports.figures.kinds import Kind
 from reports.metrics import ERROR, Metric, show_count
-from reports.rows import EXACT, finished
+from reports.rows import finished
 from reports.slices import Fixed, Panel
 
 COLUMNS = 3  # panels side by side
@@ -52,7 +53,7 @@ def draw(kind: Kind, drawn: Sequence[Panel], shared: Fixed) -> Figure:
         between=(ACROSS, DOWN + head / 72),
     )
     axes.scale_metric(grid[0][0], "x", y, *axes.reach(pd.concat(placed), y))
-    exact = set(rows.loc[rows["variant"] == EXACT, "label"])
+    exact = set(rows.loc[rows["variant"] == exact_variant(), "label"])
     for number, (panel, points) in enumerate(zip(drawn, placed, strict=True)):
         i, j = divmod(number, columns)
         ax = grid[i][j]

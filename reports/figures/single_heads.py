@@ -8,11 +8,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from reports.declared import exact_variant
 from reports.figures import axes, frame, legend
 from reports.figures.kinds import Kind
 from reports.figures.style import Styles
 from reports.metrics import EFFECTIVE_KEYS, ERROR
-from reports.rows import EXACT, finished
+from reports.rows import finished
 from reports.slices import Fixed, Panel, Slice, common, panels
 
 MOST = 6  # methods in a panel, so that their points can be told apart
@@ -55,7 +56,7 @@ def drawn(part: Slice, per_head: pd.DataFrame) -> list[Panel]:
 
 def _few(rows: pd.DataFrame) -> pd.DataFrame:
     """Those of the methods of least error, each at its best setting."""
-    able = rows[~rows["other_operator"] & (rows["variant"] != EXACT)]
+    able = rows[~rows["other_operator"] & (rows["variant"] != exact_variant())]
     errors = able.groupby(["variant", "label"])[ERROR.column].median().sort_values()
     best = errors.reset_index().drop_duplicates("variant")["label"].head(MOST)
     return able[able["label"].isin(best)]

@@ -14,7 +14,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.lines import Line2D
 
-from reports.rows import EXACT
+from reports.declared import exact_variant
 
 # Those that are taken for one another are not neighbours.
 MARKERS = ("o", "s", "^", "h", "D", "v", "8", "P", "<", "p", "d", "H", ">")
@@ -56,7 +56,7 @@ Styles = Mapping[str, Style]
 
 def styles(frame: pd.DataFrame) -> dict[str, Style]:
     """The style of every label and every curve of a frame."""
-    colors = _colors(sorted(set(frame["variant"]) - {EXACT}))
+    colors = _colors(sorted(set(frame["variant"]) - {exact_variant()}))
     result: dict[str, Style] = {}
     names = ["variant", "curve", "place", "label"]
     every = frame[names].drop_duplicates().sort_values(names)
@@ -69,7 +69,7 @@ def styles(frame: pd.DataFrame) -> dict[str, Style]:
                 color=colors.get(str(variant), "black"),
                 marker=MARKERS[(first[curve] + place) % len(MARKERS)],
                 dashes=DASHES[setting % len(DASHES)],
-                width=2.6 if variant == EXACT else 1.6,
+                width=2.6 if variant == exact_variant() else 1.6,
             )
             result.setdefault(curve, result[label])
     return result

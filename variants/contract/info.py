@@ -32,6 +32,10 @@ class Info:
     causal_only: bool = False
     positions: str = "absolute"
     knob: tuple[str, ...] = ()
+    libraries: frozenset[str] = frozenset()
+    reduced_precision: frozenset[str] = frozenset()
+    reference: str = ""
+    summary: str = ""
 
     @property
     def is_exact(self) -> bool:

@@ -40,6 +40,9 @@ def register(
     convex: bool = True,
     causal_only: bool = False,
     positions: str = "absolute",
+    libraries: Collection[str] = (),
+    reduced_precision: Collection[str] = (),
+    reference: str = "",
 ) -> Callable[[AttentionClass], AttentionClass]:
     """Enter a class into the registry under the name of the file it stands in.
 
@@ -54,7 +57,12 @@ def register(
     `positions` says what a row depends on besides the tokens that it may see: on "none" of their
     positions; on the "distance" of query and key; or on "absolute" positions, counted from the
     first token, or on how many tokens there are. Padded sequences of an "absolute" method are
-    computed one by one. A wrong word is a ValueError at import.
+    computed one by one.
+    The first sentence of the file becomes `Info.summary`.
+    `libraries` are the implementations that call a public kernel; those of `reduced_precision`
+    round scores to bfloat16, whatever the dtype of the inputs. `reference`, of exact attention
+    alone, is the implementation that every other method is measured beside.
+    A wrong word is a ValueError at import.
     """
 
     def enter(cls: AttentionClass) -> AttentionClass:
@@ -71,6 +79,18 @@ def register(
             )
         if causal_only and "causal" not in supports:
             raise ValueError(f"{name}: causal_only needs 'causal' in supports")
+        for word, names in (
+            ("libraries", libraries),
+            ("reduced_precision", reduced_precision),
+            ("reference", {reference} - {""}),
+        ):
+            if unknown := set(names) - set(implementations):
+                raise ValueError(
+                    f"{name}: {word} {sorted(unknown)} is not in implementations "
+                    f"{list(implementations)}"
+                )
+        if reference and exact_when != {}:
+            raise ValueError(f"{name}: only exact attention, exact_when={{}}, has a reference")
         declared = declared_by(cls)
         check_declared(name, declared)
         fields = {field.name for field in dataclasses.fields(cls)}
@@ -100,6 +120,10 @@ def register(
             causal_only=causal_only,
             positions=positions,
             knob=_knob(name, settings),
+            libraries=frozenset(libraries),
+            reduced_precision=frozenset(reduced_precision),
+            reference=reference,
+            summary=_first_paragraph(cls),
         )
         cls.__doc__ = _with_hyperparameters(cls, declared)
         REGISTRY[name] = cls
@@ -178,6 +202,12 @@ def create(name: str, **hyperparameters: Any) -> Attention:
     return cls(**hyperparameters)
 
 
+def reference_attention() -> Attention:
+    """Exact attention by the implementation that every other method is measured beside."""
+    (info,) = (cls.info for cls in REGISTRY.values() if cls.info.reference)
+    return create(info.name, implementation=info.reference)
+
+
 def grid(name: str, settings: str = "grid") -> list[Attention]:
     """The settings of a variant that its own file declares worth comparing, defaults otherwise.
 
@@ -203,12 +233,18 @@ def _registered(name: str) -> type[Attention]:
     return REGISTRY[name]
 
 
+def _first_paragraph(cls: type[Attention]) -> str:
+    """The sentence with which the file of a class begins, on one line."""
+    module = sys.modules.get(cls.__module__)
+    text = inspect.cleandoc(getattr(module, "__doc__", None) or "")
+    return " ".join(text.partition("\n\n")[0].split())
+
+
 def _with_hyperparameters(cls: type[Attention], declared: Sequence[Hyperparameter]) -> str:
     """The docstring of a class with a section that lists its hyperparameters."""
-    module = sys.modules.get(cls.__module__)
     # A dataclass without a docstring has its signature there.
     own = "" if (cls.__doc__ or "").startswith(f"{cls.__name__}(") else inspect.getdoc(cls)
-    text = own or inspect.cleandoc(getattr(module, "__doc__", None) or cls.__name__)
+    text = own or cls.info.summary or cls.__name__
     lines = [
         textwrap.fill(known.summary, 92, initial_indent="    ", subsequent_indent=" " * 8)
         for known in declared

@@ -159,6 +159,11 @@ class Variant(ABC):
         return True
 
     @property
+    def uses_shared_qk(self) -> bool:
+        """Whether this setting needs the query as its key."""
+        return False
+
+    @property
     def traceable(self) -> bool:
         """Whether torch.compile may trace a call. If not, the compiled program has a graph break
         there."""

@@ -38,7 +38,7 @@ def check_numbers(layer: MultiHeadAttention) -> None:
             f"key_dim == embed_dim; got kv_heads={layer.kv_heads}, num_heads={layer.num_heads}, "
             f"key_dim={layer.key_dim}, embed_dim={layer.embed_dim}"
         )
-    if getattr(layer.attention, "shared_qk", False) and not layer.shared_qk:
+    if layer.attention.uses_shared_qk and not layer.shared_qk:
         raise ValueError(
             f"{layer.attention.info.name} shared_qk=True needs queries that are the keys: make "
             "the layer with shared_qk=True; got shared_qk=False"

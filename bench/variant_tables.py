@@ -1,0 +1,110 @@
+"""The tables of `python -m bench list`: all variants, or all that is known of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from rich.table import Table
+from rich.text import Text
+
+import variants
+from variants import REGISTRY
+from variants.contract.added import added_names
+from variants.contract.info import Info
+
+
+def of_all() -> Iterator[Table | Text]:
+    """A table of all variants, then a line for each implementation that cannot run here."""
+    table = Table(title="variants", show_lines=True)
+    devices = _devices()
+    for column in ("variant", "implementation", *(d.type for d in devices), "settings, support"):
+        table.add_column(column)
+    reasons = []
+    for name, cls in sorted(REGISTRY.items()):
+        found = _refusals(name, devices)
+        for implementation, refusals in found.items():
+            reasons += [
+                Text(f"{name}/{implementation} on {device}: {reason}")
+                for device, reason in refusals.items()
+                if reason
+            ]
+        table.add_row(
+            name,
+            "\n".join(found),
+            *(
+                "\n".join("no" if refusals[d.type] else "yes" for refusals in found.values())
+                for d in devices
+            ),
+            f"{variants.create(name).hyperparameters or 'none'}\n{_supports(cls.info)}",
+        )
+    yield table
+    yield from reasons
+
+
+def of_one(name: str) -> Iterator[Table | Text]:
+    """The metadata of one variant, its hyperparameters, and where its implementations run.
+
+    An unknown name is a ValueError that lists the known ones.
+    """
+    declared, info = variants.hyperparameters(name), REGISTRY[name].info
+    yield Text(f"{name}: {info.summary}")
+    facts = Table(show_header=False)
+    for word, text in (
+        ("paper", f"{info.title}, {info.year}, {info.url}"),
+        ("time", info.time),
+        ("memory", info.memory),
+        ("target", info.target),
+        ("supports", _supports(info)),
+        ("exact when", _exact_when(info)),
+    ):
+        facts.add_row(word, Text(text))
+    yield facts
+    if declared:
+        table = Table(title="hyperparameters")
+        for column in ("name", "type", "default", "valid values", "meaning"):
+            table.add_column(column)
+        for known in declared:
+            valid = known.valid or f"any {known.type.__name__}"
+            words = known.name, known.type.__name__, str(known.default), valid, known.doc
+            table.add_row(*map(Text, words))
+        yield table
+    else:
+        yield Text("no hyperparameters")
+    devices = _devices()
+    table = Table(title="implementations")
+    for column in ("name", *(d.type for d in devices)):
+        table.add_column(column)
+    for implementation, refusals in _refusals(name, devices).items():
+        marks = (f"no: {reason}" if reason else "yes" for reason in refusals.values())
+        table.add_row(implementation, *map(Text, marks))
+    yield table
+
+
+def _devices() -> list[torch.device]:
+    names = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    return [torch.device(name) for name in names]
+
+
+def _refusals(name: str, devices: list[torch.device]) -> Mapping[str, Mapping[str, str | None]]:
+    """For each implementation why it cannot run on a device; None where it can."""
+    found = {}
+    for word in (*REGISTRY[name].info.implementations, *added_names(name)):
+        chosen = variants.create(name, implementation=word)
+        found[word] = {device.type: chosen.cannot_run(device) for device in devices}
+    return found
+
+
+def _supports(info: Info) -> str:
+    """The capabilities of a variant, and whether it is causal only or never."""
+    if "causal" not in info.supports:
+        return ", ".join([*sorted(info.supports), "never causal"])
+    causal = "causal only" if info.causal_only else "causal"
+    return ", ".join(causal if word == "causal" else word for word in sorted(info.supports))
+
+
+def _exact_when(info: Info) -> str:
+    if info.exact_when is None:
+        return "never"
+    settings = (f"{key}={value}" for key, value in info.exact_when.items())
+    return ", ".join(settings) or "always"
