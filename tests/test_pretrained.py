@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 import variants
 from tests.contract.attentions import small_settings
 from variants import REGISTRY, Attention, UnsupportedError, attn_implementation, replace_attention
+from variants.contract import pair_masks
 from variants.pretrained import model_masks
 from variants.pretrained.model_masks import read_mask
 
@@ -676,7 +677,7 @@ class TestRefusedCalls:
         self, padding: list[list[int]], additive: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """One that says no more than causal and padding is as good as these."""
-        monkeypatch.setattr(model_masks, "TILE", 24)  # two rows
+        monkeypatch.setattr(pair_masks, "TILE", 24)  # two rows
         made = replace_attention(model("Llama"), small("sliding_window"))
         call = tokens(padding)
         positions = {"position_ids": torch.arange(12)[None]}
@@ -831,7 +832,7 @@ def test_slots_that_a_cache_has_not_filled_are_no_keys() -> None:
 
 
 def test_a_mask_of_one_row_need_not_be_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_masks, "_kinds", None)
+    monkeypatch.setattr(model_masks, "mask_kinds", None)
     mask = Tensor(RIGHT)[:, None, None].bool()
     query = torch.ones(2, 1, 5, 1)
     for causal in (True, False, None):

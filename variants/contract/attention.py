@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from variants.contract import decoding, padding, tensor_cache, traced
+from variants.contract import decoding, padding, tensor_cache, torch_signature, traced
 from variants.contract.call import Call, Parameters
 from variants.contract.checks import UnsupportedError, check_call, check_parameters, require_real
 from variants.contract.decoding import State
@@ -151,6 +151,44 @@ class Attention(Variant):
         """
         asked = (key_padding_mask, distance_bias, scale, parameters)
         return untraced(self._step)(state, query, key, value, *asked)
+
+    def scaled_dot_product_attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        *,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """Attend, with the arguments of torch.nn.functional.scaled_dot_product_attention, so that
+        this method can stand in its place. An argument that the method cannot honour is refused.
+
+        Args:
+            query, key, value: as in the call.
+            attn_mask: broadcasts to (batch, heads, query_len, key_len); bool with True = visible
+                (`key_padding_mask` of the call has True = hidden), or 0 and -inf, added to scores.
+                It may hide padded keys and be causal with the last query at the last key. Rows of
+                padding differ from torch's, which computes them.
+            dropout_p: 0.0.
+            is_causal: query i sees keys 0 to i, as in torch. With fewer queries than keys `causal`
+                of the call means something else: there the last query is at the last key.
+            scale: as in the call.
+            enable_gqa: whether key and value may have fewer heads than the query, a divisor.
+
+        Raises:
+            ValueError: as the call does; attn_mask together with is_causal; head counts that differ
+                without enable_gqa.
+            UnsupportedError: as the call does; dropout; another attn_mask, or any that has to be
+                looked at in a program that is traced; is_causal with more queries than keys.
+        """
+        key, value, causal, padding = torch_signature.read_arguments(
+            self, query, key, value, attn_mask, dropout_p, is_causal, enable_gqa
+        )
+        return self(query, key, value, causal=causal, key_padding_mask=padding, scale=scale)
 
     def prepare(
         self,

@@ -21,8 +21,7 @@ from torch.nn.functional import pad
 
 from variants.contract.checks import UnsupportedError
 from variants.contract.modes import exporting
-
-TILE = 1 << 20  # pairs of a mask that are looked at together
+from variants.contract.pair_masks import mask_kinds, visible_pairs
 
 PLAIN = (
     "expected a mask that is causal or hides nothing, but for padding of a 2-dimensional "
@@ -81,7 +80,7 @@ def make_mask(
         pairs = (1, 1, len(queries[rows]), kv_length)
         return found.expand(torch.broadcast_shapes(found.shape, pairs))
 
-    causal, everything = _known(mask_function) or _kinds(visible, queries, keys, None)
+    causal, everything = _known(mask_function) or mask_kinds(visible, queries, keys, None)
     if kv_offset or not (causal or everything):
         tokens = kv_offset + kv_length
         raise UnsupportedError(
@@ -133,7 +132,9 @@ def read_mask(mask: Tensor | None, query: Tensor, key: Tensor, *, causal: bool |
             f"{PLAIN}; got one of shape {tuple(mask.shape)} for {query_len} queries of {key_len} "
             "keys"
         )
-    shown = _shown(mask[..., :key_len])
+    shown = visible_pairs(mask[..., :key_len])
+    if shown is None:
+        raise UnsupportedError(f"{PLAIN}; got one that adds numbers to the scores")
     last = shown[:, 0, -1]
     if shown.shape[1] == 1 and shown.shape[2] < query_len:
         return Sight(False, key_len, _padding(last, batch))
@@ -143,7 +144,7 @@ def read_mask(mask: Tensor | None, query: Tensor, key: Tensor, *, causal: bool |
         shown, last = shown[..., :key_len], last[:, :key_len]
     keys = torch.arange(key_len, device=mask.device)
     queries = torch.arange(key_len - query_len, key_len, device=mask.device)
-    kinds = _kinds(lambda rows: shown[:, :, rows], queries, keys, ~last)
+    kinds = mask_kinds(lambda rows: shown[:, :, rows], queries, keys, ~last)
     if not any(kinds):
         raise UnsupportedError(f"{PLAIN}; got another one of shape {tuple(mask.shape)}")
     return Sight(bool(causal) if all(kinds) else kinds[0], key_len, _padding(last, batch))
@@ -160,38 +161,5 @@ def _known(mask_function: Callable[..., Tensor]) -> tuple[bool, bool] | None:
     return None
 
 
-def _kinds(
-    visible: Callable[[slice], Tensor], queries: Tensor, keys: Tensor, padding: Tensor | None
-) -> tuple[bool, bool]:
-    """Whether a mask is the causal one, and whether it is the one that sees everything, apart from
-    padding; (batch, heads, rows, keys) of some rows at a time."""
-    causal = everything = True
-    rest = keys.new_ones(1, dtype=torch.bool) if padding is None else ~padding[:, None, None]
-    step = max(1, TILE // len(keys))
-    # From the end, where a window hides most.
-    for start in reversed(range(0, len(queries), step)):
-        rows = slice(start, start + step)
-        found = visible(rows)
-        past = keys <= queries[rows, None]
-        causal = causal and bool((found == (past & rest)).all())
-        everything = everything and bool((found == rest).all())
-        if not (causal or everything):
-            break
-    return causal, everything
-
-
 def _padding(shown: Tensor, batch: int) -> Tensor | None:
     return None if bool(shown.all()) else ~shown.expand(batch, -1)
-
-
-def _shown(mask: Tensor) -> Tensor:
-    """True where a mask of pairs shows a key."""
-    if mask.dtype == torch.bool:
-        return mask
-    shown = mask == 0
-    hidden = (
-        mask <= torch.finfo(mask.dtype).min / 2 if mask.is_floating_point() else mask.new_zeros(())
-    )
-    if not bool((shown | hidden.bool()).all()):
-        raise UnsupportedError(f"{PLAIN}; got one that adds numbers to the scores")
-    return shown
