@@ -1,4 +1,9 @@
-"""Adaptive attention span: each head learns how far back it looks, and fades out softly there."""
+"""Adaptive attention span: each head learns how far back it looks, and fades out softly there.
+
+Differs from public code: the authors' code hides a token's own key, adds 1e-8 to the sum of
+weights, and is causal only. Here the own key is at distance 0 and is seen, and nothing is added.
+The penalty that makes spans short belongs to training.
+"""
 
 from __future__ import annotations
 
@@ -41,11 +46,16 @@ from variants.engines.tiled.layouts import window
 )
 @dataclass(frozen=True)
 class AdaptiveSpanAttention(Attention):
-    """A key at distance x weighs m(x)·exp(score), m(x) = (ramp_size + span - x) / ramp_size kept
-    within 0 and 1: all of it up to the span, nothing from `ramp_size` beyond it on.
+    """Softmax attention whose weights fall to zero beyond a learned distance.
 
-    The span of a head is learned, in tokens, and counts as at most `max_span` and at least 0. Its
-    own token is at distance 0 and seen; not causal, the distance counts both ways.
+        m(x) = clamp((ramp_size + span - x) / ramp_size, 0, 1),  x = distance of query i and key j
+        weights[i, j] = m(x) · exp(s[i, j]) / sum over k of m(|i - k|) · exp(s[i, k]),
+                        s[i, j] = scale · query[i] · key[j]
+
+    `span` is learned, one number of tokens for each head, and is limited to 0 ... `max_span`.
+    Without `causal` the distance counts on both sides.
+
+    Costs: n tokens, d = head_dim, z = the mean span of the heads.
     """
 
     max_span: int = hyperparameter(

@@ -1,4 +1,8 @@
-"""Additive attention: a query sees every key, scored by a small network in place of a product."""
+"""Additive attention: a query sees every key, scored by a small network in place of a product.
+
+Differs from public code: Keras' `AdditiveAttention` has no projections inside. Here each head
+projects its queries and keys before the tanh, as in the paper, which has one head.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +40,16 @@ from variants.engines import tanh_tiles
 )
 @dataclass(frozen=True)
 class AdditiveAttention(Attention):
-    """Softmax over keys of score_vector · tanh(scale · query @ query_projection + key @
-    key_projection), with `hidden_dim` hidden units and parameters for each query head.
+    """Softmax attention with the scores of a network with one hidden layer.
 
-    It learns a score of its own and does not approximate softmax of products. The default scale
-    is 1: the sum inside tanh does not grow with head_dim as a product of query and key does.
+        s[i, j] = score_vector · tanh(scale · query[i] @ query_projection + key[j] @ key_projection)
+        weights[i] = softmax over j of s[i, j],  with j <= i if causal
+
+    The projections and the vector are learned, for each query head, with `hidden_dim` hidden units.
+    The default scale is 1, because the sum inside tanh does not grow with head_dim as a dot product
+    does. The method does not approximate softmax attention, so it is not ranked by its error.
+
+    Costs: n tokens, d = head_dim, a = hidden_dim.
     """
 
     hidden_dim: int = hyperparameter(

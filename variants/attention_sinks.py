@@ -1,4 +1,10 @@
-"""Attention sinks: a query sees the keys within `window_size` positions, and the first few."""
+"""Attention sinks: a query sees the keys within `window_size` positions, and the first few.
+
+Differs from public code: the authors' code (StreamingLLM) counts positions anew inside its cache,
+so that distances stay short. That changes position encodings and belongs to a layer; here positions
+are those in the sequence. The learned sink of GPT-OSS, an additional term in the denominator, is
+another method.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +32,19 @@ from variants.masked.masked_attention import MaskedAttention
 )
 @dataclass(frozen=True)
 class AttentionSinks(MaskedAttention):
-    """The first `num_sink_tokens` keys are seen by every query; unlike Longformer's global tokens
-    they see no more than others do. Where a cache drops keys, the paper counts positions anew
-    inside it: that concerns position encodings, and so a layer."""
+    """Softmax attention over a window and over the first `num_sink_tokens` keys.
+
+        weights[i] = softmax over j of scale · query[i] · key[j],
+                     where |i - j| <= window_size or j < num_sink_tokens
+
+    i is the position of the query, j the position of the key. A causal call also needs j <= i. The
+    first tokens themselves see no more keys than other tokens; in `longformer` they see all keys.
+
+    Costs: n tokens, d = head_dim, w = window_size, s = num_sink_tokens.
+
+    Decoding: the state holds the keys and values of the first `num_sink_tokens` tokens and of the
+    last `window_size` tokens.
+    """
 
     window_size: int = hyperparameter(
         256,

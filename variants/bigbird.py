@@ -1,4 +1,10 @@
-"""BigBird attention: blocks of queries see neighbouring, global and randomly drawn key blocks."""
+"""BigBird attention: blocks of queries see neighbouring, global and randomly drawn key blocks.
+
+Differs from public code: the authors' code draws random blocks from the first 1024 tokens only, at
+some lengths, and has no causal form. transformers (5.23) uses full attention for short sequences;
+in evaluation its random blocks are all block 0, which then counts several times. Here draws are
+uniform over all blocks, and each key counts once.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +36,21 @@ from variants.masked.masked_attention import MaskedAttention
 )
 @dataclass(frozen=True)
 class BigBirdAttention(MaskedAttention):
-    """A query sees its own block and one on either side, the global blocks, and
-    `num_random_blocks` others. Of the global blocks half (rounded up) stand at the start and the
-    rest at the end: 2 are the first and the last, as in the authors' code. Queries in a global
-    block see all keys.
+    """Softmax attention over whole blocks of `block_size` keys.
 
-    The random blocks are drawn per head and block of queries, without replacement, uniformly from
-    those neither near nor global. (The authors' code draws from the first 1024 tokens only at some
-    lengths.) `causal` hides what is later, so it leaves early queries fewer random blocks.
+        weights[i] = softmax over j of scale · query[i] · key[j],  where a = i // block_size and
+                     b = j // block_size satisfy |a - b| <= 1, or a or b is a global block,
+                     or b is one of the random blocks of (head, a)
+
+    i is the position of the query, j the position of the key. A causal call also needs j <= i, so
+    early queries see fewer random blocks. Half of the global blocks, rounded up, stand at the start
+    and the others at the end: with 2 they are the first and the last block, as in the authors'
+    code.
+
+    The random blocks of each head and block of queries are drawn without replacement, uniformly
+    from the blocks that are neither neighbours nor global.
+
+    Costs: n tokens, d = head_dim, b = block_size, g = num_global_blocks, r = num_random_blocks.
     """
 
     block_size: int = hyperparameter(

@@ -1,5 +1,10 @@
 """Block summaries: a query sees its own block of keys and those beside it, and of every other block
-one key and value that represent it."""
+one key and value that represent it.
+
+Differs from public code: the paper uses local attention in some layers and compressed attention in
+others, and compresses by a learned convolution. Here one softmax combines both in each row, and a
+block is represented by means, so that nothing is learned.
+"""
 
 from __future__ import annotations
 
@@ -42,10 +47,17 @@ from variants.engines.tiled.layouts.block_summaries import BlockSummaries
 )
 @dataclass(frozen=True)
 class BlockSummaryAttention(Attention):
-    """Blocks of `block_size` tokens. Keys of a query's own block and of the one before and after it
-    are seen one by one. Every other block is seen as the mean of its keys, with the mean of its
-    values and the logarithm of how many they are (padding left out) added to the score; one softmax
-    runs over both kinds. `causal` leaves out later keys and all blocks behind the own one."""
+    """Softmax attention over single keys nearby and over means of blocks far away.
+
+        near(i) = keys of the query's own block of block_size tokens and of the blocks beside it
+        far(i) = the mean key and value of each other block, with log(size) added to the score
+        weights[i] = one softmax over near(i) and far(i)
+
+    The size of a block is its number of tokens without padding. A causal call leaves out later keys
+    and all later blocks.
+
+    Costs: n tokens, d = head_dim, b = block_size.
+    """
 
     block_size: int = hyperparameter(
         128, minimum=1, doc="number of tokens in a block", small=8, train=TimesLength(1 / 16)

@@ -1,4 +1,8 @@
-"""Block top-k attention: a query sees its own block of keys and the best others by their means."""
+"""Block top-k attention: a query sees its own block of keys and the best others by their means.
+
+Differs from public code: MoBA's code is causal only and needs flash-attn. Here there is also a form
+that is not causal, means leave padding out, and the earlier of two equal blocks is chosen first.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +36,18 @@ from variants.engines.rounds.block_choice import ChosenRounds, best_blocks
 )
 @dataclass(frozen=True)
 class BlockTopKAttention(Attention):
-    """Keys stand in blocks of `block_size`, the last of which may be shorter. A query sees the keys
-    of `top_k` blocks, or of fewer if there are fewer: its own, whatever it scores, and the others
-    of the highest scores. A query before the first key has no block of its own.
+    """Softmax attention over `top_k` blocks of `block_size` keys, chosen for each query.
 
-    A block's score is the scaled dot product of the query with the mean of the keys that are not
-    padded, and the lower of two equal blocks goes first. A block that is all padding is never
-    chosen. `causal` hides the later keys of a query's own block, and leaves as others only blocks
-    that end before it. The choice has no gradient.
+        score(i, b) = scale · query[i] · (mean of the keys of block b)
+        blocks(i) = the query's own block, and the top_k - 1 others with the highest score(i, b)
+        weights[i] = softmax over j of scale · query[i] · key[j],  where block(j) is in blocks(i)
+
+    A causal call hides later keys of the own block, and chooses only among blocks that end before
+    it. The last block may be shorter. Means leave padding out; a block of padding alone is never
+    chosen. A query that stands before the first key has no block of its own. The selection has no
+    gradient.
+
+    Costs: n tokens, d = head_dim, b = block_size, k = top_k.
     """
 
     block_size: int = hyperparameter(

@@ -1,4 +1,9 @@
-"""Attention by chunks with a carried state: earlier keys, through a matrix that decays."""
+"""Attention by chunks with a carried state: earlier keys, through a matrix that decays.
+
+Differs from public code: RetNet rotates queries and keys and normalises each head's output; that
+belongs to a layer. In Gated DeltaNet, and in fla, decay and write strength are computed from each
+token; here they are one learned number for each head.
+"""
 
 from __future__ import annotations
 
@@ -38,17 +43,23 @@ ROWS = 256  # keys that one triangular system of the definition spans
 )
 @dataclass(frozen=True)
 class ChunkedStateAttention(Attention):
-    """A state (head_dim, head_dim) takes in one key after the other, and each query reads it.
+    """A state of (head_dim, head_dim) numbers for each head; each token writes to it and each query
+    reads it. There is no softmax, and rows are not normalised.
 
-    `retention`: state <- decay · state + keyᵀ value; the row is scale · query · state. The decay of
-    query head h is 1 - 2^(-5-h), and nothing is learned.
+        retention:    state = decay · state + key[i]ᵀ value[i]
+        gated_delta:  state = decay · state, then
+                      state = state + write · key[i]ᵀ (value[i] - key[i] state)
+        output[i] = scale · query[i] state
 
-    `gated_delta` (Yang et al., Gated Delta Networks, 2024, https://arxiv.org/abs/2412.06464):
-    state <- decay · state, then state <- state + write · keyᵀ (value - key · state), with keys of
-    unit length. `decay` and `write` are one number a head, learned.
+    `retention`: head h has decay = 1 - 2^(-5-h); nothing is learned. `gated_delta` (Yang et al.,
+    Gated Delta Networks, 2024, https://arxiv.org/abs/2412.06464): keys have unit length; `decay`
+    and `write` are learned, one number for each head. Padding writes nothing, but what is older
+    decays on.
 
-    Rows are not normalised. A padded key writes nothing, but takes a position: what is older decays
-    on. A chunk of `chunk_size` rows is computed at once; the result does not depend on it.
+    Costs: n tokens, d = head_dim, c = chunk_size. The result does not depend on `chunk_size`.
+
+    Decoding: the state is the matrix of each head; its size does not depend on the number of
+    tokens.
     """
 
     rule: str = hyperparameter(

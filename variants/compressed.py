@@ -1,4 +1,9 @@
-"""Memory-compressed attention: a query sees one key and value for every few tokens."""
+"""Memory-compressed attention: a query sees one key and value for every few tokens.
+
+Differs from public code: memory-compressed-attention (0.0.7) adds one learned key and value that
+every query sees, so that early causal rows are not 0, and its convolution mixes the channels of a
+head.
+"""
 
 from __future__ import annotations
 
@@ -41,15 +46,20 @@ from variants.engines.tiled.pooled_keys import Pooled
 )
 @dataclass(frozen=True)
 class CompressedAttention(Attention):
-    """Keys and values are compressed block by block, `block_size` tokens into one; the last block
-    may have fewer. Causal, a block is seen from its last token on: earlier rows, which have no
-    whole block behind them, see nothing and are 0.
+    """Softmax attention over compressed keys and values, one for each block of `block_size` tokens.
 
-    `mean` takes the mean of the tokens that are not padding, and adds the logarithm of how many
-    they are to the score, so that a query of zeros gives the mean of all values. `convolution`
-    weighs the tokens by learned taps, one for each head and place in a block, shared by all
-    channels, for keys and for values apart; padding counts as zeros, and a block of it alone is not
-    seen.
+        mean:         key'[b], value'[b] = means over block b;  bias[b] = log(tokens in block b)
+        convolution:  key'[b] = sum over t of key_taps[t] · key[b · block_size + t];  bias[b] = 0;
+                      value'[b] in the same way, with value_taps
+        output[i] = sum over b of softmax(scale · query[i] · key'[b] + bias[b]) · value'[b]
+
+    With the bias of `mean`, a query of zeros gives the mean of all values. The taps of
+    `convolution` are learned: one number for each head and place in a block, separate for keys and
+    values. In a causal call, a query sees a block from the block's last token on; earlier rows see
+    nothing and are 0. The last block may be shorter. `mean` leaves padding out; `convolution` reads
+    it as zeros.
+
+    Costs: n tokens, d = head_dim, b = block_size.
     """
 
     block_size: int = hyperparameter(

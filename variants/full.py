@@ -1,4 +1,9 @@
-"""Full softmax attention: a query sees every key."""
+"""Full softmax attention: a query sees every key.
+
+Differs from public code: with `is_causal=True` and fewer queries than keys, torch's
+`scaled_dot_product_attention` puts the first query at the first key; here the last query stands at
+the last key. A query that sees no key gives 0 here; some releases of torch gave NaN.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +42,21 @@ from variants.engines.tiled import tile_loop
 )
 @dataclass(frozen=True)
 class FullAttention(Attention):
-    """Exact, by torch's fused kernel as it comes (`sdpa`); on a CPU widened to float32 and with its
-    products on the fast route (`onednn`), if keys are enough for it; on CUDA one of those it
-    chooses from (`flash`, `cudnn`, `efficient`) or xFormers' memory-efficient kernel (`xformers`);
-    or by two matrix products around a softmax over a block of query rows (`plain`), with bfloat16
-    scores (`coarse`)."""
+    """Exact softmax attention.
+
+        weights[i] = softmax over j of scale · query[i] · key[j],  with j <= i if causal
+
+    Implementations: `sdpa` is torch's fused kernel as it is. `onednn` is the same on a CPU, with
+    inputs widened to float32 and the fast route of float32 products. `plain` computes two matrix
+    products around a softmax, for blocks of query rows; `coarse` does so with scores in bfloat16.
+    On CUDA `flash`, `cudnn` and `efficient` name torch's kernels, and `xformers` is that library's
+    kernel. `auto` takes `onednn` on a CPU if there are enough keys, and the fastest of torch's
+    kernels on CUDA.
+
+    Costs: n tokens, d = head_dim.
+
+    Decoding: the state holds the keys and values of all tokens.
+    """
 
     @property
     def traceable(self) -> bool:

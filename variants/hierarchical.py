@@ -1,4 +1,10 @@
-"""Hierarchical attention: near keys one by one, and the farther away the coarser."""
+"""Hierarchical attention: near keys one by one, and the farther away the coarser.
+
+Differs from public code: the paper also averages queries on coarser levels. A mean of queries would
+contain later tokens, so here every query stands for itself. In h-transformer-1d (0.1.9) group sizes
+do not enter the normaliser, and without `causal` the first half of the queries sees no key of the
+second half.
+"""
 
 from __future__ import annotations
 
@@ -42,14 +48,18 @@ from variants.engines.tiled.pooled_keys import Pooled
 )
 @dataclass(frozen=True)
 class HierarchicalAttention(Attention):
-    """Level l cuts the sequence into blocks of `block_size`·2^l tokens and groups of 2^l. A key is
-    seen on the first level on which its block is the query's own or one beside it: on level 0 by
-    itself, on level l through the mean of its group's keys and the mean of their values. The
-    logarithm of how many a group has (padding left out) is added to its score, and one softmax runs
-    over all levels. `causal` leaves out later keys; no group holds both earlier and later ones.
+    """Softmax attention over single keys nearby and over means of ever larger groups far away.
 
-    `block_size` is even. Unlike the paper, which halves the queries with the keys, every query
-    stands for itself: a mean of queries would know of later ones.
+        level l: blocks of block_size · 2^l tokens, groups of 2^l tokens
+        level(i, j) = the lowest l at which key j lies in the query's own block or in one beside it
+        score(i, j) = scale · query[i] · (mean key of the level-l group of j)
+        weights[i] = softmax over j of score(i, j)
+
+    So a group acts as one key, its mean value is read, and log(size) is added to its score. Means
+    and sizes leave padding out. A causal call leaves out later keys; no group contains both earlier
+    and later tokens.
+
+    Costs: n tokens, d = head_dim, b = block_size.
     """
 
     block_size: int = hyperparameter(

@@ -1,4 +1,9 @@
-"""Linear attention: a feature map in the place of the exponential, so that sums can be shared."""
+"""Linear attention: a feature map in the place of the exponential, so that sums can be shared.
+
+Differs from public code: fast-transformers adds 1e-6 to the denominator, and fla 1e-10; here
+nothing is added. linear-attention-transformer uses a softmax over channels for queries and over
+positions for keys, which is another method.
+"""
 
 from __future__ import annotations
 
@@ -44,10 +49,21 @@ from variants.engines.primitives.softmax_tile import Scratch
 )
 @dataclass(frozen=True)
 class LinearAttention(Attention):
-    """Weights are feature(query) · feature(key), divided by their sum. `elu` is elu(x) + 1; `relu`
-    is max(x, 0), for which a row may see nothing at all and then is 0, as is one of `elu` all of
-    whose channels are so far below zero that their exponentials are 0. No epsilon is added. The
-    default scale is 1, as the method is not softmax's approximation."""
+    """Weights are products of features, normalised in each row.
+
+        weights[i, j] = f(q[i]) · f(key[j]) / sum over k of f(q[i]) · f(key[k]),  q = scale · query
+        elu:   f(x) = elu(x) + 1
+        relu:  f(x) = max(x, 0)
+
+    The sums over j do not depend on i, so all rows share them. A causal call takes j, k <= i. A row
+    whose features are all 0 is 0, which can happen with `relu`. The default scale is 1. The method
+    does not approximate softmax attention, so it is not ranked by its error.
+
+    Costs: n tokens, d = head_dim.
+
+    Decoding: the state holds two sums for each head, of f(key)ᵀ value and of f(key); their size
+    does not depend on the number of tokens.
+    """
 
     feature_map: str = hyperparameter(
         "elu",

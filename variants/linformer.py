@@ -1,4 +1,10 @@
-"""Linformer attention: a query sees a fixed number of random sums of keys and values."""
+"""Linformer attention: a query sees a fixed number of random sums of keys and values.
+
+Differs from public code: the paper and the `linformer` package train E and F with the model, for a
+fixed maximal length. Here they are drawn from `seed`, for any length, and a token's column does not
+depend on the length. So the costs are those of the method, but its error is that of random
+projections: projected keys grow with sqrt(key_len / projected_len).
+"""
 
 from __future__ import annotations
 
@@ -40,16 +46,16 @@ PIECE = 128
 )
 @dataclass(frozen=True)
 class LinformerAttention(Attention):
-    """Softmax(scale · query (E key)ᵀ) F value, where E and F are (projected_len, key_len) with
-    entries of N(0, 1/projected_len), drawn apart from `seed`. At most `projected_len` keys are not
-    projected at all: E and F are the identity then, and this is softmax attention. The paper trains
-    E and F with the model; as they are drawn, they show what the method costs, and projected keys
-    grow with sqrt(key_len / projected_len), so that the output is far from softmax attention's.
+    """Softmax attention over `projected_len` random combinations of the keys and of the values.
 
-    A token's entries depend on `seed` and its position alone; a padded token counts as a row of
-    zeros. All heads share E and F (the paper's headwise sharing): of their own they would take
-    projected_len / head_dim times the memory of keys and values, and a key head that several query
-    heads read would have to be projected for each of them.
+        output[i] = softmax(scale · query[i] (E key)ᵀ) (F value)
+        E, F: (projected_len, key_len), entries drawn from N(0, 1 / projected_len)
+
+    With at most `projected_len` keys nothing is projected, and this is softmax attention. Padding
+    counts as zeros. All heads share E and F (the paper's "headwise sharing"). There is no causal
+    form, because every combination contains later tokens.
+
+    Costs: n tokens, d = head_dim, k = projected_len.
     """
 
     projected_len: int = hyperparameter(

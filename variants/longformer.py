@@ -1,4 +1,10 @@
-"""Longformer attention: a window, and global tokens that see all keys and are seen by all."""
+"""Longformer attention: a window, and global tokens that see all keys and are seen by all.
+
+Differs from public code: in the authors' code and in transformers, `attention_window` counts both
+sides (512 there is a `window_size` of 256 here), a mask chooses the global tokens of each sequence,
+and rows of global tokens have projections of their own. Those projections belong to a layer.
+Neither has a causal form.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +32,19 @@ from variants.masked.masked_attention import MaskedAttention
 )
 @dataclass(frozen=True)
 class LongformerAttention(MaskedAttention):
-    """The first `num_global_tokens` positions are global. A key inside the window that is also
-    global counts once. The paper's separate projections for global rows belong to a layer."""
+    """Softmax attention over a window; the first `num_global_tokens` tokens are global.
+
+        weights[i] = softmax over j of scale · query[i] · key[j],
+                     where |i - j| <= window_size or j < num_global_tokens or i < num_global_tokens
+
+    i is the position of the query, j the position of the key. A causal call also needs j <= i. A
+    global key inside the window counts once.
+
+    Costs: n tokens, d = head_dim, w = window_size, g = num_global_tokens.
+
+    Decoding: the state holds the keys and values of the first `num_global_tokens` tokens and of the
+    last `window_size` tokens.
+    """
 
     window_size: int = hyperparameter(
         256,

@@ -1,4 +1,10 @@
-"""LSH attention: a query sees keys that random rotations hash next to it, in several rounds."""
+"""LSH attention: a query sees keys that random rotations hash next to it, in several rounds.
+
+Differs from public code: reformer-pytorch (1.4.4) and transformers always use the query as the key,
+join all rounds before they cut chunks (so that a round's first chunk also sees the last chunk of
+another round), and cut causal chunks across buckets, so that later tokens change earlier rows. Here
+queries and keys may differ, each round is cut by itself, and causal buckets are cut one by one.
+"""
 
 from __future__ import annotations
 
@@ -45,16 +51,19 @@ FACTOR_BITS = 5  # a rotation tells at most 32 buckets apart; more come from sev
 )
 @dataclass(frozen=True)
 class LshAttention(Attention):
-    """Keys are ordered by bucket, then position, and cut into chunks of `bucket_size`; a query sees
-    the chunk in which it would stand itself, and the one before. A key seen in several of the
-    `num_hashes` rounds weighs that many times, which is what merging rounds by log-sum-exp gives.
+    """Softmax attention over keys in nearby chunks of a random order, in `num_hashes` rounds.
 
-    `causal` cuts every bucket by itself, so that the chunks do not depend on later tokens, and
-    hashes into a quarter of the buckets, as only their earlier part is visible.
+        In each round:  hash all queries and keys to buckets by random rotations;
+                        order keys by (bucket, position) and cut them into chunks of bucket_size;
+                        a query sees the chunk it belongs to and the chunk before it.
+        weights[i] = softmax over j of scale · query[i] · key[j] + log(rounds in which i sees j)
 
-    `shared_qk` is Reformer's form: keys are the normalised queries, and a token does not see
-    itself. With and without it, a query that sees nothing falls back on the key at its own
-    position.
+    There is about one bucket for every `bucket_size` keys. A causal call needs j <= i, uses a
+    quarter of the buckets, and cuts each bucket into chunks by itself. With `shared_qk` the key,
+    which is the query then, has unit length, and a token does not see itself. A query that sees no
+    key gets the value at its own position.
+
+    Costs: n tokens, d = head_dim, R = num_hashes, c = bucket_size.
     """
 
     bucket_size: int = hyperparameter(

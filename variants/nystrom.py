@@ -1,4 +1,9 @@
-"""Nyström attention: a query sees all keys through landmarks, means of consecutive tokens."""
+"""Nyström attention: a query sees all keys through landmarks, means of consecutive tokens.
+
+Differs from public code: the authors' code and transformers add a convolution of the values, which
+belongs to a model, and need lengths that the number of landmarks divides. nystrom-attention starts
+the iteration with a number that depends on the whole batch; here each head has its own.
+"""
 
 from __future__ import annotations
 
@@ -41,16 +46,18 @@ Attend = Callable[[Tensor, Tensor, Tensor, Call], Tensor]
 )
 @dataclass(frozen=True)
 class NystromAttention(Attention):
-    """F A⁺ (B value) with F = softmax(query K̃ᵀ), A = softmax(Q̃ K̃ᵀ), B = softmax(Q̃ keyᵀ).
+    """Softmax attention approximated by three smaller softmax matrices.
 
-    Q̃ and K̃ are means over segments of tokens, min(num_landmarks, length) of them whose sizes differ
-    by one at most, longer ones first. Padded keys count in no mean; a landmark of padding alone is
-    hidden in F and A, as padded keys are in B. A⁺ comes from `num_iterations` steps of the paper's
-    iteration. Where A is ill conditioned these stop short of the pseudo-inverse, and weights, which
-    may be negative in any case, need not sum to 1. Where every query and every key is a landmark of
-    its own, A = F = B and A A⁺ A = A: that is computed as softmax attention.
+        Q', K' = means of queries and keys over num_landmarks segments of consecutive tokens
+        F = softmax(scale · query K'ᵀ),  A = softmax(scale · Q' K'ᵀ),  B = softmax(scale · Q' keyᵀ)
+        weights = F A⁺ B
 
-    There is no causal form: landmarks mix the future into every row.
+    A⁺ approximates the pseudo-inverse of A by `num_iterations` steps of the paper's iteration.
+    Weights may be negative; where A is ill conditioned, rows need not sum to 1. Segment sizes
+    differ by at most one token. Padding enters no mean. With at most `num_landmarks` queries and
+    keys this is softmax attention. There is no causal form, because landmarks contain later tokens.
+
+    Costs: n tokens, d = head_dim, m = num_landmarks.
     """
 
     num_landmarks: int = hyperparameter(

@@ -1,4 +1,10 @@
-"""Performer attention: random positive features whose product estimates the softmax kernel."""
+"""Performer attention: random positive features whose product estimates the softmax kernel.
+
+Differs from public code: performer-pytorch (1.1.4) adds 0.0001 to every feature, draws one set of
+directions for all heads, and subtracts a maximum over all keys, so that in a causal call later keys
+change earlier rows. Here nothing is added, each head has its own directions, and the maximum is
+taken over earlier keys.
+"""
 
 from __future__ import annotations
 
@@ -38,15 +44,25 @@ from variants.engines.primitives.softmax_tile import HIDDEN, Scratch
 )
 @dataclass(frozen=True)
 class PerformerAttention(Attention):
-    """FAVOR+: feature(x) = exp(w·x - |x|²/2) over `num_features` directions w, blockwise orthogonal
-    with the lengths of Gaussian vectors, drawn per query head from `seed`.
+    """FAVOR+: weights are products of random features, normalised in each row.
 
-    Exponents are shifted by numbers that cancel in the quotient, and no epsilon is added. In the
-    causal form the shift of a key is the maximum over earlier keys: nothing of the future reaches a
-    row, not even through rounding. The price is range: a causal row whose features and those of all
-    earlier keys have their maxima apart by more than the dtype's exponents allow is 0, which takes
-    queries and keys of norm 20 and more at head_dim 2, 30 at 8, 100 at 64. Steps of decoding lose
-    fewer such rows.
+        f(x) = exp(w · x - |x|² / 2)  for num_features random directions w
+        weights[i, j] = f(q[i]) · f(k[j]) / sum over l of f(q[i]) · f(k[l]),
+                        q = query / head_dim^(1/4), k = key / head_dim^(1/4)
+
+    The product of features estimates exp(scale · query · key) without bias; a scale other than 1 /
+    sqrt(head_dim) multiplies q. Directions are orthogonal in blocks of head_dim, have the lengths
+    of Gaussian vectors, and are drawn for each query head.
+
+    Exponents are shifted by a maximum, which cancels. In a causal call it is taken over earlier
+    keys, so that a row depends on no later key. A causal row is 0 if its features and those of all
+    earlier keys have maxima too far apart for the dtype. That needs queries and keys of norm 20 at
+    head_dim 2, 30 at 8, 100 at 64. Fewer such rows are lost in decoding.
+
+    Costs: n tokens, d = head_dim, m = num_features.
+
+    Decoding: the state holds a normaliser and a mean value for each feature; their size does not
+    depend on the number of tokens.
     """
 
     num_features: int = hyperparameter(

@@ -1,4 +1,12 @@
-"""Sliding-window attention: a query sees the keys at most `window_size` positions away."""
+"""Sliding-window attention: a query sees the keys at most `window_size` positions away.
+
+Differs from public code: libraries count a window in different ways. With the number 8 and a causal
+call, a query here sees 9 keys, at the distances 0 to 8. So it does in flash-attn with
+`window_size=(8, 0)` and in attention-gym. In transformers (`sliding_window=8`) and in fla
+(`window_size=8`) it sees 8 keys. Longformer's `attention_window` counts both sides: its 16 is a
+`window_size` of 8 here. local-attention sees up to twice the window, unless
+`exact_windowsize=True`.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +35,17 @@ from variants.masked.masked_attention import MaskedAttention
 )
 @dataclass(frozen=True)
 class SlidingWindowAttention(MaskedAttention):
+    """Softmax attention over the keys inside a window on both sides of the query.
+
+        weights[i] = softmax over j of scale · query[i] · key[j],  where |i - j| <= window_size
+
+    i is the position of the query, j the position of the key. A causal call also needs j <= i.
+
+    Costs: n tokens, d = head_dim, w = window_size.
+
+    Decoding: the state holds the keys and values of the last `window_size` tokens.
+    """
+
     window_size: int = hyperparameter(
         256,
         minimum=0,

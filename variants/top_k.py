@@ -1,4 +1,8 @@
-"""Exact top-k attention: a query sees the keys that it scores highest among all of them."""
+"""Exact top-k attention: a query sees the keys that it scores highest among all of them.
+
+Differs from public code: code that calls `torch.topk` keeps exactly `top_k` keys, and which of two
+equal keys it keeps depends on their order. Here all keys that equal the lowest kept score are kept.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +35,17 @@ from variants.engines.libraries import fused_sdpa
 )
 @dataclass(frozen=True)
 class TopKAttention(Attention):
-    """The best that a method can do that selects `top_k` keys for a query: it has seen all scores.
-    Keys that score the same as the lowest that is kept are kept too, so that the result does not
-    depend on their order. The choice has no gradient."""
+    """Softmax attention over the keys with the `top_k` highest scores of each query.
+
+        s[i, j] = scale · query[i] · key[j],  with j <= i if causal
+        weights[i] = softmax over j of s[i, j],  where s[i, j] >= the top_k-th highest s[i, :]
+
+    No method that selects `top_k` keys for each query keeps more attention weight, because this one
+    computes all scores first. It serves as a reference, not as a fast method. The selection has no
+    gradient.
+
+    Costs: n tokens, d = head_dim, k = top_k.
+    """
 
     top_k: int = hyperparameter(
         64,

@@ -1,5 +1,11 @@
 """Transformer-XL attention: a query sees its own segment so far and a memory before it, with scores
-that know the distance."""
+that know the distance.
+
+Differs from public code: the authors' code projects keys for content and for position separately
+and stops the gradient at the memory; both belong to a layer. It needs a "relative shift" of a score
+matrix; here sinusoids are further channels of queries and keys. Its options `clamp_len` and
+`same_length` are not offered.
+"""
 
 from __future__ import annotations
 
@@ -51,18 +57,23 @@ BAND_SEGMENT = 512  # longest segment that is one tile of a band
 )
 @dataclass(frozen=True)
 class TransformerXlAttention(Attention):
-    """score = scale · ((query + content_bias) · key + (query + position_bias) · R(distance)), where
-    R(x) = position_projection^T sinusoids(x), x how far the key lies back, and the sinusoids are
-    sin(x·f) for all f = 10000^(-i/d), i = 0, 2, 4 ... below d = head_dim, then cos(x·f).
+    """Softmax attention over a segment and a memory, with a learned score for the distance.
 
-    Queries are cut into segments of `segment_size`, the first of which begins with the first query;
-    a query sees the keys from `memory_size` before the start of its segment up to its own position.
-    Extra keys in front of the queries are the first segment's memory: segments one by one, each
-    with the keys of its memory, give what one pass gives.
+        s[i, j] = scale · ((query[i] + content_bias) · key[j]
+                           + (query[i] + position_bias) · r(i - j))
+        r(x) = position_projectionᵀ [sin(x·f) for all f, cos(x·f) for all f],
+               f = 10000^(-t / head_dim) for t = 0, 2, 4, ... below head_dim
+        weights[i] = softmax over j of s[i, j],  where start(i) - memory_size <= j <= i
 
-    The scale multiplies the query and both biases, as in the paper. Keys are used as they come: the
-    paper's separate projection of them belongs to a layer, and so does cutting the gradient at the
-    memory.
+    start(i) is the first position of the query's segment of `segment_size` tokens; the first
+    segment begins with the first query. Keys before the first query are the memory of the first
+    segment. The biases and the projection are learned, for each head. The scale multiplies them
+    too.
+
+    Costs: n tokens, d = head_dim, s = segment_size, m = memory_size.
+
+    Decoding: the state holds the keys and values of the current segment and of the memory before
+    it, at most segment_size + memory_size tokens.
     """
 
     segment_size: int = hyperparameter(
