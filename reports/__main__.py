@@ -8,7 +8,6 @@ import click
 from rich.console import Console
 
 from reports.build import write_report
-from reports.docs import BlockError, rewrite_pages, stale_pages
 from reports.model_page import holds_model, write_models
 from reports.peer_races import races, standing
 from reports.rows import RunError, read_runs
@@ -62,7 +61,7 @@ def build(runs: tuple[Path, ...], out: Path | None) -> None:
 
 
 @main.command()
-@click.option("--check", is_flag=True, help="Change nothing; exit with 1 if a page is stale.")
+@click.option("--check", is_flag=True, help="Change nothing; exit with 1 if a file is stale.")
 @click.option(
     "--root",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
@@ -70,15 +69,18 @@ def build(runs: tuple[Path, ...], out: Path | None) -> None:
     help="Folder that holds README.md and docs/; this checkout by default.",
 )
 def docs(check: bool, root: Path) -> None:
-    """Rewrite the generated tables of README.md and docs/columns.md."""
+    """Rewrite the generated files: docs/variants/, and parts of README.md and docs/columns.md."""
+    # Imported here: these modules import torch, and a report needs none.
+    from reports.documents.generated import BlockError, rewrite, stale_files
+
     try:
-        pages = stale_pages(root) if check else rewrite_pages(root)
+        files = stale_files(root) if check else rewrite(root)
     except BlockError as error:
         raise click.UsageError(str(error)) from None
-    if check and pages:
-        raise click.ClickException(f"{', '.join(pages)}: stale; run `python -m reports docs`")
-    for page in pages:
-        click.echo(f"rewrote {page}")
+    if check and files:
+        raise click.ClickException(f"{', '.join(files)}: stale; run `python -m reports docs`")
+    for file in files:
+        click.echo(f"rewrote {file}")
 
 
 if __name__ == "__main__":

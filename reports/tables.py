@@ -1,21 +1,16 @@
-"""Tables in text: the summary in a terminal, the generated tables of the documentation.
-
-Only `variants_table` knows the registry, and asks it when called, so that a report needs no torch.
-"""
+"""Text of a report: the summary in a terminal, and the command that measures a row again."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from bench.measurement import CASE_COLUMNS, COLUMNS, DESCRIPTIONS, NUMBERS
-from bench.model import row as model_row
+from bench.measurement import CASE_COLUMNS
 from reports.answers import numbers, summary_of
 from reports.declared import exact_variant
 from reports.metrics import TIME, show_count
@@ -82,64 +77,6 @@ def reproduce_command(row: pd.Series) -> str:
             _quoted(device),
             *(f"--set {word}" for word in words),
         ]
-    )
-
-
-def variants_table() -> str:
-    """The registered variants, as Markdown."""
-    from variants import REGISTRY
-
-    lines = [REGISTRY[name].info for name in sorted(REGISTRY)]
-    causal = {(False, True): "yes", (True,): "only", (False,): "no"}
-    return _markdown(
-        ("name", "paper", "time", "memory", "causal", "supports", "target"),
-        [
-            (
-                f"`{info.name}`",
-                f"[{info.title}]({info.url}), {info.year}",
-                info.time,
-                info.memory,
-                causal[info.causal_choices],
-                ", ".join(sorted(info.supports - {"causal"})),
-                info.target,
-            )
-            for info in lines
-        ],
-    )
-
-
-def columns_table() -> str:
-    """The columns of results.csv, as Markdown."""
-    return _markdown(
-        ("column", "part", "meaning"),
-        [(f"`{name}`", _part(name), DESCRIPTIONS[name]) for name in COLUMNS],
-    )
-
-
-def model_columns_table() -> str:
-    """The columns of model.csv, as Markdown."""
-
-    def part(name: str) -> str:
-        if name in model_row.CASE_COLUMNS:
-            return "case"
-        return "number" if name in model_row.NUMBERS else "outcome"
-
-    return _markdown(
-        ("column", "part", "meaning"),
-        [(f"`{name}`", part(name), text) for name, text in model_row.DESCRIPTIONS.items()],
-    )
-
-
-def _part(column: str) -> str:
-    if column in CASE_COLUMNS:
-        return "case"
-    return "number" if column in NUMBERS else "outcome"
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
     )
 
 

@@ -1,4 +1,5 @@
-"""Adaptive attention span: each head learns how far back it looks, and fades out softly there.
+"""Adaptive attention span: a query sees keys up to a learned distance, beyond which weights fade
+out.
 
 Differs from public code: the authors' code hides a token's own key, adds 1e-8 to the sum of
 weights, and is causal only. Here the own key is at distance 0 and is seen, and nothing is added.

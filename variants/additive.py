@@ -1,4 +1,4 @@
-"""Additive attention: a query sees every key, scored by a small network in place of a product.
+"""Additive attention: a query sees every key; a small network computes the scores.
 
 Differs from public code: Keras' `AdditiveAttention` has no projections inside. Here each head
 projects its queries and keys before the tanh, as in the paper, which has one head.

@@ -1,5 +1,5 @@
-"""Block summaries: a query sees its own block of keys and those beside it, and of every other block
-one key and value that represent it.
+"""Block summaries: a query sees its own block of keys and those beside it, and the mean of every
+other block.
 
 Differs from public code: the paper uses local attention in some layers and compressed attention in
 others, and compresses by a learned convolution. Here one softmax combines both in each row, and a

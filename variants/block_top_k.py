@@ -1,4 +1,5 @@
-"""Block top-k attention: a query sees its own block of keys and the best others by their means.
+"""Block top-k attention: a query sees its own block of keys and the blocks whose means score
+highest.
 
 Differs from public code: MoBA's code is causal only and needs flash-attn. Here there is also a form
 that is not causal, means leave padding out, and the earlier of two equal blocks is chosen first.

@@ -1,4 +1,4 @@
-"""Attention by chunks with a carried state: earlier keys, through a matrix that decays.
+"""Chunked-state attention: a query reads a matrix that sums earlier keys and values, and decays.
 
 Differs from public code: RetNet rotates queries and keys and normalises each head's output; that
 belongs to a layer. In Gated DeltaNet, and in fla, decay and write strength are computed from each

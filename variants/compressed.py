@@ -1,8 +1,8 @@
-"""Memory-compressed attention: a query sees one key and value for every few tokens.
+"""Memory-compressed attention: a query sees one combined key and value for each block of tokens.
 
-Differs from public code: memory-compressed-attention (0.0.7) adds one learned key and value that
-every query sees, so that early causal rows are not 0, and its convolution mixes the channels of a
-head.
+Differs from public code: the package memory-compressed-attention (0.0.7) adds one learned key and
+value that every query sees, so that early causal rows are not 0, and its convolution mixes the
+channels of a head.
 """
 
 from __future__ import annotations

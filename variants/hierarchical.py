@@ -1,4 +1,4 @@
-"""Hierarchical attention: near keys one by one, and the farther away the coarser.
+"""Hierarchical attention: a query sees near keys one by one, and farther ones as means of groups.
 
 Differs from public code: the paper also averages queries on coarser levels. A mean of queries would
 contain later tokens, so here every query stands for itself. In h-transformer-1d (0.1.9) group sizes

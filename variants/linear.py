@@ -1,8 +1,8 @@
-"""Linear attention: a feature map in the place of the exponential, so that sums can be shared.
+"""Linear attention: a query reads sums over all keys, which a feature map makes possible.
 
-Differs from public code: fast-transformers adds 1e-6 to the denominator, and fla 1e-10; here
-nothing is added. linear-attention-transformer uses a softmax over channels for queries and over
-positions for keys, which is another method.
+Differs from public code: the package fast-transformers adds 1e-6 to the denominator, and fla 1e-10;
+here nothing is added. linear-attention-transformer uses a softmax over channels for queries and
+over positions for keys, which is another method.
 """
 
 from __future__ import annotations

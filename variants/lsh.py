@@ -1,9 +1,10 @@
-"""LSH attention: a query sees keys that random rotations hash next to it, in several rounds.
+"""LSH attention: a query sees keys with the same or a neighbouring hash, in several rounds.
 
-Differs from public code: reformer-pytorch (1.4.4) and transformers always use the query as the key,
-join all rounds before they cut chunks (so that a round's first chunk also sees the last chunk of
-another round), and cut causal chunks across buckets, so that later tokens change earlier rows. Here
-queries and keys may differ, each round is cut by itself, and causal buckets are cut one by one.
+Differs from public code: the packages reformer-pytorch (1.4.4) and transformers always use the
+query as the key, join all rounds before they cut chunks (so that a round's first chunk also sees
+the last chunk of another round), and cut causal chunks across buckets, so that later tokens change
+earlier rows. Here queries and keys may differ, each round is cut by itself, and causal buckets are
+cut one by one.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Performer attention: random positive features whose product estimates the softmax kernel.
+"""Performer attention: a query reads sums over all keys of random features that estimate softmax.
 
-Differs from public code: performer-pytorch (1.1.4) adds 0.0001 to every feature, draws one set of
-directions for all heads, and subtracts a maximum over all keys, so that in a causal call later keys
-change earlier rows. Here nothing is added, each head has its own directions, and the maximum is
-taken over earlier keys.
+Differs from public code: the package performer-pytorch (1.1.4) adds 0.0001 to every feature, draws
+one set of directions for all heads, and subtracts a maximum over all keys, so that in a causal call
+later keys change earlier rows. Here nothing is added, each head has its own directions, and the
+maximum is taken over earlier keys.
 """
 
 from __future__ import annotations

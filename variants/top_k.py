@@ -1,4 +1,4 @@
-"""Exact top-k attention: a query sees the keys that it scores highest among all of them.
+"""Exact top-k attention: a query sees the keys with its highest scores.
 
 Differs from public code: code that calls `torch.topk` keeps exactly `top_k` keys, and which of two
 equal keys it keeps depends on their order. Here all keys that equal the lowest kept score are kept.

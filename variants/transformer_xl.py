@@ -1,5 +1,5 @@
-"""Transformer-XL attention: a query sees its own segment so far and a memory before it, with scores
-that know the distance.
+"""Transformer-XL attention: a query sees its own segment so far and a memory before it; scores
+depend on the distance.
 
 Differs from public code: the authors' code projects keys for content and for position separately
 and stops the gradient at the memory; both belong to a layer. It needs a "relative shift" of a score

@@ -1,0 +1,23 @@
+"""The example of an answer in the README: what the report says of the reference run."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from reports.rows import read_runs
+from reports.tables import summary_table
+
+REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "amd-epyc-2-threads"
+WIDTH = 100
+
+
+def example() -> str:
+    """The closing table of `make bench` for the reference run, as a block of text."""
+    console = Console(file=io.StringIO(), width=WIDTH, color_system=None, legacy_windows=False)
+    with console.capture() as captured:
+        console.print(summary_table(read_runs([REFERENCE]).frame))
+    lines = [line.rstrip() for line in captured.get().strip("\n").splitlines()]
+    return "\n".join(["```text", *lines, "```"])

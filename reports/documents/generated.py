@@ -1,0 +1,94 @@
+"""Files that are made from the code, whole or between two marks: written, or checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from reports.documents import answer, columns, overview, pictures, variant_page
+
+VARIANTS = "docs/variants"  # every file of this folder is generated
+
+
+class BlockError(ValueError):
+    """A page without the place that a generated block belongs to."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a page that is generated, between a begin and an end mark."""
+
+    page: str
+    name: str
+    make: Callable[[], str]
+
+    def inserted(self, text: str) -> str:
+        """The page's text with this block made anew.
+
+        Raises:
+            BlockError: the page does not have each mark once, in this order.
+        """
+        begin, end = f"<!-- {self.name}:begin -->", f"<!-- {self.name}:end -->"
+        if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+            raise BlockError(
+                f"{self.page} has no place for the generated block {self.name!r}: expected one "
+                f"line {begin} and, after it, one line {end}"
+            )
+        before, rest = text.split(begin)
+        after = rest.split(end)[1]
+        return f"{before}{begin}\n{self.make()}\n{end}{after}"
+
+
+BLOCKS = (
+    Block("README.md", "answer", answer.example),
+    Block("README.md", "variants", overview.table),
+    Block("docs/columns.md", "results", columns.of_results),
+    Block("docs/columns.md", "model", columns.of_model),
+)
+
+
+def stale_files(root: Path) -> list[str]:
+    """The generated files under `root` that are not what the code makes now."""
+    return [path for path, _ in _changes(root)]
+
+
+def rewrite(root: Path) -> list[str]:
+    """Bring the generated files up to date, and delete those of variants that are gone.
+
+    Returns:
+        The files that changed. All of them are written, or, if a page has no place for its block,
+        none.
+    """
+    changes = list(_changes(root))
+    for path, content in changes:
+        file = root / path
+        if content is None:
+            file.unlink()
+            continue
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    return [path for path, _ in changes]
+
+
+def _changes(root: Path) -> Iterator[tuple[str, bytes | None]]:
+    """Path and new content of each file that must change; None if it must go."""
+    pages: dict[str, str] = {}
+    for block in BLOCKS:
+        file = root / block.page
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        pages[block.page] = block.inserted(pages.get(block.page, text))
+    made = {path: text.encode() for path, text in pages.items()}
+    for name in overview.names():
+        made[f"{VARIANTS}/{name}.md"] = variant_page.text(name).encode()
+        made[f"{VARIANTS}/{name}.png"] = pictures.png(name)
+    for path, content in made.items():
+        file = root / path
+        old = file.read_bytes() if file.is_file() else b""
+        same = pictures.same if path.endswith(".png") else bytes.__eq__
+        if not same(old, content):
+            yield path, content
+    for file in sorted((root / VARIANTS).glob("*")):
+        path = file.relative_to(root).as_posix()
+        if path not in made:
+            yield path, None
