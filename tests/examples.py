@@ -1,0 +1,203 @@
+"""Runs the examples of the documents: Python as it is, shell commands at smoke size.
+
+A Python example whose first line is a comment with a file's name stands for that file: it is saved
+and run in a process of its own, so that what it registers stays there. Other examples of a page
+share their names.
+
+Of a shell example every `make` target is expanded by a dry run. Commands of `bench` and `reports
+build` are run with options that make them small, and once however many examples come to the same.
+A sweep is planned as it is asked for, which checks all its axes, and measured at one point. Other
+commands install, test or clean; they are in `NOT_RUN`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir
+from functools import cache
+from pathlib import Path
+
+import click
+from click.testing import CliRunner
+from sybil import Example
+from sybil.evaluators.python import PythonEvaluator
+
+from bench.__main__ import main as bench
+from reports.__main__ import main as reports
+from tests.tiny_model import save_model, save_text
+
+ROOT = Path(__file__).parents[1]
+NOT_RUN = re.compile(
+    r"(?:\S*/)?(?:pip|awk|echo|cp|rm|touch|make:)(?: |$)"
+    r"|(?:\S*/)?python3? -m (?:pip|venv|pytest|pdoc|ruff|mypy|tests\.versions|reports docs)(?: |$)"
+)
+# The point at which sweeps are measured; those with an implementation from outside choose theirs.
+POINT = {
+    "variant": "sliding_window window_size=16",
+    "implementation": "auto",
+    "seq_len": "64",
+    "heads": "2",
+}
+# Options of other commands: those that are replaced, and those that are added where missing.
+SMALLER: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
+    "train": (
+        {"--steps": "2", "--seed": "1"},
+        {"--variant": "lsh num_hashes=2", "--task": "recall"},
+    ),
+    "model": (
+        {"--seq-len": "64", "--layers": "0", "--model": "tiny", "--text": "book.txt"},
+        {"--variant": "attention_sinks window_size=512"},
+    ),
+    "capture": ({"--model": "tiny", "--layers": "0", "--tokens": "64"}, {}),
+}
+
+_python = PythonEvaluator()
+
+
+def run_python(example: Example) -> str | None:
+    """Run a Python example; the error if it stands for a file and that fails."""
+    named = re.match(r"# (\S+)\.py\n", example.parsed)
+    if not named:
+        _python(example)
+        return None
+    file = folder() / f"{named[1]}.py"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(example.parsed)
+    module = named[1].replace("/", ".")
+    code = f"import runpy, variants; runpy.run_path({str(file)!r}, run_name={module!r})"
+    return _failure([sys.executable, "-c", code])
+
+
+def run_shell(example: Example) -> str | None:
+    """Run a shell example; the output of the first command that fails."""
+    for command in commands(example.parsed):
+        if failure := run_command(command):
+            return f"{command}\n{failure}"
+    return None
+
+
+def commands(text: str) -> Iterator[str]:
+    """The commands of an example, without comments; lines that end with a backslash go on."""
+    for line in text.replace("\\\n", " ").splitlines():
+        if command := shlex.join(shlex.split(line, comments=True)):
+            yield command
+
+
+@cache
+def run_command(command: str) -> str | None:
+    """Run one command, once however often it is shown; its output if it fails."""
+    _two_runs()
+    words = shlex.split(command)
+    if words[0] == "make":
+        return _run_target(words)
+    if words[0] == "env":
+        words = [word for word in words[1:] if "=" not in word or word.startswith("-")]
+        command = shlex.join(words)
+    if NOT_RUN.match(command):
+        return None
+    match words:
+        case ["python", "-m", "reports", "build", *_]:
+            return _invoke(reports, "build", *("results/A", "results/B")[: len(words) - 4])
+        case ["python", "-m", "bench", "run", *options] if "--resume" not in options:
+            return _run_sweep(options)
+        case ["python", "-m", "bench", name, *options]:
+            return _invoke(bench, name, *_smaller(options, *SMALLER.get(name, ({}, {}))))
+    return "no test knows how to run this"
+
+
+@cache
+def folder() -> Path:
+    """Where commands are run; a tiny model and a text lie in it."""
+    made = Path(_temporary().name)
+    save_model(made / "tiny")
+    save_text(made / "book.txt")
+    return made
+
+
+@cache
+def _two_runs() -> None:
+    """Finished runs in results/A and results/B."""
+    failure = _invoke(bench, "run", *_point(POINT), "--out", "results/A")
+    assert failure is None, failure
+    shutil.copytree(folder() / "results/A", folder() / "results/B")
+
+
+def _run_target(words: Sequence[str]) -> str | None:
+    """Run what make would run."""
+    given = [] if any(word.startswith("PYTHON=") for word in words) else ["PYTHON=python"]
+    done = subprocess.run(
+        [*words, *given, "--dry-run", "--no-print-directory"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        return done.stderr
+    python = next((word[7:] for word in words if word.startswith("PYTHON=")), "python")
+    for command in commands(done.stdout):
+        command = command.replace(f"{python} -m ", "python -m ", 1)
+        if failure := run_command(command):
+            return f"{command}\n{failure}"
+    return None
+
+
+def _run_sweep(options: Sequence[str]) -> str | None:
+    """Check the sweep as it is asked for, then measure one point of it."""
+    plan = ["plan", *_without(options, "--out")]
+    imports = [options[at + 1] for at, word in enumerate(options) if word == "--import"]
+    if not imports:
+        return _invoke(bench, *plan) or _invoke(bench, "run", *_point(POINT), "--out", "results/A")
+    # In a process of its own, so that what is added stays there. The peers have tests of their own.
+    words = plan
+    if imports != ["bench.peers"]:
+        given = dict(options[at + 1].split("=", 1) for at, w in enumerate(options) if w == "--set")
+        words = ["run", "--import", *imports, *_point(given | {"seq_len": POINT["seq_len"]})]
+    return _failure([sys.executable, "-m", "bench", *words])
+
+
+def _point(axes: Mapping[str, str]) -> list[str]:
+    return [*(f"--set={axis}={values}" for axis, values in axes.items()), "--seconds", "0.01"]
+
+
+def _smaller(
+    options: Sequence[str], replaced: Mapping[str, str], defaults: Mapping[str, str]
+) -> list[str]:
+    missing = {name: value for name, value in defaults.items() if name not in options}
+    kept = _without(options, "--out", *replaced)
+    pairs = [*missing.items(), *replaced.items()]
+    if "--out" in options:
+        pairs.append(("--out", "made"))
+    return [*kept, *(word for pair in pairs for word in pair)]
+
+
+def _without(options: Sequence[str], *names: str) -> list[str]:
+    """The options without these, which have a value each."""
+    dropped = {at + step for at, word in enumerate(options) if word in names for step in (0, 1)}
+    return [word for at, word in enumerate(options) if at not in dropped]
+
+
+@cache
+def _invoke(command: click.Group, *words: str) -> str | None:
+    """Run a command of this project in this process; its output if it fails."""
+    with chdir(folder()):
+        result = CliRunner().invoke(command, words)
+    return None if result.exit_code == 0 else f"{result.output}\n{result.exception!r}"
+
+
+def _failure(words: Sequence[str]) -> str | None:
+    """Run a process; its output if it fails."""
+    paths = os.pathsep.join([str(ROOT), str(folder())])
+    done = subprocess.run(
+        list(words),
+        cwd=folder(),
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    return None if done.returncode == 0 else done.stdout + done.stderr
