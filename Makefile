@@ -15,11 +15,15 @@ PYTHON := .venv/bin/python
 BENCH_READY := .venv/.ready-bench
 TEST_READY := .venv/.ready-test
 CHECK_READY := .venv/.ready-dev
+DOCS_READY := .venv/.ready-docs
 MODEL_READY := .venv/.ready-model
 PEERS_READY := .venv/.ready-peers
 endif
 
-TESTED := test,model,pretrained,peers,fla
+# What the API pages describe.
+API := variants variants.layer.encodings variants.layer.transformer_block
+
+TESTED := test,docs,model,pretrained,peers,fla
 PIP_OPTIONS := --quiet --disable-pip-version-check
 # Installs an extra, as [test]: the versions of constraints.txt, for the build too.
 define install
@@ -127,15 +131,16 @@ types: $(CHECK_READY) ## check types
 	@$(PYTHON) -m mypy
 
 .PHONY: docs
-docs: $(BENCH_READY) ## rewrite the generated tables of the documents
+docs: $(DOCS_READY) ## generate the documents in docs/ and README.md, and the API pages in site/
 	@$(PYTHON) -m reports docs
+	@$(PYTHON) -W error -m pdoc --docformat google --output-directory site $(API)
 
 .PHONY: capture-tools
 capture-tools: $(MODEL_READY) ## install what `python -m bench capture` needs
 
 .PHONY: clean
 clean: ## remove the environments and caches; results stay
-	rm -rf .venv .venv-latest .venv-oldest .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-latest .venv-oldest site .pytest_cache .mypy_cache .ruff_cache *.egg-info
 
 .venv/bin/python:
 	@$(BASE_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -155,6 +160,10 @@ clean: ## remove the environments and caches; results stay
 
 .venv/.ready-dev: .venv/.ready-test
 	$(call install,[dev])
+	@touch $@
+
+.venv/.ready-docs: .venv/.ready-bench
+	$(call install,[docs])
 	@touch $@
 
 # The last one is compiled against the torch that is there; without it its rows say so.

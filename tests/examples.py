@@ -18,6 +18,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir
 from functools import cache
@@ -118,6 +119,11 @@ def folder() -> Path:
     save_model(made / "tiny")
     save_text(made / "book.txt")
     return made
+
+
+@cache
+def _temporary() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="examples-")
 
 
 @cache

@@ -46,6 +46,10 @@ NAMES_OF_OTHERS = frozenset(
         ("bench.model.measure", "sdpa"),
     }
 )
+# The documents describe variants and draw their weights on captured inputs.
+DOCUMENTS = "reports.documents"
+CAPTURED = "bench.inputs.captured"
+DECLARED = "reports.declared"
 NO_NAMES = frozenset({"utils", "util", "helpers", "helper", "common", "misc", "tools", "shared"})
 
 
@@ -128,16 +132,25 @@ def arrows(root: Path) -> list[str]:
 
 
 def reports_read_files(root: Path) -> list[str]:
-    """Reports know the schemas of runs and the table of variants, nothing that runs a kernel."""
+    """Reports know the schemas of runs, nothing that runs a kernel; only documents know variants,
+    and only the command line knows documents, when they are asked for."""
     wrong = []
     for found in imports(root):
         if found.importer.partition(".")[0] != "reports":
             continue
-        if found.top == "bench" and found.module not in SCHEMAS:
+        documents = _within(found.importer, DOCUMENTS)
+        schema = found.module in SCHEMAS or (documents and found.module == CAPTURED)
+        if found.top == "bench" and not schema:
             wrong.append(str(found))
-        if found.top == "variants" and found.importer not in ("reports.tables", "reports.declared"):
+        if found.top == "variants" and not documents and found.importer != DECLARED:
+            wrong.append(str(found))
+        if _within(found.module, DOCUMENTS) and not documents and found.at_once:
             wrong.append(str(found))
     return wrong
+
+
+def _within(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
 
 
 def variants_stand_alone(root: Path) -> list[str]:
@@ -225,7 +238,9 @@ def folder(tmp_path: Path, files: dict[str, str]) -> Path:
         "bench/measurement.py": "import variants",
         "bench/worker.py": "def run():\n    import transformers",
         "reports/__init__.py": "",
-        "reports/tables.py": "def table():\n    from variants import REGISTRY",
+        "reports/__main__.py": "def docs():\n    from reports.documents import table",
+        "reports/documents/__init__.py": "",
+        "reports/documents/table.py": "import variants\nfrom bench.inputs.captured import Capture",
         "reports/build.py": "import matplotlib\nfrom bench.measurement import Case",
     }
     for name, text in (innocent | files).items():
@@ -271,6 +286,24 @@ def test_a_project_that_keeps_the_rules_is_not_accused(rule: object, tmp_path: P
             "reports/x.py",
             "def f():\n    import variants",
             "reports.x imports variants",
+        ),
+        (
+            reports_read_files,
+            "reports/x.py",
+            "import reports.documents.table",
+            "reports.x imports reports.documents.table",
+        ),
+        (
+            reports_read_files,
+            "reports/documents/x.py",
+            "import bench.worker",
+            "reports.documents.x imports bench.worker",
+        ),
+        (
+            reports_read_files,
+            "reports/documentsx.py",
+            "import variants",
+            "reports.documentsx imports variants",
         ),
         (
             variants_stand_alone,

@@ -7,7 +7,6 @@ import json
 import math
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,14 +22,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
-import variants
 from bench.measurement import CASE_COLUMNS, COLUMNS, Case, Measurement, Status
-from bench.model.row import COLUMNS as MODEL_COLUMNS
 from bench.sweep import Sweep
 from reports.__main__ import main
 from reports.answers import answers
 from reports.build import build_report
-from reports.docs import BLOCKS
 from reports.figures import axes
 from reports.figures.frontier import frontier
 from reports.figures.kinds import KINDS, MOST_LINES, Kind
@@ -44,7 +40,7 @@ from reports.metrics import ERROR, TIME, show_bytes, show_count, show_error, sho
 from reports.names import machine_name
 from reports.rows import RunError, finished, read_runs
 from reports.slices import Panel, also_measured, common, panels, split
-from reports.tables import reproduce_command, summary_table, variants_table
+from reports.tables import reproduce_command, summary_table
 from tests.conftest import DIFFERING
 
 CASE = Case(
@@ -1060,69 +1056,6 @@ def test_a_report_needs_no_torch(run: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "loaded []"
-
-
-# Generated documentation
-
-
-def documents(root: Path) -> Path:
-    (root / "docs").mkdir()
-    for block in BLOCKS:
-        marks = f"# Title\n<!-- {block.name}:begin -->\nold\n<!-- {block.name}:end -->\nend\n"
-        (root / block.page).write_text(marks)
-    return root
-
-
-def test_docs_check_finds_what_is_stale_and_docs_renews_it(tmp_path: Path) -> None:
-    root = str(documents(tmp_path))
-    stale = CliRunner().invoke(main, ["docs", "--check", "--root", root])
-    assert stale.exit_code == 1
-    pages = "README.md, docs/columns.md, docs/model-columns.md"
-    assert f"{pages}: stale; run `python -m reports docs`" in stale.output
-    assert "old" in (tmp_path / "README.md").read_text()
-    renewed = CliRunner().invoke(main, ["docs", "--root", root])
-    assert renewed.exit_code == 0, renewed.output
-    assert CliRunner().invoke(main, ["docs", "--check", "--root", root]).exit_code == 0
-    readme = (tmp_path / "README.md").read_text()
-    assert readme.startswith("# Title\n<!-- variants:begin -->\n| name |")
-    assert readme.endswith("<!-- variants:end -->\nend\n")
-    assert (
-        "| `full` | [Attention Is All You Need](https://arxiv.org/abs/1706.03762), 2017" in readme
-    )
-    assert " | yes | backward, cross_attention, key_padding_mask | softmax |" in readme
-    columns = (tmp_path / "docs" / "columns.md").read_text()
-    assert all(f"| `{name}` |" in columns for name in COLUMNS)
-    columns = (tmp_path / "docs" / "model-columns.md").read_text()
-    assert all(f"| `{name}` |" in columns for name in MODEL_COLUMNS)
-
-
-def test_the_table_of_variants_says_what_is_causal_only_or_never(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    whole = variants.REGISTRY["linear"]
-    for name, changes in (("only", {"causal_only": True}), ("never", {"supports": frozenset()})):
-        info = replace(whole.info, name=name, **changes)
-        monkeypatch.setitem(variants.REGISTRY, name, type(name, (whole,), {"info": info}))
-    rows = [line.split(" | ") for line in variants_table().splitlines()]
-    causal = rows[0].index("causal")
-    shown = {row[0].strip("| `"): row[causal] for row in rows[2:]}
-    assert (shown["linear"], shown["only"], shown["never"]) == ("yes", "only", "no")
-
-
-@pytest.mark.parametrize("damage", ["missing file", "missing mark", "two blocks"])
-def test_docs_names_a_block_without_a_place_and_writes_nothing(tmp_path: Path, damage: str) -> None:
-    documents(tmp_path)
-    page = tmp_path / "docs" / "columns.md"
-    if damage == "missing file":
-        shutil.rmtree(tmp_path / "docs")
-    elif damage == "missing mark":
-        page.write_text(page.read_text().replace("<!-- columns:end -->", ""))
-    else:
-        page.write_text(2 * page.read_text())
-    result = CliRunner().invoke(main, ["docs", "--root", str(tmp_path)])
-    assert result.exit_code == 2
-    assert "docs/columns.md has no place for the generated block 'columns'" in result.output
-    assert "old" in (tmp_path / "README.md").read_text()
 
 
 def test_errors_above_the_ceiling_are_drawn_there_and_said_to_be_more() -> None:

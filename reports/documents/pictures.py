@@ -27,6 +27,7 @@ TOLERANCE = 24  # of a colour channel: about the distance of two levels, less th
 Pixels = npt.NDArray[np.uint8]
 
 
+@cache
 def png(name: str) -> bytes:
     """Exact softmax weights on the left, those of the variant at its small settings on the right.
 

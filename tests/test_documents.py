@@ -1,0 +1,175 @@
+"""The generated documents: what is stale, what is renewed, and what the pages say."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+import variants
+from bench.measurement import COLUMNS
+from bench.model.row import COLUMNS as MODEL_COLUMNS
+from reports.__main__ import main
+from reports.documents import docstrings, overview, pictures, variant_page
+from reports.documents.docstrings import DocstringError
+from reports.documents.generated import BLOCKS
+from reports.documents.implementations import MEANINGS, meaning
+from variants import REGISTRY
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Pages with an old text between their marks, and the generated files of this checkout."""
+    shutil.copytree(ROOT / "docs" / "variants", tmp_path / "docs" / "variants")
+    for block in BLOCKS:
+        page = tmp_path / block.page
+        text = page.read_text() if page.is_file() else "# Title\n"
+        marks = f"<!-- {block.name}:begin -->\nold\n<!-- {block.name}:end -->\nend\n"
+        page.write_text(text + marks)
+    return tmp_path
+
+
+def docs(root: Path, *options: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main, ["docs", "--root", str(root), *options])
+    return result.exit_code, result.output
+
+
+def test_the_check_names_stale_files_and_docs_renews_them(root: Path) -> None:
+    (root / "docs" / "variants" / "lsh.md").write_text("old")
+    code, output = docs(root, "--check")
+    assert code == 1
+    files = "README.md, docs/columns.md, docs/variants/lsh.md"
+    assert f"{files}: stale; run `python -m reports docs`" in output
+    assert "old" in (root / "README.md").read_text()
+    assert docs(root)[0] == 0
+    assert docs(root, "--check") == (0, "")
+    readme = (root / "README.md").read_text()
+    assert readme.startswith("# Title\n<!-- answer:begin -->\n```text\n")
+    assert "\nend\n<!-- variants:begin -->\n| variant |" in readme
+    assert readme.endswith("<!-- variants:end -->\nend\n")
+    columns = (root / "docs" / "columns.md").read_text()
+    for name in (*COLUMNS, *MODEL_COLUMNS):
+        assert f"| `{name}` |" in columns
+
+
+def test_files_of_a_variant_that_is_gone_are_deleted(root: Path) -> None:
+    docs(root)
+    left = root / "docs" / "variants" / "gone.md"
+    left.touch()
+    assert docs(root, "--check")[0] == 1
+    assert docs(root) == (0, "rewrote docs/variants/gone.md\n")
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("damage", ["missing file", "missing mark", "two blocks"])
+def test_a_block_without_a_place_is_named_and_nothing_is_written(root: Path, damage: str) -> None:
+    page = root / "docs" / "columns.md"
+    if damage == "missing file":
+        page.unlink()
+    elif damage == "missing mark":
+        page.write_text(page.read_text().replace("<!-- results:end -->", ""))
+    else:
+        page.write_text(2 * page.read_text())
+    code, output = docs(root)
+    assert code == 2
+    assert "docs/columns.md has no place for the generated block 'results'" in output
+    assert "old" in (root / "README.md").read_text()
+
+
+def test_the_table_says_which_variants_are_causal_only_or_never(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = REGISTRY["linear"]
+    for name, changes in (("only", {"causal_only": True}), ("never", {"supports": frozenset()})):
+        info = replace(whole.info, name=name, **changes)
+        own = {"info": info, "__module__": whole.__module__}
+        monkeypatch.setitem(REGISTRY, name, type(name, (whole,), own))
+    rows = [line.strip("| ").split(" | ") for line in overview.table().splitlines()]
+    causal = rows[0].index("causal")
+    shown = {row[0].partition("]")[0].strip("[`"): row[causal] for row in rows[2:]}
+    assert (shown["linear"], shown["only"], shown["never"]) == ("yes", "only", "no")
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_a_page_has_all_that_a_reader_needs(name: str) -> None:
+    text = variant_page.text(name)
+    info = REGISTRY[name].info
+    for hyperparameter in variants.hyperparameters(name):
+        assert f"| `{hyperparameter.name}` | {hyperparameter.doc} |" in text
+    for implementation in info.implementations:
+        assert f"| `{implementation}` |" in text
+    assert f"Time O({info.time}), memory O({info.memory}), with n tokens" in text
+    assert "\n    " in docstrings.definition(name), "a formula"
+    assert len(docstrings.differences(name)) > 40
+    assert ("KiB held" in text) == ("step" in info.supports)
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_every_letter_of_the_costs_is_explained(name: str) -> None:
+    info = REGISTRY[name].info
+    costs = (info.time + info.memory).replace("log", "")
+    letters = {one for one in costs if one.isascii() and one.isalpha()}
+    words = docstrings.costs(name)
+    for letter in letters - {"n"}:
+        assert f"{letter} = " in words
+    assert words.startswith("n tokens")
+
+
+@pytest.mark.parametrize(
+    ("name", "implementation"),
+    [(name, one) for name in sorted(REGISTRY) for one in REGISTRY[name].info.implementations],
+)
+def test_a_page_says_where_an_implementation_runs(name: str, implementation: str) -> None:
+    """CUDA is only known where there is one; what a page calls CUDA only cannot run on a CPU."""
+    attention = variants.create(name, implementation=implementation)
+    reason = attention.cannot_run(torch.device("cpu"))
+    if "cpu" not in meaning(implementation).devices:
+        assert reason is not None
+    elif implementation != "flex":  # needs a compiler
+        assert reason is None
+
+
+def test_no_meaning_is_left_of_an_implementation_that_is_gone() -> None:
+    known = {one for cls in REGISTRY.values() for one in cls.info.implementations}
+    assert set(MEANINGS) <= known
+
+
+def test_a_picture_shows_what_the_definition_sees() -> None:
+    """On the right, white is where the window does not reach, and only there."""
+    image = pictures._pixels(pictures.png("sliding_window"))
+    side = pictures.TOKENS * pictures.CELL
+    assert image.shape == (side, 2 * side + pictures.GAP, 3)
+    cells = image[:: pictures.CELL, side + pictures.GAP :: pictures.CELL]
+    seen = torch.from_numpy((cells != 255).any(-1))
+    window = pictures.small("sliding_window")
+    pattern = window.pattern(1, pictures.TOKENS, pictures.TOKENS, True)  # type: ignore[attr-defined]
+    assert torch.equal(seen, pattern.mask(torch.arange(pictures.TOKENS))[0])
+
+
+def test_a_picture_is_the_same_in_other_bytes_and_another_in_other_colours(tmp_path: Path) -> None:
+    content = pictures.png("full")
+    file = tmp_path / "again.png"
+    file.write_bytes(content)
+    pixels = np.array(Image.open(file).convert("RGB"))
+    Image.fromarray(pixels).save(file, compress_level=0)
+    assert file.read_bytes() != content
+    assert pictures.same(file.read_bytes(), content)
+    pixels[:3, :3] = 0
+    Image.fromarray(pixels).save(file)
+    assert not pictures.same(file.read_bytes(), content)
+    assert not pictures.same(b"", content)
+
+
+def test_a_docstring_without_a_part_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(REGISTRY["lsh"], "__doc__", "Softmax attention.")
+    expected = "LshAttention needs a paragraph that begins with 'Costs'"
+    with pytest.raises(DocstringError, match=expected):
+        variant_page.text("lsh")
