@@ -5,7 +5,7 @@ from __future__ import annotations
 from reports.documents import markdown
 from reports.documents.docstrings import summary
 from variants import REGISTRY
-from variants.contract.registry import Info
+from variants.contract.info import Info
 
 CAUSAL = {(False, True): "yes", (True,): "only", (False,): "no"}
 
