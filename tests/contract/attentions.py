@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 import variants
@@ -56,6 +57,18 @@ def attentions(
         if not labels or label in labels or "=" in label
         if where(attention := variants.create(name, **chosen))
     ]
+
+
+def attentions_and_dtypes(
+    first: torch.dtype,
+    *others: torch.dtype,
+    where: Callable[[Attention], bool] = lambda attention: True,
+) -> list[Any]:
+    """Every setting in the first dtype, small hyperparameters alone in the others."""
+    small = attentions("small", where=where)
+    cases = [(case, first) for case in attentions(where=where)]
+    cases += [(case, dtype) for dtype in others for case in small]
+    return [pytest.param(*case.values, dtype, id=f"{case.id}-{dtype}") for case, dtype in cases]
 
 
 def supports(*words: str) -> Callable[[Attention], bool]:

@@ -43,10 +43,8 @@ def test_a_bias_multiplies_weights_by_its_exponential(attention: Attention, shap
     """The definition with a bias from the one without, entry by entry as the contract says."""
     query, key, _ = shape.tensors()
     bias = shape.distance_bias()
-    factor = torch.empty(shape.heads, shape.query_len, shape.key_len, dtype=torch.float64)
-    for i in range(shape.query_len):
-        for j in range(shape.key_len):
-            factor[:, i, j] = bias[:, j - i + shape.query_len - 1].exp()
+    i, j = torch.arange(shape.query_len)[:, None], torch.arange(shape.key_len)
+    factor = bias[:, j - i + shape.query_len - 1].exp()
     for call in calls(attention, shape):
         changed = attention.weights(query, key, **call) * factor
         total = changed.sum(-1, keepdim=True)

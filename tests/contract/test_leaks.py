@@ -13,6 +13,7 @@ import variants
 from tests.contract.answers import with_gradients
 from tests.contract.attentions import (
     attentions,
+    attentions_and_dtypes,
     plainly,
     small_settings,
     supports,
@@ -101,8 +102,10 @@ def test_a_huge_last_token_does_not_reach_earlier_outputs_through_rounding(
     assert_close(after[:, :, :-1], before[:, :, :-1])
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, *HALF], ids=str)
-@pytest.mark.parametrize("attention", attentions(where=supports("key_padding_mask")))
+@pytest.mark.parametrize(
+    ("attention", "dtype"),
+    attentions_and_dtypes(torch.float64, *HALF, where=supports("key_padding_mask")),
+)
 def test_what_padding_holds_does_not_matter(attention: Attention, dtype: torch.dtype) -> None:
     query, key, value = ODD.tensors(dtype)
     padding = ODD.padding()[:, None, :, None].expand_as(key)

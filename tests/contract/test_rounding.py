@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -14,11 +15,11 @@ from torch.testing import assert_close
 from tests.contract.answers import own_answer, with_gradients
 from tests.contract.attentions import (
     attentions,
+    attentions_and_dtypes,
     supports,
 )
 from tests.contract.shapes import (
     CUDA,
-    HALF,
     ODD,
     SHAPES,
     Shape,
@@ -37,69 +38,71 @@ TIMES_SDPA = {torch.float32: 4.0, torch.bfloat16: 2.0, torch.float16: 2.0}
 PRECISION = Shape(2, 4, 2, 300, 300, head_dim=32)
 
 
-def relative_errors(
-    found: Sequence[Tensor], exact: Sequence[Tensor], least: Sequence[float]
-) -> list[float]:
-    """Of output and gradients; `least` is the norm below which nothing is relative any more."""
+Function = Callable[..., Tensor]
+
+
+def assert_rounding_is_that_of_sdpa(
+    softmax: Function, kernel: Function, own: Function, inputs: Sequence[Tensor], device: str
+) -> list[Tensor]:
+    """Output and gradients of a kernel against its definition in float64, on the CPU; returns
+    those of the kernel."""
+    wide = [x.double() for x in inputs]
+    placed = [x.to(device) for x in inputs]
+    cotangent = torch.randn(wide[0].shape, generator=torch.Generator().manual_seed(2))
+    cotangent = cotangent.to(inputs[0].dtype)
+    exact = with_gradients(softmax, wide, cotangent)
+    # A method may have no gradient at all; what is left is compared with a thousandth of softmax's.
+    least = [float(tensor.norm()) / 1000 for tensor in exact]
+
+    def errors(found: Sequence[Tensor], right: Sequence[Tensor]) -> list[float]:
+        return [
+            float((mine.cpu().double() - true).norm() / max(float(true.norm()), floor))
+            for mine, true, floor in zip(found, right, least, strict=True)
+        ]
+
+    found = with_gradients(kernel, placed, cotangent)
+    mine = errors(found, with_gradients(own, wide, cotangent.double()))
+    theirs = errors(with_gradients(softmax, placed, cotangent), exact)
+    assert {(x.dtype, x.device.type) for x in found} == {(inputs[0].dtype, device)}
+    ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
+    assert max(ratios) <= TIMES_SDPA[inputs[0].dtype], f"times SDPA's error: {ratios}"
+    return found
+
+
+def attentions_and_directions(*words: str) -> list[Any]:
+    # At the smallest hyperparameters whole gradients cancel (one feature, one visible key), so that
+    # the error of what is left says nothing.
     return [
-        float((mine.cpu().double() - right).norm() / max(float(right.norm()), floor))
-        for mine, right, floor in zip(found, exact, least, strict=True)
+        pytest.param(*case.values, causal, id=f"{case.id}-{'causal' if causal else 'all'}")
+        for case in attentions("small", where=supports("backward", *words))
+        for causal in case.values[0].info.causal_choices
     ]
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
-@pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
 @pytest.mark.parametrize("dtype", list(TIMES_SDPA), ids=str)
-# At the smallest hyperparameters whole gradients cancel (one feature, one visible key), so that the
-# error of what is left says nothing.
-@pytest.mark.parametrize("attention", attentions("small", "defaults", where=supports("backward")))
+@pytest.mark.parametrize(("attention", "causal"), attentions_and_directions())
 def test_rounding_is_that_of_torch_sdpa(
-    attention: Attention, dtype: torch.dtype, causal: bool, device: str
+    attention: Attention, causal: bool, dtype: torch.dtype, device: str
 ) -> None:
-    """Output and gradients against the variant's own definition in float64, on the CPU."""
-    if causal not in attention.info.causal_choices:
-        pytest.skip("does not serve this direction")
+    softmax = partial(scaled_dot_product_attention, is_causal=causal, enable_gqa=True)
+    kernel = partial(attention, causal=causal)
+    own = partial(own_answer, attention, causal=causal)
     inputs = PRECISION.tensors(dtype)
-
-    def softmax(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return scaled_dot_product_attention(query, key, value, is_causal=causal, enable_gqa=True)
-
-    wide = [x.double() for x in inputs]
-    generator = torch.Generator().manual_seed(2)
-    cotangent = torch.randn(wide[0].shape, generator=generator).to(dtype)
-    exact = with_gradients(softmax, wide, cotangent)
-    # A method may have no gradient at all; what is left is compared with a thousandth of softmax's.
-    least = [float(tensor.norm()) / 1000 for tensor in exact]
-    placed = [x.to(device) for x in inputs]
-    baseline = relative_errors(with_gradients(softmax, placed, cotangent), exact, least)
-
-    own = with_gradients(
-        lambda *x: own_answer(attention, *x, causal=causal), wide, cotangent.double()
-    )
-    found = with_gradients(lambda *x: attention(*x, causal=causal), placed, cotangent)
-    errors = relative_errors(found, own, least)
-    assert [tensor.dtype for tensor in found] == [dtype] * 4
-    assert [tensor.device.type for tensor in found] == [device] * 4
-    ratios = [mine / theirs for mine, theirs in zip(errors, baseline, strict=True)]
-    assert max(ratios) <= TIMES_SDPA[dtype], f"times SDPA's error: {ratios}"
+    assert_rounding_is_that_of_sdpa(softmax, kernel, own, inputs, device)
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
-@pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
 @pytest.mark.parametrize("dtype", list(TIMES_SDPA), ids=str)
-@pytest.mark.parametrize(
-    "attention", attentions("small", "defaults", where=supports("backward", "distance_bias"))
-)
+@pytest.mark.parametrize(("attention", "causal"), attentions_and_directions("distance_bias"))
 def test_rounding_with_a_bias_is_that_of_torch_sdpa(
-    attention: Attention, dtype: torch.dtype, causal: bool, device: str
+    attention: Attention, causal: bool, dtype: torch.dtype, device: str
 ) -> None:
     """SDPA gets the bias as a mask, and rounds it to the dtype of the query; ours may be wider."""
-    if causal not in attention.info.causal_choices:
-        pytest.skip("does not serve this direction")
     inputs = (*PRECISION.tensors(dtype), PRECISION.distance_bias(dtype))
     rows, keys = torch.arange(PRECISION.query_len)[:, None], torch.arange(PRECISION.key_len)
     entries = keys - rows + PRECISION.query_len - 1
-    later = keys > rows if causal else torch.zeros(1, dtype=torch.bool)
+    later = (keys > rows) & causal
 
     def softmax(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
         mask = bias[:, entries.to(bias.device)].masked_fill(later.to(bias.device), -torch.inf)
@@ -107,33 +110,22 @@ def test_rounding_with_a_bias_is_that_of_torch_sdpa(
             query, key, value, attn_mask=mask[None], enable_gqa=True
         )
 
-    def biased(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def biased(function: Function) -> Function:
         return lambda *x: function(*x[:3], causal=causal, distance_bias=x[3])
 
-    wide = [x.double() for x in inputs]
-    generator = torch.Generator().manual_seed(2)
-    cotangent = torch.randn(wide[0].shape, generator=generator).to(dtype)
-    exact = with_gradients(softmax, wide, cotangent)
-    least = [float(tensor.norm()) / 1000 for tensor in exact]
-    placed = [x.to(device) for x in inputs]
-    baseline = relative_errors(with_gradients(softmax, placed, cotangent), exact, least)
-    own = with_gradients(biased(partial(own_answer, attention)), wide, cotangent.double())
-    found = with_gradients(biased(attention), placed, cotangent)
-    assert [tensor.dtype for tensor in found] == [dtype] * 5
-    ratios = [
-        mine / theirs
-        for mine, theirs in zip(relative_errors(found, own, least), baseline, strict=True)
-    ]
-    assert max(ratios) <= TIMES_SDPA[dtype], f"times SDPA's error: {ratios}"
+    own = biased(partial(own_answer, attention))
+    found = assert_rounding_is_that_of_sdpa(softmax, biased(attention), own, inputs, device)
     # A bias of a wider dtype is not rounded, and has a gradient of its own dtype.
-    mixed = with_gradients(biased(attention), (*placed[:3], placed[3].float()), cotangent)
+    placed = [x.to(device) for x in inputs]
+    mixed = with_gradients(biased(attention), (*placed[:3], placed[3].float()))
     assert [tensor.dtype for tensor in mixed] == [dtype] * 4 + [torch.float32]
     assert torch.equal(mixed[0], found[0])
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
-@pytest.mark.parametrize("dtype", [*HALF, torch.float32], ids=str)
-@pytest.mark.parametrize("attention", attentions())
+@pytest.mark.parametrize(
+    ("attention", "dtype"), attentions_and_dtypes(torch.float16, torch.bfloat16, torch.float32)
+)
 def test_inputs_of_norm_fifty_stay_in_range(
     attention: Attention, dtype: torch.dtype, device: str
 ) -> None:
