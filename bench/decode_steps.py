@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bench.inputs import Inputs
 from bench.measurement import Case
+from bench.torch_defaults import torch_defaults
 from variants import Attention, UnsupportedError
 from variants.contract.registry import reference_attention
 
@@ -31,10 +32,11 @@ class Decoder:
         outs = []
         with torch.no_grad():
             first, self.state = attention.prefill(*(x[:, :, :prefilled] for x in tokens))
-            for token in range(prefilled, length):
-                own = (x[:, :, token : token + 1] for x in tokens)
-                out, self.state = attention.step(self.state, *own)
-                outs.append(out)
+            with torch_defaults():  # as the timed steps
+                for token in range(prefilled, length):
+                    own = (x[:, :, token : token + 1] for x in tokens)
+                    out, self.state = attention.step(self.state, *own)
+                    outs.append(out)
         self.out = torch.cat(outs or [first], dim=2)
         self._last = [x[:, :, -1:] for x in tokens]
         self._now, self._steps = self.state, 0

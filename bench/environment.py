@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from variants.engines.primitives import precision
+from variants.engines.primitives import float32_route
 
 PACKAGES = (
     "torch",
@@ -73,13 +73,13 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def _products(device: torch.device) -> dict[str, Any] | None:
-    """Whether kernels take the fast route for float32 products on this processor, and the errors
-    that decide it; None on a GPU."""
+    """Whether this process has chosen the fast route of float32 products, and the errors that
+    decide it; None on a GPU."""
     if device.type != "cpu":
         return None
-    default, fast = precision.route_errors()
+    default, fast = float32_route.errors()
     return {
-        "fast_route": precision.fast_route_is_exact(),
+        "fast_route": float32_route.present() == "fast",
         "default_error": default,
         "fast_error": fast,
     }

@@ -160,6 +160,18 @@ class Measurement(Case):
     )
     exact_implementation: str = column("which implementation that was", "")
     sdpa_ms_median: float | None = column("torch SDPA at default settings, likewise, ms", None)
+    sdpa_route_ms_median: float | None = column(
+        "torch SDPA on the route of float32 products that the run has chosen, likewise, ms; equal "
+        "to sdpa_ms_median where the route makes no difference; empty on a GPU",
+        None,
+        came_later=True,
+    )
+    float32_route: str = column(
+        "route of float32 products in the timed call on a CPU: default, or fast "
+        "(variants.choose_float32_route); torch SDPA and decoding are timed at torch's defaults",
+        "",
+        came_later=True,
+    )
     speedup_vs_exact: float | None = column("exact_ms_median / time_ms_median", None)
 
     peak_memory_bytes: int | None = column(
@@ -374,6 +386,7 @@ _TEXTS = (
     "implementation_used",
     "inputs_detail",
     "exact_implementation",
+    "float32_route",
     "target",
 )
 HEAD_COLUMNS = (*CASE_COLUMNS, *(f.name for f in dataclasses.fields(Head)))

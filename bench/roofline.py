@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from bench import clock
-from variants.engines.primitives.precision import fast_float32
+from bench.torch_defaults import torch_defaults
+from variants.engines.primitives.float32_route import present
 
 SUSPICIOUS = 1.05  # a row faster than this share of the limit has been measured wrongly
 
@@ -19,15 +20,16 @@ SUSPICIOUS = 1.05  # a row faster than this share of the limit has been measured
 def measure(device: torch.device, dtypes: list[str], seconds: float = 0.5) -> dict[str, Any]:
     """The best matrix product rate of each dtype, in TFLOP/s, and the copy bandwidth, in GB/s.
 
-    Several shapes and all of torch's routes (matmul, a 1×1 convolution, and on a CPU both of its
-    libraries for float32) are tried, and the fastest is the limit: none gives up accuracy.
+    Several shapes and operations (matmul, a 1×1 convolution) are tried, float32 on a CPU both at
+    torch's defaults and on the route that this process has chosen. The fastest is the limit.
     """
     rates: dict[str, float | None] = {}
     for name in dtypes:
         best = 0.0
-        for route in (nullcontext, partial(fast_float32, device)):
-            if route is not nullcontext and (device.type, name) != ("cpu", "float32"):
-                continue
+        routes: list[Callable[[], AbstractContextManager[None]]] = [nullcontext]
+        if (device.type, name) == ("cpu", "float32") and present() == "fast":
+            routes.append(torch_defaults)
+        for route in routes:
             with route():
                 for flops, call in _products(device, getattr(torch, name)):
                     samples = clock.measure(call, device, seconds)

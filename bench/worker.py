@@ -8,6 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -22,10 +23,12 @@ from bench.accuracy import Accuracy, Reference
 from bench.decode_steps import Decoder
 from bench.inputs import CaptureError, Inputs, InputsError
 from bench.measurement import DIFFERS, Case, Measurement, Raw, Status
+from bench.torch_defaults import torch_defaults
 from bench.work import affordable_keys, useful_flops
 from variants import Attention, UnsupportedError
 from variants.contract.checks import require
 from variants.contract.registry import reference_attention
+from variants.engines.primitives import float32_route
 
 FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/:'\"]+/)+")  # of an absolute path; no URL
 MEMORY_SHARE = 0.9  # of what is free at the start; beyond it a CPU worker gets an error, not a kill
@@ -49,12 +52,13 @@ class _Seen:
     prepare_ms: float
     accuracy: Accuracy
     implementation: str
+    float32_route: str = ""  # empty on a GPU
     state_bytes: int | None = None
 
 
 def start(log: str, on_gpu: bool, modules: Sequence[str] = ()) -> None:
-    """Set a fresh worker process up: its output goes to a log, its memory has a limit, and the
-    modules that add implementations are imported."""
+    """Set a fresh worker process up: its output goes to a log, its memory has a limit, the modules
+    that add implementations are imported, and on a CPU the route of float32 products is chosen."""
     target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -63,6 +67,8 @@ def start(log: str, on_gpu: bool, modules: Sequence[str] = ()) -> None:
     os.close(target)
     for module in modules:
         import_module(module)
+    if not on_gpu:
+        variants.choose_float32_route()
     free = environment.memory_bytes("MemAvailable")
     if on_gpu or free is None:
         return  # CUDA reserves far more addresses than it uses
@@ -205,6 +211,14 @@ def _exact_baselines(case: Case, given: Inputs, settings: Settings) -> dict[str,
 
 
 def _see(attention: Attention, case: Case, given: Inputs, settings: Settings) -> _Seen:
+    """Measure an attention; torch SDPA at torch's defaults, others on the route of float32 products
+    that this process has chosen."""
+    as_it_comes = _used(attention, case, given) == "sdpa"
+    with torch_defaults() if as_it_comes else nullcontext():
+        return _see_here(attention, case, given, settings)
+
+
+def _see_here(attention: Attention, case: Case, given: Inputs, settings: Settings) -> _Seen:
     device = torch.device(case.device)
     query = given.query
     layer = None if case.projections == "none" else projections.closure(attention, case)
@@ -226,26 +240,29 @@ def _see(attention: Attention, case: Case, given: Inputs, settings: Settings) ->
     decoder = alone if isinstance(alone, Decoder) else None
     if decoder is not None:
         shape = tuple(query[:, :, -1:].shape)
-    started = time.perf_counter()
-    _check_output(call(), shape, query.dtype)
-    # One call of a second is warm-up enough; more would only make long sweeps longer.
-    warm = time.perf_counter() - started > 1.0
-    samples = clock.measure(call, device, settings.seconds, warm=warm)
-    if layer is not None:
+    # On the fast route a product with one row takes many times as long.
+    with torch_defaults() if decoder else nullcontext():
+        started = time.perf_counter()
         _check_output(call(), shape, query.dtype)
-    last = alone()
-    _check_output(last, shape if layer is None else tuple(query.shape), query.dtype)
-    out = decoder.out if decoder else last[:, :, _Shape.reference.sample.rows]
-    quality = _accuracy(attention, case, out, shared)
-    del last, out
-    return _Seen(
-        samples=samples,
-        peak_bytes=memory.peak_bytes(call, device),
-        prepare_ms=prepare_ms,
-        accuracy=quality,
-        implementation=_used(attention, case, given),
-        state_bytes=decoder.state.nbytes if decoder else None,
-    )
+        # One call of a second is warm-up enough; more would only make long sweeps longer.
+        warm = time.perf_counter() - started > 1.0
+        samples = clock.measure(call, device, settings.seconds, warm=warm)
+        if layer is not None:
+            _check_output(call(), shape, query.dtype)
+        last = alone()
+        _check_output(last, shape if layer is None else tuple(query.shape), query.dtype)
+        out = decoder.out if decoder else last[:, :, _Shape.reference.sample.rows]
+        quality = _accuracy(attention, case, out, shared)
+        del last, out
+        return _Seen(
+            samples=samples,
+            peak_bytes=memory.peak_bytes(call, device),
+            prepare_ms=prepare_ms,
+            accuracy=quality,
+            implementation=_used(attention, case, given),
+            float32_route=float32_route.present() if device.type == "cpu" else "",
+            state_bytes=decoder.state.nbytes if decoder else None,
+        )
 
 
 def _accuracy(attention: Attention, case: Case, out: Tensor, shared_qk: bool) -> Accuracy:
@@ -363,6 +380,8 @@ def _row(attention: Attention, case: Case, seen: _Seen, settings: Settings) -> M
         exact_ms_median=exact_ms,
         exact_implementation=exact.implementation if exact else "",
         sdpa_ms_median=sdpa.samples.quartiles[1] if sdpa else None,
+        sdpa_route_ms_median=_sdpa_route_ms(case),
+        float32_route=seen.float32_route,
         speedup_vs_exact=exact_ms / median if exact_ms else None,
         peak_memory_bytes=seen.peak_bytes,
         state_bytes=seen.state_bytes,
@@ -375,6 +394,16 @@ def _row(attention: Attention, case: Case, seen: _Seen, settings: Settings) -> M
         tflops=tflops,
         roofline_fraction=fraction,
     )
+
+
+def _sdpa_route_ms(case: Case) -> float | None:
+    """Median time of torch SDPA on the chosen route of float32 products."""
+    if case.device != "cpu":
+        return None
+    # `onednn` is torch SDPA on that route where it computes in float32; it widens bfloat16.
+    in_float32 = case.dtype in ("float32", "float16") and case.direction != "decode"
+    sdpa = _Shape.exact.get("onednn" if in_float32 else "sdpa")
+    return sdpa.samples.quartiles[1] if sdpa else None
 
 
 def _fastest_exact(sdpa: _Seen | None) -> _Seen | None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.versions import ROOT, differing, installed, tested
+from variants.engines.primitives import float32_route
 
 DIFFERING = differing(tested((ROOT / "constraints.txt").read_text()), installed())
 SHOWN = 5
@@ -62,3 +63,19 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(1)
         yield
         torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=["default", "fast"])
+def route(request: pytest.FixtureRequest) -> Iterator[float32_route.ROUTES]:
+    """A test on each route of float32 products, whatever this machine would choose."""
+    float32_route.take(request.param)
+    yield request.param
+    float32_route.take("default")
+
+
+@pytest.fixture
+def fast_route() -> Iterator[None]:
+    """A process that has chosen the fast route of float32 products."""
+    float32_route.take("fast")
+    yield
+    float32_route.take("default")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,9 +13,8 @@ import variants
 from bench import accuracy, memory
 from variants import Attention
 from variants.contract.pattern import Pattern
-from variants.engines.primitives import precision
 from variants.engines.primitives.head_slabs import slabs
-from variants.engines.primitives.precision import Precision, fast_float32, product
+from variants.engines.primitives.precision import Precision, product
 from variants.engines.primitives.softmax_tile import Scratch
 from variants.engines.rounds import lsh_hash
 from variants.engines.rounds.round_tiles import stable_order
@@ -27,7 +24,6 @@ from variants.engines.tiled.layouts.window import Window
 from variants.masked.pattern_layouts import layouts_of
 
 CPU = torch.device("cpu")
-SETTINGS = torch.backends.mkldnn.matmul
 
 
 def coarse_variants() -> list[str]:
@@ -37,107 +33,6 @@ def coarse_variants() -> list[str]:
 def served() -> list[tuple[str, bool]]:
     """Each variant with each value of `causal` that it serves."""
     return [(n, c) for n, cls in sorted(variants.REGISTRY.items()) for c in cls.info.causal_choices]
-
-
-@pytest.fixture(autouse=True)
-def setting_as_before() -> Iterator[None]:
-    before = SETTINGS.fp32_precision
-    yield
-    assert SETTINGS.fp32_precision == before, "the route of float32 products was not put back"
-    SETTINGS.fp32_precision = before
-
-
-@pytest.fixture
-def exact_route(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine on which the fast route is good enough, whatever this one is."""
-    monkeypatch.setattr(precision, "fast_route_is_exact", lambda: True)
-
-
-@pytest.mark.usefixtures("exact_route")
-class TestFastRoute:
-    def test_holds_inside_alone(self) -> None:
-        before = SETTINGS.fp32_precision
-        with fast_float32(CPU):
-            assert SETTINGS.fp32_precision == "bf16"
-            with fast_float32(CPU):
-                pass
-            assert SETTINGS.fp32_precision == "bf16"
-        assert SETTINGS.fp32_precision == before
-
-    def test_is_left_after_an_error(self) -> None:
-        before = SETTINGS.fp32_precision
-        with pytest.raises(KeyError), fast_float32(CPU):
-            raise KeyError
-        assert SETTINGS.fp32_precision == before
-
-    def test_gives_back_what_the_program_had_chosen(self) -> None:
-        before = SETTINGS.fp32_precision
-        SETTINGS.fp32_precision = "ieee"
-        with fast_float32(CPU):
-            pass
-        assert SETTINGS.fp32_precision == "ieee"
-        SETTINGS.fp32_precision = before
-
-    @pytest.mark.parametrize("first_out", [0, 1])
-    def test_is_left_when_the_last_of_two_threads_leaves_it(self, first_out: int) -> None:
-        before = SETTINGS.fp32_precision
-        entered, leave = [[threading.Event() for _ in range(2)] for _ in range(2)]
-
-        def work(which: int) -> None:
-            with fast_float32(CPU):
-                entered[which].set()
-                assert leave[which].wait(10)
-
-        threads = [threading.Thread(target=work, args=(which,)) for which in range(2)]
-        for which, thread in enumerate(threads):
-            thread.start()
-            assert entered[which].wait(10)
-        for which in (first_out, 1 - first_out):
-            assert SETTINGS.fp32_precision == "bf16"
-            leave[which].set()
-            threads[which].join()
-        assert SETTINGS.fp32_precision == before
-
-    @pytest.mark.parametrize("general", [torch.backends, torch.backends.mkldnn])
-    def test_leaves_nothing_that_hides_a_later_general_setting(self, general: Any) -> None:
-        before = SETTINGS.fp32_precision
-        found = general.fp32_precision
-        SETTINGS.fp32_precision = "none"
-        try:
-            general.fp32_precision = "tf32"
-            with fast_float32(CPU):
-                pass
-            general.fp32_precision = "ieee"
-            assert SETTINGS.fp32_precision == "ieee"
-        finally:
-            general.fp32_precision = found
-            SETTINGS.fp32_precision = before
-
-    def test_is_no_matter_of_a_gpu(self) -> None:
-        before = SETTINGS.fp32_precision
-        with fast_float32(torch.device("cuda")):
-            assert SETTINGS.fp32_precision == before
-
-
-@pytest.mark.parametrize(
-    ("errors", "taken"), [((2e-7, 3e-7), True), ((2e-7, 5e-7), False), ((2e-7, 1e-3), False)]
-)
-def test_the_fast_route_is_taken_only_if_its_error_allows(
-    errors: tuple[float, float], taken: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    precision.fast_route_is_exact.cache_clear()
-    monkeypatch.setattr(precision, "route_errors", lambda: errors)
-    try:
-        with fast_float32(CPU):
-            assert (SETTINGS.fp32_precision == "bf16") is taken
-    finally:
-        precision.fast_route_is_exact.cache_clear()
-
-
-def test_the_errors_of_both_routes_are_measured_here() -> None:
-    default, fast = precision.route_errors()
-    assert 1e-9 < default < 1e-6
-    assert 1e-9 < fast < 1e-1
 
 
 @pytest.mark.parametrize("batch", [(1,), (3,), (1, 1), (1, 2)])

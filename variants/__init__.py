@@ -25,6 +25,7 @@ from variants.contract.registry import (
     hyperparameters,
     register,
 )
+from variants.engines.primitives.float32_route import Float32Route, choose_float32_route
 from variants.layer.multi_head import MultiHeadAttention
 from variants.pretrained.replace import attn_implementation, replace_attention
 
@@ -39,12 +40,14 @@ __all__ = [
     "REGISTRY",
     "Attention",
     "Call",
+    "Float32Route",
     "Hyperparameter",
     "MultiHeadAttention",
     "State",
     "UnsupportedError",
     "add_implementation",
     "attn_implementation",
+    "choose_float32_route",
     "create",
     "grid",
     "hyperparameters",

@@ -47,7 +47,8 @@ class FullAttention(Attention):
         weights[i] = softmax over j of scale · query[i] · key[j],  with j <= i if causal
 
     Implementations: `sdpa` is torch's fused kernel as it is. `onednn` is the same on a CPU, with
-    inputs widened to float32 and the fast route of float32 products. `plain` computes two matrix
+    inputs widened to float32; it is fastest on the fast route of float32 products
+    (`variants.choose_float32_route`). `plain` computes two matrix
     products around a softmax, for blocks of query rows; `coarse` does so with scores in bfloat16.
     On CUDA `flash`, `cudnn` and `efficient` name torch's kernels, and `xformers` is that library's
     kernel. `auto` takes `onednn` on a CPU if there are enough keys, and the fastest of torch's
@@ -76,7 +77,7 @@ class FullAttention(Attention):
             return cuda_sdpa.attend(implementation, query, key, value, call)
         if implementation in ("plain", "coarse"):
             return tile_loop.full(query, key, value, call, coarse=implementation == "coarse")
-        return fused_sdpa.attend(query, key, value, call, fast=implementation == "onednn")
+        return fused_sdpa.attend(query, key, value, call, widen=implementation == "onednn")
 
     def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
         return softmax_weights(query, key, rows, call)
@@ -111,13 +112,13 @@ class FullAttention(Attention):
     def choose_implementation(self, query: Tensor, key: Tensor) -> str:
         if self.implementation == "auto" and query.device.type == "cuda":
             return cuda_sdpa.fastest(query, key) or "sdpa"
-        if self.implementation == "auto" and not fused_sdpa.fast_pays(key):
+        if self.implementation == "auto" and not fused_sdpa.widening_pays(key):
             return "sdpa"
         return super().choose_implementation(query, key)
 
     def unavailable(self, implementation: str, device: torch.device) -> str | None:
         if implementation == "onednn" and device.type == "cuda":
-            return "it is a route of the CPU"
+            return "it computes in float32 on a CPU only"
         if implementation == "xformers":
             return xformers.unavailable(device)
         return (

@@ -21,10 +21,10 @@ from variants.contract.call import Call
 from variants.contract.definitions import compute_dtype, dot_products, softmax_weights
 from variants.contract.draws import lasting
 from variants.contract.hyperparameter import TimesLength, hyperparameter
+from variants.contract.modes import no_autocast
 from variants.contract.registry import register
 from variants.contract.tensor_cache import cached
 from variants.engines.libraries import fused_sdpa
-from variants.engines.primitives.precision import fast_float32
 
 # Tokens whose entries are drawn together, so that a longer sequence only adds draws; and summed
 # together, as the rounding of one sum over all tokens would grow with their number.
@@ -120,7 +120,7 @@ class _Projected(torch.autograd.Function):
         ctx.shape, ctx.dtype = tokens.shape, tokens.dtype
         whole, rest = divmod(tokens.shape[2], PIECE)
         out = projection.new_empty(*tokens.shape[:2], projection.shape[1], tokens.shape[3])
-        with fast_float32(tokens.device):
+        with no_autocast(tokens.device):
             for batch, head in product(*map(range, tokens.shape[:2])):
                 own = tokens[batch, head].to(projection.dtype)
                 pieces = own[: whole * PIECE].unflatten(0, (whole, PIECE))
@@ -134,7 +134,7 @@ class _Projected(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (projection,) = ctx.saved_tensors
         grad_tokens = projection.new_empty(ctx.shape, dtype=ctx.dtype)
-        with fast_float32(projection.device):
+        with no_autocast(projection.device):
             for batch, head in product(*map(range, ctx.shape[:2])):
                 pieces = torch.matmul(projection.mT, grads[0][batch, head])
                 grad_tokens[batch, head] = pieces.flatten(0, 1)[: ctx.shape[2]]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,8 +26,6 @@ from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
 from variants.engines.libraries import fused_sdpa
 from variants.engines.tiled import tile_loop
-
-Attend = Callable[[Tensor, Tensor, Tensor, Call], Tensor]
 
 
 @register(
@@ -76,20 +73,17 @@ class NystromAttention(Attention):
             return fused_sdpa.attend(query, key, value, call)
         queries, keys, shown = self._landmarks(query, key, call.key_padding_mask)
         hidden = None if call.key_padding_mask is None else ~shown
-        # The inverse multiplies the rounding of the means: no fast route for them.
-        attend_keys: Attend = partial(fused_sdpa.attend, fast=False)
-        attend_landmarks: Attend = fused_sdpa.attend
         dtype, wide = query.dtype, queries.dtype
+        attend: Callable[..., Tensor] = fused_sdpa.attend
         if query.device.type == "cpu" and dtype is not wide:
-            # Widens tile by tile; half inputs round more than any route.
-            attend_keys = attend_landmarks = tile_loop.full
+            # Widens tile by tile.
+            attend = tile_loop.full
         else:
             query, key, value = (x.to(wide) for x in (query, key, value))
-        means = attend_keys(queries, key, value, call)
+        means = attend(queries, key, value, call)
         spread = self._inverse(queries, keys, shown, call.scale) @ means.double()
         keys = expand_heads(keys, query.shape[1])
-        seen = call.masked(hidden, None)
-        return attend_landmarks(query, keys, spread.to(wide), seen).to(dtype)
+        return attend(query, keys, spread.to(wide), call.masked(hidden, None)).to(dtype)
 
     def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
         if self._is_exact(query, key):

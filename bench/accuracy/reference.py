@@ -12,6 +12,7 @@ from bench.accuracy import oracle
 from bench.accuracy.description import Description, describe
 from bench.accuracy.oracle import Exact
 from bench.accuracy.sampled_rows import Sample, relative_error
+from bench.torch_defaults import torch_defaults
 from variants.contract.definitions import query_positions
 
 LEAST_ROWS = 4  # with which SDPA takes the kernel that it takes for many
@@ -62,8 +63,8 @@ class Reference:
         return relative_error(wrong, self.exact.out.square().sum((0, 1, 3)), self.sample)
 
     def dtype_floor(self) -> float | None:
-        """Error of exact attention in the dtype of the inputs, by torch SDPA; None where it has no
-        kernel for them.
+        """Error of exact attention in the dtype of the inputs, by torch SDPA at torch's defaults;
+        None where it has no kernel for them.
 
         Of several rows at once, which gives what the whole call gives; its kernel for one row adds
         up a million values with a thousand times the error.
@@ -75,13 +76,14 @@ class Reference:
                 seen = self._positions(some)[:, None] >= torch.arange(
                     self.key.shape[2], device=rows.device
                 )
-                out = scaled_dot_product_attention(
-                    self.query[:, :, some],
-                    self.key,
-                    self.value,
-                    attn_mask=seen if self.causal else None,
-                    enable_gqa=self.key.shape[1] < self.query.shape[1],
-                )
+                with torch_defaults():
+                    out = scaled_dot_product_attention(
+                        self.query[:, :, some],
+                        self.key,
+                        self.value,
+                        attn_mask=seen if self.causal else None,
+                        enable_gqa=self.key.shape[1] < self.query.shape[1],
+                    )
                 outs.append(out[:, :, : len(rows)])
         except RuntimeError as error:
             if "not implemented" not in str(error):

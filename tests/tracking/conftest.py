@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+import variants
 from bench import environment
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+if DEVICE.type == "cpu":
+    variants.choose_float32_route()  # as the worker of the bench does
 PRESENT = environment.describe(DEVICE)
 
 

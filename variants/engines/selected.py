@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from variants.contract.definitions import compute_dtype
+from variants.contract.modes import no_autocast
 from variants.engines.primitives import head_slabs, softmax_tile
 from variants.engines.primitives.head_slabs import Slab
-from variants.engines.primitives.precision import Precision, fast_float32
+from variants.engines.primitives.precision import Precision
 from variants.engines.primitives.softmax_tile import HIDDEN, Scratch
 from variants.engines.selection import Head, Search, Selection, hide, lowest_kept, select
 
@@ -173,7 +174,7 @@ class _Selected(torch.autograd.Function):
         out = torch.empty_like(query, memory_format=torch.contiguous_format)
         scratch = Scratch(query.device)
         precision = Precision.of(query)
-        with fast_float32(query.device):
+        with no_autocast(query.device):
             for part in _parts(query, key, value, search, selection, scratch):
                 tensors = part.query, part.key, part.value
                 part.put(softmax_tile.forward(*tensors, part.hide, precision, scratch), out)
@@ -194,7 +195,7 @@ class _Selected(torch.autograd.Function):
         scratch = Scratch(query.device)
         grad_query = torch.empty_like(query, memory_format=torch.contiguous_format)
         grad_key, grad_value = (x.new_zeros(x.shape, dtype=wide) for x in (key, value))
-        with fast_float32(query.device):
+        with no_autocast(query.device):
             for part in _parts(query, key, value, search, selection, scratch):
                 grad_rows = part.take(grad_out)
                 delta = (grad_rows.to(wide) * part.take(out)).sum(-1).to(precision.scores)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from variants.contract.modes import no_autocast
 from variants.engines.primitives import head_slabs
-from variants.engines.primitives.precision import fast_float32
 from variants.engines.primitives.softmax_tile import HIDDEN, Scratch
 
 CAUSAL_ROWS = 256  # most rows of a tile, so that later keys can be left out
@@ -140,7 +140,7 @@ def _find_fast(head: Head, keys: Tensor, scratch: Scratch) -> Tensor:
     error = errors(query, key)
     doubtful = torch.empty(search.query_len, dtype=torch.bool, device=query.device)
     room = head_slabs.budget(query.device, torch.float32)
-    with fast_float32(query.device):
+    with no_autocast(query.device):
         for rows in search.tiles(room):
             stop = search.stop(rows)
             found = scratch("scores", (rows.stop - rows.start, stop), torch.float32)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from variants.contract.modes import no_autocast
 from variants.engines.primitives.head_slabs import Slab, budget, slabs
-from variants.engines.primitives.precision import Precision, fast_float32, product
+from variants.engines.primitives.precision import Precision, product
 from variants.engines.primitives.softmax_tile import Scratch
 
 ROWS = 64  # query rows of a tile
@@ -190,7 +191,7 @@ class _Tiles(torch.autograd.Function):
             total = weights.sum(-1, keepdim=True)
             nothing = total == 0
             made = scratch("out", (*shape[:2], value.shape[3]), value.dtype)
-            with fast_float32(queries.device):
+            with no_autocast(queries.device):
                 product(weights, slab.keys(value)[:, : portion.last], precision, made)
             slab.queries(out)[:, rows] = made.div_(total.masked_fill(nothing, 1))
             lse = highest.add_(total.log_()).masked_fill_(nothing, torch.inf)

@@ -44,7 +44,6 @@ def attend(
         grouped = heads != kv_heads
         return scaled_dot_product_attention(query, *parts[0], scale=scale, enable_gqa=grouped)
     precision = Precision.of(query)
-    # Not on the fast route: it would compile itself anew for each number of keys.
     asked = (query.to(precision.scores) * scale).to(precision.operands)
     asked = asked.reshape(batch * kv_heads, -1, head_dim)
     scores = torch.cat(

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from variants.contract.call import Call
 from variants.contract.definitions import compute_dtype, safe_total
+from variants.contract.modes import no_autocast
 from variants.engines.kernelised import sum_causal
 from variants.engines.kernelised.feature_map import (
     Features,
@@ -25,7 +26,7 @@ from variants.engines.kernelised.feature_map import (
     step,
     transposed_product,
 )
-from variants.engines.primitives.precision import Precision, fast_float32, product
+from variants.engines.primitives.precision import Precision, product
 from variants.engines.primitives.row_slices import row_slices
 from variants.engines.primitives.softmax_tile import HIDDEN
 
@@ -62,7 +63,7 @@ def states(
     found = query.new_zeros(shape, dtype=wide)
     size = step(query, features, precision)
     arguments = query, key, value, padding, features, precision
-    with fast_float32(query.device):
+    with no_autocast(query.device):
         for rows in slabs(*arguments, min(size, key.shape[2])):
             _fill(rows, found[rows.slab.heads], size)
     return found
@@ -91,7 +92,7 @@ class _SumAll(torch.autograd.Function):
         )
         size = step(query, features, precision)
         arguments = query, key, value, padding, features, precision
-        with fast_float32(query.device):
+        with no_autocast(query.device):
             for rows in slabs(*arguments, min(size, key.shape[2])):
                 state = states[rows.slab.heads]
                 _fill(rows, state, size)
@@ -117,7 +118,7 @@ class _SumAll(torch.autograd.Function):
         grad_key, grad_value = (x.new_zeros(x.shape, dtype=wide) for x in (key, value))
         size = step(query, features, precision)
         arguments = query, key, value, padding, features, precision
-        with fast_float32(query.device):
+        with no_autocast(query.device):
             for rows in slabs(*arguments, min(size, key.shape[2])):
                 slab, scratch = rows.slab, rows.scratch
                 state = states[slab.heads]

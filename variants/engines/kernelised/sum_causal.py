@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from variants.contract.definitions import compute_dtype
+from variants.contract.modes import no_autocast
 from variants.engines.kernelised.feature_map import (
     Features,
     Rows,
@@ -20,7 +21,7 @@ from variants.engines.kernelised.feature_map import (
     room,
     slabs,
 )
-from variants.engines.primitives.precision import Precision, fast_float32, product
+from variants.engines.primitives.precision import Precision, product
 from variants.engines.primitives.row_slices import row_slices
 from variants.engines.primitives.softmax_tile import HIDDEN
 
@@ -50,7 +51,7 @@ class Causal(torch.autograd.Function):
         out[:, :, : max(0, query_len - key.shape[2])] = 0
         totals = query.new_ones(batch * num_heads, query_len, 1, dtype=wide)
         scales = query.new_zeros(batch * num_heads, key.shape[2], dtype=wide)
-        with fast_float32(query.device):
+        with no_autocast(query.device):
             for rows in slabs(query, key, value, padding, features, precision, CHUNK):
                 target = rows.slab.queries(out)
                 total, scale = totals[rows.slab.heads], scales[rows.slab.heads]
@@ -73,7 +74,7 @@ class Causal(torch.autograd.Function):
         scales = scales.clone()  # they are filled in again, and a graph may be used twice
         grad_query = torch.zeros_like(query, memory_format=torch.contiguous_format)
         grad_key, grad_value = (x.new_zeros(x.shape, dtype=wide) for x in (key, value))
-        with fast_float32(query.device):
+        with no_autocast(query.device):
             for rows in slabs(query, key, value, padding, features, precision, CHUNK):
                 slab = rows.slab
                 own_out, own_grad = slab.queries(out), slab.queries(grad_out)

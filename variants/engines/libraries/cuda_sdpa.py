@@ -1,4 +1,8 @@
-"""torch's fused kernels for CUDA, each by its name where `scaled_dot_product_attention` chooses."""
+"""torch's fused kernels for CUDA, each called by its name.
+
+`scaled_dot_product_attention` chooses one of them. `torch.nn.attention.sdpa_kernel` can name it,
+but changes the choice of the whole process. So their own operations are called here.
+"""
 
 from __future__ import annotations
 
@@ -14,41 +18,16 @@ from torch.backends.cuda import (
     can_use_efficient_attention,
     can_use_flash_attention,
 )
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad
 
 from variants.contract.call import Call
 from variants.contract.checks import UnsupportedError
-from variants.engines.primitives.process_setting import ProcessSetting
 
 KERNELS: dict[str, Callable[[SDPAParams, bool], bool]] = {
     "flash": can_use_flash_attention,
     "cudnn": can_use_cudnn_attention,
     "efficient": can_use_efficient_attention,
 }
-
-
-_SWITCHES = {
-    "flash": (torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.enable_flash_sdp),
-    "cudnn": (torch.backends.cuda.cudnn_sdp_enabled, torch.backends.cuda.enable_cudnn_sdp),
-    "efficient": (
-        torch.backends.cuda.mem_efficient_sdp_enabled,
-        torch.backends.cuda.enable_mem_efficient_sdp,
-    ),
-    "math": (torch.backends.cuda.math_sdp_enabled, torch.backends.cuda.enable_math_sdp),
-}
-
-
-def _allowed() -> str:
-    """The kernels that torch may choose from, by name."""
-    return " ".join(name for name, (enabled, _) in _SWITCHES.items() if enabled())
-
-
-def _allow(names: str) -> None:
-    for name, (_, enable) in _SWITCHES.items():
-        enable(name in names.split())
-
-
-_ALLOWED = ProcessSetting(_allowed, _allow)
 
 
 def unavailable(name: str, device: torch.device) -> str | None:
@@ -63,7 +42,8 @@ def attend(name: str, query: Tensor, key: Tensor, value: Tensor, call: Call) -> 
 
     Raises:
         UnsupportedError: key_padding_mask; causal with unlike lengths, which torch aligns at the
-            first key; whatever torch says that this kernel does not take.
+            first key; a call that torch says this kernel does not take, or any call where the
+            program has switched the kernel off (`torch.backends.cuda.enable_flash_sdp(False)`).
     """
     if call.key_padding_mask is not None:
         raise UnsupportedError(f"implementation {name!r} takes no key_padding_mask")
@@ -72,18 +52,34 @@ def attend(name: str, query: Tensor, key: Tensor, value: Tensor, call: Call) -> 
             f"implementation {name!r} is causal with as many keys as queries only; "
             f"got {key.shape[2]} and {query.shape[2]}"
         )
-    # Also a kernel that the program has forbidden in general.
-    with _ALLOWED.held(name):
-        if (reason := _refusal(name, query, key, value, call.causal)) is not None:
-            raise UnsupportedError(f"torch's {name!r} kernel does not take this call: {reason}")
-        return scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            is_causal=call.causal,
-            scale=call.scale,
-            enable_gqa=query.shape[1] != key.shape[1],
+    if (reason := _refusal(name, query, key, value, call.causal)) is not None:
+        raise UnsupportedError(f"torch's {name!r} kernel does not take this call: {reason}")
+    return _run(name, query, key, value, call.causal, call.scale)
+
+
+def _run(
+    name: str, query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float
+) -> Tensor:
+    """The operation of a kernel, called as `scaled_dot_product_attention` calls it."""
+    aten = torch.ops.aten
+    head_dim = query.shape[-1]
+    if name == "flash" and head_dim % 8:
+        # It takes heads whose number of channels is a multiple of 8.
+        query, key, value = (pad(x, (0, -head_dim % 8)) for x in (query, key, value))
+        return _run(name, query, key, value, causal, scale)[..., :head_dim]
+    if name == "flash":
+        found = aten._scaled_dot_product_flash_attention(
+            query, key, value, 0.0, causal, scale=scale
         )
+    else:
+        trains = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+        operation = {
+            "cudnn": aten._scaled_dot_product_cudnn_attention,
+            "efficient": aten._scaled_dot_product_efficient_attention,
+        }[name]
+        found = operation(query, key, value, None, trains, 0.0, causal, scale=scale)
+    out: Tensor = found[0]
+    return out
 
 
 def fastest(query: Tensor, key: Tensor) -> str | None:
@@ -123,6 +119,5 @@ def _refusal(name: str, query: Tensor, key: Tensor, value: Tensor, causal: bool)
 @cache
 def _missing(name: str, device: torch.device) -> str | None:
     probe = torch.zeros(1, 1, 64, 64, dtype=torch.float16, device=device)
-    with _ALLOWED.held(name):
-        reason = _refusal(name, probe, probe, probe, False)
+    reason = _refusal(name, probe, probe, probe, False)
     return None if reason is None else f"torch's {name!r} kernel does not run: {reason}"

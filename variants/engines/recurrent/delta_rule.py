@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from variants.contract.definitions import compute_dtype
+from variants.contract.modes import no_autocast
 from variants.engines.primitives.head_slabs import Slab
-from variants.engines.primitives.precision import fast_float32, product
+from variants.engines.primitives.precision import product
 from variants.engines.primitives.softmax_tile import Scratch
 from variants.engines.recurrent.decay_chunks import Chunks, States, heads_together
 from variants.engines.recurrent.retention import decayed_sums
@@ -163,7 +164,7 @@ class GatedDelta(torch.autograd.Function):
         keys."""
         inputs = query, key, value, log_decay, log_write
         out = torch.empty_like(query, memory_format=torch.contiguous_format)
-        with fast_float32(query.device):
+        with no_autocast(query.device):
             for heads in _slabs(*inputs, size):
                 target, dtype, scratch = heads.slab.queries(out), heads.dtype, heads.scratch
                 writer, reader = heads.states(heads.write), heads.states(scale)
@@ -188,7 +189,7 @@ class GatedDelta(torch.autograd.Function):
             x.new_zeros(x.shape, dtype=compute_dtype(x.dtype)) for x in (key, value)
         )
         grad_decay, grad_write = (x.new_zeros(x.shape, dtype=torch.float64) for x in inputs[3:])
-        with fast_float32(query.device):
+        with no_autocast(query.device):
             for heads in _slabs(query, key, value, log_decay, log_write, size):
                 slab, write = heads.slab, heads.write
                 own_query, own_grad = heads.query, slab.queries(grad_out)

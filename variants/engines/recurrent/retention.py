@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from variants.contract.definitions import compute_dtype
+from variants.contract.modes import no_autocast
 from variants.engines.primitives.head_slabs import Slab
-from variants.engines.primitives.precision import fast_float32
 from variants.engines.primitives.softmax_tile import Scratch
 from variants.engines.recurrent.decay_chunks import Chunks, States, heads_together
 
@@ -66,7 +66,7 @@ class Retention(torch.autograd.Function):
         """`log_decay` (heads,) gets no gradient; a chunk has `size` rows. Not more queries than
         keys."""
         out = torch.empty_like(query, memory_format=torch.contiguous_format)
-        with fast_float32(query.device):
+        with no_autocast(query.device):
             for slab, states in _slabs(query, key, log_decay, scale, size):
                 target = slab.queries(out)
                 rows = slab.queries(query), slab.keys(key), slab.keys(value)
@@ -86,7 +86,7 @@ class Retention(torch.autograd.Function):
         grad_key, grad_value = (
             x.new_zeros(x.shape, dtype=compute_dtype(x.dtype)) for x in (key, value)
         )
-        with fast_float32(query.device):
+        with no_autocast(query.device):
             for slab, states in _slabs(query, key, log_decay, scale, size):
                 own_query, own_grad = slab.queries(query), slab.queries(grad_out)
                 own_key, own_value = slab.keys(key), slab.keys(value)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from variants.contract.modes import no_autocast
 from variants.engines.primitives import head_slabs
-from variants.engines.primitives.precision import fast_float32
 from variants.engines.primitives.softmax_tile import Scratch
 
 
@@ -24,7 +24,7 @@ def hashed(tensor: Tensor, rotations: tuple[Tensor, ...], num_heads: int, rounds
     scratch = Scratch(tensor.device)
     together = torch.cat(rotations, dim=-1).mT.flatten(1, 2)
     size = length * together.shape[1]
-    with torch.no_grad(), fast_float32(tensor.device):
+    with torch.no_grad(), no_autocast(tensor.device):
         room = head_slabs.budget(tensor.device, torch.float32)
         for slab in head_slabs.slabs(found, tensor, room // size):
             rows = slab.working(tensor, "rows", torch.float32, scratch)

@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from variants.contract.definitions import compute_dtype
+from variants.contract.modes import no_autocast
 from variants.engines.primitives import head_slabs, softmax_tile
-from variants.engines.primitives.precision import Precision, fast_float32
+from variants.engines.primitives.precision import Precision
 from variants.engines.primitives.softmax_tile import HIDDEN, Scratch
 from variants.engines.rounds.round_tiles import RoundTiles
 
@@ -202,7 +203,7 @@ class _Rounds(torch.autograd.Function):
         shape = (count + 1, head_dim)
         total = query.new_empty(shape, dtype=query.dtype if len(rounds) == 1 else wide)
         total_lse = query.new_zeros(shape[:1], dtype=wide)
-        with fast_float32(query.device):
+        with no_autocast(query.device):
             for turn, now in enumerate(_works(query, key, value, rounds, settings, scratch)):
                 # One round alone that shows every row something needs no normalisers but for the
                 # backward pass.
@@ -257,7 +258,7 @@ class _Rounds(torch.autograd.Function):
         lse = lse.masked_fill(lse == -torch.inf, torch.inf)
         grad_query = query.new_zeros(count + 1, head_dim, dtype=wide)
         grad_key, grad_value = (x.new_zeros(x.shape, dtype=wide) for x in (key, value))
-        with fast_float32(query.device):
+        with no_autocast(query.device):
             for now in _works(query, key, value, rounds, settings, scratch):
                 tiles = now.tiles
                 shape = (len(tiles.slots), tiles.slots.shape[1] * head_dim)

@@ -15,10 +15,10 @@ from torch.nn.functional import pad
 
 from variants.contract.call import Call
 from variants.contract.definitions import compute_dtype
-from variants.contract.modes import untraced
+from variants.contract.modes import no_autocast, untraced
 from variants.engines.primitives import head_slabs, softmax_tile
 from variants.engines.primitives.head_slabs import Slab
-from variants.engines.primitives.precision import Precision, fast_float32
+from variants.engines.primitives.precision import Precision
 from variants.engines.primitives.softmax_tile import HIDDEN
 from variants.engines.tiled.layouts.all_keys import AllKeys
 from variants.engines.tiled.layouts.layout import Layout
@@ -207,7 +207,7 @@ class _Tiles(torch.autograd.Function):
         out[:, :, : min(layout.first for layout in layouts)] = 0
         inputs = query, key, value, key_bias, distance_bias
         scratch = softmax_tile.Scratch(query.device)
-        with fast_float32(query.device):
+        with no_autocast(query.device):
             for portion in _portions(*inputs, layouts, scale, precision, scratch):
                 part = softmax_tile.forward(*portion.tensors, portion.hide, precision, scratch)
                 _put(portion.slab.queries(out), part, portion.layout, portion.steps)
@@ -229,7 +229,7 @@ class _Tiles(torch.autograd.Function):
         grad_bias = torch.zeros_like(distance_bias) if wanted else None
         inputs = query, key, value, key_bias, distance_bias
         scratch = softmax_tile.Scratch(query.device)
-        with fast_float32(query.device):
+        with no_autocast(query.device):
             for portion in _portions(*inputs, layouts, scale, precision, scratch):
                 layout, steps, slab = portion.layout, portion.steps, portion.slab
                 grad_rows = _rows(slab.queries(grad_out), layout, steps)
