@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import variants
 from variants import UnsupportedError
@@ -131,6 +133,51 @@ def test_a_kernel_by_name_hands_on_why_torch_does_not_take_the_call() -> None:
             cuda_sdpa.attend(name, *tensors(), Call(scale=1.0))
     after = torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.cudnn_sdp_enabled()
     assert after == allowed
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("name", list(cuda_sdpa.KERNELS))
+def test_a_kernel_by_name_is_called_with_torchs_choice_left_alone(
+    name: str, head_dim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On tensors without numbers, which need no GPU."""
+    calls = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, function: Any, types: Any, arguments: Any = (), named: Any = None
+        ) -> Any:
+            allowed = (
+                torch.backends.cuda.flash_sdp_enabled(),
+                torch.backends.cuda.math_sdp_enabled(),
+            )
+            calls.append((function.overloadpacket.__name__, allowed))
+            return function(*arguments, **(named or {}))
+
+    monkeypatch.setattr(cuda_sdpa, "_refusal", lambda *_: None)
+    with FakeTensorMode(), torch.no_grad(), Watch():
+        query, key, value = (
+            torch.empty(2, 4, 301, head_dim, device="cuda", dtype=torch.bfloat16) for _ in range(3)
+        )
+        out = cuda_sdpa.attend(
+            name, query, key, value, causal=True, key_padding_mask=None, scale=0.1
+        )
+    assert out.shape == query.shape
+    operations = [operation for operation, _ in calls if "attention" in operation]
+    assert operations == [f"_scaled_dot_product_{name}_attention"]
+    assert all(allowed for _, allowed in calls)
+
+
+@pytest.mark.parametrize("name", list(cuda_sdpa.KERNELS))
+def test_a_kernel_by_name_has_gradients_and_any_width(name: str) -> None:
+    inputs = [
+        torch.empty(2, 4, 301, 60, device="meta", dtype=torch.bfloat16, requires_grad=True)
+        for _ in range(3)
+    ]
+    out = cuda_sdpa._run(name, *inputs, True, 0.1)
+    assert out.shape == inputs[0].shape
+    gradients = torch.autograd.grad(out, inputs, torch.ones_like(out))
+    assert [x.shape for x in gradients] == [x.shape for x in inputs]
 
 
 class Elsewhere:

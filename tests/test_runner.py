@@ -19,14 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from bench import journal, runner
+from bench import journal, runner, worker
 from bench.journal import FILE, Journal
 from bench.measurement import CASE_COLUMNS, COLUMNS, HEAD_COLUMNS, Case, Measurement, Raw, Status
 from bench.runner import RunError, Worker, WorkerDied
 from bench.sweep import Sweep
 from tests import cases
 from tests.cases import HANGS, HEAD, KILLED, TOO_LONG, InProcess, capture_file, good, texts
+from variants.engines.primitives import float32_route
 
 ROOT = Path(__file__).parent.parent
 ONE = "sliding_window window_size=8"
@@ -80,6 +82,24 @@ class TestWorker:
         process.call(cases.shout, "heard", timeout=60)
         assert log.read_text().count("heard") == 2
         assert "heard" not in "".join(capfd.readouterr())
+
+    def test_chooses_the_route_of_float32_products_at_its_start(self, process: Worker) -> None:
+        chosen = process.call(float32_route.present, timeout=60)
+        default, fast = float32_route.errors()
+        assert chosen == ("fast" if fast <= 2 * default else "default")
+        described = process.call(worker.describe, "cpu", timeout=60)
+        assert described["float32_products"] == {
+            "fast_route": chosen == "fast",
+            "default_error": default,
+            "fast_error": fast,
+        }
+
+    def test_of_a_gpu_leaves_torchs_default(self, log: Path) -> None:
+        process = Worker(log, "cuda")
+        try:
+            assert process.call(torch.get_float32_matmul_precision, timeout=60) == "highest"
+        finally:
+            process.replace()
 
     @LINUX
     def test_is_refused_memory_before_the_system_runs_out(self, process: Worker) -> None:

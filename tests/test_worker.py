@@ -20,6 +20,7 @@ from bench.measurement import NUMBERS, Measurement, Raw, Status
 from bench.worker import _Seen
 from tests.cases import case, fresh_worker, settings
 from variants import Attention, UnsupportedError
+from variants.engines.primitives import float32_route
 from variants.layer import MultiHeadAttention
 from variants.sliding_window import SlidingWindowAttention
 
@@ -335,6 +336,80 @@ class TestBaselines:
         assert row.status is Status.OK
         assert row.exact_ms_median is row.speedup_vs_exact is row.memory_vs_exact is None
         assert row.sdpa_ms_median is None
+
+
+class TestRoute:
+    """The route of float32 products that a row is timed on, in a process on the fast one."""
+
+    @pytest.fixture
+    def routes(self, monkeypatch: pytest.MonkeyPatch, fast_route: None) -> list[tuple[str, str]]:
+        """Implementation and route of every call of full attention."""
+        found = []
+        attend = variants.full.FullAttention.attend
+
+        def watched(attention: Attention, *tensors: Tensor, **call: Any) -> Tensor:
+            found.append((attention.implementation, float32_route.present()))
+            return attend(attention, *tensors, **call)
+
+        monkeypatch.setattr(variants.full.FullAttention, "attend", watched)
+        return found
+
+    @pytest.mark.usefixtures("quick")
+    def test_torch_sdpa_is_timed_at_torchs_defaults(self, routes: list[tuple[str, str]]) -> None:
+        rows = [measure(), full("sdpa"), full("onednn")]
+        assert [row.float32_route for row in rows] == ["fast", "default", "fast"]
+        assert set(routes) == {("sdpa", "default"), ("onednn", "fast"), ("plain", "fast")}
+        assert float32_route.present() == "fast"
+
+    @pytest.mark.usefixtures("fast_route")
+    def test_torch_sdpa_is_timed_on_the_route_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def measure_by_route(call: Callable[[], object], *more: object, **named: object) -> Samples:
+            call()
+            return Samples([3.0 if float32_route.present() == "fast" else 5.0] * 3, [4.0])
+
+        monkeypatch.setattr(clock, "measure", measure_by_route)
+        row = measure()
+        assert (row.sdpa_ms_median, row.sdpa_route_ms_median) == (5.0, 3.0)
+        row = measure(dtype="bfloat16")
+        assert (row.sdpa_ms_median, row.sdpa_route_ms_median) == (5.0, 5.0)
+
+    @pytest.mark.usefixtures("quick")
+    def test_steps_of_decoding_are_timed_at_torchs_defaults(
+        self, routes: list[tuple[str, str]]
+    ) -> None:
+        seen = set()
+        step = Attention.step
+
+        def watched(attention: Attention, *inputs: Any, **call: Any) -> Any:
+            seen.add(float32_route.present())
+            return step(attention, *inputs, **call)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Attention, "step", watched)
+            row = measure(direction="decode", causal=True, seq_len=100)
+        assert (row.status, row.float32_route, seen) == (Status.OK, "default", {"default"})
+        assert row.sdpa_route_ms_median == row.sdpa_ms_median
+        assert ("auto", "fast") in routes  # the context is read on the chosen route
+        assert float32_route.present() == "fast"
+
+    @pytest.mark.usefixtures("quick", "fast_route")
+    def test_is_as_before_after_a_case_that_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*_: Any, **__: Any) -> Tensor:
+            raise RuntimeError("no memory for all pairs")
+
+        monkeypatch.setattr(variants.full.FullAttention, "attend", fail)
+        assert full("sdpa").status is Status.ERROR
+        assert float32_route.present() == "fast"
+
+    @pytest.mark.usefixtures("quick")
+    def test_the_floor_of_the_dtype_does_not_depend_on_it(self) -> None:
+        before = measure().dtype_floor_rel_l2
+        float32_route.take("fast")
+        try:
+            worker._Shape.key = None
+            assert measure().dtype_floor_rel_l2 == before
+        finally:
+            float32_route.take("default")
 
 
 @pytest.mark.usefixtures("quick")
