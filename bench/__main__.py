@@ -22,7 +22,7 @@ from bench.measurement import Measurement, Status
 from bench.model.command import model
 from bench.model.text import ModelError
 from bench.options import DEVICES, chosen_device, numbers
-from bench.sweep import Sweep, SweepError, read
+from bench.sweep import SECONDS, Sweep, SweepError, read
 from bench.sweep import parse as parse_sweep
 from bench.training import training_runs as trainings
 from bench.training import training_summary
@@ -334,7 +334,7 @@ def _resolve(
 def _recorded(record: journal.Record[Measurement]) -> tuple[Sweep, dict[str, Path]]:
     plan = record.header["environment"]["sweep"]
     files = {name: Path(path) for name, path in record.header["files"].items()}
-    asked = {key: plan[key] for key in ("timeout",) if key in plan}
+    asked = {key: plan[key] for key in SECONDS if key in plan}
     return parse_sweep(plan["name"], {"group": plan["groups"], **asked}), files
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 
 from bench import clock
 from bench.measurement import Case, Measurement, Status, without_lengths
 from bench.work import useful_flops
+from variants import Attention
 from variants.contract.registry import reference_attention
 
 # Of any case: the first, the timed ones, the last, and the one whose memory is measured.
 LEAST_CALLS = clock.MINIMUM_SAMPLES + 3
+SLOWER = 2.0  # times as long as exact attention: more is no chance and no overhead
 
 
 def hopeless(case: Case, results: Mapping[str, Measurement], timeout: float) -> str:
@@ -48,6 +51,39 @@ def hopeless(case: Case, results: Mapping[str, Measurement], timeout: float) -> 
     )
 
 
+def slower_than_exact(case: Case, results: Mapping[str, Measurement], seconds: float) -> str:
+    """Why a call is expected to take more than `seconds` for a method that exact attention beats
+    anyway, in one sentence; empty if it is not.
+
+    Told from the longest shorter length, with any inputs: there the method took more than twice
+    the time of exact attention, and its operations grow as fast with the length.
+    """
+    shorter = [
+        row
+        for row in results.values()
+        if row.status is Status.OK
+        and row.seq_len == row.key_len < case.seq_len == case.key_len
+        and row.speedup_vs_exact is not None
+        and _without_inputs(row.case) == _without_inputs(case)
+    ]
+    if not shorter:
+        return ""
+    last = max(shorter, key=lambda row: row.seq_len)
+    assert last.speedup_vs_exact is not None
+    slower = 1 / last.speedup_vs_exact
+    growth, of_exact = _operations(case, last), _growth(reference_attention(), case, last)
+    if slower < SLOWER or growth is None or of_exact is None or growth < 0.9 * of_exact:
+        return ""
+    expected = growth * _seconds(last)
+    if expected <= seconds:
+        return ""
+    return (
+        f"at seq_len {last.seq_len} a call took {_seconds(last):.2g} s, {slower:.2g} times as long "
+        f"as exact attention, and its operations grow as fast: about {expected:.2g} s a call, and "
+        f"{seconds:g} s are allowed for a method slower than exact attention"
+    )
+
+
 def exact_out_of_reach(case: Case, matmul_tflops: float | None, seconds: float) -> str:
     """Why exact attention of this shape cannot be measured within so many seconds, in one sentence;
     empty if it may. It would have to, at the machine's whole matmul rate."""
@@ -74,8 +110,16 @@ def _exponent(short: Measurement, long: Measurement) -> float:
     return math.log(_seconds(long) / _seconds(short)) / math.log(long.seq_len / short.seq_len)
 
 
+def _without_inputs(case: Case) -> Case:
+    """What a case has in common with the same one of other lengths and inputs."""
+    return dataclasses.replace(without_lengths(case), inputs="", layer=None, seed=0)
+
+
 def _operations(case: Case, shorter: Case) -> float | None:
     """How many times the operations of a shorter case are those of a longer one, if known."""
-    attention = case.attention
+    return _growth(case.attention, case, shorter)
+
+
+def _growth(attention: Attention, case: Case, shorter: Case) -> float | None:
     counts = [useful_flops(attention, c) for c in (case, shorter)]
     return counts[0] / counts[1] if counts[0] and counts[1] else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -169,6 +170,8 @@ def _run(
                 "timeout": timeout,
                 "knobs": {name: default_knob(name) for name in sorted({c.variant for c in cases})},
             }
+            if math.isfinite(sweep.slow_call):
+                plan["slow_call"] = sweep.slow_call
             if modules:
                 plan["modules"] = list(modules)
                 plan["added"] = [f"{variant}/{name}" for variant, name in ADDED]
@@ -187,7 +190,9 @@ def _run(
                 continue
             progress.begin(case)
             try:
-                row, raw = _one(case, settings, process, book, record, results, timeout)
+                row, raw = _one(
+                    case, settings, process, book, record, results, timeout, sweep.slow_call
+                )
                 book.result(row, raw)
             except KeyboardInterrupt:
                 book.interrupted(case)
@@ -217,6 +222,7 @@ def _one(
     record: journal.Record[Measurement],
     results: Mapping[str, Measurement],
     timeout: float,
+    slow_call: float,
 ) -> tuple[Measurement, Raw]:
     if shorter := _failed_shorter(case, results):
         reason = f"{shorter.status} already at seq_len {shorter.seq_len}"
@@ -225,7 +231,11 @@ def _one(
     exact = REGISTRY[case.variant].info.is_exact
     limit = settings.matmul_tflops.get(case.dtype)
     out_of_reach = forecast.exact_out_of_reach(case, limit, BASELINES * timeout)
-    reason = out_of_reach if exact else forecast.hopeless(case, results, timeout)
+    if exact:
+        reason = out_of_reach
+    else:
+        reason = forecast.hopeless(case, results, timeout)
+        reason = reason or forecast.slower_than_exact(case, results, slow_call)
     if reason:
         return Measurement.of(case, Status.SKIPPED, reason), Raw()
     if record.attempts.get(case.case_id, 0) >= ATTEMPTS:

@@ -2,13 +2,16 @@
 
 Keys at the top of the file are axes of all groups; each `[[group]]` table adds or replaces some.
 A file without groups is one group. The order of the values is the order of the cases. `timeout`
-at the top is no axis: the seconds after which a case is given up, 180 where it is absent.
+at the top is no axis: the seconds after which a case is given up, 180 where it is absent. Nor is
+`slow_call`: the seconds a call may take of a method that is slower than exact attention; where it
+is absent, any.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,9 +41,22 @@ DEFAULTS: dict[str, tuple[Any, ...]] = {
 # Where absent: every registered variant, each at its own implementations, for decode those with a
 # step; as many keys and key/value heads as queries and query heads; the middle layer of a capture.
 # `settings` says which settings of a variant's grid a name alone asks for: all, or with the knob of
-# quality at its default. `width` is that of all heads together, and replaces head_dim.
-OPTIONAL = ("variant", "settings", "implementation", "layer", "kv_heads", "key_len", "width")
+# quality at its default. `other_operators` says whether methods count that do not approximate softmax
+# attention. `width` is that of all heads together, and replaces head_dim.
+OPTIONAL = (
+    "variant",
+    "settings",
+    "other_operators",
+    "implementation",
+    "layer",
+    "kv_heads",
+    "key_len",
+    "width",
+)
+SECONDS = {"timeout": 1.0, "slow_call": 0.0}  # keys at the top that are no axes, and their least
 AXES = (*OPTIONAL, "seq_len", *DEFAULTS)
+# Of `causal`: a method that has a causal form is asked for that, and another one for its own form.
+IF_POSSIBLE = "if_possible"
 BUILT_IN = Path(__file__).with_name("sweeps")
 
 
@@ -55,6 +71,7 @@ class Sweep:
     name: str
     groups: tuple[Mapping[str, tuple[Any, ...]], ...]
     timeout: float = 180.0  # seconds after which a case is given up, unless the caller says so
+    slow_call: float = math.inf  # seconds of a call of a method that is slower than exact attention
 
     def overridden(self, settings: Iterable[str]) -> Sweep:
         """With `axis=v1,v2` texts replacing that axis in every group."""
@@ -122,17 +139,22 @@ def read(source: str | Path) -> Sweep:
 
 def parse(name: str, table: Mapping[str, Any]) -> Sweep:
     """Check a table of axes and make a sweep of it."""
-    shared = {key: value for key, value in table.items() if key not in ("group", "timeout")}
+    shared = {key: value for key, value in table.items() if key not in ("group", *SECONDS)}
     groups = table.get("group", [{}])
     if not isinstance(groups, list) or not groups or not all(isinstance(g, dict) for g in groups):
         raise SweepError(f"{name}: groups must be written as [[group]] tables of axes")
-    timeout = table.get("timeout", Sweep.timeout)
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 1:
-        raise SweepError(
-            f"{name}: timeout must be a number of seconds, at least 1; got {timeout!r}"
-        )
+    seconds = {key: _seconds(name, key, table[key]) for key in SECONDS if key in table}
     axes = tuple(_check_axes(name, {**shared, **group}) for group in groups)
-    return Sweep(name, axes, float(timeout))
+    return Sweep(name, axes, **seconds)
+
+
+def _seconds(name: str, key: str, value: Any) -> float:
+    least = SECONDS[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+        raise SweepError(
+            f"{name}: {key} must be a number of seconds, at least {least:g}; got {value!r}"
+        )
+    return float(value)
 
 
 def _check_width(name: str, axes: Mapping[str, Any]) -> None:
@@ -174,8 +196,10 @@ def _check_value(axis: str, value: Any) -> Any:
         raise SweepError(f"{axis} must be a whole number of at least 0; got {value!r}")
     if axis == "seed" and value >= 2**63:
         raise SweepError(f"seed must be below 2^63; got {value!r}")
-    if axis == "causal" and not isinstance(value, bool):
-        raise SweepError(f"causal must be true or false; got {value!r}")
+    if axis == "causal" and not isinstance(value, bool) and value != IF_POSSIBLE:
+        raise SweepError(f"causal must be true, false or {IF_POSSIBLE}; got {value!r}")
+    if axis == "other_operators" and not isinstance(value, bool):
+        raise SweepError(f"other_operators must be true or false; got {value!r}")
     is_text = isinstance(value, str) and value.strip()
     if axis in ("variant", "implementation", "inputs") and not is_text:
         raise SweepError(f"{axis} must be text; got {value!r}")
@@ -196,7 +220,7 @@ def _parse_setting(text: str) -> tuple[str, tuple[Any, ...]]:
         lowered = word.strip().lower()
         if axis in (*COUNTS, "seed", "layer") and lowered.isdecimal():
             parsed.append(int(lowered))
-        elif axis == "causal" and lowered in ("true", "false"):
+        elif axis in ("causal", "other_operators") and lowered in ("true", "false"):
             parsed.append(lowered == "true")
         else:
             parsed.append(word.strip())
@@ -221,6 +245,8 @@ def _attentions(group: Mapping[str, tuple[Any, ...]]) -> list[Attention]:
             for attention in found
             for name in group["implementation"]
         ]
+    if True not in group.get("other_operators", (True,)):
+        found = [attention for attention in found if attention.target != "other_kernel"]
     return list(dict.fromkeys(found))
 
 
@@ -266,8 +292,12 @@ def _expand(
                 kv_heads=kv_heads,
                 key_len=key_len,
                 layer=layer,
-                **shape,
+                **(shape | {"causal": _causal(shape["causal"], attention)}),
             )
+
+
+def _causal(asked: bool | str, attention: Attention) -> bool:
+    return True in attention.info.causal_choices if asked == IF_POSSIBLE else bool(asked)
 
 
 def _head_dim(width: int, heads: int) -> int:

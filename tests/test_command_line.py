@@ -99,7 +99,7 @@ class TestBadInput:
             (["--set", "speed=1"], "unknown axis 'speed'; the axes are: batch, "),
             (["--set", "heads=0"], "heads must be a whole number of at least 1; got 0"),
             (["--set", "dtype=int8"], "dtype must be one of float32, .*; got 'int8'"),
-            (["--set", "causal=maybe"], "causal must be true or false; got 'maybe'"),
+            (["--set", "causal=maybe"], "causal must be true, false or if_possible; got 'maybe'"),
             (["--set", "variant=fulll"], "unknown variant 'fulll'; known variants: .*full, "),
             (["--set", "variant="], "variant must be text; got ''"),
             (["--set", "variant=lsh x=1"], "lsh has no hyperparameter 'x'; it has: "),

@@ -106,6 +106,47 @@ def test_nothing_is_told_from_a_failure_or_of_other_keys() -> None:
     assert not forecast.hopeless(case(seq_len=16384, key_len=32768), by_id(same), 60)
 
 
+def slower(of: Case, *rows: tuple[Case, float, float], seconds: float = 1.0) -> str:
+    """What is said of a case after others took so many ms, at such a speedup over exact."""
+    seen = [good(one, time_ms_median=ms, speedup_vs_exact=speedup) for one, ms, speedup in rows]
+    return forecast.slower_than_exact(of, by_id(*seen), seconds)
+
+
+TOP_K = {"variant": "top_k", "hyperparameters": "top_k=64", "causal": True}
+
+
+def test_a_slow_call_of_what_exact_attention_beats_is_not_made() -> None:
+    long = case(seq_len=16384, **TOP_K)
+    short = case(seq_len=4096, **TOP_K), 250.0, 0.25
+    assert slower(long, short) == (
+        "at seq_len 4096 a call took 0.25 s, 4 times as long as exact attention, and its "
+        "operations grow as fast: about 3.9 s a call, and 1 s are allowed for a method slower than "
+        "exact attention"
+    )
+    assert not slower(long, short, seconds=5.0)
+    assert not slower(long, (short[0], 250.0, 0.6))  # too little to be sure of
+    # The longest of the shorter lengths tells.
+    assert not slower(long, short, (case(seq_len=8192, **TOP_K), 500.0, 0.9))
+    assert slower(long, short, (case(seq_len=1024, **TOP_K), 50.0, 0.9))
+
+
+def test_inputs_do_not_matter_to_it_and_all_else_does() -> None:
+    long = case(seq_len=16384, **TOP_K)
+    others = {"inputs": "smollm2", "layer": 3, "seed": 2}
+    assert slower(long, (case(seq_len=4096, **(TOP_K | others)), 250.0, 0.25))
+    for other in (
+        {"heads": 4}, {"dtype": "bfloat16"}, {"causal": False}, {"hyperparameters": "top_k=9"},
+        {"direction": "forward_backward"}, {"key_len": 8192},
+    ):  # fmt: skip
+        assert not slower(long, (case(seq_len=4096, **(TOP_K | other)), 250.0, 0.25)), other
+
+
+def test_what_grows_more_slowly_than_exact_attention_may_still_win() -> None:
+    long = case(seq_len=16384, **WINDOW)
+    assert not slower(long, (case(seq_len=4096, **WINDOW), 1e5, 0.25))
+    assert slower(case(seq_len=16384, **QUADRATIC), (case(seq_len=4096, **QUADRATIC), 1e5, 0.25))
+
+
 @pytest.mark.parametrize("slow", [False, True])
 def test_a_case_makes_as_many_calls_at_least(monkeypatch: pytest.MonkeyPatch, slow: bool) -> None:
     """Also one that is warm after its first call."""

@@ -344,6 +344,23 @@ class TestOrderOfThings:
             (64, 2): Status.SKIPPED,
         }
 
+    def test_a_slow_method_is_skipped_where_the_sweep_says_so_and_when_it_goes_on(
+        self, tmp_path: Path, in_process: pytest.MonkeyPatch
+    ) -> None:
+        def slow(asked: Any, given: Any, exact: bool) -> Any:
+            seen = {"time_ms_median": 1e3, "speedup_vs_exact": 0.1}
+            return good(asked, **seen), Raw()
+
+        in_process.setattr(runner.worker, "measure", slow)
+        group = {"variant": ("full", "top_k top_k=4"), "head_dim": (16,), "seq_len": (16, 32)}
+        sweep = Sweep("tiny", (group,), slow_call=2.0)
+        given = {"device": "cpu", "files": {}, "seconds": 0.001, "timeout": 60.0}
+        rows = runner.run(sweep, tmp_path, **given)
+        skipped = [(row.variant, row.seq_len) for row in rows if row.status is Status.SKIPPED]
+        assert skipped == [("top_k", 32)]
+        recorded = json.loads((tmp_path / "environment.json").read_text())["sweep"]
+        assert recorded["slow_call"] == 2.0
+
     def test_what_shorter_lengths_show_to_be_hopeless_is_skipped(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch
     ) -> None:

@@ -127,6 +127,14 @@ class TestFiles:
             with pytest.raises(SweepError, match=r"mine: timeout must be a number .*; got "):
                 parse("mine", {"timeout": wrong})
 
+    def test_a_sweep_may_say_how_slow_a_call_may_be(self) -> None:
+        assert parse("mine", {"seq_len": 16}).slow_call == float("inf")
+        mine = parse("mine", {"seq_len": 16, "slow_call": 0.5})
+        assert mine.slow_call == 0.5
+        assert mine.overridden(["heads=1"]).located()[0].slow_call == 0.5
+        with pytest.raises(SweepError, match=r"mine: slow_call must be a number .*; got -1"):
+            parse("mine", {"slow_call": -1})
+
     @pytest.mark.parametrize("content", ["[group]\nheads = [1]", "group = []", "group = [1]"])
     def test_groups_are_an_array_of_tables(self, tmp_path: Path, content: str) -> None:
         file = tmp_path / "mine.toml"
@@ -165,8 +173,9 @@ class TestErrors:
             ("seed", -1, "must be a whole number of at least 0; got -1"),
             ("seed", 2**63, r"must be below 2\^63; got 9223372036854775808"),
             ("layer", "middle", "must be a whole number of at least 0; got 'middle'"),
-            ("causal", "yes", "must be true or false; got 'yes'"),
-            ("causal", 1, "must be true or false; got 1"),
+            ("causal", "yes", "must be true, false or if_possible; got 'yes'"),
+            ("causal", 1, "must be true, false or if_possible; got 1"),
+            ("other_operators", "no", "must be true or false; got 'no'"),
             ("variant", 5, "must be text; got 5"),
             ("variant", " ", "must be text; got ' '"),
             ("implementation", "", "must be text; got ''"),
@@ -319,6 +328,25 @@ class TestCases:
         }
         with pytest.raises(SweepError, match="settings must be one of grid, default; got 'best'"):
             asked("settings=best")
+
+    def test_each_method_is_asked_for_the_form_it_has(self) -> None:
+        found = cases("seq_len=16", "variant=linformer,lsh,transformer_xl", "causal=if_possible")
+        assert {(c.variant, c.causal) for c in found} == {
+            ("linformer", False), ("lsh", True), ("transformer_xl", True),
+        }  # fmt: skip
+
+    def test_other_operators_can_be_left_out(self) -> None:
+        asked = "variant=linear,additive,lsh"
+        kept = cases("seq_len=16", asked, "settings=default", "other_operators=false")
+        # Of linear the feature maps that are no approximation of softmax.
+        left_out = {
+            c for c in cases("seq_len=16", asked, "settings=default")
+            if attention_of(c).target == "other_kernel"
+        }  # fmt: skip
+        assert {c.variant for c in left_out} == {"linear", "additive"}
+        assert not left_out & set(kept)
+        assert "lsh" in {c.variant for c in kept}
+        assert len(cases("seq_len=16", asked, "settings=default")) == len(kept) + len(left_out)
 
     @pytest.mark.parametrize("name", ["cpu", "gpu"])
     def test_a_built_in_sweep_has_the_curve_of_every_variant(self, name: str) -> None:

@@ -21,6 +21,7 @@ from variants import Attention
 # to ten times what the registered variants show on Gaussian and on captured inputs.
 ROUNDING = {"float64": 1e-10, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
 ROUNDED_SCORES = 5e-2  # the same where scores are rounded to bfloat16
+KEPT = 1 << 19  # numbers of a definition's output at most that are kept for other cases
 SEEDS = 5  # draws of a random method whose errors are compared
 EXACTLY = 1e-9  # by how much two ways to compute one number in float64 may differ
 
@@ -111,13 +112,14 @@ def measure(
     seen: dict[str, Any] = {}
     weighed = None
     if not attention.differs:
-        weighed = weights.weigh(attention, reference, shared_qk=shared_qk)
+        weighed = _weighed(attention, reference, shared_qk)
         seen = _weighed_columns(attention, reference, weighed, out)
         if affordable_keys is not None and not attention.info.is_exact:
-            keys = weights.budget(reference, weighed, affordable_keys)
-            seen["baseline_keys"] = float(mean(keys.double(), sample).mean())
-            random, top = weights.baselines(reference, keys)
-            seen |= {"random_keys_error_rel_l2": random, "top_keys_error_rel_l2": top}
+            definition = _definition(attention)
+            seen |= reference.once(
+                ("baselines", definition, shared_qk, affordable_keys),
+                lambda: _baseline_columns(reference, weighed, affordable_keys),
+            )
     return Accuracy(
         approx_error_rel_l2=error,
         approx_error_low=low,
@@ -195,6 +197,35 @@ def _weighed_columns(
         columns["target_error_rel_l2"] = _relative(out, weighed.target_out, sample)
         columns["substitution_error_rel_l2"] = reference.error(weighed.target_out)[0]
     return columns
+
+
+def _definition(attention: Attention) -> Attention:
+    """What implementations of one attention share: its dense definition."""
+    return replace(attention, implementation="auto")
+
+
+def _weighed(attention: Attention, reference: Reference, shared_qk: bool) -> Weighed:
+    """The attention's own weights on these inputs, computed once for all implementations and
+    directions."""
+
+    def weigh() -> Weighed:
+        return weights.weigh(attention, reference, shared_qk=shared_qk)
+
+    if reference.exact.out.numel() > KEPT:
+        return weigh()
+    return reference.once(("weighed", _definition(attention), shared_qk), weigh)
+
+
+def _baseline_columns(
+    reference: Reference, weighed: Weighed, affordable_keys: float
+) -> dict[str, float]:
+    keys = weights.budget(reference, weighed, affordable_keys)
+    random, top = weights.baselines(reference, keys)
+    return {
+        "baseline_keys": float(mean(keys.double(), reference.sample).mean()),
+        "random_keys_error_rel_l2": random,
+        "top_keys_error_rel_l2": top,
+    }
 
 
 def _relative(out: Tensor, other: Tensor, sample: Sample) -> float:

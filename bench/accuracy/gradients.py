@@ -72,7 +72,7 @@ def gradient_errors(
     """Relative L2 errors of the gradients of query, key and value; for a shared query and key,
     which have one together, of the value alone, and None for one that is exactly zero."""
     loss = cotangent(reference)
-    exact = exact_gradients(reference, loss)
+    exact = reference.once("gradients", lambda: exact_gradients(reference, loss))
     query = reference.query.clone().requires_grad_()
     key = query if shared_qk else reference.key.clone().requires_grad_()
     value = reference.value.clone().requires_grad_()

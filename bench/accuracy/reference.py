@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from bench.accuracy.sampled_rows import Sample, relative_error
 from bench.torch_defaults import torch_defaults
 from variants.contract.definitions import query_positions
 
+Found = TypeVar("Found")
 LEAST_ROWS = 4  # with which SDPA takes the kernel that it takes for many
 
 
@@ -29,6 +32,7 @@ class Reference:
     sample: Sample
     exact: Exact
     description: Description
+    _kept: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -47,6 +51,14 @@ class Reference:
             log_total=exact.log_total,
         )
         return cls(query, key, value, causal, sample, exact, description)
+
+    def once(self, name: Hashable, compute: Callable[[], Found]) -> Found:
+        """The result of `compute`, which is called once for each `name`: several cases with the
+        same inputs share it."""
+        if name not in self._kept:
+            self._kept[name] = compute()
+        found: Found = self._kept[name]
+        return found
 
     @property
     def visible_keys(self) -> Tensor:

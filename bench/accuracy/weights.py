@@ -3,8 +3,9 @@ other choices of as many keys would do."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,8 +21,17 @@ from variants.contract.registry import reference_attention
 # Weights that are held at a time, 64 MiB in float64: fewer would leave the cache less often, but a
 # method's definition looks at all keys anew for every part of the rows.
 PAIRS = 1 << 23
+KEPT_SCORES = 1 << 24  # of one sample at most: more are computed again for each method
 SELECTING = ("masked_softmax", "biased_softmax", "shared_qk_softmax")  # targets that drop keys
 SAME = 1.05  # of two budgets: more is another one
+
+
+class _Part(NamedTuple):
+    """Some of the sampled rows: which, their exact weights, and the greatest of these."""
+
+    places: slice
+    weights: Tensor  # float64 (batch, heads, rows, keys)
+    top: torch.return_types.topk
 
 
 @dataclass(frozen=True)
@@ -46,14 +56,12 @@ def weigh(attention: Attention, reference: Reference, *, shared_qk: bool = False
     key = query if shared_qk else exact_key
     limit = _sharing_limit(attention) if shared_qk else None
     parts: dict[str, list[Tensor]] = {}
-    for places, scores in _scores(query, exact_key, reference, PAIRS):
-        rows, keys = reference.sample.rows[places], scores.shape[-1]
+    for places, exact, top in _exact_parts(query, exact_key, reference):
+        rows, keys = reference.sample.rows[places], exact.shape[-1]
         values = expand_heads(reference.value[:, :, :keys].double(), query.shape[1])
-        exact = masked_softmax(scores, scores > -torch.inf)
         # Beyond these keys a causal row has no weight.
         own = attention.weights(query, key, causal=reference.causal, rows=rows)[..., :keys]
         seen = own != 0
-        top = exact.topk(min(TOP, keys), dim=-1)
         sought = top.values > 0
         lacking = (1 - own.sum(-1)).abs()  # as much weight on nothing
         found = {
@@ -71,6 +79,20 @@ def weigh(attention: Attention, reference: Reference, *, shared_qk: bool = False
     joined = {name: torch.cat(some, dim=2) for name, some in parts.items()}
     target_out = joined.pop("target_out", None)
     return Weighed(**joined, target_out=target_out)
+
+
+def _exact_parts(query: Tensor, key: Tensor, reference: Reference) -> Iterable[_Part]:
+    """Exact weights of some of the sampled rows at a time; computed once for all methods, unless
+    that takes too much memory."""
+
+    def parts() -> Iterator[_Part]:
+        for places, scores in _scores(query, key, reference, PAIRS):
+            exact = masked_softmax(scores, scores > -torch.inf)
+            yield _Part(places, exact, exact.topk(min(TOP, exact.shape[-1]), dim=-1))
+
+    if len(reference.sample.rows) * query.shape[:2].numel() * key.shape[2] > KEPT_SCORES:
+        return parts()
+    return reference.once(("exact weights", PAIRS), lambda: list(parts()))
 
 
 def _share(some: Tensor, of: Tensor) -> Tensor:
