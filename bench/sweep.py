@@ -41,8 +41,8 @@ DEFAULTS: dict[str, tuple[Any, ...]] = {
 # Where absent: every registered variant, each at its own implementations, for decode those with a
 # step; as many keys and key/value heads as queries and query heads; the middle layer of a capture.
 # `settings` says which settings of a variant's grid a name alone asks for: all, or with the knob of
-# quality at its default. `other_operators` says whether methods count that do not approximate softmax
-# attention. `width` is that of all heads together, and replaces head_dim.
+# quality at its default. `other_operators` says whether to include methods that do not approximate
+# softmax attention. `width` is that of all heads together, and replaces head_dim.
 OPTIONAL = (
     "variant",
     "settings",

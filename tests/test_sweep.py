@@ -341,7 +341,7 @@ class TestCases:
         # Of linear the feature maps that are no approximation of softmax.
         left_out = {
             c for c in cases("seq_len=16", asked, "settings=default")
-            if attention_of(c).target == "other_kernel"
+            if c.attention.target == "other_kernel"
         }  # fmt: skip
         assert {c.variant for c in left_out} == {"linear", "additive"}
         assert not left_out & set(kept)
