@@ -53,6 +53,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = left
 
 
+@pytest.fixture
+def few_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buffers of a size that suits two heads as the real one suits eight."""
+    from variants.engines.primitives import head_slabs
+
+    monkeypatch.setattr(head_slabs, "SCORES_CPU", head_slabs.SCORES_CPU // 4)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """torch computes on one thread, here and in processes that a test starts: small tensors gain

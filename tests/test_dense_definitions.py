@@ -82,8 +82,7 @@ def by_loops(
                 total = weights[b, h, i].sum()
                 if total > 0:
                     weights[b, h, i] /= total
-                for j in range(key_len):
-                    out[b, h, i] += weights[b, h, i, j] * value[b, kv_head, j]
+                out[b, h, i] = weights[b, h, i] @ value[b, kv_head]
     return weights, out
 
 
@@ -151,7 +150,7 @@ def test_full_attention_is_softmax_over_every_key(
 
 @in_every_call
 @at_every_length
-@pytest.mark.parametrize("radius", [0, 1, 5, 12, 24, 25])
+@pytest.mark.parametrize("radius", [0, 5, 24])
 def test_sliding_window_is_softmax_over_keys_within_the_radius(
     radius: int, query_len: int, key_len: int, causal: bool, padded: bool
 ) -> None:
@@ -173,7 +172,7 @@ def test_the_window_includes_both_of_its_ends() -> None:
 
 @in_every_call
 @at_every_length
-@pytest.mark.parametrize(("radius", "tokens"), [(0, 1), (3, 4), (3, 0), (2, 40)])
+@pytest.mark.parametrize(("radius", "tokens"), [(0, 1), (3, 4), (2, 40)])
 def test_longformer_adds_rows_and_columns_of_global_tokens(
     radius: int, tokens: int, query_len: int, key_len: int, causal: bool, padded: bool
 ) -> None:
@@ -198,7 +197,7 @@ def test_a_global_key_inside_the_window_counts_once() -> None:
 
 @in_every_call
 @at_every_length
-@pytest.mark.parametrize(("radius", "tokens"), [(0, 1), (3, 4), (3, 0), (2, 40), (1, 9)])
+@pytest.mark.parametrize(("radius", "tokens"), [(0, 1), (3, 4), (2, 40)])
 def test_attention_sinks_add_columns_of_the_first_tokens_and_no_rows(
     radius: int, tokens: int, query_len: int, key_len: int, causal: bool, padded: bool
 ) -> None:

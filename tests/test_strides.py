@@ -81,6 +81,7 @@ MADE = [
     one_channel,
     one_number,
 ]
+HARDEST = [overlapping_rows, overlapping_heads, one_row, as_projected]
 
 
 def plain() -> Tensor:
@@ -88,13 +89,14 @@ def plain() -> Tensor:
 
 
 def implementations_and_strides() -> list[object]:
-    """What `auto` takes with all of them, others with those that are hardest to read."""
+    """One variant with all of them, as all take inputs by the same code of `Attention`; others with
+    those that are hardest to read and those of a layer."""
     found = []
     for name in sorted(REGISTRY):
         for word in ("auto", *REGISTRY[name].info.implementations[1:]):
             made = variants.create(name, **small_settings(name), implementation=word)
             if made.cannot_run(torch.device("cpu")) is None and word != "flex":
-                makes = MADE if word == "auto" else [overlapping_rows, overlapping_heads, one_row]
+                makes = MADE if (name, word) == ("sliding_window", "auto") else HARDEST
                 found += [pytest.param(made, m, id=f"{name}-{word}-{m.__name__}") for m in makes]
     return found
 
@@ -119,7 +121,7 @@ def test_results_are_those_of_contiguous_inputs(
             assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("make", MADE)
+@pytest.mark.parametrize("make", HARDEST)
 @pytest.mark.parametrize("attention", attentions("small", where=supports("step")))
 def test_steps(attention: Attention, make: Callable[[], Tensor]) -> None:
     tensors = [make() for _ in range(3)]
