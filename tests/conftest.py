@@ -54,6 +54,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
+def fresh() -> Iterator[None]:
+    """Cases are measured in this process, with nothing kept from the case before."""
+    from tests.cases import fresh_worker
+
+    with fresh_worker():
+        yield
+
+
+@pytest.fixture
 def few_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Buffers of a size that suits two heads as the real one suits eight."""
     from variants.engines.primitives import head_slabs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -14,14 +13,9 @@ import variants
 from bench import accuracy
 from bench.accuracy import ROUNDING, Accuracy, Reference, last_rows, sample_rows
 from bench.accuracy.sampled_rows import PAIRS
-from tests.cases import fresh_worker
 from variants import Attention
 
-
-@pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
-    with fresh_worker():
-        yield
+pytestmark = pytest.mark.usefixtures("fresh")
 
 
 def problem(

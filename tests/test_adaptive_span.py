@@ -10,20 +10,11 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import variants
+from tests.plain_loops import HEADS, tensors
 from variants.engines.tiled import tile_loop
 from variants.engines.tiled.layouts.all_keys import Layout
 
-HEADS, KV_HEADS = 4, 2
 SPANS = torch.tensor([0.0, 3.25, 11.0, 40.0], dtype=torch.float64)
-
-
-def tensors(query_len: int, key_len: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    shapes = ((HEADS, query_len), (KV_HEADS, key_len), (KV_HEADS, key_len))
-    return tuple(
-        torch.randn(2, heads, length, 6, generator=generator, dtype=torch.float64)
-        for heads, length in shapes
-    )
 
 
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -31,9 +32,13 @@ def relative(found: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize("half", HALF)
 @pytest.mark.parametrize("attention", attentions("small"))
 def test_any_mixture_of_dtypes(attention: Attention, half: torch.dtype) -> None:
-    """Cast as by hand; gradients come back in the dtype of each input."""
+    """Cast as by hand; gradients come back in the dtype of each input. All mixtures for one
+    variant, as the cast is that of `Attention`."""
     causal = attention.info.causal_choices[-1]
-    for dtypes in itertools.product(DTYPES, repeat=3):
+    mixtures = [*itertools.product(DTYPES, repeat=3)]
+    if attention.info.name != "sliding_window":
+        mixtures = [(torch.float32,) * 3, (torch.float32, half, torch.float32)]
+    for dtypes in mixtures:
         inputs = [x.requires_grad_() for x in tensors(*dtypes)]
         by_hand = [x.detach().to(half).requires_grad_() for x in inputs]
         expected = attention(*by_hand, causal=causal)
@@ -116,14 +121,21 @@ def test_decoding(attention: Attention, half: torch.dtype) -> None:
         attention.step(state, *tensors(torch.float32, torch.float32, torch.float32))
 
 
+def layers() -> list[Any]:
+    """One attention with every position, others with one."""
+    found = []
+    for case in attentions("small"):
+        one = case.values[0].info.name == "sliding_window"
+        names = [None, "rotary", "sinusoidal", "relative_bias"] if one else ["rotary"]
+        found += [pytest.param(*case.values, name, id=f"{case.id}-{name}") for name in names]
+    return found
+
+
 @pytest.mark.parametrize("half", HALF)
-@pytest.mark.parametrize("position", [None, "rotary", "sinusoidal", "relative_bias"])
-@pytest.mark.parametrize("attention", attentions("small"))
+@pytest.mark.parametrize(("attention", "position"), layers())
 def test_one_training_step_of_a_layer(
     attention: Attention, position: str | None, half: torch.dtype
 ) -> None:
-    if position == "relative_bias" and "distance_bias" not in attention.supports:
-        pytest.skip("takes no bias by distance")
     shared = bool(getattr(attention, "shared_qk", False))
     torch.manual_seed(0)
     layer = MultiHeadAttention(16, 2, attention=attention, position=position, shared_qk=shared)

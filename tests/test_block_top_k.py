@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import variants
+from tests import plain_loops
 from variants import Attention
 from variants.contract.call import Call
 from variants.engines.primitives.softmax_tile import Scratch
@@ -24,13 +25,9 @@ def tensors(
     key_len: int,
     head_dim: int = 4,
     seed: int = 0,
-) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    shapes = (heads, query_len), (kv_heads, key_len), (kv_heads, key_len)
-    return [
-        torch.randn(batch, count, length, head_dim, generator=generator, dtype=torch.float64)
-        for count, length in shapes
-    ]
+) -> tuple[Tensor, Tensor, Tensor]:
+    sizes = {"batch": batch, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
+    return plain_loops.tensors(query_len, key_len, seed=seed, **sizes)
 
 
 def single(number: float) -> float:

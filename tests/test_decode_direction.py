@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,18 +13,12 @@ import variants
 from bench import decode_steps, inputs, worker
 from bench.decode_steps import Decoder
 from bench.measurement import Measurement, Status
-from tests.cases import case, fresh_worker, settings
+from tests.cases import case, settings
 from variants.contract.decoding import Memory
 from variants.engines.decode.kv_cache import Ends
 from variants.sliding_window import SlidingWindowAttention
 
-pytestmark = pytest.mark.serial
-
-
-@pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
-    with fresh_worker():
-        yield
+pytestmark = [pytest.mark.serial, pytest.mark.usefixtures("fresh")]
 
 
 def measure(**changes: Any) -> Measurement:

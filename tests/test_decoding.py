@@ -29,15 +29,8 @@ SHAPES = {
     "explicit scale": Shape(2, 2, 1, 61, 61, scale=0.7),
 }
 GROUPED = SHAPES["grouped heads, odd channels"]
-CUTS = (
-    (1, 1),
-    (8, 1),
-    (30, 1),
-    (30, 3),
-    (30, 5),
-    (3, 40),
-    (60, 1),
-)  # tokens of the prefill, of a step
+# Tokens of the prefill, of a step.
+CUTS = ((1, 1), (8, 1), (30, 3), (30, 5), (3, 40), (60, 1))
 STEPPING = supports("step")
 
 
@@ -85,7 +78,7 @@ def decoded(
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize("attention", attentions(where=STEPPING))
+@pytest.mark.parametrize("attention", attentions("small", "minimum", where=STEPPING))
 def test_steps_give_the_rows_of_the_causal_call(attention: Attention, shape: Shape) -> None:
     tensors = shape.tensors()
     expected = attention(*tensors, causal=True, scale=shape.scale)
@@ -93,7 +86,7 @@ def test_steps_give_the_rows_of_the_causal_call(attention: Attention, shape: Sha
         assert_close(decoded(attention, tensors, cut, step, scale=shape.scale), expected)
 
 
-@pytest.mark.parametrize("attention", attentions(where=STEPPING))
+@pytest.mark.parametrize("attention", attentions("small", where=STEPPING))
 def test_steps_skip_padding_whatever_it_holds(attention: Attention) -> None:
     query, key, value = GROUPED.tensors()
     padding = GROUPED.padding()
@@ -118,9 +111,7 @@ def test_padding_may_begin_or_end_between_steps(attention: Attention) -> None:
         assert_close(out, expected[:, :, token : token + 1])
 
 
-@pytest.mark.parametrize(
-    "attention", attentions(where=lambda a: STEPPING(a) and supports("distance_bias")(a))
-)
+@pytest.mark.parametrize("attention", attentions("small", where=supports("step", "distance_bias")))
 def test_steps_take_a_distance_bias(attention: Attention) -> None:
     tensors = GROUPED.tensors()
     bias = torch.randn(6, 121, dtype=torch.float64)

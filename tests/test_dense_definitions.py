@@ -18,33 +18,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import variants
+from tests.plain_loops import HEAD_DIM, HEADS, in_every_call, padding_of, tensors
 
-HEADS, KV_HEADS, HEAD_DIM = 4, 2, 6
 LENGTHS = [(26, 26), (9, 26), (26, 9), (1, 26)]
-CALLS = [(causal, padded) for causal in (False, True) for padded in (False, True)]
-
-in_every_call = pytest.mark.parametrize(
-    ("causal", "padded"), CALLS, ids=["all", "all-padded", "causal", "causal-padded"]
-)
 at_every_length = pytest.mark.parametrize(("query_len", "key_len"), LENGTHS)
-
-
-def tensors(query_len: int, key_len: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    shapes = ((HEADS, query_len), (KV_HEADS, key_len), (KV_HEADS, key_len))
-    return tuple(
-        torch.randn(2, heads, length, HEAD_DIM, generator=generator, dtype=torch.float64)
-        for heads, length in shapes
-    )
-
-
-def padding_of(key_len: int) -> Tensor:
-    """Holes in the first sequence, most of the later half of the
-    second; none at an end: how sequences are cut there is the business of `test_padding`."""
-    mask = torch.zeros(2, key_len, dtype=torch.bool)
-    mask[0, [1, 2, key_len - 3]] = True
-    mask[1, key_len // 2 : -1] = True
-    return mask
 
 
 def shown_keys(

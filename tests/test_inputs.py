@@ -8,7 +8,6 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,13 +20,9 @@ from bench import inputs, worker
 from bench.inputs import CaptureError, Inputs, InputsError
 from bench.inputs.captured import Capture
 from bench.measurement import Case, Measurement, Raw, Status
-from tests.cases import capture_file, case, fresh_worker, settings
+from tests.cases import capture_file, case, settings
 
-
-@pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
-    with fresh_worker():
-        yield
+pytestmark = pytest.mark.usefixtures("fresh")
 
 
 @pytest.fixture

@@ -10,18 +10,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import variants
+from tests.plain_loops import HEAD_DIM, HEADS, tensors
 from variants import linformer
-
-HEADS, KV_HEADS, HEAD_DIM = 4, 2, 6
-
-
-def tensors(query_len: int, key_len: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    shapes = ((HEADS, query_len), (KV_HEADS, key_len), (KV_HEADS, key_len))
-    return tuple(
-        torch.randn(2, heads, length, HEAD_DIM, generator=generator, dtype=torch.float64)
-        for heads, length in shapes
-    )
 
 
 def drawn(projected_len: int, key_len: int, seed: int = 0) -> tuple[Tensor, Tensor]:

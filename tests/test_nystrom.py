@@ -11,18 +11,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import variants
+from tests.plain_loops import HEADS, padding_of, tensors
 from variants import UnsupportedError
-
-HEADS, KV_HEADS, HEAD_DIM = 4, 2, 6
-
-
-def tensors(query_len: int, key_len: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    shapes = ((HEADS, query_len), (KV_HEADS, key_len), (KV_HEADS, key_len))
-    return tuple(
-        torch.randn(2, heads, length, HEAD_DIM, generator=generator, dtype=torch.float64)
-        for heads, length in shapes
-    )
 
 
 def segments(length: int, count: int) -> list[list[int]]:
@@ -79,16 +69,6 @@ def three_matrices(
     )
 
 
-def padding_of(key_len: int) -> Tensor:
-    """Holes and a whole segment in the first sequence, most of the later half of the
-    second; none at an end: how sequences are cut there is the business of `test_padding`."""
-    mask = torch.zeros(2, key_len, dtype=torch.bool)
-    mask[0, [1, 2, key_len - 2]] = True
-    mask[0, segments(key_len, 4)[1]] = True
-    mask[1, key_len // 2 : -1] = True
-    return mask
-
-
 @pytest.mark.parametrize("padded", [False, True], ids=["all", "padded"])
 @pytest.mark.parametrize("steps", [1, 6])
 @pytest.mark.parametrize(("query_len", "key_len"), [(26, 26), (9, 26), (26, 9), (1, 26), (3, 26)])
@@ -97,7 +77,11 @@ def test_it_is_the_product_of_three_matrices(
 ) -> None:
     attention = variants.create("nystrom", num_landmarks=4, num_iterations=steps)
     query, key, value = tensors(query_len, key_len)
-    mask = padding_of(key_len) if padded else torch.zeros(2, key_len, dtype=torch.bool)
+    mask = (
+        padding_of(key_len, [1, 2, key_len - 2, *segments(key_len, 4)[1]])
+        if padded
+        else torch.zeros(2, key_len, dtype=torch.bool)
+    )
     weights = torch.stack(
         [
             torch.stack(
@@ -120,7 +104,11 @@ def test_it_is_the_product_of_three_matrices(
 def test_a_converged_iteration_is_the_pseudo_inverse(padded: bool) -> None:
     """Rows of weights then sum to 1."""
     query, key, _ = tensors(40, 40)
-    mask = padding_of(40) if padded else torch.zeros(2, 40, dtype=torch.bool)
+    mask = (
+        padding_of(40, [1, 2, 38, *segments(40, 4)[1]])
+        if padded
+        else torch.zeros(2, 40, dtype=torch.bool)
+    )
     attention = variants.create("nystrom", num_landmarks=4, num_iterations=40)
     call = {"key_padding_mask": mask if padded else None, "scale": 3.0}
     found = attention.weights(query, key, **call)

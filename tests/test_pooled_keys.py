@@ -11,32 +11,11 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import variants
+from tests.plain_loops import HEADS, in_every_call, padding_of, tensors
 
-HEADS, KV_HEADS = 4, 2
 LENGTHS = [(46, 46), (9, 46), (46, 19), (1, 45)]
 
 at_every_length = pytest.mark.parametrize(("query_len", "key_len"), LENGTHS)
-in_every_call = pytest.mark.parametrize(
-    ("causal", "padded"), [(False, False), (False, True), (True, False), (True, True)]
-)
-
-
-def tensors(query_len: int, key_len: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    shapes = ((HEADS, query_len), (KV_HEADS, key_len), (KV_HEADS, key_len))
-    return tuple(
-        torch.randn(2, heads, length, 6, generator=generator, dtype=torch.float64)
-        for heads, length in shapes
-    )
-
-
-def padding_of(key_len: int) -> Tensor:
-    """Holes in the first sequence, among them a whole block; most of the later half of the
-    second; none at an end: how sequences are cut there is the business of `test_padding`."""
-    mask = torch.zeros(2, key_len, dtype=torch.bool)
-    mask[0, [1, 2, *range(8, 13)]] = True
-    mask[1, key_len // 2 : -1] = True
-    return mask
 
 
 Slots = Callable[[int, int, bool], list[list[int]]]
@@ -77,7 +56,11 @@ def assert_is(
     padded: bool,
 ) -> None:
     inputs = tensors(query_len, key_len)
-    mask = padding_of(key_len) if padded else torch.zeros(2, key_len, dtype=torch.bool)
+    mask = (
+        padding_of(key_len, [1, 2, *range(8, 13)])
+        if padded
+        else torch.zeros(2, key_len, dtype=torch.bool)
+    )
     weights, out = by_slots(*inputs, slots, causal, mask)
     call = {"causal": causal, "key_padding_mask": mask if padded else None}
     assert_close(attention.weights(*inputs[:2], **call), weights)
@@ -151,7 +134,11 @@ def test_compressed_by_convolution(
     generator = torch.Generator().manual_seed(3)
     key_taps, value_taps = torch.randn(2, HEADS, size, generator=generator, dtype=torch.float64)
     query, key, value = tensors(query_len, key_len)
-    mask = padding_of(key_len) if padded else torch.zeros(2, key_len, dtype=torch.bool)
+    mask = (
+        padding_of(key_len, [1, 2, *range(8, 13)])
+        if padded
+        else torch.zeros(2, key_len, dtype=torch.bool)
+    )
     out = torch.zeros_like(query)
     for b in range(2):
         for h in range(HEADS):

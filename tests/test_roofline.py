@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -12,9 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench import clock, roofline, worker
 from bench.clock import Samples
 from bench.measurement import NUMBERS, Measurement, Status
-from tests.cases import case, fresh_worker, settings
+from tests.cases import case, settings
 
-pytestmark = pytest.mark.serial
+pytestmark = [pytest.mark.serial, pytest.mark.usefixtures("fresh")]
 
 CPU = torch.device("cpu")
 
@@ -30,12 +30,6 @@ def two_milliseconds(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], objec
 
     monkeypatch.setattr(clock, "measure", measure)
     return timed
-
-
-@pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
-    with fresh_worker():
-        yield
 
 
 def test_the_limits_of_this_machine_are_positive() -> None:

@@ -10,17 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import variants
-
-HEADS, KV_HEADS = 4, 2
-
-
-def tensors(query_len: int, key_len: int, head_dim: int = 6) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    shapes = ((HEADS, query_len), (KV_HEADS, key_len), (KV_HEADS, key_len))
-    return tuple(
-        torch.randn(2, heads, length, head_dim, generator=generator, dtype=torch.float64)
-        for heads, length in shapes
-    )
+from tests.plain_loops import HEADS, tensors
 
 
 def learned(head_dim: int = 6) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,21 +18,15 @@ from bench import accuracy, clock, inputs, worker
 from bench.clock import Samples
 from bench.measurement import NUMBERS, Measurement, Raw, Status
 from bench.worker import _Seen
-from tests.cases import case, fresh_worker, settings
+from tests.cases import case, settings
 from variants import Attention, UnsupportedError
 from variants.engines.primitives import float32_route
 from variants.layer import MultiHeadAttention
 from variants.sliding_window import SlidingWindowAttention
 
-pytestmark = pytest.mark.serial
+pytestmark = [pytest.mark.serial, pytest.mark.usefixtures("fresh")]
 
 Attend = Callable[..., Tensor]
-
-
-@pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
-    with fresh_worker():
-        yield
 
 
 @pytest.fixture
