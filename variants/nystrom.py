@@ -74,16 +74,18 @@ class NystromAttention(Attention):
         queries, keys, shown = self._landmarks(query, key, call.key_padding_mask)
         hidden = None if call.key_padding_mask is None else ~shown
         dtype, wide = query.dtype, queries.dtype
-        attend: Callable[..., Tensor] = fused_sdpa.attend
-        if query.device.type == "cpu" and dtype is not wide:
-            # Widens tile by tile.
-            attend = tile_loop.full
-        else:
+        on_cpu = query.device.type == "cpu"
+        # Tiles widen half types one at a time, and are faster for few queries on a CPU.
+        attend_keys: Callable[..., Tensor] = tile_loop.full if on_cpu else fused_sdpa.attend
+        widened = on_cpu and dtype is not wide
+        attend_landmarks: Callable[..., Tensor] = tile_loop.full if widened else fused_sdpa.attend
+        if not widened:
             query, key, value = (x.to(wide) for x in (query, key, value))
-        means = attend(queries, key, value, call)
+        means = attend_keys(queries, key, value, call)
         spread = self._inverse(queries, keys, shown, call.scale) @ means.double()
         keys = expand_heads(keys, query.shape[1])
-        return attend(query, keys, spread.to(wide), call.masked(hidden, None)).to(dtype)
+        hidden_landmarks = call.masked(hidden, None)
+        return attend_landmarks(query, keys, spread.to(wide), hidden_landmarks).to(dtype)
 
     def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
         if self._is_exact(query, key):
