@@ -10,7 +10,7 @@ import pytest
 
 import variants
 from variants.adaptive_span import AdaptiveSpanAttention
-from variants.contract.attention import hyperparameter
+from variants.contract.hyperparameter import hyperparameter
 from variants.contract.info import Info
 
 NAMES = sorted(variants.REGISTRY)
