@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import variants
-from variants.engines import tanh_tiles
+from variants.engines import row_blocks
 
 HEADS, KV_HEADS, HEAD_DIM, UNITS = 4, 2, 6, 3
 
@@ -97,7 +97,7 @@ def test_parameters_keep_hidden_units_and_scores_of_unit_size() -> None:
     assert not torch.equal(made["query_projection"], made["key_projection"])
 
 
-# How large hidden units are: all powers serve, queries leave their range, keys, both.
+# How large the hidden units of queries and of keys are.
 SIZES = [(1.0, 1.0), (1e3, 1.0), (1.0, 1e3), (1e3, 1e3)]
 
 
@@ -138,12 +138,11 @@ def test_hidden_units_of_any_size_are_those_of_tanh(
         assert_close(mine.double(), theirs, **near)
 
 
-@pytest.mark.parametrize("rows", [7, tanh_tiles.ROWS])
+@pytest.mark.parametrize("rows", [7, row_blocks.ROWS])
 def test_a_later_key_of_any_size_leaves_earlier_rows_as_they_are_to_the_bit(
     rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It decides how later tiles are computed, and none before."""
-    monkeypatch.setattr(tanh_tiles, "ROWS", rows)
+    monkeypatch.setattr(row_blocks, "ROWS", rows)
     attention = variants.create("additive", hidden_dim=UNITS)
     query, key, value = tensors(150, 150, torch.float32)
     before = attention(query, key, value, causal=True)
@@ -156,7 +155,6 @@ def test_a_later_key_of_any_size_leaves_earlier_rows_as_they_are_to_the_bit(
 
 
 def test_a_vector_of_large_numbers_stays_in_range() -> None:
-    """The powers of a row are multiplied with it."""
     query, key, value = tensors(20, 20, torch.float32)
     learned = {name: tensor.float() for name, tensor in parameters().items()}
     learned["query_projection"] *= 50

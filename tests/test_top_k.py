@@ -10,13 +10,6 @@ import torch
 from torch import Tensor
 
 import variants
-from variants.engines import selected, selection
-
-
-@pytest.fixture(params=[1, 1 << 40], ids=["list", "all keys"])
-def sparse(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways in which the kernel works, whatever the lengths."""
-    monkeypatch.setattr(selected, "SPARSE", request.param)
 
 
 def tensors(
@@ -69,7 +62,6 @@ def weights_by_hand(
     return weights
 
 
-@pytest.mark.usefixtures("sparse")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
@@ -117,7 +109,6 @@ def test_equals_the_definition_in_plain_loops(
     torch.testing.assert_close(found, right, **tolerance)
 
 
-@pytest.mark.usefixtures("sparse")
 @pytest.mark.parametrize("count", [3, 20])
 @pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
 def test_gradients_are_those_of_the_definition_in_plain_loops(causal: bool, count: int) -> None:
@@ -140,7 +131,6 @@ def test_gradients_are_those_of_the_definition_in_plain_loops(causal: bool, coun
         torch.testing.assert_close(mine, right)
 
 
-@pytest.mark.usefixtures("sparse")
 def test_a_query_of_zeros_keeps_everything() -> None:
     query, key, value = tensors(1, 1, 1, 64, 64)
     attention = variants.create("top_k", top_k=3)
@@ -149,7 +139,6 @@ def test_a_query_of_zeros_keeps_everything() -> None:
     torch.testing.assert_close(out, value.cumsum(2) / steps)
 
 
-@pytest.mark.usefixtures("sparse")
 @pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_the_kernel_keeps_the_keys_of_the_definition_however_close(
@@ -169,47 +158,6 @@ def test_the_kernel_keeps_the_keys_of_the_definition_however_close(
     assert torch.equal(found > 0, expected[..., :16] > 0)
 
 
-@pytest.mark.parametrize("width", [3, 5, 6, 30, 31, 100, 501])
-@pytest.mark.parametrize("count", [1, 5])
-def test_the_highest_are_found_in_order_with_the_gap_to_the_next(width: int, count: int) -> None:
-    generator = torch.Generator().manual_seed(width)
-    found = torch.randn(40, width, generator=generator)
-    found[0, 1:] = -math.inf
-    found[1] = -math.inf
-    found[2] = 1.0
-    places, gap = selection.highest(found.clone(), count)
-    for row in range(40):
-        values, indices = found[row].sort(descending=True)
-        seen = indices[:count][values[:count] > -math.inf].sort().values.tolist()
-        if row != 2:
-            assert places[row].tolist() == seen + [-1] * (count - len(seen))
-        if width > count and values[count] > -math.inf:
-            assert float(gap[row]) == float(values[count - 1] - values[count])
-        else:
-            assert not gap[row] <= 1e30
-
-
-def test_only_rows_in_doubt_are_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    query, key, _ = (x.float() for x in tensors(1, 2, 1, 400, 400, 16))
-    asked = []
-    find = selection._find
-
-    def counting(head: selection.Head, rows: Tensor) -> tuple[Tensor, Tensor]:
-        asked.append(len(rows))
-        return find(head, rows)
-
-    monkeypatch.setattr(selection, "_find", counting)
-    search = selection.Search(8, True, None, 1.0, 400, 400)
-    fast = selection.select(query, key, search)
-    assert sum(asked) < 40
-    monkeypatch.setattr(selection, "errors", lambda query, key: torch.full((400,), math.inf))
-    exact = selection.select(query, key, search)
-    assert sum(asked) > 400
-    assert torch.equal(fast.keys, exact.keys)
-    assert not fast.tied.any()
-
-
-@pytest.mark.usefixtures("sparse")
 @pytest.mark.parametrize("ties", [False, True], ids=["apart", "ties"])
 @pytest.mark.parametrize("count", [4, 60])
 def test_later_tokens_reach_no_earlier_row_not_even_by_rounding(count: int, ties: bool) -> None:
@@ -230,22 +178,6 @@ def test_later_tokens_reach_no_earlier_row_not_even_by_rounding(count: int, ties
             after = attention(*late, causal=True)
             assert torch.equal(after[:, :, :cut], before[:, :, :cut])
             assert not torch.equal(after, before)
-
-
-@pytest.mark.parametrize("causal", [False, True])
-def test_the_list_of_keys_and_all_keys_together_give_the_same(
-    causal: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inputs = tensors(2, 4, 2, 200, 200, 8)
-    attention = variants.create("top_k", top_k=5)
-    answers = []
-    for sparse in (1, 1000):
-        monkeypatch.setattr(selected, "SPARSE", sparse)
-        leaves = [x.clone().requires_grad_() for x in inputs]
-        out = attention(*leaves, causal=causal)
-        answers.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
-    for one, other in zip(*answers, strict=True):
-        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize(("query_len", "key_len"), [(40, 40), (11, 40), (60, 40)])

@@ -24,7 +24,7 @@ from variants.contract.definitions import (
 from variants.contract.draws import lasting
 from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
-from variants.engines import tanh_tiles
+from variants.engines import row_blocks
 
 
 @register(
@@ -35,7 +35,7 @@ from variants.engines import tanh_tiles
     memory="n·(a + d)",
     target="other_kernel",
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
-    implementations=("tiles",),
+    implementations=("row_blocks",),
     positions="none",
 )
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ class AdditiveAttention(Attention):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         queries, keys, vector = self._hidden(query, key, call.scale, call.parameters)
-        value = value.to(queries.dtype)
-        out = tanh_tiles.attend(
+        out = row_blocks.attend(
+            _attend,
             queries,
             keys,
+            expand_heads(value.to(queries.dtype), query.shape[1]),
             vector,
-            value,
-            causal=call.causal,
-            key_padding_mask=call.key_padding_mask,
+            call=call,
+            width=self.hidden_dim,
         )
         return out.to(query.dtype)
 
@@ -122,3 +122,16 @@ class AdditiveAttention(Attention):
         )
         keys = expand_heads(key.to(dtype), query.shape[1])
         return (query.to(dtype) * scale) @ for_queries, keys @ for_keys, vector
+
+
+def _attend(
+    queries: Tensor, keys: Tensor, value: Tensor, vector: Tensor, *, allowed: Tensor
+) -> Tensor:
+    """A block for `row_blocks.attend`, of hidden units of queries and of keys.
+
+    tanh(x) is 2σ(2x) - 1, and torch computes σ several times as fast. The -1 changes all scores of
+    a row alike, so softmax does not see it.
+    """
+    gates = ((2 * queries)[..., None] + (2 * keys).mT[:, :, None]).sigmoid_()
+    scores = (2 * vector[:, None, None]) @ gates
+    return masked_softmax(scores[..., 0, :], allowed) @ value

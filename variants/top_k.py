@@ -7,6 +7,7 @@ equal keys it keeps depends on their order. Here all keys that equal the lowest 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from variants.contract.call import Call
 from variants.contract.definitions import dot_products, expand_heads, masked_softmax, visible
 from variants.contract.hyperparameter import hyperparameter
 from variants.contract.registry import register
-from variants.engines import selected, selection
+from variants.engines import row_blocks
 from variants.engines.libraries import fused_sdpa
 
 
@@ -25,10 +26,10 @@ from variants.engines.libraries import fused_sdpa
     year=2021,
     url="https://arxiv.org/abs/2106.06899",
     time="n²·d",
-    memory="n·(k + d)",
+    memory="n·d",
     target="masked_softmax",
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
-    implementations=("selected",),
+    implementations=("row_blocks",),
     exact_when={"top_k": 1 << 40},
     grid={"top_k": (16, 64, 256)},
     positions="none",
@@ -58,14 +59,12 @@ class TopKAttention(Attention):
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         if self.top_k >= key.shape[2]:
             return fused_sdpa.attend(query, key, value, call)
-        return selected.attend(
+        return row_blocks.attend(
+            partial(_attend, count=self.top_k, scale=call.scale),
             query,
             key,
             value,
-            count=self.top_k,
-            causal=call.causal,
-            key_padding_mask=call.key_padding_mask,
-            scale=call.scale,
+            call=call,
         )
 
     def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
@@ -73,7 +72,7 @@ class TopKAttention(Attention):
         allowed = visible(rows, query_len, key_len, call)
         with torch.no_grad():
             keys = expand_heads(key, query.shape[1])
-            order = selection.scores(query[:, :, rows], keys, call.scale)
+            order = _order(query[:, :, rows], keys, call.scale)
             order = order.masked_fill(~allowed, -torch.inf)
             lowest = order.topk(min(self.top_k, key_len)).values[..., -1:]
         kept = allowed & (order >= lowest)
@@ -89,3 +88,27 @@ class TopKAttention(Attention):
             seen = (positions + 1).clamp(min=0).double()
         pairs = float(seen.sum() + seen.clamp(max=self.top_k).sum())
         return 2.0 * batch * heads * head_dim * pairs
+
+
+def _order(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """The scores by which keys are chosen, float32 (..., rows, keys), of (..., rows, head_dim) and
+    (..., keys, head_dim). They are sums in float64 of values in float32: the choice does not depend
+    on the dtype or on the size of a block. Only the sign of the scale matters."""
+    sign = (scale > 0) - (scale < 0)
+    return ((query.float().double() * sign) @ key.float().double().mT).float()
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, *, allowed: Tensor, count: int, scale: float
+) -> Tensor:
+    """A block for `row_blocks.attend`."""
+    key, value = (expand_heads(x, query.shape[1]) for x in (key, value))
+    with torch.no_grad():
+        order = _order(query, key, scale).masked_fill_(~allowed, -torch.inf)
+        highest = order.topk(min(count, key.shape[2]), sorted=False).values
+        # Where fewer keys are visible, the lowest is -inf.
+        lowest = highest.amin(-1, keepdim=True).clamp_(min=torch.finfo(order.dtype).min)
+        dropped = order < lowest
+        empty = highest.amax(-1, keepdim=True) == -torch.inf
+    scores = ((query * scale) @ key.mT).masked_fill_(dropped, torch.finfo(query.dtype).min)
+    return (scores.softmax(-1) @ value).masked_fill(empty, 0)
