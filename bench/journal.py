@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Generic, Protocol, TypeVar
 
-from bench.measurement import Head, Measurement, Raw, Status
+from bench.measurement import HeadRow, Measurement, Raw, Status
 
 FILE = "journal.jsonl"
 
@@ -98,7 +98,7 @@ class Record(Generic[Row]):
 
     header: dict[str, Any]
     results: dict[str, Row]
-    heads: dict[str, Sequence[Head]]
+    heads: dict[str, Sequence[HeadRow]]
     attempts: dict[str, int]  # how often a case was started and not interrupted
 
 
@@ -118,7 +118,7 @@ def read_rows(folder: Path, kind: type[Row], command: str) -> Record[Row]:
     that of another command."""
     header: dict[str, Any] = {}
     results: dict[str, Row] = {}
-    heads: dict[str, Sequence[Head]] = {}
+    heads: dict[str, Sequence[HeadRow]] = {}
     attempts: dict[str, int] = {}
     try:
         for event in _events(folder / FILE):
@@ -132,7 +132,7 @@ def read_rows(folder: Path, kind: type[Row], command: str) -> Record[Row]:
             else:
                 row = event["row"]
                 results[event["case_id"]] = kind(**{**row, "status": Status(row["status"])})
-                heads[event["case_id"]] = [Head(**head) for head in event.get("heads", [])]
+                heads[event["case_id"]] = [HeadRow(**head) for head in event.get("heads", [])]
     except _OfAnother:
         raise
     except (ValueError, KeyError, TypeError) as error:

@@ -348,7 +348,7 @@ class Measurement(Case):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Head:
+class HeadRow:
     """One head of a row that ended well: how wrong it is, and what its inputs are like. Columns
     mean what those of the same name in a `Measurement` do."""
 
@@ -370,7 +370,7 @@ class Raw:
     """What the journal keeps of a case besides its row."""
 
     samples_ms: Sequence[float] = ()
-    heads: Sequence[Head] = ()
+    heads: Sequence[HeadRow] = ()
 
 
 def without_lengths(case: Case) -> Case:
@@ -389,7 +389,7 @@ _TEXTS = (
     "float32_route",
     "target",
 )
-HEAD_COLUMNS = (*CASE_COLUMNS, *(f.name for f in dataclasses.fields(Head)))
+HEAD_COLUMNS = (*CASE_COLUMNS, *(f.name for f in dataclasses.fields(HeadRow)))
 NUMBERS = frozenset(COLUMNS) - frozenset(CASE_COLUMNS) - frozenset(_TEXTS)
 LATER: dict[str, Any] = {
     f.name: f.default for f in dataclasses.fields(Measurement) if f.metadata["came_later"]

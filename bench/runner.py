@@ -23,7 +23,7 @@ from bench.measurement import (
     COLUMNS,
     HEAD_COLUMNS,
     Case,
-    Head,
+    HeadRow,
     Measurement,
     Raw,
     Status,
@@ -292,7 +292,7 @@ def write_results(
     folder: Path,
     cases: Sequence[Case],
     results: Mapping[str, Measurement],
-    heads: Mapping[str, Sequence[Head]],
+    heads: Mapping[str, Sequence[HeadRow]],
 ) -> None:
     """Derive results.csv, one row a case, and heads.csv, one row a head of those that ended well;
     both in planned order."""

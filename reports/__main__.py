@@ -10,7 +10,7 @@ from rich.console import Console
 from reports.build import write_report
 from reports.model_page import holds_model, write_models
 from reports.peer_races import races, standing
-from reports.rows import RunError, read_runs
+from reports.rows import ResultsError, read_runs
 from reports.tables import summary_table
 
 CHECKOUT = Path(__file__).parents[1]
@@ -47,7 +47,7 @@ def build(runs: tuple[Path, ...], out: Path | None) -> None:
             return
         read = read_runs(others)
         page = write_report(read, folder)
-    except RunError as error:
+    except ResultsError as error:
         raise click.UsageError(str(error)) from None
     except OSError as error:
         raise click.UsageError(f"cannot write the report: {error.strerror or error}") from None

@@ -21,7 +21,7 @@ TWICE = 2.0  # within twice what rounding explains, an error is no loss against 
 
 
 @dataclass(frozen=True)
-class Column:
+class AccuracyColumn:
     """A number of each line; a group of columns has a heading in common."""
 
     title: str
@@ -39,24 +39,24 @@ class Column:
 _ERROR, _WEIGHTS, _GRADIENTS = "against exact attention", "weights", "error of gradients"
 _BUDGET, _ROUNDING = "error of baselines of the same budget", "rounding"
 COLUMNS = (
-    Column("error", ERROR.column, _ERROR),
-    Column("approxi\u00admation", "target_error_rel_l2", _ERROR),
-    Column("substi\u00adtution", "substitution_error_rel_l2", _ERROR),
-    Column("median row", "approx_error_median_row", _ERROR),
-    Column("worst row", "approx_error_worst_row", _ERROR),
-    Column("cosine", "approx_cosine", _ERROR, show_number),
-    Column("kept mass", "mass_recall", _WEIGHTS, show_percent),
-    Column("top-64 recall", "top64_recall", _WEIGHTS, show_percent),
-    Column("total variation", "total_variation", _WEIGHTS),
-    Column("query", "grad_query_error_rel_l2", _GRADIENTS),
-    Column("key", "grad_key_error_rel_l2", _GRADIENTS),
-    Column("value", "grad_value_error_rel_l2", _GRADIENTS),
-    Column("keys", "baseline_keys", _BUDGET, show_number, always=True),
-    Column("mean of V", MEAN, _BUDGET, always=True),
-    Column("random keys", RANDOM, _BUDGET, always=True),
-    Column("top keys", "top_keys_error_rel_l2", _BUDGET, always=True),
-    Column("impl. error", ROUNDING, _ROUNDING),
-    Column("floor of dtype", FLOOR, _ROUNDING, always=True),
+    AccuracyColumn("error", ERROR.column, _ERROR),
+    AccuracyColumn("approxi\u00admation", "target_error_rel_l2", _ERROR),
+    AccuracyColumn("substi\u00adtution", "substitution_error_rel_l2", _ERROR),
+    AccuracyColumn("median row", "approx_error_median_row", _ERROR),
+    AccuracyColumn("worst row", "approx_error_worst_row", _ERROR),
+    AccuracyColumn("cosine", "approx_cosine", _ERROR, show_number),
+    AccuracyColumn("kept mass", "mass_recall", _WEIGHTS, show_percent),
+    AccuracyColumn("top-64 recall", "top64_recall", _WEIGHTS, show_percent),
+    AccuracyColumn("total variation", "total_variation", _WEIGHTS),
+    AccuracyColumn("query", "grad_query_error_rel_l2", _GRADIENTS),
+    AccuracyColumn("key", "grad_key_error_rel_l2", _GRADIENTS),
+    AccuracyColumn("value", "grad_value_error_rel_l2", _GRADIENTS),
+    AccuracyColumn("keys", "baseline_keys", _BUDGET, show_number, always=True),
+    AccuracyColumn("mean of V", MEAN, _BUDGET, always=True),
+    AccuracyColumn("random keys", RANDOM, _BUDGET, always=True),
+    AccuracyColumn("top keys", "top_keys_error_rel_l2", _BUDGET, always=True),
+    AccuracyColumn("impl. error", ROUNDING, _ROUNDING),
+    AccuracyColumn("floor of dtype", FLOOR, _ROUNDING, always=True),
 )
 
 
@@ -73,11 +73,11 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Table:
+class AccuracyTable:
     """The lines of one scene, the least error first; the first table of a slice `is_open`."""
 
     title: str
-    columns: Sequence[Column]
+    columns: Sequence[AccuracyColumn]
     lines: Sequence[Line]
     is_open: bool
 
@@ -98,7 +98,7 @@ class Table:
         return [line for line in self.lines if line.is_other]
 
 
-def tables(parts: Sequence[Slice]) -> list[list[Table]]:
+def tables(parts: Sequence[Slice]) -> list[list[AccuracyTable]]:
     """The tables of each part, each scene in the first part that has it."""
     every = pd.concat([part.rows for part in parts])
     known = {column.name for column in COLUMNS if every[column.name].notna().any()}
@@ -120,7 +120,7 @@ def beaten_by(row: pd.Series[Any]) -> tuple[str, ...]:
     return (*(words for name, words in NAMES.items() if error >= row[name]), *zeros)
 
 
-def _of_part(part: Slice, rows: pd.DataFrame, known: Collection[str]) -> Iterator[Table]:
+def _of_part(part: Slice, rows: pd.DataFrame, known: Collection[str]) -> Iterator[AccuracyTable]:
     done = finished(rows).dropna(subset=[ERROR.column])
     scenes = [(rows, _scene(rows, part)) for _, rows in done.groupby(list(SCENE), sort=True)]
     # Made inputs rank methods in another order than real ones; the longest shows most.
@@ -134,7 +134,7 @@ def _of_part(part: Slice, rows: pd.DataFrame, known: Collection[str]) -> Iterato
             for column in COLUMNS
             if lines[column.name].notna().any() or (column.always and column.name in known)
         ]
-        yield Table(
+        yield AccuracyTable(
             title,
             columns,
             [_line(row, columns) for _, row in lines.iterrows()],
@@ -160,7 +160,7 @@ def _scene(rows: pd.DataFrame, part: Slice) -> str:
     return describe({name: first[name] for name in named}) + shared
 
 
-def _line(row: pd.Series[Any], columns: Sequence[Column]) -> Line:
+def _line(row: pd.Series[Any], columns: Sequence[AccuracyColumn]) -> Line:
     def shown(name: str, show: Callable[[float], str] = show_error) -> str:
         return "" if pd.isna(row[name]) else show(float(row[name]))
 

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 
 from reports.figures import single_heads
 from reports.figures.kinds import KINDS, Kind
-from reports.figures.layout import draw
+from reports.figures.panel_grid import draw
 from reports.figures.style import Styles, styles
 from reports.html import Drawing, page
-from reports.rows import RunError, Runs, read_runs
+from reports.rows import ResultsError, Runs, read_runs
 from reports.slices import Slice, also_measured, common, describe, panels, split
 
 DOTS_PER_INCH = 150
@@ -32,9 +32,9 @@ def write_report(runs: Runs, out: Path) -> Path:
 
 
 def figures_folder(out: Path) -> Path:
-    """Where the figures of a report belong; RunError if `out` is a file."""
+    """Where the figures of a report belong; ResultsError if `out` is a file."""
     if out.exists() and not out.is_dir():
-        raise RunError(f"expected a folder for the report, got the file {out}")
+        raise ResultsError(f"expected a folder for the report, got the file {out}")
     return out / "figures"
 
 

@@ -14,7 +14,7 @@ from reports.slices import Slice, describe, panels
 
 
 @dataclass(frozen=True)
-class Cell:
+class HeadCountCell:
     """A method at one number of heads: its time, and what else is said of it."""
 
     time: str
@@ -29,7 +29,7 @@ class Comparison:
 
     title: str
     heads: Sequence[int]
-    rows: Sequence[tuple[str, Sequence[Cell]]]
+    rows: Sequence[tuple[str, Sequence[HeadCountCell]]]
 
 
 def comparisons(part: Slice) -> list[Comparison]:
@@ -49,12 +49,12 @@ def comparisons(part: Slice) -> list[Comparison]:
     return found
 
 
-def _cell(row: pd.Series[Any] | None, base: pd.Series[Any]) -> Cell:
+def _cell(row: pd.Series[Any] | None, base: pd.Series[Any]) -> HeadCountCell:
     """The numbers of `base` itself; of another row what it is times that."""
     if row is None:
-        return Cell("", (), "", False)
+        return HeadCountCell("", (), "", False)
     if row["status"] != OK:
-        return Cell("", (str(row["status"]).replace("_", " "),), "", False)
+        return HeadCountCell("", (str(row["status"]).replace("_", " "),), "", False)
     time, memory = (
         metric.show(float(row[metric.column]))
         if row is base
@@ -62,7 +62,7 @@ def _cell(row: pd.Series[Any] | None, base: pd.Series[Any]) -> Cell:
         for metric in (TIME, MEMORY)
     )
     error = row[ERROR.column]
-    return Cell(
+    return HeadCountCell(
         time,
         (f"memory {memory}",),
         "" if pd.isna(error) else ERROR.show(float(error)),

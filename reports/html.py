@@ -47,7 +47,7 @@ class Section:
     anchor: str
     title: str
     part: Slice
-    accuracy: Sequence[accuracy_page.Table]
+    accuracy: Sequence[accuracy_page.AccuracyTable]
     drawings: Sequence[Drawing]
 
 

@@ -72,7 +72,7 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Table:
+class InputsTable:
     """A line for each inputs: words by `titles`, then numbers by `DESCRIPTORS`."""
 
     titles: Sequence[str]
@@ -84,7 +84,7 @@ class Table:
         return any(number.reach for _, numbers in self.lines for number in numbers)
 
 
-def described(runs: Runs) -> Table | None:
+def described(runs: Runs) -> InputsTable | None:
     """The inputs of all runs, captured ones first; None where nothing was said of them."""
     columns = [descriptor.column for descriptor in DESCRIPTORS]
     done = finished(runs.frame)
@@ -103,7 +103,7 @@ def described(runs: Runs) -> Table | None:
         first = rows.iloc[0]
         numbers = [_number(rows, of_heads, descriptor) for descriptor in DESCRIPTORS]
         lines.append(([_word(name, first[name]) for name in shown], numbers))
-    return Table([TITLES.get(name, name) for name in shown], lines)
+    return InputsTable([TITLES.get(name, name) for name in shown], lines)
 
 
 def _number(rows: pd.DataFrame, of_heads: pd.DataFrame, descriptor: Descriptor) -> Number:

@@ -43,7 +43,7 @@ MOST_REASONS = 40
 
 
 @dataclass(frozen=True)
-class Column:
+class ListedColumn:
     """A column of the table; with `choices` there is a menu to filter by."""
 
     title: str
@@ -52,7 +52,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Cell:
+class ListedCell:
     """What a reader sees, what is sorted and filtered by, and what stands below in small."""
 
     text: str
@@ -64,7 +64,7 @@ class Cell:
 class Row:
     """One case: its cells, and what unfolds."""
 
-    cells: tuple[Cell, ...]
+    cells: tuple[ListedCell, ...]
     is_ok: bool
     command: str
     inputs_detail: str
@@ -75,7 +75,7 @@ class Listing:
     """The table, and in words what is the same in all of its rows."""
 
     constant: str
-    columns: tuple[Column, ...]
+    columns: tuple[ListedColumn, ...]
     rows: tuple[Row, ...]
 
 
@@ -98,7 +98,7 @@ def listing(frame: pd.DataFrame) -> Listing:
         _menu_column(frame["variant"], "method"),
         *(_menu_column(frame[name], TITLES.get(name, name)) for name in varying),
         _menu_column(frame["status"], "status"),
-        *(Column(metric.short, is_number=True) for metric in metrics),
+        *(ListedColumn(metric.short, is_number=True) for metric in metrics),
     ]
     rows = [_row(row, varying, metrics) for _, row in frame.iterrows()]
     return Listing(describe(constant), tuple(columns), tuple(rows))
@@ -113,10 +113,10 @@ def _row(row: pd.Series, varying: Sequence[str], metrics: Sequence[Metric]) -> R
     shown = numbers(row, metrics)
     values = ["" if pd.isna(row[m.column]) else repr(float(row[m.column])) for m in metrics]
     cells = [
-        Cell(row["variant"], row["variant"], settings),
-        *(Cell(word, word) for word in words),
-        Cell(row["status"], row["status"], row["reason"]),
-        *(Cell(text, value) for text, value in zip(shown, values, strict=True)),
+        ListedCell(row["variant"], row["variant"], settings),
+        *(ListedCell(word, word) for word in words),
+        ListedCell(row["status"], row["status"], row["reason"]),
+        *(ListedCell(text, value) for text, value in zip(shown, values, strict=True)),
     ]
     return Row(tuple(cells), row["status"] == OK, reproduce_command(row), row["inputs_detail"])
 
@@ -138,10 +138,10 @@ def reasons(frame: pd.DataFrame) -> Sequence[Reason]:
     return found
 
 
-def _menu_column(values: pd.Series[Any], title: str) -> Column:
+def _menu_column(values: pd.Series[Any], title: str) -> ListedColumn:
     different = sorted(values.unique())
     choices = tuple(map(str, different)) if 1 < len(different) <= MOST_CHOICES else ()
-    return Column(title, pd.api.types.is_integer_dtype(values), choices)
+    return ListedColumn(title, pd.api.types.is_integer_dtype(values), choices)
 
 
 def _few(labels: Sequence[str]) -> str:

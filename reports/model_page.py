@@ -13,7 +13,7 @@ from bench.model.row import CASE_COLUMNS, FILE, NUMBERS, ModelRow
 from reports.build import figures_folder, save
 from reports.curves import with_curves
 from reports.declared import exact_variant, reference_implementation
-from reports.figures.layout import draw
+from reports.figures.panel_grid import draw
 from reports.figures.perplexity import CHANGE, KIND, figures
 from reports.figures.style import styles
 from reports.html import facts, render

@@ -12,11 +12,11 @@ from typing import Any
 
 import pandas as pd
 
-from bench.measurement import CASE_COLUMNS, HEAD_COLUMNS, LATER, Head, Measurement, Status
+from bench.measurement import CASE_COLUMNS, HEAD_COLUMNS, LATER, HeadRow, Measurement, Status
 from reports.curves import with_curves
 from reports.declared import calls_library
 from reports.names import allocator, machine_name, with_names
-from reports.typed import RunError as RunError
+from reports.typed import ResultsError as ResultsError
 from reports.typed import read_texts, typed
 
 RESULTS = "results.csv"
@@ -48,7 +48,7 @@ def read_runs(folders: Sequence[Path]) -> Runs:
     """The rows of one or more results folders, with the names that figures and tables use."""
     unique = {Path(folder).resolve(): Path(folder) for folder in folders}
     if not unique:
-        raise RunError(f"expected at least one results folder, which holds {RESULTS}; got none")
+        raise ResultsError(f"expected at least one results folder, which holds {RESULTS}; got none")
     runs = [(read_rows(folder), read_environment(folder)) for folder in unique.values()]
     frames: list[pd.DataFrame] = []
     heads: list[pd.DataFrame] = []
@@ -78,13 +78,13 @@ def read_table(path: Path, schema: type, later: Mapping[str, Any]) -> pd.DataFra
     text = text.assign(**{name: earlier[name] for name in set(later) - set(text.columns)})
     expected = [field.name for field in dataclasses.fields(schema)]
     if missing := [column for column in expected if column not in text.columns]:
-        raise RunError(
+        raise ResultsError(
             f"{path} lacks {len(missing)} of the {len(expected)} expected columns: "
             f"{', '.join(missing)}. The run may come from another version of this program; "
             "run it again, or report it with the version it was made with"
         )
     if text.empty:
-        raise RunError(f"{path} holds a header and no rows: nothing has been measured yet")
+        raise ResultsError(f"{path} holds a header and no rows: nothing has been measured yet")
     hints = typing.get_type_hints(schema)
     return pd.DataFrame({name: typed(text[name], hints[name], path) for name in expected})
 
@@ -97,8 +97,8 @@ def read_heads(folder: Path, frame: pd.DataFrame, first: int = 0) -> pd.DataFram
         return pd.DataFrame(columns=columns, dtype="float64")
     text = read_texts(path)
     if missing := [column for column in HEAD_COLUMNS if column not in text.columns]:
-        raise RunError(f"{path} lacks the expected columns {', '.join(missing)}")
-    hints = typing.get_type_hints(Measurement) | typing.get_type_hints(Head)
+        raise ResultsError(f"{path} lacks the expected columns {', '.join(missing)}")
+    hints = typing.get_type_hints(Measurement) | typing.get_type_hints(HeadRow)
     heads = pd.DataFrame({name: typed(text[name], hints[name], path) for name in HEAD_COLUMNS})
     case = list(CASE_COLUMNS)
     heads = heads.drop_duplicates([*case, "batch_index", "head"], keep="last")
@@ -112,9 +112,9 @@ def read_environment(folder: Path) -> dict[str, Any]:
     try:
         environment = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise RunError(f"{path} is not a JSON file: {error}") from None
+        raise ResultsError(f"{path} is not a JSON file: {error}") from None
     if not isinstance(environment, dict):
-        raise RunError(f"{path}: expected an object, got {type(environment).__name__}")
+        raise ResultsError(f"{path}: expected an object, got {type(environment).__name__}")
     return environment
 
 
@@ -124,15 +124,15 @@ def finished(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def existing(folder: Path, name: str) -> Path:
-    """A file of a results folder; RunError if it is not there."""
+    """A file of a results folder; ResultsError if it is not there."""
     if not folder.is_dir():
-        raise RunError(
+        raise ResultsError(
             f"{folder} is not a folder; expected a results folder, which holds {RESULTS} and "
             f"{ENVIRONMENT}"
         )
     if not (folder / name).is_file():
         found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
-        raise RunError(
+        raise ResultsError(
             f"{folder} has no {name}; a results folder holds {RESULTS} and {ENVIRONMENT}, this "
             f"one holds {found}"
         )

@@ -14,7 +14,7 @@ from bench.measurement import Status
 _TRUTHS = {"true": True, "false": False}
 
 
-class RunError(ValueError):
+class ResultsError(ValueError):
     """A run that cannot be read: what was expected and what was found."""
 
 
@@ -23,9 +23,9 @@ def read_texts(path: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False)
     except pd.errors.EmptyDataError:
-        raise RunError(f"{path} is empty; expected a header and one row per case") from None
+        raise ResultsError(f"{path} is empty; expected a header and one row per case") from None
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise RunError(f"{path} is not a CSV file: {error}") from None
+        raise ResultsError(f"{path} is not a CSV file: {error}") from None
 
 
 def typed(text: pd.Series[str], hint: Any, path: Path) -> pd.Series[Any]:
@@ -54,8 +54,10 @@ def typed(text: pd.Series[str], hint: Any, path: Path) -> pd.Series[Any]:
     return text
 
 
-def _unreadable(text: pd.Series[str], wrong: pd.Series[bool], valid: str, path: Path) -> RunError:
+def _unreadable(
+    text: pd.Series[str], wrong: pd.Series[bool], valid: str, path: Path
+) -> ResultsError:
     line = int(wrong.to_numpy().argmax())
-    return RunError(
+    return ResultsError(
         f"{path}: column {text.name}, row {line + 1}: expected {valid}, got {text.iloc[line]!r}"
     )

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bench import environment, worker
 from bench.inputs.captured import KEYS
-from bench.measurement import Case, Head, Measurement, Raw, Status
+from bench.measurement import Case, HeadRow, Measurement, Raw, Status
 from bench.runner import Worker
 from bench.worker import Settings
 
@@ -105,7 +105,7 @@ def texts(content: Any) -> Iterator[str]:
         yield content
 
 
-HEAD = Head(
+HEAD = HeadRow(
     batch_index=0,
     head=3,
     approx_error_rel_l2=0.25,

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -197,6 +198,43 @@ def variants_by_name(root: Path) -> list[str]:
     return wrong
 
 
+def contract_imports_no_engine(root: Path) -> list[str]:
+    """The contract is an interface: engines import it, it imports no engine."""
+    return [
+        str(found)
+        for found in imports(root)
+        if _within(found.importer, "variants.contract")
+        and found.top == "variants"
+        and not _within(found.module, "variants.contract")
+    ]
+
+
+def circles(root: Path) -> list[str]:
+    """No module imports itself through others, however late the import or for types alone."""
+    known = modules(root)
+    graph: dict[str, set[str]] = {name: set() for name in known}
+    for found in imports(root):
+        if known.get(found.module, root).name not in ("__init__.py", root.name):
+            graph[found.importer].add(found.module)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return [" -> ".join(error.args[1])]
+    return []
+
+
+def names_used_twice(root: Path) -> list[str]:
+    """A file or a class is found by its name alone."""
+    places: dict[str, list[str]] = {}
+    for module, file in modules(root).items():
+        if file.stem not in ("__init__", "__main__"):
+            places.setdefault(file.name, []).append(module)
+        for node in ast.parse(file.read_text(encoding="utf-8"), str(file)).body:
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(f"class {node.name}", []).append(module)
+    return [f"{name} in {', '.join(found)}" for name, found in places.items() if len(found) > 1]
+
+
 def names_that_say_nothing(root: Path) -> list[str]:
     return [
         name for name in modules(root) if any(part.lower() in NO_NAMES for part in name.split("."))
@@ -210,6 +248,9 @@ RULES = [
     variants_stand_alone,
     light_to_import,
     names_that_say_nothing,
+    contract_imports_no_engine,
+    circles,
+    names_used_twice,
 ]
 
 
@@ -268,6 +309,30 @@ def test_a_project_that_keeps_the_rules_is_not_accused(rule: object, tmp_path: P
         ),
         (arrows, "bench/x.py", "from reports import build", "bench.x imports reports.build"),
         (arrows, "bench/x.py", "import tests.cases", "bench.x imports tests.cases"),
+        (
+            contract_imports_no_engine,
+            "variants/contract/x.py",
+            "def f():\n    from variants.engines.tiled import run",
+            "variants.contract.x imports variants.engines.tiled",
+        ),
+        (
+            circles,
+            "bench/measurement.py",
+            "def f():\n    from bench.measurement import Case",
+            "bench.measurement -> bench.measurement",
+        ),
+        (
+            names_used_twice,
+            "bench/build.py",
+            "import variants",
+            "build.py in bench.build, reports.build",
+        ),
+        (
+            names_used_twice,
+            "bench/x.py",
+            "class Case: ...\nclass Case: ...",
+            "class Case in bench.x, bench.x",
+        ),
         (
             reports_read_files,
             "reports/x.py",

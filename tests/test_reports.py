@@ -30,15 +30,15 @@ from reports.build import build_report
 from reports.figures import axes
 from reports.figures.frontier import frontier
 from reports.figures.kinds import KINDS, MOST_LINES, Kind
-from reports.figures.layout import draw
 from reports.figures.naming import LINE, Room
+from reports.figures.panel_grid import draw
 from reports.figures.style import styles
 from reports.head_counts import comparisons
 from reports.html import facts
 from reports.listing import listing, reasons
 from reports.metrics import ERROR, TIME, show_bytes, show_count, show_error, show_ms
 from reports.names import machine_name
-from reports.rows import RunError, finished, read_runs
+from reports.rows import ResultsError, finished, read_runs
 from reports.slices import Panel, also_measured, common, panels, split
 from reports.tables import reproduce_command, summary_table
 from tests.conftest import DIFFERING
@@ -181,7 +181,9 @@ def test_a_row_reads_back_in_the_types_of_the_schema(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_says_what_a_results_folder_holds(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"nowhere is not a folder; .* results\.csv and environment"):
+    with pytest.raises(
+        ResultsError, match=r"nowhere is not a folder; .* results\.csv and environment"
+    ):
         read_runs([tmp_path / "nowhere"])
 
 
@@ -189,14 +191,16 @@ def test_a_missing_folder_says_what_a_results_folder_holds(tmp_path: Path) -> No
 def test_a_missing_file_is_named_with_what_is_there(run: Path, name: str) -> None:
     (run / name).unlink()
     (run / "other.txt").touch()
-    with pytest.raises(RunError, match=rf"has no {name}; .*this one holds .*other\.txt"):
+    with pytest.raises(ResultsError, match=rf"has no {name}; .*this one holds .*other\.txt"):
         read_runs([run])
 
 
 def test_missing_columns_are_named(run: Path) -> None:
     table = pd.read_csv(run / "results.csv").drop(columns=["dtype", "mass_recall"])
     table.to_csv(run / "results.csv", index=False)
-    with pytest.raises(RunError, match=r"lacks 2 of .*: dtype, mass_recall\. .* another version"):
+    with pytest.raises(
+        ResultsError, match=r"lacks 2 of .*: dtype, mass_recall\. .* another version"
+    ):
         read_runs([run])
 
 
@@ -246,7 +250,7 @@ def test_columns_that_came_later_do_no_harm(run: Path) -> None:
 )
 def test_a_file_without_rows_is_refused(run: Path, text: str, message: str) -> None:
     (run / "results.csv").write_text(text)
-    with pytest.raises(RunError, match=message):
+    with pytest.raises(ResultsError, match=message):
         read_runs([run])
 
 
@@ -265,18 +269,18 @@ def test_an_unreadable_value_is_named(run: Path, column: str, value: str, messag
     table = pd.read_csv(run / "results.csv", dtype=str, keep_default_na=False)
     table.loc[1, column] = value
     table.to_csv(run / "results.csv", index=False)
-    with pytest.raises(RunError, match=message):
+    with pytest.raises(ResultsError, match=message):
         read_runs([run])
 
 
 def test_a_damaged_environment_is_named(run: Path) -> None:
     (run / "environment.json").write_text("{")
-    with pytest.raises(RunError, match=r"environment\.json is not a JSON file"):
+    with pytest.raises(ResultsError, match=r"environment\.json is not a JSON file"):
         read_runs([run])
 
 
 def test_no_run_at_all_is_refused() -> None:
-    with pytest.raises(RunError, match="expected at least one results folder"):
+    with pytest.raises(ResultsError, match="expected at least one results folder"):
         read_runs([])
 
 
@@ -1039,7 +1043,7 @@ def test_build_refuses_with_status_2_and_one_message(run: Path) -> None:
     assert result.exit_code == 2
     assert "is not a folder; expected a results folder" in result.output
     (run / "file").touch()
-    with pytest.raises(RunError, match="expected a folder for the report, got the file"):
+    with pytest.raises(ResultsError, match="expected a folder for the report, got the file"):
         build_report([run], run / "file")
 
 

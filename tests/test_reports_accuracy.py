@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from bench.measurement import CASE_COLUMNS, DESCRIPTIONS, HEAD_COLUMNS, Measurement
-from reports.accuracy_page import Line, Table, tables
+from reports.accuracy_page import AccuracyTable, Line, tables
 from reports.answers import answers
 from reports.build import build_report
 from reports.figures import single_heads
@@ -23,7 +23,7 @@ from reports.inputs_page import DESCRIPTORS, described
 from reports.listing import listing
 from reports.metrics import TIME
 from reports.names import OTHER_OPERATOR
-from reports.rows import RunError, read_runs
+from reports.rows import ResultsError, read_runs
 from reports.slices import split
 from reports.tables import summary_table
 from tests.test_reports import (
@@ -63,18 +63,18 @@ def other(error: float, time: float = 1.0, variant: str = "linear", **changes: A
     return held(error, time, variant=variant, target="other_kernel", **changes)
 
 
-def tables_of(folder: Path, rows: Sequence[Measurement]) -> list[Table]:
+def tables_of(folder: Path, rows: Sequence[Measurement]) -> list[AccuracyTable]:
     return [table for own in tables(split(frame_of(folder, rows))) for table in own]
 
 
-def shown(table: Table, label: str) -> dict[str, str]:
+def shown(table: AccuracyTable, label: str) -> dict[str, str]:
     """The cells of a line by the titles of their columns, soft hyphens left out."""
     (line,) = [line for line in table.lines if line.label == label]
     titles = [column.title.replace("\u00ad", "") for column in table.columns]
     return dict(zip(titles, line.cells, strict=True))
 
 
-def line_of(table: Table, label: str) -> Line:
+def line_of(table: AccuracyTable, label: str) -> Line:
     return {line.label: line for line in table.lines}[label]
 
 
@@ -530,7 +530,9 @@ def test_heads_of_a_second_run_belong_to_its_rows(tmp_path: Path) -> None:
 
 def test_a_file_of_heads_that_lacks_columns_is_refused(tmp_path: Path) -> None:
     (write(tmp_path, [held(0.5)]) / "heads.csv").write_text("variant,head\n")
-    with pytest.raises(RunError, match=r"heads\.csv lacks the expected columns .*effective_keys"):
+    with pytest.raises(
+        ResultsError, match=r"heads\.csv lacks the expected columns .*effective_keys"
+    ):
         read_runs([tmp_path])
 
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from bench.measurement import Status
 from bench.model.row import COLUMNS, ModelCase, ModelRow
 from reports.__main__ import main
-from reports.figures.layout import draw
+from reports.figures.panel_grid import draw
 from reports.figures.perplexity import CHANGE, KIND, figures
 from reports.figures.style import styles
 from reports.model_page import read_models

@@ -86,7 +86,7 @@ class LinearAttention(Attention):
             query,
             key,
             value,
-            _Features(self.feature_map, query.shape[-1], call.scale),
+            _ElementwiseFeatures(self.feature_map, query.shape[-1], call.scale),
             call,
             coarse=implementation == "coarse",
         )
@@ -99,7 +99,7 @@ class LinearAttention(Attention):
         return normalised((queries @ keys.transpose(-2, -1)).masked_fill(~allowed, 0))
 
     def remember(self, heads: int, key: Tensor, value: Tensor, call: Call) -> Memory:
-        features = _Features(self.feature_map, key.shape[-1], 1.0)
+        features = _ElementwiseFeatures(self.feature_map, key.shape[-1], 1.0)
         states = sum_all.states(key, key, value, features, call.key_padding_mask)
         return (states.unflatten(0, key.shape[:2]),)
 
@@ -140,7 +140,7 @@ class LinearAttention(Attention):
         return x.clamp(max=0).exp() + relu(x) if self.feature_map == "elu" else relu(x)
 
 
-class _Features(Features):
+class _ElementwiseFeatures(Features):
     """elu(x) + 1 or max(x, 0) of each channel."""
 
     def __init__(self, feature_map: str, head_dim: int, scale: float) -> None:

@@ -143,10 +143,10 @@ class PerformerAttention(Attention):
         keys = expand_heads(key, heads).to(dtype) * root
         return queries @ directions, keys @ directions - keys.square().sum(-1, keepdim=True) / 2
 
-    def _features(self, query: Tensor, scale: float) -> _Features:
+    def _features(self, query: Tensor, scale: float) -> _RandomFeatures:
         drawn = query.shape[1], self.num_features, query.shape[3], self.seed, query.device
         wide = compute_dtype(query.dtype)
-        return _Features(_for_keys(*drawn, wide), _for_queries(*drawn, wide, scale))
+        return _RandomFeatures(_for_keys(*drawn, wide), _for_queries(*drawn, wide, scale))
 
     def _placed_directions(self, query: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
         return _directions(
@@ -154,7 +154,7 @@ class PerformerAttention(Attention):
         )
 
 
-class _Features(Features):
+class _RandomFeatures(Features):
     """Logarithms w·q and w·k - |k|²/2; |q|²/2 is the same for all weights of a row, and cancels."""
 
     exponential = True

@@ -14,7 +14,7 @@ from bench.accuracy import weights
 from bench.accuracy.reference import Reference
 from bench.accuracy.sampled_rows import Sample, mean, median, relative_error
 from bench.accuracy.weights import SELECTING, Weighed
-from bench.measurement import Head
+from bench.measurement import HeadRow
 from variants import Attention
 
 # Largest relative error of a kernel against its own dense definition that rounding explains: four
@@ -58,7 +58,7 @@ class Accuracy:
     baseline_keys: float | None = None
     random_keys_error_rel_l2: float | None = None
     top_keys_error_rel_l2: float | None = None
-    heads: tuple[Head, ...] = field(default=(), repr=False)
+    heads: tuple[HeadRow, ...] = field(default=(), repr=False)
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -235,7 +235,7 @@ def _relative(out: Tensor, other: Tensor, sample: Sample) -> float:
 
 def _heads(
     attention: Attention, reference: Reference, weighed: Weighed | None, out: Tensor
-) -> Iterator[Head]:
+) -> Iterator[HeadRow]:
     """What is said of each head by itself."""
     exact, sample = reference.exact.out, reference.sample
     wrong, size = (out - exact).square().sum(-1), exact.square().sum(-1)
@@ -246,7 +246,7 @@ def _heads(
         for head in range(out.shape[1]):
             at = batch, head
             error, low, high = relative_error(wrong[at], size[at], sample)
-            yield Head(
+            yield HeadRow(
                 batch_index=batch,
                 head=head,
                 approx_error_rel_l2=error,

@@ -26,7 +26,7 @@ SELECTING = ("masked_softmax", "biased_softmax", "shared_qk_softmax")  # targets
 SAME = 1.05  # of two budgets: more is another one
 
 
-class _Part(NamedTuple):
+class _WeightPart(NamedTuple):
     """Some of the sampled rows: which, their exact weights, and the greatest of these."""
 
     places: slice
@@ -81,14 +81,14 @@ def weigh(attention: Attention, reference: Reference, *, shared_qk: bool = False
     return Weighed(**joined, target_out=target_out)
 
 
-def _exact_parts(query: Tensor, key: Tensor, reference: Reference) -> Iterable[_Part]:
+def _exact_parts(query: Tensor, key: Tensor, reference: Reference) -> Iterable[_WeightPart]:
     """Exact weights of some of the sampled rows at a time; computed once for all methods, unless
     that takes too much memory."""
 
-    def parts() -> Iterator[_Part]:
+    def parts() -> Iterator[_WeightPart]:
         for places, scores in _scores(query, key, reference, PAIRS):
             exact = masked_softmax(scores, scores > -torch.inf)
-            yield _Part(places, exact, exact.topk(min(TOP, exact.shape[-1]), dim=-1))
+            yield _WeightPart(places, exact, exact.topk(min(TOP, exact.shape[-1]), dim=-1))
 
     if len(reference.sample.rows) * query.shape[:2].numel() * key.shape[2] > KEPT_SCORES:
         return parts()

@@ -78,7 +78,7 @@ def capture(
 
     attention = transformers.AttentionInterface()["sdpa"]
     masks = transformers.AttentionMaskInterface
-    recorder = _Recorder(model, wanted, kv_groups, attention)
+    recorder = _HeadRecorder(model, wanted, kv_groups, attention)
     transformers.AttentionInterface.register(IMPLEMENTATION, recorder)
     # Without a mask function of its own, sliding windows would silently become full attention.
     masks.register(IMPLEMENTATION, masks()["sdpa"])
@@ -121,7 +121,7 @@ class _Finished(Exception):
 
 
 @dataclass
-class _Recorder:
+class _HeadRecorder:
     """An attention function of transformers that keeps what the wanted layers are given."""
 
     model: str

@@ -29,7 +29,7 @@ Tensors = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Head:
+class DrawnHead:
     """One key/value head and the query heads that read it."""
 
     group: int  # query heads
@@ -79,7 +79,7 @@ class Head:
         return features * math.sqrt(2 / self.head_dim)
 
 
-def clustered(head: Head) -> Tensors:
+def clustered(head: DrawnHead) -> Tensors:
     """Queries and keys around common centres in random order, as many centres as keys in each."""
     count = max(1, round(math.sqrt(head.key_len)))
     centres = head.directions(count) * head.length(head.favourite(0))
@@ -90,12 +90,12 @@ def clustered(head: Head) -> Tensors:
     return query, key, head.values(head.normal(count, head.head_dim)[of_keys])
 
 
-def local(head: Head) -> Tensors:
+def local(head: DrawnHead) -> Tensors:
     """Scores fall with distance, on a scale of some ten tokens; values are smooth in position."""
     return _placed(head, head.favourite(4), noise=0.5)
 
 
-def _placed(head: Head, score: float, noise: float) -> Tensors:
+def _placed(head: DrawnHead, score: float, noise: float) -> Tensors:
     """Random queries and keys of this noise, with the features of their positions added."""
     places = head.places()
     query = noise * head.normal(head.group, head.seq_len, head.head_dim)
@@ -106,7 +106,7 @@ def _placed(head: Head, score: float, noise: float) -> Tensors:
     return query, key, head.values(structure)
 
 
-def needle(head: Head) -> Tensors:
+def needle(head: DrawnHead) -> Tensors:
     """Each query asks one of 8 questions, and 32 keys at random places in the first eighth answer
     them; the others are noise. A causal query before its needles has nothing to find."""
     early = torch.randperm(max(1, head.key_len // 8), generator=head.generator)
@@ -126,7 +126,7 @@ def needle(head: Head) -> Tensors:
     return query, key, head.values(structure)
 
 
-def sinks(head: Head) -> Tensors:
+def sinks(head: DrawnHead) -> Tensors:
     """The first key takes about half of the attention and has a small value, as in deep layers of
     language models; the rest goes by distance and, more than in `local`, by content."""
     query, key, value = _placed(head, head.favourite(-2), noise=1.0)
@@ -141,7 +141,7 @@ def sinks(head: Head) -> Tensors:
     return query, key, value
 
 
-def _log_total_of_others(head: Head, query: Tensor, key: Tensor) -> Tensor:
+def _log_total_of_others(head: DrawnHead, query: Tensor, key: Tensor) -> Tensor:
     """(group,): logarithm of the sum of exp(score) over all keys but the first, mean over rows; 0
     where no row sees another."""
     rows = torch.linspace(0, head.seq_len - 1, min(64, head.seq_len)).long()
@@ -159,7 +159,7 @@ def gaussian(case: Case) -> Tensors:
     return query, key, value
 
 
-FAMILIES: dict[str, Callable[[Head], Tensors]] = {
+FAMILIES: dict[str, Callable[[DrawnHead], Tensors]] = {
     family.__name__: family for family in (clustered, local, needle, sinks)
 }
 DETAILS = {
@@ -182,7 +182,7 @@ def draw(name: str, case: Case) -> Tensors:
         return gaussian(case)
     generator = torch.Generator().manual_seed(case.seed)
     group = case.heads // case.kv_heads
-    head = Head(group, case.seq_len, case.key_len, case.head_dim, case.causal, generator)
+    head = DrawnHead(group, case.seq_len, case.key_len, case.head_dim, case.causal, generator)
     query = torch.empty(case.batch, case.kv_heads, group, case.seq_len, case.head_dim)
     key = torch.empty(case.batch, case.kv_heads, case.key_len, case.head_dim)
     value = torch.empty_like(key)

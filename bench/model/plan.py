@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import variants
-from bench.inputs.model_files import Source, find, required
+from bench.inputs.model_files import ModelFiles, find, required
 from bench.measurement import attention_columns
 from bench.model.row import ALL_LAYERS, ModelCase
 from bench.model.text import ModelError, Text, read_text
@@ -28,7 +28,7 @@ class Setup:
     passes: int  # that are timed
 
     @property
-    def source(self) -> Source:
+    def source(self) -> ModelFiles:
         """Where the model is; CaptureError if it or what it needs is missing."""
         required("transformers", self.model)
         return find(self.model)

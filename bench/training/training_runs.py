@@ -103,7 +103,7 @@ def run(trainings: Sequence[Training], folder: Path) -> list[Mapping[str, Any]]:
         raise TrainingError(f"cannot write to {folder}: {error.strerror}") from error
 
 
-def _run(trainings: Sequence[Training], rows: Table, points: Table) -> list[Mapping[str, Any]]:
+def _run(trainings: Sequence[Training], rows: CsvFile, points: CsvFile) -> list[Mapping[str, Any]]:
     on_cpu = all(training.device == "cpu" for training in trainings)
     pool = ProcessPool(
         max_workers=min(len(trainings), os.cpu_count() or 1) if on_cpu else 1,
@@ -158,7 +158,7 @@ def _train(training: Training) -> tuple[dict[str, Any], tuple[Point, ...]]:
 
 
 @dataclass(frozen=True)
-class Table:
+class CsvFile:
     """A CSV file of which every line is on its way to the disk as soon as it is written."""
 
     file: IO[str]
@@ -169,8 +169,8 @@ class Table:
         self.file.flush()
 
 
-def _table(file: IO[str], columns: Sequence[str]) -> Table:
-    table = Table(file, csv.DictWriter(file, columns, extrasaction="ignore"))
+def _table(file: IO[str], columns: Sequence[str]) -> CsvFile:
+    table = CsvFile(file, csv.DictWriter(file, columns, extrasaction="ignore"))
     table.writer.writeheader()
     file.flush()
     return table

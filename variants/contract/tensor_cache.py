@@ -25,14 +25,14 @@ Value = TypeVar("Value")
 Key = tuple[Any, ...]
 
 
-class _Kept(NamedTuple):
+class _Entry(NamedTuple):
     value: Any
     tensors: list[Tensor]
     versions: list[int]  # of the tensors, which torch counts up when one is written to
     nbytes: int
 
     @classmethod
-    def of(cls, value: Any) -> _Kept:
+    def of(cls, value: Any) -> _Entry:
         tensors = list(_tensors(value, set()))
         storages = [tensor.untyped_storage() for tensor in tensors]
         sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
@@ -48,10 +48,10 @@ class _Store:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.kept: OrderedDict[Key, _Kept] = OrderedDict()
+        self.kept: OrderedDict[Key, _Entry] = OrderedDict()
         self.nbytes = 0
 
-    def get(self, key: Key) -> _Kept | None:
+    def get(self, key: Key) -> _Entry | None:
         with self.lock:
             found = self.kept.get(key)
             if found is None:
@@ -62,7 +62,7 @@ class _Store:
             self.kept.move_to_end(key)
             return found
 
-    def put(self, key: Key, new: _Kept) -> _Kept:
+    def put(self, key: Key, new: _Entry) -> _Entry:
         """Keep a value, unless another thread has kept one meanwhile; the one that is kept."""
         with self.lock:
             if key in self.kept:
@@ -114,7 +114,7 @@ class cached(Generic[Arguments, Value]):
                 value = self.function(*args, **kwargs)
             if any(pretended(tensor) for tensor in _tensors(value, set())):
                 return value
-            kept = _STORE.put(key, _Kept.of(value))
+            kept = _STORE.put(key, _Entry.of(value))
         result: Value = kept.value
         return result
 

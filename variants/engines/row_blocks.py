@@ -47,7 +47,7 @@ def attend(
     return out.to(query.dtype)
 
 
-class _Part(NamedTuple):
+class _RowBlock(NamedTuple):
     """A block of rows of some heads of one sequence, and the keys that its last row sees."""
 
     sequence: int
@@ -74,7 +74,7 @@ class _Part(NamedTuple):
         return visible(which, rows, keys, Call(causal=causal, key_padding_mask=padding, scale=1.0))
 
 
-def _parts(query: Tensor, key: Tensor, causal: bool, width: int) -> Iterator[_Part]:
+def _parts(query: Tensor, key: Tensor, causal: bool, width: int) -> Iterator[_RowBlock]:
     """All rows that see a key."""
     (batch, _, query_len, _), (_, kv_heads, key_len, _) = query.shape, key.shape
     group, offset = query.shape[1] // kv_heads, key_len - query_len
@@ -86,7 +86,7 @@ def _parts(query: Tensor, key: Tensor, causal: bool, width: int) -> Iterator[_Pa
             last = min(first + at_once, kv_heads)
             for start in range(max(0, -offset) if causal else 0, query_len, step):
                 stop = min(start + step, query_len)
-                yield _Part(
+                yield _RowBlock(
                     sequence,
                     slice(first * group, last * group),
                     slice(first, last),

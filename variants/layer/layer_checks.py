@@ -1,22 +1,34 @@
-"""What a layer must be made of and be given; what the contract checks is left to it."""
+"""Checks of the settings and arguments of a layer; the contract checks the tensors of a call."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from variants.contract.attention import Attention
 from variants.contract.checks import UnsupportedError
 from variants.contract.modes import autocasts, holds_numbers
 from variants.contract.registry import REGISTRY
 from variants.layer.position_encoding import Position
 
-if TYPE_CHECKING:
-    from variants.layer.multi_head import MultiHeadAttention
+
+class Layer(Protocol):
+    """The parts of a layer that the checks read."""
+
+    attention: Attention
+    embed_dim: int
+    num_heads: int
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    shared_qk: bool
+    position: Position
+    query_projection: nn.Linear
 
 
-def check_numbers(layer: MultiHeadAttention) -> None:
+def check_numbers(layer: Layer) -> None:
     """Widths and heads that make a layer; ValueError otherwise."""
     for name in ("embed_dim", "num_heads", "kv_heads", "key_dim", "value_dim"):
         number = getattr(layer, name)
@@ -45,7 +57,7 @@ def check_numbers(layer: MultiHeadAttention) -> None:
         )
 
 
-def check_position(layer: MultiHeadAttention) -> None:
+def check_position(layer: Layer) -> None:
     """Whether the attention and the widths allow for the position that was asked for."""
     name, attention = type(layer.position).__name__, layer.attention
     if layer.position.needs_distance_bias and "distance_bias" not in attention.supports:
@@ -63,9 +75,7 @@ def check_position(layer: MultiHeadAttention) -> None:
         )
 
 
-def check_widths(
-    layer: MultiHeadAttention, query: Tensor, key: Tensor | None, value: Tensor | None
-) -> None:
+def check_widths(layer: Layer, query: Tensor, key: Tensor | None, value: Tensor | None) -> None:
     """Tokens of the widths and the dtype that are projected; how they fit together is the
     attention's to say."""
     found, said = query, ""
@@ -96,7 +106,7 @@ def check_widths(
 
 
 def check_foreign(
-    layer: MultiHeadAttention,
+    layer: Layer,
     query: Tensor,
     key: Tensor | None,
     mask: Tensor | None,

@@ -90,7 +90,7 @@ def replace_attention(
     chosen = as_attention(attention)
     function = AttentionFunction(chosen, None if layers is None else frozenset(layers))
     name = _register(function, _name(function))
-    recorder = _Recorder(function)
+    recorder = _CallRecorder(function)
     before = [(config, config._attn_implementation) for config in _configs(model)]
     transformers.AttentionInterface.register(name, recorder)
     try:
@@ -154,7 +154,7 @@ def _name(function: AttentionFunction) -> str:
 
 
 @dataclass
-class _Recorder:
+class _CallRecorder:
     """An attention function that remembers the modules that called it, with heads and head_dim."""
 
     function: AttentionFunction
@@ -194,7 +194,7 @@ def _configs(model: Any) -> Iterator[Any]:
         waiting.extend(part for part in parts if part is not None)
 
 
-def _run(model: Any, example: Mapping[str, Any], recorder: _Recorder) -> None:
+def _run(model: Any, example: Mapping[str, Any], recorder: _CallRecorder) -> None:
     """A forward pass without dropout, which leaves no trace in the model."""
     training = [(module, module.training) for module in model.modules()]
     try:
@@ -214,7 +214,7 @@ def _run(model: Any, example: Mapping[str, Any], recorder: _Recorder) -> None:
             module.training = was
 
 
-def _check_all_replaced(model: Any, recorder: _Recorder) -> None:
+def _check_all_replaced(model: Any, recorder: _CallRecorder) -> None:
     modules = dict(model.named_modules())
     replaced = {name for name, module in modules.items() if module in recorder.heads}
     called = {
@@ -239,7 +239,7 @@ def _check_all_replaced(model: Any, recorder: _Recorder) -> None:
         )
 
 
-def _check_layers(model: Any, recorder: _Recorder) -> None:
+def _check_layers(model: Any, recorder: _CallRecorder) -> None:
     known: set[Any] = {getattr(module, "layer_idx", None) for module in recorder.heads}
     if (wanted := recorder.function.layers) is None or (wanted and wanted <= known):
         return

@@ -67,7 +67,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, call: Ca
     )
     kept = _kept.get(pattern)
     if kept is None:
-        kept = _kept[pattern] = _Kept(pattern)
+        kept = _kept[pattern] = _CompiledPattern(pattern)
     size = _block_size(pattern, query, gradient)
     mask = kept.block_mask(pattern, size, gradient, call.key_padding_mask, query.device)
     return kept.compiled(signature)(query, key, value, mask, call.scale, _options(query, size))
@@ -118,7 +118,7 @@ def _options(query: Tensor, size: int) -> dict[str, Any]:
     return {}
 
 
-class _Kept:
+class _CompiledPattern:
     """What is made once for a pattern: the functions compiled for it."""
 
     def __init__(self, pattern: Pattern) -> None:
@@ -162,7 +162,7 @@ class _Kept:
 
 
 # As long as the pattern itself is kept, since lists and kernels take memory.
-_kept: WeakKeyDictionary[Pattern, _Kept] = WeakKeyDictionary()
+_kept: WeakKeyDictionary[Pattern, _CompiledPattern] = WeakKeyDictionary()
 
 
 def _to_compile() -> Callable[..., Tensor]:
