@@ -43,6 +43,11 @@ def test_the_text_names_all_settings_in_order_and_an_implementation_if_one_is_as
     )
 
 
+def test_defaults_hold_for_settings_that_are_not_written() -> None:
+    found = variants.parse("lsh num_hashes=4", num_hashes=2, bucket_size=8)
+    assert found == variants.create("lsh", num_hashes=4, bucket_size=8)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

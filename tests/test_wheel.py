@@ -1,10 +1,12 @@
-"""A wheel holds every module and data file of the three packages, and that `variants` is typed."""
+"""What a user gets: the files of a wheel, and the types that it brings."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -13,6 +15,7 @@ import pytest
 from tests.test_architecture import PACKAGES, ROOT
 
 BUILD = "from setuptools.build_meta import build_wheel; build_wheel('dist')"
+SCRIPT = ROOT / "tests" / "typing_cases" / "user_script.py"
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +45,28 @@ def test_it_holds_every_file_of_the_packages(wheel: ZipFile) -> None:
     found = {name for name in wheel.namelist() if Path(name).parts[0] in PACKAGES}
     assert found == wanted
     assert "variants/py.typed" in found
+
+
+def test_mypy_knows_the_types_of_a_users_script(
+    wheel: ZipFile, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """The wheel is installed in an environment, where mypy reads only typed packages."""
+    pytest.importorskip("mypy")
+    venv.create(tmp_path / "environment", symlinks=True)
+    (packages,) = (tmp_path / "environment").glob("lib/python*/site-packages")
+    wheel.extractall(packages)
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
+    shutil.copy(SCRIPT, tmp_path)
+    assert pytestconfig.cache is not None
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "mypy", "--strict", "--config-file="),
+            *("--python-executable", tmp_path / "environment" / "bin" / "python"),
+            *("--cache-dir", pytestconfig.cache.mkdir("mypy"), SCRIPT.name),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -20,11 +20,11 @@ from variants.contract.parsing import parse
 from variants.contract.registry import (
     REGISTRY,
     add_implementation,
-    create,
     grid,
     hyperparameters,
     register,
 )
+from variants.contract.typed_create import create
 from variants.engines.primitives.float32_route import Float32Route, choose_float32_route
 from variants.layer.multi_head import MultiHeadAttention
 from variants.pretrained.replace import attn_implementation, replace_attention

@@ -14,14 +14,9 @@ def attention_at(text: str, seq_len: int) -> Attention:
     Raises:
         SweepError: an unknown variant or setting, or one that cannot be trained.
     """
-    name, *words = text.split() or [""]
-    said = {word.partition("=")[0] for word in words}
     try:
-        for known in variants.hyperparameters(name):
-            value = known.train_at(seq_len)
-            if known.name not in said and value != known.default:
-                words.append(f"{known.name}={value}")
-        attention = variants.parse(" ".join([name, *words]))
+        known = variants.hyperparameters(variants.parse(text).info.name)
+        attention = variants.parse(text, **{it.name: it.train_at(seq_len) for it in known})
     except ValueError as error:
         raise SweepError(str(error)) from error
     if "backward" not in attention.supports:

@@ -13,9 +13,10 @@ INTEGER = re.compile(r"[+-]?\d+")
 NUMBER = re.compile(r"[+-]?(inf|(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)")
 
 
-def parse(text: str) -> Attention:
+def parse(text: str, **defaults: Any) -> Attention:
     """The attention that a text names: a variant, then any of its settings as `name=value`, with
-    spaces between. Settings that are not written have their defaults.
+    spaces between. Settings that are not written have the values in `defaults`, or the
+    variant's own.
 
     >>> parse("lsh num_hashes=4").num_hashes
     4
@@ -37,7 +38,7 @@ def parse(text: str) -> Attention:
         if key in settings:
             raise ValueError(f"hyperparameter {key!r} is given twice in {text!r}; give it once")
         settings[key] = _value(f"{name}: {key}", kinds.get(key, str), value)
-    return create(name, **settings)
+    return create(name, **defaults | settings)
 
 
 def as_attention(attention: Attention | str) -> Attention:
