@@ -1,4 +1,4 @@
-"""Settings of the test run, and fixtures that several files use.
+"""Settings of the test run.
 
 Warnings are errors where the versions of other packages are the tested ones. Any release of any
 package may warn of something new; that alone is no fault of the code here.
@@ -7,7 +7,6 @@ package may warn of something new; that alone is no fault of the code here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -68,18 +67,6 @@ def few_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     from variants.engines.primitives import head_slabs
 
     monkeypatch.setattr(head_slabs, "SCORES_CPU", head_slabs.SCORES_CPU // 4)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """torch computes on one thread, here and in processes that a test starts: small tensors gain
-    nothing from threads, and threads that wait for each other on a busy machine cost minutes."""
-    with pytest.MonkeyPatch.context() as changed:
-        changed.setenv("OMP_NUM_THREADS", "1")
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        yield
-        torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=["default", "fast"])

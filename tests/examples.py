@@ -36,7 +36,8 @@ from tests.tiny_model import save_model, save_text
 ROOT = Path(__file__).parents[1]
 NOT_RUN = re.compile(
     r"(?:\S*/)?(?:pip|awk|echo|cp|rm|touch|make:)(?: |$)"
-    r"|(?:\S*/)?python3? -m (?:pip|venv|pytest|pdoc|ruff|mypy|tests\.versions|reports docs)(?: |$)"
+    r"|(?:\S*/)?python3? (?:-W error )?-m "
+    r"(?:pip|venv|pytest|pdoc|ruff|mypy|tests\.versions|reports docs)(?: |$)"
 )
 # The point at which sweeps are measured; those with an implementation from outside choose theirs.
 POINT = {
@@ -108,6 +109,8 @@ def run_command(command: str) -> str | None:
         case ["python", "-m", "bench", "run", *options] if "--resume" not in options:
             return _run_sweep(options)
         case ["python", "-m", "bench", name, *options]:
+            if name != "capture":
+                options = _without(options, "--out")
             return _invoke(bench, name, *_smaller(options, *SMALLER.get(name, ({}, {}))))
     return "no test knows how to run this"
 
@@ -175,11 +178,8 @@ def _smaller(
     options: Sequence[str], replaced: Mapping[str, str], defaults: Mapping[str, str]
 ) -> list[str]:
     missing = {name: value for name, value in defaults.items() if name not in options}
-    kept = _without(options, "--out", *replaced)
     pairs = [*missing.items(), *replaced.items()]
-    if "--out" in options:
-        pairs.append(("--out", "made"))
-    return [*kept, *(word for pair in pairs for word in pair)]
+    return [*_without(options, *replaced), *(word for pair in pairs for word in pair)]
 
 
 def _without(options: Sequence[str], *names: str) -> list[str]:
