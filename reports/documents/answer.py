@@ -11,7 +11,7 @@ from reports.rows import read_runs
 from reports.tables import summary_table
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "amd-epyc-2-threads"
-WIDTH = 100
+WIDTH = 112
 
 
 def example() -> str:
