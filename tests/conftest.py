@@ -1,4 +1,4 @@
-"""Settings of the test run.
+"""Settings of the test run, and fixtures that several files use.
 
 Warnings are errors where the versions of other packages are the tested ones. Any release of any
 package may warn of something new; that alone is no fault of the code here.
@@ -7,6 +7,7 @@ package may warn of something new; that alone is no fault of the code here.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 import torch

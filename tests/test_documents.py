@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -137,9 +138,28 @@ def test_a_page_says_where_an_implementation_runs(name: str, implementation: str
         assert reason is None
 
 
-def test_no_meaning_is_left_of_an_implementation_that_is_gone() -> None:
-    known = {one for cls in REGISTRY.values() for one in cls.info.implementations}
-    assert set(MEANINGS) <= known
+def test_every_library_has_a_meaning_and_none_is_left_of_one_that_is_gone() -> None:
+    found = [cls.info for cls in REGISTRY.values()]
+    known = {one for info in found for one in info.implementations}
+    foreign = {one for info in found for one in info.libraries | info.reduced_precision}
+    assert foreign <= set(MEANINGS) <= known
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_a_link_within_the_documents_leads_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            anchors = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+            assert anchor in anchors, link
 
 
 def test_a_picture_shows_what_the_definition_sees() -> None:

@@ -48,11 +48,10 @@ class FullAttention(Attention):
 
     Implementations: `sdpa` is torch's fused kernel as it is. `onednn` is the same on a CPU, with
     inputs widened to float32; it is fastest on the fast route of float32 products
-    (`variants.choose_float32_route`). `plain` computes two matrix
-    products around a softmax, for blocks of query rows; `coarse` does so with scores in bfloat16.
-    On CUDA `flash`, `cudnn` and `efficient` name torch's kernels, and `xformers` is that library's
-    kernel. `auto` takes `onednn` on a CPU if there are enough keys, and the fastest of torch's
-    kernels on CUDA.
+    (`variants.choose_float32_route`). `plain` computes two matrix products around a softmax, for
+    blocks of query rows; `coarse` does so with scores in bfloat16. On CUDA `flash`, `cudnn` and
+    `efficient` name torch's kernels, and `xformers` is that library's kernel. `auto` takes `onednn`
+    on a CPU if there are enough keys, and the fastest of torch's kernels on CUDA.
 
     Costs: n tokens, d = head_dim.
 

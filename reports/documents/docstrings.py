@@ -22,7 +22,7 @@ class DocstringError(ValueError):
 
 def summary(name: str) -> str:
     """The first sentence of the variant's file after the method's name: "a query sees ..."."""
-    first = _module(name)[0]
+    first = REGISTRY[name].info.summary
     _, colon, rest = first.partition(": ")
     if not colon:
         raise DocstringError(
@@ -34,7 +34,7 @@ def summary(name: str) -> str:
 
 def title(name: str) -> str:
     """The method's name as its file begins."""
-    return _module(name)[0].partition(":")[0]
+    return REGISTRY[name].info.summary.partition(":")[0]
 
 
 def differences(name: str) -> str:

@@ -22,7 +22,7 @@ MEANINGS = {
     "coarse": Meaning("the same with scores in bfloat16: faster, with a larger rounding error"),
     "plain": Meaning("two matrix products around a softmax, for blocks of query rows"),
     "sdpa": Meaning("torch's `scaled_dot_product_attention`"),
-    "onednn": Meaning("the same in float32, with the fast route of float32 products", ("cpu",)),
+    "onednn": Meaning("torch's kernel on inputs that are widened to float32", ("cpu",)),
     "flash": Meaning("torch's FlashAttention kernel", ("cuda",)),
     "cudnn": Meaning("torch's cuDNN kernel", ("cuda",)),
     "efficient": Meaning("torch's memory-efficient kernel", ("cuda",)),
