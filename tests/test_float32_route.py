@@ -122,7 +122,6 @@ def implementations() -> list[Any]:
     ]
 
 
-@pytest.mark.usefixtures("one_thread")
 class TestKernels:
     @pytest.mark.parametrize("attention", implementations())
     def test_change_no_setting_at_any_moment(
@@ -194,7 +193,6 @@ def in_fork(check: Callable[[], bool]) -> bool:
 class TestProcesses:
     # Python warns of a fork beside other threads.
     @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-    @pytest.mark.usefixtures("one_thread")
     def test_a_forked_process_has_the_route_of_its_parent(self, route: str) -> None:
         expected = settings()
 
