@@ -15,6 +15,7 @@ from torch import Tensor
 
 import variants
 from bench import accuracy, clock, inputs, worker
+from bench.accuracy import reference
 from bench.clock import Samples
 from bench.measurement import NUMBERS, Measurement, Raw, Status
 from bench.worker import _Seen
@@ -395,15 +396,20 @@ class TestRoute:
         assert full("sdpa").status is Status.ERROR
         assert float32_route.present() == "fast"
 
-    @pytest.mark.usefixtures("quick")
-    def test_the_floor_of_the_dtype_does_not_depend_on_it(self) -> None:
-        before = measure().dtype_floor_rel_l2
-        float32_route.take("fast")
-        try:
-            worker._Shape.key = None
-            assert measure().dtype_floor_rel_l2 == before
-        finally:
-            float32_route.take("default")
+    @pytest.mark.usefixtures("quick", "fast_route")
+    def test_the_floor_of_the_dtype_is_taken_at_torchs_defaults(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen = set()
+        attend = reference.scaled_dot_product_attention
+
+        def watched(*tensors: Tensor, **call: Any) -> Tensor:
+            seen.add(float32_route.present())
+            return attend(*tensors, **call)
+
+        monkeypatch.setattr(reference, "scaled_dot_product_attention", watched)
+        assert measure().dtype_floor_rel_l2 is not None
+        assert seen == {"default"}
 
 
 @pytest.mark.usefixtures("quick")
