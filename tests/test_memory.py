@@ -119,31 +119,25 @@ def test_a_backward_pass_counts_its_saved_and_its_new_tensors() -> None:
     assert peak_bytes(call, CPU) >= forward + 4000
 
 
-def test_no_events_have_no_peak() -> None:
-    assert peak_of([]) == 0
-
-
-def test_events_count_in_the_order_of_their_time() -> None:
-    assert peak_of([(3, 2, 5), (2, 1, -10), (1, 1, 10)]) == 10
-    assert peak_of([(2, 2, 5), (3, 1, -10), (1, 1, 10)]) == 15
-
-
-def test_a_pointer_that_is_used_again_after_a_free_counts_afresh() -> None:
-    assert peak_of([(1, 7, 100), (2, 7, -100), (3, 7, 60), (4, 8, 30)]) == 100
-    assert peak_of([(1, 7, 100), (2, 7, -100), (3, 7, 60), (4, 8, 50)]) == 110
-
-
-def test_a_pointer_that_is_used_again_without_a_free_is_one_block() -> None:
-    """Its free happened where the profiler does not look; two blocks cannot share an address."""
-    assert peak_of([(1, 7, 100), (2, 7, 100), (3, 7, 100)]) == 100
-    assert peak_of([(1, 7, 100), (2, 7, 40), (3, 8, 30)]) == 100
-    assert peak_of([(1, 7, 100), (2, 7, 40), (3, 7, -40), (4, 8, 90)]) == 100
-
-
-def test_a_free_counts_the_size_that_was_allocated() -> None:
-    # torch reports size 0 for blocks that it did not see being allocated.
-    assert peak_of([(1, 7, 100), (2, 7, 0), (3, 8, 70)]) == 100
-
-
-def test_a_free_of_an_unknown_block_does_not_count() -> None:
-    assert peak_of([(1, 9, -1000), (2, 7, 100), (3, 9, -1000), (4, 8, 50)]) == 150
+@pytest.mark.parametrize(
+    ("events", "peak"),
+    [
+        ([], 0),
+        # In the order of their time.
+        ([(3, 2, 5), (2, 1, -10), (1, 1, 10)], 10),
+        ([(2, 2, 5), (3, 1, -10), (1, 1, 10)], 15),
+        # A pointer that is used again after a free counts afresh.
+        ([(1, 7, 100), (2, 7, -100), (3, 7, 60), (4, 8, 30)], 100),
+        ([(1, 7, 100), (2, 7, -100), (3, 7, 60), (4, 8, 50)], 110),
+        # Without a free it is one block: its free happened where the profiler does not look.
+        ([(1, 7, 100), (2, 7, 100), (3, 7, 100)], 100),
+        ([(1, 7, 100), (2, 7, 40), (3, 8, 30)], 100),
+        ([(1, 7, 100), (2, 7, 40), (3, 7, -40), (4, 8, 90)], 100),
+        # torch reports size 0 for blocks that it did not see being allocated.
+        ([(1, 7, 100), (2, 7, 0), (3, 8, 70)], 100),
+        # A free of an unknown block does not count.
+        ([(1, 9, -1000), (2, 7, 100), (3, 9, -1000), (4, 8, 50)], 150),
+    ],
+)
+def test_the_peak_of_events(events: list[tuple[int, int, int]], peak: int) -> None:
+    assert peak_of(events) == peak
