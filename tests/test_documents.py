@@ -17,7 +17,7 @@ import variants
 from bench.measurement import COLUMNS
 from bench.model.row import COLUMNS as MODEL_COLUMNS
 from reports.__main__ import main
-from reports.documents import docstrings, overview, pictures, variant_page
+from reports.documents import create_stub, docstrings, overview, pictures, variant_page
 from reports.documents.docstrings import DocstringError
 from reports.documents.generated import BLOCKS
 from reports.documents.implementations import MEANINGS, meaning
@@ -30,6 +30,8 @@ ROOT = Path(__file__).parents[1]
 def root(tmp_path: Path) -> Path:
     """Pages with an old text between their marks, and the generated files of this checkout."""
     shutil.copytree(ROOT / "docs" / "variants", tmp_path / "docs" / "variants")
+    (tmp_path / create_stub.FILE).parent.mkdir(parents=True)
+    shutil.copy(ROOT / create_stub.FILE, tmp_path / create_stub.FILE)
     for block in BLOCKS:
         page = tmp_path / block.page
         text = page.read_text() if page.is_file() else "# Title\n"
@@ -45,9 +47,10 @@ def docs(root: Path, *options: str) -> tuple[int, str]:
 
 def test_the_check_names_stale_files_and_docs_renews_them(root: Path) -> None:
     (root / "docs" / "variants" / "lsh.md").write_text("old")
+    (root / create_stub.FILE).write_text("old")
     code, output = docs(root, "--check")
     assert code == 1
-    files = "README.md, docs/columns.md, docs/variants/lsh.md"
+    files = f"README.md, docs/columns.md, {create_stub.FILE}, docs/variants/lsh.md"
     assert f"{files}: stale; run `python -m reports docs`" in output
     assert "old" in (root / "README.md").read_text()
     assert docs(root)[0] == 0

@@ -51,10 +51,15 @@ class Hyperparameter:
         return ", ".join(limits)
 
     @property
+    def facts(self) -> str:
+        """Type, default and valid values in words."""
+        facts = [self.type.__name__, f"default {self.default}", self.valid]
+        return ", ".join(filter(None, facts))
+
+    @property
     def summary(self) -> str:
         """Name, type, default, valid values and meaning in one line."""
-        facts = [self.type.__name__, f"default {self.default}", self.valid]
-        return f"{self.name} ({', '.join(filter(None, facts))}): {self.doc}"
+        return f"{self.name} ({self.facts}): {self.doc}"
 
     def train_at(self, seq_len: int) -> Any:
         """The value for a training on sequences of `seq_len` tokens: the nearest valid one."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from variants.contract.added import ADDED, Added
 from variants.contract.attention import Attention
+from variants.contract.help_text import HelpText
 from variants.contract.hyperparameter import Hyperparameter, check_declared, declared_by
 from variants.contract.info import CAPABILITIES, POSITIONS, TARGETS, Info
 
@@ -125,7 +126,7 @@ def register(
             reference=reference,
             summary=_first_paragraph(cls),
         )
-        cls.__doc__ = _with_hyperparameters(cls, declared)
+        cls.__doc__ = HelpText(_with_hyperparameters(cls, declared))  # type: ignore[assignment]
         REGISTRY[name] = cls
         return cls
 
