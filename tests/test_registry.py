@@ -637,10 +637,7 @@ def test_a_new_file_is_tested_by_the_contract(tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu\n")
     done = in_a_copy(
         tmp_path,
-        [
-            *["-m", "pytest", "tests", "-q", "-p", "no:cacheprovider", "-k", "mean_of_all", "-m"],
-            "not gpu",
-        ],
+        ["-m", "pytest", "tests", "-qp", "no:cacheprovider", "-k", "mean_of_all", "-m", "not gpu"],
     )
     assert done.returncode == 0, done.stdout
     passed = int(done.stdout.split(" passed")[0].split()[-1])

@@ -277,6 +277,15 @@ class TestBaselines:
         assert row.sdpa_ms_median == row.time_ms_median
         assert row.impl_error_rel_l2 == pytest.approx(row.approx_error_rel_l2, rel=1e-6)
 
+    def test_are_not_of_reduced_precision(self) -> None:
+        row = full("coarse")
+        assert row.status is Status.OK  # by a bound of its own, as bfloat16 scores need
+        assert row.impl_error_rel_l2 is not None
+        assert row.impl_error_rel_l2 > accuracy.rounding("float32")
+        found = worker._Shape.exact
+        assert {"sdpa", "plain"} <= found.keys()
+        assert "coarse" not in found
+
     def test_that_fail_leave_the_others(self, monkeypatch: pytest.MonkeyPatch) -> None:
         attend = variants.full.FullAttention.attend
 
