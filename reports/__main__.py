@@ -71,11 +71,12 @@ def build(runs: tuple[Path, ...], out: Path | None) -> None:
 def docs(check: bool, root: Path) -> None:
     """Rewrite the generated files: docs/variants/, and parts of README.md and docs/columns.md."""
     # Imported here: these modules import torch, and a report needs none.
+    from reports.documents.docstrings import DocstringError
     from reports.documents.generated import BlockError, rewrite, stale_files
 
     try:
         files = stale_files(root) if check else rewrite(root)
-    except BlockError as error:
+    except (BlockError, DocstringError) as error:
         raise click.UsageError(str(error)) from None
     if check and files:
         raise click.ClickException(f"{', '.join(files)}: stale; run `python -m reports docs`")

@@ -20,8 +20,8 @@ from reports.__main__ import main
 from reports.documents import create_stub, docstrings, overview, pictures, variant_page
 from reports.documents.docstrings import DocstringError
 from reports.documents.generated import BLOCKS
-from reports.documents.implementations import MEANINGS, meaning
 from variants import REGISTRY
+from variants.contract.implementations import MEANINGS, meaning
 
 ROOT = Path(__file__).parents[1]
 

@@ -25,7 +25,7 @@ from torch import Tensor
 import variants
 from bench.__main__ import main as bench
 from bench.training.settings import attention_at
-from reports.tables import variants_table
+from reports.documents import overview
 from tests.contract.attentions import settings, small_settings
 from variants import CAPABILITIES, REGISTRY, Attention, register
 from variants.contract.call import Call
@@ -625,7 +625,8 @@ def test_a_hyperparameter_of_a_new_name_needs_no_other_file(
     assert re.search(r"\s*│\s*".join(map(re.escape, cells)), listed.output)
     meaning = "strength (int, default 1, at least 1): factor of every weight"
     assert meaning in (REGISTRY["mean_of_all"].__doc__ or "")
-    assert "| `mean_of_all` | [Nothing at All You Need]" in variants_table()
+    row = "| [`mean_of_all`](docs/variants/mean_of_all.md) | Every row returns the mean"
+    assert row in overview.table()
 
 
 def test_a_new_file_is_tested_by_the_contract(tmp_path: Path) -> None:

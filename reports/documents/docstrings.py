@@ -23,18 +23,13 @@ class DocstringError(ValueError):
 def summary(name: str) -> str:
     """The first sentence of the variant's file after the method's name: "a query sees ..."."""
     first = REGISTRY[name].info.summary
-    _, colon, rest = first.partition(": ")
-    if not colon:
-        raise DocstringError(
-            f"variants/{name}.py must begin with a docstring 'Name: a query sees ...'; got "
-            f"{first!r}"
-        )
-    return rest.rstrip(".")
+    return first.partition(": ")[2].rstrip(".") or first
 
 
 def title(name: str) -> str:
-    """The method's name as its file begins."""
-    return REGISTRY[name].info.summary.partition(":")[0]
+    """The method's name as its file begins; its registry name where it does not."""
+    method, colon, _ = REGISTRY[name].info.summary.partition(": ")
+    return method if colon else name
 
 
 def differences(name: str) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 import variants
 from bench.inputs.captured import SMOLLM2, Capture
 from variants import Attention
+from variants.contract.registry import reference_attention
 
 TOKENS = 96
 LAYER, HEAD = 28, 1  # a head with a first token that all see, local and distant keys
@@ -38,7 +39,7 @@ def png(name: str) -> bytes:
     causal = True in chosen.info.causal_choices
     sides = [
         _drawn(attention.weights(query, key, causal=causal))
-        for attention in (variants.create("full"), chosen)
+        for attention in (reference_attention(), chosen)
     ]
     gap = np.full((TOKENS * CELL, GAP, 3), 255, dtype=np.uint8)
     file = io.BytesIO()

@@ -6,8 +6,8 @@ import torch
 
 import variants
 from reports.documents import docstrings, markdown, pictures
-from reports.documents.implementations import meaning
 from variants import REGISTRY, Attention
+from variants.contract.implementations import meaning
 
 HEADS, HEAD_DIM = 8, 64  # of the shapes of learned tensors
 LENGTHS = (256, 1024, 4096)  # tokens after which the size of a decoding state is shown

@@ -1,7 +1,7 @@
 """What the names of implementations mean, and on which devices each runs.
 
-`Attention.cannot_run` knows this machine only, so pages that are the same everywhere need a table.
-`tests/test_documents.py` compares the table with it. A name without an entry is a variant's own.
+`Attention.cannot_run` knows this machine only; documents must be the same everywhere.
+`tests/test_documents.py` compares the two. A name without an entry is a kernel of this project.
 """
 
 from __future__ import annotations
