@@ -54,6 +54,7 @@ class _Seen:
     implementation: str
     float32_route: str = ""  # empty on a GPU
     state_bytes: int | None = None
+    on_route_ms: float | None = None  # of torch SDPA on a CPU: median on the chosen route
 
 
 def start(log: str, on_gpu: bool, modules: Sequence[str] = ()) -> None:
@@ -213,7 +214,10 @@ def _exact_baselines(case: Case, given: Inputs, settings: Settings) -> dict[str,
                 if implementation in found:
                     continue
             try:
-                found[implementation] = _see(attention, case, given, settings)
+                found[implementation] = seen = _see(attention, case, given, settings)
+                if attention == reference_attention() and case.device == "cpu":
+                    median = _on_route_ms(attention, case, given, settings, seen)
+                    found[implementation] = replace(seen, on_route_ms=median)
             except (UnsupportedError, MemoryError, RuntimeError) as error:
                 print(f"no exact baseline by {implementation}: {error}", file=sys.stderr)
     return found
@@ -222,9 +226,24 @@ def _exact_baselines(case: Case, given: Inputs, settings: Settings) -> dict[str,
 def _see(attention: Attention, case: Case, given: Inputs, settings: Settings) -> _Seen:
     """Measure an attention; torch SDPA at torch's defaults, others on the route of float32 products
     that this process has chosen."""
-    as_it_comes = _used(attention, case, given) == "sdpa"
+    as_it_comes = _used(attention, case, given) == reference_attention().implementation
     with torch_defaults() if as_it_comes else nullcontext():
         return _see_here(attention, case, given, settings)
+
+
+def _on_route_ms(
+    attention: Attention, case: Case, given: Inputs, settings: Settings, seen: _Seen
+) -> float:
+    """Median time on the chosen route of an attention that was seen at torch's defaults."""
+    in_float32 = case.dtype in ("float32", "float16")  # a CPU computes float16 in float32
+    same = float32_route.present() == "default" or case.direction == "decode" or not in_float32
+    if same:
+        return seen.samples.quartiles[1]
+    key = given.query if case.projections == "shared" else given.key
+    call = _closure(attention, given, key, case)
+    if case.projections != "none":
+        call = projections.closure(attention, case)
+    return clock.measure(call, torch.device(case.device), settings.seconds).quartiles[1]
 
 
 def _see_here(attention: Attention, case: Case, given: Inputs, settings: Settings) -> _Seen:
@@ -389,7 +408,7 @@ def _row(attention: Attention, case: Case, seen: _Seen, settings: Settings) -> M
         exact_ms_median=exact_ms,
         exact_implementation=exact.implementation if exact else "",
         sdpa_ms_median=sdpa.samples.quartiles[1] if sdpa else None,
-        sdpa_route_ms_median=_sdpa_route_ms(case),
+        sdpa_route_ms_median=sdpa.on_route_ms if sdpa else None,
         float32_route=seen.float32_route,
         speedup_vs_exact=exact_ms / median if exact_ms else None,
         peak_memory_bytes=seen.peak_bytes,
@@ -403,16 +422,6 @@ def _row(attention: Attention, case: Case, seen: _Seen, settings: Settings) -> M
         tflops=tflops,
         roofline_fraction=fraction,
     )
-
-
-def _sdpa_route_ms(case: Case) -> float | None:
-    """Median time of torch SDPA on the chosen route of float32 products."""
-    if case.device != "cpu":
-        return None
-    # `onednn` is torch SDPA on that route where it computes in float32; it widens bfloat16.
-    in_float32 = case.dtype in ("float32", "float16") and case.direction != "decode"
-    sdpa = _Shape.exact.get("onednn" if in_float32 else "sdpa")
-    return sdpa.samples.quartiles[1] if sdpa else None
 
 
 def _fastest_exact(sdpa: _Seen | None) -> _Seen | None:

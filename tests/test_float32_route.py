@@ -161,7 +161,8 @@ class TestKernels:
         if route == "fast" and choose_float32_route().name == "default":
             pytest.skip("this processor's fast route rounds to bfloat16")
         query, key, value = tensors()
-        bound = accuracy.rounding("float32", attention.implementation)
+        reduced = attention.implementation in attention.info.reduced_precision
+        bound = accuracy.rounding("float32", reduced_precision=reduced)
         for causal in attention.info.causal_choices:
             out = attention(query, key, value, causal=causal).double()
             expected = attention.weights(query, key, causal=causal).double() @ value.double()
@@ -171,7 +172,6 @@ class TestKernels:
     def test_of_full_attention_are_torch_sdpa_on_the_chosen_route(
         self, dtype: torch.dtype, route: str
     ) -> None:
-        """So the bench takes the time of one for that of the other."""
         inputs = tensors(600, dtype)
         onednn, sdpa = (variants.create("full", implementation=i) for i in ("onednn", "sdpa"))
         assert torch.equal(onednn(*inputs), sdpa(*inputs))

@@ -362,7 +362,9 @@ class TestRoute:
     def test_torch_sdpa_is_timed_at_torchs_defaults(self, routes: list[tuple[str, str]]) -> None:
         rows = [measure(), full("sdpa"), full("onednn")]
         assert [row.float32_route for row in rows] == ["fast", "default", "fast"]
-        assert set(routes) == {("sdpa", "default"), ("onednn", "fast"), ("plain", "fast")}
+        assert {route for name, route in routes if name != "sdpa"} == {"fast"}
+        # Once at torch's defaults with its errors, and for its time on the route.
+        assert [route for name, route in routes if name == "sdpa"].count("fast") == 1
         assert float32_route.present() == "fast"
 
     @pytest.mark.usefixtures("fast_route")

@@ -50,7 +50,8 @@ class Timed:
         if self._exact_first:
             self._time_exact(*call, **options)
         # torch SDPA is timed as it comes here too.
-        as_it_comes = self.function.attention.choose_implementation(query, key) == "sdpa"
+        used = self.function.attention.choose_implementation(query, key)
+        as_it_comes = used == self._exact.attention.implementation
         with torch_defaults() if as_it_comes else nullcontext(), self.watch.span(OWN):
             found = self.function(*call, **options)
         if not self._exact_first:
