@@ -55,8 +55,8 @@ def slower_than_exact(case: Case, results: Mapping[str, Measurement], seconds: f
     """Why a call is expected to take more than `seconds` for a method that exact attention beats
     anyway, in one sentence; empty if it is not.
 
-    Told from the longest shorter length, with any inputs: there the method took more than twice
-    the time of exact attention, and its operations grow as fast with the length.
+    Told from the longest shorter length, with any inputs, mask and dtype: there the method took
+    more than twice the time of exact attention, and its operations grow as fast with the length.
     """
     shorter = [
         row
@@ -111,8 +111,10 @@ def _exponent(short: Measurement, long: Measurement) -> float:
 
 
 def _without_inputs(case: Case) -> Case:
-    """What a case has in common with the same one of other lengths and inputs."""
-    return dataclasses.replace(without_lengths(case), inputs="", layer=None, seed=0)
+    """What a case has in common with those that say whether its method can beat exact attention."""
+    return dataclasses.replace(
+        without_lengths(case), inputs="", layer=None, seed=0, causal=False, dtype=""
+    )
 
 
 def _operations(case: Case, shorter: Case) -> float | None:

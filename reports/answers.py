@@ -1,83 +1,72 @@
-"""The short answer: what to use at the longest length that was measured."""
+"""The short answer: which methods are worth choosing, for each length, dtype and direction."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
-from reports.metrics import (
-    DECODING,
-    ERROR,
-    ERROR_BUDGET,
-    MEAN_OF_VALUES,
-    SUMMARY,
-    TIME,
-    Metric,
-)
+from reports.metrics import DECODING, ERROR, MEAN_OF_VALUES, SUMMARY, TIME, Metric, show_error
+from reports.pareto import frontier, rounding
 from reports.rows import finished
-from reports.slices import SCENE, Slice, pick
+from reports.slices import SCENE, Fixed, Slice, pick
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The best case by one metric, with what it costs and how wrong it is."""
+    """A method that is worth choosing, and its numbers in words, as of `summary_of`."""
 
     label: str
-    lines: tuple[str, ...]
-    error: str
-    is_wrong: bool
+    numbers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The choices among the cases of one length; `cases` of them were tried, `done` finished."""
+    """The methods that are worth choosing among the cases of one length, the fastest first.
 
-    source: str
-    dtype: str
-    direction: str
-    call: str
-    heads: int
-    seq_len: int
+    Of `cases` rows `done` finished. `limit` is the error that a choice is below. `smallest` needs
+    the least memory, or holds the least state, of all methods below it.
+    """
+
+    scene: Fixed
     done: int
     cases: int
-    fastest: Choice | None
-    accurate: Choice | None
+    limit: float
+    choices: tuple[Choice, ...]
     smallest: Choice | None
+
+    @property
+    def limit_in_words(self) -> str:
+        """The limit, and what scores as much."""
+        what = "the mean of the values" if self.limit < 1 else "an output of zeros"
+        return f"{show_error(self.limit)}, the error of {what}"
 
 
 def answers(part: Slice) -> list[Answer]:
-    """One answer for each inputs, dtype and direction of a slice; none where nothing finished.
+    """An answer for each dtype, direction and length of a slice; none where nothing finished.
 
-    What is another operator than softmax attention is counted, and never chosen.
+    A method is worth choosing if no other one is both faster and more accurate, and if its error is
+    below that of the mean of the values and of zeros. One that is another operator than softmax
+    attention is counted and never chosen. Captured inputs are taken where that length has any.
     """
     found = []
-    by = ["inputs", "dtype", "direction"]
-    free = [name for name in SCENE if name not in (*by, "seq_len")]
-    for _, group in part.rows.groupby(by, sort=True):
-        longest = finished(group)["seq_len"].max()
-        if pd.isna(longest):
-            continue
-        longest_rows = group[group["seq_len"] == longest]
-        _, rows = pick(longest_rows, x="seq_len", free=free, among=part.rows)
+    metrics = summary_of(part)
+    for scene, rows in _scenes(part):
         done = finished(rows)
-        able = done[~done["other_operator"]]
-        metrics = summary_of(part)
-        first = done.iloc[0]
+        limit = _limit(done)
+        good = done[~done["other_operator"] & (done[ERROR.column] < limit)]
+        best = frontier(good, TIME, ERROR, floor=rounding(done, ERROR))
+        held = good.dropna(subset=[metrics[2].column]).sort_values(metrics[2].column)
         found.append(
             Answer(
-                source=first["source"],
-                dtype=first["dtype"],
-                direction=first["direction"],
-                call=first["call"],
-                heads=int(first["heads"]),
-                seq_len=int(longest),
+                scene=scene,
                 done=len(done),
                 cases=len(rows),
-                fastest=_best(able, TIME, metrics),
-                accurate=_best(able[able[ERROR.column] <= ERROR_BUDGET], TIME, metrics),
-                smallest=_best(able, metrics[2], metrics),
+                limit=limit,
+                choices=tuple(_choice(row, metrics) for _, row in best.iterrows()),
+                smallest=_choice(held.iloc[0], metrics) if len(held) else None,
             )
         )
     return found
@@ -94,13 +83,25 @@ def numbers(row: pd.Series, metrics: Sequence[Metric]) -> list[str]:
     return ["" if pd.isna(row[m.column]) else m.show(float(row[m.column])) for m in metrics]
 
 
-def _best(rows: pd.DataFrame, metric: Metric, metrics: Sequence[Metric]) -> Choice | None:
-    values = rows[metric.column].astype("float64").dropna()
-    if values.empty:
-        return None
-    best = values.argmin() if metric.better == "lower" else values.argmax()
-    row = rows.loc[values.index].iloc[int(best)]
-    time, speedup, memory, error = numbers(row, metrics)
-    cost = f"{time} · speedup {speedup}" if speedup else time
-    wrong = any(row[ERROR.column] >= level for level in (ERROR.useless, row[MEAN_OF_VALUES]))
-    return Choice(row["label"], tuple(filter(None, (cost, memory))), error, wrong)
+def _scenes(part: Slice) -> Iterator[tuple[Fixed, pd.DataFrame]]:
+    """What is the same in the rows of an answer, and these rows."""
+    by = ["dtype", "direction", "seq_len"]
+    free = [name for name in SCENE if name not in by]
+    for key, group in part.rows.groupby(by, sort=True):
+        captured = group[group["layer"].notna()]
+        rows = captured if len(finished(captured)) else group
+        if finished(rows).empty:
+            continue
+        fixed, picked = pick(rows, x="seq_len", free=free, among=part.rows)
+        named: dict[str, Any] = dict(zip(by, key, strict=True))
+        yield {**named, **{name: value for name, value in fixed.items() if name != "seed"}}, picked
+
+
+def _limit(done: pd.DataFrame) -> float:
+    """The error from which on a method does no better than one that needs no query."""
+    assert ERROR.useless is not None
+    return float(min([ERROR.useless, *done[MEAN_OF_VALUES].dropna()]))
+
+
+def _choice(row: pd.Series, metrics: Sequence[Metric]) -> Choice:
+    return Choice(row["label"], tuple(numbers(row, metrics)))

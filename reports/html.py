@@ -11,12 +11,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from reports import accuracy_page
-from reports.answers import answers
+from reports.answers import answers, summary_of
 from reports.figures.kinds import Kind
 from reports.head_counts import comparisons
 from reports.inputs_page import DESCRIPTORS, described
 from reports.listing import listing, reasons
-from reports.metrics import ERROR_BUDGET, show_bytes, show_count
+from reports.metrics import show_bytes, show_count
 from reports.peer_races import ALLOCATORS, by_attention, races, standing
 from reports.rows import Runs
 from reports.slices import DIRECTIONS, Slice, describe
@@ -74,7 +74,6 @@ def page(runs: Runs, drawings: Sequence[Drawing]) -> str:
         cases=len(runs.frame),
         reasons=reasons(runs.frame),
         listing=listing(runs.frame),
-        budget=ERROR_BUDGET,
     )
 
 
@@ -93,6 +92,7 @@ def render(template: str, **names: Any) -> str:
         "width": width,
         "describe": describe,
         "answers": answers,
+        "metrics": summary_of,
         "comparisons": comparisons,
     }
     return environment.get_template(template).render(**names)

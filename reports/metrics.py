@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 MEAN_OF_VALUES = "mean_value_error_rel_l2"  # the column of the error that needs no method at all
-ERROR_BUDGET = 0.1  # the error up to which the page calls an answer accurate
 
 
 def show_ms(value: float) -> str:

@@ -11,47 +11,47 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.measurement import CASE_COLUMNS
-from reports.answers import numbers, summary_of
-from reports.declared import exact_variant
-from reports.metrics import TIME, show_count
-from reports.rows import OK, finished
-from reports.slices import Panel, common, describe, panels, split
+from reports.answers import answers, summary_of
+from reports.slices import common, describe, split
 
-SUMMARY_ROWS = 30  # at most, a heading for each group included
+SUMMARY_ROWS = 60  # at most, a heading for each group included
 
 
 def summary_table(frame: pd.DataFrame) -> Table:
-    """The fastest cases at the longest lengths of each dtype and direction, for a terminal."""
-    part = split(frame)[0]
-    metrics = summary_of(part)
-    groups = panels(part.rows, x="seq_len", row="direction", column="dtype")
-    groups = groups[: SUMMARY_ROWS // 4]
-    chosen = [_longest(group, SUMMARY_ROWS // len(groups) - 1) for group in groups]
-    scenes = [{"dtype": g.column, "direction": g.row, **g.fixed} for g in groups]
-    shared = common(scenes)
+    """The methods worth choosing, for each length, dtype and direction, for a terminal."""
+    parts = split(frame)
+    alike = [part for part in parts if part.sort == parts[0].sort]
+    found = [(part, answer) for part in alike for answer in answers(part)]
+    scenes = [{**part.fixed, **answer.scene} for part, answer in found]
+    shared = common(scenes) if scenes else {}
+    metrics = summary_of(alike[0])
     table = Table(
-        title=escape(describe({**part.fixed, **shared})),
+        title=escape(describe(shared)),
         title_justify="left",
         caption_justify="left",
         box=SIMPLE_HEAD,
     )
-    table.add_column("variant", overflow="fold")
-    for name in ("length", *(metric.short for metric in metrics)):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("status", no_wrap=True)
-    for scene, rows in zip(scenes, chosen, strict=True):
+    table.add_column("worth choosing", overflow="fold")
+    for metric in metrics:
+        table.add_column(metric.short, justify="right", no_wrap=True)
+    left_out = 0
+    for number, ((_, answer), scene) in enumerate(zip(found, scenes, strict=True)):
+        if number and table.row_count + 1 + max(1, len(answer.choices)) > SUMMARY_ROWS:
+            left_out = len(found) - number
+            break
         own = {name: value for name, value in scene.items() if name not in shared}
+        title = describe(own) or f"error below {answer.limit_in_words}"
         table.add_section()
-        table.add_row(f"[bold]{escape(describe(own))}[/bold]")
-        for _, row in rows.iterrows():
-            table.add_row(
-                f"  {escape(row['label'])}",
-                show_count(row["seq_len"]),
-                *numbers(row, metrics),
-                row["status"],
-            )
-    shown = sum(map(len, chosen))
-    table.caption = f"{shown} of {len(frame)} cases; in all: {status_counts(frame)}"
+        table.add_row(f"[bold]{escape(title)}[/bold]")
+        for choice in answer.choices:
+            table.add_row(f"  {escape(choice.label)}", *choice.numbers)
+        if not answer.choices:
+            table.add_row(f"  none has an error below {answer.limit_in_words}")
+    more = f"{left_out} more lengths or directions on the page. " if left_out else ""
+    table.caption = (
+        "No other method is both faster and more accurate, and the error is below that of the mean "
+        f"of the values. {more}{len(frame)} cases: {status_counts(frame)}"
+    )
     return table
 
 
@@ -78,27 +78,6 @@ def reproduce_command(row: pd.Series) -> str:
             *(f"--set {word}" for word in words),
         ]
     )
-
-
-def _longest(panel: Panel, most: int) -> pd.DataFrame:
-    """Rows from the longest length down, the fastest first, the fastest exact one always."""
-    taken: list[pd.DataFrame] = []
-    left = most
-    for seq_len in sorted(panel.rows["seq_len"].unique(), reverse=True):
-        rows = panel.rows[panel.rows["seq_len"] == seq_len]
-        order = rows.assign(last=rows["status"] != OK).sort_values(["last", TIME.column, "label"])
-        if len(order) > left:
-            exact = finished(order)
-            exact = exact[exact["variant"] == exact_variant()].head(1)
-            head = order.head(left)
-            if len(exact) and exact.index[0] not in head.index:
-                head = pd.concat([order.head(left - 1), exact])
-            order = head
-        taken.append(order)
-        left -= len(order)
-        if left <= 2:
-            break
-    return pd.concat(taken)
 
 
 def _spelled(value: object) -> str:

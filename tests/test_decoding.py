@@ -252,7 +252,7 @@ def test_a_state_of_another_attention_or_shape_is_refused() -> None:
     tensors = GROUPED.tensors()
     _, state = attention.prefill(*tensors)
     other = dataclasses.replace(attention, window_size=5)
-    with pytest.raises(ValueError, match="window_size=5; got one of .*window_size=4$"):
+    with pytest.raises(ValueError, match=r"window_size=5; got one of .*window_size=4$"):
         other.step(state, *tensors)
     for wrong, found in (
         ([x[:1] for x in tensors], "1, 6, 2, 5, torch.float64, cpu"),

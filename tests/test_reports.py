@@ -28,7 +28,6 @@ from reports.__main__ import main
 from reports.answers import answers
 from reports.build import build_report
 from reports.figures import axes
-from reports.figures.frontier import frontier
 from reports.figures.kinds import KINDS, MOST_LINES, Kind
 from reports.figures.naming import LINE, Room
 from reports.figures.panel_grid import draw
@@ -38,6 +37,7 @@ from reports.html import facts
 from reports.listing import listing, reasons
 from reports.metrics import ERROR, TIME, show_bytes, show_count, show_error, show_ms
 from reports.names import machine_name
+from reports.pareto import frontier
 from reports.rows import ResultsError, finished, read_runs
 from reports.slices import Panel, also_measured, common, panels, split
 from reports.tables import reproduce_command, summary_table
@@ -751,8 +751,7 @@ def test_other_figures_show_attention_without_projections(tmp_path: Path) -> Non
     (panel,) = panels(part.rows, x="seq_len", row="passage", column="dtype")
     assert panel.fixed["call"] == "attention alone"
     assert also_measured(part.rows, [panel]) == "separate projections, shared projections"
-    (answer,) = answers(part)
-    assert answer.call == "attention alone"
+    assert [answer.scene["call"] for answer in answers(part)] == ["attention alone"] * 2
     assert "projections" in [column.title for column in listing(frame).columns]
 
 
@@ -803,17 +802,17 @@ def test_a_step_is_never_said_to_have_no_projections(tmp_path: Path) -> None:
 def test_the_answer_for_decoding_is_by_what_is_held(tmp_path: Path) -> None:
     rows = [*steps(0.5, variant="linear"), *steps(0.1, variant="performer")]
     rows[1] = replace(rows[1], state_bytes=1024, peak_memory_bytes=2**30)
-    (answer,) = answers(split(frame_of(tmp_path, rows))[0])
+    _, answer = answers(split(frame_of(tmp_path, rows))[0])
     assert answer.smallest is not None
-    assert answer.fastest is not None
-    assert (answer.smallest.label, answer.fastest.label) == ("linear", "performer")
-    assert "1.00 KiB" in answer.smallest.lines
+    assert [choice.label for choice in answer.choices] == ["performer"]
+    assert answer.smallest.label == "linear"
+    assert "1.00 KiB" in answer.smallest.numbers
 
 
 def test_the_summary_of_decoding_is_of_tokens_and_states(tmp_path: Path) -> None:
     table = summary_table(frame_of(tmp_path, steps()))
     titles = [str(column.header) for column in table.columns]
-    assert titles == ["variant", "length", "time per token", "speedup", "state", "error", "status"]
+    assert titles == ["worth choosing", "time per token", "speedup", "state", "error"]
     assert "decoding step" in str(table.title)
 
 
@@ -891,39 +890,83 @@ def test_the_command_cannot_smuggle_in_another(tmp_path: Path) -> None:
     assert "--set 'inputs=x\"; reboot'" in command
 
 
-def test_the_summary_fits_a_terminal_and_counts_every_status(tmp_path: Path) -> None:
-    rows = [
-        done(time, variant=f"v{time:02}", dtype=dtype, direction=direction, seq_len=n)
-        for time in range(1, 20)
-        for dtype in ("float32", "bfloat16")
-        for direction in ("forward", "forward_backward")
-        for n in (256, 512, 1024)
-    ]
-    rows += [done(99, dtype=row.dtype, direction=row.direction, seq_len=1024) for row in rows[::57]]
-    rows += [failed(Status.OUT_OF_MEMORY, seq_len=2048, variant="v01")]
-    table = summary_table(frame_of(tmp_path, rows))
+def printed(table: Any) -> str:
     screen = StringIO()
     Console(width=120, file=screen).print(table)
-    text = screen.getvalue()
-    assert table.row_count <= 30
-    assert f"{len(rows) - 1} ok, 1 out of memory" in text
-    assert "full" in text  # the exact one, though it is the slowest
+    return screen.getvalue()
 
 
-def test_answers_are_of_the_longest_length_and_honour_the_budget(tmp_path: Path) -> None:
+def test_the_summary_fits_a_terminal_and_counts_every_status(tmp_path: Path) -> None:
+    rows = [
+        done(time, 1 / (1 + time), variant=f"v{time:02}", dtype=dtype, seq_len=n)
+        for time in range(1, 20)
+        for dtype in ("float32", "bfloat16")
+        for n in (256, 512, 1024, 2048)
+    ]
+    rows += [failed(Status.OUT_OF_MEMORY, seq_len=4096, variant="v01")]
+    table = summary_table(frame_of(tmp_path, rows))
+    text = printed(table)
+    assert table.row_count <= 60
+    assert f"{len(rows)} cases: {len(rows) - 1} ok, 1 out of memory" in " ".join(text.split())
+    assert "5 more lengths or directions on the page" in " ".join(text.split())
+
+
+def test_the_summary_lists_what_is_worth_choosing_at_each_length_and_direction(
+    tmp_path: Path,
+) -> None:
+    real: dict[str, Any] = {"inputs": "smollm2", "layer": 15}
+    rows = [
+        done(1, 1.2, variant="compressed", **real),  # worse than zeros
+        done(2, 0.4, variant="lsh", **real),
+        done(3, 0.4, variant="performer", **real),  # as wrong, and slower
+        done(9, 1e-7, **real),
+        done(4, 0.9, variant="lsh", direction="forward_backward", **real),
+        done(2, 0.3, variant="bigbird", seq_len=512, **real),
+        done(1, 0.1, variant="top_k"),  # on noise alone
+        done(5, 0.3, variant="linformer", causal=False, **real),
+    ]
+    text = printed(summary_table(frame_of(tmp_path, rows)))
+    lines = [line.split()[0] for line in text.splitlines() if " ms " in line]
+    assert lines == ["lsh", "full", "bigbird", "lsh", "linformer"]
+
+
+def test_a_method_is_worth_choosing_below_the_error_of_the_mean_of_the_values(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        replace(done(time, error, variant=name), mean_value_error_rel_l2=0.7)
+        for name, time, error in [("linear", 1, 0.8), ("lsh", 2, 0.7), ("bigbird", 3, 0.6)]
+    ]
+    (answer,) = answers(split(frame_of(tmp_path, rows))[0])
+    assert answer.limit == 0.7
+    assert answer.limit_in_words == "0.700, the error of the mean of the values"
+    assert [choice.label for choice in answer.choices] == ["bigbird"]
+    (nothing,) = answers(split(frame_of(tmp_path / "none", rows[:2]))[0])
+    assert (nothing.choices, nothing.smallest) == ((), None)
+    text = printed(summary_table(frame_of(tmp_path / "none", rows[:2])))
+    assert "none has an error below 0.700" in text
+
+
+def test_there_is_an_answer_for_each_length_where_something_finished(tmp_path: Path) -> None:
     rows = [
         done(1, 1.2, variant="linear", seq_len=1024),
         done(5, 0.05, variant="lsh", seq_len=1024),
         done(9, 0.0, seq_len=1024),
-        done(0.1, 0.0, variant="bigbird", seq_len=256),
+        done(0.1, 0.02, variant="bigbird", seq_len=256),
         failed(variant="bigbird", seq_len=4096),
     ]
-    (answer,) = answers(split(frame_of(tmp_path, rows))[0])
-    assert answer.fastest is not None
-    assert answer.accurate is not None
-    assert (answer.seq_len, answer.done, answer.cases) == (1024, 3, 3)
-    assert (answer.fastest.label, answer.fastest.is_wrong) == ("linear", True)
-    assert (answer.accurate.label, answer.accurate.is_wrong) == ("lsh", False)
+    short, long = answers(split(frame_of(tmp_path, rows))[0])
+    assert (short.scene["seq_len"], long.scene["seq_len"]) == (256, 1024)
+    assert (long.done, long.cases) == (3, 3)
+    assert [choice.label for choice in short.choices] == ["bigbird"]
+    assert [choice.label for choice in long.choices] == ["lsh", "full"]
+
+
+def test_noise_is_the_answer_where_nothing_captured_is_so_long(tmp_path: Path) -> None:
+    rows = [done(1, 0.5, seq_len=n) for n in (256, 16384)]
+    rows += [done(1, 0.6, seq_len=256, inputs="smollm2", layer=15)]
+    sources = [answer.scene["source"] for answer in answers(split(frame_of(tmp_path, rows))[0])]
+    assert sources == ["smollm2 layer 15", "gaussian"]
 
 
 def test_the_listing_has_every_row_and_leaves_out_what_is_the_same(run: Path) -> None:

@@ -137,13 +137,15 @@ def baselines(reference: Reference, keys: Tensor) -> tuple[float, float]:
         most = int(wanted.masked_fill(wanted >= visible, 1).max())
         drawn = torch.rand(allowed.shape, generator=generator).to(scores.device)
         drawn = drawn.masked_fill(~allowed, -1).topk(most, dim=-1).indices
+        drawn = drawn.expand(*scores.shape[:-1], most)
         best = scores.topk(most, dim=-1).indices
         values = expand_heads(reference.value[:, :, : scores.shape[-1]].double(), scores.shape[1])
-        for name, order in (("random", drawn.expand_as(best)), ("top", best)):
+        exact = reference.exact.out[:, :, places]
+        for name, order in (("random", drawn), ("top", best)):
             chosen = torch.arange(most, device=scores.device) < wanted[..., None]
-            kept = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, order, chosen)
-            kept = (kept | (wanted >= visible)[..., None]) & allowed
-            outs[name].append(masked_softmax(scores, kept) @ values)
+            few = masked_softmax(scores.gather(-1, order), chosen)
+            out = torch.zeros_like(scores).scatter_(-1, order, few) @ values
+            outs[name].append(torch.where((wanted >= visible)[..., None], exact, out))
     random, top = (reference.error(torch.cat(some, dim=2))[0] for some in outs.values())
     return random, top
 

@@ -1,4 +1,4 @@
-"""The points that no other point beats in both of two metrics, found and drawn."""
+"""Error against time: curves of settings, and the points that no other point beats."""
 
 from __future__ import annotations
 
@@ -10,39 +10,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 
-from reports.declared import exact_variant
 from reports.figures import naming
 from reports.figures.style import Styles
 from reports.metrics import Metric
 from reports.names import OTHER_OPERATOR
+from reports.pareto import frontier, rounding
 
 LETTER, BOLD = 4.6, 5.3  # what a letter of a name takes, in points
 SMALLEST, LARGEST = 10, 36  # marks, in square points
 LEADER = {"arrowstyle": "-", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
-
-
-def frontier(rows: pd.DataFrame, x: Metric, y: Metric, floor: float = 0.0) -> pd.DataFrame:
-    """The rows that are best in `y` among all that are as good in `x`, from the best `x` on.
-
-    Values of `y` below `floor` count as equal to it.
-    """
-    points = rows.dropna(subset=[x.column, y.column])
-    if y.useless is not None:
-        points = points[points[y.column] < y.useless]
-    xs = _lower_is_better(points, x)
-    ys = _lower_is_better(points, y).clip(lower=floor)
-    order = pd.DataFrame({"x": xs, "y": ys}).sort_values(["x", "y"])
-    best_before = order["y"].cummin().shift(fill_value=float("inf"))
-    return points.loc[order.index[order["y"] < best_before]]
-
-
-def rounding(rows: pd.DataFrame, y: Metric) -> float:
-    """An error that is rounding and no more: twice the least of exact attention; 0 without it.
-
-    So a slower exact implementation is not on the frontier for the luck of its last bits.
-    """
-    exact = rows.loc[rows["variant"] == exact_variant(), y.column].dropna()
-    return 2 * float(exact.min()) if len(exact) else 0.0
 
 
 def draw_frontier(ax: Axes, placed: pd.DataFrame, x: Metric, y: Metric, styles: Styles) -> None:
@@ -120,8 +96,3 @@ def _name(
             path_effects=[withStroke(linewidth=2, foreground="white")],
             zorder=4,
         )
-
-
-def _lower_is_better(rows: pd.DataFrame, metric: Metric) -> pd.Series[float]:
-    values = rows[metric.column].astype("float64")
-    return values if metric.better == "lower" else -values
