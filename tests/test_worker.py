@@ -15,7 +15,7 @@ from torch import Tensor
 
 import variants
 from bench import accuracy, clock, inputs, worker
-from bench.accuracy import reference
+from bench.accuracy import reference, weights
 from bench.clock import Samples
 from bench.measurement import NUMBERS, Measurement, Raw, Status
 from bench.worker import _Seen
@@ -67,6 +67,32 @@ def refer(given: inputs.Inputs, causal: bool = False) -> accuracy.Reference:
     """All rows of given inputs."""
     sample = accuracy.sample_rows(given.query.shape[2], given.key.shape[2], causal=causal)
     return accuracy.Reference.of(given.query, given.key, given.value, sample, causal=causal)
+
+
+def test_cases_with_the_same_inputs_share_what_is_exact_and_get_the_same_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = [case(causal=True, direction=d) for d in ("forward", "forward_backward", "forward")]
+    alone = []
+    for one in asked:
+        with fresh_worker():
+            alone.append(worker.measure(one, settings())[0])
+    calls = []
+    weigh, of = weights.weigh, accuracy.Reference.of
+    count = monkeypatch.setattr
+    count(weights, "weigh", lambda *x, **y: (calls.append(x[0].info.name), weigh(*x, **y))[1])
+    count(accuracy.Reference, "of", lambda *x, **y: (calls.append("exact"), of(*x, **y))[1])
+    with fresh_worker():
+        together = [worker.measure(one, settings())[0] for one in asked]
+        # Other inputs have other answers.
+        other = worker.measure(case(causal=True, seed=1), settings())[0]
+    assert calls.count("exact") == 2
+    assert calls.count("sliding_window") == 2
+    for row, single in zip(together, alone, strict=True):
+        for name, value in vars(single).items():
+            if "error" in name or name in ("mass_recall", "total_variation", "baseline_keys"):
+                assert getattr(row, name) == value, name
+    assert other.approx_error_rel_l2 != together[0].approx_error_rel_l2
 
 
 class TestNumbers:
