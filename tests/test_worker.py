@@ -19,7 +19,7 @@ from bench.accuracy import reference, weights
 from bench.clock import Samples
 from bench.measurement import NUMBERS, Measurement, Raw, Status
 from bench.worker import _Seen
-from tests.cases import case, settings
+from tests.cases import case, fresh_worker, settings
 from variants import Attention, UnsupportedError
 from variants.engines.primitives import float32_route
 from variants.layer import MultiHeadAttention
