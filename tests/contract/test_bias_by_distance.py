@@ -22,6 +22,7 @@ from tests.contract.shapes import (
     calls,
 )
 from variants import Attention, UnsupportedError
+from variants.contract.call import Keywords
 
 
 def biased(shapes: Sequence[str]) -> list[Any]:
@@ -71,7 +72,7 @@ def test_every_named_implementation_serves_a_bias_or_says_that_it_takes_none(
                 assert_same_answers(named, attention, shape, call)
             else:
                 inputs = shape.tensors()
-                named.attend(*inputs, named.resolve(inputs[0], **call))
+                named.attend(*inputs, named.resolve(inputs[0], Keywords(**call)))
         except UnsupportedError as error:
             refused[name] = str(error)
         else:

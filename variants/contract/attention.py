@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from variants.contract import decoding, padding, tensor_cache, torch_signature, traced
-from variants.contract.call import Call, Parameters
+from variants.contract.call import Call, Keywords, Parameters
 from variants.contract.checks import UnsupportedError, check_call, check_parameters, require_real
 from variants.contract.decoding import State
 from variants.contract.definitions import compute_dtype, without_padding
@@ -75,7 +75,8 @@ class Attention(Variant):
         plain = key_padding_mask is None and distance_bias is None
         breaks = compiles and not (self.traceable and plain)
         attend = untraced(self._checked) if breaks else self._checked
-        return attend(query, key, value, causal, key_padding_mask, distance_bias, scale, parameters)
+        given = Keywords(causal, key_padding_mask, distance_bias, scale, parameters)
+        return attend(query, key, value, given)
 
     def weights(
         self,
@@ -101,8 +102,8 @@ class Attention(Variant):
             ValueError: as the call does.
             UnsupportedError: as the call does; while a program is traced.
         """
-        asked = (causal, key_padding_mask, distance_bias, scale, parameters)
-        return untraced(self._weights)(query, key, rows, *asked)
+        given = Keywords(causal, key_padding_mask, distance_bias, scale, parameters)
+        return untraced(self._weights)(query, key, rows, given)
 
     def prefill(
         self,
@@ -125,8 +126,8 @@ class Attention(Variant):
             UnsupportedError: as the call does; a variant without `step` in `supports`; an input
                 that requires a gradient.
         """
-        asked = (key_padding_mask, distance_bias, scale, parameters)
-        return untraced(self._prefill)(query, key, value, *asked)
+        given = Keywords(True, key_padding_mask, distance_bias, scale, parameters)
+        return untraced(self._prefill)(query, key, value, given)
 
     def step(
         self,
@@ -149,8 +150,8 @@ class Attention(Variant):
         Raises:
             ValueError, UnsupportedError: as `prefill` does; a state of another attention or shape.
         """
-        asked = (key_padding_mask, distance_bias, scale, parameters)
-        return untraced(self._step)(state, query, key, value, *asked)
+        given = Keywords(True, key_padding_mask, distance_bias, scale, parameters)
+        return untraced(self._step)(state, query, key, value, given)
 
     def scaled_dot_product_attention(
         self,
@@ -201,7 +202,7 @@ class Attention(Variant):
         """Build the tensors and kernels that later calls of this shape use again (drawn patterns,
         projections, compiled code), and free those that were kept for other shapes."""
         tensor_cache.clear()
-        call = self.resolve(query, causal, key_padding_mask)
+        call = self.resolve(query, Keywords(causal, key_padding_mask))
         if key_padding_mask is None or not self._one_by_one(query, key, causal):
             self.build(query, key, call)
             return
@@ -239,47 +240,29 @@ class Attention(Variant):
             crosses = "cross_attention" in self.supports
             out = padding.attend(self._attended, query, key, value, call, crosses=crosses)
         made_by = getattr(out, "grad_fn", None)  # kernels from outside may return anything
-        if made_by is not None and not self._native(query, key, call):
+        if made_by is not None and not self._is_native(query, key, call):
             made_by.register_prehook(partial(_only_once, self.info.name))
         return out
 
-    def resolve(
-        self,
-        query: Tensor,
-        causal: bool = False,
-        key_padding_mask: Tensor | None = None,
-        distance_bias: Tensor | None = None,
-        scale: float | None = None,
-        parameters: Parameters | None = None,
-    ) -> Call:
-        """The arguments of a call with defaults in place of None."""
+    def resolve(self, query: Tensor, given: Keywords) -> Call:
+        """The arguments of a call, with defaults in place of None."""
+        scale = given.scale
         return Call(
-            causal=causal,
-            key_padding_mask=key_padding_mask,
-            distance_bias=distance_bias,
+            causal=given.causal,
+            key_padding_mask=given.key_padding_mask,
+            distance_bias=given.distance_bias,
             scale=self.default_scale(query.shape[-1]) if scale is None else float(scale),
-            parameters=self._parameters(query, parameters),
+            parameters=self._parameters(query, given.parameters),
         )
 
-    def _checked(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        distance_bias: Tensor | None,
-        scale: float | None,
-        parameters: Parameters | None,
-    ) -> Tensor:
+    def _checked(self, query: Tensor, key: Tensor, value: Tensor, given: Keywords) -> Tensor:
         query, key, value = as_autocast(query, key, value)
-        check_call(self, query, key, value, causal, key_padding_mask, distance_bias)
-        asked = (causal, key_padding_mask, distance_bias, scale, parameters)
+        check_call(self, query, key, value, given)
         if tracing() or any(pretended(x) for x in (query, key, value)):
-            if not self._is_native(query, key, causal, key_padding_mask, distance_bias):
-                return traced.call(self.text, query, key, value, *asked)
-            return self._attended(query, key, value, self.resolve(query, *asked))
-        return self.run(query, key, value, self.resolve(query, *asked))
+            if not self._is_native(query, key, given):
+                return traced.call(self.text, query, key, value, given)
+            return self._attended(query, key, value, self.resolve(query, given))
+        return self.run(query, key, value, self.resolve(query, given))
 
     def _attended(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         key, value = without_padding(call.key_padding_mask, key, value)
@@ -289,21 +272,11 @@ class Attention(Variant):
         with no_autocast(query.device):
             return attend(query, key, value, call)
 
-    def _weights(
-        self,
-        query: Tensor,
-        key: Tensor,
-        rows: Tensor | None,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        distance_bias: Tensor | None,
-        scale: float | None,
-        parameters: Parameters | None,
-    ) -> Tensor:
+    def _weights(self, query: Tensor, key: Tensor, rows: Tensor | None, given: Keywords) -> Tensor:
         query, key = as_autocast(query, key)
-        check_call(self, query, key, key, causal, key_padding_mask, distance_bias)
+        check_call(self, query, key, key, given)
         require_real(self.info.name, "weights", query, key)
-        call = self.resolve(query, causal, key_padding_mask, distance_bias, scale, parameters)
+        call = self.resolve(query, given)
 
         def define(query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
             (key,) = without_padding(call.key_padding_mask, key)
@@ -312,65 +285,39 @@ class Attention(Variant):
 
         if rows is None:
             rows = torch.arange(query.shape[2], device=query.device)
-        if key_padding_mask is None or not self._one_by_one(query, key, causal):
+        if given.key_padding_mask is None or not self._one_by_one(query, key, given.causal):
             return define(query, key, rows, call)
         crosses = "cross_attention" in self.supports
         return padding.weights(define, query, key, rows, call, crosses=crosses)
 
     def _prefill(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        key_padding_mask: Tensor | None,
-        distance_bias: Tensor | None,
-        scale: float | None,
-        parameters: Parameters | None,
+        self, query: Tensor, key: Tensor, value: Tensor, given: Keywords
     ) -> tuple[Tensor, State]:
         query, key, value = as_autocast(query, key, value)
-        decoding.check_tokens(self, query, key, value, distance_bias, parameters)
-        check_call(self, query, key, value, True, key_padding_mask, distance_bias)
+        decoding.check_tokens(self, query, key, value, given)
+        check_call(self, query, key, value, given)
         require_real(self.info.name, "prefill", query)
-        call = self.resolve(query, True, key_padding_mask, distance_bias, scale, parameters)
-        return self.run(query, key, value, call), decoding.first_state(
-            self, query, key, value, call
-        )
+        call = self.resolve(query, given)
+        out = self.run(query, key, value, call)
+        return out, decoding.first_state(self, query, key, value, call)
 
     def _step(
-        self,
-        state: State,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        key_padding_mask: Tensor | None,
-        distance_bias: Tensor | None,
-        scale: float | None,
-        parameters: Parameters | None,
+        self, state: State, query: Tensor, key: Tensor, value: Tensor, given: Keywords
     ) -> tuple[Tensor, State]:
         decoding.check_is_state(self, state)
         query, key, value = as_autocast(query, key, value)
-        decoding.check_tokens(self, query, key, value, distance_bias, parameters)
-        check_call(self, query, key, value, True, key_padding_mask, None)
-        decoding.check_state(self, state, query, key, distance_bias)
+        decoding.check_tokens(self, query, key, value, given)
+        check_call(self, query, key, value, given._replace(distance_bias=None))
+        decoding.check_state(self, state, query, key, given.distance_bias)
         require_real(self.info.name, "step", query, key, value)
-        call = self.resolve(query, True, key_padding_mask, distance_bias, scale, parameters)
-        return decoding.step(self, state, query, key, value, call)
+        return decoding.step(self, state, query, key, value, self.resolve(query, given))
 
-    def _native(self, query: Tensor, key: Tensor, call: Call) -> bool:
-        return self._is_native(query, key, call.causal, call.key_padding_mask, call.distance_bias)
-
-    def _is_native(
-        self,
-        query: Tensor,
-        key: Tensor,
-        causal: bool,
-        key_padding_mask: Tensor | None,
-        distance_bias: Tensor | None,
-    ) -> bool:
+    def _is_native(self, query: Tensor, key: Tensor, call: Call | Keywords) -> bool:
         """Whether a call is nothing but torch's own attention, which torch can trace and knows the
         derivatives of."""
-        plain = key_padding_mask is None and distance_bias is None
-        return self.traceable and plain and not (causal and query.shape[2] != key.shape[2])
+        plain = call.key_padding_mask is None and call.distance_bias is None
+        unlike = call.causal and query.shape[2] != key.shape[2]
+        return self.traceable and plain and not unlike
 
     def _one_by_one(self, query: Tensor, key: Tensor, causal: bool) -> bool:
         """Whether padded sequences are computed one by one: if hiding keys is not enough to give

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from torch import Tensor
 
 Parameters = dict[str, Tensor]
 """Learned tensors by name, as made by `Attention.init_parameters`."""
+
+
+class Keywords(NamedTuple):
+    """The keyword arguments of a call as the user gave them; see `Attention.__call__`."""
+
+    causal: bool = False
+    key_padding_mask: Tensor | None = None
+    distance_bias: Tensor | None = None
+    scale: float | None = None
+    parameters: Parameters | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from variants.contract.call import Parameters
+from variants.contract.call import Keywords, Parameters
 from variants.contract.modes import pretended, tracing
 from variants.contract.variant import Variant
 
@@ -33,11 +33,10 @@ def check_call(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    causal: bool,
-    key_padding_mask: Tensor | None,
-    distance_bias: Tensor | None,
+    given: Keywords,
 ) -> None:
     """Arguments as in `Attention.__call__`."""
+    causal, key_padding_mask, distance_bias = given[:3]
     name = attention.info.name
     if not all(isinstance(x, Tensor) for x in (query, key, value)):
         kinds = ", ".join(type(x).__name__ for x in (query, key, value))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from variants.contract import padding
-from variants.contract.call import Call, Parameters
+from variants.contract.call import Call, Keywords
 from variants.contract.checks import UnsupportedError, check_bias, require
 from variants.contract.definitions import without_padding
 from variants.contract.modes import no_autocast
@@ -187,25 +187,20 @@ def check_is_state(attention: Variant, state: State) -> None:
 
 
 def check_tokens(
-    attention: Variant,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    distance_bias: Tensor | None,
-    parameters: Parameters | None,
+    attention: Variant, query: Tensor, key: Tensor, value: Tensor, given: Keywords
 ) -> None:
     """What prefill and step ask for beyond a call: a query for each key, and no gradient."""
     name = attention.info.name
     require(attention, "step")
-    given = all(isinstance(x, Tensor) for x in (query, key, value))
-    if given and query.ndim == key.ndim == 4 and query.shape[2] != key.shape[2]:
+    tensors = all(isinstance(x, Tensor) for x in (query, key, value))
+    if tensors and query.ndim == key.ndim == 4 and query.shape[2] != key.shape[2]:
         raise ValueError(
             f"{name}: prefill and step take a query, a key and a value of each token; got "
             f"{query.shape[2]} queries and {key.shape[2]} keys"
         )
-    learned = parameters.values() if isinstance(parameters, dict) else ()
-    tensors = (query, key, value, distance_bias, *learned)
-    if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in tensors):
+    learned = given.parameters.values() if isinstance(given.parameters, dict) else ()
+    inputs = (query, key, value, given.distance_bias, *learned)
+    if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs):
         raise UnsupportedError(
             f"{name}: decoding has no gradient; call prefill and step under torch.no_grad(), or "
             "the attention itself for training"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from variants.contract.call import Keywords
 from variants.contract.parsing import parse
 from variants.contract.traced import TracedCall
 
@@ -26,8 +27,8 @@ def _run(
 ) -> Tensor:
     made = parse(attention)
     parameters = None if names is None else dict(zip(names.split(), learned, strict=True))
-    call = made.resolve(query, causal, key_padding_mask, distance_bias, scale, parameters)
-    return made.run(query, key, value, call)
+    given = Keywords(causal, key_padding_mask, distance_bias, scale, parameters)
+    return made.run(query, key, value, made.resolve(query, given))
 
 
 @torch.library.custom_op("variants::attention", mutates_args=())

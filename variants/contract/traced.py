@@ -14,26 +14,17 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from variants.contract.call import Parameters
+from variants.contract.call import Keywords
 from variants.contract.checks import UnsupportedError
 from variants.contract.modes import transforming
 
 
-def call(
-    attention: str,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    causal: bool,
-    key_padding_mask: Tensor | None,
-    distance_bias: Tensor | None,
-    scale: float | None,
-    parameters: Parameters | None,
-) -> Tensor:
+def call(attention: str, query: Tensor, key: Tensor, value: Tensor, given: Keywords) -> Tensor:
     """A call as one operation, with its first derivative; `attention` as `Variant.text`."""
+    causal, mask, bias, scale, parameters = given
     names = sorted(parameters or {})
     learned = [(parameters or {})[name] for name in names]
-    tensors = (query, key, value, key_padding_mask, distance_bias, *learned)
+    tensors = (query, key, value, mask, bias, *learned)
     asked = (attention, causal, scale, " ".join(names) if parameters is not None else None)
     if transforming():
         if any(is_mapped(x) for x in tensors if x is not None):
