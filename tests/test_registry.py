@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import os
+import pydoc
 import re
 import shutil
 import subprocess
@@ -25,7 +26,7 @@ from torch import Tensor
 import variants
 from bench.__main__ import main as bench
 from bench.training.settings import attention_at
-from reports.documents import overview
+from reports.documents import overview, variant_page
 from tests.contract.attentions import settings, small_settings
 from variants import CAPABILITIES, REGISTRY, Attention, register
 from variants.contract.call import Call
@@ -532,7 +533,10 @@ def a_tent_with_pegs() -> type[Attention]:
 # --- One file is one variant
 
 NEW_FILE = '''
-"""Every row returns the mean of what it sees."""
+"""Mean attention: a query sees every key and weighs all alike.
+
+Differs from public code: there is none.
+"""
 
 from dataclasses import dataclass
 
@@ -557,6 +561,11 @@ from variants.contract.registry import register
 )
 @dataclass(frozen=True)
 class MeanAttention(Attention):
+    """The mean of the values.
+
+    Costs: n tokens, d = head_dim.
+    """
+
     strength: int = hyperparameter(
         1, minimum=1, doc="factor of every weight", small=3, train=TimesLength(1 / 4)
     )
@@ -620,13 +629,17 @@ def test_a_hyperparameter_of_a_new_name_needs_no_other_file(
     assert attention_at("mean_of_all strength=2", 32).strength == 2  # type: ignore[attr-defined]
     listed = CliRunner(env={"COLUMNS": "120"}).invoke(bench, ["list", "mean_of_all"])
     assert listed.exit_code == 0
-    assert "mean_of_all: Every row returns the mean of what it sees." in listed.output
+    assert "mean_of_all: Mean attention: a query sees every key and" in listed.output
     cells = "strength", "int", "1", "at least 1", "factor of every weight"
     assert re.search(r"\s*│\s*".join(map(re.escape, cells)), listed.output)
     meaning = "strength (int, default 1, at least 1): factor of every weight"
     assert meaning in (REGISTRY["mean_of_all"].__doc__ or "")
-    row = "| [`mean_of_all`](docs/variants/mean_of_all.md) | Every row returns the mean"
-    assert row in overview.table()
+    assert "strength = 1: factor of every weight" in pydoc.render_doc(
+        variants.create("mean_of_all")
+    )
+    page = variant_page.text("mean_of_all")
+    assert "| `strength` | factor of every weight | `1` | at least 1 | yes |" in page
+    assert "[`mean_of_all`](docs/variants/mean_of_all.md)" in overview.table()
 
 
 def test_a_new_file_is_tested_by_the_contract(tmp_path: Path) -> None:
