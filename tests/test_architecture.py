@@ -133,8 +133,9 @@ def arrows(root: Path) -> list[str]:
 
 
 def reports_read_files(root: Path) -> list[str]:
-    """Reports know the schemas of runs, nothing that runs a kernel; only documents know variants,
-    and only the command line knows documents, when they are asked for."""
+    """Reports know the schemas of runs and nothing that runs a kernel. Only documents, and one
+    module that reads declared facts, know variants. Documents are imported when they are asked
+    for."""
     wrong = []
     for found in imports(root):
         if found.importer.partition(".")[0] != "reports":

@@ -84,9 +84,9 @@ def _picture(name: str) -> str:
     kind = "causal " if True in REGISTRY[name].info.causal_choices else ""
     return (
         f"![Attention weights of softmax attention and of {name}]({name}.png)\n\n"
-        f"Weights of one {kind}head. Left: softmax attention. Right: `{shown}`. Rows are queries, "
-        f"columns are keys: {pictures.TOKENS} tokens that SmolLM2-135M reads, layer "
-        f"{pictures.LAYER}. The darker, the larger; white is 0, red is negative."
+        f"Weights of one {kind}head. Left: softmax attention. Right: `{shown}`. Rows are queries "
+        f"and columns are keys, of {pictures.TOKENS} tokens in layer {pictures.LAYER} of "
+        "SmolLM2-135M. A darker colour is a larger weight; white is 0, and red is negative."
     )
 
 
@@ -189,7 +189,7 @@ def _implementations(name: str) -> str:
         where = ("yes" if device in found.devices else "no" for device in ("cpu", "cuda"))
         rows.append((f"`{implementation}`", found.text, *where))
     first = f"`{info.implementations[0]}`"
-    chosen = "chooses by device and length" if info.is_exact else f"takes {first}"
+    chosen = "chooses by device and length" if info.is_exact else f"uses {first}"
     return (
         f'The default, `implementation="auto"`, {chosen}. `python -m bench list` shows what runs '
         "on this machine.\n\n" + markdown.table(("name", "what it is", "CPU", "CUDA"), rows)
