@@ -45,7 +45,7 @@ assert_type(variants.grid(name), list[variants.Attention])
 query = torch.randn(1, 2, 16, 8)
 mask = torch.zeros(1, 16, dtype=torch.bool)
 assert_type(lsh(query, query, query, causal=True, key_padding_mask=mask), Tensor)
-lsh(query, query, query, mask)  # type: ignore[call-arg, arg-type]
+lsh(query, query, query, causal=mask)  # type: ignore[arg-type]
 lsh(query, query, query, is_causal=True)  # type: ignore[call-arg]
 assert_type(lsh.weights(query, query, rows=torch.arange(4)), Tensor)
 out, state = variants.create("sliding_window").prefill(query, query, query)
