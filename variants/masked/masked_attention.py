@@ -1,4 +1,4 @@
-"""Base of the variants that are softmax attention over fewer keys: one statement, the pattern."""
+"""The base class of variants that compute softmax attention over the keys of a pattern."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from variants.engines.primitives.row_slices import row_slices
 from variants.engines.tiled import tile_loop
 from variants.masked.pattern_layouts import layouts_of
 
-# Implementations that are not built here; whatever else a subclass names is one of `blocks`.
+# Implementations of libraries; all other implementations of a subclass use `tile_loop`.
 LIBRARIES = {"flex": flex.attend, "xformers": xformers.attend_window}
 
 
 @dataclass(frozen=True)
 class MaskedAttention(Attention):
-    """A subclass states `pattern`; kernel, oracle and operation count follow from it."""
+    """A subclass defines `pattern`; kernel, dense definition and operation count use it."""
 
     @abstractmethod
     def pattern(self, heads: int, query_len: int, key_len: int, causal: bool) -> Pattern:
-        """The keys each query sees."""
+        """Return the keys that each query sees."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         pattern = self._pattern(query, key, call.causal)
@@ -66,7 +66,7 @@ class MaskedAttention(Attention):
         return masked_softmax(scores, allowed)
 
     def remember(self, heads: int, key: Tensor, value: Tensor, call: Call) -> Memory:
-        # Of a pattern that can step: the first keys, and those of a window.
+        # A pattern that supports steps consists of the first keys and a window.
         pattern = self.pattern(heads, 1, 1 << 40, True)
         return Ends.of(key, value, call.key_padding_mask, pattern.leading, pattern.window)
 
@@ -120,7 +120,7 @@ def _placed(
     causal: bool,
     device: torch.device,
 ) -> Pattern:
-    """The pattern with its draws on `device`, kept from call to call."""
+    """Return the pattern with its random blocks on `device`, cached between calls."""
     pattern = attention.pattern(heads, query_len, key_len, causal)
     if pattern.random_blocks is None:
         return pattern

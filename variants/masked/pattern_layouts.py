@@ -1,4 +1,4 @@
-"""The layouts that run a `Pattern` tile by tile."""
+"""The layouts that compute a `Pattern` tile by tile."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ from variants.engines.tiled.layouts.window import Window
 
 @cached
 def layouts_of(pattern: Pattern, heads: int, device: torch.device) -> list[Layout]:
-    """The rows in the middle by band or blocks; global rows, which see all keys and stand at the
-    two ends, and whatever a band or blocks would not save keys on, against all keys.
+    """Return the layouts of all rows.
 
-    Kept as long as the pattern is used: a GPU is waited for only once.
+    The rows in the middle have a layout of a window or of blocks. Global rows are at the two ends,
+    see all keys and have a layout of all keys. All rows have a layout of all keys if a window or
+    blocks would read as many keys.
+
+    The result is cached while the pattern is in use, so that the call waits for a GPU only once.
     """
     query_len = pattern.query_len
     # Causal rows before the first key see nothing, and are in no layout.
     begin = max(0, -pattern.offset) if pattern.causal else 0
     whole = partial(AllKeys, pattern.query_len, pattern.key_len, causal=pattern.causal)
-    # A causal row that stands at a leading key sees all keys up to its own in any case.
+    # A causal row at the position of a leading key sees all keys up to its own in any case.
     ends = pattern.global_rows or pattern.causal
     leading = pattern.leading - pattern.offset if pattern.leading and ends else 0
     first = max(begin, min(leading, query_len))
@@ -42,7 +45,7 @@ def layouts_of(pattern: Pattern, heads: int, device: torch.device) -> list[Layou
     layouts = [] if middle is None else [middle]
     for start, stop in ((begin, first), (last, query_len)):
         if start < stop:
-            # Rows before the first key are no global ones.
+            # Rows before the first key are not global.
             shown = pattern if start + pattern.offset < 0 else None
             layouts.append(whole(start, stop, device=device, pattern=shown))
     return layouts
