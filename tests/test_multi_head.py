@@ -171,7 +171,7 @@ def test_from_torch_on_meta_makes_no_weights() -> None:
 
 
 def test_from_torch_warns_of_dropout() -> None:
-    with pytest.warns(UserWarning, match=r"does not take over dropout=0\.25") as seen:
+    with pytest.warns(UserWarning, match=r"ignores dropout=0\.25") as seen:
         MultiHeadAttention.from_torch(torch_module(dropout=0.25))
     assert seen[0].filename == __file__
 
@@ -185,8 +185,8 @@ class Doubled(nn.MultiheadAttention):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: nn.Linear(2, 2), r"takes over a torch.nn.MultiheadAttention.*got.*\.Linear"),
-        (lambda: Doubled(WIDTH, HEADS), r"leaves forward alone; got tests.*\.Doubled"),
+        (lambda: nn.Linear(2, 2), r"needs a torch.nn.MultiheadAttention.*got.*\.Linear"),
+        (lambda: Doubled(WIDTH, HEADS), r"does not override forward; got tests.*\.Doubled"),
         (lambda: torch_module(add_bias_kv=True), "cannot represent add_bias_kv=True"),
         (lambda: torch_module(add_zero_attn=True), "cannot represent add_zero_attn=True"),
     ],
@@ -460,7 +460,7 @@ def test_what_does_not_step_says_so() -> None:
     layer = MultiHeadAttention(WIDTH, HEADS)
     with pytest.raises(UnsupportedError, match=r"call prefill and step under torch\.no_grad"):
         layer.prefill(tokens(dtype=torch.float32))
-    with pytest.raises(ValueError, match="needs the state that prefill or a step gave; got int"):
+    with pytest.raises(ValueError, match="needs the state that prefill or step returned; got int"):
         layer.step(3, tokens(dtype=torch.float32))
 
 
@@ -542,11 +542,14 @@ def shape(*sizes: int) -> Tensor:
     [
         ([shape(2, 5, 23)], "query must be (batch, tokens, embed_dim = 24); got (2, 5, 23)"),
         ([shape(5, 24)], "query must be (batch, tokens, embed_dim = 24); got (5, 24)"),
-        ([shape(2, 5, 24)], "key must be (batch, tokens, key_dim = 8); got (2, 5, 24), as no key"),
+        (
+            [shape(2, 5, 24)],
+            "key must be (batch, tokens, key_dim = 8); got (2, 5, 24), because no key was given",
+        ),
         ([shape(2, 5, 24), shape(5, 8)], "key must be (batch, tokens, key_dim = 8); got (5, 8)"),
         (
             [shape(2, 5, 24), shape(2, 5, 8)],
-            "value must be (batch, tokens, value_dim = 9); got (2, 5, 8), as no value was given",
+            "value must be (batch, tokens, value_dim = 9); got (2, 5, 8), because no value was",
         ),
         ([shape(2, 5, 24), shape(2, 5, 8), shape(2, 6, 9)], "must have the same shape"),
         ([shape(2, 5, 24), shape(3, 5, 8), shape(3, 5, 9)], "must agree in batch"),
@@ -556,12 +559,12 @@ def test_tensors_that_do_not_fit_are_refused(arguments: list[Tensor], message: s
     layer = MultiHeadAttention(24, 4, key_dim=8, value_dim=9)
     with pytest.raises(ValueError, match=re.escape(message)) as refused:
         layer(*arguments)
-    assert ("was given" in str(refused.value)) == ("as no" in message)
+    assert ("was given" in str(refused.value)) == ("because no" in message)
 
 
 def test_a_shared_layer_refuses_another_key() -> None:
     layer, x = MultiHeadAttention(24, 4, shared_qk=True), shape(2, 5, 24)
-    with pytest.raises(ValueError, match="no keys but its queries: leave key out"):
+    with pytest.raises(ValueError, match="uses its queries as keys: leave key out"):
         layer(x, x.clone())
 
 
@@ -584,7 +587,7 @@ def test_a_mask_of_the_other_polarity_is_noticed_where_it_hides_everything() -> 
 def test_masks_of_numbers_are_refused_with_what_they_become(dtype: torch.dtype) -> None:
     layer, x = MultiHeadAttention(WIDTH, HEADS), tokens(dtype=torch.float32)
     mask = (~padding()).to(dtype)
-    with pytest.raises(ValueError, match=r"must be a bool.*got torch\..*take `mask == 0`"):
+    with pytest.raises(ValueError, match=r"must be a bool.*got torch\..*pass `mask == 0`"):
         layer(x, key_padding_mask=mask)
     layer(x, key_padding_mask=mask == 0)
 
@@ -601,7 +604,7 @@ def test_a_mask_of_another_shape_is_refused_by_the_contract() -> None:
         ({"query": None}, r"query must be a tensor \(batch, tokens, embed_dim = .*; got NoneType"),
         (
             {"query": torch.zeros(2, 3, WIDTH, dtype=torch.float16)},
-            r"query must be of the layer's dtype torch\.float64, except under autocast; got .*16",
+            r"query must have the layer's dtype torch\.float64, except under autocast; got .*16",
         ),
         (
             {"query": tokens(), "key_padding_mask": [[True]]},

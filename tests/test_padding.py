@@ -274,7 +274,7 @@ def test_learned_positions_count_tokens_alone() -> None:
         compiled = torch.compile(layer, backend="eager")(hidden, key_padding_mask=mask)
     assert_close(compiled, layer(hidden, key_padding_mask=mask))
     mask[1, 3] = False
-    with pytest.raises(ValueError, match="reach from 0 to 4; got tokens at 0 to 5"):
+    with pytest.raises(ValueError, match="reach from 0 to 4; got positions 0 to 5"):
         layer(hidden, key_padding_mask=mask)
 
 
@@ -299,7 +299,7 @@ def test_a_layer_with_a_mask_in_traced_programs() -> None:
 def test_masks_of_another_kind_are_named_first() -> None:
     layer = MultiHeadAttention(32, 4, position="rotary").double()
     query, key = drawn(2, 5, 32), drawn(2, 9, 32)
-    with pytest.raises(ValueError, match="take `mask == 0`"):
+    with pytest.raises(ValueError, match="pass `mask == 0`"):
         layer(query, key, key_padding_mask=torch.ones(2, 9, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"must be a bool tensor .* got list"):
         layer(query, key, key_padding_mask=[[True] * 9] * 2)

@@ -70,7 +70,7 @@ def test_learned_positions_are_rows_of_a_table_that_is_trained() -> None:
 
 @pytest.mark.parametrize("start", [-1, 22])
 def test_learned_positions_end(start: int) -> None:
-    with pytest.raises(ValueError, match=r"from 0 to 31; got tokens at .*larger max_len"):
+    with pytest.raises(ValueError, match=r"from 0 to 31; got positions .*larger max_len"):
         Learned(WIDTH, 32)(torch.zeros(1, TOKENS, WIDTH), start)
 
 
@@ -296,7 +296,10 @@ def test_a_relative_bias_is_trained(name: str) -> None:
 @pytest.mark.parametrize("position", ["relative_bias", "alibi", RelativeBias(HEADS), Alibi(HEADS)])
 def test_attentions_that_take_no_bias_refuse_one(position: str | Position) -> None:
     able = ", ".join(with_distance_bias())
-    message = rf"bias by distance, which linear feature_map=elu does not take; these do: {able}$"
+    message = (
+        "needs distance_bias, which linear feature_map=elu does not support; these variants do: "
+        f"{able}$"
+    )
     with pytest.raises(UnsupportedError, match=message):
         MultiHeadAttention(WIDTH, HEADS, attention="linear", position=position)
 
@@ -331,7 +334,7 @@ def test_other_positions_are_refused(position: Any, message: str) -> None:
 
 
 def test_what_is_added_needs_one_width() -> None:
-    with pytest.raises(ValueError, match="must be of one width; got embed_dim=24, key_dim=8"):
+    with pytest.raises(ValueError, match="must have one width; got embed_dim=24, key_dim=8"):
         MultiHeadAttention(WIDTH, HEADS, position="sinusoidal", key_dim=8)
     MultiHeadAttention(WIDTH, HEADS, position="rotary", key_dim=8)
 

@@ -731,4 +731,4 @@ class TestProjections:
     def test_shared_projections_need_as_many_key_heads(self) -> None:
         row = measure(projections="shared", kv_heads=1)
         assert row.status is Status.UNSUPPORTED
-        assert "shared_qk=True makes the key of the query: it needs kv_heads ==" in row.reason
+        assert "shared_qk=True uses the query as the key: it needs kv_heads ==" in row.reason

@@ -1,4 +1,4 @@
-"""Attention as a part of a model: projections, heads, positions, a block, pretrained models."""
+"""Attention as a layer of a model: projections, heads, position encodings, a block."""
 
 from variants.layer.multi_head import MultiHeadAttention
 from variants.layer.transformer_block import TransformerBlock

@@ -1,4 +1,4 @@
-"""Position encodings that add to the scores what depends on the distance alone."""
+"""Position encodings that add a bias to the scores. The bias depends only on the distance."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from variants.layer.position_encoding import Position, check_counts
 
 
 class RelativeBias(Position):
-    """A learned bias for each head and bucket of distances, exact nearby and ever coarser further
-    away ("Exploring the Limits of Transfer Learning", Raffel et al. 2020,
-    https://arxiv.org/abs/1910.10683; the idea is Shaw et al. 2018,
+    """A learned bias for each head and bucket of distances, with wider buckets for larger distances
+    ("Exploring the Limits of Transfer Learning", Raffel et al. 2020,
+    https://arxiv.org/abs/1910.10683; the idea is from Shaw et al. 2018,
     https://arxiv.org/abs/1803.02155).
 
-    Half of the buckets hold one distance each, the others the rest up to `max_distance` in
-    logarithmic steps; the last one also what is beyond. If `bidirectional`, later keys have half of
-    all buckets for themselves; otherwise they share the bucket of distance 0, and a causal layer
-    has all buckets for what it sees. `weight` (num_buckets, num_heads) begins with a standard
-    deviation of 0.02.
+    Half of the buckets hold one distance each. The other buckets divide the distances up to
+    `max_distance` in logarithmic steps; the last bucket also holds all larger distances. If
+    `bidirectional`, later keys have half of all buckets. Otherwise later keys share the bucket of
+    distance 0, and the keys that a causal layer sees have all buckets. `weight` (num_buckets,
+    num_heads) is initialised with a standard deviation of 0.02.
     """
 
     takes = "num_heads"
@@ -43,8 +43,8 @@ class RelativeBias(Position):
         if num_buckets < step or num_buckets % step or max_distance <= self._exact:
             raise ValueError(
                 f"num_buckets must be a multiple of {step} if bidirectional is {bidirectional}, "
-                f"and max_distance greater than a {step}th of it; got num_buckets={num_buckets}, "
-                f"max_distance={max_distance}"
+                f"and max_distance must be greater than num_buckets / {step}; got "
+                f"num_buckets={num_buckets}, max_distance={max_distance}"
             )
         shape = num_buckets, num_heads
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -54,19 +54,19 @@ class RelativeBias(Position):
         nn.init.normal_(self.weight, std=0.02)
 
     def forward(self, query_len: int, key_len: int) -> Tensor:
-        """(num_heads, query_len + key_len - 1) as `distance_bias` of `Attention`, in the dtype of
-        `weight`."""
+        """Return the `distance_bias` of `Attention`, (num_heads, query_len + key_len - 1), in the
+        dtype of `weight`."""
         return self.weight[self.buckets(_distances(query_len, key_len, self.weight.device))].T
 
     def buckets(self, distance: Tensor) -> Tensor:
-        """The bucket of each distance, key position minus query position; int64."""
-        # Distances are turned round, so that earlier keys are at positive ones.
+        """Return the bucket, int64, of each distance (key position minus query position)."""
+        # `back` is the distance without its sign; 0 for later keys if not `bidirectional`.
         side = self.num_buckets // 2 if self.bidirectional else 0
         back = distance.abs() if self.bidirectional else (-distance).clamp(min=0)
         coarse = (self.num_buckets - side) - self._exact
         growth = math.log(self.max_distance / self._exact) / coarse
         steps = (back.clamp(min=self._exact).double() / self._exact).log() / growth
-        # Powers belong to the bucket they begin; a rounding error must not move them.
+        # A distance at the start of a bucket belongs to it; a rounding error must not move it.
         far = self._exact + (steps + 1e-9).long().clamp(max=coarse - 1)
         return torch.where(back < self._exact, back, far) + side * (distance > 0)
 
@@ -77,7 +77,7 @@ class RelativeBias(Position):
 
     @property
     def _exact(self) -> int:
-        """Distances that have a bucket of their own, on each side."""
+        """The number of distances on each side that have their own bucket."""
         return self.num_buckets // (4 if self.bidirectional else 2)
 
     def extra_repr(self) -> str:
@@ -88,12 +88,13 @@ class RelativeBias(Position):
 
 
 class Alibi(Position):
-    """Minus a slope for each head times the distance, learning nothing ("Train Short, Test Long",
-    Press et al. 2021, https://arxiv.org/abs/2108.12409).
+    """A bias of minus the distance times a slope for each head; nothing is learned ("Train Short,
+    Test Long", Press et al. 2021, https://arxiv.org/abs/2108.12409).
 
-    The slopes of n heads are 2^(-8/n), 2^(-16/n), ... 2^-8 where n is a power of two; otherwise
-    those of the largest power of two below n, then every other one of twice that power. Later keys,
-    where a call is not causal, have the bias of earlier ones.
+    If n is a power of two, the slopes of n heads are 2^(-8/n), 2^(-16/n), ... 2^-8. Otherwise, with
+    p the largest power of two below n, the slopes are the slopes of p heads, and then every second
+    slope of 2p heads. If a call is not causal, a later key has the same bias as an earlier key at
+    the same distance.
     """
 
     takes = "num_heads"
@@ -105,7 +106,7 @@ class Alibi(Position):
 
     @property
     def slopes(self) -> list[float]:
-        """One number for each head."""
+        """The slope of each head."""
         power = 1 << (self.size.bit_length() - 1)
         own = [2.0 ** (-8 * (head + 1) / power) for head in range(power)]
         between = [2.0 ** (-4 * (head + 1) / power) for head in range(0, 2 * power, 2)]
@@ -118,7 +119,7 @@ class Alibi(Position):
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
     ) -> Tensor:
-        """(num_heads, query_len + key_len - 1) as `distance_bias` of `Attention`."""
+        """Return the `distance_bias` of `Attention`, (num_heads, query_len + key_len - 1)."""
         slopes = torch.tensor(self.slopes, dtype=dtype, device=device)
         return -slopes[:, None] * _distances(query_len, key_len, device).abs()
 
@@ -129,5 +130,5 @@ class Alibi(Position):
 
 
 def _distances(query_len: int, key_len: int, device: torch.device | None) -> Tensor:
-    """Key position minus query position, from the last query and first key on."""
+    """Return key position minus query position, starting at the last query and the first key."""
     return torch.arange(1 - key_len, query_len, device=device)

@@ -1,4 +1,4 @@
-"""Position encodings, each of which is also usable alone, and which of them a layer asks for."""
+"""Position encodings, which also work without a layer, and the choice of one for a layer."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Sinusoidal(Position):
     """Sines and cosines of the position, added to each token ("Attention Is All You Need", Vaswani
     et al. 2017, https://arxiv.org/abs/1706.03762).
 
-    Interleaved as in the paper: channel 2i is sin(p / 10000^(2i / embed_dim)), channel 2i + 1 the
-    cosine of the same.
+    Sines and cosines are interleaved as in the paper. At position p, channel 2i is
+    sin(p / 10000^(2i / embed_dim)) and channel 2i + 1 is the cosine of the same angle.
     """
 
     takes = "embed_dim"
@@ -29,8 +29,9 @@ class Sinusoidal(Position):
         self.size = embed_dim
 
     def forward(self, hidden: Tensor, start: int | Tensor = 0) -> Tensor:
-        """(batch, tokens, embed_dim) with the table of positions `start`, `start` + 1, ... added;
-        the dtype is kept. `start` is a number, or int64 (batch,), one for each sequence."""
+        """Add the sines and cosines of positions `start`, `start` + 1, ... to `hidden` (batch,
+        tokens, embed_dim), and keep its dtype. `start` is a number, or int64 (batch,) with one
+        number for each sequence."""
         _check_width(self, hidden)
         angles = _angles(start, hidden.shape[-2], self.size, 10000.0, hidden.device)
         table = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
@@ -46,8 +47,8 @@ class Learned(Position):
     """A learned vector for each position, added to each token ("Convolutional Sequence to Sequence
     Learning", Gehring et al. 2017, https://arxiv.org/abs/1705.03122).
 
-    `weight` (max_len, embed_dim) begins with a standard deviation of 0.02. Positions outside of it
-    are a ValueError.
+    `weight` (max_len, embed_dim) is initialised with a standard deviation of 0.02. Positions
+    outside 0 ... max_len - 1 raise ValueError.
     """
 
     takes = "embed_dim"
@@ -70,21 +71,21 @@ class Learned(Position):
         nn.init.normal_(self.weight, std=0.02)
 
     def forward(self, hidden: Tensor, start: int | Tensor = 0) -> Tensor:
-        """(batch, tokens, embed_dim) with the vectors of positions `start`, `start` + 1, ... added;
-        the dtype is kept. `start` is a number, or int64 (batch,), one for each sequence, whose
-        tokens at negative positions are padding."""
+        """Add the vectors of positions `start`, `start` + 1, ... to `hidden` (batch, tokens,
+        embed_dim), and keep its dtype. `start` is a number, or int64 (batch,) with one number for
+        each sequence; tokens at negative positions are then padding."""
         _check_width(self, hidden)
         tokens, max_len = hidden.shape[-2], self.weight.shape[0]
         first, last = 0, tokens - 1
         if not isinstance(start, Tensor):
             first, last = start, start + last
         else:
-            # A program that is traced looks up what it finds, or fails then.
+            # A traced program cannot check the positions here; its lookup fails when it runs.
             last = last + int(start.max()) if holds_numbers(start) else 0
         if first < 0 or last >= max_len:
             raise ValueError(
-                f"learned positions reach from 0 to {max_len - 1}; got tokens at {first} to "
-                f"{last}: make it with a larger max_len, or take an encoding without an end"
+                f"learned positions reach from 0 to {max_len - 1}; got positions {first} to "
+                f"{last}: use a larger max_len, or an encoding without a maximum length"
             )
         if isinstance(start, Tensor):
             numbers = _numbers(start, tokens, start.device).clamp(min=0)
@@ -98,13 +99,13 @@ class Learned(Position):
 
 
 class Rotary(Position):
-    """Pairs of channels of query and key turned by an angle in proportion to the position, so that
-    their product depends on the distance alone ("RoFormer", Su et al. 2021,
+    """Rotates pairs of channels of query and key by an angle proportional to the position, so that
+    their dot product depends only on the distance ("RoFormer", Su et al. 2021,
     https://arxiv.org/abs/2104.09864).
 
-    Pair i turns by base^(-2i / head_dim) a token. It is channels i and i + head_dim / 2, as in
-    Llama and transformers; with `interleaved` channels 2i and 2i + 1, as in the paper. Computed in
-    float32 at least.
+    The angle of pair i grows by base^(-2i / head_dim) with each token. Pair i consists of channels
+    i and i + head_dim / 2, as in Llama and transformers. With `interleaved`, it consists of
+    channels 2i and 2i + 1, as in the paper. The rotation is computed in float32 at least.
     """
 
     takes = "head_dim"
@@ -116,13 +117,14 @@ class Rotary(Position):
             raise ValueError(f"base must be a number above 0; got {base!r}")
         if head_dim % 2:
             raise ValueError(
-                f"rotary positions turn pairs of channels: head_dim must be even; got {head_dim}"
+                f"rotary positions rotate pairs of channels: head_dim must be even; got {head_dim}"
             )
         self.size, self.base, self.interleaved = head_dim, float(base), interleaved
 
     def forward(self, heads: Tensor, start: int | Tensor = 0) -> Tensor:
-        """(batch, heads, tokens, head_dim) turned by positions `start`, `start` + 1, ...; the dtype
-        is kept. `start` is a number, or int64 (batch,), one for each sequence."""
+        """Rotate `heads` (batch, heads, tokens, head_dim) by positions `start`, `start` + 1, ...,
+        and keep its dtype. `start` is a number, or int64 (batch,) with one number for each
+        sequence."""
         _check_width(self, heads)
         dtype = compute_dtype(heads.dtype)
         angles = _angles(start, heads.shape[-2], self.size, self.base, heads.device)
@@ -156,8 +158,13 @@ def position_for(
     dtype: torch.dtype,
     **widths: int,
 ) -> Position:
-    """The encoding a layer of these `widths` (embed_dim, num_heads, head_dim) asks for: by name, as
-    an instance that must fit, or none. ValueError otherwise."""
+    """Return the encoding for a layer of these `widths` (embed_dim, num_heads, head_dim).
+
+    `position` is a name, an instance that fits the widths, or None for no encoding.
+
+    Raises:
+        ValueError: an unknown name, another type, or an instance that does not fit.
+    """
     if position is None:
         return Position()
     if isinstance(position, str) and position in NAMED:
@@ -186,13 +193,13 @@ def _check_width(position: Position, x: Tensor) -> None:
 
 
 def _sum(hidden: Tensor, table: Tensor) -> Tensor:
-    """Rounded once, to the dtype of `hidden`."""
+    """Add, and round once to the dtype of `hidden`."""
     dtype = compute_dtype(hidden.dtype)
     return (hidden.to(dtype) + table.to(dtype)).to(hidden.dtype)
 
 
 def _numbers(start: int | Tensor, length: int, device: torch.device) -> Tensor:
-    """Positions from `start` on, int64 (length,), or (batch, length) for starts (batch,)."""
+    """Return positions from `start`, int64 (length,), or (batch, length) for starts (batch,)."""
     if isinstance(start, Tensor):
         return start[:, None] + torch.arange(length, device=device)
     return torch.arange(start, start + length, device=device)
@@ -201,9 +208,9 @@ def _numbers(start: int | Tensor, length: int, device: torch.device) -> Tensor:
 def _angles(
     start: int | Tensor, length: int, channels: int, base: float, device: torch.device
 ) -> Tensor:
-    """p · base^(-2i / channels) of position p and pair i, (length, half the channels rounded up),
-    or (batch, ...) for starts (batch,). In float64: in float32 angles far out would have lost their
-    digits."""
+    """Return p · base^(-2i / channels) for position p and pair i, (length, half the channels
+    rounded up), or (batch, ...) for starts (batch,). The dtype is float64: in float32, large angles
+    would lose their fractional digits."""
     numbers = _numbers(start, length, device).double()
     steps = torch.arange(0, channels, 2, device=device, dtype=torch.float64)
     return numbers[..., None] * base ** (-steps / channels)

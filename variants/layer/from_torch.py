@@ -1,4 +1,4 @@
-"""What of a torch.nn.MultiheadAttention a layer can take over."""
+"""Checks and reads a torch.nn.MultiheadAttention, so that a layer can copy its weights."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 
 def check_module(module: nn.MultiheadAttention) -> None:
-    """ValueError for what is none or does more than project, attend and project; a warning for
-    dropout, at the caller of the caller."""
+    """Raise ValueError if `module` is not an nn.MultiheadAttention, or if it does more than
+    project, attend and project. Warn about dropout, at the line that called `from_torch`."""
     given = type(module)
-    # A subclass with another forward computes something else, or keeps its weights elsewhere.
+    # A subclass with another forward may compute something else, or store weights elsewhere.
     if getattr(given, "forward", None) is not nn.MultiheadAttention.forward:
         raise ValueError(
-            "from_torch takes over a torch.nn.MultiheadAttention, or a subclass that leaves "
-            f"forward alone; got {given.__module__}.{given.__qualname__}"
+            "from_torch needs a torch.nn.MultiheadAttention, or a subclass that does not override "
+            f"forward; got {given.__module__}.{given.__qualname__}"
         )
     for word, present in (
         ("add_bias_kv", module.bias_k is not None),
@@ -23,19 +23,19 @@ def check_module(module: nn.MultiheadAttention) -> None:
     ):
         if present:
             raise ValueError(
-                f"from_torch cannot represent {word}=True: this layer attends to no key but those "
-                "it is given"
+                f"from_torch cannot represent {word}=True: this layer attends only to the keys "
+                "that are passed to it"
             )
     if module.dropout > 0:
         warnings.warn(
-            f"from_torch does not take over dropout={module.dropout}: no attention weight is "
-            "dropped here",
+            f"from_torch ignores dropout={module.dropout}: this layer has no dropout of attention "
+            "weights",
             stacklevel=3,
         )
 
 
 def weights_of(module: nn.MultiheadAttention) -> dict[str, tuple[Tensor, bool]]:
-    """A tensor and whether it is trained for each weight and bias, named as in the layer."""
+    """Return each weight and bias, by its name in the layer, and whether it is trained."""
     names = [f"{role}_projection" for role in ("query", "key", "value")]
     found = {
         "output_projection.weight": (module.out_proj.weight, module.out_proj.weight.requires_grad)

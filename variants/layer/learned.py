@@ -1,4 +1,4 @@
-"""What an attention learns, as a part of a module."""
+"""The learned tensors of an attention, as parameters of a module."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from variants.contract.definitions import compute_dtype
 
 
 class LearnedTensors(nn.ParameterDict):
-    """Learned tensors of an attention, by its names. Rounded to a half type some would be others (a
-    span of 1000 tokens and one of 1003 are the same there), so that a module that is moved to one
-    keeps these in float32."""
+    """The learned tensors of an attention, by name. They stay in float32 if the module is moved to
+    a half-precision dtype, because rounding would change some of them (in bfloat16, a span of 1001
+    tokens would become a span of 1000 tokens)."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LearnedTensors:
         def wide(tensor: Tensor) -> Tensor:

@@ -26,24 +26,26 @@ from variants.layer.position_encoding import Position
 
 
 class MultiHeadAttention(nn.Module):
-    """Query, key and value projections, heads, an attention variant, the output projection
-    ("Attention Is All You Need", Vaswani et al. 2017, https://arxiv.org/abs/1706.03762). Residual
-    and norm are the caller's: see `TransformerBlock`.
+    """Query, key and value projections, heads, an attention variant and the output projection
+    ("Attention Is All You Need", Vaswani et al. 2017, https://arxiv.org/abs/1706.03762). The layer
+    has no residual and no norm: see `TransformerBlock`.
 
     Args:
         embed_dim: channels of the query and of the output; a multiple of num_heads.
         num_heads: heads of the query, of embed_dim // num_heads channels each.
         kv_heads: heads of key and value, a divisor of num_heads; query head h reads
             h // (num_heads // kv_heads). None means num_heads.
-        attention: an `Attention`, or its text, as "lsh num_hashes=4"; None means exact attention,
-            `full`. What it learns is in `attention_parameters`.
+        attention: an `Attention`, or its text, such as "lsh num_hashes=4"; None means exact
+            attention, `full`. `attention_parameters` holds its learned tensors.
         position: "sinusoidal", "rotary", "relative_bias", "alibi", or an instance from
-            `variants.layer.encodings`; None means none.
+            `variants.layer.encodings`; None means no position encoding.
         shared_qk: the key is the query, after its projection and position; for self-attention.
-        bias: whether projections have one.
+        bias: whether projections have a bias.
         key_dim, value_dim: channels of key and value; None means embed_dim.
-        seed: of what the attention learns. Projections are drawn from torch's global state.
-        device, dtype: as in torch.nn.Linear. What the attention learns is kept in float32 at least.
+        seed: seed of the attention's learned tensors. Projections are drawn from torch's global
+            random state.
+        device, dtype: as in torch.nn.Linear. The attention's learned tensors stay in float32 at
+            least.
 
     Raises:
         ValueError: numbers that do not fit together, an unknown attention or position.
@@ -112,11 +114,12 @@ class MultiHeadAttention(nn.Module):
         attention: Attention | str | None = None,
         position: Position | str | None = None,
     ) -> MultiHeadAttention:
-        """A layer with copies of the module's weights, which gives its output if `attention` is
-        exact and `position` None. Inputs are batch first, whatever `module.batch_first`.
+        """Make a layer with copies of the module's weights. Its output is the output of the module
+        if `attention` is exact and `position` is None. Inputs are batch first, even if
+        `module.batch_first` is False.
 
         Raises:
-            ValueError: another kind of module; one with add_bias_kv or add_zero_attn.
+            ValueError: another kind of module; a module with add_bias_kv or add_zero_attn.
         """
         check_module(module)
         out = module.out_proj
@@ -151,23 +154,23 @@ class MultiHeadAttention(nn.Module):
             query: (batch, query_len, embed_dim).
             key: (batch, key_len, key_dim); None means the query.
             value: (batch, key_len, value_dim); None means the key.
-            causal: hide keys at later positions; key j stands at j, query i at
+            causal: hide keys at later positions; key j has position j, query i has position
                 i + key_len - query_len.
             key_padding_mask: bool (batch, key_len), True = padding, as in
                 torch.nn.MultiheadAttention. Positions count from the first token of each sequence.
-                On a GPU, looking for a mask of the other polarity waits for it; programs that are
-                traced or compiled leave that out.
+                The check for a mask of the other polarity waits for the GPU, if there is one;
+                traced and compiled programs leave the check out.
 
         Returns:
             (batch, query_len, embed_dim).
 
         Raises:
             ValueError: shapes that do not fit, a mask that hides all of a sequence.
-            UnsupportedError: what the attention does not support.
+            UnsupportedError: an argument that the attention does not support.
         """
         if self.shared_qk and key is not None and key is not query:
             raise ValueError(
-                "a layer with shared_qk=True has no keys but its queries: leave key out, or pass "
+                "a layer with shared_qk=True uses its queries as keys: leave key out, or pass "
                 "the query itself; got another tensor"
             )
         heads, call = self._prepared(query, key, value, key_padding_mask, causal=causal)
@@ -176,11 +179,11 @@ class MultiHeadAttention(nn.Module):
     def prefill(
         self, hidden: Tensor, *, key_padding_mask: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        """The causal output of the first tokens (batch, tokens, embed_dim), and the state to go on
-        from. There is no gradient: call it under torch.no_grad().
+        """Return the causal output of the first tokens (batch, tokens, embed_dim), and the state
+        after them. There is no gradient: call this method under torch.no_grad().
 
         Raises:
-            ValueError, UnsupportedError: as the call does, and `Attention.prefill`.
+            ValueError, UnsupportedError: in the cases of `forward` and of `Attention.prefill`.
         """
         heads, call = self._prepared(hidden, None, None, key_padding_mask)
         out, state = self.attention.prefill(*heads, **call)
@@ -189,23 +192,23 @@ class MultiHeadAttention(nn.Module):
     def step(
         self, state: State, hidden: Tensor, *, key_padding_mask: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        """The output of the next token or tokens (batch, tokens, embed_dim), and the state after
-        them. `key_padding_mask` is of the new tokens alone, and may hide all of them.
+        """Return the output of the next token or tokens (batch, tokens, embed_dim), and the state
+        after them. `key_padding_mask` covers only the new tokens, and may hide all of them.
 
         Raises:
-            ValueError, UnsupportedError: as the call does, and `Attention.step`.
+            ValueError, UnsupportedError: in the cases of `forward` and of `Attention.step`.
         """
         if not isinstance(state, State):
             raise ValueError(
-                f"step needs the state that prefill or a step gave; got {type(state).__name__}"
+                f"step needs the state that prefill or step returned; got {type(state).__name__}"
             )
         heads, call = self._prepared(hidden, None, None, key_padding_mask, state)
         out, state = self.attention.step(state, *heads, **call)
         return self._merged(out), state
 
     def reset_parameters(self) -> None:
-        """Draw all projections anew, and give the attention and the position what they begin
-        with."""
+        """Draw all projections again, and initialise the learned tensors of the attention and of
+        the position encoding again."""
         self._draw_projections()
         fresh = self.attention.init_parameters(self.num_heads, self.head_dim, self.seed)
         with torch.no_grad():
@@ -229,15 +232,15 @@ class MultiHeadAttention(nn.Module):
         *,
         causal: bool = True,
     ) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]:
-        """Query, key and value in heads, and what else the attention is called with; the tokens of
-        the state have gone before."""
+        """Return query, key and value split into heads, and the other arguments of the attention.
+        The tokens of `state` come before the new tokens."""
         check_widths(self, query, key, value)
         key = query if key is None else key
         if state is None:
             check_polarity(key_padding_mask, key)
             check_foreign(self, query, key, key_padding_mask, causal=causal)
             start, leading = 0, leading_padding(key_padding_mask)
-        else:  # of new tokens alone, all may be padding
+        else:  # the new tokens of a step may all be padding
             start = state.length
             leading = leading_padding_of(state, key_padding_mask, query.device)
         value = key if value is None else value

@@ -1,4 +1,4 @@
-"""How much padding stands before the first token of each sequence of a layer."""
+"""Counts the padding before the first token of each sequence."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from variants.contract.modes import holds_numbers
 
 
 def leading_padding(key_padding_mask: Tensor | None) -> Tensor | None:
-    """Numbers of padding tokens, int64 (batch,); None if there are none. A GPU is waited for."""
+    """Count the padding before the first token of each sequence, int64 (batch,); None if there is
+    no such padding. The call waits for a GPU."""
     mask = key_padding_mask
     if mask is None or mask.ndim != 2:
-        return None  # the attention says what is wrong with it
+        return None  # the attention raises the error for another shape
     leading = (~mask).int().argmax(-1)
     return leading if not holds_numbers(mask) or bool(leading.any()) else None
 
@@ -21,7 +22,7 @@ def leading_padding(key_padding_mask: Tensor | None) -> Tensor | None:
 def leading_padding_of(
     state: State, key_padding_mask: Tensor | None, device: torch.device
 ) -> Tensor | None:
-    """The same for a step from a state; `key_padding_mask` is of the new tokens."""
+    """Count the same for a step; `key_padding_mask` covers only the new tokens."""
     starts = state.starts_with(key_padding_mask)
     if not starts:
         return None

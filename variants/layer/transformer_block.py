@@ -1,4 +1,4 @@
-"""An example of what a model puts around the layer: residuals, norms and a perceptron."""
+"""An example of a model's block around the layer, with residuals, norms and a perceptron."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from variants.layer.multi_head import MultiHeadAttention
 
 
 class TransformerBlock(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)): norms first ("On Layer Normalization in the
-    Transformer Architecture", Xiong et al. 2020, https://arxiv.org/abs/2002.04745).
+    """Computes x + attention(norm(x)), then x + mlp(norm(x)), with norms first ("On Layer
+    Normalization in the Transformer Architecture", Xiong et al. 2020,
+    https://arxiv.org/abs/2002.04745).
 
     Args:
-        attention: the layer for self-attention; its width, device and dtype are the block's.
-        hidden_dim: channels between the two products of the perceptron; None means four times
-            the width.
+        attention: the layer for self-attention; the block has the same width, device and dtype.
+        hidden_dim: channels between the two linear layers of the perceptron; None means four
+            times the width.
     """
 
     def __init__(self, attention: MultiHeadAttention, hidden_dim: int | None = None) -> None:
@@ -28,14 +29,14 @@ class TransformerBlock(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(width, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, width)
         )
-        # The layer is left as it is: what it learns may be wider than its weights.
+        # The attention layer is not converted: its learned tensors may have a wider dtype.
         for module in (self.attention_norm, self.mlp_norm, self.mlp):
             module.to(weight.device, weight.dtype)
 
     def forward(
         self, hidden: Tensor, *, causal: bool = False, key_padding_mask: Tensor | None = None
     ) -> Tensor:
-        """(batch, tokens, embed_dim) to the same; arguments as of `MultiHeadAttention`."""
+        """Map (batch, tokens, embed_dim) to the same shape; arguments of `MultiHeadAttention`."""
         out = self.attention(
             self.attention_norm(hidden), causal=causal, key_padding_mask=key_padding_mask
         )
@@ -44,7 +45,7 @@ class TransformerBlock(nn.Module):
     def prefill(
         self, hidden: Tensor, *, key_padding_mask: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        """As `MultiHeadAttention.prefill`."""
+        """Process the first tokens, as in `MultiHeadAttention.prefill`."""
         out, state = self.attention.prefill(
             self.attention_norm(hidden), key_padding_mask=key_padding_mask
         )
@@ -53,7 +54,7 @@ class TransformerBlock(nn.Module):
     def step(
         self, state: State, hidden: Tensor, *, key_padding_mask: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        """As `MultiHeadAttention.step`."""
+        """Process the next tokens, as in `MultiHeadAttention.step`."""
         out, state = self.attention.step(
             state, self.attention_norm(hidden), key_padding_mask=key_padding_mask
         )
