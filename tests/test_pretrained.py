@@ -207,9 +207,7 @@ class TestFullIsTheModelsOwnAttention:
         if hasattr(made.transformer.h[0].attn, "scaling"):
             close(output(replace_attention(made, "full"), **tokens()), expected)
             return
-        with pytest.raises(
-            UnsupportedError, match=f"the model also asks for {next(iter(changes))}$"
-        ):
+        with pytest.raises(UnsupportedError, match=f"the model also uses {next(iter(changes))}$"):
             replace_attention(made, "full")
         assert torch.equal(output(made, **tokens()), expected)
 
@@ -398,7 +396,7 @@ class TestPaddedTexts:
 def test_a_model_with_a_replaced_attention_cannot_be_exported(masked: bool) -> None:
     made = replace_attention(model("Llama"), small("sliding_window"))
     call = tokens(LEFT if masked else None) | {"use_cache": False}
-    with pytest.raises(UnsupportedError, match="looks at what its masks hold"):
+    with pytest.raises(UnsupportedError, match="reads the values of its masks"):
         torch.export.export(made, (), call)
 
 
@@ -498,8 +496,9 @@ class TestGeneration:
         made = replace_attention(model("Llama"), attention)
         name = attention.info.name
         message = (
-            f"^{name} in LlamaAttention: its rows change as tokens are added, so it cannot go on "
-            r"from a cache \(got 1 queries of 13 keys\); generate with use_cache=False$"
+            f"^{name} in LlamaAttention: its earlier rows change when tokens are added, so it "
+            r"cannot continue from a cache \(got 1 queries and 13 keys\); generate with "
+            "use_cache=False$"
         )
         with pytest.raises(UnsupportedError, match=message):
             generated(made, LEFT)
@@ -522,12 +521,12 @@ class TestGeneration:
 
 BLOOM = (
     r"^BloomForCausalLM: expected attention through transformers' AttentionInterface; 0 of its "
-    r"modules do, 2 do not, or not with this example: transformer\.h\.0\.self_attention, "
-    r"transformer\.h\.1\.self_attention; the model is as it was$"
+    r"modules use it, 2 do not, or not with this example: transformer\.h\.0\.self_attention, "
+    r"transformer\.h\.1\.self_attention; the model is unchanged$"
 )
 GEMMA2 = (
-    "^full in Gemma2Attention: expected scaled attention that is causal or sees everything, with "
-    "padding; the model also asks for softcap$"
+    "^full in Gemma2Attention: expected scaled attention that is causal or sees all keys, with "
+    "padding; the model also uses softcap$"
 )
 
 
@@ -562,7 +561,8 @@ class TestReplacing:
 
         made.model.layers[1].self_attn = OwnAttention()
         message = (
-            r"1 of its modules do, 1 do not, or not with this example: model.layers.1.self_attn;"
+            r"1 of its modules use it, 1 do not, or not with this example: "
+            r"model.layers.1.self_attn;"
         )
         with pytest.raises(UnsupportedError, match=message):
             replace_attention(made, "full")
@@ -580,9 +580,9 @@ class TestReplacing:
 
     def test_examples(self) -> None:
         made = model("ViT")
-        with pytest.raises(ValueError, match="ViTModel reads pixel_values: give example, the "):
+        with pytest.raises(ValueError, match="ViTModel reads pixel_values: pass example, the "):
             replace_attention(made, "full")
-        message = "ViTModel could not run on the example, so its attention cannot be checked; give"
+        message = "ViTModel could not run on the example, so its attention cannot be checked; pass"
         with pytest.raises(ValueError, match=message):
             replace_attention(made, "full", example={"pixel_values": torch.zeros(1, 2, 3)})
         assert implementations(made) == {"sdpa"}
@@ -649,9 +649,9 @@ class TestRefusedCalls:
         short = tokens(length=8)
         assert_close(output(made, **short), output(model("Mistral"), **short))
         message = (
-            r"but for padding of a 2-dimensional attention_mask \(1 = token, 0 = padding\); the "
-            "model's own window of 8 tokens hides others too, at 12 tokens: take fewer, or load "
-            "the model with sliding_window=None$"
+            r"except for padding from a 2-dimensional attention_mask \(1 = token, 0 = padding\); "
+            "the model's own window of 8 tokens hides other keys too, at 12 tokens: use fewer "
+            "tokens, or load the model with sliding_window=None$"
         )
         for call in (tokens(), tokens(LEFT)):
             with pytest.raises(UnsupportedError, match=message):
@@ -666,7 +666,7 @@ class TestRefusedCalls:
         call = tokens() | {"use_cache": False}
         plain = torch.arange(12).expand(2, -1)
         assert_close(output(made, **call, position_ids=plain), output(made, **call))
-        with pytest.raises(UnsupportedError, match="hides others too, at 12 tokens of packed seq"):
+        with pytest.raises(UnsupportedError, match="other keys too, at 12 tokens of packed seq"):
             output(made, **call, position_ids=plain % 5)
 
     @pytest.mark.parametrize("additive", [False, True])
@@ -693,26 +693,26 @@ class TestRefusedCalls:
         for row, column in ((11, 6), (6, 5), (5, 6)):
             other = mask.clone()
             other[:, :, row, column] ^= True
-            with pytest.raises(UnsupportedError, match=r"; got another one of shape \(2, 1, 12"):
+            with pytest.raises(UnsupportedError, match=r"; got another mask of shape \(2, 1, 12"):
                 given(other)
         prefix = mask | (torch.arange(12) < 8) & real[:, None, None]
-        with pytest.raises(UnsupportedError, match="got another one of shape"):
+        with pytest.raises(UnsupportedError, match="got another mask of shape"):
             given(prefix)
         everything = given(torch.ones(2, 1, 12, 12, dtype=torch.bool) & real[:, None, None])
         assert not torch.allclose(everything[1, 7], expected[1, 7], rtol=0.1)
         if additive:
-            with pytest.raises(UnsupportedError, match="got one that adds numbers to the scores"):
+            with pytest.raises(UnsupportedError, match="got a mask that adds numbers to the score"):
                 output(made, **call, attention_mask=mask.double())
         with pytest.raises(
-            UnsupportedError, match=r"of shape \(2, 1, 12, 9\) for 12 queries of 12"
+            UnsupportedError, match=r"of shape \(2, 1, 12, 9\) for 12 queries and 12"
         ):
             output(made, **call, attention_mask=mask[..., :9])
 
     def test_dropout_in_training(self) -> None:
         made = replace_attention(model("Llama", attention_dropout=0.1).train(), "full")
         message = (
-            "^full in LlamaAttention: variants know no dropout of weights; the model asks for 0.1 "
-            r"in training, so set its attention dropout to 0 or call model.eval\(\)$"
+            "^full in LlamaAttention: variants have no dropout of attention weights; the model has "
+            r"dropout 0.1 in training, so set its attention dropout to 0 or call model.eval\(\)$"
         )
         with pytest.raises(UnsupportedError, match=message):
             output(made, **tokens())
@@ -745,14 +745,14 @@ class TestRefusedCalls:
         assert torch.equal(out, causal.transpose(1, 2))
         assert weights is None
         for asked in (torch.ones(HEADS), 30.0):
-            with pytest.raises(UnsupportedError, match=f"the model also asks for {option}$"):
+            with pytest.raises(UnsupportedError, match=f"the model also uses {option}$"):
                 function(module, query, query, query, None, **{option: asked})
-        with pytest.raises(UnsupportedError, match=r"the model also asks for sliding_window$"):
+        with pytest.raises(UnsupportedError, match=r"the model also uses sliding_window$"):
             function(module, query, query, query, None, sliding_window=5)
-        with pytest.raises(UnsupportedError, match="got none, and the module has no is_causal"):
+        with pytest.raises(UnsupportedError, match="got no mask, and the module has no is_caus"):
             function(nn.Module(), query, query, query, None)
         with pytest.raises(
-            UnsupportedError, match=r"take values as wide as queries; .* 2 channels"
+            UnsupportedError, match=r"need values as wide as queries; .* 2 channels"
         ):
             function(module, query, query, query[..., :2], None)
         out, _ = function(module, query, query, query, None, is_causal=False, sliding_window=6)
@@ -955,13 +955,13 @@ class TestNames:
         pytest.importorskip("transformers")
         for name in ("sdpa", "my/attention", "Flash", "paged|mine"):
             with pytest.raises(
-                ValueError, match=f"^name must hold none of .*got '{name.replace('|', '.')}'"
+                ValueError, match=f"^name must contain none of .*got '{name.replace('|', '.')}'"
             ):
                 attn_implementation("full", name)
         assert attn_implementation("full", "ours") == "ours"
         assert attn_implementation("full", "ours") == "ours"
         with pytest.raises(
-            ValueError, match=r"^name 'ours' stands for .*Full.*; give another one$"
+            ValueError, match=r"^name 'ours' is already in use for .*Full.*; pass another name$"
         ):
             attn_implementation("linear", "ours")
 

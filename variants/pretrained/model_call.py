@@ -1,4 +1,4 @@
-"""A variant as the attention function that a model of transformers calls."""
+"""A variant as the attention function that a transformers model calls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from variants.contract.registry import create
 from variants.layer.learned import LearnedTensors
 from variants.pretrained.model_masks import read_mask
 
-# Arguments that models hand on to their attention and that do not change what it computes.
+# Arguments that models pass to their attention and that do not change its result.
 HARMLESS = frozenset(
     {
         "cache",  # `past_key_values` before transformers 5.24
@@ -29,25 +29,26 @@ HARMLESS = frozenset(
         "token_type_ids",
     }
 )
-# The name of learned tensors in a module.
+# The attribute of a module that holds its learned tensors.
 LEARNED = "attention_parameters"
-# GPT-2 in older versions of transformers scales by itself, unless a module has these values.
+# Older versions of transformers do not pass the scale of GPT-2. The scale is 1 / sqrt(head_dim) if
+# a module has these values.
 OWN_SCALES = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
 
 
 @dataclass(frozen=True)
 class AttentionFunction:
-    """Takes what transformers' AttentionInterface hands over; everything that a model asks for is
-    done or refused.
+    """An attention function for transformers' AttentionInterface. It applies each argument of the
+    model, or raises UnsupportedError for it.
 
-    With `layers`, modules of another `layer_idx` attend exactly.
+    With `layers`, modules with another `layer_idx` use exact attention.
     """
 
     attention: Attention
     layers: frozenset[int] | None = None
 
     def replaces(self, module: nn.Module) -> bool:
-        """Whether a module attends by `attention`."""
+        """Whether a module uses `attention`."""
         return self.layers is None or getattr(module, "layer_idx", None) in self.layers
 
     def __call__(
@@ -67,17 +68,17 @@ class AttentionFunction:
         """Attend.
 
         Args:
-            module: the caller; its learned tensors are used if `add_parameters` gave it some.
+            module: the caller; its learned tensors are used if `add_parameters` added some.
             query: (batch, heads, query_len, head_dim).
             key, value: (batch, kv_heads, key_len, head_dim).
-            attention_mask: as `read_mask` takes it.
+            attention_mask: a mask for `read_mask`.
 
         Returns:
-            (batch, query_len, heads, head_dim), and the weights if `output_attentions`.
+            The output (batch, query_len, heads, head_dim), and the weights if `output_attentions`.
 
         Raises:
-            UnsupportedError: anything but scaled attention, causal or not, with padding; a call
-                that goes on from a cache, of an attention that is not `prefix_stable`.
+            UnsupportedError: the model needs more than scaled attention, causal or not, with
+                padding; the call continues from a cache and the attention is not `prefix_stable`.
         """
         attention = self.attention if self.replaces(module) else create("full")
         if is_causal is None:
@@ -87,8 +88,8 @@ class AttentionFunction:
         where = f"{attention.info.name} in {type(module).__name__}"
         if value.shape[-1] != query.shape[-1]:
             raise UnsupportedError(
-                f"{where}: variants take values as wide as queries; the model's have "
-                f"{value.shape[-1]} channels, its queries {query.shape[-1]}"
+                f"{where}: variants need values as wide as queries; the model's values have "
+                f"{value.shape[-1]} channels, its queries have {query.shape[-1]}"
             )
         asked = [name for name, option in options.items() if _matters(name, option)]
         if sliding_window is not None and sliding_window < sight.key_len:
@@ -98,24 +99,24 @@ class AttentionFunction:
             asked += [n for n, usual in OWN_SCALES.items() if getattr(module, n, usual) != usual]
         if asked:
             raise UnsupportedError(
-                f"{where}: expected scaled attention that is causal or sees everything, with "
-                f"padding; the model also asks for {', '.join(sorted(asked))}"
+                f"{where}: expected scaled attention that is causal or sees all keys, with "
+                f"padding; the model also uses {', '.join(sorted(asked))}"
             )
         if dropout and module.training:
             raise UnsupportedError(
-                f"{where}: variants know no dropout of weights; the model asks for {dropout} in "
-                "training, so set its attention dropout to 0 or call model.eval()"
+                f"{where}: variants have no dropout of attention weights; the model has dropout "
+                f"{dropout} in training, so set its attention dropout to 0 or call model.eval()"
             )
         if sight.causal and query.shape[2] != key.shape[2] and not attention.prefix_stable:
             raise UnsupportedError(
-                f"{where}: its rows change as tokens are added, so it cannot go on from a cache "
-                f"(got {query.shape[2]} queries of {key.shape[2]} keys); generate with "
-                "use_cache=False"
+                f"{where}: its earlier rows change when tokens are added, so it cannot continue "
+                f"from a cache (got {query.shape[2]} queries and {key.shape[2]} keys); generate "
+                "with use_cache=False"
             )
         padding = sight.padding
         foreign = not sight.causal and getattr(module, "is_decoder", False)
         if padding is not None and foreign and query.shape[2] == key.shape[2]:
-            # One key more than queries, or these would count as the tokens of the keys.
+            # Equal numbers of queries and keys would mean the same tokens, so add one hidden key.
             key, value = (pad(x, (0, 0, 0, 1)) for x in (key, value))
             padding = pad(padding, (0, 1), value=True)
         call: dict[str, Any] = {
@@ -132,7 +133,7 @@ class AttentionFunction:
 
 
 class LearnedOf(LearnedTensors):
-    """Learned tensors of one attention, in a module that attends by it."""
+    """The learned tensors of one attention, in a module that uses it."""
 
     def __init__(self, attention: Attention, learned: Parameters) -> None:
         super().__init__({name: nn.Parameter(tensor) for name, tensor in learned.items()})
@@ -140,8 +141,8 @@ class LearnedOf(LearnedTensors):
 
 
 def add_parameters(module: nn.Module, attention: Attention, heads: int, head_dim: int) -> None:
-    """Give a module what a fresh attention learns, to be trained with the rest of it; what it has
-    of this attention already stays, what it has of another goes."""
+    """Add the learned tensors of a new attention to a module, to train them with the module.
+    Existing learned tensors of this attention stay; those of another attention are removed."""
     kept = getattr(module, LEARNED, None)
     if kept is not None and kept.attention == attention:
         return
@@ -154,12 +155,12 @@ def add_parameters(module: nn.Module, attention: Attention, heads: int, head_dim
 
 
 def parameters_of(module: nn.Module, attention: Attention) -> Parameters | None:
-    """What `add_parameters` gave a module of this attention; None, for the seeded ones, if
-    nothing."""
+    """Return the learned tensors of this attention that `add_parameters` added to a module. None if
+    there are none: the attention then uses its seeded tensors."""
     kept = getattr(module, LEARNED, None)
     return dict(kept.items()) if kept is not None and kept.attention == attention else None
 
 
 def _matters(name: str, option: object) -> bool:
-    """Whether an argument may change what is computed; a switch alone does not."""
+    """Whether an argument may change the result. A bool does not."""
     return option is not None and not isinstance(option, bool) and name not in HARMLESS

@@ -1,13 +1,13 @@
-"""What the attention masks of transformers say, read without ever building one of all pairs.
+"""Makes and reads the attention masks of transformers, without a mask of all pairs.
 
-transformers describes a mask as a function of positions, and asks an implementation to make of it
-what its kernel needs. A variant needs two things: whether a call is causal, and which keys are
-padding; whatever says more than that is refused.
+transformers describes a mask as a function of positions. An implementation makes from this function
+the mask that its kernel needs. A variant needs two facts: whether a call is causal, and which keys
+are padding. All other masks raise UnsupportedError.
 
-The masks made here say so by their shape, with True for keys that may be seen:
+The masks made here have True for keys that may be seen. Their shape tells whether a call is causal:
 
-- (batch, 1, keys) is causal. There may be fewer keys than the cache has room for.
-- (batch, 1, 1, keys) is not, unless there is one query and its module is causal.
+- (batch, 1, keys) is causal. There may be fewer keys than slots in the cache.
+- (batch, 1, 1, keys) is not causal, unless there is one query and its module is causal.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from variants.contract.modes import exporting
 from variants.contract.pair_masks import mask_kinds, visible_pairs
 
 PLAIN = (
-    "expected a mask that is causal or hides nothing, but for padding of a 2-dimensional "
+    "expected a mask that is causal or hides nothing, except for padding from a 2-dimensional "
     "attention_mask (1 = token, 0 = padding)"
 )
 
 
 class Sight(NamedTuple):
-    """What a mask shows of the first `key_len` keys; padding is (batch, key_len), True = hidden."""
+    """The facts in a mask of `key_len` keys; `padding` is (batch, key_len), True = hidden."""
 
     causal: bool
     key_len: int
@@ -38,12 +38,12 @@ class Sight(NamedTuple):
 
 
 def refuse_export() -> None:
-    """UnsupportedError while a program is recorded, which cannot look at what a mask holds."""
+    """Raise UnsupportedError while a program is recorded: it cannot read the values of a mask."""
     if exporting():
         raise UnsupportedError(
-            "a model whose attention was replaced looks at what its masks hold, which a program "
-            "that is recorded (torch.export, make_fx, fake tensors, torch.jit.trace) cannot do; "
-            "torch.compile can, as it leaves the masks out"
+            "a model with replaced attention reads the values of its masks, and a program that is "
+            "recorded (torch.export, make_fx, fake tensors, torch.jit.trace) cannot read them; "
+            "torch.compile works, because it leaves the masks out of its graphs"
         )
 
 
@@ -61,10 +61,10 @@ def make_mask(
     device: torch.device | str | None = None,
     **options: Any,
 ) -> Tensor:
-    """A mask as above; for transformers' AttentionMaskInterface, whose words these are.
+    """Make a mask as described above. transformers' AttentionMaskInterface names the arguments.
 
     Raises:
-        UnsupportedError: a mask that is neither causal nor sees everything.
+        UnsupportedError: a mask that is not causal and does not show all keys.
     """
     refuse_export()
     if cache_position is not None:  # older versions of transformers
@@ -84,74 +84,75 @@ def make_mask(
     if kv_offset or not (causal or everything):
         tokens = kv_offset + kv_length
         raise UnsupportedError(
-            f"{PLAIN}; the model's own hides others too, at {tokens} tokens of packed sequences, "
-            "a prefix or a cache"
+            f"{PLAIN}; the model's own mask hides other keys too, at {tokens} tokens of packed "
+            "sequences, a prefix or a cache"
             if local_size is None
-            else f"{PLAIN}; the model's own window of {local_size} tokens hides others too, at "
-            f"{tokens} tokens: take fewer, or load the model with sliding_window=None"
+            else f"{PLAIN}; the model's own window of {local_size} tokens hides other keys too, at "
+            f"{tokens} tokens: use fewer tokens, or load the model with sliding_window=None"
         )
-    if attention_mask is not None and attention_mask.ndim == 3:  # made here, before a generation
+    if attention_mask is not None and attention_mask.ndim == 3:  # made here before generation
         attention_mask = attention_mask[:, 0]
-    # Slots that a cache of fixed size has not filled yet stand behind the last query.
+    # The empty slots of a cache of fixed size come after the last query.
     seen = min(first + q_length, kv_length) if causal else kv_length
     if attention_mask is None:
         mask = torch.ones(batch_size, seen, dtype=torch.bool, device=device)
     else:
-        # A mask that is too short knows nothing of the last keys, and transformers hides them.
+        # If a mask is too short for the last keys, transformers hides these keys.
         missing = max(0, seen - attention_mask.shape[1])
         mask = pad(attention_mask[:, :seen].bool(), (0, missing))
-    # One query of the keys up to its own may be either; its module knows.
+    # With one query and the keys up to its position, the module decides whether it is causal.
     return mask[:, None, None] if everything else mask[:, None]
 
 
 def read_mask(mask: Tensor | None, query: Tensor, key: Tensor, *, causal: bool | None) -> Sight:
-    """What a mask shows: one made here, or one that the model or its caller made of all pairs.
+    """Read a mask that was made here, or a mask of all pairs from the model or its caller.
 
     Args:
-        mask: as made here; or (batch or 1, heads or 1, query_len or 1, key_len), bool with True
-            for visible, or added to the scores.
+        mask: made here; or (batch or 1, heads or 1, query_len or 1, key_len), either bool with
+            True = visible, or numbers that are added to the scores.
         query, key: (batch, heads, len, head_dim).
-        causal: what the module says, None for nothing; it decides where there is no mask, or where
-            both would fit.
+        causal: the module's `is_causal`, None if it has none; it decides if there is no mask, or
+            if the mask fits both kinds of calls.
 
     Raises:
-        UnsupportedError: a mask that is neither causal nor sees everything but padding; neither a
-            mask nor a word of the module.
+        UnsupportedError: a mask that is not causal and hides more than padding; no mask and no
+            `is_causal` of the module.
     """
     refuse_export()
     batch, _, query_len, _ = query.shape
     key_len = key.shape[2]
     if mask is None:
         if causal is None:
-            raise UnsupportedError(f"{PLAIN}; got none, and the module has no is_causal either")
+            raise UnsupportedError(f"{PLAIN}; got no mask, and the module has no is_causal either")
         return Sight(causal, key_len, None)
     if mask.ndim == 3:
         return Sight(True, mask.shape[2], _padding(mask[:, 0], batch))
     if mask.ndim != 4 or mask.shape[3] < key_len or mask.shape[2] not in (1, query_len):
         raise UnsupportedError(
-            f"{PLAIN}; got one of shape {tuple(mask.shape)} for {query_len} queries of {key_len} "
-            "keys"
+            f"{PLAIN}; got a mask of shape {tuple(mask.shape)} for {query_len} queries and "
+            f"{key_len} keys"
         )
     shown = visible_pairs(mask[..., :key_len])
     if shown is None:
-        raise UnsupportedError(f"{PLAIN}; got one that adds numbers to the scores")
+        raise UnsupportedError(f"{PLAIN}; got a mask that adds numbers to the scores")
     last = shown[:, 0, -1]
     if shown.shape[1] == 1 and shown.shape[2] < query_len:
         return Sight(False, key_len, _padding(last, batch))
     if causal and query_len < key_len:
-        # Slots of a cache that nobody sees yet; the last query stands at the last that is seen.
+        # The last slots of a cache may be empty. The last query is at the last visible slot.
         key_len = max(query_len, int(last.any(0).nonzero().max()) + 1 if last.any() else 0)
         shown, last = shown[..., :key_len], last[:, :key_len]
     keys = torch.arange(key_len, device=mask.device)
     queries = torch.arange(key_len - query_len, key_len, device=mask.device)
     kinds = mask_kinds(lambda rows: shown[:, :, rows], queries, keys, ~last)
     if not any(kinds):
-        raise UnsupportedError(f"{PLAIN}; got another one of shape {tuple(mask.shape)}")
+        raise UnsupportedError(f"{PLAIN}; got another mask of shape {tuple(mask.shape)}")
     return Sight(bool(causal) if all(kinds) else kinds[0], key_len, _padding(last, batch))
 
 
 def _known(mask_function: Callable[..., Tensor]) -> tuple[bool, bool] | None:
-    """Whether it is the plain causal one, whether the one that sees everything, if either."""
+    """Whether a mask function is transformers' causal function, and whether it is the function that
+    shows all keys. None if it is neither of them."""
     from transformers import masking_utils
 
     if mask_function is masking_utils.causal_mask_function:

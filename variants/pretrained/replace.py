@@ -1,4 +1,4 @@
-"""Variants in pretrained models: the `attn_implementation` of Hugging Face transformers."""
+"""Variants in pretrained models, as an `attn_implementation` of Hugging Face transformers."""
 
 from __future__ import annotations
 
@@ -17,31 +17,32 @@ from variants.contract.parsing import as_attention
 from variants.pretrained.model_call import AttentionFunction, add_parameters
 from variants.pretrained.model_masks import make_mask
 
-# Parts of a name that transformers gives a meaning of its own.
+# Parts of a name that have a special meaning in transformers.
 RESERVED = ("eager", "sdpa", "flash", "flex_attention", "|", "/", ":", "@")
 
 
 def attn_implementation(attention: Attention | str, name: str | None = None) -> str:
-    """Make an attention known to transformers, and give the name to ask for it by.
+    """Register an attention in transformers, and return its name.
 
         AutoModelForCausalLM.from_pretrained(..., attn_implementation=attn_implementation("linear"))
 
-    The name also fits `from_config` and `model.set_attn_implementation`. transformers does not
-    check there that a model attends by name at all; `replace_attention` does.
+    The name can also be passed to `from_config` and `model.set_attn_implementation`. In all these
+    places, transformers does not check that the model uses the name; `replace_attention` does.
 
-    The model's scaling, grouped heads, causality and padding are kept. Anything else that it asks
-    for (a soft cap, sinks, a position bias, its own window, dropout in training, another kind of
-    mask) is an UnsupportedError when it runs, and so is going on from a cache with an attention
-    that is not `prefix_stable`: such a one takes `generate(..., use_cache=False)`. A sequence of
-    padding alone attends to nothing. Learned tensors are the seeded ones. Weights are returned
-    where a model hands the wish for them on.
+    The model's scaling, grouped heads, causality and padding are kept. If the model needs anything
+    else (a soft cap, sinks, a position bias, its own window, dropout in training, another kind of
+    mask), it raises UnsupportedError when it runs. It also raises UnsupportedError if it continues
+    from a cache with an attention that is not `prefix_stable`: call
+    `generate(..., use_cache=False)` with such an attention. A sequence that contains only padding
+    attends to nothing. Learned tensors have their seeded values. Attention weights are returned if
+    the model passes `output_attentions` to its attention.
 
     Args:
-        attention: a variant, or its text, as "lsh num_hashes=4".
-        name: None means one made of its settings.
+        attention: a variant, or its text, such as "lsh num_hashes=4".
+        name: None means a name that is made from the settings of the attention.
 
     Raises:
-        ValueError: no such variant; a name that is taken, or that transformers gives a meaning.
+        ValueError: an unknown variant; a name that is in use, or has a meaning in transformers.
         ImportError: transformers is not installed, or is older than 4.56.
     """
     function = AttentionFunction(as_attention(attention))
@@ -55,30 +56,30 @@ def replace_attention(
     example: Mapping[str, Any] | None = None,
     layers: Collection[int] | None = None,
 ) -> Any:
-    """Put an attention into a model of transformers, and check that it is really used.
+    """Replace the attention of a transformers model, and check that the model uses the new one.
 
-    The check is one forward pass over four tokens, or over `example`: every module whose class is
-    called an attention has to attend through transformers' AttentionInterface. If one does not, or
-    if the variant cannot serve the model, the model is left as it was.
+    The check is one forward pass over four tokens, or over `example`. Every module with "attention"
+    in the name of its class must use transformers' AttentionInterface. If a module does not, or if
+    the variant does not support the model, the model stays unchanged.
 
-    What a variant learns is added to each of these modules as `attention_parameters`, with the
-    seeded values: training the model trains it, and `state_dict` holds it. `from_pretrained` does
-    not know it, so replace the attention first and load that state then.
+    The learned tensors of the variant are added to each of these modules as `attention_parameters`,
+    with their seeded values. Training the model trains them, and `state_dict` contains them.
+    `from_pretrained` does not load them: replace the attention first, then load the state.
 
     Args:
         model: a `transformers.PreTrainedModel`, changed in place.
-        attention: a variant, or its text, as "lsh num_hashes=4".
-        example: arguments of a forward pass, for models that read something else than token ids.
-        layers: counted from 0, as the `layer_idx` of attention modules; the others attend exactly,
-            by `full`. None means all.
+        attention: a variant, or its text, such as "lsh num_hashes=4".
+        example: arguments of a forward pass, for models with another input than token ids.
+        layers: numbers of the layers to replace, counted from 0 as in the `layer_idx` of attention
+            modules; the other layers use exact attention, `full`. None means all layers.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: no such variant; not a model of transformers; an example that it cannot take;
-            a layer that it does not have.
-        UnsupportedError: attention that cannot be replaced, or a variant that cannot serve it.
+        ValueError: an unknown variant; not a transformers model; an example on which the model
+            cannot run; a layer that the model does not have.
+        UnsupportedError: the attention cannot be replaced, or the variant does not support it.
         ImportError: transformers is not installed, or is older than 4.56.
     """
     transformers = _transformers()
@@ -112,18 +113,18 @@ def replace_attention(
 
 
 def _register(function: AttentionFunction, name: str) -> str:
-    """Enter a function, with a mask function, into transformers' interfaces; the name."""
+    """Register an attention function and a mask function in transformers; return the name."""
     transformers = _transformers()
     if meant := [part for part in RESERVED if part in name.lower()]:
         raise ValueError(
-            f"name must hold none of {', '.join(map(repr, RESERVED))}, to which transformers gives "
-            f"a meaning; got {name!r}, which holds {meant[0]!r}"
+            f"name must contain none of {', '.join(map(repr, RESERVED))}, which have a meaning in "
+            f"transformers; got {name!r}, which contains {meant[0]!r}"
         )
     registered = transformers.AttentionInterface().get(name, function)
     if registered != function:
-        raise ValueError(f"name {name!r} stands for {registered} already; give another one")
+        raise ValueError(f"name {name!r} is already in use for {registered}; pass another name")
     transformers.AttentionInterface.register(name, function)
-    # Without a mask function of its own, a model would hand over no mask at all.
+    # For a name without a mask function, a model passes no mask at all.
     transformers.AttentionMaskInterface.register(name, make_mask)
     return name
 
@@ -141,8 +142,8 @@ def _transformers() -> Any:
 
 
 def _name(function: AttentionFunction) -> str:
-    """As `sliding_window(window_size=256)`; an implementation is named by its number, as the names
-    of some mean others to transformers."""
+    """Return a name such as `sliding_window(window_size=256)`. An implementation is written as its
+    number, because the names of some implementations have another meaning in transformers."""
     attention = function.attention
     settings = attention.hyperparameters.split()
     if attention.implementation != "auto":
@@ -155,7 +156,7 @@ def _name(function: AttentionFunction) -> str:
 
 @dataclass
 class _CallRecorder:
-    """An attention function that remembers the modules that called it, with heads and head_dim."""
+    """An attention function that records the modules that call it, with heads and head_dim."""
 
     function: AttentionFunction
     heads: dict[nn.Module, tuple[int, int]] = field(default_factory=dict)
@@ -174,8 +175,8 @@ class _CallRecorder:
 def _example(model: Any) -> dict[str, Tensor]:
     if model.main_input_name != "input_ids":
         raise ValueError(
-            f"{type(model).__name__} reads {model.main_input_name}: give example, the arguments of "
-            "a forward pass, to check its attention with"
+            f"{type(model).__name__} reads {model.main_input_name}: pass example, the arguments of "
+            "a forward pass that checks its attention"
         )
     tokens = torch.ones(1, 4, dtype=torch.int64, device=model.device)
     names = ["input_ids", "attention_mask"]
@@ -185,7 +186,7 @@ def _example(model: Any) -> dict[str, Tensor]:
 
 
 def _configs(model: Any) -> Iterator[Any]:
-    """Configurations in a model, those within others too; some more than once."""
+    """Yield the configurations in a model, also nested ones; some of them more than once."""
     waiting = [part.config for part in model.modules() if hasattr(part, "set_attn_implementation")]
     while waiting:
         config = waiting.pop()
@@ -195,7 +196,7 @@ def _configs(model: Any) -> Iterator[Any]:
 
 
 def _run(model: Any, example: Mapping[str, Any], recorder: _CallRecorder) -> None:
-    """A forward pass without dropout, which leaves no trace in the model."""
+    """Run a forward pass without dropout, and leave the model unchanged."""
     training = [(module, module.training) for module in model.modules()]
     try:
         with torch.no_grad():
@@ -207,7 +208,7 @@ def _run(model: Any, example: Mapping[str, Any], recorder: _CallRecorder) -> Non
             raise
         raise ValueError(
             f"{type(model).__name__} could not run on the example, so its attention cannot be "
-            f"checked; give another example. {type(error).__name__}: {error}"
+            f"checked; pass another example. {type(error).__name__}: {error}"
         ) from error
     finally:
         for module, was in training:
@@ -230,12 +231,12 @@ def _check_all_replaced(model: Any, recorder: _CallRecorder) -> None:
         if not any(within(name, one) or within(one, name) for one in replaced)
     ]
     if others or not replaced:
-        which = f"{len(replaced)} of its modules do"
+        which = f"{len(replaced)} of its modules use it"
         if others:
             which += f", {len(others)} do not, or not with this example: {', '.join(others[:3])}"
         raise UnsupportedError(
             f"{type(model).__name__}: expected attention through transformers' AttentionInterface; "
-            f"{which}; the model is as it was"
+            f"{which}; the model is unchanged"
         )
 
 
@@ -245,8 +246,8 @@ def _check_layers(model: Any, recorder: _CallRecorder) -> None:
         return
     if None in known:
         raise UnsupportedError(
-            f"{type(model).__name__}: expected attention modules that know their layer_idx, to "
-            "replace some of them; these do not, so replace all (layers=None)"
+            f"{type(model).__name__}: expected attention modules with a layer_idx, to replace "
+            "some of them; these have none, so replace all (layers=None)"
         )
     raise ValueError(
         f"{type(model).__name__}: layers must be at least one of "
@@ -256,7 +257,7 @@ def _check_layers(model: Any, recorder: _CallRecorder) -> None:
 
 @contextmanager
 def _quiet(logging: Any) -> Iterator[None]:
-    """What transformers only warns of is found by the check."""
+    """Silence the warnings of transformers: the check finds the same problems."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
