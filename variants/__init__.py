@@ -1,4 +1,4 @@
-"""Attention variants behind one interface; every sibling file is one variant.
+"""Attention variants with one interface. Each other file of this folder defines one variant.
 
 >>> import torch, variants
 >>> attention = variants.create("sliding_window", window_size=256)
@@ -29,7 +29,7 @@ from variants.engines.primitives.float32_route import Float32Route, choose_float
 from variants.layer.multi_head import MultiHeadAttention
 from variants.pretrained.replace import attn_implementation, replace_attention
 
-# Registers the operation of traced programs.
+# Registers the torch operation that traced programs call.
 import_module("variants.contract.operation")
 for _module in iter_modules(__path__):
     if not _module.ispkg:

@@ -1,9 +1,9 @@
-"""Adaptive attention span: a query sees keys up to a learned distance, beyond which weights fade
-out.
+"""Adaptive attention span: a query sees keys up to a learned distance; the weights fall to 0 beyond
+it.
 
 Differs from public code: the authors' code hides a token's own key, adds 1e-8 to the sum of
-weights, and is causal only. Here the own key is at distance 0 and is seen, and nothing is added.
-The penalty that makes spans short belongs to training.
+weights, and is causal only. Here a token sees its own key, at distance 0, and nothing is added. The
+penalty that shortens spans is a part of training, not of this variant.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ from variants.engines.tiled.layouts import window
 )
 @dataclass(frozen=True)
 class AdaptiveSpanAttention(Attention):
-    """Softmax attention whose weights fall to zero beyond a learned distance.
+    """Softmax attention with weights that fall to zero beyond a learned distance.
 
         m(x) = clamp((ramp_size + span - x) / ramp_size, 0, 1),  x = distance of query i and key j
         weights[i, j] = m(x) · exp(s[i, j]) / sum over k of m(|i - k|) · exp(s[i, k]),
                         s[i, j] = scale · query[i] · key[j]
 
-    `span` is learned, one number of tokens for each head, and is limited to 0 ... `max_span`.
-    Without `causal` the distance counts on both sides.
+    Each head learns one number of tokens, its `span`, which is limited to 0 ... `max_span`. Without
+    `causal`, the span applies to both sides of the query.
 
     Costs: n tokens, d = head_dim, z = the mean span of the heads.
     """
@@ -69,7 +69,7 @@ class AdaptiveSpanAttention(Attention):
     ramp_size: int = hyperparameter(
         32,
         minimum=1,
-        doc="tokens beyond the span over which a weight falls to 0",
+        doc="number of tokens beyond the span over which a weight falls to 0",
         small=4,
         train=TimesLength(1 / 8),
     )
@@ -77,7 +77,8 @@ class AdaptiveSpanAttention(Attention):
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         query_len, key_len = query.shape[2], key.shape[2]
         rows = window.ROWS
-        # Keys in front of a tile, in whole tiles, so that neighbouring heads can go together.
+        # The number of keys before a tile is rounded up to whole tiles, so that neighbouring heads
+        # can share one layout.
         farthest = max(query_len, key_len)
         reaches = [
             -(-min(reach, farthest) // rows) * rows
@@ -100,7 +101,7 @@ class AdaptiveSpanAttention(Attention):
             together = list(members)
             layout.heads = range(together[0], together[-1] + 1)
             layouts.append(layout)
-        # How far each key is before the query of the entries of a distance bias.
+        # For each entry of the distance bias: the query position minus the key position.
         distances = key_len - 1 - torch.arange(query_len + key_len - 1, device=query.device)
         dtype = compute_dtype(query.dtype)
         return tile_loop.run(
@@ -125,14 +126,15 @@ class AdaptiveSpanAttention(Attention):
         return masked_softmax(scores + bias, allowed & (bias > HIDDEN / 2))
 
     def init_parameters(self, heads: int, head_dim: int, seed: int = 0) -> Parameters:
-        """`span` (heads,), in tokens: as many short ones as long ones, as trained models have."""
+        """Draw `span` (heads,), in tokens, uniformly on a logarithmic scale. Trained models, too,
+        have both short and long spans."""
         least, most = math.log(min(self.ramp_size, self.max_span + 1)), math.log(self.max_span + 1)
         with lasting(seed) as generator:
             uniform = torch.rand(heads, generator=generator, dtype=torch.float32)
             return {"span": (least + (most - least) * uniform).exp() - 1}
 
     def useful_pairs(self, query_len: int, key_len: int, *, causal: bool) -> float:
-        """Those of the seeded spans, averaged over eight heads."""
+        """Count the pairs of the seeded spans, averaged over eight heads."""
         return self._pairs(8, query_len, key_len, causal) / 8
 
     def useful_flops(
@@ -141,19 +143,19 @@ class AdaptiveSpanAttention(Attention):
         return 4.0 * batch * head_dim * self._pairs(heads, query_len, key_len, causal)
 
     def _pairs(self, heads: int, query_len: int, key_len: int, causal: bool) -> float:
-        """Pairs that all heads see with their seeded spans."""
+        """Count the pairs that all heads together see with their seeded spans."""
         reaches = self._reaches(self.init_parameters(heads, 1)["span"])
         return sum(Pattern(query_len, key_len, causal, window=reach).pairs() for reach in reaches)
 
     def _reaches(self, span: Tensor) -> list[int]:
-        """The largest distance at which each head sees anything."""
+        """Return the largest distance at which each head sees a key."""
         spans = span.detach().double().clamp(0, self.max_span).tolist()
         if any(math.isnan(one) for one in spans):
             raise ValueError(f"adaptive_span: spans must be numbers; got {spans}")
         return [math.ceil(one + self.ramp_size) - 1 for one in spans]
 
     def _log_share(self, span: Tensor, distances: Tensor, causal: bool) -> Tensor:
-        """log m(x) of each head: (heads, *distances.shape), HIDDEN where nothing is seen."""
+        """Return log m(x) of each head, (heads, *distances.shape); HIDDEN for keys not seen."""
         span = span.reshape(-1, *(1,) * distances.ndim)
         reach = span.clamp(0, self.max_span) + self.ramp_size
         share = (reach - distances.abs()) / self.ramp_size

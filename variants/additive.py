@@ -1,6 +1,6 @@
 """Additive attention: a query sees every key; a small network computes the scores.
 
-Differs from public code: Keras' `AdditiveAttention` has no projections inside. Here each head
+Differs from public code: Keras' `AdditiveAttention` contains no projections. Here each head
 projects its queries and keys before the tanh, as in the paper, which has one head.
 """
 
@@ -40,13 +40,13 @@ from variants.engines import row_blocks
 )
 @dataclass(frozen=True)
 class AdditiveAttention(Attention):
-    """Softmax attention with the scores of a network with one hidden layer.
+    """Softmax attention in which a network with one hidden layer computes the scores.
 
         s[i, j] = score_vector · tanh(scale · query[i] @ query_projection + key[j] @ key_projection)
         weights[i] = softmax over j of s[i, j],  with j <= i if causal
 
-    The projections and the vector are learned, for each query head, with `hidden_dim` hidden units.
-    The default scale is 1, because the sum inside tanh does not grow with head_dim as a dot product
+    Each query head learns its own projections and vector, with `hidden_dim` hidden units. The
+    default scale is 1, because the sum inside tanh does not grow with head_dim as a dot product
     does. The method does not approximate softmax attention, so it is not ranked by its error.
 
     Costs: n tokens, d = head_dim, a = hidden_dim.
@@ -55,7 +55,7 @@ class AdditiveAttention(Attention):
     hidden_dim: int = hyperparameter(
         64,
         minimum=1,
-        doc="number of hidden units of each head's score",
+        doc="number of hidden units in the score network of each head",
         small=4,
         train=TimesLength(1),
     )
@@ -77,7 +77,7 @@ class AdditiveAttention(Attention):
         allowed = visible(rows, query.shape[2], key.shape[2], call)
         queries, keys, vector = self._hidden(query[:, :, rows], key, call.scale, call.parameters)
         scores = queries.new_zeros(*queries.shape[:3], key.shape[2])
-        for unit in range(self.hidden_dim):  # all at once, they would be hidden_dim times as large
+        for unit in range(self.hidden_dim):  # all units at once need hidden_dim times the memory
             hidden = torch.tanh(queries[..., unit, None] + keys[..., None, :, unit])
             scores = scores + vector[:, unit, None, None] * hidden
         return masked_softmax(scores, allowed)
@@ -86,8 +86,8 @@ class AdditiveAttention(Attention):
         return 1.0
 
     def init_parameters(self, heads: int, head_dim: int, seed: int = 0) -> Parameters:
-        """`query_projection`, `key_projection` (heads, head_dim, hidden_dim) of N(0, 1/head_dim),
-        `score_vector` (heads, hidden_dim) of N(0, 1/hidden_dim)."""
+        """Draw `query_projection` and `key_projection` (heads, head_dim, hidden_dim) from
+        N(0, 1/head_dim), and `score_vector` (heads, hidden_dim) from N(0, 1/hidden_dim)."""
         with lasting(seed) as generator:
 
             def normal(*shape: int, size: int) -> Tensor:
@@ -106,7 +106,8 @@ class AdditiveAttention(Attention):
     def useful_flops(
         self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
     ) -> float:
-        # Of a pair: a sum and a product with the vector for each unit, and its share of the values.
+        # Each pair needs 3 operations for each hidden unit (one addition, and one multiplication
+        # and addition with the vector), and 2 for each channel of the value.
         pairs = self.useful_pairs(query_len, key_len, causal=causal)
         projections = 2.0 * head_dim * self.hidden_dim * (query_len + key_len)
         return batch * heads * (pairs * (3 * self.hidden_dim + 2 * head_dim) + projections)
@@ -114,7 +115,7 @@ class AdditiveAttention(Attention):
     def _hidden(
         self, query: Tensor, key: Tensor, scale: float, parameters: Parameters
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Hidden units of queries and of keys (batch, heads, len, hidden_dim), and the vector."""
+        """Return the projected queries and keys (batch, heads, len, hidden_dim), and the vector."""
         dtype = compute_dtype(query.dtype)
         for_queries, for_keys, vector = (
             parameters[name].to(dtype)
@@ -127,10 +128,10 @@ class AdditiveAttention(Attention):
 def _attend(
     queries: Tensor, keys: Tensor, value: Tensor, vector: Tensor, *, allowed: Tensor
 ) -> Tensor:
-    """A block for `row_blocks.attend`, of hidden units of queries and of keys.
+    """Compute one block for `row_blocks.attend`, from projected queries and keys.
 
-    tanh(x) is 2σ(2x) - 1, and torch computes σ several times as fast. The -1 changes all scores of
-    a row alike, so softmax does not see it.
+    tanh(x) is 2σ(2x) - 1, and torch computes σ several times as fast as tanh. The -1 adds the same
+    number to all scores of a row, so it does not change the softmax.
     """
     gates = ((2 * queries)[..., None] + (2 * keys).mT[:, :, None]).sigmoid_()
     scores = (2 * vector[:, None, None]) @ gates

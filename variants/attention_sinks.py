@@ -1,9 +1,9 @@
-"""Attention sinks: a query sees the keys within `window_size` positions, and the first few.
+"""Attention sinks: a query sees the keys within `window_size` positions and the first few keys.
 
-Differs from public code: the authors' code (StreamingLLM) counts positions anew inside its cache,
-so that distances stay short. That changes position encodings and belongs to a layer; here positions
-are those in the sequence. The learned sink of GPT-OSS, an additional term in the denominator, is
-another method.
+Differs from public code: the authors' code (StreamingLLM) numbers positions inside its cache, so
+that distances stay short. This changes position encodings, which are a part of a layer; here
+positions are the positions in the sequence. The learned sink of GPT-OSS, an additional term in the
+denominator, is another method.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class AttentionSinks(MaskedAttention):
                      where |i - j| <= window_size or j < num_sink_tokens
 
     i is the position of the query, j the position of the key. A causal call also needs j <= i. The
-    first tokens themselves see no more keys than other tokens; in `longformer` they see all keys.
+    first tokens see no more keys than other tokens do; in `longformer` they see all keys.
 
     Costs: n tokens, d = head_dim, w = window_size, s = num_sink_tokens.
 

@@ -1,8 +1,8 @@
 """BigBird attention: blocks of queries see neighbouring, global and randomly drawn key blocks.
 
-Differs from public code: the authors' code draws random blocks from the first 1024 tokens only, at
-some lengths, and has no causal form. transformers (5.23) uses full attention for short sequences;
-in evaluation its random blocks are all block 0, which then counts several times. Here draws are
+Differs from public code: at some lengths, the authors' code draws random blocks only from the first
+1024 tokens. It has no causal form. transformers (5.23) uses full attention for short sequences; in
+evaluation, all its random blocks are block 0, which then counts several times. Here draws are
 uniform over all blocks, and each key counts once.
 """
 
@@ -43,9 +43,9 @@ class BigBirdAttention(MaskedAttention):
                      or b is one of the random blocks of (head, a)
 
     i is the position of the query, j the position of the key. A causal call also needs j <= i, so
-    early queries see fewer random blocks. Half of the global blocks, rounded up, stand at the start
-    and the others at the end: with 2 they are the first and the last block, as in the authors'
-    code.
+    early queries see fewer random blocks. Half of the global blocks, rounded up, are at the start
+    and the others are at the end: two global blocks are the first and the last block, as in the
+    authors' code.
 
     The random blocks of each head and block of queries are drawn without replacement, uniformly
     from the blocks that are neither neighbours nor global.
@@ -66,14 +66,14 @@ class BigBirdAttention(MaskedAttention):
     num_global_blocks: int = hyperparameter(
         2,
         minimum=0,
-        doc="number of blocks at the ends of the sequence that see, and are seen by, every token",
+        doc="number of blocks at the ends; they see every token, and every token sees them",
         train=1,
     )
     seed: int = hyperparameter(0, doc="seed of the choice of random blocks")
 
     @property
     def prefix_stable(self) -> bool:
-        return self.num_random_blocks == 0  # which are drawn among all blocks there are
+        return self.num_random_blocks == 0  # random blocks depend on the number of blocks
 
     def pattern(self, heads: int, query_len: int, key_len: int, causal: bool) -> Pattern:
         blocks = -(-key_len // self.block_size)
@@ -96,16 +96,16 @@ class BigBirdAttention(MaskedAttention):
 def draw_blocks(
     heads: int, blocks: int, front: int, back: int, draws: int, seed: int
 ) -> Tensor | None:
-    """Random key blocks of each block of queries, (heads, blocks, draws), -1 where none is left.
+    """Draw random key blocks for each block of queries, (heads, blocks, draws); -1 if none is left.
 
     Every subset of the candidates is equally likely (R. W. Floyd's sampling, in "A sample of
-    brilliance", Communications of the ACM 30:9, 1987). Needs no blocks × blocks table.
+    brilliance", Communications of the ACM 30:9, 1987). This needs no blocks × blocks table.
     """
     if draws == 0 or blocks <= front + back + 1:
         return None
     with lasting(seed) as generator:
         own = torch.arange(blocks)
-        # Blocks a query has anyway: what is left of its neighbourhood between the global blocks.
+        # `low` to `high` are the neighbouring blocks that are not global. A query sees them anyway.
         low = (own - 1).clamp(min=front)
         high = (own + 1).clamp(max=blocks - back - 1)
         near = (high - low + 1).clamp(min=0)
@@ -113,12 +113,12 @@ def draw_blocks(
         uniform = torch.rand(heads, blocks, draws, generator=generator, dtype=torch.float64)
         chosen = torch.full((heads, blocks, draws), -1)
         for draw in range(draws):
-            # With fewer candidates than draws the first rounds have nothing to offer.
+            # With fewer candidates than draws, the first draws select no block.
             last = candidates - draws + draw
             pick = (uniform[..., draw] * (last + 1).clamp(min=0)).long().clamp(max=last)
             taken = (chosen[..., :draw] == pick[..., None]).any(-1)
             chosen[..., draw] = torch.where(last < 0, -1, torch.where(taken, last, pick))
-        # The k-th candidate as a block number: step over the global front and the neighbourhood.
+        # Candidate k as a block number: skip the global blocks at the start and the neighbours.
         numbers = chosen + front
         numbers = numbers + torch.where(numbers >= low[:, None], near[:, None], 0)
         return torch.where(chosen < 0, -1, numbers)

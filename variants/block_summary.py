@@ -1,9 +1,9 @@
-"""Block summaries: a query sees its own block of keys and those beside it, and the mean of every
-other block.
+"""Block summaries: a query sees the keys of its own block and of the blocks beside it, and the mean
+of every other block.
 
 Differs from public code: the paper uses local attention in some layers and compressed attention in
-others, and compresses by a learned convolution. Here one softmax combines both in each row, and a
-block is represented by means, so that nothing is learned.
+others, and compresses by a learned convolution. Here one softmax in each row combines both kinds.
+The means of the keys and values represent a block, so nothing is learned.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class BlockSummaryAttention(Attention):
         positions = query_positions(rows, query_len, key_len)[:, None]
         own = positions.div(self.block_size, rounding_mode="floor")
         block = torch.arange(key_len, device=rows.device) // self.block_size
-        # A token of another block scores as the mean of its block.
+        # A token of a far block has the score of the mean of its block.
         mean = group_means(key.to(compute_dtype(key.dtype)), self.block_size, call.key_padding_mask)
         by_block = dot_products(query, mean, rows, call.scale)[..., block]
         near = (own - block).abs() <= 1

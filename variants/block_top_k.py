@@ -1,8 +1,9 @@
-"""Block top-k attention: a query sees its own block of keys and the blocks whose means score
-highest.
+"""Block top-k attention: a query sees its own block of keys and the blocks with the highest scores
+of their means.
 
-Differs from public code: MoBA's code is causal only and needs flash-attn. Here there is also a form
-that is not causal, means leave padding out, and the earlier of two equal blocks is chosen first.
+Differs from public code: MoBA's code is causal only and needs flash-attn. Here calls without
+`causal` are possible, means leave padding out, and the earlier of two blocks with equal scores is
+chosen first.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ class BlockTopKAttention(Attention):
         blocks(i) = the query's own block, and the top_k - 1 others with the highest score(i, b)
         weights[i] = softmax over j of scale · query[i] · key[j],  where block(j) is in blocks(i)
 
-    A causal call hides later keys of the own block, and chooses only among blocks that end before
-    it. The last block may be shorter. Means leave padding out; a block of padding alone is never
-    chosen. A query that stands before the first key has no block of its own. The selection has no
-    gradient.
+    A causal call hides later keys of the query's own block, and chooses only among earlier blocks.
+    The last block may be shorter. Means leave padding out; a block that contains only padding is
+    never chosen. A query at a position before the first key has no block of its own. The selection
+    has no gradient.
 
     Costs: n tokens, d = head_dim, b = block_size, k = top_k.
     """
@@ -55,7 +56,7 @@ class BlockTopKAttention(Attention):
         128, minimum=1, doc="number of keys in a block", small=8, train=TimesLength(1 / 16)
     )
     top_k: int = hyperparameter(
-        4, minimum=1, doc="number of blocks that a query sees, its own among them", small=2, train=4
+        4, minimum=1, doc="number of blocks that a query sees, including its own", small=2, train=4
     )
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
@@ -90,7 +91,7 @@ class BlockTopKAttention(Attention):
         own = positions.div(size, rounding_mode="floor")
         if causal:
             inside = (positions - own * size + 1).double()
-            # Blocks that a row may choose from, and the keys it sees.
+            # The number of blocks from which a row may choose, and the number of keys that it sees.
             scored = own.clamp(min=0).double()
             seen = torch.where(own >= 0, inside + size * scored.clamp(max=self.top_k - 1), 0)
         else:

@@ -1,8 +1,8 @@
-"""Chunked-state attention: a query reads a matrix that sums earlier keys and values, and decays.
+"""Chunked-state attention: a query reads a decaying matrix that sums earlier keys and values.
 
-Differs from public code: RetNet rotates queries and keys and normalises each head's output; that
-belongs to a layer. In Gated DeltaNet, and in fla, decay and write strength are computed from each
-token; here they are one learned number for each head.
+Differs from public code: RetNet rotates queries and keys and normalises the output of each head;
+both are parts of a layer. Gated DeltaNet and fla compute decay and write strength from each token;
+here each of them is one learned number for each head.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from variants.contract.variant import Memory
 from variants.engines.recurrent.delta_rule import SHORTEST, GatedDelta
 from variants.engines.recurrent.retention import Retention
 
-ROWS = 256  # keys that one triangular system of the definition spans
+ROWS = 256  # number of keys in one triangular system of the definition
 
 
 @register(
@@ -43,7 +43,7 @@ ROWS = 256  # keys that one triangular system of the definition spans
 )
 @dataclass(frozen=True)
 class ChunkedStateAttention(Attention):
-    """A state of (head_dim, head_dim) numbers for each head; each token writes to it and each query
+    """Each head has a state of (head_dim, head_dim) numbers; each token writes to it and each query
     reads it. There is no softmax, and rows are not normalised.
 
         retention:    state = decay · state + key[i]ᵀ value[i]
@@ -53,13 +53,13 @@ class ChunkedStateAttention(Attention):
 
     `retention`: head h has decay = 1 - 2^(-5-h); nothing is learned. `gated_delta` (Yang et al.,
     Gated Delta Networks, 2024, https://arxiv.org/abs/2412.06464): keys have unit length; `decay`
-    and `write` are learned, one number for each head. Padding writes nothing, but what is older
-    decays on.
+    and `write` are learned, one number for each head. Padding writes nothing, but the state still
+    decays.
 
     Costs: n tokens, d = head_dim, c = chunk_size. The result does not depend on `chunk_size`.
 
-    Decoding: the state is the matrix of each head; its size does not depend on the number of
-    tokens.
+    Decoding: the state is the matrix of each head. The size of the state does not depend on the
+    number of tokens.
     """
 
     rule: str = hyperparameter(
@@ -76,7 +76,7 @@ class ChunkedStateAttention(Attention):
     )
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
-        # Padded keys and values are zero, and so write nothing.
+        # Padded keys and values are zero, so they write nothing.
         log_decay, log_write = self._logarithms(query.shape[1], query, call.parameters)
         size = min(self.chunk_size, key.shape[2])
         blind = max(0, query.shape[2] - key.shape[2])  # queries before the first key
@@ -101,7 +101,7 @@ class ChunkedStateAttention(Attention):
         return _delta_weights(asked, positions, _unit(keys), log_decay, log_write)
 
     def remember(self, heads: int, key: Tensor, value: Tensor, call: Call) -> Memory:
-        # What the coefficients of the definition give for a query of each unit vector.
+        # The state is the output of the definition for queries that are the unit vectors.
         dtype, channels = compute_dtype(key.dtype), key.shape[3]
         log_decay, log_write = self._logarithms(heads, key, call.parameters)
         keys, values = (expand_heads(x, heads).to(dtype) for x in (key, value))
@@ -117,7 +117,7 @@ class ChunkedStateAttention(Attention):
     def advance(
         self, memory: Memory, length: int, query: Tensor, key: Tensor, value: Tensor, call: Call
     ) -> tuple[Tensor, Memory]:
-        # Padded keys and values are zero, and so write nothing.
+        # Padded keys and values are zero, so they write nothing.
         (state,) = memory
         assert isinstance(state, Tensor)
         heads, dtype = query.shape[1], state.dtype
@@ -139,13 +139,13 @@ class ChunkedStateAttention(Attention):
         return torch.cat(rows, dim=2).to(query.dtype), (state,)
 
     def init_parameters(self, heads: int, head_dim: int, seed: int = 0) -> Parameters:
-        """For the delta rule `decay_logit` and `write_logit` (heads,), whose sigmoids are decay and
-        write: near 1 - 2^(-5-h) and 1/2."""
+        """Draw `decay_logit` and `write_logit` (heads,) of the delta rule. Their sigmoids are decay
+        and write, near 1 - 2^(-5-h) and 1/2."""
         if self.rule == "retention":
             return {}
         with lasting(seed) as generator:
             steps = torch.arange(heads, dtype=torch.float32) + 5
-            # The logarithm of the odds of 1 - 2^-steps.
+            # The logit of 1 - 2^-steps.
             logits = {
                 "decay_logit": steps * math.log(2) + torch.log1p(-torch.exp2(-steps)),
                 "write_logit": torch.zeros_like(steps),
@@ -157,15 +157,15 @@ class ChunkedStateAttention(Attention):
     def useful_flops(
         self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
     ) -> float:
-        # Each key adds to a head_dim × head_dim state, each query reads it; a key of the delta rule
-        # reads it first.
+        # Each key updates a head_dim × head_dim state, and each query reads it. In the delta rule,
+        # each key reads it first.
         reads = key_len if self.rule == "gated_delta" else 0
         return 2.0 * batch * heads * head_dim**2 * (query_len + key_len + reads)
 
     def _logarithms(
         self, heads: int, like: Tensor, parameters: Parameters
     ) -> tuple[Tensor, Tensor]:
-        """Logarithms of decay and write (heads,)."""
+        """Return the logarithms of decay and write, each (heads,)."""
         if self.rule == "retention":
             steps = torch.arange(heads, dtype=torch.float64, device=like.device) + 5
             decay = torch.log1p(-torch.exp2(-steps))
@@ -176,13 +176,13 @@ class ChunkedStateAttention(Attention):
 
 
 def _unit(keys: Tensor) -> Tensor:
-    """Keys of unit length; one that is too short for that is 0."""
+    """Normalise keys to unit length; a key that is not longer than SHORTEST becomes 0."""
     lengths = torch.linalg.vector_norm(keys, dim=-1, keepdim=True)
     return keys / torch.where(lengths > SHORTEST, lengths, torch.inf)
 
 
 def _powers(log_decay: Tensor, distance: Tensor) -> Tensor:
-    """decay^distance (heads, rows, keys), 0 for later keys."""
+    """Return decay^distance (heads, rows, keys), 0 for later keys."""
     powers = (log_decay[:, None, None] * distance.clamp(min=0)).exp()
     return powers.masked_fill(distance < 0, 0)
 
@@ -190,18 +190,20 @@ def _powers(log_decay: Tensor, distance: Tensor) -> Tensor:
 def _delta_weights(
     asked: Tensor, positions: Tensor, keys: Tensor, log_decay: Tensor, log_write: Tensor
 ) -> Tensor:
-    """Coefficients (batch, heads, rows, keys) of the values in what `asked` (batch, heads, rows,
-    head_dim) reads of the state at its `positions` (rows,); `keys` are of unit length.
+    """Return the coefficients (batch, heads, rows, keys) of the values in the output of each query.
 
-    From the last keys to the first: rows · keysᵀ · (1 + write · earlier keys)⁻¹ · write, and what
-    is left of each row reads the state before these keys.
+    `asked` (batch, heads, rows, head_dim) are queries that read the state at `positions` (rows,).
+    `keys` have unit length. The loop goes from the last `ROWS` keys to the first. In each step, the
+    coefficients are asked · keysᵀ · (1 + write · earlier keys)⁻¹ · write. The remainder of each
+    query then reads the state before these keys.
     """
     write = log_write.exp()[:, None, None]
     found = []
     for first in reversed(range(0, keys.shape[2], ROWS)):
         own = keys[:, :, first : first + ROWS]
         steps = torch.arange(own.shape[2], device=keys.device)
-        # Rows of later positions have come down to the last key's, rows of earlier ones wait.
+        # Rows of later positions are already moved to the last key of this step. Rows of earlier
+        # positions do not change in this step.
         at = (positions - first).clamp(-1, own.shape[2] - 1)
         system = write * (own @ own.mT) * _powers(log_decay, steps[:, None] - steps)
         to_keys = _powers(log_decay, at[:, None] - steps)

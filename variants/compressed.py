@@ -1,8 +1,8 @@
 """Memory-compressed attention: a query sees one combined key and value for each block of tokens.
 
 Differs from public code: the package memory-compressed-attention (0.0.7) adds one learned key and
-value that every query sees, so that early causal rows are not 0, and its convolution mixes the
-channels of a head.
+value that every query sees, so that early causal rows are not 0. Its convolution mixes the channels
+of a head.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class CompressedAttention(Attention):
         output[i] = sum over b of softmax(scale · query[i] · key'[b] + bias[b]) · value'[b]
 
     With the bias of `mean`, a query of zeros gives the mean of all values. The taps of
-    `convolution` are learned: one number for each head and place in a block, separate for keys and
-    values. In a causal call, a query sees a block from the block's last token on; earlier rows see
-    nothing and are 0. The last block may be shorter. `mean` leaves padding out; `convolution` reads
-    it as zeros.
+    `convolution` are learned: one number for each head and position in a block, separately for keys
+    and values. In a causal call, a query sees a block only if no token of the block is later than
+    the query. Rows before the last token of the first block see nothing, and are 0. The last block
+    may be shorter. `mean` leaves padding out; `convolution` reads padding as zeros.
 
     Costs: n tokens, d = head_dim, b = block_size.
     """
@@ -81,7 +81,7 @@ class CompressedAttention(Attention):
 
     @property
     def prefix_stable(self) -> bool:
-        return False  # the last block is a summary before it is full
+        return False  # the last block is summarised before it is full
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         query_len, key_len = query.shape[2], key.shape[2]
@@ -127,13 +127,13 @@ class CompressedAttention(Attention):
         wide = key.to(compute_dtype(key.dtype))
         if self.compression == "mean":
             compressed = group_means(wide, self.block_size, call.key_padding_mask)
-            # Every token scores as its block: the softmax over tokens counts how many they are.
+            # Each token has the score of its block, so a softmax over tokens adds log(block size).
             scores = dot_products(query, compressed, rows, call.scale)[..., block]
             return masked_softmax(scores, allowed)
         taps = {name: tensor.to(wide.dtype) for name, tensor in call.parameters.items()}
         size = min(self.block_size, key_len)
         compressed = _convolved(expand_heads(wide, query.shape[1]), taps["key_taps"], size)
-        # A block is seen if any of its tokens is.
+        # A block is seen if any of its tokens is seen.
         seen = torch.zeros(*allowed.shape[:-1], int(block[-1]) + 1, device=rows.device)
         seen = seen.index_add(-1, block, allowed.to(seen.dtype)) > 0
         weights = masked_softmax(dot_products(query, compressed, rows, call.scale), seen)
@@ -141,7 +141,7 @@ class CompressedAttention(Attention):
         return (weights[..., block] * shares).masked_fill(~allowed, 0)
 
     def init_parameters(self, heads: int, head_dim: int, seed: int = 0) -> Parameters:
-        """For a convolution `key_taps` and `value_taps` (heads, block_size), near a mean."""
+        """Draw `key_taps` and `value_taps` (heads, block_size) of a convolution, near a mean."""
         if self.compression == "mean":
             return {}
         with lasting(seed) as generator:
@@ -162,8 +162,8 @@ class CompressedAttention(Attention):
 
 
 def _convolved(tokens: Tensor, taps: Tensor, size: int) -> Tensor:
-    """(batch, kv_heads, key_len, channels) to (batch, heads, blocks, channels), with the first
-    `size` taps of each head."""
+    """Convolve tokens (batch, kv_heads, key_len, channels) with the first `size` taps of each head.
+    The result is (batch, heads, blocks, channels)."""
     parts = pooled_keys.grouped(tokens, 2, size)
     by_group = taps[:, :size].unflatten(0, (tokens.shape[1], -1))
     return torch.einsum("bknsc,kgs->bkgnc", parts, by_group).flatten(1, 2)

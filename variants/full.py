@@ -1,8 +1,9 @@
 """Full softmax attention: a query sees every key.
 
 Differs from public code: with `is_causal=True` and fewer queries than keys, torch's
-`scaled_dot_product_attention` puts the first query at the first key; here the last query stands at
-the last key. A query that sees no key gives 0 here; some releases of torch gave NaN.
+`scaled_dot_product_attention` gives the first query the position of the first key; here the last
+query has the position of the last key. A query that sees no key gives 0 here; some releases of
+torch gave NaN.
 """
 
 from __future__ import annotations
@@ -46,11 +47,12 @@ class FullAttention(Attention):
 
         weights[i] = softmax over j of scale · query[i] · key[j],  with j <= i if causal
 
-    Implementations: `sdpa` is torch's fused kernel as it is. `onednn` is the same on a CPU, with
-    inputs widened to float32; it is fastest on the fast route of float32 products
-    (`variants.choose_float32_route`). `plain` computes two matrix products around a softmax, for
-    blocks of query rows; `coarse` does so with scores in bfloat16. On CUDA `flash`, `cudnn` and
-    `efficient` name torch's kernels, and `xformers` is that library's kernel. `auto` takes `onednn`
+    Implementations: `sdpa` calls torch's fused kernel without changes. `onednn` calls the same
+    kernel on a CPU with inputs converted to float32; it is fastest if float32 matrix products take
+    the fast route (`variants.choose_float32_route`). `plain` computes a matrix product, a softmax
+    and a second matrix product for one block of query rows after another; `coarse` does the same
+    with scores in bfloat16. On CUDA, `flash`, `cudnn` and `efficient` select torch's kernels of
+    these names, and `xformers` selects the kernel of the library xFormers. `auto` selects `onednn`
     on a CPU if there are enough keys, and the fastest of torch's kernels on CUDA.
 
     Costs: n tokens, d = head_dim.
@@ -64,7 +66,7 @@ class FullAttention(Attention):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         implementation = self.choose_implementation(query, key)
-        # The automatic choice falls back where only the tiles of `tile_loop` are right.
+        # With padding or a bias, `auto` avoids the CUDA kernels: only `tile_loop` computes both.
         own = call.key_padding_mask is not None or call.distance_bias is not None
         if implementation in cuda_sdpa.KERNELS and self.implementation == "auto" and own:
             implementation = "sdpa"
@@ -117,7 +119,7 @@ class FullAttention(Attention):
 
     def unavailable(self, implementation: str, device: torch.device) -> str | None:
         if implementation == "onednn" and device.type == "cuda":
-            return "it computes in float32 on a CPU only"
+            return "it computes in float32, and only on a CPU"
         if implementation == "xformers":
             return xformers.unavailable(device)
         return (

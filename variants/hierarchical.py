@@ -1,9 +1,9 @@
-"""Hierarchical attention: a query sees near keys one by one, and farther ones as means of groups.
+"""Hierarchical attention: a query sees near keys one by one, and far keys as means of groups.
 
 Differs from public code: the paper also averages queries on coarser levels. A mean of queries would
-contain later tokens, so here every query stands for itself. In h-transformer-1d (0.1.9) group sizes
-do not enter the normaliser, and without `causal` the first half of the queries sees no key of the
-second half.
+contain later tokens, so here queries are not averaged. The normaliser of h-transformer-1d (0.1.9)
+ignores group sizes, and without `causal` the first half of its queries sees no key of the second
+half.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class HierarchicalAttention(Attention):
     """Softmax attention over single keys nearby and over means of ever larger groups far away.
 
         level l: blocks of block_size · 2^l tokens, groups of 2^l tokens
-        level(i, j) = the lowest l at which key j lies in the query's own block or in one beside it
+        level(i, j) = the lowest l at which key j is in the query's own block or in one beside it
         score(i, j) = scale · query[i] · (mean key of the level-l group of j)
         weights[i] = softmax over j of score(i, j)
 
-    So a group acts as one key, its mean value is read, and log(size) is added to its score. Means
+    So a group acts as one key: its mean value is read, and log(size) is added to its score. Means
     and sizes leave padding out. A causal call leaves out later keys; no group contains both earlier
     and later tokens.
 
@@ -104,7 +104,7 @@ class HierarchicalAttention(Attention):
         tokens = torch.arange(key_len, device=rows.device)
         wide = key.to(compute_dtype(key.dtype))
         scores = dot_products(query, key, rows, call.scale)
-        # From the coarsest level down, what is near on a finer one is scored anew.
+        # From the coarsest level to the finest: a finer level replaces the scores of its near keys.
         for level in reversed(range(_levels(query_len, key_len, self.block_size) + 1)):
             size = self.block_size << level
             own = positions.div(size, rounding_mode="floor")
@@ -126,7 +126,7 @@ class HierarchicalAttention(Attention):
 
 
 def _levels(query_len: int, key_len: int, block_size: int) -> int:
-    """The first level on which every key's block is beside every query's."""
+    """Return the first level on which each key is near each query: in its block or beside it."""
     first, last = min(0, key_len - query_len) // block_size, (key_len - 1) // block_size
     level = 0
     while (last >> level) - (first >> level) > 1:
@@ -135,7 +135,7 @@ def _levels(query_len: int, key_len: int, block_size: int) -> int:
 
 
 def _whole(items: Pooled, size: int) -> Pooled:
-    """Filled up with groups of nothing to a multiple of `size`."""
+    """Append empty groups, up to a multiple of `size`."""
     key, value = (pooled_keys.grouped(x, 2, size).flatten(2, 3) for x in (items.key, items.value))
     return Pooled(key, value, pooled_keys.grouped(items.size, 1, size).flatten(1, 2))
 
@@ -144,7 +144,7 @@ def _whole(items: Pooled, size: int) -> Pooled:
 def _layout(
     query_len: int, key_len: int, block_size: int, causal: bool, device: torch.device
 ) -> KeyBlocks:
-    """Half blocks of the list of all levels, for each block of queries."""
+    """Return the layout: the half blocks of the joined list of levels for each block of queries."""
     half = block_size // 2
     offset = key_len - query_len
     first = max(0, -offset) if causal else 0
@@ -156,8 +156,8 @@ def _layout(
     count = begin = -(-groups // half)
     chosen = [_inside(2 * own + beside, 0, count)]
     for level in range(_levels(query_len, key_len, block_size)):
-        # Blocks of this level that are not near, but lie in blocks of the next one that are. Seen
-        # on the next level, each is as many groups as half a block has tokens.
+        # Blocks that are not near on this level, but are inside near blocks of the next level. On
+        # the next level, each of them has block_size / 2 groups.
         block = own >> level
         odd = block % 2 == 1
         far = [block - 2, torch.where(odd, block - 3, -1)]
@@ -181,5 +181,6 @@ def _layout(
 
 
 def _inside(blocks: Tensor, begin: int, count: int) -> Tensor:
-    """Numbers in a list in which these blocks of a level, `count` in all, begin at `begin`."""
+    """Return the numbers of these blocks of a level in the joined list, -1 for missing blocks. The
+    level has `count` blocks, which begin at `begin`."""
     return torch.where((blocks >= 0) & (blocks < count), blocks + begin, -1)

@@ -1,8 +1,8 @@
-"""Linear attention: a query reads sums over all keys, which a feature map makes possible.
+"""Linear attention: a query reads sums over all keys; a feature map replaces the softmax.
 
 Differs from public code: the package fast-transformers adds 1e-6 to the denominator, and fla 1e-10;
-here nothing is added. linear-attention-transformer uses a softmax over channels for queries and
-over positions for keys, which is another method.
+here nothing is added. linear-attention-transformer uses a softmax over channels for queries and a
+softmax over positions for keys; that is another method.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ from variants.engines.primitives.softmax_tile import Scratch
 )
 @dataclass(frozen=True)
 class LinearAttention(Attention):
-    """Weights are products of features, normalised in each row.
+    """The weights are products of features, normalised in each row.
 
         weights[i, j] = f(q[i]) · f(key[j]) / sum over k of f(q[i]) · f(key[k]),  q = scale · query
         elu:   f(x) = elu(x) + 1
         relu:  f(x) = max(x, 0)
 
-    The sums over j do not depend on i, so all rows share them. A causal call takes j, k <= i. A row
-    whose features are all 0 is 0, which can happen with `relu`. The default scale is 1. The method
-    does not approximate softmax attention, so it is not ranked by its error.
+    The sums over j do not depend on i, so all rows share them. A causal call takes j, k <= i. With
+    `relu`, all features of a query can be 0; the output of this query is then 0. The default scale
+    is 1. The method does not approximate softmax attention, so it is not ranked by its error.
 
     Costs: n tokens, d = head_dim.
 
-    Decoding: the state holds two sums for each head, of f(key)ᵀ value and of f(key); their size
-    does not depend on the number of tokens.
+    Decoding: the state holds two sums for each head, the sum of f(key)ᵀ value and the sum of
+    f(key). The size of the state does not depend on the number of tokens.
     """
 
     feature_map: str = hyperparameter(
@@ -116,7 +116,7 @@ class LinearAttention(Attention):
         rows = []
         for token in range(query.shape[2]):
             state = state + keys[:, :, token, :, None] * values[:, :, token, None]
-            # Query heads that share a state stand side by side.
+            # Query heads that share a state are adjacent.
             asked = queries[:, :, token].unflatten(1, (key.shape[1], -1))
             rows.append((asked @ state).flatten(1, 2))
         sums = torch.stack(rows, dim=2)
@@ -131,12 +131,12 @@ class LinearAttention(Attention):
     def useful_flops(
         self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
     ) -> float:
-        # Each key adds to a head_dim × head_dim state, each query reads it; the causal form does
-        # no less.
+        # Each key updates a head_dim × head_dim state, and each query reads it. The causal form
+        # needs as many operations.
         return 2.0 * batch * heads * head_dim**2 * (query_len + key_len)
 
     def _feature(self, x: Tensor) -> Tensor:
-        # Not elu(x) + 1: what is small far below zero would be rounded away.
+        # Not elu(x) + 1: far below zero, that sum rounds the small value exp(x) to 0.
         return x.clamp(max=0).exp() + relu(x) if self.feature_map == "elu" else relu(x)
 
 
@@ -172,6 +172,6 @@ class _ElementwiseFeatures(Features):
         return made.add_(torch.clamp(rows, min=0, out=scratch("positive", rows.shape, rows.dtype)))
 
     def _grad(self, features: Tensor, grad: Tensor) -> Tensor:
-        # The slope of elu(x) + 1 is exp(x) below 0, where that is its value, and 1 above.
+        # The slope of elu(x) + 1 is exp(x) below 0, equal to the feature itself, and 1 above 0.
         slope = features.clamp(max=1) if self.elu else (features > 0).to(grad.dtype)
         return slope.to(grad.dtype).mul_(grad)

@@ -1,9 +1,9 @@
 """Linformer attention: a query sees a fixed number of random sums of keys and values.
 
-Differs from public code: the paper and the `linformer` package train E and F with the model, for a
-fixed maximal length. Here they are drawn from `seed`, for any length, and a token's column does not
-depend on the length. So the costs are those of the method, but its error is that of random
-projections: projected keys grow with sqrt(key_len / projected_len).
+Differs from public code: the paper and the `linformer` package train the projections E and F with
+the model, for a fixed maximum length. Here E and F are drawn from `seed`, for any length, and the
+column of a token does not depend on the length. So the costs are the costs of the method, but the
+error is the error of random projections: projected keys grow with sqrt(key_len / projected_len).
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from variants.contract.registry import register
 from variants.contract.tensor_cache import cached
 from variants.engines.libraries import fused_sdpa
 
-# Tokens whose entries are drawn together, so that a longer sequence only adds draws; and summed
-# together, as the rounding of one sum over all tokens would grow with their number.
+# Number of tokens in a piece. Entries are drawn piece by piece, so that a longer sequence only adds
+# draws. Products are summed piece by piece, because the rounding error of one sum over all tokens
+# grows with the number of tokens.
 PIECE = 128
 
 
@@ -51,9 +52,9 @@ class LinformerAttention(Attention):
         output[i] = softmax(scale · query[i] (E key)ᵀ) (F value)
         E, F: (projected_len, key_len), entries drawn from N(0, 1 / projected_len)
 
-    With at most `projected_len` keys nothing is projected, and this is softmax attention. Padding
-    counts as zeros. All heads share E and F (the paper's "headwise sharing"). There is no causal
-    form, because every combination contains later tokens.
+    With at most `projected_len` keys nothing is projected, and the result is exact softmax
+    attention. Padding counts as zeros. All heads share E and F (the paper's "headwise sharing").
+    There is no causal form, because every combination contains later tokens.
 
     Costs: n tokens, d = head_dim, k = projected_len.
     """
@@ -61,7 +62,7 @@ class LinformerAttention(Attention):
     projected_len: int = hyperparameter(
         256,
         minimum=1,
-        doc="number of keys and values after the projection; as many or fewer are not projected",
+        doc="number of keys and values after the projection; at most this many are not projected",
         small=8,
         train=TimesLength(1 / 2),
     )
@@ -97,22 +98,25 @@ class LinformerAttention(Attention):
     def useful_flops(
         self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
     ) -> float:
-        # Scores and their sums of values; two projections, if there are any.
+        # Scores and weighted sums of values; the projections of keys and values, if there are any.
         seen = min(key_len, self.projected_len)
         projected = key_len if key_len > self.projected_len else 0
         return 4.0 * batch * heads * head_dim * seen * (query_len + projected)
 
     def _projections(self, key: Tensor) -> Tensor:
-        """E and F for each piece of tokens, as `_draws`, in the dtype to compute in."""
+        """Return E and F for each piece of tokens, as `_draws` does, in the compute dtype."""
         pieces = -(-key.shape[2] // PIECE)
         drawn = _draws(self.projected_len, pieces, self.seed, key.device)
         return drawn.to(compute_dtype(key.dtype))
 
 
 class _Projected(torch.autograd.Function):
-    """The tokens (batch, heads, key_len, head_dim) of each head projected along the sequence,
-    (batch, heads, projected_len, head_dim) in the dtype of `projection` (pieces, projected_len,
-    PIECE). Head by head: a product for all would copy the projection for each."""
+    """Projects tokens (batch, heads, key_len, head_dim) along the sequence, with `projection`
+    (pieces, projected_len, PIECE).
+
+    The result is (batch, heads, projected_len, head_dim) in the dtype of `projection`. Heads are
+    projected one by one, because one product for all heads would copy the projection for each head.
+    """
 
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, projection: Tensor) -> Tensor:
@@ -143,7 +147,7 @@ class _Projected(torch.autograd.Function):
 
 @cached
 def _draws(projected_len: int, pieces: int, seed: int, device: torch.device) -> Tensor:
-    """E and F for each piece of tokens, (2, pieces, projected_len, PIECE), kept for later calls."""
+    """Draw E and F for each piece of tokens, (2, pieces, projected_len, PIECE); cached."""
     with lasting(seed) as generator:
         shape = (2, projected_len, PIECE)
         drawn = [

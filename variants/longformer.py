@@ -1,9 +1,9 @@
-"""Longformer attention: a window, and global tokens that see all keys and are seen by all.
+"""Longformer attention: a query sees a window and the global tokens, which see all keys.
 
 Differs from public code: in the authors' code and in transformers, `attention_window` counts both
-sides (512 there is a `window_size` of 256 here), a mask chooses the global tokens of each sequence,
-and rows of global tokens have projections of their own. Those projections belong to a layer.
-Neither has a causal form.
+sides (512 there is a `window_size` of 256 here), a mask selects the global tokens of each sequence,
+and global tokens have separate projections. Such projections are a part of a layer. Neither code
+has a causal form.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class LongformerAttention(MaskedAttention):
     num_global_tokens: int = hyperparameter(
         64,
         minimum=0,
-        doc="number of first tokens that see, and are seen by, every token",
+        doc="number of first tokens; they see every token, and every token sees them",
         small=3,
         train=TimesLength(1 / 8),
     )

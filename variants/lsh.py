@@ -1,10 +1,10 @@
 """LSH attention: a query sees keys with the same or a neighbouring hash, in several rounds.
 
 Differs from public code: the packages reformer-pytorch (1.4.4) and transformers always use the
-query as the key, join all rounds before they cut chunks (so that a round's first chunk also sees
-the last chunk of another round), and cut causal chunks across buckets, so that later tokens change
-earlier rows. Here queries and keys may differ, each round is cut by itself, and causal buckets are
-cut one by one.
+query as the key, join all rounds before they cut chunks (so that the first chunk of a round also
+sees the last chunk of another round), and in a causal call cut chunks across buckets, so that later
+tokens change earlier rows. Here queries and keys may differ, each round is cut separately, and a
+causal call cuts each bucket separately.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from variants.engines.rounds import merge_rounds
 from variants.engines.rounds.lsh_hash import hashed
 from variants.engines.rounds.lsh_sort import HashedRounds, Ranks
 
-FACTOR_BITS = 5  # a rotation tells at most 32 buckets apart; more come from several rotations
+FACTOR_BITS = 5  # one rotation gives at most 2^5 buckets; more buckets need several rotations
 
 
 @register(
@@ -56,13 +56,13 @@ class LshAttention(Attention):
 
         In each round:  hash all queries and keys to buckets by random rotations;
                         order keys by (bucket, position) and cut them into chunks of bucket_size;
-                        a query sees the chunk it belongs to and the chunk before it.
+                        a query sees its own chunk and the chunk before it.
         weights[i] = softmax over j of scale · query[i] · key[j] + log(rounds in which i sees j)
 
     There is about one bucket for every `bucket_size` keys. A causal call needs j <= i, uses a
-    quarter of the buckets, and cuts each bucket into chunks by itself. With `shared_qk` the key,
-    which is the query then, has unit length, and a token does not see itself. A query that sees no
-    key gets the value at its own position.
+    quarter of the buckets, and cuts each bucket into chunks separately. With `shared_qk`, the keys
+    are the queries, normalised to unit length, and a token does not see itself. The output of a
+    query that sees no key is the value at its own position.
 
     Costs: n tokens, d = head_dim, R = num_hashes, c = bucket_size.
     """
@@ -76,7 +76,7 @@ class LshAttention(Attention):
     )
     num_hashes: int = hyperparameter(1, minimum=1, doc="number of hashing rounds", small=2, train=4)
     shared_qk: bool = hyperparameter(
-        False, doc="Reformer's form: the query is given as the key, and a token does not see itself"
+        False, doc="Reformer's form: the query is also the key, and a token does not see itself"
     )
     seed: int = hyperparameter(0, doc="seed of the random rotations that hash queries and keys")
 
@@ -90,7 +90,7 @@ class LshAttention(Attention):
 
     @property
     def prefix_stable(self) -> bool:
-        return False  # how many buckets there are depends on the number of keys
+        return False  # the number of buckets depends on the number of keys
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         hashed = HashedRounds(
@@ -135,15 +135,15 @@ class LshAttention(Attention):
     def useful_flops(
         self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
     ) -> float:
-        # The chunk before, and the query's own, of which a causal query sees half.
+        # The previous chunk and the query's own chunk; a causal query sees half of its own.
         keys = min((1.5 if causal else 2.0) * self.bucket_size, key_len)
         width = sum(2 ** (bits - 1) for bits in self._factors(key_len, causal))
         hashing = 2.0 * width * head_dim * (query_len + key_len)
         return self.num_hashes * batch * heads * (4.0 * head_dim * keys * query_len + hashing)
 
     def _factors(self, key_len: int, causal: bool) -> tuple[int, ...]:
-        """Bits of bucket number that each rotation of a round gives, about one bucket for
-        `bucket_size` keys in all."""
+        """Return the bits of the bucket number that each rotation of a round gives. All rotations
+        together give about one bucket for every `bucket_size` keys."""
         size = self.bucket_size * (4 if causal else 1)
         bits = max(0, round(math.log2(key_len / size)))
         rotations = -(-bits // FACTOR_BITS)
@@ -156,13 +156,14 @@ class LshAttention(Attention):
         )
 
     def _keys(self, key: Tensor) -> Tensor:
-        """What queries are compared with; a half type's squares may leave its range."""
+        """Return the keys that queries are compared with. The norm is computed in float32 at least,
+        because squares can exceed the range of a half-precision dtype."""
         if not self.shared_qk:
             return key
         return normalize(key.to(compute_dtype(key.dtype)), dim=-1).to(key.dtype)
 
     def _hash(self, query: Tensor, key: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
-        """Buckets (batch, heads, num_hashes, len) of queries and keys, decided in float32."""
+        """Return the buckets (batch, heads, num_hashes, len) of queries and keys, from float32."""
         rotations = self._rotations(query, key, causal)
         heads = query.shape[1]
         query_bucket, key_bucket = (
@@ -171,7 +172,8 @@ class LshAttention(Attention):
         return query_bucket, key_bucket
 
     def _own(self, query: Tensor, key: Tensor, key_padding_mask: Tensor | None) -> Tensor:
-        """The key at each query's own position (batch or 1, 1, query_len), -1 if padded or none."""
+        """Return the index of the key at each query's own position, (batch or 1, 1, query_len). It
+        is negative if there is no such key or the key is padding."""
         rows = torch.arange(query.shape[2], device=query.device)
         own = query_positions(rows, query.shape[2], key.shape[2])[None, None]
         if key_padding_mask is not None:
@@ -187,7 +189,7 @@ class LshAttention(Attention):
         causal: bool,
         key_padding_mask: Tensor | None,
     ) -> Tensor:
-        """In how many rounds a row sees a key, (batch, heads, len(rows), key_len)."""
+        """Count the rounds in which a row sees a key, (batch, heads, len(rows), key_len)."""
         batch, heads = query.shape[:2]
         query_buckets, key_buckets = self._hash(query, key, causal)
         hidden = None
@@ -219,7 +221,7 @@ def _rotations(
     seed: int,
     device: torch.device,
 ) -> tuple[Tensor, ...]:
-    """Gaussian matrices (heads, num_hashes, head_dim, half the buckets told apart)."""
+    """Draw a Gaussian matrix for each rotation, (heads, num_hashes, head_dim, buckets / 2)."""
     with lasting(seed) as generator:
         shapes = [(heads, num_hashes, head_dim, 2 ** (bits - 1)) for bits in factors]
         matrices = [torch.randn(s, generator=generator, dtype=torch.float32) for s in shapes]

@@ -1,8 +1,9 @@
-"""Nyström attention: a query sees all keys through landmarks, means of consecutive tokens.
+"""Nyström attention: a query sees all keys through landmarks, the means of consecutive tokens.
 
 Differs from public code: the authors' code and transformers add a convolution of the values, which
-belongs to a model, and need lengths that the number of landmarks divides. nystrom-attention starts
-the iteration with a number that depends on the whole batch; here each head has its own.
+is a part of a model. They need sequence lengths that are multiples of the number of landmarks. The
+package nystrom-attention starts the iteration with a number that depends on the whole batch; here
+each head has its own number.
 """
 
 from __future__ import annotations
@@ -50,9 +51,10 @@ class NystromAttention(Attention):
         weights = F A⁺ B
 
     A⁺ approximates the pseudo-inverse of A by `num_iterations` steps of the paper's iteration.
-    Weights may be negative; where A is ill conditioned, rows need not sum to 1. Segment sizes
-    differ by at most one token. Padding enters no mean. With at most `num_landmarks` queries and
-    keys this is softmax attention. There is no causal form, because landmarks contain later tokens.
+    Weights may be negative. If A is ill-conditioned, rows may not sum to 1. Segment sizes differ by
+    at most one token. Means leave padding out. With at most `num_landmarks` queries and keys, the
+    result is exact softmax attention. There is no causal form, because landmarks contain later
+    tokens.
 
     Costs: n tokens, d = head_dim, m = num_landmarks.
     """
@@ -75,7 +77,8 @@ class NystromAttention(Attention):
         hidden = None if call.key_padding_mask is None else ~shown
         dtype, wide = query.dtype, queries.dtype
         on_cpu = query.device.type == "cpu"
-        # Tiles widen half types one at a time, and are faster for few queries on a CPU.
+        # On a CPU, tiles are faster for few queries. They convert half-precision inputs to float32
+        # one tile at a time.
         attend_keys: Callable[..., Tensor] = tile_loop.full if on_cpu else fused_sdpa.attend
         widened = on_cpu and dtype is not wide
         attend_landmarks: Callable[..., Tensor] = tile_loop.full if widened else fused_sdpa.attend
@@ -109,7 +112,8 @@ class NystromAttention(Attention):
             return 4.0 * batch * heads * head_dim * query_len * key_len
         rows, columns = (min(self.num_landmarks, length) for length in (query_len, key_len))
         products = query_len * columns + rows * key_len  # F and B
-        # Four products of A's size a step: A Z, twice what multiplies it, and Z.
+        # Each step has four products: one with A and one with Z, of rows² · columns each, and two
+        # of rows³ between them.
         steps = self.num_iterations * (rows**2 * columns * 2 + rows**3 * 2)
         return batch * heads * (4.0 * head_dim * products + 2.0 * steps)
 
@@ -119,8 +123,9 @@ class NystromAttention(Attention):
     def _landmarks(
         self, query: Tensor, key: Tensor, key_padding_mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of queries (batch, heads, rows, head_dim) and keys (batch, kv_heads, columns, head_dim),
-        and which of the latter stand for any key, bool (batch, columns)."""
+        """Return the landmarks of queries (batch, heads, rows, head_dim) and of keys (batch,
+        kv_heads, columns, head_dim), and a bool mask (batch, columns) of the key landmarks that
+        contain at least one key without padding."""
         dtype = compute_dtype(query.dtype)
         real = torch.ones(len(key), 1, key.shape[2], 1, dtype=dtype, device=key.device)
         if key_padding_mask is not None:
@@ -128,12 +133,12 @@ class NystromAttention(Attention):
         sizes = torch.ones(1, 1, query.shape[2], 1, dtype=dtype, device=query.device)
         queries = self._sums(query, dtype) / self._sums(sizes, dtype)
         counts = self._sums(real, dtype)
-        # Padded keys are zeros already.
+        # Padded keys are already zero.
         keys = self._sums(key, dtype) / counts.clamp(min=1)
         return queries, keys, counts[:, 0, :, 0] > 0
 
     def _sums(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
-        """Sums (batch, heads, segments, channels) over the segments of tokens."""
+        """Return the sums over each segment of tokens, (batch, heads, segments, channels)."""
         length = tokens.shape[2]
         segments = min(self.num_landmarks, length)
         size, longer = divmod(length, segments)
@@ -144,12 +149,12 @@ class NystromAttention(Attention):
         return torch.cat([part.sum(3, dtype=dtype) for part in parts], 2)
 
     def _inverse(self, queries: Tensor, keys: Tensor, shown: Tensor, scale: float) -> Tensor:
-        """A⁺ (batch, heads, columns, rows) in float64: the rounding of A is multiplied by the
-        largest entries of its inverse, and would be the largest error of all."""
+        """Return A⁺ (batch, heads, columns, rows) in float64. The largest entries of the inverse
+        multiply the rounding error of A; in float32 this would be the largest error of all."""
         rows = torch.arange(queries.shape[2], device=queries.device)
         scores = dot_products(queries.double(), keys.double(), rows, scale)
         attention = masked_softmax(scores, shown[:, None, None, :])
-        # The largest sum of a column; that of a row is 1. Nothing is seen where it is 0.
+        # The largest sum of a column; the sum of a row is 1. It is 0 if no key is visible.
         largest = attention.sum(-2, keepdim=True).amax(-1, keepdim=True)
         inverse = attention.mT / torch.where(largest > 0, largest, 1)
         identity = torch.eye(len(rows), dtype=torch.float64, device=rows.device)

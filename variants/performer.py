@@ -1,9 +1,9 @@
-"""Performer attention: a query reads sums over all keys of random features that estimate softmax.
+"""Performer attention: a query reads sums over all keys; random features estimate softmax.
 
 Differs from public code: the package performer-pytorch (1.1.4) adds 0.0001 to every feature, draws
 one set of directions for all heads, and subtracts a maximum over all keys, so that in a causal call
-later keys change earlier rows. Here nothing is added, each head has its own directions, and the
-maximum is taken over earlier keys.
+later keys change earlier rows. Here nothing is added, each head has its own directions, and a
+causal call takes the maximum over earlier keys.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from variants.engines.primitives.softmax_tile import HIDDEN, Scratch
 )
 @dataclass(frozen=True)
 class PerformerAttention(Attention):
-    """FAVOR+: weights are products of random features, normalised in each row.
+    """FAVOR+: the weights are products of random features, normalised in each row.
 
         f(x) = exp(w · x - |x|² / 2)  for num_features random directions w
         weights[i, j] = f(q[i]) · f(k[j]) / sum over l of f(q[i]) · f(k[l]),
@@ -54,15 +54,16 @@ class PerformerAttention(Attention):
     sqrt(head_dim) multiplies q. Directions are orthogonal in blocks of head_dim, have the lengths
     of Gaussian vectors, and are drawn for each query head.
 
-    Exponents are shifted by a maximum, which cancels. In a causal call it is taken over earlier
-    keys, so that a row depends on no later key. A causal row is 0 if its features and those of all
-    earlier keys have maxima too far apart for the dtype. That needs queries and keys of norm 20 at
-    head_dim 2, 30 at 8, 100 at 64. Fewer such rows are lost in decoding.
+    A maximum is subtracted from the exponents; it cancels in the weights. A causal call takes the
+    maximum over earlier keys, so that a row does not depend on later keys. A causal row is 0 if the
+    maximum of its features and the maximum of the features of all earlier keys are too far apart
+    for the dtype. This happens only if queries and keys have a norm of 20 at head_dim 2, 30 at 8,
+    100 at 64. Decoding loses fewer rows in this way.
 
     Costs: n tokens, d = head_dim, m = num_features.
 
-    Decoding: the state holds a normaliser and a mean value for each feature; their size does not
-    depend on the number of tokens.
+    Decoding: the state holds a normaliser and a mean value for each feature. The size of the state
+    does not depend on the number of tokens.
     """
 
     num_features: int = hyperparameter(
@@ -87,7 +88,8 @@ class PerformerAttention(Attention):
     def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
         allowed = visible(rows, query.shape[2], key.shape[2], call)
         projected, exponents = self._exponents(query[:, :, rows], key, call.scale)
-        # Shifts as in the kernel, but over all keys, then over those each row sees.
+        # As in the kernel, maxima are subtracted: the maximum of each key, then the maximum over
+        # the keys that the row sees.
         highest = exponents.detach().amax(-1, keepdim=True)
         queries = (projected - projected.detach().amax(-1, keepdim=True)).exp()
         kernel = queries @ (exponents - highest).exp().transpose(-2, -1)
@@ -95,7 +97,7 @@ class PerformerAttention(Attention):
         return normalised(kernel * (shift - finite(shift.amax(-1, keepdim=True))).exp())
 
     def remember(self, heads: int, key: Tensor, value: Tensor, call: Call) -> Memory:
-        # Directions are drawn for each query head, and so is what is kept.
+        # Each query head has its own directions, so the state has an entry for each query head.
         like = key[:, :1].expand(-1, heads, -1, -1)
         features = self._features(like, 1.0)
         states = sum_all.states(like, key, value, features, call.key_padding_mask)
@@ -105,7 +107,7 @@ class PerformerAttention(Attention):
     def advance(
         self, memory: Memory, length: int, query: Tensor, key: Tensor, value: Tensor, call: Call
     ) -> tuple[Tensor, Memory]:
-        mean, log_total = memory  # values of each feature, and the logarithm of its normaliser
+        mean, log_total = memory  # each feature's mean value and log normaliser
         assert isinstance(mean, Tensor)
         assert isinstance(log_total, Tensor)
         projected, exponents = self._exponents(query, key, call.scale)
@@ -129,15 +131,15 @@ class PerformerAttention(Attention):
     def useful_flops(
         self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
     ) -> float:
-        # Projection to the features, and the state they build or read.
+        # The projection to features, and the products that build or read the state.
         return 4.0 * batch * heads * head_dim * self.num_features * (query_len + key_len)
 
     def _exponents(self, query: Tensor, key: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """w·q and w·k - |k|²/2, (batch, heads, len, num_features); |q|²/2 is the same for all
-        weights of a row, and cancels."""
+        """Return w·q and w·k - |k|²/2, each (batch, heads, len, num_features). The term |q|²/2 is
+        the same for all weights of a row, so it cancels."""
         dtype, (heads, head_dim) = compute_dtype(query.dtype), query.shape[1::2]
         directions = self._placed_directions(query, dtype).transpose(-2, -1)
-        # The features estimate exp(q·k / sqrt(head_dim)); another scale goes onto the query.
+        # The features estimate exp(q·k / sqrt(head_dim)); another scale multiplies the query.
         root = head_dim**-0.25
         queries = query.to(dtype) * (scale * math.sqrt(head_dim) * root)
         keys = expand_heads(key, heads).to(dtype) * root
@@ -155,7 +157,8 @@ class PerformerAttention(Attention):
 
 
 class _RandomFeatures(Features):
-    """Logarithms w·q and w·k - |k|²/2; |q|²/2 is the same for all weights of a row, and cancels."""
+    """The logarithms of features, w·q and w·k - |k|²/2. The term |q|²/2 is the same for all weights
+    of a row, so it cancels."""
 
     exponential = True
 
@@ -193,7 +196,7 @@ class _RandomFeatures(Features):
         return rows.to(self.for_keys.dtype).square().sum(-1).mul_(self.root**2 / 2)
 
     def _own(self, directions: Tensor, slab: Slab) -> Tensor:
-        """Directions of the slab's heads (slab, head_dim, num_features)."""
+        """Return the directions of the slab's heads (slab, head_dim, num_features)."""
         if slab.heads.stop <= len(directions):
             return directions[slab.heads]
         which = torch.arange(slab.heads.start, slab.heads.stop, device=directions.device)
@@ -216,7 +219,8 @@ class _RandomFeatures(Features):
 
 
 def finite(maximum: Tensor) -> Tensor:
-    """A maximum to subtract; that of nothing is -inf, for which any finite number will do."""
+    """Make a maximum finite, so that it can be subtracted. The maximum over no key is -inf; any
+    finite number can replace it."""
     return maximum.clamp(min=torch.finfo(maximum.dtype).min / 4)
 
 
@@ -229,7 +233,7 @@ def _directions(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Random directions (heads, num_features, head_dim), kept from call to call."""
+    """Draw random directions (heads, num_features, head_dim), cached between calls."""
     with lasting(seed) as generator:
         shape = (heads, -(-num_features // head_dim), head_dim, head_dim)
         gaussian = torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -250,8 +254,8 @@ def _for_keys(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The directions (heads, head_dim, num_features) that keys are multiplied by: products with
-    them read them row by row."""
+    """Return the matrices (heads, head_dim, num_features) by which keys are multiplied. They are
+    contiguous, because the products read them row by row."""
     directions = _directions(heads, num_features, head_dim, seed, device, torch.float64)
     return directions.to(dtype).transpose(-2, -1).contiguous() * head_dim**-0.25
 
@@ -266,7 +270,7 @@ def _for_queries(
     dtype: torch.dtype,
     scale: float,
 ) -> Tensor:
-    """The same for queries. The features estimate exp(q·k / sqrt(head_dim)); another scale goes
-    onto the query."""
+    """Return the matrices for queries. The features estimate exp(q·k / sqrt(head_dim)); another
+    scale multiplies these matrices."""
     keys = _for_keys(heads, num_features, head_dim, seed, device, dtype)
     return keys * (scale * math.sqrt(head_dim))

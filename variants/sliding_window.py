@@ -1,10 +1,10 @@
 """Sliding-window attention: a query sees the keys at most `window_size` positions away.
 
-Differs from public code: libraries count a window in different ways. With the number 8 and a causal
-call, a query here sees 9 keys, at the distances 0 to 8. So it does in flash-attn with
-`window_size=(8, 0)` and in attention-gym. In transformers (`sliding_window=8`) and in fla
-(`window_size=8`) it sees 8 keys. Longformer's `attention_window` counts both sides: its 16 is a
-`window_size` of 8 here. local-attention sees up to twice the window, unless
+Differs from public code: libraries count a window in different ways. With `window_size=8` and a
+causal call, a query here sees 9 keys, at distances 0 to 8. It also sees 9 keys in flash-attn with
+`window_size=(8, 0)` and in attention-gym. A query sees 8 keys in transformers (`sliding_window=8`)
+and in fla (`window_size=8`). Longformer's `attention_window` counts both sides: 16 there is a
+`window_size` of 8 here. In local-attention, a query sees up to twice the window, unless
 `exact_windowsize=True`.
 """
 

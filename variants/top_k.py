@@ -1,7 +1,7 @@
 """Exact top-k attention: a query sees the keys with its highest scores.
 
-Differs from public code: code that calls `torch.topk` keeps exactly `top_k` keys, and which of two
-equal keys it keeps depends on their order. Here all keys that equal the lowest kept score are kept.
+Differs from public code: code that calls `torch.topk` keeps exactly `top_k` keys, and chooses
+between keys with equal scores by their order. Here all keys with the lowest kept score are kept.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class TopKAttention(Attention):
         s[i, j] = scale · query[i] · key[j],  with j <= i if causal
         weights[i] = softmax over j of s[i, j],  where s[i, j] >= the top_k-th highest s[i, :]
 
-    No method that selects `top_k` keys for each query keeps more attention weight, because this one
-    computes all scores first. It serves as a reference, not as a fast method. The selection has no
+    No method that selects `top_k` keys for each query keeps more attention weight, because this
+    method computes all scores first. It is a reference, not a fast method. The selection has no
     gradient.
 
     Costs: n tokens, d = head_dim, k = top_k.
@@ -81,7 +81,7 @@ class TopKAttention(Attention):
     def useful_flops(
         self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
     ) -> float:
-        """Of the scores of all visible keys, and of the values of those that are kept."""
+        """Count the scores of all visible keys, and the weighted sums over the kept values."""
         seen = torch.full((query_len,), key_len, dtype=torch.float64, device="cpu")
         if causal:
             positions = torch.arange(query_len, device="cpu") + key_len - query_len
@@ -91,9 +91,13 @@ class TopKAttention(Attention):
 
 
 def _order(query: Tensor, key: Tensor, scale: float) -> Tensor:
-    """The scores by which keys are chosen, float32 (..., rows, keys), of (..., rows, head_dim) and
-    (..., keys, head_dim). They are sums in float64 of values in float32: the choice does not depend
-    on the dtype or on the size of a block. Only the sign of the scale matters."""
+    """Return the scores that select keys, float32 (..., rows, keys), from queries (..., rows,
+    head_dim) and keys (..., keys, head_dim).
+
+    Inputs are rounded to float32 and their products are summed in float64, so that the selection
+    does not depend on the dtype or on the size of a block. The order of the scores depends only on
+    the sign of the scale.
+    """
     sign = (scale > 0) - (scale < 0)
     return ((query.float().double() * sign) @ key.float().double().mT).float()
 
@@ -101,12 +105,12 @@ def _order(query: Tensor, key: Tensor, scale: float) -> Tensor:
 def _attend(
     query: Tensor, key: Tensor, value: Tensor, *, allowed: Tensor, count: int, scale: float
 ) -> Tensor:
-    """A block for `row_blocks.attend`."""
+    """Compute one block for `row_blocks.attend`."""
     key, value = (expand_heads(x, query.shape[1]) for x in (key, value))
     with torch.no_grad():
         order = _order(query, key, scale).masked_fill_(~allowed, -torch.inf)
         highest = order.topk(min(count, key.shape[2]), sorted=False).values
-        # Where fewer keys are visible, the lowest is -inf.
+        # If a row sees fewer keys, its lowest score is -inf.
         lowest = highest.amin(-1, keepdim=True).clamp_(min=torch.finfo(order.dtype).min)
         dropped = order < lowest
         empty = highest.amax(-1, keepdim=True) == -torch.inf

@@ -1,10 +1,10 @@
-"""Transformer-XL attention: a query sees its own segment so far and a memory before it; scores
+"""Transformer-XL attention: a query sees earlier keys of its segment and a memory before it; scores
 depend on the distance.
 
-Differs from public code: the authors' code projects keys for content and for position separately
-and stops the gradient at the memory; both belong to a layer. It needs a "relative shift" of a score
-matrix; here sinusoids are further channels of queries and keys. Its options `clamp_len` and
-`same_length` are not offered.
+Differs from public code: the authors' code has separate key projections for content and position,
+and stops the gradient at the memory; both are parts of a layer. The authors' code computes a
+"relative shift" of a score matrix; here sinusoids are additional channels of queries and keys. The
+options `clamp_len` and `same_length` do not exist here.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from variants.engines.tiled.layouts.all_keys import AllKeys
 from variants.engines.tiled.layouts.layout import Layout
 from variants.engines.tiled.layouts.window import Window
 
-BAND_SEGMENT = 512  # longest segment that is one tile of a band
+BAND_SEGMENT = 512  # longest segment that one tile of `Window` computes
 
 
 @register(
@@ -67,7 +67,7 @@ class TransformerXlAttention(Attention):
 
     start(i) is the first position of the query's segment of `segment_size` tokens; the first
     segment begins with the first query. Keys before the first query are the memory of the first
-    segment. The biases and the projection are learned, for each head. The scale multiplies them
+    segment. Each head learns its own biases and its own projection. The scale multiplies them
     too.
 
     Costs: n tokens, d = head_dim, s = segment_size, m = memory_size.
@@ -92,13 +92,14 @@ class TransformerXlAttention(Attention):
         return False  # segments are counted from the first query
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
-        # sin and cos of a difference are products of those of its terms. So the position's share of
-        # the score is one of a query turned by its own position with a key's sinusoids, and needs
-        # no table of distances: it is appended to query and key as further channels.
+        # The sine and cosine of a difference are sums of products of the sines and cosines of its
+        # terms. So the position term of a score is a dot product of the query, rotated by its own
+        # position, and the sinusoids of the key. Both are appended as additional channels, and no
+        # table of distances is needed.
         dtype = compute_dtype(query.dtype)
         query_len, key_len = query.shape[2], key.shape[2]
         waves = _sinusoids(key_len, _num_waves(query.shape[-1]), dtype, query.device)
-        # Queries before the first key see nothing, whatever theirs are.
+        # Queries before the first key see no key, so their sinusoids can have any value.
         offset = key_len - query_len
         own = waves[offset:] if offset >= 0 else pad(waves, (0, 0, -offset, 0))
         sin, cos = own.chunk(2, dim=-1)
@@ -162,7 +163,7 @@ class TransformerXlAttention(Attention):
             some = slice(row, row + 1)
             padding = None if call.key_padding_mask is None else call.key_padding_mask[:, some]
             memory = memory.and_then(key[:, :, some], value[:, :, some], padding)
-            # Of a length that stays the same for many steps.
+            # A power of two, so that many steps use the same cached table.
             reach = 1 << memory.tokens.bit_length()
             waves = _sinusoids(reach, by_wave.shape[-1], dtype, query.device)
             bias = by_wave[:, :, some] @ waves[: memory.tokens].flip(0).mT
@@ -174,12 +175,12 @@ class TransformerXlAttention(Attention):
         return torch.cat(outs, dim=2).to(query.dtype), memory
 
     def _in_memory(self, length: int) -> int:
-        """How many of the tokens so far the next one sees."""
+        """Return the number of earlier tokens that the next token sees."""
         return length % self.segment_size + self.memory_size
 
     def init_parameters(self, heads: int, head_dim: int, seed: int = 0) -> Parameters:
-        """`content_bias` and `position_bias` (heads, head_dim); `position_projection` (heads,
-        head_dim made even, head_dim), from sinusoids to channels."""
+        """Draw `content_bias` and `position_bias` (heads, head_dim), and `position_projection`
+        (heads, head_dim rounded up to even, head_dim), which maps sinusoids to channels."""
         waves = _num_waves(head_dim)
         with lasting(seed) as generator:
 
@@ -205,30 +206,30 @@ class TransformerXlAttention(Attention):
     def useful_flops(
         self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
     ) -> float:
-        # Each pair has a second product, that of position; so does each query, with the projection.
+        # Each pair has a second dot product, for the position. Each query also has a product with
+        # the projection.
         pairs = self.useful_pairs(query_len, key_len, causal=causal)
         return 2.0 * batch * heads * head_dim * (3 * pairs + head_dim * query_len)
 
 
 def _biased(query: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
-    """What is compared with keys, and what with distances."""
+    """Return the queries for the content term and the queries for the position term."""
     return tuple(  # type: ignore[return-value]
         query + parameters[name][:, None] for name in ("content_bias", "position_bias")
     )
 
 
 def _num_waves(head_dim: int) -> int:
-    """Channels of the sinusoids: as many as a head has, made even."""
+    """Return the number of channels of the sinusoids: head_dim, rounded up to even."""
     return head_dim + head_dim % 2
 
 
 @cached
 def _sinusoids(length: int, channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """sin(x·f) and cos(x·f) for the numbers x from 0 on, (length, channels), kept for later
-    calls."""
+    """Return sin(x·f) and cos(x·f) for x = 0, 1, ..., (length, channels), cached between calls."""
     numbers = torch.arange(length, device=device, dtype=torch.float64)
     steps = torch.arange(0, channels, 2, device=device, dtype=torch.float64)
-    # In float32 angles far out would have lost their digits.
+    # In float32, large angles would lose their fractional digits.
     angles = numbers[:, None] * 10000.0 ** (-steps / channels)
     return torch.cat([angles.sin(), angles.cos()], dim=-1).to(dtype)
 
@@ -237,11 +238,11 @@ def _sinusoids(length: int, channels: int, dtype: torch.dtype, device: torch.dev
 def _segments(
     query_len: int, key_len: int, segment: int, memory: int, device: torch.device
 ) -> list[Layout]:
-    """Tiles of the rows that stand at or after the first key."""
+    """Return the layouts of the rows at or after the position of the first key."""
     offset = key_len - query_len
     first = max(0, -offset)
     if (query_len - 1) // segment * segment + offset <= memory:
-        # Nobody's memory ends before the first key.
+        # The memory of every segment reaches back to the first key.
         return [AllKeys(query_len, key_len, first, query_len, causal=True, device=device)]
     if segment <= BAND_SEGMENT:
         return [
