@@ -66,7 +66,8 @@ class FullAttention(Attention):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         implementation = self.choose_implementation(query, key)
-        # With padding or a bias, `auto` avoids the CUDA kernels: only `tile_loop` computes both.
+        # With padding or a bias, `auto` does not use the CUDA kernels: `fused_sdpa` computes these
+        # calls with `tile_loop`.
         own = call.key_padding_mask is not None or call.distance_bias is not None
         if implementation in cuda_sdpa.KERNELS and self.implementation == "auto" and own:
             implementation = "sdpa"

@@ -1,4 +1,4 @@
-"""Longformer attention: a query sees a window and the global tokens, which see all keys.
+"""Longformer attention: a query sees a window and the global tokens; global tokens see all keys.
 
 Differs from public code: in the authors' code and in transformers, `attention_window` counts both
 sides (512 there is a `window_size` of 256 here), a mask selects the global tokens of each sequence,

@@ -57,8 +57,8 @@ class PerformerAttention(Attention):
     A maximum is subtracted from the exponents; it cancels in the weights. A causal call takes the
     maximum over earlier keys, so that a row does not depend on later keys. A causal row is 0 if the
     maximum of its features and the maximum of the features of all earlier keys are too far apart
-    for the dtype. This happens only if queries and keys have a norm of 20 at head_dim 2, 30 at 8,
-    100 at 64. Decoding loses fewer rows in this way.
+    for the dtype. This happens only if queries and keys have a norm of at least 20 at head_dim
+    2, 30 at 8, 100 at 64. Decoding loses fewer rows in this way.
 
     Costs: n tokens, d = head_dim, m = num_features.
 

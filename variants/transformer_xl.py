@@ -1,5 +1,5 @@
-"""Transformer-XL attention: a query sees earlier keys of its segment and a memory before it; scores
-depend on the distance.
+"""Transformer-XL attention: a query sees its segment up to its own position and a memory before the
+segment; scores depend on the distance.
 
 Differs from public code: the authors' code has separate key projections for content and position,
 and stops the gradient at the memory; both are parts of a layer. The authors' code computes a
