@@ -31,11 +31,11 @@ def create(
     ramp_size: int = 32,
     implementation: str = "auto",
 ) -> AdaptiveSpanAttention:
-    """Adaptive attention span: a query sees keys up to a learned distance, beyond which weights
-    fade out.
+    """Adaptive attention span: a query sees keys up to a learned distance; the weights fall to 0
+    beyond it.
 
     max_span: longest span that a head may learn, in tokens
-    ramp_size: tokens beyond the span over which a weight falls to 0
+    ramp_size: number of tokens beyond the span over which a weight falls to 0
     """
 
 @overload
@@ -47,7 +47,7 @@ def create(
 ) -> AdditiveAttention:
     """Additive attention: a query sees every key; a small network computes the scores.
 
-    hidden_dim: number of hidden units of each head's score
+    hidden_dim: number of hidden units in the score network of each head
     """
 
 @overload
@@ -58,7 +58,8 @@ def create(
     num_sink_tokens: int = 4,
     implementation: str = "auto",
 ) -> AttentionSinks:
-    """Attention sinks: a query sees the keys within `window_size` positions, and the first few.
+    """Attention sinks: a query sees the keys within `window_size` positions and the first few
+    keys.
 
     window_size: a query sees keys at most this many positions away
     num_sink_tokens: number of first tokens that every query sees
@@ -79,8 +80,8 @@ def create(
 
     block_size: number of tokens in a block
     num_random_blocks: number of random blocks of keys that each block of queries sees
-    num_global_blocks: number of blocks at the ends of the sequence that see, and are seen by,
-        every token
+    num_global_blocks: number of blocks at the ends; they see every token, and every token
+        sees them
     seed: seed of the choice of random blocks
     """
 
@@ -91,8 +92,8 @@ def create(
     block_size: int = 128,
     implementation: str = "auto",
 ) -> BlockSummaryAttention:
-    """Block summaries: a query sees its own block of keys and those beside it, and the mean of
-    every other block.
+    """Block summaries: a query sees the keys of its own block and of the blocks beside it, and
+    the mean of every other block.
 
     block_size: number of tokens in a block
     """
@@ -105,11 +106,11 @@ def create(
     top_k: int = 4,
     implementation: str = "auto",
 ) -> BlockTopKAttention:
-    """Block top-k attention: a query sees its own block of keys and the blocks whose means score
-    highest.
+    """Block top-k attention: a query sees its own block of keys and the blocks with the highest
+    scores of their means.
 
     block_size: number of keys in a block
-    top_k: number of blocks that a query sees, its own among them
+    top_k: number of blocks that a query sees, including its own
     """
 
 @overload
@@ -120,8 +121,8 @@ def create(
     chunk_size: int = 64,
     implementation: str = "auto",
 ) -> ChunkedStateAttention:
-    """Chunked-state attention: a query reads a matrix that sums earlier keys and values, and
-    decays.
+    """Chunked-state attention: a query reads a decaying matrix that sums earlier keys and
+    values.
 
     rule: rule by which a token changes the state, as in RetNet or in Gated DeltaNet
     chunk_size: number of rows that are computed at once; the result does not depend on it
@@ -158,7 +159,7 @@ def create(
     block_size: int = 64,
     implementation: str = "auto",
 ) -> HierarchicalAttention:
-    """Hierarchical attention: a query sees near keys one by one, and farther ones as means of
+    """Hierarchical attention: a query sees near keys one by one, and far keys as means of
     groups.
 
     block_size: number of tokens in a block of the finest level
@@ -171,7 +172,7 @@ def create(
     feature_map: Literal["elu", "relu"] = "elu",
     implementation: str = "auto",
 ) -> LinearAttention:
-    """Linear attention: a query reads sums over all keys, which a feature map makes possible.
+    """Linear attention: a query reads sums over all keys; a feature map replaces the softmax.
 
     feature_map: function that makes features of queries and keys, elu(x) + 1 or max(x, 0)
     """
@@ -186,7 +187,7 @@ def create(
 ) -> LinformerAttention:
     """Linformer attention: a query sees a fixed number of random sums of keys and values.
 
-    projected_len: number of keys and values after the projection; as many or fewer are not
+    projected_len: number of keys and values after the projection; at most this many are not
         projected
     seed: seed of the random projections
     """
@@ -199,10 +200,11 @@ def create(
     num_global_tokens: int = 64,
     implementation: str = "auto",
 ) -> LongformerAttention:
-    """Longformer attention: a window, and global tokens that see all keys and are seen by all.
+    """Longformer attention: a query sees a window and the global tokens; global tokens see all
+    keys.
 
     window_size: a query sees keys at most this many positions away
-    num_global_tokens: number of first tokens that see, and are seen by, every token
+    num_global_tokens: number of first tokens; they see every token, and every token sees them
     """
 
 @overload
@@ -219,7 +221,7 @@ def create(
 
     bucket_size: number of keys in a chunk; a query sees two chunks in each round
     num_hashes: number of hashing rounds
-    shared_qk: Reformer's form: the query is given as the key, and a token does not see itself
+    shared_qk: Reformer's form: the query is also the key, and a token does not see itself
     seed: seed of the random rotations that hash queries and keys
     """
 
@@ -231,7 +233,8 @@ def create(
     num_iterations: int = 6,
     implementation: str = "auto",
 ) -> NystromAttention:
-    """Nyström attention: a query sees all keys through landmarks, means of consecutive tokens.
+    """Nyström attention: a query sees all keys through landmarks, the means of consecutive
+    tokens.
 
     num_landmarks: number of landmarks, each of which is the mean of a segment of tokens
     num_iterations: number of steps of the iteration that approximates the pseudo-inverse
@@ -245,8 +248,7 @@ def create(
     seed: int = 0,
     implementation: str = "auto",
 ) -> PerformerAttention:
-    """Performer attention: a query reads sums over all keys of random features that estimate
-    softmax.
+    """Performer attention: a query reads sums over all keys; random features estimate softmax.
 
     num_features: number of random features of each query and key
     seed: seed of the random directions
@@ -284,8 +286,8 @@ def create(
     memory_size: int = 512,
     implementation: str = "auto",
 ) -> TransformerXlAttention:
-    """Transformer-XL attention: a query sees its own segment so far and a memory before it;
-    scores depend on the distance.
+    """Transformer-XL attention: a query sees its segment up to its own position and a memory
+    before the segment; scores depend on the distance.
 
     segment_size: number of queries in a segment
     memory_size: number of keys before its segment that a query sees
