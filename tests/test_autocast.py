@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.testing import assert_close
 
 import variants
-from tests.contract.attentions import attentions, supports
+from tests.contract.attentions import attentions, small_settings, supports
 from variants import Attention, MultiHeadAttention
 
 HALF = (torch.bfloat16, torch.float16)
@@ -165,3 +165,17 @@ def test_it_does_not_reach_into_a_kernel() -> None:
         out = attention(*inputs, causal=True)
     expected = attention(*rounded, causal=True)
     assert_close(out, expected.bfloat16())
+
+
+@pytest.mark.parametrize("name", ["top_k", "sliding_window", "linear", "lsh", "chunked_state"])
+def test_autocast_around_a_backward_pass_does_not_reach_into_a_kernel(name: str) -> None:
+    """One variant of each engine: gradients of a float32 call stay those of float32 products."""
+    attention = variants.create(name, **small_settings(name))
+    inputs = [x.requires_grad_() for x in tensors(*[torch.float32] * 3)]
+    causal = attention.info.causal_choices[-1]
+    expected = torch.autograd.grad(attention(*inputs, causal=causal).sum(), inputs)
+    out = attention(*inputs, causal=causal)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = torch.autograd.grad(out.sum(), inputs)
+    for one, other in zip(found, expected, strict=True):
+        assert_close(one, other)

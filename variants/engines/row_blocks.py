@@ -15,9 +15,13 @@ from torch.autograd.function import once_differentiable
 
 from variants.contract.call import Call
 from variants.contract.definitions import compute_dtype, visible
+from variants.contract.modes import no_autocast
 from variants.engines.primitives import head_slabs
 
 ROWS = 256  # most query rows of a block, so that a causal block can leave out later keys
+# A causal block takes a multiple of this number of keys. The fast route of float32 products compiles
+# a kernel for each shape; if each block had a shape of its own, that would take longer than the work.
+KEYS = 64
 
 Block = Callable[..., Tensor]
 """Computes the output (1, heads, rows, head_dim) for some query rows of some heads of one sequence.
@@ -48,8 +52,9 @@ def attend(
 
 
 class _RowBlock(NamedTuple):
-    """A block of rows of some heads of one sequence, and the keys that its last row sees."""
+    """A block of rows of some heads of one sequence, and the keys that its rows may see."""
 
+    offset: int  # position of the first query among the keys
     sequence: int
     heads: slice
     kv_heads: slice
@@ -67,11 +72,12 @@ class _RowBlock(NamedTuple):
         return [None if x is None else x[at] for x, at in zip(inputs, places, strict=True)]
 
     def allowed(self, causal: bool, padding: Tensor | None, device: torch.device) -> Tensor:
-        rows, keys = self.rows.stop - self.rows.start, self.keys.stop
         if padding is not None:
             padding = padding[self.sequence, None, self.keys]
-        which = torch.arange(rows, device=device)
-        return visible(which, rows, keys, Call(causal=causal, key_padding_mask=padding, scale=1.0))
+        rows = torch.arange(self.rows.start, self.rows.stop, device=device)
+        key_len = self.keys.stop
+        call = Call(causal=causal, key_padding_mask=padding, scale=1.0)
+        return visible(rows, key_len - self.offset, key_len, call)
 
 
 def _parts(query: Tensor, key: Tensor, causal: bool, width: int) -> Iterator[_RowBlock]:
@@ -86,12 +92,14 @@ def _parts(query: Tensor, key: Tensor, causal: bool, width: int) -> Iterator[_Ro
             last = min(first + at_once, kv_heads)
             for start in range(max(0, -offset) if causal else 0, query_len, step):
                 stop = min(start + step, query_len)
+                seen = -(-(stop + offset) // KEYS) * KEYS if causal else key_len
                 yield _RowBlock(
+                    offset,
                     sequence,
                     slice(first * group, last * group),
                     slice(first, last),
                     slice(start, stop),
-                    slice(0, stop + offset if causal else key_len),
+                    slice(0, min(seen, key_len)),
                 )
 
 
@@ -120,16 +128,17 @@ class _Blocks(torch.autograd.Function):
         block, causal, width = ctx.call
         wanted = ctx.needs_input_grad[4:]
         totals = [torch.zeros_like(x) if w else None for x, w in zip(inputs, wanted, strict=True)]
-        for part in _parts(inputs[0], inputs[1], causal, width):
-            leaves = [x.detach() for x in part.of(inputs)]
-            for leaf, want in zip(leaves, wanted, strict=True):
-                leaf.requires_grad_(want)
-            with torch.enable_grad():
-                allowed = part.allowed(causal, padding, grad_out.device)
-                made = block(*leaves, allowed=allowed)
-            own = grad_out[part.sequence, None, part.heads, part.rows]
-            found = torch.autograd.grad(made, [x for x in leaves if x.requires_grad], own)
-            summed = [x for x in part.of(totals) if x is not None]
-            for total, share in zip(summed, found, strict=True):
-                total += share
+        with no_autocast(grad_out.device):
+            for part in _parts(inputs[0], inputs[1], causal, width):
+                leaves = [x.detach() for x in part.of(inputs)]
+                for leaf, want in zip(leaves, wanted, strict=True):
+                    leaf.requires_grad_(want)
+                with torch.enable_grad():
+                    allowed = part.allowed(causal, padding, grad_out.device)
+                    made = block(*leaves, allowed=allowed)
+                own = grad_out[part.sequence, None, part.heads, part.rows]
+                found = torch.autograd.grad(made, [x for x in leaves if x.requires_grad], own)
+                summed = [x for x in part.of(totals) if x is not None]
+                for total, share in zip(summed, found, strict=True):
+                    total += share
         return None, None, None, None, *totals
