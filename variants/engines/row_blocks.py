@@ -19,8 +19,9 @@ from variants.contract.modes import no_autocast
 from variants.engines.primitives import head_slabs
 
 ROWS = 256  # most query rows of a block, so that a causal block can leave out later keys
-# A causal block takes a multiple of this number of keys. The fast route of float32 products compiles
-# a kernel for each shape; if each block had a shape of its own, that would take longer than the work.
+# A causal block takes a multiple of this number of keys. The fast route of float32 products
+# compiles a kernel for each shape. If every block had another shape, compiling would take longer than the
+# products.
 KEYS = 64
 
 Block = Callable[..., Tensor]
