@@ -1,39 +1,43 @@
-"""Facts that variants declare of themselves in the registry, for the rows of runs."""
+"""The declarations of variants that reports need, from a file that `make docs` generates.
+
+Reading the registry instead would import torch.
+"""
 
 from __future__ import annotations
 
+import json
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+FILE = Path(__file__).with_name("declared.json")
 
-@cache
+
 def exact_variant() -> str:
-    """The variant that is exact attention: others are judged by it, and it is drawn apart."""
-    from variants.contract.registry import reference_attention
+    """The variant that is exact attention: the errors of others are relative to it."""
+    name: str = _declared()["exact_variant"]
+    return name
 
-    return reference_attention().info.name
 
-
-@cache
 def reference_implementation() -> str:
-    """The implementation of exact attention that every call of a model is timed beside."""
-    from variants.contract.registry import reference_attention
-
-    return reference_attention().implementation
+    """The implementation of exact attention that is timed beside every call of a model."""
+    name: str = _declared()["reference_implementation"]
+    return name
 
 
 def calls_library(frame: pd.DataFrame) -> pd.Series[bool]:
-    """Whether the kernel of a row is that of a public library."""
-    declared = _declared("libraries")
+    """Whether a row's kernel belongs to a public library."""
+    declared = _declared()["libraries"]
     return _pairs(frame, "implementation").isin(declared) | _pairs(
         frame, "implementation_used"
     ).isin(declared)
 
 
 def has_reduced_precision(frame: pd.DataFrame) -> pd.Series[bool]:
-    """Whether a row was asked for with an implementation that rounds scores to bfloat16."""
-    return _pairs(frame, "implementation").isin(_declared("reduced_precision"))
+    """Whether a row's case names an implementation that rounds scores to bfloat16."""
+    return _pairs(frame, "implementation").isin(_declared()["reduced_precision"])
 
 
 def _pairs(frame: pd.DataFrame, column: str) -> pd.Series[str]:
@@ -41,11 +45,6 @@ def _pairs(frame: pd.DataFrame, column: str) -> pd.Series[str]:
 
 
 @cache
-def _declared(word: str) -> list[str]:
-    from variants import REGISTRY
-
-    return [
-        f"{name}/{implementation}"
-        for name, cls in REGISTRY.items()
-        for implementation in getattr(cls.info, word)
-    ]
+def _declared() -> dict[str, Any]:
+    declared: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
+    return declared

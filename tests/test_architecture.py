@@ -50,7 +50,6 @@ NAMES_OF_OTHERS = frozenset(
 # The documents describe variants and draw their weights on captured inputs.
 DOCUMENTS = "reports.documents"
 CAPTURED = "bench.inputs.captured"
-DECLARED = "reports.declared"
 NO_NAMES = frozenset({"utils", "util", "helpers", "helper", "common", "misc", "tools", "shared"})
 
 
@@ -144,7 +143,7 @@ def reports_read_files(root: Path) -> list[str]:
         schema = found.module in SCHEMAS or (documents and found.module == CAPTURED)
         if found.top == "bench" and not schema:
             wrong.append(str(found))
-        if found.top == "variants" and not documents and found.importer != DECLARED:
+        if found.top == "variants" and not documents:
             wrong.append(str(found))
         if _within(found.module, DOCUMENTS) and not documents and found.at_once:
             wrong.append(str(found))

@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports.documents import answer, columns, create_stub, overview, pictures, variant_page
+from reports.documents import (
+    answer,
+    columns,
+    create_stub,
+    declarations,
+    overview,
+    pictures,
+    variant_page,
+)
 
 VARIANTS = "docs/variants"  # every file of this folder is generated
 
@@ -79,7 +87,8 @@ def _changes(root: Path) -> Iterator[tuple[str, bytes | None]]:
         text = file.read_text(encoding="utf-8") if file.is_file() else ""
         pages[block.page] = block.inserted(pages.get(block.page, text))
     made = {path: text.encode() for path, text in pages.items()}
-    made[create_stub.FILE] = create_stub.text().encode()
+    for module in (create_stub, declarations):
+        made[module.FILE] = module.text().encode()
     for name in overview.names():
         made[f"{VARIANTS}/{name}.md"] = variant_page.text(name).encode()
         made[f"{VARIANTS}/{name}.png"] = pictures.png(name)
