@@ -36,7 +36,7 @@ endef
 
 # Runs the tests with an interpreter: those that measure time or limit it when nothing else runs.
 define tests
-@$(1) -m pytest --numprocesses auto --maxprocesses 8 --dist loadgroup -m 'not serial'
+@$(1) -m pytest --numprocesses auto --maxprocesses 8 -m 'not serial'
 @$(1) -m pytest -m serial
 endef
 

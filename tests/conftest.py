@@ -70,6 +70,18 @@ def few_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head_slabs, "SCORES_CPU", head_slabs.SCORES_CPU // 4)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """torch computes on one thread, here and in processes that a test starts: small tensors gain
+    nothing from threads, and threads that wait for each other on a busy machine cost minutes."""
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setenv("OMP_NUM_THREADS", "1")
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        yield
+        torch.set_num_threads(threads)
+
+
 @pytest.fixture(params=["default", "fast"])
 def route(request: pytest.FixtureRequest) -> Iterator[float32_route.ROUTES]:
     """A test on each route of float32 products, whatever this machine would choose."""
