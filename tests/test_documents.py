@@ -17,7 +17,14 @@ import variants
 from bench.measurement import COLUMNS
 from bench.model.row import COLUMNS as MODEL_COLUMNS
 from reports.__main__ import main
-from reports.documents import create_stub, docstrings, overview, pictures, variant_page
+from reports.documents import (
+    create_stub,
+    declarations,
+    docstrings,
+    overview,
+    pictures,
+    variant_page,
+)
 from reports.documents.docstrings import DocstringError
 from reports.documents.generated import BLOCKS
 from variants import REGISTRY
@@ -47,10 +54,13 @@ def docs(root: Path, *options: str) -> tuple[int, str]:
 
 def test_the_check_names_stale_files_and_docs_renews_them(root: Path) -> None:
     (root / "docs" / "variants" / "lsh.md").write_text("old")
-    (root / create_stub.FILE).write_text("old")
+    for module in (create_stub, declarations):
+        (root / module.FILE).write_text("old")
     code, output = docs(root, "--check")
     assert code == 1
-    files = f"README.md, docs/columns.md, {create_stub.FILE}, docs/variants/lsh.md"
+    files = (
+        f"README.md, docs/columns.md, {create_stub.FILE}, {declarations.FILE}, docs/variants/lsh.md"
+    )
     assert f"{files}: stale; run `python -m reports docs`" in output
     assert "old" in (root / "README.md").read_text()
     assert docs(root)[0] == 0

@@ -1,4 +1,4 @@
-"""The file of declarations of variants that reports read: the registry itself would import torch."""
+"""The file of declarations of variants for reports: reading the registry would import torch."""
 
 from __future__ import annotations
 
