@@ -37,8 +37,9 @@ ROOT = Path(__file__).parents[1]
 def root(tmp_path: Path) -> Path:
     """Pages with an old text between their marks, and the generated files of this checkout."""
     shutil.copytree(ROOT / "docs" / "variants", tmp_path / "docs" / "variants")
-    (tmp_path / create_stub.FILE).parent.mkdir(parents=True)
-    shutil.copy(ROOT / create_stub.FILE, tmp_path / create_stub.FILE)
+    for module in (create_stub, declarations):
+        (tmp_path / module.FILE).parent.mkdir(parents=True)
+        shutil.copy(ROOT / module.FILE, tmp_path / module.FILE)
     for block in BLOCKS:
         page = tmp_path / block.page
         text = page.read_text() if page.is_file() else "# Title\n"
