@@ -20,7 +20,7 @@ from variants.engines.primitives import head_slabs
 
 ROWS = 256  # most query rows of a block, so that a causal block can leave out later keys
 # A causal block takes a multiple of this number of keys. The fast route of float32 products
-# compiles a kernel for each shape, which takes longer than the products if all shapes differ.
+# compiles a kernel for each shape; one shape for each block would take longer than the work.
 KEYS = 64
 
 Block = Callable[..., Tensor]
