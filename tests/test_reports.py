@@ -235,6 +235,10 @@ def test_a_published_run_has_errors_at_a_million_tokens() -> None:
     assert len(runs.per_head) == len(finished(runs.frame))
 
 
+def test_the_last_of_two_rows_of_a_case_counts(tmp_path: Path) -> None:
+    assert list(frame_of(tmp_path, [done(1.0), done(2.0)])["time_ms_median"]) == [2.0]
+
+
 def test_columns_that_came_later_do_no_harm(run: Path) -> None:
     table = pd.read_csv(run / "results.csv").assign(energy_joules=1)
     table.to_csv(run / "results.csv", index=False)
@@ -434,6 +438,13 @@ def test_the_slice_with_most_lengths_is_drawn_and_the_rest_is_named(tmp_path: Pa
     drawn = panels(part.rows, x="seq_len", row="direction", column="dtype")
     assert drawn[0].fixed == {"source": "gaussian", "heads": 8, "call": "", "seed": 0}
     assert also_measured(part.rows, drawn) == "inputs smollm2 layer 15; heads 1, 2"
+
+
+def test_of_lengths_with_as_many_numbers_the_longest_is_drawn(tmp_path: Path) -> None:
+    rows = [done(seq_len=n, heads=heads) for n in (256, 512) for heads in (4, 8)]
+    (part,) = split(frame_of(tmp_path, rows))
+    (panel,) = panels(part.rows, x="heads", row="direction", column="dtype")
+    assert panel.fixed["seq_len"] == 512
 
 
 def test_a_figure_says_its_slice(run: Path) -> None:
