@@ -249,7 +249,7 @@ class TestBadInput:
             (("--text", "SHORT"), "at least 65 tokens, as each of the first 64 predicts the next"),
             (
                 ("--model", "BERT"),
-                "expected a causal language model; what BertLMHeadModel",
+                "expected a causal language model; the predictions of BertLMHeadModel",
             ),
             (("--model", "T5"), "T5: expected smollm2, a directory, a .gguf file or a hub name"),
             (("--model", "EMPTY"), "EMPTY: expected smollm2, a directory, a .gguf file or a hub"),

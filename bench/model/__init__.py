@@ -1,2 +1,2 @@
-"""Variants in a pretrained model, which reads a text: what they do to its predictions, and to its
-time."""
+"""Replace the attention of a pretrained model by variants while the model reads a text; measure the
+changes in its predictions and its time."""

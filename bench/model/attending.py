@@ -1,4 +1,4 @@
-"""Attention calls of a model, timed, each of them beside exact attention on the same tensors."""
+"""Times the attention calls of a model, and those of exact attention on the same tensors."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ OWN, EXACT, UNTIMED = "attention", "exact attention", "untimed"
 
 @dataclass
 class Timed:
-    """An attention function that makes every replaced call by exact attention too; what that gives
-    is thrown away. They take turns to be first, as the second finds its inputs in the cache."""
+    """An attention function that times the variant, and exact attention on the same tensors.
+
+    The output of exact attention is discarded. The order of the two alternates, as the second one
+    finds its inputs in the cache.
+    """
 
     function: AttentionFunction
     watch: Stopwatch
@@ -40,7 +43,8 @@ class Timed:
         if not self.function.replaces(module):
             return self.function(*call, **options)
         if not self.is_warm:
-            # Layers are alike: what is drawn or compiled for a shape is there after one call.
+            # All layers have one shape: patterns are drawn and kernels are compiled in the first
+            # call and used by all later ones.
             with self.watch.span(UNTIMED):
                 self._exact(*call, **options)
                 self.function(*call, **options)
@@ -49,7 +53,7 @@ class Timed:
         self._exact_first = not self._exact_first
         if self._exact_first:
             self._time_exact(*call, **options)
-        # torch SDPA is timed as it comes here too.
+        # torch SDPA is timed at torch's defaults here too.
         used = self.function.attention.choose_implementation(query, key)
         as_it_comes = used == self._exact.attention.implementation
         with torch_defaults() if as_it_comes else nullcontext(), self.watch.span(OWN):
@@ -65,7 +69,7 @@ class Timed:
 
 @contextmanager
 def timed(network: Any, watch: Stopwatch, *, is_warm: bool) -> Iterator[Timed]:
-    """Time the calls of a model whose attention `replace_attention` has replaced."""
+    """Time the attention calls of a model after `replace_attention` has put a variant into it."""
     interface = importlib.import_module("transformers").AttentionInterface
     name = network.config.get_text_config()._attn_implementation
     function = interface()[name]

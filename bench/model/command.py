@@ -35,13 +35,14 @@ from variants.contract.registry import SETTINGS
     "texts",
     multiple=True,
     metavar="TEXT",
-    help="As in a sweep, 'lsh num_hashes=4'; may be given several times. Default: all that can.",
+    help="A variant as in a sweep, such as 'lsh num_hashes=4'; may be given several times. "
+    "Default: all variants that can be causal.",
 )
 @click.option(
     "--settings",
     type=click.Choice(SETTINGS),
-    help="What a name alone stands for: its grid, or its knob of quality at the default. Default: "
-    "grid for variants that are named, else default.",
+    help="The settings of a --variant without hyperparameters: grid, its whole grid; default, "
+    "those with the quality knob at its default. Default: grid with --variant, else default.",
 )
 @click.option(
     "--seq-len",
@@ -52,15 +53,15 @@ from variants.contract.registry import SETTINGS
     show_default=True,
     help="Tokens to read; may be given several times.",
 )
-@click.option("--layers", help="Layers to replace, as 0,5,29; default: all.")
+@click.option("--layers", help="Layers to replace, such as 0,5,29; default: all.")
 @click.option(
     "--text",
     type=click.Path(path_type=Path),
     default=NOVEL,
-    help="What the model reads, UTF-8; default: three chapters of a novel.",
+    help="UTF-8 text file that the model reads; default: three chapters of a novel.",
 )
 @click.option(
-    "--device", type=click.Choice(DEVICES), default="auto", help="auto: CUDA if there is one."
+    "--device", type=click.Choice(DEVICES), default="auto", help="auto: CUDA if available."
 )
 @click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True)
 @click.option(
@@ -68,14 +69,14 @@ from variants.contract.registry import SETTINGS
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Passes to time for each variant.",
+    help="Timed passes for each variant.",
 )
 @click.option(
     "--timeout",
     type=click.FloatRange(min=1),
     default=model_runs.TIMEOUT,
     show_default=True,
-    help="Seconds after which a case is given up.",
+    help="Seconds after which a case is stopped.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.")
 @click.option("--resume", type=click.Path(path_type=Path), help="Continue the run in this folder.")
@@ -95,9 +96,9 @@ def model(
     out: Path | None,
     resume: Path | None,
 ) -> None:
-    """Put variants into a pretrained model, as it is, and have it read a text.
+    """Replace the attention of a pretrained model by variants, without retraining.
 
-    Shows what that does to the perplexity, to the most probable next tokens, and to the time.
+    The model reads a text. Shows the changes in perplexity, most probable next tokens and time.
     """
     if resume is not None:
         given = [
@@ -112,7 +113,7 @@ def model(
             )
         folder, asked = resume, model_runs.resume(resume)
     else:
-        # A path holds wherever the run is resumed from.
+        # An absolute path: the run can be resumed from any working directory.
         found = str(Path(name).resolve()) if name != "smollm2" and Path(name).exists() else name
         setup = Setup(found, text, chosen_device(device), dtype, passes)
         planned = plan(
@@ -120,7 +121,7 @@ def model(
         )
         folder = out or Path("results") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-model"
         asked = model_runs.begin(planned, folder, timeout)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # handled like Ctrl-C
     try:
         rows = model_runs.run(asked, folder)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Measures one case. Runs in a process of its own, which holds the model from case to case."""
+"""Measures one case. Runs in a worker process, which keeps the model loaded between cases."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ from bench.model.stopwatch import Stopwatch
 from bench.model.text import read_text
 from variants import UnsupportedError, replace_attention
 
-OWN_ATTENTION = "sdpa"  # as transformers calls it
-FEW = 16  # tokens that tell what kind of model it is
+OWN_ATTENTION = "sdpa"  # the model's own attention, by its name in transformers
+FEW = 16  # tokens on which properties of the model are tested
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """A model with its own attention, the text, and what exact attention makes of its beginnings:
-    by their length the predictions, and the time of the pass in ms."""
+    """A model with its own attention, and the token ids of the text.
+
+    `exact` has, for each length, the predictions with exact attention and the time of that pass in
+    ms.
+    """
 
     setup: Setup
     network: Any
@@ -42,10 +45,10 @@ _opened: list[_Opened] = []  # at most one
 
 
 def open_model(setup: Setup) -> int:
-    """Load the model into this process, if it is not there; the number of its parameters.
+    """Load the model into this process, unless it is loaded. Returns its number of parameters.
 
     Raises:
-        CaptureError: a model that cannot be loaded, or is not causal.
+        CaptureError: the model cannot be loaded, or is not causal.
     """
     if not _opened or _opened[0].setup != setup:
         _opened[:] = [_open(setup)]
@@ -53,7 +56,7 @@ def open_model(setup: Setup) -> int:
 
 
 def measure(case: ModelCase, setup: Setup) -> ModelRow:
-    """The row of a case. Every foreseeable failure is a row."""
+    """Measure a case. Every exception becomes a row with a status and a reason."""
     try:
         open_model(setup)
         return _measure(case, _opened[0])
@@ -63,7 +66,7 @@ def measure(case: ModelCase, setup: Setup) -> ModelRow:
 
 def _open(setup: Setup) -> _Opened:
     transformers = required("transformers", setup.model)
-    # For progress bars; the usual one outlives a worker, which ends without a farewell.
+    # tqdm's default lock is a multiprocessing one, which leaks if the worker process is killed.
     required("tqdm", setup.model).tqdm.set_lock(threading.RLock())
     network = setup.source.load(
         transformers.AutoModelForCausalLM,
@@ -74,8 +77,8 @@ def _open(setup: Setup) -> _Opened:
     tokens = torch.tensor(setup.token_ids(read_text(setup.text)), device=setup.device)
     if looks_ahead(network, tokens[:FEW]):
         raise CaptureError(
-            f"{setup.model}: expected a causal language model; what {type(network).__name__} "
-            "predicts with these weights depends on later tokens"
+            f"{setup.model}: expected a causal language model; the predictions of "
+            f"{type(network).__name__} with these weights depend on later tokens"
         )
     return _Opened(setup, network, tokens, can_be_chunked(network, tokens[:FEW]))
 
@@ -127,7 +130,7 @@ def _measure(case: ModelCase, opened: _Opened) -> ModelRow:
 
 
 def _exact(case: ModelCase, opened: _Opened, tokens: Tensor) -> tuple[Reading, float]:
-    """What the model as it is makes of the tokens; read once."""
+    """The predictions of the unchanged model and the time of its pass in ms, computed once."""
     if case.seq_len not in opened.exact:
         watch = Stopwatch(tokens.device)
         reading = read(opened.network, tokens, watch, in_chunks=opened.in_chunks)

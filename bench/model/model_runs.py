@@ -1,4 +1,5 @@
-"""A run: every case journalled and measured in a worker that holds the model; model.csv."""
+"""The loop of `python -m bench model`: measures each case in a worker process that keeps the model
+loaded, writes it to the journal, and writes model.csv."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ Record = journal.Record[ModelRow]
 
 @dataclass(frozen=True)
 class Run:
-    """A run that may have begun."""
+    """A plan, its timeout in seconds, and the journalled record (empty for a new run)."""
 
     plan: Plan
     timeout: float
@@ -41,7 +42,7 @@ class Run:
 
 
 def begin(plan: Plan, folder: Path, timeout: float) -> Run:
-    """A run in a folder that holds none; ModelError if it does."""
+    """A new run in `folder`; ModelError if the folder holds a run already."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         begun = journal.begun(folder)
@@ -53,7 +54,7 @@ def begin(plan: Plan, folder: Path, timeout: float) -> Run:
 
 
 def resume(folder: Path) -> Run:
-    """The run in a folder; ModelError if its text has changed."""
+    """The run that `folder` holds; ModelError if the text file has changed since."""
     record = journal.read_rows(folder, ModelRow, COMMAND)
     header = record.header
     setup = Setup(**{**header["setup"], "text": Path(header["setup"]["text"])})
@@ -67,15 +68,17 @@ def resume(folder: Path) -> Run:
 
 
 def run(asked: Run, folder: Path) -> list[ModelRow]:
-    """Measure what is missing; a row for each case, in planned order.
+    """Measure the cases that have no row yet. Returns a row for each case, in planned order.
 
     Raises:
-        ModelError: a folder that cannot be written, a machine that is another one than before.
-        CaptureError: a model that cannot be loaded.
+        ModelError: the folder cannot be written, or a resumed run was started on another machine
+            or installation.
+        CaptureError: the model cannot be loaded.
     """
     try:
         return _run(asked, folder)
-    except (CaseTimeout, WorkerDied) as error:  # of a case these are rows
+    # Raised while the model is opened; the same errors in a case become rows.
+    except (CaseTimeout, WorkerDied) as error:
         late = isinstance(error, CaseTimeout)
         why = "it took too long" if late else str(error)
         raise ModelError(f"could not load the model: {why}; see {folder}/worker.log") from error
@@ -114,8 +117,10 @@ def _run(asked: Run, folder: Path) -> list[ModelRow]:
 
 
 def _describe(asked: Run, folder: Path, process: Worker, book: journal.Journal) -> None:
-    """Write down what the run is made with, or see that it is still that; nothing is written of a
-    model that cannot be loaded."""
+    """Write the environment of a new run, or check that of a resumed one.
+
+    The model is loaded first: if that fails, nothing is written.
+    """
     setup = asked.plan.setup
     parameters = process.call(measure.open_model, setup, timeout=asked.timeout)
     present = process.call(worker.describe, setup.device, timeout=SET_UP_SECONDS)
@@ -155,7 +160,7 @@ def _one(case: ModelCase, asked: Run, process: Worker, book: journal.Journal) ->
 
 
 def _weight(case: ModelCase) -> float:
-    """Expected time, roughly: only the ratios matter, for the time left."""
+    """Roughly proportional to the expected time of a case; used to estimate the time left."""
     return case.seq_len * (1 + case.seq_len / 4096)
 
 

@@ -1,4 +1,4 @@
-"""What a person reads after a run with a model."""
+"""The table and the sentences that `python -m bench model` prints at the end."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from bench.model.row import ModelRow
 
 
 def table(rows: Sequence[ModelRow]) -> Table:
-    """A line for each case, the least perplexity first, by length; narrow enough for a terminal."""
+    """A line for each case, sorted by length, then by perplexity; narrow enough for a terminal."""
     rows = sorted(rows, key=lambda row: (row.seq_len, row.perplexity_ratio or float("inf")))
     shown = Table(
-        caption="perplexity and speedup of the attention: against exact; agreement: positions at "
-        "which the most probable next token is that of exact attention"
+        caption="perplexity, and speedup of the attention: relative to exact attention; agreement: "
+        "positions at which the most probable next token is the same as with exact attention"
     )
     shown.add_column("variant", overflow="fold", min_width=20)
     for column in ("length", "perplexity", "agreement", "ms/token", "speedup"):
@@ -38,7 +38,7 @@ def table(rows: Sequence[ModelRow]) -> Table:
 
 
 def sentences(rows: Sequence[ModelRow]) -> list[str]:
-    """The perplexities of exact attention, and what did not end well."""
+    """The perplexity of exact attention at each length, and the cases that have no numbers."""
     exact = {row.seq_len: row.exact_perplexity for row in rows if row.status is Status.OK}
     found = [
         f"exact attention at {seq_len} tokens: perplexity {perplexity:.4g}"

@@ -1,4 +1,4 @@
-"""What is asked of a model: checked before anything of it but its description is loaded."""
+"""Plans a run with a model. Loads only the configuration and the tokenizer, not the weights."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from variants.contract.registry import default_knob
 
 @dataclass(frozen=True)
 class Setup:
-    """What holds for all cases of a run."""
+    """The settings that all cases of a run share."""
 
-    model: str  # a name, or the whole path of a folder or file
+    model: str  # a name, or the absolute path of a folder or file
     text: Path
     device: str
     dtype: str
-    passes: int  # that are timed
+    passes: int  # timed passes over the text for each case
 
     @property
     def source(self) -> ModelFiles:
-        """Where the model is; CaptureError if it or what it needs is missing."""
+        """Where the model is; CaptureError if the model or a package it needs is missing."""
         required("transformers", self.model)
         return find(self.model)
 
     def token_ids(self, text: Text) -> list[int]:
-        """The text as the model reads it."""
+        """The text as token ids of the model's tokenizer."""
         source = self.source
         transformers = required("transformers", self.model)
         tokenizer = source.load(transformers.AutoTokenizer)
-        # That the text is longer than what the model can read is no news.
+        # verbose=False: no warning that the text is longer than the context; `plan` checks that.
         options = {"add_special_tokens": source.start_token, "verbose": False}
         return list(tokenizer(text.words, **options)["input_ids"])
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run: its cases in order, and what is worth knowing of model and text."""
+    """A run: its cases in order, and facts about model and text for environment.json."""
 
     setup: Setup
     cases: tuple[ModelCase, ...]
@@ -55,11 +55,11 @@ class Plan:
 def plan(
     setup: Setup, attentions: Sequence[Attention], seq_lens: Sequence[int], layers: Sequence[int]
 ) -> Plan:
-    """All cases, short before long; no `layers` means all of the model's.
+    """All cases, shortest first. An empty `layers` means all layers of the model.
 
     Raises:
-        ModelError: a length beyond the model's context or the text, a layer that there is not.
-        CaptureError: a model that cannot be loaded.
+        ModelError: a length exceeds the model's context or the text, or a layer does not exist.
+        CaptureError: the model cannot be loaded.
     """
     source, text = setup.source, read_text(setup.text)
     transformers = required("transformers", setup.model)
@@ -111,13 +111,19 @@ def plan(
 
 
 def attentions(texts: Sequence[str], settings: str | None = None) -> list[Attention]:
-    """Those of `"lsh num_hashes=2"`; of no text, all that can be causal, and exact attention once.
+    """The attentions that texts such as `"lsh num_hashes=2"` name.
 
-    A name alone stands for its grid, or where `settings` is default, as it is without texts, for
-    those of it with the knob of quality at its default.
+    A text without hyperparameters stands for the grid of that variant. Without texts, all variants
+    that can be causal are taken, and exact attention once.
+
+    Args:
+        texts: a variant each, with or without hyperparameters.
+        settings: "grid" for the whole grid of a variant, "default" for only those of its settings
+            that have the quality knob at its default. None means "grid" for `texts`, "default"
+            without texts.
 
     Raises:
-        ModelError: an unknown variant or setting.
+        ModelError: a variant or setting is unknown.
     """
     if not texts:
         found: list[Attention] = []

@@ -1,4 +1,5 @@
-"""What a model predicts at every position of a text, without the logits of all of them at once."""
+"""The predictions of a model at every position of a text, computed in chunks where the
+model allows it, as the logits of all positions take much memory."""
 
 from __future__ import annotations
 
@@ -11,16 +12,16 @@ from torch import Tensor
 
 from bench.model.stopwatch import Stopwatch
 
-PASS, LOSS = "pass", "loss"  # names of spans; the loss is no part of the pass
-CHUNK = 256  # positions whose logits are held at a time: 50 MB at 49152 words
+PASS, LOSS = "pass", "loss"  # names of spans; the reported time of a pass excludes the loss
+CHUNK = 256  # positions with logits in memory at a time: 50 MB with a vocabulary of 49152
 BLOCKS = 16
 STUDENT = 2.1314  # 97.5 % quantile of Student's distribution with BLOCKS - 1 degrees of freedom
 
 
 @dataclass(frozen=True)
 class Reading:
-    """At each position: the log loss of the token that follows, float64, and the token held most
-    probable; (tokens,), on the CPU."""
+    """At each position: the log loss of the next token, float64, and the most probable next token;
+    both (tokens,), on the CPU."""
 
     losses: Tensor
     best: Tensor
@@ -30,10 +31,10 @@ class Reading:
         return float(self.losses.mean().exp())
 
     def ratio(self, exact: Reading) -> tuple[float, float, float]:
-        """The perplexity in multiples of another's, and the ends of its 95 % interval.
+        """The ratio of the perplexity to that of `exact`, and both ends of its 95 % interval.
 
-        Differences are paired by token. Neighbouring tokens are alike, so the means of contiguous
-        blocks stand in for independent observations.
+        Differences are paired by token. Neighbouring tokens are correlated, so the means of 16
+        contiguous blocks are used as independent observations.
         """
         differences = self.losses - exact.losses
         blocks = torch.stack([block.mean() for block in differences.tensor_split(BLOCKS)])
@@ -42,20 +43,21 @@ class Reading:
         return middle, low, high
 
     def agreement(self, exact: Reading) -> float:
-        """The share of positions at which both hold the same token most probable."""
+        """The share of positions at which both have the same most probable next token."""
         return float((self.best == exact.best).double().mean())
 
 
 def read(network: Any, tokens: Tensor, watch: Stopwatch, *, in_chunks: bool) -> Reading:
-    """One pass.
+    """Run one forward pass over the tokens.
 
     Args:
         network: a causal language model of transformers.
-        tokens: (tokens + 1,); the last one is only predicted.
-        in_chunks: take the logits from the last hidden states, where `can_be_chunked`.
+        tokens: (tokens + 1,); the last token is only a target.
+        in_chunks: compute the logits from the last hidden states, CHUNK positions at a time;
+            allowed if `can_be_chunked`.
 
     Raises:
-        ArithmeticError: losses that are not finite.
+        ArithmeticError: a loss is not finite.
     """
     inputs, targets = tokens[None, :-1], tokens[1:]
     body = network.base_model if in_chunks else network
@@ -76,8 +78,10 @@ def read(network: Any, tokens: Tensor, watch: Stopwatch, *, in_chunks: bool) -> 
 
 
 def can_be_chunked(network: Any, tokens: Tensor) -> bool:
-    """Whether a model's logits are its output embedding of the last hidden states and nothing
-    more, as they are not where they are capped or scaled; seen on a few tokens."""
+    """Whether a model's logits are exactly its output embedding of the last hidden states.
+
+    This is false for models that cap or scale their logits. It is tested on a few tokens.
+    """
     embedding, body = network.get_output_embeddings(), network.base_model
     if embedding is None or body is network:
         return False
@@ -88,7 +92,7 @@ def can_be_chunked(network: Any, tokens: Tensor) -> bool:
 
 
 def looks_ahead(network: Any, tokens: Tensor) -> bool:
-    """Whether what a model predicts depends on later tokens."""
+    """Whether the predictions of a model depend on later tokens."""
     later = tokens.clone()
     half = len(tokens) // 2
     later[half:] = (later[half:] + 1) % network.config.get_text_config().vocab_size

@@ -1,4 +1,4 @@
-"""The schema of model.csv: `ModelCase` is what was asked, `ModelRow` adds what was seen."""
+"""The schema of model.csv: `ModelCase` has the settings of a case, `ModelRow` adds the results."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ ALL_LAYERS = "all"
 class ModelCase(AttentionColumns):
     """One setting of a variant in one model at one length."""
 
-    model: str = column("name of the model, and its quantisation if it has one")
+    model: str = column("name of the model, with its quantisation if it is quantised")
     text: str = column("title or file name of the text")
     text_sha256: str = column("SHA-256 of the text's file")
     layers: str = column(
-        "layers with the variant, counted from 0, with a space between; `all`. Other layers attend "
-        "exactly"
+        "layers that use the variant: numbers from 0, separated by spaces, or `all`. Other layers "
+        "use exact attention"
     )
     device: str = column("cpu or cuda")
-    dtype: str = column("of the weights: float32, bfloat16, float16 or float64")
-    seq_len: int = column("tokens that the model reads, the first of the text, in one pass")
+    dtype: str = column("dtype of the weights: float32, bfloat16, float16 or float64")
+    seq_len: int = column("tokens that the model reads in one pass, from the start of the text")
 
     @property
     def case_id(self) -> str:
-        """Sixteen hexadecimal digits that stand for these fields and nothing else."""
+        """Sixteen hexadecimal digits: a hash of the fields of `ModelCase`."""
         return identity({name: getattr(self, name) for name in CASE_COLUMNS})
 
     @property
@@ -43,58 +43,62 @@ class ModelCase(AttentionColumns):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRow(ModelCase):
-    """A case and its outcome: numbers only if `status` is ok."""
+    """A case and its results. It has numbers only if `status` is ok."""
 
     status: Status = column("how the case ended: " + ", ".join(Status))
-    reason: str = column("one sentence, if the case did not end well", "")
+    reason: str = column("why the case has no numbers, in one sentence", "")
     implementation_used: str = column("the implementation that ran", "")
     target: str = column(
-        "what the method converges to as its settings grow; `other_kernel` is another operator "
-        "than the softmax attention that the model was trained with",
+        "the operator that the method converges to as its settings grow; `other_kernel`: an "
+        "operator other than the softmax attention that the model was trained with",
         "",
     )
 
     perplexity: float | None = column(
-        "exp of the mean log loss of the next token, at every position; nothing is retrained", None
+        "exp of the mean log loss of the next token over all positions; nothing is retrained", None
     )
     exact_perplexity: float | None = column(
-        "the same of the model as it is, with its own attention by torch SDPA", None
+        "perplexity of the unchanged model, with its own attention by torch SDPA", None
     )
     perplexity_ratio: float | None = column("perplexity / exact_perplexity", None)
     perplexity_ratio_low: float | None = column(
-        "lower end of its 95 % interval: of the mean difference of the log loss, token by token on "
-        "the same text, from the means of 16 contiguous blocks, as neighbouring tokens are "
-        "alike; too narrow on texts of a few hundred tokens",
+        "lower end of the 95 % interval of perplexity_ratio. The interval is computed from the "
+        "differences of the log loss of the same token, averaged over 16 contiguous blocks because "
+        "neighbouring tokens are correlated. It is too narrow on texts of a few hundred tokens",
         None,
     )
-    perplexity_ratio_high: float | None = column("upper end of that interval", None)
+    perplexity_ratio_high: float | None = column(
+        "upper end of the 95 % interval of perplexity_ratio", None
+    )
     next_token_agreement: float | None = column(
-        "share of positions at which the most probable next token is that of exact attention", None
+        "share of positions at which the most probable next token is the same as with exact "
+        "attention",
+        None,
     )
 
     time_per_token_ms: float | None = column(
-        "a pass over the text, divided by its tokens, ms: embedding, layers and logits, nothing "
-        "kept for later tokens; median of `passes`. CUDA events; wall time on a CPU",
+        "time of one pass over the text divided by seq_len, ms: embedding, layers and logits, "
+        "without a key/value cache; median over `passes`. CUDA events on a GPU, wall time on a CPU",
         None,
     )
     exact_time_per_token_ms: float | None = column(
-        "the same of the model as it is, in one pass once in each process and length", None
+        "the same for the unchanged model, from one pass for each process and length", None
     )
     attention_per_token_ms: float | None = column(
-        "the part of it in the attention calls of `layers`, without projections, ms: the sum of "
-        "the calls; median of `passes`",
+        "the part of time_per_token_ms that the attention calls of `layers` take, without "
+        "projections, ms: the sum over the calls; median over `passes`",
         None,
     )
     exact_attention_per_token_ms: float | None = column(
-        "likewise of exact attention by torch SDPA on the same query, key and value: every call is "
-        "made by both, one right after the other and in turns the first, in the same pass",
+        "the same for exact attention by torch SDPA on the same query, key and value: in the same "
+        "pass, each call runs with both, one right after the other, in alternating order",
         None,
     )
     speedup_vs_exact: float | None = column(
         "exact_attention_per_token_ms / attention_per_token_ms", None
     )
     passes: int | None = column(
-        "timed passes; before the first, the first attention call is made once untimed", None
+        "timed passes; the first attention call also runs once before, untimed", None
     )
 
     def __post_init__(self) -> None:
@@ -114,7 +118,7 @@ class ModelRow(ModelCase):
 
     @property
     def case(self) -> ModelCase:
-        """What was asked."""
+        """The settings of this row, without its results."""
         return ModelCase(**{name: getattr(self, name) for name in CASE_COLUMNS})
 
 

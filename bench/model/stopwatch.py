@@ -1,4 +1,4 @@
-"""How long parts of a pass take: wall time on a CPU, the time between events on a GPU."""
+"""Times parts of a forward pass: wall time on a CPU, time between CUDA events on a GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 
 class Stopwatch:
-    """Sums the times of spans by name. A GPU is waited for only when a sum is asked for."""
+    """Sums the times of spans by name. On a GPU, only `ms` waits for the device."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
@@ -20,13 +20,13 @@ class Stopwatch:
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """What happens within belongs to `name`; spans of other names may lie within."""
+        """Add the time of the `with` block to `name`. Spans of other names may be nested in it."""
         start = self._now()
         yield
         self._spans[name].append((start, self._now()))
 
     def ms(self, name: str) -> float:
-        """The sum of the spans of a name, 0 without any."""
+        """The total time of all spans of this name in ms; 0 if there are none."""
         spans = self._spans[name]
         if not self._on_gpu:
             return 1e3 * sum(stop - start for start, stop in spans)

@@ -1,4 +1,4 @@
-"""The text that a model reads: Northanger Abbey, which comes with this package, or a file."""
+"""The text that a model reads: Northanger Abbey, which is part of this package, or a file."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ NOVEL = Path(__file__).with_name("northanger_abbey.txt")
 
 
 class ModelError(ValueError):
-    """A run with a model that cannot start or go on, in one sentence."""
+    """A run with a model cannot start or continue. The message is one sentence."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """A text and how rows name it: by its title, or by its file's name and never by its folder."""
+    """A text. `title`, which rows contain, is its title or its file name, never its folder."""
 
     words: str
     title: str
@@ -25,7 +25,7 @@ class Text:
 
 
 def read_text(file: Path) -> Text:
-    """Read a UTF-8 text; ModelError if it cannot be."""
+    """Read a UTF-8 text; ModelError if it cannot be read or decoded."""
     try:
         content = file.read_bytes()
         words = content.decode()
