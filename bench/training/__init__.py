@@ -1,1 +1,1 @@
-"""Tiny models, trained: does an attention learn what it is for?"""
+"""Trains tiny models with each attention on tasks that need attention."""

@@ -1,4 +1,4 @@
-"""One training: a fresh tiny model, fresh batches at every step, and what it can do at the end."""
+"""One training: a new tiny model, new batches at every step, and an evaluation at the end."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from bench.training.tasks import NO_ANSWER, Batch, Task
 from bench.training.tiny_model import TinyModel
 from variants import Attention
 
-BATCH, HELD_OUT = 32, 256  # sequences a step; sequences the trained model is asked at the end
-LEARNING_RATE, WARM_UP = 8e-3, 0.1  # at its highest; share of the steps on the way there
-MASTERED, IN_A_ROW = 0.99, 20  # accuracy, at so many steps, after which there is no more to learn
-POINTS = 25  # of a curve, if it is not ended early
+BATCH, HELD_OUT = 32, 256  # sequences in a step; sequences of the evaluation
+LEARNING_RATE, WARM_UP = 8e-3, 0.1  # the maximum; share of the steps that it takes to reach it
+MASTERED, IN_A_ROW = 0.99, 20  # training stops after IN_A_ROW steps with this accuracy
+POINTS = 25  # of a curve, if training does not stop early
 
 
 @dataclass(frozen=True)
 class Point:
-    """Loss and accuracy on a step's batch, which the model has not seen before."""
+    """Loss and accuracy of one training step, on a batch that is new to the model."""
 
     step: int
     loss: float
@@ -31,12 +31,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training came to.
+    """The result of a training.
 
-    `loss_end` and `accuracy` are of sequences drawn apart from those trained on, `chance` is what
-    guessing gives on them. `in_sight` is the share of their answers that the patterns of the
-    trained model show the asking token; `accuracy_in_sight` the accuracy on these, None if there
-    are none. `steps_taken` is less than asked where the task was mastered earlier.
+    `loss_end` and `accuracy` are measured on held-out sequences. `chance` is the accuracy of
+    guessing on them. `in_sight` is the share of their answers that the query can reach through the
+    patterns of the model; `accuracy_in_sight` is the accuracy on these answers, None if there are
+    none. `steps_taken` is smaller than the number of steps if the task was mastered earlier.
     """
 
     loss_start: float
@@ -51,11 +51,13 @@ class Trained:
 
 
 def fit(attention: Attention, task: Task, *, steps: int, seed: int, device: str) -> Trained:
-    """Train a model with this attention; the same numbers for the same seed on the same machine
-    and number of threads. torch's global random state is left as it was.
+    """Train a model with this attention.
+
+    The same seed gives the same numbers on the same machine with the same number of threads.
+    torch's global random state is not changed.
 
     Raises:
-        ArithmeticError: a loss that is not finite.
+        ArithmeticError: the loss is not finite.
     """
     with torch.random.fork_rng(devices=[device] if device == "cuda" else []):
         torch.manual_seed(seed)
@@ -117,7 +119,7 @@ def _train(
 
 
 def _rate(step: int, steps: int) -> float:
-    """Of the learning rate: up in a line, down along a cosine."""
+    """Factor on the learning rate: rises linearly, then falls as a cosine."""
     up = max(1, round(WARM_UP * steps))
     if step < up:
         return (step + 1) / up

@@ -1,4 +1,4 @@
-"""Hyperparameters for a training on short sequences, at which no approximation is exact."""
+"""Hyperparameters for trainings on short sequences, small enough that no approximation is exact."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from variants import Attention
 
 
 def attention_at(text: str, seq_len: int) -> Attention:
-    """The attention of `"lsh num_hashes=2"`. A hyperparameter that the text does not name has the
-    value that its variant declares for trainings at this length.
+    """The attention that a text such as `"lsh num_hashes=2"` names.
+
+    A hyperparameter that is not in the text has the value that its variant declares for trainings
+    at this length.
 
     Raises:
-        SweepError: an unknown variant or setting, or one that cannot be trained.
+        SweepError: the variant or setting is unknown, or the attention cannot be trained.
     """
     try:
         known = variants.hyperparameters(variants.parse(text).info.name)

@@ -1,4 +1,4 @@
-"""What a tiny model is trained to do: sequences drawn from a generator, and their answers."""
+"""The tasks of the tiny model: random sequences and their answers."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import one_hot
 
-# Symbols among which a model must choose: few, as what knows tokens only in sums of several
-# (blocks, projections, states) must tell these apart.
+# Number of different answers. It is small, as some methods read tokens only in sums of several
+# (blocks, projections, states) and must distinguish the answers in such sums.
 ANSWERS = 4
-NO_ANSWER = -1  # at positions at which nothing is asked
+NO_ANSWER = -1  # at positions without a question
 
 
 @dataclass(frozen=True)
 class Batch:
     """Three int64 tensors (batch, seq_len).
 
-    `tokens` is what the model reads. `answers` is what it must say at each position, NO_ANSWER
-    where nothing is asked. `sources` is the position at which that answer stands in the tokens, 0
-    where nothing is asked. A token at which something is asked does not tell the answer, so that a
-    model that is not causal learns nothing from looking ahead.
+    `tokens` are the inputs of the model. `answers` are the correct outputs at each position,
+    NO_ANSWER at positions without a question. `sources` are the positions in `tokens` that contain
+    the answers, 0 at positions without a question. The token of a question does not depend on the
+    answer, so a model that is not causal gains nothing from later tokens.
     """
 
     tokens: Tensor
@@ -32,8 +32,10 @@ class Batch:
 
     @property
     def chance(self) -> float:
-        """The accuracy of the most frequent answer of each sequence, which takes no look at where
-        it stands: above one in ANSWERS, as sequences are short."""
+        """The accuracy of always guessing the most frequent answer of a sequence.
+
+        It is above 1 / ANSWERS, as sequences are short.
+        """
         counts = one_hot(self.answers + 1, ANSWERS + 1)[..., 1:].sum(1)
         return counts.amax(-1).sum().item() / counts.sum().item()
 
@@ -43,7 +45,7 @@ class Task(ABC):
     """Sequences of `seq_len` tokens below `vocabulary`; answers below ANSWERS."""
 
     name: ClassVar[str]
-    # Whether the answer can be passed on from layer to layer without knowing who will ask for it.
+    # Whether layers can pass an answer on to nearer positions without knowing which query needs it.
     passed_on: ClassVar[bool]
 
     seq_len: int
@@ -51,19 +53,20 @@ class Task(ABC):
     @property
     @abstractmethod
     def vocabulary(self) -> int:
-        """How many different tokens there are."""
+        """The number of different tokens."""
 
     @abstractmethod
     def draw(self, batch: int, generator: Generator) -> Batch:
-        """`batch` sequences, on the CPU."""
+        """Draw `batch` sequences, on the CPU."""
 
 
 class Copy(Task):
     """Symbols x_1 ... x_n, then n blanks; at the i-th blank the answer is x_i.
 
-    Asks an attention to look up a position: the symbol n back, whatever it is. A window need not
-    reach that far in one layer, as a layer may pass on what another has fetched; over all layers it
-    must. A state or a set of summaries must hold n symbols, each with its place.
+    This tests lookup by position: the symbol n positions back, regardless of its content. A window
+    may be shorter than n, as each layer can pass symbols on to the next one; the windows of all
+    layers together must cover n positions. A state or a set of summaries must hold n symbols, each
+    with its position.
     """
 
     name = "copy"
@@ -86,15 +89,17 @@ class Copy(Task):
 
 
 class Recall(Task):
-    """Pairs of a key and a value, two tokens each, then keys in another order; at each of those the
-    answer is its value ("Zoology", Arora et al. 2023, https://arxiv.org/abs/2312.04927, where it is
-    called multi-query associative recall).
+    """Pairs of a key token and a value token, then the keys again in another order; the answer at
+    each of these is its value. This is multi-query associative recall of "Zoology" (Arora et al.
+    2023, https://arxiv.org/abs/2312.04927).
 
-    A quarter of the tokens are pairs' keys, all different, out of twice as many; every key is asked
-    for twice. Asks an attention to look up by content: the place of a pair says nothing about its
-    value. A pattern must show the asking token the pair itself, or layers must have carried all
-    pairs nearer before they know which will be asked for. A state must hold all pairs; where keys
-    of many positions are mixed before they are compared, none stands out.
+    A quarter of the tokens are keys of pairs. They are all different, drawn from twice as many
+    possible keys.
+    Each key is repeated twice as a question. This tests lookup by content: the position of a pair
+    does not depend on its value. The pattern must let the query see the pair itself, or earlier
+    layers must carry all pairs to nearer positions before they know which ones are needed. A state
+    must hold all pairs. Methods that mix the keys of many positions before they compare them
+    cannot distinguish a single key.
     """
 
     name = "recall"
@@ -127,5 +132,5 @@ TASKS: dict[str, type[Task]] = {task.name: task for task in (Copy, Recall)}
 
 
 def _shuffled(batch: int, count: int, generator: Generator) -> Tensor:
-    """A permutation of `count` numbers for each sequence."""
+    """A random permutation of `count` numbers for each sequence, (batch, count)."""
     return torch.rand(batch, count, generator=generator).argsort(1)

@@ -1,4 +1,4 @@
-"""The tiny model: tokens in, answers out, two blocks of one attention between."""
+"""The tiny model: an embedding, two transformer blocks with the given attention, and a read-out."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ WIDTH, HEADS, DEPTH = 64, 4, 2
 
 
 class TinyModel(nn.Module):
-    """Embedded tokens with sinusoidal positions, two blocks whose queries and keys are turned by
-    rotary ones, a norm, a read-out.
+    """Token embeddings with sinusoidal positions, two blocks with rotary positions on queries and
+    keys, a norm, and a linear read-out.
 
-    Each token is also told its predecessor, by a product that is the same everywhere: the short
-    convolution of "Zoology" (Arora et al. 2023, https://arxiv.org/abs/2312.04927). So a value
-    knows its key from the start; without it models of all kinds spend most of their training on
-    finding that out. Random draws of an attention are other ones in each layer.
+    A linear map of the previous token is added to each token: the short convolution of "Zoology"
+    (Arora et al. 2023, https://arxiv.org/abs/2312.04927). The token of a value thus contains its
+    key from the start; without this, all models spend most of their training on learning it. An
+    attention with random draws has another seed in each layer.
     """
 
     def __init__(self, attention: Attention, task: Task, seed: int) -> None:
@@ -51,7 +51,7 @@ class TinyModel(nn.Module):
         self.read_out = nn.Linear(WIDTH, ANSWERS)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(batch, seq_len) to a score of each answer, (batch, seq_len, ANSWERS)."""
+        """Map tokens (batch, seq_len) to scores of the answers (batch, seq_len, ANSWERS)."""
         hidden = self.tokens(tokens)
         hidden = self.position(hidden + self.predecessor(pad(hidden, (0, 0, 1, -1))))
         for block in self.blocks:
@@ -61,9 +61,15 @@ class TinyModel(nn.Module):
 
     @torch.no_grad()
     def sees(self, seq_len: int, passed_on: bool) -> Tensor:
-        """Whether a token (row) is shown another (column), bool (seq_len, seq_len): by the patterns
-        of the layers one after the other if `passed_on`, otherwise by one of them. A pattern that
-        depends on content is the union over many random queries and keys."""
+        """Whether the query of a token (row) can reach another token (column).
+
+        With `passed_on`, it may reach it through the patterns of all layers one after the other;
+        otherwise, through the pattern of one layer. If a pattern depends on content, the union over
+        many random queries and keys is taken.
+
+        Returns:
+            bool (seq_len, seq_len).
+        """
         device = self.read_out.weight.device
         own = torch.eye(seq_len, device=device)
         at_once = torch.zeros_like(own)

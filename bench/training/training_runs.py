@@ -1,4 +1,4 @@
-"""Many trainings, one process a core, and the two files they leave: training.csv, curves.csv."""
+"""Runs trainings in parallel, one process for each core; writes training.csv and curves.csv."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bench.training.fit import Point, Trained, fit
 from bench.training.tasks import TASKS
 from variants import Attention, UnsupportedError
 
-LEARNED = 0.9  # accuracy from which on a task counts as learned
+LEARNED = 0.9  # smallest accuracy with which a task counts as learned
 COLUMNS = (
     *("variant", "implementation", "hyperparameters", "causal", "task", "seed", "device"),
     *("seq_len", "steps", "status", "reason", "learned", "accuracy", "chance", "in_sight"),
@@ -32,12 +32,12 @@ POINT_COLUMNS = ("variant", "hyperparameters", "task", "seed", "step", "loss", "
 
 
 class TrainingError(Exception):
-    """A run that cannot start or go on, in one sentence."""
+    """A run of trainings cannot start or continue. The message is one sentence."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """What is asked: one attention, one task, one seed."""
+    """The settings of one training: one attention, one task, one seed."""
 
     attention: Attention
     task: str
@@ -51,7 +51,7 @@ class Training:
         return f"{self.attention.info.name} {self.task} seed={self.seed}"
 
     def row(self, status: Status, reason: str = "", seen: Trained | None = None) -> dict[str, Any]:
-        """A row of training.csv; what was not seen is empty."""
+        """The row of training.csv; columns without a result are empty."""
         found = dict.fromkeys(COLUMNS, "") | {
             **attention_columns(self.attention),
             "causal": self.attention.info.causal_choices[-1],
@@ -74,24 +74,25 @@ class Training:
 
 
 def learned(seen: Trained) -> str:
-    """`yes`; `in sight` if only answers that the patterns show are right; or `no`."""
+    """`yes`; `in sight` if the accuracy is high only on answers that the patterns can reach; or
+    `no`."""
     if seen.accuracy >= LEARNED:
         return "yes"
     return "in sight" if (seen.accuracy_in_sight or 0.0) >= LEARNED else "no"
 
 
 def run(trainings: Sequence[Training], folder: Path) -> list[Mapping[str, Any]]:
-    """Train all of them; a row for each, written as soon as it is known.
+    """Run all trainings. Returns a row for each, which is also written as soon as it is complete.
 
-    On a CPU each has one thread, so that the numbers depend on the seed alone; on a GPU they go one
-    after another. What fails is a row with a status and a reason.
+    On a CPU each training uses one thread, so its numbers depend only on the seed. On a GPU they
+    run one after another. A failed training has a row with a status and a reason.
 
     Raises:
-        TrainingError: a folder that cannot be written or holds a run already.
+        TrainingError: the folder cannot be written or holds a run already.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Opened to be created: what is there already is not overwritten.
+        # Mode "x": existing files are not overwritten.
         with (
             (folder / "training.csv").open("x", newline="", encoding="utf-8") as rows,
             (folder / "curves.csv").open("x", newline="", encoding="utf-8") as points,
@@ -138,7 +139,9 @@ def _run(trainings: Sequence[Training], rows: CsvFile, points: CsvFile) -> list[
 
 def _start() -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends this one
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # the parent process handles Ctrl-C and ends this one
 
 
 def _train(training: Training) -> tuple[dict[str, Any], tuple[Point, ...]]:
@@ -159,7 +162,7 @@ def _train(training: Training) -> tuple[dict[str, Any], tuple[Point, ...]]:
 
 @dataclass(frozen=True)
 class CsvFile:
-    """A CSV file of which every line is on its way to the disk as soon as it is written."""
+    """A CSV file that is flushed after every row."""
 
     file: IO[str]
     writer: csv.DictWriter[str]

@@ -1,4 +1,4 @@
-"""What a person reads after a run of trainings."""
+"""The table and the sentences that `python -m bench train` prints at the end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.measurement import Status
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> Table:
-    """A line for each training, by task and variant; narrow enough for any terminal."""
+    """A line for each training, sorted by task and variant; narrow enough for any terminal."""
     rows = sorted(rows, key=lambda row: (row["task"], row["variant"], row["seed"]))
     chance = {row["task"]: f"{row['chance']:.0%}" for row in rows if row["status"] == Status.OK}
     shown = Table(caption="by chance: " + ", ".join(map(" ".join, chance.items())))
@@ -35,7 +35,7 @@ def table(rows: Iterable[Mapping[str, Any]]) -> Table:
 
 
 def sentences(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """How many learned their task, and which did not."""
+    """How many trainings learned their task, and a sentence for each that did not."""
     rows = list(rows)
     learned = sum(row["learned"] == "yes" for row in rows)
     found = [f"{learned} of {len(rows)} trainings learned their task"]
@@ -49,7 +49,7 @@ def sentences(rows: Iterable[Mapping[str, Any]]) -> list[str]:
             if row["learned"] == "in sight":
                 seen += (
                     f"; {row['accuracy_in_sight']:.1%} of the {row['in_sight']:.1%} of answers "
-                    "that its pattern shows"
+                    "that its pattern can reach"
                 )
             found.append(f"not learned: {where}: {seen}")
     return found
