@@ -1,4 +1,4 @@
-"""How wrong an output is: sampled rows, exact answers in float64, intervals."""
+"""Measures the error of outputs against exact float64 attention on sampled rows, with intervals."""
 
 from bench.accuracy.errors import (
     ROUNDING,

@@ -1,6 +1,7 @@
-"""What exact attention on given queries and keys is like: how many keys count, and which.
+"""Describes exact attention on given queries and keys: over how many keys the weights spread, and
+which keys have them.
 
-Methods differ by the attention they meet, so an error says little without this beside it.
+The error of a method depends on these properties of the inputs, so it is reported with them.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ TOP = 64
 
 @dataclass(frozen=True)
 class Description:
-    """Means over rows, float64 (batch, heads); NaN where no row sees a key."""
+    """Means over rows, float64 (batch, heads); NaN if no row sees a key."""
 
     effective_keys: Tensor  # exp of the entropy of a row's weights
     sink_mass: Tensor  # weight of the key at position 0
     near_mass: Tensor  # weight of keys at a distance of at most 128
-    top64_mass: Tensor  # weight of the 64 keys of greatest weight
+    top64_mass: Tensor  # weight of the 64 keys with the greatest weights
     logit_spread: Tensor  # standard deviation of the scaled scores of a row's visible keys
 
 
@@ -39,15 +40,16 @@ def describe(
     log_total: Tensor | None = None,
     pairs: int = PAIRS,
 ) -> Description:
-    """Describe exact attention of some query rows, streamed over the keys.
+    """Describe exact attention of some query rows, computed over blocks of keys.
 
     Args:
         query: (batch, heads, query_len, head_dim), any dtype; computed in float64.
         key: (batch, kv_heads, key_len, head_dim).
-        rows: int64 (rows,), which queries. One that sees no key is left out.
-        row_weights: (rows,), how much each of them counts in a mean.
-        log_total: of the same rows if known, as `oracle.exact` gives it.
-        pairs: scores in a block at most; memory grows with it and not with the number of keys.
+        rows: int64 (rows,), indices of queries. A row that sees no key is left out.
+        row_weights: (rows,), weight of each row in a mean.
+        log_total: `Exact.log_total` of the same rows, if known.
+        pairs: maximum number of scores in a block; memory grows with it and not with the number of
+            keys.
     """
     positions = query_positions(rows, query.shape[2], key.shape[2])
     if causal:
@@ -75,7 +77,7 @@ def describe(
         near += weights.masked_fill(distant, 0).sum(-1)
         candidates = torch.cat([top, weights], dim=-1)
         top = candidates.topk(min(TOP, candidates.shape[-1])).values
-        # Means and squared deviations of two sets of scores give those of both (Chan et al. 1983).
+        # Combine means and squared deviations of two sets of scores (Chan et al. 1983).
         added = block.visible.sum(-1).double()
         own = scores.sum(-1) / added.clamp(min=1)
         deviations = (scores - own[..., None]).square_().masked_fill_(~block.visible, 0)
@@ -91,8 +93,10 @@ def describe(
 def mean_effective_keys(
     query: Tensor, key: Tensor, rows: Tensor, *, causal: bool, pairs: int = PAIRS
 ) -> float:
-    """The mean of `effective_keys` over batch, heads and rows that see a key, alone and in one pass
-    over the keys; arguments as of `describe`."""
+    """The mean of `effective_keys` over batch, heads and rows that see a key.
+
+    It is computed in one pass over the keys. The arguments are those of `describe`.
+    """
     if causal:
         rows = rows[query_positions(rows, query.shape[2], key.shape[2]) >= 0]
     shape = (*query.shape[:2], len(rows))

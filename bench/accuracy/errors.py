@@ -1,4 +1,4 @@
-"""The accuracy columns of a row."""
+"""Computes the accuracy columns of a row."""
 
 from __future__ import annotations
 
@@ -17,25 +17,30 @@ from bench.accuracy.weights import SELECTING, Weighed
 from bench.measurement import HeadRow
 from variants import Attention
 
-# Largest relative error of a kernel against its own dense definition that rounding explains: four
-# to ten times what the registered variants show on Gaussian and on captured inputs.
+# Largest relative error of a kernel against its own dense definition that rounding can explain:
+# four to ten times the errors of the registered variants on Gaussian and on captured inputs.
 ROUNDING = {"float64": 1e-10, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
-ROUNDED_SCORES = 5e-2  # the same where scores are rounded to bfloat16
-KEPT = 1 << 19  # numbers of a definition's output at most that are kept for other cases
-SEEDS = 5  # draws of a random method whose errors are compared
-EXACTLY = 1e-9  # by how much two ways to compute one number in float64 may differ
+ROUNDED_SCORES = 5e-2  # the same for scores rounded to bfloat16
+KEPT = 1 << 19  # largest output of a dense definition, in numbers, that is kept for other cases
+SEEDS = 5  # draws of a random method, for the spread of its error
+EXACTLY = 1e-9  # largest difference of one number computed in two ways in float64
 
 
 def rounding(dtype: str, *, reduced_precision: bool = False) -> float:
-    """Largest relative error against its own definition that an implementation may have;
-    `reduced_precision` if it rounds scores to bfloat16, which none does with float64 inputs."""
+    """Largest relative error that an implementation may have against its own dense definition.
+
+    Args:
+        dtype: dtype of the inputs.
+        reduced_precision: whether the implementation rounds scores to bfloat16. No implementation
+            does so for float64 inputs.
+    """
     rounds_scores = reduced_precision and dtype != "float64"
     return ROUNDED_SCORES if rounds_scores else ROUNDING[dtype]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Accuracy columns of a measurement, by their names; `heads` are those of each head."""
+    """The accuracy columns of a measurement; `heads` are the rows of heads.csv."""
 
     approx_error_rel_l2: float
     approx_error_low: float
@@ -62,11 +67,11 @@ class Accuracy:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """Names and values of all but `heads`."""
+        """Names and values of all columns, without `heads`."""
         return {name: value for name, value in vars(self).items() if name != "heads"}
 
     def over_seeds(self, others: Sequence[float]) -> Accuracy:
-        """With the spread of this error and those of other draws, if there are any."""
+        """A copy with the standard deviation over this error and `others`, if there are others."""
         if not others:
             return self
         spread = statistics.stdev([self.approx_error_rel_l2, *others])
@@ -75,7 +80,7 @@ class Accuracy:
     def with_gradients(
         self, query: float | None, key: float | None, value: float | None
     ) -> Accuracy:
-        """With the errors of gradients."""
+        """A copy with the errors of the gradients."""
         return replace(
             self,
             grad_query_error_rel_l2=query,
@@ -92,15 +97,16 @@ def measure(
     shared_qk: bool = False,
     affordable_keys: float | None = None,
 ) -> Accuracy:
-    """Compare an output with exact attention and with the attention's own weights.
+    """Compare an output with exact attention and with the attention's own dense definition.
 
     Args:
+        attention: the attention that made `out`. If its implementation `differs` from the variant,
+            the columns that need the variant's weights are empty.
+        reference: exact attention on the same inputs.
         out: (batch, heads, rows, head_dim), the rows of the reference's sample.
-        shared_qk: whether the variant was given the query as its key.
-        affordable_keys: keys a query that exact attention reads with the method's operations; None
-            leaves the baselines of the same budget out.
-
-    Of an implementation that `differs` the attention's own weights say nothing.
+        shared_qk: whether the variant was called with the query as its key.
+        affordable_keys: keys per query that exact attention could read with the method's number of
+            operations. None leaves out the baselines with the same budget.
     """
     out = out.detach().double()
     exact, sample = reference.exact.out, reference.sample
@@ -136,7 +142,7 @@ def measure(
 def seed_errors(
     attention: Attention, reference: Reference, *, shared_qk: bool = False
 ) -> list[float]:
-    """Errors with other draws of the method's random numbers; none if it has no `seed`."""
+    """Errors with other seeds of the method; an empty list if the method has no `seed`."""
     seed = vars(attention).get("seed")
     if seed is None:
         return []
@@ -151,7 +157,7 @@ def seed_errors(
 
 
 def input_columns(reference: Reference) -> dict[str, float | None]:
-    """What is said of the inputs, whichever method reads them: means over all heads."""
+    """The columns that depend only on the inputs, not on the method: means over all heads."""
     described = vars(reference.description)
     return {
         **{name: float(value.mean()) for name, value in described.items()},
@@ -161,10 +167,11 @@ def input_columns(reference: Reference) -> dict[str, float | None]:
 
 
 def contradiction(attention: Attention, seen: Accuracy) -> str:
-    """Why these numbers cannot all be true; empty if they can.
+    """Why these numbers contradict each other; empty if they do not.
 
-    A softmax over fewer keys gives each of them more weight in proportion, so its total variation
-    from the exact one is the mass it leaves out; unless a shared query and key changed the scores.
+    A softmax over fewer keys scales the weights of these keys up by one factor. So its total
+    variation distance from the exact softmax is the exact mass on the keys that it leaves out. This
+    does not hold if a shared query and key changes the scores.
     """
     shared = seen.target_error_rel_l2 is not None
     if attention.target != "masked_softmax" or seen.mass_recall is None or shared:
@@ -200,13 +207,13 @@ def _weighed_columns(
 
 
 def _definition(attention: Attention) -> Attention:
-    """What implementations of one attention share: its dense definition."""
+    """The attention with implementation `auto`: all implementations share its dense definition."""
     return replace(attention, implementation="auto")
 
 
 def _weighed(attention: Attention, reference: Reference, shared_qk: bool) -> Weighed:
-    """The attention's own weights on these inputs, computed once for all implementations and
-    directions."""
+    """The comparison of the attention's weights with exact ones on these inputs, computed once for
+    all implementations and directions."""
 
     def weigh() -> Weighed:
         return weights.weigh(attention, reference, shared_qk=shared_qk)
@@ -236,7 +243,7 @@ def _relative(out: Tensor, other: Tensor, sample: Sample) -> float:
 def _heads(
     attention: Attention, reference: Reference, weighed: Weighed | None, out: Tensor
 ) -> Iterator[HeadRow]:
-    """What is said of each head by itself."""
+    """The rows of heads.csv."""
     exact, sample = reference.exact.out, reference.sample
     wrong, size = (out - exact).square().sum(-1), exact.square().sum(-1)
     kept = None

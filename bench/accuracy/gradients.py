@@ -1,7 +1,7 @@
-"""How wrong gradients are, of a loss that looks at the sampled rows alone.
+"""Measures the errors of gradients, for a loss on the sampled rows only.
 
-The gradient of a key takes every query that sees it, O(n²·d) for one alone; but of a loss on some
-rows only these matter, for the exact answer as well, and all keys have a gradient.
+The exact gradient of all keys depends on all queries, O(n²·d). With a loss on the sampled rows it
+depends only on these, O(rows·n·d), and all visible keys still have a gradient.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from bench.accuracy.reference import Reference
 from variants import Attention
 from variants.contract.definitions import expand_heads
 
-NOTHING = 1e-14
+NOTHING = 1e-14  # relative size of an exact gradient that counts as zero
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """Of query, key and value; for `exact` in float64, that of the query on the rows alone."""
+    """Exact gradients of query, key and value in float64; of the query, only the sampled rows."""
 
     query: Tensor
     key: Tensor
@@ -30,8 +30,10 @@ class Gradients:
 
 
 def cotangent(reference: Reference) -> Tensor:
-    """Random weights of the loss on the sampled rows' outputs, of the dtype of the inputs; a row
-    that stands for many has larger ones."""
+    """Random weights of the loss on the outputs of the sampled rows, in the dtype of the inputs.
+
+    They are scaled by the square root of the row's weight in the sample.
+    """
     shape = reference.exact.out.shape
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     sized = noise.to(reference.query.device) * reference.sample.weights.sqrt()[:, None]
@@ -39,10 +41,11 @@ def cotangent(reference: Reference) -> Tensor:
 
 
 def exact_gradients(reference: Reference, weights: Tensor) -> Gradients:
-    """Of exact attention, streamed over keys.
+    """Gradients of exact attention, computed over blocks of keys.
 
     Args:
-        weights: of the loss, (batch, heads, rows, head_dim).
+        reference: the inputs and exact attention.
+        weights: weights of the loss, (batch, heads, rows, head_dim).
     """
     query, key, value = reference.query, reference.key, reference.value
     heads, head_dim = query.shape[1], query.shape[3]
@@ -61,7 +64,7 @@ def exact_gradients(reference: Reference, weights: Tensor) -> Gradients:
             (grad_key, grad_scores.transpose(-2, -1) @ asked),
             (grad_value, exact.transpose(-2, -1) @ loss),
         ):
-            # Query heads that read one key/value head add up.
+            # Sum over the query heads that share one key/value head.
             total[:, :, block.keys] = part.unflatten(1, (kv_heads, -1)).sum(2)
     return Gradients(grad_query, grad_key, grad_value)
 
@@ -69,8 +72,11 @@ def exact_gradients(reference: Reference, weights: Tensor) -> Gradients:
 def gradient_errors(
     attention: Attention, reference: Reference, *, shared_qk: bool = False
 ) -> tuple[float | None, float | None, float | None]:
-    """Relative L2 errors of the gradients of query, key and value; for a shared query and key,
-    which have one together, of the value alone, and None for one that is exactly zero."""
+    """Relative L2 errors of the gradients of query, key and value.
+
+    With `shared_qk`, query and key have one common gradient, and both errors are None. An error is
+    also None if the exact gradient is zero.
+    """
     loss = cotangent(reference)
     exact = reference.once("gradients", lambda: exact_gradients(reference, loss))
     query = reference.query.clone().requires_grad_()
@@ -81,7 +87,7 @@ def gradient_errors(
     whole[:, :, reference.sample.rows] = loss
     leaves = (query, value) if shared_qk else (query, key, value)
     found = torch.autograd.grad(out, leaves, whole, allow_unused=True)
-    # A method may leave an input out, as a mean of all values does the query.
+    # A method may not use an input: a mean of all values does not depend on the query.
     *others, grad_value = (
         torch.zeros_like(leaf) if one is None else one
         for leaf, one in zip(leaves, found, strict=True)
@@ -92,7 +98,7 @@ def gradient_errors(
     grad_query, grad_key = others
     everywhere = torch.zeros_like(grad_query, dtype=torch.float64)
     everywhere[:, :, reference.sample.rows] = exact.query
-    # What rounding in float64 leaves of a gradient that is zero, as where a row sees one key.
+    # Rounding error of a float64 gradient that is exactly zero, for example if rows see one key.
     nothing = NOTHING * float(loss.double().norm()) * float(reference.value.double().norm())
     return (
         _relative(grad_query, everywhere, nothing * float(reference.key.abs().max())),
@@ -102,7 +108,6 @@ def gradient_errors(
 
 
 def _relative(found: Tensor, exact: Tensor, nothing: float) -> float | None:
-    """None where the exact gradient is no larger than `nothing`, so that no error is relative to
-    it."""
+    """The relative L2 error; None if the norm of the exact gradient is at most `nothing`."""
     size = float(exact.norm())
     return float((found.double() - exact).norm()) / size if size > nothing else None

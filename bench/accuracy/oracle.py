@@ -1,7 +1,7 @@
-"""Exact softmax attention of some query rows in float64, streamed over the keys.
+"""Exact softmax attention of some query rows in float64, computed over blocks of keys.
 
-Rows are independent of each other, so a sample of them costs O(rows·n·d) time where the whole
-answer would cost O(n²·d); and a block of keys at a time needs O(rows·block) memory at any length.
+Rows are independent of each other, so a sample of rows costs O(rows·n·d) time; all rows would cost
+O(n²·d). One block of keys at a time needs O(rows·block) memory at any length.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from variants.contract.definitions import expand_heads, query_positions
 
-PAIRS = 1 << 22  # scores of a block, all heads together: 32 MiB in float64
+PAIRS = 1 << 22  # scores in a block, all heads together: 32 MiB in float64
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scaled scores of the rows and a block of keys; -inf where a key is hidden."""
+    """Scaled scores of the rows and one block of keys; -inf for hidden keys."""
 
     keys: slice
     scores: Tensor  # float64 (batch, heads, rows, keys)
@@ -36,14 +36,14 @@ def score_blocks(
     scale: float | None = None,
     pairs: int = PAIRS,
 ) -> Iterator[Scores]:
-    """The scores of query rows block by block of keys, from the first key to the last visible one.
+    """Yield the scores of query rows for each block of keys, up to the last visible key.
 
     Args:
         query: (batch, heads, query_len, head_dim), any dtype.
         key: (batch, kv_heads, key_len, head_dim).
-        rows: int64 (rows,), which queries.
+        rows: int64 (rows,), indices of queries.
         scale: factor on the query; None means 1 / sqrt(head_dim).
-        pairs: scores in a block at most, but at least one key a row.
+        pairs: maximum number of scores in a block; a block has at least one key.
     """
     batch, heads, query_len, head_dim = query.shape
     key_len = key.shape[2]
@@ -65,10 +65,10 @@ def score_blocks(
 
 @dataclass(frozen=True)
 class Exact:
-    """The answer on some rows."""
+    """Exact attention of some rows."""
 
-    out: Tensor  # float64 (batch, heads, rows, head_dim); 0 for a row that sees no key
-    log_total: Tensor  # (batch, heads, rows): logarithm of the sum of exp(score); -inf for no key
+    out: Tensor  # float64 (batch, heads, rows, head_dim); 0 for a row without visible keys
+    log_total: Tensor  # (batch, heads, rows): log-sum-exp of the scores; -inf without visible keys
 
     def weights(self, block: Scores) -> Tensor:
         """Exact attention weights on the keys of a block, (batch, heads, rows, keys)."""
@@ -86,7 +86,7 @@ def exact(
     scale: float | None = None,
     pairs: int = PAIRS,
 ) -> Exact:
-    """Exact attention of query rows; arguments as of `score_blocks`, value shaped as key."""
+    """Exact attention of query rows; arguments as for `score_blocks`, value like key."""
     batch, heads = query.shape[:2]
     shape = (batch, heads, len(rows))
     highest = torch.full(shape, -torch.inf, dtype=torch.float64, device=query.device)
@@ -94,7 +94,7 @@ def exact(
     out = total.new_zeros(*shape, value.shape[-1])
     for block in score_blocks(query, key, rows, causal=causal, scale=scale, pairs=pairs):
         risen = torch.maximum(highest, block.scores.amax(-1))
-        base = risen.masked_fill(risen == -torch.inf, 0)  # a row that has seen no key yet
+        base = risen.masked_fill(risen == -torch.inf, 0)  # rows without a visible key so far
         kept = (highest - base).exp()
         kernel = (block.scores - base[..., None]).exp_()
         values = expand_heads(value[:, :, block.keys].double(), heads)

@@ -1,4 +1,4 @@
-"""What outputs on some inputs are compared with: the exact answer, and what needs no method."""
+"""The reference for outputs on given inputs: exact attention, and errors without any method."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from bench.torch_defaults import torch_defaults
 from variants.contract.definitions import query_positions
 
 Found = TypeVar("Found")
-LEAST_ROWS = 4  # with which SDPA takes the kernel that it takes for many
+LEAST_ROWS = 4  # smallest number of rows for which SDPA uses the same kernel as for many
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Inputs, the rows of them that are looked at, and exact attention of these in float64."""
+    """Inputs, the sampled query rows, and exact attention of these rows in float64."""
 
     query: Tensor  # (batch, heads, query_len, head_dim), any dtype
     key: Tensor  # (batch, kv_heads, key_len, head_dim)
@@ -38,7 +38,7 @@ class Reference:
     def of(
         cls, query: Tensor, key: Tensor, value: Tensor, sample: Sample, *, causal: bool
     ) -> Reference:
-        """Exact attention of the sampled rows: O(rows·n·d) time, O(rows·block) memory."""
+        """Compute exact attention of the sampled rows: O(rows·n·d) time, O(rows·block) memory."""
         query, key, value = (x.detach() for x in (query, key, value))
         sample = sample.to(query.device)
         exact = oracle.exact(query, key, value, sample.rows, causal=causal)
@@ -53,8 +53,8 @@ class Reference:
         return cls(query, key, value, causal, sample, exact, description)
 
     def once(self, name: Hashable, compute: Callable[[], Found]) -> Found:
-        """The result of `compute`, which is called once for each `name`: several cases with the
-        same inputs share it."""
+        """The result of `compute`, which is called only once for each `name`: cases with the same
+        inputs share it."""
         if name not in self._kept:
             self._kept[name] = compute()
         found: Found = self._kept[name]
@@ -62,24 +62,26 @@ class Reference:
 
     @property
     def visible_keys(self) -> Tensor:
-        """How many keys each row may see, int64 (rows,)."""
+        """The number of visible keys of each row, int64 (rows,)."""
         key_len = self.key.shape[2]
         if not self.causal:
             return torch.full_like(self.sample.rows, key_len)
         return (self._positions(self.sample.rows) + 1).clamp(min=0)
 
     def error(self, out: Tensor) -> tuple[float, float, float]:
-        """Relative L2 error of an output (batch, heads, rows, head_dim), and its interval; all
-        heads of a row belong together, as they share the token."""
+        """Relative L2 error of an output (batch, heads, rows, head_dim), and its 95 % interval.
+
+        The squared errors of all heads of a row are summed, as they belong to one token.
+        """
         wrong = (out.double() - self.exact.out).square().sum((0, 1, 3))
         return relative_error(wrong, self.exact.out.square().sum((0, 1, 3)), self.sample)
 
     def dtype_floor(self) -> float | None:
         """Error of exact attention in the dtype of the inputs, by torch SDPA at torch's defaults;
-        None where it has no kernel for them.
+        None if torch SDPA has no kernel for the inputs.
 
-        Of several rows at once, which gives what the whole call gives; its kernel for one row adds
-        up a million values with a thousand times the error.
+        Several rows are computed in one call, which gives the same numbers as a call for all rows.
+        The kernel for a single row sums a million values with a thousand times the error.
         """
         outs = []
         try:
@@ -105,7 +107,7 @@ class Reference:
         return self.error(torch.where((self.visible_keys > 0)[:, None], out, 0))[0]
 
     def mean_value_error(self) -> float:
-        """Error of the mean of all visible values: of exact attention whose scores are all 0."""
+        """Error of the mean of all visible values, which is exact attention with all scores 0."""
         query, key, value = self.query, self.key, self.value
         means = oracle.exact(query, key, value, self.sample.rows, causal=self.causal, scale=0.0)
         return self.error(means.out)[0]

@@ -1,4 +1,4 @@
-"""Which query rows errors are taken on, and what the whole is likely to be, judged by them."""
+"""Samples the query rows on which errors are measured, and estimates the error of all rows."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 
 LEAST_ROWS = 128
-PAIRS = 1 << 23  # as many rows are taken as have so many scores, all heads together
-PER_STRATUM = 2  # at least two, or nothing would be known of the spread within a stratum
-LEAST_FREEDOM = 3.0  # degrees of freedom of an interval, however few strata its spread comes from
+PAIRS = 1 << 23  # scores of the sampled rows, all heads together; this gives the number of rows
+PER_STRATUM = 2  # rows; at least two, as the variance within a stratum needs two
+LEAST_FREEDOM = 3.0  # lower bound of the degrees of freedom of an interval
 
 
 @dataclass(frozen=True)
 class Sample:
     """Rows of a stratified sample, in order.
 
-    `weights` say for how many rows each stands; `strata` number the stretch each was drawn from.
-    Where `whole`, the rows of a stratum stand for those of that stretch and no others.
+    `weights` are the numbers of rows that each sampled row represents. `strata` are the indices of
+    the stretches that they were drawn from. `whole` states whether the rows of a stratum represent
+    only the rows of that stretch, so that a stratum with all its rows has no sampling error.
     """
 
     rows: Tensor  # int64 (rows,)
@@ -30,7 +31,7 @@ class Sample:
     whole: bool = True
 
     def to(self, device: torch.device) -> Sample:
-        """The same on a device."""
+        """The same sample on a device."""
         rows, weights, strata = (x.to(device) for x in (self.rows, self.weights, self.strata))
         return Sample(rows, weights, strata, self.whole)
 
@@ -38,13 +39,14 @@ class Sample:
 def sample_rows(
     query_len: int, key_len: int, *, causal: bool, heads: int = 1, seed: int = 0
 ) -> Sample:
-    """Two random rows of each of many stretches of the sequence; all rows if these are not more.
+    """Draw two random rows from each of many stretches of the sequence; all rows of a short one.
 
-    Rows are at least 128, and more where that is cheap: of `heads` heads (of all sequences) that
-    have no more than 2^23 scores. Stretches are of equal length; of causal rows half of them crowd
-    towards the first ones, by the logarithm of the number of keys seen: rows that see few keys have
-    large outputs, and on noise the first one in a hundred holds half of all that an error is
-    relative to.
+    The sample has at least 128 rows, and more as long as it has at most 2^23 scores in all `heads`
+    heads (of all sequences). Without a causal mask, the stretches have equal lengths. With a causal
+    mask, their density is the mean of a uniform one and one that is uniform in the logarithm of the
+    number of visible keys. The first rows are sampled more densely because rows with few visible
+    keys have large outputs: on noise, the first 1 % of the rows has half of the squared norm to
+    which an error is relative.
     """
     count = max(LEAST_ROWS, PAIRS // (heads * key_len))
     if query_len <= count:
@@ -63,13 +65,13 @@ def sample_rows(
 
 
 def last_rows(rows: Tensor) -> Sample:
-    """Given rows of equal weight, which stand for others like them."""
+    """A sample of the given rows with equal weights, which represents other rows like them."""
     one = torch.zeros_like(rows)
     return Sample(rows, torch.ones_like(rows, dtype=torch.float64), one, whole=False)
 
 
 def mean(values: Tensor, sample: Sample, counted: Tensor | None = None) -> Tensor:
-    """Mean over the last dimension, the rows; of those that are `counted`, where it is given."""
+    """Weighted mean over the last dimension, the rows; only over the `counted` rows, if given."""
     weights = sample.weights.expand_as(values)
     if counted is not None:
         weights = weights.masked_fill(~counted, 0)
@@ -78,26 +80,28 @@ def mean(values: Tensor, sample: Sample, counted: Tensor | None = None) -> Tenso
 
 
 def median(values: Tensor, sample: Sample) -> float:
-    """Median over all elements, whose last dimension are the rows."""
+    """Weighted median over all elements; the last dimension are the rows."""
     ordered, order = values.flatten().sort()
     weights = sample.weights.expand_as(values).flatten()[order].cumsum(0)
     return float(ordered[torch.searchsorted(weights, weights[-1:] / 2)])
 
 
 def relative_error(wrong: Tensor, size: Tensor, sample: Sample) -> tuple[float, float, float]:
-    """The relative L2 error of all rows, estimated from some, with a 95 % interval.
+    """The relative L2 error of all rows, estimated from a sample, with a 95 % interval.
 
     Args:
         wrong, size: squared error and squared norm of each row, float64 (rows,).
+        sample: the sampled rows.
 
-    The variance of the ratio of both sums is taken to first order, stratum by stratum, and less
-    where a stratum was taken nearly whole; the interval is symmetric in the logarithm, and as wide
-    as Student's t is for the strata that matter. Rows of very different error make it wide; of an
-    error that stands in so few rows that the sample may hold none of them it can know nothing.
+    The variance of the ratio of both sums is computed to first order in each stratum, with a finite
+    population correction. The interval is symmetric in the logarithm of the error. Its width is a
+    quantile of Student's t, with degrees of freedom from the strata that contribute to the
+    variance. Rows with very different errors make it wide. If an error is in so few rows that the
+    sample may contain none of them, the interval does not account for it.
     """
     total = float((sample.weights * size).sum())
     amount = float((sample.weights * wrong).sum())
-    if total == 0:  # the exact answer is 0 on all rows
+    if total == 0:  # the exact output is 0 on all rows
         error = 0.0 if amount == 0 else math.inf
         return error, error, error
     error = math.sqrt(amount / total)
@@ -109,14 +113,14 @@ def relative_error(wrong: Tensor, size: Tensor, sample: Sample) -> tuple[float, 
     spread = _per_stratum((off - centre[sample.strata]).square(), sample)
     known = count > 1
     variance = (spread * count / (count - 1).clamp(min=1))[known]
-    if sample.whole:  # the part of a stratum that was taken is not in doubt
+    if sample.whole:  # finite population correction
         share = count / _per_stratum(sample.weights, sample)
         variance = variance * (1 - share[known]).clamp(min=0)
     deviation = math.sqrt(float(variance.sum()))
     if deviation == 0:
         return error, error, error
     freedom = float(variance.sum().square() / (variance.square() / (count - 1)[known]).sum())
-    # Of the logarithm of the error, which is half that of its square.
+    # The logarithm of the error is half the logarithm of its square.
     reach = math.exp(0.5 * _t_quantile(max(freedom, LEAST_FREEDOM)) * deviation)
     return error, error / reach, error * reach
 
@@ -126,7 +130,7 @@ def _per_stratum(values: Tensor, sample: Sample) -> Tensor:
 
 
 def _edges(query_len: int, key_len: int, causal: bool, strata: int) -> list[int]:
-    """Ends of the stretches, as row numbers from 0 to query_len."""
+    """Bounds of the stretches, as row indices from 0 to query_len."""
     rows = torch.arange(query_len + 1, dtype=torch.float64)
     crowd = rows / query_len
     if causal:
@@ -138,18 +142,18 @@ def _edges(query_len: int, key_len: int, causal: bool, strata: int) -> list[int]
 
 
 def _distinct(length: int, count: int, generator: torch.Generator) -> Tensor:
-    """`count` different numbers below `length`, in order."""
+    """Draw `count` different numbers below `length`, in ascending order."""
     if length <= 1 << 10:
         return torch.randperm(length, generator=generator)[:count].sort().values
-    while True:  # long stretches hardly ever give the same number twice
+    while True:  # a long stretch rarely gives the same number twice
         drawn = torch.randint(length, (count,), generator=generator).unique()
         if len(drawn) == count:
             return drawn
 
 
 def _t_quantile(freedom: float) -> float:
-    """The 97.5 % quantile of Student's t, by its expansion about the normal one: within 1 % from
-    three degrees of freedom up."""
+    """The 97.5 % quantile of Student's t, by its expansion around the normal quantile; the error is
+    below 1 % from three degrees of freedom on."""
     z = NormalDist().inv_cdf(0.975)
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96

@@ -1,5 +1,5 @@
-"""A method's own attention weights beside the exact ones: what it keeps, what it misses, and what
-other choices of as many keys would do."""
+"""Compares the attention weights of a method with the exact ones, and with baselines that choose
+the same number of keys in another way."""
 
 from __future__ import annotations
 
@@ -18,39 +18,40 @@ from variants import Attention
 from variants.contract.definitions import expand_heads, masked_softmax
 from variants.contract.registry import reference_attention
 
-# Weights that are held at a time, 64 MiB in float64: fewer would leave the cache less often, but a
-# method's definition looks at all keys anew for every part of the rows.
+# Weights in memory at a time, 64 MiB in float64. Smaller parts would fit the cache better, but the
+# dense definition of a method reads all keys again for each part of the rows.
 PAIRS = 1 << 23
-KEPT_SCORES = 1 << 24  # of one sample at most: more are computed again for each method
-SELECTING = ("masked_softmax", "biased_softmax", "shared_qk_softmax")  # targets that drop keys
-SAME = 1.05  # of two budgets: more is another one
+KEPT_SCORES = 1 << 24  # largest sample with kept weights; others are computed again for each method
+SELECTING = ("masked_softmax", "biased_softmax", "shared_qk_softmax")  # targets that leave keys out
+SAME = 1.05  # two budgets count as equal up to this ratio
 
 
 class _WeightPart(NamedTuple):
-    """Some of the sampled rows: which, their exact weights, and the greatest of these."""
+    """Exact weights of some of the sampled rows, and the greatest of these weights."""
 
-    places: slice
+    places: slice  # of the sampled rows
     weights: Tensor  # float64 (batch, heads, rows, keys)
     top: torch.return_types.topk
 
 
 @dataclass(frozen=True)
 class Weighed:
-    """What the weights of the sampled rows say; tensors are float64 (batch, heads, rows)."""
+    """Comparison of the weights of the sampled rows; tensors are float64 (batch, heads, rows)."""
 
-    out: Tensor  # (batch, heads, rows, head_dim): the definition's output
+    out: Tensor  # (batch, heads, rows, head_dim): output of the dense definition
     kept_mass: Tensor
     top_recall: Tensor
     total_variation: Tensor
     keys_seen: Tensor
-    target_out: Tensor | None  # for a shared query and key: exact attention that shares them
+    target_out: Tensor | None  # with shared_qk: output of exact attention that shares them too
 
 
 def weigh(attention: Attention, reference: Reference, *, shared_qk: bool = False) -> Weighed:
     """Compare an attention's `weights` with exact ones, some rows at a time.
 
-    With `shared_qk` the attention is given the query as its key. O(rows·n) time and O(n) memory,
-    besides those of the definition, which may make features of all keys at once.
+    With `shared_qk` the attention is called with the query as its key. This takes O(rows·n) time
+    and O(n) memory, in addition to the dense definition, which may compute features of all keys at
+    once.
     """
     query, exact_key = reference.query.double(), reference.key.double()
     key = query if shared_qk else exact_key
@@ -59,11 +60,11 @@ def weigh(attention: Attention, reference: Reference, *, shared_qk: bool = False
     for places, exact, top in _exact_parts(query, exact_key, reference):
         rows, keys = reference.sample.rows[places], exact.shape[-1]
         values = expand_heads(reference.value[:, :, :keys].double(), query.shape[1])
-        # Beyond these keys a causal row has no weight.
+        # Causal rows have no weight on keys after these.
         own = attention.weights(query, key, causal=reference.causal, rows=rows)[..., :keys]
         seen = own != 0
         sought = top.values > 0
-        lacking = (1 - own.sum(-1)).abs()  # as much weight on nothing
+        lacking = (1 - own.sum(-1)).abs()  # missing weight, as on a key that does not exist
         found = {
             "out": own @ values,
             "kept_mass": exact.masked_fill(~seen, 0).sum(-1),
@@ -82,8 +83,8 @@ def weigh(attention: Attention, reference: Reference, *, shared_qk: bool = False
 
 
 def _exact_parts(query: Tensor, key: Tensor, reference: Reference) -> Iterable[_WeightPart]:
-    """Exact weights of some of the sampled rows at a time; computed once for all methods, unless
-    that takes too much memory."""
+    """Exact weights of the sampled rows, some rows at a time. They are computed once for all
+    methods, unless that takes too much memory."""
 
     def parts() -> Iterator[_WeightPart]:
         for places, scores in _scores(query, key, reference, PAIRS):
@@ -100,17 +101,23 @@ def _share(some: Tensor, of: Tensor) -> Tensor:
 
 
 def _sharing_limit(attention: Attention) -> Attention:
-    """Exact attention that shares query and key as this one does."""
+    """Exact attention to compare with if query and key are shared."""
     if attention.target == "shared_qk_softmax":
         return replace(attention, **(attention.info.exact_when or {}))
     return reference_attention()
 
 
 def budget(reference: Reference, seen: Weighed, affordable: float) -> Tensor:
-    """How many keys baselines may read, int64 (batch, heads, rows): those the method sees in that
-    row, or, where they are fewer, as many as its operations would read by exact attention.
+    """The number of keys that the baselines may read, int64 (batch, heads, rows).
 
-    `affordable` is the latter, as a mean over all rows.
+    This is the number of keys that the method sees in that row, or `affordable` for all rows if the
+    method sees more than `affordable` keys on average.
+
+    Args:
+        reference: the inputs.
+        seen: the comparison of the method's weights.
+        affordable: keys per query that exact attention could read with the method's number of
+            operations, as a mean over all rows.
     """
     visible = reference.visible_keys
     if float(mean(seen.keys_seen, reference.sample).mean()) <= SAME * affordable:
@@ -121,11 +128,15 @@ def budget(reference: Reference, seen: Weighed, affordable: float) -> Tensor:
 
 
 def baselines(reference: Reference, keys: Tensor) -> tuple[float, float]:
-    """Errors of softmax attention to random visible keys, and to those of greatest exact weight.
+    """Errors of softmax attention to random visible keys, and to the keys of greatest exact weight.
 
     Args:
-        keys: int64 (batch, heads, rows), how many of them in each row, as of `budget`. All heads of
-            a row draw from one order of the keys.
+        reference: the inputs and exact attention.
+        keys: int64 (batch, heads, rows), number of keys in each row, from `budget`. All heads of a
+            row use the same random order of keys.
+
+    Returns:
+        The error with random keys, and with the keys of greatest weight.
     """
     generator = torch.Generator().manual_seed(0)
     outs: dict[str, list[Tensor]] = {"random": [], "top": []}
@@ -133,7 +144,7 @@ def baselines(reference: Reference, keys: Tensor) -> tuple[float, float]:
     for places, scores in _scores(query, key, reference, oracle.PAIRS):
         wanted, visible = keys[:, :, places], reference.visible_keys[places]
         allowed = torch.arange(scores.shape[-1], device=scores.device) < visible[:, None]
-        # Of the rows that leave some keys out; the others take all.
+        # Rows that may read all visible keys take the exact output below and do not count here.
         most = int(wanted.masked_fill(wanted >= visible, 1).max())
         drawn = torch.rand(allowed.shape, generator=generator).to(scores.device)
         drawn = drawn.masked_fill(~allowed, -1).topk(most, dim=-1).indices
@@ -153,9 +164,11 @@ def baselines(reference: Reference, keys: Tensor) -> tuple[float, float]:
 def _scores(
     query: Tensor, key: Tensor, reference: Reference, pairs: int
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Exact scores of some of the sampled rows at a time, on all keys up to the last that one of
-    them sees; (batch, heads, rows, keys). Query and key are the reference's in float64, so that
-    they are made so once and not for every part."""
+    """Exact scores (batch, heads, rows, keys) of the sampled rows, some rows at a time.
+
+    The scores cover the keys up to the last one that any row of the part sees. `query` and `key`
+    are those of the reference in float64, so that they are converted only once.
+    """
     rows = reference.sample.rows
     step = max(1, pairs // (query.shape[0] * query.shape[1] * key.shape[2]))
     for first in range(0, len(rows), step):

@@ -94,12 +94,11 @@ class Recall(Task):
     2023, https://arxiv.org/abs/2312.04927).
 
     A quarter of the tokens are keys of pairs. They are all different, drawn from twice as many
-    possible keys.
-    Each key is repeated twice as a question. This tests lookup by content: the position of a pair
-    does not depend on its value. The pattern must let the query see the pair itself, or earlier
-    layers must carry all pairs to nearer positions before they know which ones are needed. A state
-    must hold all pairs. Methods that mix the keys of many positions before they compare them
-    cannot distinguish a single key.
+    possible keys. Each key is repeated twice as a question. This tests lookup by content: the
+    position of a pair does not depend on its value. The pattern must let the query see the pair
+    itself, or earlier layers must carry all pairs to nearer positions before they know which ones
+    are needed. A state must hold all pairs. Methods that mix the keys of many positions before they
+    compare them cannot distinguish a single key.
     """
 
     name = "recall"
