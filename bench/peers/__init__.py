@@ -1,13 +1,14 @@
 """Public implementations of the variants, added to the registry: `--import bench.peers`.
 
-One file, one package; there is no list. Importing this needs none of the packages: a missing one
-makes rows `unsupported` that say what to install.
+Each file is for one package or one of its modules; every file in this folder is imported. This
+import does not need the packages: a missing package makes rows `unsupported`, with the command that
+installs it as the reason.
 
-What a peer is given. Query, key and value enter the attention itself, as (batch, heads, seq_len,
-head_dim) tensors or views of them; projections are left out, those of an output too. A copy into
-another layout is inside the timed call only if someone who uses the package pays it as well.
-Objects, masks and draws that a model makes once, and calls many times, are kept from call to call.
-A peer with a fixed scale gets a multiplied query where another is asked for.
+Conventions for all peers. Query, key and value are the inputs of the attention itself, as (batch,
+heads, seq_len, head_dim) tensors or views of them; input and output projections are left out. A
+copy into another layout is part of the timed call only if a user of the package has this cost too.
+Objects, masks and random draws that a model makes once for many calls are cached between calls. If
+a peer has a fixed scale and the call another one, the query is multiplied by the ratio.
 """
 
 from importlib import import_module

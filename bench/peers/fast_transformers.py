@@ -1,7 +1,8 @@
 """pytorch-fast-transformers for `linear`: the authors' own code, in float32 only.
 
-It is compiled on installation, against the torch that is there. Feature maps and normaliser are its
-own; it adds 1e-6 to the normaliser. Its layout, positions before heads, is given as a view.
+It is compiled on installation, against the installed torch. Feature maps and normaliser are those
+of the package, which adds 1e-6 to the normaliser. Its layout (batch, seq_len, heads, head_dim) is
+passed as a view.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def attend(
     **call: Any,
 ) -> Tensor:
     if query.dtype != torch.float32:
-        raise UnsupportedError(f"pytorch-fast-transformers takes float32 alone; got {query.dtype}")
+        raise UnsupportedError(f"pytorch-fast-transformers takes only float32; got {query.dtype}")
     batch, heads, seq_len, head_dim = query.shape
     run, mask, lengths = _module(
         attention.feature_map, causal, batch, seq_len, head_dim, query.device

@@ -1,6 +1,7 @@
-"""linear-attention-transformer's functions for `linear`: another operator of the same cost.
+"""linear-attention-transformer's functions for `linear`: another operator with the same cost.
 
-Its causal form runs in blocks of 64; in blocks of 1, the default, it builds a matrix for each key.
+The causal form is called with blocks of 64; with the default, blocks of 1, it builds a matrix for
+each key.
 """
 
 from __future__ import annotations
@@ -43,6 +44,6 @@ add_implementation(
     attend=attend,
     unavailable=needs(MODULE),
     supports={"causal", "backward"},
-    differs="features are softmaxes, of queries over channels and of keys over positions; causal, "
-    f"a query sees only earlier blocks of {BLOCK}",
+    differs="features are softmaxes: of queries over channels, of keys over positions; with a "
+    f"causal mask, a query sees only earlier blocks of {BLOCK}",
 )

@@ -1,7 +1,7 @@
 """local-attention for the sliding window, in its `exact_windowsize` form.
 
-A length that is no multiple of the window is padded by the package; the mask that it needs to
-leave the padding out is given then.
+The package pads a length that is not a multiple of the window. In this case it is called with a
+mask, which it needs to leave out the padding.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether a public package can be used here, and what its adapters share."""
+"""Checks whether a public package can be imported; helpers that the adapters share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXTRA = "pip install -e '.[peers]'"
 
 
 def needs(module: str, install: str = EXTRA) -> Callable[[torch.device], str | None]:
-    """The `unavailable` of an implementation that imports `module` when it is called."""
+    """The `unavailable` argument for an implementation that imports `module` when it is called."""
 
     def unavailable(device: torch.device) -> str | None:
         return missing(module, install)
@@ -29,27 +29,27 @@ def needs(module: str, install: str = EXTRA) -> Callable[[torch.device], str | N
 
 @cache
 def missing(module: str, install: str) -> str | None:
-    """Why a module cannot be imported; None if it can. It is imported to find out."""
+    """Import a module. Returns the reason if that fails, else None."""
     package = module.partition(".")[0]
     if find_spec(package) is None:
         return f"{package} is not installed; {install}"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of deprecated imports: not ours to mend
+            warnings.simplefilter("ignore")  # deprecated imports in code of other projects
             import_module(module)
-    except Exception as error:  # whatever an import of foreign code may raise
+    except Exception as error:  # an import of other projects' code may raise anything
         return f"{package} cannot be imported ({type(error).__name__}: {error}); {install}"
     return None
 
 
 def rescaled(query: Tensor, scale: float) -> Tensor:
-    """The query for code that divides the scores by sqrt(head_dim) whatever is asked for."""
+    """The query for code that always divides scores by sqrt(head_dim), rescaled to give `scale`."""
     factor = scale * math.sqrt(query.shape[-1])
     return query if math.isclose(factor, 1) else query * factor
 
 
 def require_multiple(name: str, length: int, unit: int, least: int = 1) -> None:
-    """UnsupportedError unless a length is `least` or more times `unit`."""
+    """UnsupportedError unless `length` is a multiple of `unit` and at least `least` * `unit`."""
     if length % unit or length < least * unit:
         at_least = f" and at least {least * unit}" if least > 1 else ""
         raise UnsupportedError(
@@ -59,7 +59,7 @@ def require_multiple(name: str, length: int, unit: int, least: int = 1) -> None:
 
 @contextmanager
 def drawing(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers from `seed` in code that draws from the global state, which stays as it is."""
+    """Seed torch's global random state in the `with` block, and restore it afterwards."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

@@ -1,6 +1,6 @@
 """performer-pytorch's FastAttention for `performer`.
 
-The causal form is the one that runs without the compiled code of another package.
+The causal form is the one that does not need the compiled code of another package.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def attend(
 
 @lru_cache(maxsize=8)
 def module(head_dim: int, num_features: int, causal: bool, seed: int, device: torch.device) -> Any:
-    """A FastAttention with directions drawn from `seed`."""
+    """A FastAttention with random directions from `seed`."""
     from performer_pytorch import FastAttention
 
     with drawing(seed, torch.device("cpu")):
@@ -48,6 +48,6 @@ add_implementation(
     attend=attend,
     unavailable=needs("performer_pytorch"),
     supports={"causal", "backward"},
-    differs="draws its own directions, one set for all heads, and adds 0.0001 to every feature "
-    "after a shift by the maximum over all keys, later ones too",
+    differs="draws its own directions, one set for all heads; shifts features by the maximum over "
+    "all keys, including later ones, and then adds 0.0001 to each",
 )

@@ -1,6 +1,7 @@
 """reformer-pytorch's LSHAttention for `lsh` with one tensor for queries and keys.
 
-It draws its rotations in every call, as a user's call does; here from the variant's seed.
+It draws its rotations in every call, which is part of the timed call; the seed is that of the
+variant.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ def attend(
     **call: Any,
 ) -> Tensor:
     if not attention.shared_qk:
-        raise UnsupportedError("reformer-pytorch has one tensor for both: set shared_qk=True")
+        raise UnsupportedError(
+            "reformer-pytorch uses one tensor as query and key: set shared_qk=True"
+        )
     batch, heads, seq_len = query.shape[:3]
     require_multiple("reformer-pytorch", seq_len, 2 * attention.bucket_size)
     module = _module(attention.bucket_size, attention.num_hashes, causal)
@@ -51,6 +54,6 @@ add_implementation(
     attend=attend,
     unavailable=needs("reformer_pytorch"),
     supports={"causal", "backward"},
-    differs="draws its own rotations, and cuts chunks across buckets, of which the first also sees "
-    "the last",
+    differs="draws its own rotations; chunks may cross bucket borders, and the first chunk also "
+    "sees the last one",
 )

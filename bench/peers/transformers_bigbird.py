@@ -1,7 +1,7 @@
 """transformers' BigBirdBlockSparseAttention for `bigbird`, with the variant's own random blocks.
 
-In training the module draws blocks in every call, in evaluation it takes the first one instead;
-given the variant's, it computes what the variant defines.
+In training, the module draws random blocks in every call; in evaluation, it uses the first block
+instead. With the blocks of the variant, it computes the same as the definition of the variant.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from variants.bigbird import BigBirdAttention
 from variants.contract.definitions import expand_heads
 
 MODULE = "transformers.models.big_bird.modeling_big_bird"
-LEAST_BLOCKS = 5  # the module's slices assume a middle row
+LEAST_BLOCKS = 5  # the module's slices need at least one middle row of blocks
 NAME = "transformers' BigBird"
 
 
@@ -37,18 +37,19 @@ def attend(
     batch, heads, seq_len, head_dim = query.shape
     block_size, draws = attention.block_size, attention.num_random_blocks
     if attention.num_global_blocks != 2 or draws == 0:
-        raise UnsupportedError(f"{NAME} has two global blocks and at least one random block")
+        raise UnsupportedError(f"{NAME} needs two global blocks and at least one random block")
     require_multiple(NAME, seq_len, block_size, LEAST_BLOCKS)
     chosen = _random_blocks(attention, heads, seq_len)
 
     module = copy.copy(_module(heads, head_dim, block_size, draws))
-    # Asked head by head at the lengths of the paper, for all heads at others.
+    # The module calls the first function for each head at the lengths of the paper, and the second
+    # one for all heads at other lengths.
     one_head = iter(chosen)
     module._bigbird_block_rand_mask = lambda *_, **__: next(one_head)
     module._bigbird_block_rand_mask_with_head = lambda *_, **__: list(chosen)
     blocked, band, rows, columns = _masks(batch, seq_len, block_size, query.dtype, query.device)
     attend_blocks = module.bigbird_block_sparse_attention
-    # Required by transformers 4, unknown to 5.
+    # transformers 4 requires this argument, transformers 5 does not have it.
     asked = {"output_attentions"} & inspect.signature(attend_blocks).parameters.keys()
     out, _ = attend_blocks(
         rescaled(query, scale),
@@ -77,7 +78,7 @@ def attend(
 
 @lru_cache(maxsize=4)
 def _random_blocks(attention: BigBirdAttention, heads: int, seq_len: int) -> Any:
-    """Key blocks of the rows between the global ones, as an array (heads, blocks - 2, draws)."""
+    """Random key blocks of the query blocks that are not global, (heads, blocks - 2, draws)."""
     chosen = attention.pattern(heads, seq_len, seq_len, False).random_blocks
     if chosen is None or bool((chosen[:, 1:-1] < 0).any()):
         raise UnsupportedError(
@@ -106,7 +107,7 @@ def _module(heads: int, head_dim: int, block_size: int, draws: int) -> Any:
 def _masks(
     batch: int, seq_len: int, block_size: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The masks that the model makes once for all layers; of a sequence without padding."""
+    """The masks that the model makes once for all layers, for sequences without padding."""
     from transformers import BigBirdModel
 
     with torch.inference_mode(False):

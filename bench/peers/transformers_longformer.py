@@ -1,8 +1,9 @@
-"""transformers' LongformerSelfAttention for `longformer` and, without global tokens, the window.
+"""transformers' LongformerSelfAttention for `longformer`, and for `sliding_window` without global
+tokens.
 
-The projections are replaced by views of the given tensors, as (seq_len, batch, heads, head_dim).
-The query is copied, as the module divides its projection in place. Its projections for global
-tokens get the same query, key and value.
+The projections are replaced by functions that return views (seq_len, batch, heads, head_dim) of the
+given tensors. The query is copied, as the module divides it in place. The projections for global
+tokens return the same query, key and value.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from variants.longformer import LongformerAttention
 from variants.sliding_window import SlidingWindowAttention
 
 MODULE = "transformers.models.longformer.modeling_longformer"
-GLOBAL = 10000.0  # marks a global token in the module's mask, as its model does
+GLOBAL = 10000.0  # marks a global token in the mask of the module, as LongformerModel does
 
 
 def attend(
@@ -51,7 +52,7 @@ def attend(
     module.query, module.query_global = (lambda _: own), (lambda _: global_rows)
     module.key = module.key_global = lambda _: keys
     module.value = module.value_global = lambda _: values
-    hidden = query.new_zeros(1).expand(batch, seq_len, heads * head_dim)  # its shape is asked for
+    hidden = query.new_zeros(1).expand(batch, seq_len, heads * head_dim)  # only its shape is used
     out = module(
         hidden,
         attention_mask=mask,
@@ -81,7 +82,7 @@ def _module(heads: int, head_dim: int, window_size: int) -> Any:
 def _masks(
     batch: int, seq_len: int, num_global: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The module's masks, (batch, seq_len): scores, global tokens, padding."""
+    """The masks of the module, (batch, seq_len): scores, global tokens, padding."""
     with torch.inference_mode(False):
         is_global = (torch.arange(seq_len, device=device) < num_global).expand(batch, -1)
         scores = is_global.to(dtype) * GLOBAL

@@ -1,8 +1,9 @@
-"""transformers' LSHSelfAttention, Reformer's, for `lsh` with one tensor for queries and keys.
+"""transformers' LSHSelfAttention (Reformer) for `lsh` with one tensor for queries and keys.
 
-The projections are replaced by the given tensors, split into heads already. Buckets are as many as
-the module chooses itself. It draws its rotations in every call, here from the variant's seed. It
-does not divide scores by sqrt(head_dim), so the query is multiplied by the scale.
+The projections are replaced by functions that return the given tensors, which are already split
+into heads. The module chooses the number of buckets. It draws its rotations in every call; the seed
+is that of the variant. It does not divide scores by sqrt(head_dim), so the query is multiplied by
+the scale.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def attend(
     **call: Any,
 ) -> Tensor:
     if not attention.shared_qk:
-        raise UnsupportedError("transformers' Reformer has one tensor for both: set shared_qk=True")
+        raise UnsupportedError(
+            "transformers' Reformer uses one tensor as query and key: set shared_qk=True"
+        )
     batch, heads, seq_len, head_dim = query.shape
     require_multiple("transformers' Reformer", seq_len, attention.bucket_size)
     run = copy.copy(
@@ -50,7 +53,7 @@ def attend(
     scaled, values = query * scale, expand_heads(value, heads)
     run.query_key, run.value = (lambda _: scaled), (lambda _: values)
     run._split_hidden_size_dim = lambda x, *_: x
-    hidden = query.new_zeros(1).expand(batch, seq_len, heads * head_dim)  # its shape is asked for
+    hidden = query.new_zeros(1).expand(batch, seq_len, heads * head_dim)  # only its shape is used
     with drawing(attention.seed, query.device):
         out = run(hidden).hidden_states
     return out.unflatten(2, (heads, head_dim)).transpose(1, 2)
@@ -97,6 +100,6 @@ add_implementation(
     attend=attend,
     unavailable=needs(MODULE),
     supports={"causal", "backward"},
-    differs="draws its own rotations into twice as many buckets, and cuts chunks across them, of "
-    "which the first also sees the last",
+    differs="draws its own rotations into twice as many buckets; chunks may cross bucket borders, "
+    "and the first chunk also sees the last one",
 )
