@@ -433,6 +433,6 @@ class TestMaker:
         model = save_model(
             tmp_path / "bloom", "Bloom", vocab_size=16, hidden_size=32, n_layer=2, n_head=4
         )
-        message = r"whose layers \[0, 1\] attend through transformers' AttentionInterface; 0 of"
+        message = r"attention in layers \[0, 1\] through transformers' AttentionInterface; 0 of"
         with pytest.raises(CaptureError, match=message):
             capture(model, text, None, path, tokens=8)

@@ -297,12 +297,12 @@ class TestUnsupported:
         [
             (
                 {"head_dim": 12},
-                "file:some.safetensors has head_dim 8; its heads are joined whole or split evenly, "
+                "file:some.safetensors has head_dim 8; its heads are joined or split evenly, "
                 "so head_dim must be a multiple or a divisor of 8; got 12",
             ),
             (
                 {"heads": 3, "kv_heads": 3, "head_dim": 4},
-                "file:some.safetensors has head_dim 8; its heads are split as a whole, so heads * "
+                "file:some.safetensors has head_dim 8; only whole heads are split, so heads * "
                 "head_dim must be a multiple of 8; got 3 * 4 = 12",
             ),
             (

@@ -179,7 +179,7 @@ class TestEffectiveKeys:
         loaded = load("local effective_keys=20", heads=1)
         said = re.fullmatch(
             r"scores that fall with distance, seed 0; temperature ([\d.]+), at which 512 rows of "
-            r"each head have ([\d.]+) effective keys on the mean",
+            r"each head have ([\d.]+) effective keys on average",
             loaded.detail,
         )
         assert said

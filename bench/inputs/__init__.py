@@ -1,5 +1,5 @@
-"""Where query, key and value come from: a synthetic family, `smollm2` (a captured model) or
-`file:NAME`, each at a temperature."""
+"""Loads query, key and value of a case: from a synthetic family, from `smollm2` (a capture that is
+part of this package) or from `file:NAME` (another capture), each at a temperature."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bench.measurement import Case
 
 @dataclass(frozen=True)
 class Inputs:
-    """Tensors of one case on its device, and which part of their source they are."""
+    """The tensors of one case on its device; `detail` states which part of the source they are."""
 
     query: Tensor  # (batch, heads, seq_len, head_dim)
     key: Tensor  # (batch, kv_heads, key_len, head_dim)
@@ -29,9 +29,9 @@ class Inputs:
 
 
 def open_capture(inputs: str, files: Mapping[str, Path]) -> Capture | None:
-    """The capture behind an `inputs` value, None for synthetic ones.
+    """The capture that an `inputs` value names; None for synthetic inputs.
 
-    `files` maps the NAME of `file:NAME` to where it lies. An unknown family is an InputsError.
+    `files` maps the NAME of `file:NAME` to a path. An unknown family raises InputsError.
     """
     source = Source.parse(inputs)
     if source.name == "smollm2":
@@ -42,9 +42,9 @@ def open_capture(inputs: str, files: Mapping[str, Path]) -> Capture | None:
 
 
 def load(case: Case, files: Mapping[str, Path]) -> Inputs:
-    """The tensors of a case; the same case always gets the same numbers.
+    """The tensors of a case. The same case always gets the same numbers.
 
-    Raises InputsError or CaptureError where the source cannot serve the shape.
+    Raises InputsError or CaptureError if the source cannot provide this shape.
     """
     source = Source.parse(case.inputs)
     capture = open_capture(case.inputs, files)
@@ -89,17 +89,18 @@ def _captured(case: Case, capture: Capture) -> tuple[Tensor, Tensor, Tensor, str
 
 
 def _check_width(case: Case, capture: Capture) -> None:
-    """Heads of another width are several captured ones joined, or equal parts of one."""
+    """InputsError unless heads of this width are several captured heads joined, or equal parts of
+    one."""
     name, heads, head_dim = case.inputs, case.heads, case.head_dim
     own = capture.head_dim
     if head_dim % own and own % head_dim:
         raise InputsError(
-            f"{name} has head_dim {own}; its heads are joined whole or split evenly, so head_dim "
+            f"{name} has head_dim {own}; its heads are joined or split evenly, so head_dim "
             f"must be a multiple or a divisor of {own}; got {head_dim}"
         )
     if heads * head_dim % own:
         raise InputsError(
-            f"{name} has head_dim {own}; its heads are split as a whole, so heads * head_dim must "
+            f"{name} has head_dim {own}; only whole heads are split, so heads * head_dim must "
             f"be a multiple of {own}; got {heads} * {head_dim} = {heads * head_dim}"
         )
     if head_dim < own and head_dim % 2 and capture.is_rotary:
@@ -123,11 +124,11 @@ def _as_captured(case: Case, capture: Capture) -> tuple[Tensor, Tensor, Tensor, 
     if case.layer is None:
         raise InputsError(f"{case.inputs} needs a layer, one of {list(capture.layers)}")
     query, key, value = capture.load(case.layer)
-    # Variants scale by 1 / sqrt(head_dim) themselves; a model with another scale is made to match.
+    # Variants scale by 1 / sqrt(head_dim). If the model has another scale, the query is multiplied.
     query = query.float() * (capture.scale * case.head_dim**0.5)
     group = capture.heads // capture.kv_heads
-    # Key/value heads are drawn with replacement beyond those captured; each new one keeps query
-    # heads that really read it.
+    # If more key/value heads are needed than captured, they are drawn with replacement. Each drawn
+    # one gets query heads that read it in the model.
     generator = torch.Generator().manual_seed(case.seed)
     kv_heads = _draw(case.batch * case.kv_heads, capture.kv_heads, generator)
     per_kv = case.heads // case.kv_heads
@@ -154,7 +155,7 @@ def _as_captured(case: Case, capture: Capture) -> tuple[Tensor, Tensor, Tensor, 
 
 
 def _draw(count: int, available: int, generator: torch.Generator) -> Tensor:
-    """The first `count` of those available, or as many drawn with replacement."""
+    """The first `count` of the available indices, and if needed more, drawn with replacement."""
     if count <= available:
         return torch.arange(count)
     extra = torch.randint(available, (count - available,), generator=generator)

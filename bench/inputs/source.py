@@ -1,4 +1,4 @@
-"""What an `inputs` text asks for: a family or capture, and the temperature of its scores."""
+"""Parses an `inputs` text: a family or a capture, and the temperature of its scores."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ SETTINGS = ("temperature", "effective_keys")
 
 
 class InputsError(ValueError):
-    """Inputs that cannot serve a case, in one sentence."""
+    """Inputs that a case cannot use. The message is one sentence."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """`sinks`, `sinks temperature=0.5`, `file:NAME effective_keys=32`, parsed.
+    """A parsed text such as `sinks`, `sinks temperature=0.5` or `file:NAME effective_keys=32`.
 
-    All scaled scores are divided by `temperature`, or by one at which attention has
-    `effective_keys` on the mean.
+    All scaled scores are divided by `temperature`. With `effective_keys`, they are divided by a
+    temperature at which exact attention has this mean number of effective keys.
     """
 
     name: str
@@ -30,15 +30,15 @@ class Source:
 
     @property
     def file(self) -> str | None:
-        """NAME of `file:NAME`, None for others."""
+        """The NAME in `file:NAME`; None for other inputs."""
         kind, _, file = self.name.partition(":")
         return file if kind == "file" else None
 
     @classmethod
     def parse(cls, text: str) -> Source:
-        """Raises InputsError for a family that is not known and settings that make no sense."""
+        """Parse a text; InputsError if the family is unknown or a setting is invalid."""
         if text.startswith("file:"):
-            # The name of a file may hold spaces.
+            # The name of a file may contain spaces.
             name, *words = re.split(r"\s+(?=\w+=\S*(?:\s|$))", text.strip())
         else:
             name, *words = text.split() or [""]
@@ -58,7 +58,7 @@ class Source:
         return cls(name, **given)
 
     def __str__(self) -> str:
-        """The text in its one spelling: settings of the same meaning are written the same."""
+        """The canonical text: equal settings are always written in the same way."""
         if self.effective_keys is not None:
             return f"{self.name} effective_keys={_spelled(self.effective_keys)}"
         if self.temperature != 1:

@@ -1,4 +1,4 @@
-"""The temperature at which attention on given tensors has so many effective keys."""
+"""Finds the temperature at which attention has a given number of effective keys."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from torch import Tensor
 from bench.accuracy.description import mean_effective_keys
 from bench.inputs.source import InputsError
 
-PAIRS = 1 << 24  # scores that are looked at for each temperature, but at least 64 rows of each head
+PAIRS = 1 << 24  # scores computed for each temperature; at least ROWS rows of each head
 ROWS = 64
 LIMIT = 1024.0  # temperatures from 1 / LIMIT to LIMIT are tried
-CLOSE = 0.005  # relative distance from the wanted number that ends the search
+CLOSE = 0.005  # the search stops at this relative distance from the given number
 
 
 def temperature_for(
     effective_keys: float, query: Tensor, key: Tensor, *, causal: bool
 ) -> tuple[float, str]:
-    """A temperature by which all scores are divided, and what was found there in words.
+    """The temperature by which all scores must be divided, and a text that describes the result.
 
-    Effective keys are a mean over batch, heads and rows at equal distances, all rows if there are
-    few. They grow with the temperature, as the entropy of a softmax does: from about one key to all
-    visible ones. It is found by bisection.
+    The number of effective keys is a mean over batch, heads and equally spaced rows, or all rows of
+    a short sequence. It grows with the temperature, as the entropy of a softmax does, from about
+    one key to all visible keys. The temperature is found by bisection.
 
     Args:
         query: (batch, heads, seq_len, head_dim).
         key: (batch, kv_heads, key_len, head_dim).
 
     Raises:
-        InputsError: no temperature gives that many.
+        InputsError: no temperature gives that number of effective keys.
     """
     batch, heads, seq_len, _ = query.shape
     count = min(seq_len, max(ROWS, PAIRS // (batch * heads * key.shape[2])))
-    # The middle of `count` equal stretches.
+    # The middles of `count` equal stretches.
     rows = ((torch.arange(count).double() + 0.5) * (seq_len / count)).long()
 
     @cache
@@ -61,5 +61,5 @@ def temperature_for(
         low, high = (temperature, high) if seen < effective_keys else (low, temperature)
     return temperature, (
         f"temperature {temperature:.4g}, at which {count} rows of each head have {seen:.4g} "
-        "effective keys on the mean"
+        "effective keys on average"
     )

@@ -1,4 +1,4 @@
-"""The channels of captured heads in more or fewer heads of the same width together."""
+"""Joins or splits captured heads into fewer or more heads with the same total width."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from torch import Tensor
 def joined(x: Tensor, heads: int) -> Tensor:
     """Fewer, wider heads: (batch, whole, tokens, head_dim) to (batch, heads, tokens, channels).
 
-    Whole heads stand side by side, so that their dot products add up, as in a projection of that
-    width.
+    The channels of whole heads are concatenated, so their dot products add up.
     """
     return x.unflatten(1, (heads, -1)).transpose(2, 3).flatten(3)
 
@@ -17,9 +16,10 @@ def joined(x: Tensor, heads: int) -> Tensor:
 def split(x: Tensor, heads: int) -> Tensor:
     """More, narrower heads: (batch, whole, tokens, head_dim) to (batch, heads, tokens, channels).
 
-    The channels of a head are dealt out to its parts in turn. Where rotary positions pair channel i
-    with the one half a head further on, they still do if the parts have an even width; and each
-    part has slow and fast pairs, the first just the frequencies of a rotary head of its width.
+    Part p of `parts` gets the channels p, p + parts, p + 2 * parts, ... of its head. Rotary
+    positions pair channel i with the channel half a head further on; these pairs stay together if
+    the parts have an even width. Each part has slow and fast pairs, and the first part has exactly
+    the frequencies of a rotary head of its width.
     """
     parts = heads // x.shape[1]
     return x.unflatten(3, (-1, parts)).movedim(4, 2).flatten(1, 2)
