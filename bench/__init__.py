@@ -1,1 +1,1 @@
-"""How attention is measured: axes to cases, cases to rows. Never plots."""
+"""Measures attention: expands axes to cases and measures cases to rows. It does not plot."""

@@ -1,4 +1,7 @@
-"""The command line: `python -m bench run|plan|list|compare|capture|train|model`."""
+"""The command line of the benchmark: `python -m bench COMMAND`.
+
+Start with `python -m bench run`; it measures the default sweep of this machine.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +74,7 @@ def _sweep_options(command: click.decorators.FC) -> click.decorators.FC:
             "--device",
             type=click.Choice(DEVICES),
             default="auto",
-            help="auto: CUDA if there is one.",
+            help="auto: CUDA if available.",
         ),
         _import_option,
         click.argument("sweep", required=False),
@@ -94,7 +97,7 @@ def _sweep_options(command: click.decorators.FC) -> click.decorators.FC:
 @click.option(
     "--timeout",
     type=click.FloatRange(min=1),
-    help="Seconds after which a case is given up; by default those of the sweep, mostly 180.",
+    help="Seconds after which a case is stopped. Default: that of the sweep, 180 in most sweeps.",
 )
 def run(
     sweep: str | None,
@@ -109,8 +112,8 @@ def run(
     """Measure a sweep: a .toml file, or the name of a built-in one (cpu, field, gpu,
     layer, long, smoke, peers).
 
-    Without SWEEP the one of the device is taken; with --set alone, a sweep of just those axes on
-    top of the defaults if seq_len is among them.
+    Without SWEEP, the default sweep of the device (cpu or gpu) is measured. If SWEEP is left out
+    and --set contains seq_len, the sweep has only the axes of --set and default values for others.
     """
     if resume is not None and out is not None:
         raise click.UsageError("give --out for a new run or --resume for an old one, not both")
@@ -119,8 +122,8 @@ def run(
         recorded = tuple(record.header["environment"]["sweep"].get("modules", ()))
         if set(modules) - set(recorded):
             raise click.UsageError(
-                f"{resume} was started with --import of {', '.join(recorded) or 'nothing'}; the "
-                "same is imported when it is resumed"
+                f"{resume} was started with --import of {', '.join(recorded) or 'nothing'}; a "
+                "resumed run imports the same modules"
             )
         modules = recorded
         _import(modules)
@@ -143,7 +146,7 @@ def run(
         device = chosen_device(device)
         chosen, files = _resolve(sweep, settings, device)
         folder = out or Path("results") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{device}"
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # handled like Ctrl-C
     try:
         runner.run(
             chosen,
@@ -167,7 +170,7 @@ def run(
 def plan(
     sweep: str | None, settings: tuple[str, ...], device: str, modules: tuple[str, ...]
 ) -> None:
-    """Count the cases of a sweep by variant and length, without measuring any."""
+    """Count the cases of a sweep for each variant and length, without measuring them."""
     _import(modules)
     device = chosen_device(device)
     chosen, files = _resolve(sweep, settings, device)
@@ -187,9 +190,9 @@ def plan(
 @click.argument("variant", required=False)
 @_import_option
 def list_(variant: str | None, modules: tuple[str, ...]) -> None:
-    """Show the variants, their settings, and which implementations run here.
+    """Show all variants, their settings, and the implementations that run here.
 
-    With VARIANT, show all that is known of one variant, with the meaning of each hyperparameter.
+    With VARIANT, show details of one variant and the meaning of each hyperparameter.
     """
     _import(modules)
     console = Console()
@@ -204,7 +207,7 @@ def list_(variant: str | None, modules: tuple[str, ...]) -> None:
 @click.argument("before", type=click.Path(path_type=Path))
 @click.argument("after", type=click.Path(path_type=Path))
 def compare(before: Path, after: Path) -> None:
-    """Show how the times of two runs differ, case by case."""
+    """Show the ratio of the times of two runs for each case."""
     Console().print(comparison.table(before, after))
 
 
@@ -215,15 +218,25 @@ def compare(before: Path, after: Path) -> None:
     "text_file",
     required=True,
     type=click.Path(path_type=Path),
-    help="What the model reads; at least as many tokens as are captured.",
+    help="UTF-8 text file that the model reads; it must have at least --tokens tokens.",
 )
-@click.option("--layers", help="Layers, as 3,15,28; default: an early, a middle and a late one.")
-@click.option("--kv-groups", help="Key/value heads to keep, as 0,2; default: all.")
-@click.option("--out", required=True, type=click.Path(path_type=Path))
-@click.option("--tokens", type=click.IntRange(min=1), default=4096, show_default=True)
-@click.option("--text-title", help="Provenance: what the text is.")
-@click.option("--text-license", help="Provenance: the licence of the text.")
-@click.option("--model-license", help="Provenance: the licence of the weights.")
+@click.option(
+    "--layers", help="Layers, such as 3,15,28; default: an early, a middle and a late one."
+)
+@click.option("--kv-groups", help="Key/value heads to capture, such as 0,2; default: all.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="The .safetensors file to write."
+)
+@click.option(
+    "--tokens",
+    type=click.IntRange(min=1),
+    default=4096,
+    show_default=True,
+    help="Tokens to capture, from the start of the text.",
+)
+@click.option("--text-title", help="Provenance: title of the text; default: its file name.")
+@click.option("--text-license", help="Provenance: licence of the text.")
+@click.option("--model-license", help="Provenance: licence of the weights.")
 def capture(
     model: str,
     text_file: Path,
@@ -233,7 +246,7 @@ def capture(
     tokens: int,
     **provenance: str | None,
 ) -> None:
-    """Capture queries, keys and values of a real model reading a text."""
+    """Capture queries, keys and values of a pretrained model that reads a text."""
     made = make_capture(
         model,
         text_file,
@@ -256,21 +269,38 @@ def capture(
     "texts",
     multiple=True,
     metavar="TEXT",
-    help="As in a sweep, 'lsh num_hashes=2'; may be given several times. Default: all that can.",
+    help="A variant as in a sweep, such as 'lsh num_hashes=2'; may be given several times. "
+    "Default: all variants with a backward pass.",
 )
-@click.option("--task", "tasks", type=click.Choice(list(TASKS)), multiple=True)
+@click.option(
+    "--task",
+    "tasks",
+    type=click.Choice(list(TASKS)),
+    multiple=True,
+    help="May be given several times. Default: all tasks.",
+)
 @click.option(
     "--seed",
     "seeds",
     type=click.IntRange(min=0, max=2**32),
     multiple=True,
     default=(0,),
-    help="Of model and data; may be given several times.",
+    help="Seed of model and data; may be given several times.",
 )
 @click.option(
-    "--steps", type=click.IntRange(min=1), default=500, show_default=True, help="At most."
+    "--steps",
+    type=click.IntRange(min=1),
+    default=500,
+    show_default=True,
+    help="Maximum number of steps.",
 )
-@click.option("--seq-len", type=click.IntRange(min=8), default=32, show_default=True)
+@click.option(
+    "--seq-len",
+    type=click.IntRange(min=8),
+    default=32,
+    show_default=True,
+    help="Tokens in a sequence.",
+)
 @click.option("--device", type=click.Choice(DEVICES), default="cpu", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of training.csv, curves.csv.")
 def train(
@@ -282,9 +312,10 @@ def train(
     device: str,
     out: Path | None,
 ) -> None:
-    """Train a tiny model with each variant to copy and to recall; show which learn it.
+    """Train a tiny model with each variant on the tasks copy and recall; show which learn them.
 
-    Hyperparameters that are not said are small, so that an approximation is one.
+    Hyperparameters that --variant does not set are small, so that approximate methods are not exact
+    on these short sequences.
     """
     device = chosen_device(device)
     texts = texts or tuple(
@@ -297,11 +328,11 @@ def train(
         for seed in dict.fromkeys(seeds)
     ]
     folder = out or Path("results") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-train"
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # handled like Ctrl-C
     try:
         rows = trainings.run(asked, folder)
     except KeyboardInterrupt:
-        click.echo(f"stopped; what was trained is in {folder}", err=True)
+        click.echo(f"stopped; finished trainings are in {folder}", err=True)
         sys.exit(130)
     console = Console()
     console.print(training_summary.table(rows))
@@ -316,7 +347,8 @@ def _import(modules: Iterable[str]) -> None:
     for module in modules:
         try:
             import_module(module)
-        except (ImportError, ValueError) as error:  # also of a name that is added twice
+        # A module that adds an implementation twice raises ValueError.
+        except (ImportError, ValueError) as error:
             raise click.UsageError(f"--import {module}: {error}") from error
 
 
@@ -339,7 +371,7 @@ def _recorded(record: journal.Record[Measurement]) -> tuple[Sweep, dict[str, Pat
 
 
 def _entry() -> None:
-    """Bad input ends with one message and exit status 2, whoever noticed it."""
+    """Invalid input ends with one message and exit status 2 in all commands."""
     try:
         main(standalone_mode=True)
     except ERRORS as error:

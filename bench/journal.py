@@ -1,6 +1,6 @@
-"""The write-ahead journal: a line before each case and one after it, on disk before going on.
+"""The journal of a run: one line before each case and one after it, synchronised to disk.
 
-Everything else in a run's folder is derived from it and can be rebuilt.
+All other files in the folder of a run are derived from it and can be rebuilt.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ FILE = "journal.jsonl"
 
 
 class Asked(Protocol):
-    """A case; a dataclass."""
+    """A case, which is a dataclass."""
 
     @property
     def case_id(self) -> str: ...
 
 
 class Seen(Protocol):
-    """A row of a case; a dataclass."""
+    """A row of a case, which is a dataclass."""
 
     @property
     def case(self) -> Asked: ...
@@ -36,15 +36,15 @@ Row = TypeVar("Row", bound=Seen)
 
 
 class JournalError(ValueError):
-    """A folder that holds no readable journal."""
+    """A folder has no readable journal."""
 
 
 class _OfAnother(JournalError):
-    """A folder that another command can continue."""
+    """A folder has the journal of another command."""
 
 
 class Journal:
-    """Appends events to a run's journal; raises OSError if the disk takes no more."""
+    """Appends events to the journal of a run; raises OSError if writing fails."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
@@ -58,7 +58,7 @@ class Journal:
             _drop_partial_line(self.path)
 
     def header(self, **content: Any) -> None:
-        """What the run is: written once, first."""
+        """Write the settings of the run, once, as the first line."""
         self._write({"event": "run", **content})
 
     def started(self, case: Asked) -> None:
@@ -76,7 +76,7 @@ class Journal:
         )
 
     def interrupted(self, case: Asked) -> None:
-        """A case that was started ends without a result, and not by its own fault."""
+        """A started case ends without a result because the run was interrupted."""
         self._write({"event": "interrupted", "case_id": case.case_id})
 
     def close(self) -> None:
@@ -94,28 +94,30 @@ def _fields(instance: Any) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Record(Generic[Row]):
-    """What a journal says."""
+    """The contents of a journal."""
 
     header: dict[str, Any]
     results: dict[str, Row]
     heads: dict[str, Sequence[HeadRow]]
-    attempts: dict[str, int]  # how often a case was started and not interrupted
+    attempts: dict[str, int]  # number of times that a case was started and not interrupted
 
 
 def begun(folder: Path) -> bool:
-    """Whether a folder holds a run; one that died before its header was written is none."""
+    """Whether a folder holds a run. A run that died before it wrote its header does not count."""
     path = folder / FILE
     return path.exists() and b"\n" in path.read_bytes()
 
 
 def read(folder: Path) -> Record[Measurement]:
-    """Read the journal of `python -m bench run`; JournalError if it is none."""
+    """Read the journal of `python -m bench run`; JournalError if the folder has none."""
     return read_rows(folder, Measurement, "run")
 
 
 def read_rows(folder: Path, kind: type[Row], command: str) -> Record[Row]:
-    """Read a journal, also one that ends in the middle of a line; JournalError if it is none, or
-    that of another command."""
+    """Read a journal. An incomplete last line is ignored.
+
+    JournalError if the folder has no journal, or that of another command.
+    """
     header: dict[str, Any] = {}
     results: dict[str, Row] = {}
     heads: dict[str, Sequence[HeadRow]] = {}
@@ -149,7 +151,7 @@ def _events(path: Path) -> Iterator[dict[str, Any]]:
         return
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
         if not line.endswith("\n"):
-            return  # the run died while writing it
+            return  # the run died while it wrote this line
         yield json.loads(line)
 
 

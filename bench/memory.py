@@ -1,7 +1,8 @@
-"""Peak memory of one call, beyond what was allocated before it; the output counts.
+"""Measures the peak memory of one call: bytes allocated during the call, including the output.
 
-On a CPU the allocator's own events are summed up, exact to the byte and repeatable; scratch that
-libraries take past torch's allocator is not seen. On a GPU it is the allocator's peak counter.
+On a CPU, the events of torch's allocator are summed, which is exact to the byte and repeatable.
+Memory that libraries allocate without torch is not counted. On a GPU, the peak counter of the
+allocator is read.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
-    """Run `call` once and return its peak; call it before so that one-off buffers exist."""
+    """Run `call` once and return its peak. Run it before once, so that cached buffers exist."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
@@ -30,15 +31,15 @@ def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
 
 
 def peak_of(events: Iterable[tuple[int, int, int]]) -> int:
-    """Largest sum of live bytes over (time, pointer, signed size) events, from zero.
+    """The largest sum of live bytes over (time, pointer, signed size) events, starting at zero.
 
-    Frees of blocks that were allocated before the first event do not count.
+    Frees of blocks that were allocated before the first event are ignored.
     """
     live: dict[int, int] = {}
     total = peak = 0
     for _, pointer, size in sorted(events, key=lambda event: event[0]):
         if size > 0:
-            # A block that was here before has been freed where the profiler did not look.
+            # A block at this address was freed without an event.
             total += size - live.get(pointer, 0)
             live[pointer] = size
             peak = max(peak, total)
@@ -48,7 +49,7 @@ def peak_of(events: Iterable[tuple[int, int, int]]) -> int:
 
 
 def _allocations(seen: profile) -> Iterator[tuple[int, int, int]]:
-    # The event tree is not a public interface of torch; a test with a known answer watches it.
+    # The event tree is not a public interface of torch; a test with a known peak checks it.
     assert seen.profiler is not None
     assert seen.profiler.kineto_results is not None
     stack: list[Any] = list(seen.profiler.kineto_results.experimental_event_tree())

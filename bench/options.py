@@ -1,4 +1,4 @@
-"""What several commands take."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 def chosen_device(device: str) -> str:
-    """One of `DEVICES`, with `auto` decided; a click.UsageError without CUDA where it is asked."""
+    """The device, with `auto` resolved; click.UsageError if CUDA is requested but not available."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
@@ -18,7 +18,7 @@ def chosen_device(device: str) -> str:
 
 
 def numbers(option: str, text: str | None) -> list[int] | None:
-    """`3,15,28` as a list; a click.UsageError for anything else."""
+    """Parse `3,15,28` to a list; click.UsageError for any other text."""
     try:
         return None if text is None else [int(word) for word in text.split(",")]
     except ValueError:

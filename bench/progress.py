@@ -1,4 +1,4 @@
-"""Shows where a run stands: the case, what is done, the time spent and the time left."""
+"""Shows the progress of a run: the current case, finished cases, elapsed time and time left."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ from rich.progress import Progress as Bar
 
 from bench.measurement import Status
 
-LINE_SECONDS = 15.0  # between lines where the output is no terminal
+LINE_SECONDS = 15.0  # between lines if the output is not a terminal
 
 
 class Named(Hashable, Protocol):
-    """Anything that takes its time."""
+    """A case or a training."""
 
     @property
     def label(self) -> str: ...
 
 
 class Progress:
-    """A bar on a terminal, now and then a line elsewhere. Cases count by their expected time."""
+    """A progress bar on a terminal, and a line from time to time elsewhere.
+
+    Args:
+        weights: the cases, each with its expected time in any unit.
+    """
 
     def __init__(self, weights: Sequence[tuple[Named, float]]) -> None:
         self._weights = dict(weights)
@@ -48,24 +52,24 @@ class Progress:
         self._bar.start()
 
     def say(self, text: str) -> None:
-        """What goes on outside the cases."""
+        """Show a text about work outside the cases."""
         self._show(text)
 
     def begin(self, case: Named) -> None:
-        """A case starts; the clock of the time left starts with the first."""
+        """A case starts. The first call starts the clock."""
         if self._started is None:
             self._started, self._resumed = time.monotonic(), self._done
         self._show(case.label)
 
     def advance(self, case: Named, status: Status) -> None:
-        """A case has its row."""
+        """A case is finished."""
         self._done += self._weights[case]
         self._count += 1
         self._statuses[status] += 1
         self._bar.update(self._task, completed=self._count)
 
     def close(self) -> None:
-        """Leave the terminal as it was, and say how the cases ended."""
+        """Stop the bar, and print how the cases ended."""
         self._bar.stop()
         if self._count:
             ended = ", ".join(f"{n} {status}" for status, n in self._statuses.most_common())

@@ -1,4 +1,4 @@
-"""The timed call of a layer: projections, heads and the attention between them."""
+"""The timed call of a layer: attention with input and output projections."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from variants.layer import MultiHeadAttention
 
 
 def closure(attention: Attention, case: Case) -> Callable[[], Tensor]:
-    """A call of the layer on hidden states of noise (batch, seq_len, heads * head_dim).
+    """A call of the layer on random hidden states (batch, seq_len, heads * head_dim).
 
-    It returns the output, of a backward pass too, which has the gradients of the hidden states and
-    of everything that is learned. UnsupportedError for a layer that cannot be.
+    The call returns the output of the layer. With direction `forward_backward` it also computes the
+    gradients of the hidden states and of all parameters. UnsupportedError if the layer is not
+    possible.
     """
     if case.seq_len != case.key_len:
         raise UnsupportedError(
@@ -45,7 +46,7 @@ def closure(attention: Attention, case: Case) -> Callable[[], Tensor]:
 
 
 def _layer(attention: Attention, case: Case) -> MultiHeadAttention:
-    with torch.random.fork_rng(devices=[]):  # weights are drawn from the global state
+    with torch.random.fork_rng(devices=[]):  # weights are drawn with the global random state
         torch.manual_seed(case.seed)
         try:
             layer = MultiHeadAttention(

@@ -1,4 +1,4 @@
-"""What this machine can do: its matrix product rate and its copy bandwidth, as measured now."""
+"""Measures the limits of this machine: its matrix product rate and its copy bandwidth."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from bench import clock
 from bench.torch_defaults import torch_defaults
 from variants.engines.primitives.float32_route import present
 
-SUSPICIOUS = 1.05  # a row faster than this share of the limit has been measured wrongly
+SUSPICIOUS = 1.05  # a row above this share of the limit was measured wrongly
 
 
 def measure(device: torch.device, dtypes: list[str], seconds: float = 0.5) -> dict[str, Any]:
     """The best matrix product rate of each dtype, in TFLOP/s, and the copy bandwidth, in GB/s.
 
-    Several shapes and operations (matmul, a 1×1 convolution) are tried, float32 on a CPU both at
-    torch's defaults and on the route that this process has chosen. The fastest is the limit.
+    Several shapes and operations (matmul, a 1×1 convolution) are timed; the fastest is the limit.
+    On a CPU, float32 is timed both at torch's defaults and on the route that this process has
+    chosen.
     """
     rates: dict[str, float | None] = {}
     for name in dtypes:
@@ -50,7 +51,7 @@ def _products(
 ) -> Iterator[tuple[float, Callable[[], Tensor]]]:
     sizes = (4096, 8192) if device.type == "cuda" else (1024, 2048)
     if device.type == "cpu" and dtype is torch.float16:
-        return  # computed through float32 by every engine here
+        return  # all engines here compute float16 in float32 on a CPU
     for size in sizes:
         left = torch.randn(size, size, device=device).to(dtype)
         right = torch.randn(size, size, device=device).to(dtype)

@@ -1,4 +1,5 @@
-"""The one loop: plan, journal, measure each case in a worker, derive the results."""
+"""The loop of `python -m bench run`: measures each case in a worker process, writes it to the
+journal, and writes the tables of results."""
 
 from __future__ import annotations
 
@@ -35,24 +36,26 @@ from variants import REGISTRY
 from variants.contract.added import ADDED
 from variants.contract.registry import default_knob
 
-ATTEMPTS = 2  # a case during which the whole run died is tried once more
+ATTEMPTS = 2  # a case during which the whole run died is tried again once
 REWRITE_SECONDS = 15.0
-SET_UP_SECONDS = 300.0  # for looking at the machine
-BASELINES = 3  # as many times the time of a case they have, as they are several in one call
+SET_UP_SECONDS = 300.0  # for describing the machine and measuring its limits
+BASELINES = (
+    3  # factor on the timeout of a case for the exact baselines, as one call measures several
+)
 KEEPS_WORKER = (Status.OK, Status.UNSUPPORTED, Status.SKIPPED)
 Result = TypeVar("Result")
 
 
 class RunError(Exception):
-    """A run that cannot start or go on, in one sentence; what was measured is in its folder."""
+    """A run cannot start or continue. The message is one sentence; measured rows are kept."""
 
 
 class WorkerDied(Exception):
-    """The worker process ended during a call, in one sentence."""
+    """The worker process ended during a call. The message is one sentence."""
 
 
 class Worker:
-    """A worker process that is used again until something goes wrong."""
+    """A worker process that is reused until a call fails."""
 
     def __init__(self, log: Path, device: str, modules: Sequence[str] = ()) -> None:
         self._arguments = [str(log), device == "cuda", list(modules)]
@@ -61,7 +64,7 @@ class Worker:
         self._hopeless: set[tuple[Any, ...]] = set()
 
     def call(self, function: Callable[..., Result], *arguments: Any, timeout: float) -> Result:
-        """Run in the worker; raises CaseTimeout, WorkerDied or what the function raises."""
+        """Call the function in the worker. Raises CaseTimeout, WorkerDied or its own exception."""
         if self._pool is not None and not self._pool.active:
             self.replace()  # it died since the last call
         if self._pool is None:
@@ -79,8 +82,11 @@ class Worker:
             raise WorkerDied("the worker process ended before it began") from error
 
     def knows_exact(self, case: Case, settings: worker.Settings, timeout: float) -> bool:
-        """Have the exact baselines of a case's shape measured, once in each process; where that
-        fails, the shape goes without."""
+        """Measure the exact baselines of a case's shape, once in each process.
+
+        Returns whether the worker has them. If measuring them fails, the cases of this shape are
+        measured without them.
+        """
         if case.shape != self._exact_shape and case.shape not in self._hopeless:
             try:
                 self.call(worker.measure_exact, case, settings, timeout=timeout)
@@ -91,7 +97,7 @@ class Worker:
         return case.shape not in self._hopeless
 
     def replace(self) -> None:
-        """End the process; the next call starts a fresh one."""
+        """End the process; the next call starts a new one."""
         self._exact_shape = None
         if self._pool is not None:
             self._pool.stop()
@@ -110,11 +116,23 @@ def run(
     modules: Sequence[str] = (),
     resume: bool = False,
 ) -> list[Measurement]:
-    """Measure all cases of a sweep into `folder`; a row for each, in planned order.
+    """Measure all cases of a sweep and write the results to `folder`.
 
-    `modules` are names of modules that add implementations, imported already.
+    Args:
+        sweep: the sweep.
+        folder: folder of the run.
+        device: cpu or cuda.
+        files: paths of captures, by the NAME of `file:NAME` inputs.
+        seconds: sampling time of a case.
+        timeout: seconds after which a case is stopped.
+        modules: names of modules that add implementations, which are imported already.
+        resume: continue the run in `folder`.
 
-    Raises RunError for a folder that is in use, cannot be written, or holds another run.
+    Returns:
+        A row for each case, in planned order.
+
+    Raises:
+        RunError: the folder is in use, cannot be written, or holds another run.
     """
     cases = sweep.cases(device, files)
     try:
@@ -126,10 +144,10 @@ def run(
             if journal.begun(folder):
                 raise RunError(f"{folder} holds a run already; continue it with --resume {folder}")
         return _run(cases, sweep, folder, device, files, seconds, timeout, modules, record)
-    except (CaseTimeout, WorkerDied) as error:  # of a case these are rows
+    except (CaseTimeout, WorkerDied) as error:  # in a case, these errors become rows
         late = isinstance(error, CaseTimeout)
         why = f"it took longer than {SET_UP_SECONDS:g} s" if late else str(error)
-        raise RunError(f"could not look at the machine: {why}; see {folder}/worker.log") from error
+        raise RunError(f"could not describe the machine: {why}; see {folder}/worker.log") from error
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {error.strerror}{_kept(folder)}") from error
 
@@ -150,7 +168,7 @@ def _run(
     results, heads = dict(record.results), dict(record.heads)
     progress = Progress([(case, _weight(case)) for case in cases])
     try:
-        progress.say("looking at the machine")
+        progress.say("describing the machine")
         present = process.call(worker.describe, device, timeout=SET_UP_SECONDS)
         if record.header:
             recorded = record.header["environment"]
@@ -161,7 +179,7 @@ def _run(
             limits = recorded["limits"]
             write_json(folder / "environment.json", recorded)
         else:
-            progress.say("measuring the machine's limits")
+            progress.say("measuring the limits of the machine")
             dtypes = sorted({case.dtype for case in cases})
             limits = process.call(worker.measure_limits, device, dtypes, timeout=SET_UP_SECONDS)
             plan: dict[str, Any] = {
@@ -205,7 +223,7 @@ def _run(
                 write_results(folder, cases, results, heads)
                 written = time.monotonic()
     finally:
-        # Also after an interrupt: what is measured stands in results.csv.
+        # Also after an interrupt: results.csv has all rows measured so far.
         progress.close()
         process.replace()
         book.close()
@@ -227,7 +245,7 @@ def _one(
     if shorter := _failed_shorter(case, results):
         reason = f"{shorter.status} already at seq_len {shorter.seq_len}"
         return Measurement.of(case, Status.SKIPPED, reason), Raw()
-    # Exact attention is measured anyway, as a baseline.
+    # Exact attention is always measured, as the baseline.
     exact = REGISTRY[case.variant].info.is_exact
     limit = settings.matmul_tflops.get(case.dtype)
     out_of_reach = forecast.exact_out_of_reach(case, limit, BASELINES * timeout)
@@ -260,7 +278,7 @@ def _death(exitcode: int | None) -> str:
 
 
 def _failed_shorter(case: Case, results: Mapping[str, Measurement]) -> Measurement | None:
-    """The same case at a smaller length that ran out of memory or time, if there is one."""
+    """The row of the same case at a smaller length that ran out of memory or time, or None."""
     for row in results.values():
         if (
             row.status in (Status.OUT_OF_MEMORY, Status.TIMEOUT)
@@ -273,19 +291,19 @@ def _failed_shorter(case: Case, results: Mapping[str, Measurement]) -> Measureme
 
 
 def _weight(case: Case) -> float:
-    """Expected seconds, roughly: only the ratios matter, for the time left."""
+    """Roughly the expected seconds of a case; only ratios matter, for the time left."""
     pairs = case.batch * case.heads * case.seq_len * case.key_len
     passes = 3.5 if case.direction == "forward_backward" else 1.0
     return 0.6 + passes * pairs / 4e8
 
 
 def _kept(folder: Path) -> str:
-    """What to do after a failure, if there is anything to go on with."""
+    """The sentence on how to continue after a failure; empty if nothing was measured."""
     try:
         begun = journal.begun(folder)
     except OSError:
         begun = False
-    return f"; what was measured is kept, continue with --resume {folder}" if begun else ""
+    return f"; measured rows are kept, continue with --resume {folder}" if begun else ""
 
 
 def write_results(
@@ -294,8 +312,8 @@ def write_results(
     results: Mapping[str, Measurement],
     heads: Mapping[str, Sequence[HeadRow]],
 ) -> None:
-    """Derive results.csv, one row a case, and heads.csv, one row a head of those that ended well;
-    both in planned order."""
+    """Write results.csv, one row for each case, and heads.csv, one row for each head of the cases
+    with status ok; both in planned order."""
     known = [row for case in cases if (row := results.get(case.case_id))]
     write_table(folder / "results.csv", COLUMNS, map(dataclasses.asdict, known))
     of_heads = (
@@ -307,7 +325,7 @@ def write_results(
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """A CSV file that is there whole or not at all."""
+    """Write a CSV file atomically: it is replaced only when all rows are written."""
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, columns)
@@ -317,5 +335,5 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, 
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """An object as a JSON file."""
+    """Write an object to a JSON file."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

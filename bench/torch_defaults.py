@@ -1,4 +1,4 @@
-"""Measuring torch as it comes, in a process that has chosen the fast route of float32 products."""
+"""Torch's default route of float32 products, in a process that has chosen the fast one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from variants.engines.primitives import float32_route
 
 @contextmanager
 def torch_defaults() -> Iterator[None]:
-    """Float32 products take torch's default route meanwhile.
+    """Compute float32 products on torch's default route in the `with` block.
 
-    This is a setting of the process: no other thread may compute meanwhile.
+    This is a setting of the process: no other thread may compute during the block.
     """
     chosen = float32_route.present()
     if chosen == "default":

@@ -1,4 +1,4 @@
-"""The tables of `python -m bench list`: all variants, or all that is known of one."""
+"""The tables of `python -m bench list`: of all variants, or of one variant."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from variants.contract.info import Info
 
 
 def of_all() -> Iterator[Table | Text]:
-    """A table of all variants, then a line for each implementation that cannot run here."""
+    """A table of all variants, and a line for each implementation that cannot run here."""
     table = Table(title="variants", show_lines=True)
     devices = _devices()
     for column in ("variant", "implementation", *(d.type for d in devices), "settings, support"):
@@ -43,9 +43,9 @@ def of_all() -> Iterator[Table | Text]:
 
 
 def of_one(name: str) -> Iterator[Table | Text]:
-    """The metadata of one variant, its hyperparameters, and where its implementations run.
+    """The metadata of one variant, its hyperparameters, and the devices of its implementations.
 
-    An unknown name is a ValueError that lists the known ones.
+    An unknown name raises a ValueError that lists the known names.
     """
     declared, info = variants.hyperparameters(name), REGISTRY[name].info
     yield Text(f"{name}: {info.summary}")
@@ -87,7 +87,7 @@ def _devices() -> list[torch.device]:
 
 
 def _refusals(name: str, devices: list[torch.device]) -> Mapping[str, Mapping[str, str | None]]:
-    """For each implementation why it cannot run on a device; None where it can."""
+    """For each implementation and device, the reason why it cannot run; None if it can."""
     found = {}
     for word in (*REGISTRY[name].info.implementations, *added_names(name)):
         chosen = variants.create(name, implementation=word)

@@ -1,4 +1,4 @@
-"""How many operations a case cannot avoid."""
+"""Counts the operations that a case cannot avoid."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from variants import Attention
 
 
 def useful_flops(attention: Attention, case: Case) -> float | None:
-    """Of one call, its projections included; None where the attention does not say, and for a
-    decoding step, which waits for memory."""
+    """Operations of one call, including its projections.
+
+    None if the attention does not declare them, and for a decoding step, which is limited by memory
+    bandwidth.
+    """
     flops = None if case.direction == "decode" else _forward_flops(attention, case)
     if flops is None:
         return None
@@ -20,8 +23,8 @@ def useful_flops(attention: Attention, case: Case) -> float | None:
 
 
 def affordable_keys(attention: Attention, case: Case) -> float | None:
-    """Keys a query that exact attention reads with the operations of one forward pass of this one;
-    None where these are not known."""
+    """Keys per query that exact attention could read with the operations of one forward pass of
+    `attention`; None if these operations are not known."""
     flops = _forward_flops(attention, case)
     if flops is None:
         return None
@@ -29,14 +32,15 @@ def affordable_keys(attention: Attention, case: Case) -> float | None:
 
 
 def projection_weights(case: Case) -> int:
-    """Numbers in the matrices before and behind the attention."""
+    """Number of weights in the input and output projections."""
     width, kv_width = case.heads * case.head_dim, case.kv_heads * case.head_dim
     key_width = {"none": 0, "separate": kv_width, "shared": 0}[case.projections]
     return 0 if case.projections == "none" else width * (width + key_width + kv_width + width)
 
 
 def _forward_flops(attention: Attention, case: Case) -> float | None:
-    """Of one call of the attention alone; None where it computes something else than it says."""
+    """Operations of a forward pass without projections; None if the implementation computes
+    something else than the variant."""
     if attention.differs:
         return None
     return attention.useful_flops(

@@ -363,7 +363,7 @@ class TestRun:
         assert said.status == 2
         assert said.out == ""
         assert [line for line in said.err.splitlines() if "rror" in line] == [
-            "Error: cannot write to mine: No space left on device; what was measured is kept, "
+            "Error: cannot write to mine: No space left on device; measured rows are kept, "
             "continue with --resume mine"
         ]
         assert len(journal.read(Path("mine")).results) == 1

@@ -109,11 +109,11 @@ def test_the_context_keeps_its_length_while_it_is_timed() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"causal": False}, "decode needs causal = true, and a query for each key"),
-        ({"key_len": 200}, "decode needs causal = true, and a query for each key"),
+        ({"causal": False}, "decode needs causal = true, and seq_len equal to key_len"),
+        ({"key_len": 200}, "decode needs causal = true, and seq_len equal to key_len"),
         (
             {"projections": "shared"},
-            "decode measures the attention alone: projections must be none",
+            "decode measures only the attention: projections must be none",
         ),
         ({"implementation": "coarse"}, "decode is measured with implementation auto or sdpa"),
         (

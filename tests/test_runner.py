@@ -553,7 +553,7 @@ class TestRefusals:
             raise error
 
         in_process.setattr(runner.worker, "measure_limits", fail)
-        with pytest.raises(RunError, match=f"could not look at the machine: {message}"):
+        with pytest.raises(RunError, match=f"could not describe the machine: {message}"):
             run(tmp_path, LENGTHS)
         in_process.setattr(runner.worker, "measure_limits", cases.limits)
         assert len(run(tmp_path, LENGTHS)) == 3
@@ -693,7 +693,7 @@ class TestResuming:
         with pytest.raises(RunError) as caught:
             run(tmp_path, LENGTHS)
         assert str(caught.value) == (
-            f"cannot write to {tmp_path}: No space left on device; what was measured is kept, "
+            f"cannot write to {tmp_path}: No space left on device; measured rows are kept, "
             f"continue with --resume {tmp_path}"
         )
         kept = journal.read(tmp_path).results.values()
@@ -880,7 +880,7 @@ class TestCommand:
             assert out == ""
             messages = [line for line in err.splitlines() if line.startswith("Error: ")]
             assert messages == [
-                f"Error: cannot write to {disk}: No space left on device; what was measured is "
+                f"Error: cannot write to {disk}: No space left on device; measured rows are "
                 f"kept, continue with --resume {disk}"
             ]
             assert "Traceback" not in err
