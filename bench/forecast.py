@@ -1,4 +1,4 @@
-"""What a case takes at least, told from the same case at shorter lengths."""
+"""Predicts the least time of a case, from the same case at shorter lengths."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from bench.work import useful_flops
 from variants import Attention
 from variants.contract.registry import reference_attention
 
-# Of any case: the first, the timed ones, the last, and the one whose memory is measured.
+# Calls of any case: the first one, the timed ones, the last one, and one to measure memory.
 LEAST_CALLS = clock.MINIMUM_SAMPLES + 3
-SLOWER = 2.0  # times as long as exact attention: more is no chance and no overhead
+SLOWER = (
+    2.0  # times the time of exact attention; a larger factor is not explained by noise or overhead
+)
 
 
 def hopeless(case: Case, results: Mapping[str, Measurement], timeout: float) -> str:
     """Why a case cannot end within `timeout` seconds, in one sentence; empty if it may.
 
-    A bound that is not too high: from two shorter lengths the time goes on growing as it did
-    between them, which a sum of powers does at least, but no faster than the operations that the
-    method cannot avoid, as those of a window do once the sequence is longer than the window. From
-    one length, or where the operations are not known, it grows no faster than the length.
+    The prediction is a lower bound. With two shorter lengths, the time is assumed to grow with the
+    same exponent as between them, which is a lower bound for a sum of powers; but not faster than
+    the operations that the method cannot avoid, as these grow more slowly once a sequence is longer
+    than a window. With one shorter length, or if the operations are not known, the time is assumed
+    to grow in proportion to the length.
     """
     shorter = sorted(
         (
@@ -52,11 +55,12 @@ def hopeless(case: Case, results: Mapping[str, Measurement], timeout: float) -> 
 
 
 def slower_than_exact(case: Case, results: Mapping[str, Measurement], seconds: float) -> str:
-    """Why a call is expected to take more than `seconds` for a method that exact attention beats
-    anyway, in one sentence; empty if it is not.
+    """Why a call of a method that is slower than exact attention is expected to take more than
+    `seconds`, in one sentence; empty if it is not.
 
-    Told from the longest shorter length, with any inputs, mask and dtype: there the method took
-    more than twice the time of exact attention, and its operations grow as fast with the length.
+    The prediction uses the longest of the shorter lengths, with any inputs, mask and dtype. The
+    method must take more than twice the time of exact attention there, and its operations must grow
+    as fast with the length.
     """
     shorter = [
         row
@@ -85,8 +89,11 @@ def slower_than_exact(case: Case, results: Mapping[str, Measurement], seconds: f
 
 
 def exact_out_of_reach(case: Case, matmul_tflops: float | None, seconds: float) -> str:
-    """Why exact attention of this shape cannot be measured within so many seconds, in one sentence;
-    empty if it may. It would have to, at the machine's whole matmul rate."""
+    """Why exact attention of this shape cannot be measured within `seconds`, in one sentence; empty
+    if it may.
+
+    It cannot if its operations take longer even at the measured matmul rate of the machine.
+    """
     flops = useful_flops(reference_attention(), case)
     if not matmul_tflops or flops is None:
         return ""
@@ -100,7 +107,7 @@ def exact_out_of_reach(case: Case, matmul_tflops: float | None, seconds: float) 
 
 
 def _seconds(row: Measurement) -> float:
-    """The fastest call, so that a busy moment foretells nothing."""
+    """The time of the fastest call, so that a busy machine does not change the prediction."""
     least = row.time_ms_min if row.time_ms_min is not None else row.time_ms_median
     assert least is not None
     return least / 1e3
@@ -111,14 +118,14 @@ def _exponent(short: Measurement, long: Measurement) -> float:
 
 
 def _without_inputs(case: Case) -> Case:
-    """What a case has in common with those that say whether its method can beat exact attention."""
+    """The case without lengths, inputs, mask and dtype, to find cases to predict its speed from."""
     return dataclasses.replace(
         without_lengths(case), inputs="", layer=None, seed=0, causal=False, dtype=""
     )
 
 
 def _operations(case: Case, shorter: Case) -> float | None:
-    """How many times the operations of a shorter case are those of a longer one, if known."""
+    """The operations of a case divided by those of a shorter one; None if not known."""
     return _growth(case.attention, case, shorter)
 
 

@@ -1,6 +1,6 @@
-"""The schema: `Case` is what was asked, `Measurement` adds what was seen. One row, one instance.
+"""The schema of results.csv: `Case` has the settings of a row, `Measurement` adds the results.
 
-Units stand in the names. The header of every CSV is `COLUMNS`, and nothing else repeats it.
+Each row is one instance. Column names contain the units. `COLUMNS` is the header of results.csv.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DIRECTIONS = ("forward", "forward_backward", "decode")
 PROJECTIONS = ("none", "separate", "shared")
-DIFFERS = "computes something else: "  # begins the reason of a row that ended well all the same
+DIFFERS = "computes something else: "  # prefix of the reason of a row with status ok
 
 
 class Status(StrEnum):
@@ -35,29 +35,32 @@ class Status(StrEnum):
 
 
 def identity(asked: Mapping[str, Any]) -> str:
-    """Sixteen hexadecimal digits that stand for these values and nothing else."""
+    """Sixteen hexadecimal digits: a hash of these values."""
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def column(
     description: str, default: Any = dataclasses.MISSING, *, came_later: bool = False
 ) -> Any:
-    """A field; one that came later has a default that stands for how it was before."""
+    """A dataclass field with a description.
+
+    `came_later` marks a column that older files do not have; its default is the value for them.
+    """
     return field(default=default, metadata={"description": description, "came_later": came_later})
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionColumns:
-    """The columns that say which attention a row is about."""
+    """The columns that identify the attention of a row."""
 
-    variant: str = column("registry name of the attention")
-    implementation: str = column("implementation asked for; `auto` lets the variant choose")
-    hyperparameters: str = column("all settings as sorted name=value text")
+    variant: str = column("name of the variant")
+    implementation: str = column("requested implementation; `auto` lets the variant choose")
+    hyperparameters: str = column("all hyperparameters as sorted name=value text")
 
     @property
     def attention(self) -> Attention:
-        """The attention that the columns name."""
-        from variants import parse  # needs torch, and reports read rows without it
+        """The attention that the columns describe."""
+        from variants import parse  # imports torch; not needed to read rows
 
         return parse(f"{self.variant} {self.hyperparameters} implementation={self.implementation}")
 
@@ -75,8 +78,8 @@ def attention_columns(attention: Attention) -> dict[str, Any]:
 class Case(AttentionColumns):
     """One point of a sweep."""
 
-    inputs: str = column("where query, key and value come from")
-    layer: int | None = column("layer of the model a captured input comes from", None)
+    inputs: str = column("source of query, key and value: a synthetic family or a capture")
+    layer: int | None = column("layer of the model, for captured inputs", None)
     device: str = column("cpu or cuda")
     dtype: str = column("float32, bfloat16, float16 or float64")
     batch: int = column("sequences in the batch")
@@ -84,30 +87,34 @@ class Case(AttentionColumns):
     kv_heads: int = column("key/value heads")
     seq_len: int = column("queries per sequence")
     key_len: int = column("keys per sequence")
-    head_dim: int = column("channels of a head")
-    causal: bool = column("whether later keys are hidden")
+    head_dim: int = column("channels per head")
+    causal: bool = column("whether a query sees only keys up to its own position")
     direction: str = column(
-        "forward; forward_backward: one forward and one backward pass; decode: one step of one "
-        "token after a context of seq_len tokens"
+        "forward; forward_backward: one forward and one backward pass; decode: one decoding step "
+        "after a context of seq_len tokens"
     )
-    seed: int = column("seed of the inputs")
+    seed: int = column("seed of the random inputs")
     projections: str = column(
-        "none: the call is the attention alone; separate or shared: it is a layer with projections "
-        "on hidden states of noise, in which query and key have one each or one together",
+        "none: the timed call is only the attention; separate or shared: it is a layer with "
+        "projections on random hidden states, where query and key have separate projections or "
+        "share one",
         "none",
         came_later=True,
     )
 
     @property
     def case_id(self) -> str:
-        """Sixteen hexadecimal digits that stand for these fields and nothing else; a field that
-        came later tells by another value than its default alone."""
+        """Sixteen hexadecimal digits: a hash of the fields of `Case`.
+
+        Fields that were added later enter the hash only if they differ from their defaults, so that
+        old ids stay valid.
+        """
         asked = {k: v for k, v in self._asked().items() if k not in LATER or v != LATER[k]}
         return identity(asked)
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        """What a baseline depends on: every field but the variant and its settings."""
+        """The fields that baselines depend on: all except the variant and its settings."""
         own = {f.name for f in dataclasses.fields(AttentionColumns)}
         return tuple(v for k, v in self._asked().items() if k not in own)
 
@@ -129,40 +136,47 @@ class Case(AttentionColumns):
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement(Case):
-    """A case and its outcome: numbers only if `status` is ok, and None where inapplicable."""
+    """A case and its results. Numbers are None if `status` is not ok or they do not apply."""
 
     status: Status = column("how the case ended: " + ", ".join(Status))
     reason: str = column(
-        "one sentence, if the case did not end well or computes something else than its variant", ""
+        "one sentence, if status is not ok or the implementation computes something else than its "
+        "variant",
+        "",
     )
     implementation_used: str = column("the implementation that ran", "")
-    inputs_detail: str = column("heads and tokens of the inputs, and how they were repeated", "")
+    inputs_detail: str = column(
+        "heads and tokens of the inputs, and whether heads were repeated", ""
+    )
 
     time_ms_median: float | None = column(
-        "device time of a call, median, ms: CUDA events with a cold L2 cache; wall time on a CPU",
+        "median device time of a call, ms: CUDA events with a cold L2 cache; wall time on a CPU",
         None,
     )
-    time_ms_q1: float | None = column("its first quartile, ms", None)
-    time_ms_q3: float | None = column("its third quartile, ms", None)
-    time_ms_min: float | None = column("its minimum, ms", None)
-    repeats: int | None = column("timed calls", None)
+    time_ms_q1: float | None = column("first quartile of the device time, ms", None)
+    time_ms_q3: float | None = column("third quartile of the device time, ms", None)
+    time_ms_min: float | None = column("minimum of the device time, ms", None)
+    repeats: int | None = column("number of timed calls", None)
     wall_ms_median: float | None = column(
-        "wall time of a call that waits for the device, median, ms", None
+        "median wall time of a call, including synchronisation with the device, ms", None
     )
     prepare_ms: float | None = column(
-        "once per shape: building what later calls re-use (drawn patterns, projections); for "
-        "decode also the context, ms",
+        "time to build the objects that later calls of this shape reuse (drawn patterns, "
+        "projections), and for decode the context, ms",
         None,
     )
     exact_ms_median: float | None = column(
-        "the fastest exact implementation within 2 times SDPA's error, same shape and process, ms",
+        "median time of the fastest exact implementation with at most twice the error of torch "
+        "SDPA, on the same inputs in the same process, ms",
         None,
     )
-    exact_implementation: str = column("which implementation that was", "")
-    sdpa_ms_median: float | None = column("torch SDPA at default settings, likewise, ms", None)
+    exact_implementation: str = column("the implementation of exact_ms_median", "")
+    sdpa_ms_median: float | None = column(
+        "median time of torch SDPA at torch's default settings on the same inputs, ms", None
+    )
     sdpa_route_ms_median: float | None = column(
-        "torch SDPA on the route of float32 products that the run has chosen, likewise, ms; equal "
-        "to sdpa_ms_median where the route makes no difference; empty on a GPU",
+        "median time of torch SDPA on the route of float32 products that the run has chosen, ms; "
+        "equal to sdpa_ms_median if the route makes no difference; empty on a GPU",
         None,
         came_later=True,
     )
@@ -175,105 +189,114 @@ class Measurement(Case):
     speedup_vs_exact: float | None = column("exact_ms_median / time_ms_median", None)
 
     peak_memory_bytes: int | None = column(
-        "peak of allocated bytes beyond the inputs, output included", None
+        "peak of the bytes that a call allocates, including its output but not its inputs", None
     )
-    exact_peak_memory_bytes: int | None = column("the same of the exact implementation", None)
+    exact_peak_memory_bytes: int | None = column("peak_memory_bytes of exact_implementation", None)
     memory_vs_exact: float | None = column("peak_memory_bytes / exact_peak_memory_bytes", None)
     state_bytes: int | None = column(
-        "for decode: bytes held between two steps, room for later tokens included",
+        "for decode: bytes of the state between two steps, including space for later tokens",
         None,
         came_later=True,
     )
 
     target: str = column(
-        "what the method converges to as its settings grow; `other_kernel` is another operator "
-        "than softmax attention, whose error says how different it is, not how good",
+        "the operator that the method converges to as its settings grow; `other_kernel`: an "
+        "operator other than softmax attention; its error measures how different the operator is, "
+        "not its quality",
         "",
         came_later=True,
     )
     approx_error_rel_l2: float | None = column(
         "relative L2 error of the forward output against exact float64 softmax attention on the "
-        "same inputs; returning zeros scores 1.0",
+        "same inputs; an output of zeros has the error 1.0",
         None,
     )
     approx_error_low: float | None = column(
-        "lower end of its 95 % interval, for which rows were taken; equal to it where all were. An "
-        "error in fewer than about one row in 40 may be missed by the sample, and by the interval",
+        "lower end of the 95 % interval of approx_error_rel_l2 over the choice of sampled rows; "
+        "equal to the error if all rows were used. An error in fewer than about one row in 40 may "
+        "be outside the sample, and then outside the interval",
         None,
     )
-    approx_error_high: float | None = column("upper end of that interval", None)
+    approx_error_high: float | None = column(
+        "upper end of the 95 % interval of approx_error_rel_l2", None
+    )
     approx_error_seed_std: float | None = column(
-        "standard deviation of the error over draws of the method's own random numbers, on the "
-        "same rows; empty where it draws none",
+        "standard deviation of approx_error_rel_l2 over seeds of the method, on the same rows; "
+        "empty if the method has no seed",
         None,
         came_later=True,
     )
-    approx_error_seeds: int | None = column("how many draws that were", None, came_later=True)
+    approx_error_seeds: int | None = column(
+        "number of seeds of approx_error_seed_std", None, came_later=True
+    )
     approx_error_median_row: float | None = column(
-        "median over rows and heads of the relative error of one output row", None, came_later=True
+        "median over rows and heads of the relative error of an output row", None, came_later=True
     )
     approx_error_worst_row: float | None = column(
-        "the largest relative error of one output row among those taken", None, came_later=True
+        "largest relative error of a sampled output row", None, came_later=True
     )
     approx_cosine: float | None = column(
-        "mean cosine similarity of output rows to exact ones", None
+        "mean cosine similarity between output rows and exact output rows", None
     )
     mass_recall: float | None = column(
-        "mean exact attention mass on the keys the method sees, where it selects keys", None
+        "mean exact attention mass on the keys that the method sees; only for methods that select "
+        "keys",
+        None,
     )
     top64_recall: float | None = column(
-        "mean share of the 64 keys of greatest exact weight that the method sees, of all visible "
-        "ones where there are fewer; where it selects keys",
+        "mean share of the 64 keys with the greatest exact weights that the method sees, or of all "
+        "visible keys if there are fewer; only for methods that select keys",
         None,
         came_later=True,
     )
     total_variation: float | None = column(
         "mean over rows of half the sum of absolute differences between the method's weights and "
-        "the exact ones; of a masked softmax 1 - mass_recall",
+        "the exact weights; equal to 1 - mass_recall for a masked softmax",
         None,
         came_later=True,
     )
     target_error_rel_l2: float | None = column(
-        "with a shared query and key: relative L2 error against exact softmax attention that "
-        "shares them too; the approximation alone",
+        "with a shared query and key: relative L2 error against exact softmax attention that also "
+        "shares them: the error of the approximation without that of sharing",
         None,
         came_later=True,
     )
     substitution_error_rel_l2: float | None = column(
         "with a shared query and key: relative L2 error of exact softmax attention that shares "
-        "them against exact attention; what sharing costs by itself",
+        "them against exact attention that does not: the error of sharing",
         None,
         came_later=True,
     )
     grad_query_error_rel_l2: float | None = column(
-        "for forward_backward: relative L2 error of the query's gradient against that of exact "
-        "float64 attention, of a loss with random weights on the rows taken; empty where that is "
-        "zero but for rounding",
+        "for forward_backward: relative L2 error of the gradient of the query against that of "
+        "exact float64 attention, for a loss with random weights on the sampled rows; empty if the "
+        "exact gradient is zero up to rounding",
         None,
         came_later=True,
     )
     grad_key_error_rel_l2: float | None = column(
-        "the same of the key's gradient", None, came_later=True
+        "the same for the gradient of the key", None, came_later=True
     )
     grad_value_error_rel_l2: float | None = column(
-        "the same of the value's gradient", None, came_later=True
+        "the same for the gradient of the value", None, came_later=True
     )
     impl_error_rel_l2: float | None = column(
-        "relative L2 error of the output against the variant's own dense definition: rounding "
-        "only; empty where the implementation computes something else",
+        "relative L2 error of the output against the dense definition of the variant: rounding "
+        "errors only; empty if the implementation computes something else",
         None,
     )
     dtype_floor_rel_l2: float | None = column(
-        "what the dtype alone costs: relative L2 error of exact attention (torch SDPA) in this "
-        "dtype on the same rows",
+        "error of the dtype: relative L2 error of exact attention (torch SDPA) in this dtype on "
+        "the same rows",
         None,
         came_later=True,
     )
-    oracle_rows: int | None = column("query rows per head on which errors were taken", None)
+    oracle_rows: int | None = column("query rows per head on which errors were measured", None)
 
     baseline_keys: float | None = column(
-        "keys per query that the baselines of the same budget have: those the method sees where it "
-        "selects keys, else as many as exact attention reads with the method's useful_flops",
+        "keys per query of the two baselines with the same budget: the number of keys that the "
+        "method sees if it selects keys, else the number that exact attention reads with the "
+        "method's useful_flops",
         None,
         came_later=True,
     )
@@ -281,46 +304,46 @@ class Measurement(Case):
         "baseline: relative L2 error of the mean of all visible values", None, came_later=True
     )
     random_keys_error_rel_l2: float | None = column(
-        "baseline: the same of softmax attention to baseline_keys random visible keys",
+        "baseline: relative L2 error of softmax attention to baseline_keys random visible keys",
         None,
         came_later=True,
     )
     top_keys_error_rel_l2: float | None = column(
-        "baseline: the same of softmax attention to the baseline_keys keys of greatest exact "
-        "weight",
+        "baseline: relative L2 error of softmax attention to the baseline_keys keys with the "
+        "greatest exact weights",
         None,
         came_later=True,
     )
 
     effective_keys: float | None = column(
-        "of the inputs, mean over rows and heads: exp of the entropy of exact attention weights, "
-        "the number of keys that as many equal weights would have",
+        "inputs: mean over rows and heads of exp(entropy) of the exact attention weights: the "
+        "number of equal weights that have the same entropy",
         None,
         came_later=True,
     )
     sink_mass: float | None = column(
-        "of the inputs: mean exact attention mass on the first key", None, came_later=True
+        "inputs: mean exact attention mass on the first key", None, came_later=True
     )
     near_mass: float | None = column(
-        "of the inputs: mean exact attention mass on keys at a distance of at most 128",
+        "inputs: mean exact attention mass on keys at a distance of at most 128",
         None,
         came_later=True,
     )
     top64_mass: float | None = column(
-        "of the inputs: mean exact attention mass on the 64 keys of greatest weight",
+        "inputs: mean exact attention mass on the 64 keys with the greatest weights",
         None,
         came_later=True,
     )
     logit_spread: float | None = column(
-        "of the inputs: mean over rows and heads of the standard deviation of a row's scaled "
-        "scores over its visible keys",
+        "inputs: mean over rows and heads of the standard deviation of a row's scaled scores over "
+        "its visible keys",
         None,
         came_later=True,
     )
 
     useful_flops: float | None = column(
-        "operations the method cannot avoid; with a backward pass 3.5 times those of the forward "
-        "pass, 3 times for kernels other than softmax and for projections",
+        "operations that the method cannot avoid; with a backward pass 3.5 times those of the "
+        "forward pass, 3 times for kernels other than softmax and for projections",
         None,
     )
     tflops: float | None = column("useful_flops per second of time_ms_median, in 1e12", None)
@@ -343,17 +366,19 @@ class Measurement(Case):
 
     @property
     def case(self) -> Case:
-        """What was asked."""
+        """The settings of this row, without its results."""
         return Case(**self._asked())
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadRow:
-    """One head of a row that ended well: how wrong it is, and what its inputs are like. Columns
-    mean what those of the same name in a `Measurement` do."""
+    """A row of heads.csv: the error and the inputs of one head of a case with status ok.
 
-    batch_index: int = column("which sequence of the batch")
-    head: int = column("which query head")
+    Columns have the same meaning as those of the same name in `Measurement`.
+    """
+
+    batch_index: int = column("index of the sequence in the batch")
+    head: int = column("index of the query head")
     approx_error_rel_l2: float
     approx_error_low: float
     approx_error_high: float
@@ -367,14 +392,14 @@ class HeadRow:
 
 @dataclass(frozen=True)
 class Raw:
-    """What the journal keeps of a case besides its row."""
+    """Data of a case that the journal has in addition to its row."""
 
     samples_ms: Sequence[float] = ()
     heads: Sequence[HeadRow] = ()
 
 
 def without_lengths(case: Case) -> Case:
-    """What a case has in common with the same one at other lengths."""
+    """The case with its lengths set to 0, to compare cases that differ only in length."""
     return dataclasses.replace(case, seq_len=0, key_len=0)
 
 

@@ -1,10 +1,10 @@
-"""A sweep: axes in a TOML file, every combination of which is a case.
+"""A sweep: axes in a TOML file. Every combination of their values is a case.
 
-Keys at the top of the file are axes of all groups; each `[[group]]` table adds or replaces some.
-A file without groups is one group. The order of the values is the order of the cases. `timeout`
-at the top is no axis: the seconds after which a case is given up, 180 where it is absent. Nor is
-`slow_call`: the seconds a call may take of a method that is slower than exact attention; where it
-is absent, any.
+Keys at the top of the file are axes of all groups; each `[[group]]` table adds or replaces axes. A
+file without groups is one group. Cases are in the order of the values. Two keys at the top are not
+axes. `timeout` is the number of seconds after which a case is stopped; the default is 180.
+`slow_call` is the number of seconds that a call may take if the method is slower than exact
+attention; the default is no limit.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ DEFAULTS: dict[str, tuple[Any, ...]] = {
     "seed": (0,),
     "projections": ("none",),
 }
-# Where absent: every registered variant, each at its own implementations, for decode those with a
-# step; as many keys and key/value heads as queries and query heads; the middle layer of a capture.
-# `settings` says which settings of a variant's grid a name alone asks for: all, or with the knob of
-# quality at its default. `other_operators` says whether to include methods that do not approximate
-# softmax attention. `width` is that of all heads together, and replaces head_dim.
+# Defaults of the optional axes: every registered variant with the settings of its grid (for
+# decode, those with a decoding step); as many keys and key/value heads as queries and query heads;
+# the middle layer of a capture. `settings` is the choice of settings for a variant without
+# hyperparameters: its whole grid, or only those with the quality knob at its default.
+# `other_operators` is whether to include methods that do not approximate softmax attention. `width`
+# is the total width of all heads, and replaces head_dim.
 OPTIONAL = (
     "variant",
     "settings",
@@ -53,28 +54,28 @@ OPTIONAL = (
     "key_len",
     "width",
 )
-SECONDS = {"timeout": 1.0, "slow_call": 0.0}  # keys at the top that are no axes, and their least
+SECONDS = {"timeout": 1.0, "slow_call": 0.0}  # keys at the top that are not axes, and their minimum
 AXES = (*OPTIONAL, "seq_len", *DEFAULTS)
-# Of `causal`: a method that has a causal form is asked for that, and another one for its own form.
+# A value of `causal`: causal for methods that can be causal, not causal for others.
 IF_POSSIBLE = "if_possible"
 BUILT_IN = Path(__file__).with_name("sweeps")
 
 
 class SweepError(ValueError):
-    """A sweep that cannot be read or makes no sense, in one sentence that names what would."""
+    """A sweep is invalid or cannot be read. The message is one sentence and names valid values."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A name, and axes per group; each axis a tuple of values."""
+    """A name, and the axes of each group; each axis is a tuple of values."""
 
     name: str
     groups: tuple[Mapping[str, tuple[Any, ...]], ...]
-    timeout: float = 180.0  # seconds after which a case is given up, unless the caller says so
-    slow_call: float = math.inf  # seconds of a call of a method that is slower than exact attention
+    timeout: float = 180.0  # seconds after which a case is stopped
+    slow_call: float = math.inf  # limit in seconds for a call that is slower than exact attention
 
     def overridden(self, settings: Iterable[str]) -> Sweep:
-        """With `axis=v1,v2` texts replacing that axis in every group."""
+        """A copy in which texts `axis=v1,v2` replace these axes in every group."""
         axes: dict[str, tuple[Any, ...]] = {}
         for axis, values in map(_parse_setting, settings):
             if axis in axes:
@@ -91,8 +92,11 @@ class Sweep:
         return dataclasses.replace(self, groups=tuple(groups))
 
     def located(self) -> tuple[Sweep, dict[str, Path]]:
-        """With `file:PATH` inputs named by the file alone, as rows carry no path; and where each
-        such file lies."""
+        """A copy in which inputs `file:PATH` are `file:NAME`, as rows must not contain paths.
+
+        Returns:
+            The copy, and the path of each NAME.
+        """
         files: dict[str, Path] = {}
         groups = []
         for group in self.groups:
@@ -103,8 +107,8 @@ class Sweep:
                     file = Path(source.file)
                     if (other := files.setdefault(file.name, file)) != file:
                         raise SweepError(
-                            f"rows tell inputs apart by the name of the file; {other} and {file} "
-                            "have the same"
+                            f"rows identify inputs by the name of the file; {other} and {file} "
+                            "have the same name"
                         )
                     source = dataclasses.replace(source, name=f"file:{file.name}")
                 names.append(str(source))
@@ -112,7 +116,7 @@ class Sweep:
         return dataclasses.replace(self, groups=tuple(groups)), files
 
     def cases(self, device: str, files: Mapping[str, Path]) -> list[Case]:
-        """All cases, each once, shape by shape from short to long; SweepError for a bad one."""
+        """All cases without duplicates, shortest first; SweepError if one is invalid."""
         found: dict[Case, None] = {}
         for group in self.groups:
             for case in _expand(group, device, files):
@@ -138,7 +142,7 @@ def read(source: str | Path) -> Sweep:
 
 
 def parse(name: str, table: Mapping[str, Any]) -> Sweep:
-    """Check a table of axes and make a sweep of it."""
+    """Check a table of axes and return it as a sweep."""
     shared = {key: value for key, value in table.items() if key not in ("group", *SECONDS)}
     groups = table.get("group", [{}])
     if not isinstance(groups, list) or not groups or not all(isinstance(g, dict) for g in groups):
@@ -205,7 +209,9 @@ def _check_value(axis: str, value: Any) -> Any:
         raise SweepError(f"{axis} must be text; got {value!r}")
     if axis == "inputs":
         try:
-            return str(inputs.Source.parse(value))  # in one spelling, as a row's identity has it
+            return str(
+                inputs.Source.parse(value)
+            )  # the canonical text, as it is part of the case's hash
         except inputs.InputsError as error:
             raise SweepError(str(error)) from error
     return value
@@ -228,8 +234,11 @@ def _parse_setting(text: str) -> tuple[str, tuple[Any, ...]]:
 
 
 def attentions_named(text: str, settings: str = "grid") -> list[Attention]:
-    """`"lsh"` gives the settings of its grid, or where `settings` is default those with its knob at
-    the default; `"lsh bucket_size=64"` the one that is written."""
+    """The attentions of a text.
+
+    `"lsh"` gives all settings of its grid, or with `settings` "default" only those with the quality
+    knob at its default. `"lsh bucket_size=64"` gives one attention.
+    """
     words = text.split()
     return variants.grid(words[0], settings) if len(words) == 1 else [variants.parse(text)]
 
@@ -262,7 +271,7 @@ def _expand(
         }
     except SweepError:
         raise
-    except ValueError as error:  # an unknown variant, setting, family or layer, said as it is
+    except ValueError as error:  # an unknown variant, setting, family or layer; the message is kept
         raise SweepError(str(error)) from error
     axes = {**DEFAULTS, **group}
     names = ["width" if name == "head_dim" and "width" in group else name for name in DEFAULTS]
@@ -321,8 +330,9 @@ def _layers(
 
 
 def _order(case: Case) -> tuple[Any, ...]:
-    """Short before long, so that results come early and a failure warns the longer cases; one
-    shape together, so that its baselines are measured once."""
+    """Sort key of cases: short ones first, so that results come early and longer cases can be
+    skipped after a failure; cases of one shape together, so that their baselines are measured once.
+    """
     size = case.batch * case.heads * max(case.seq_len, case.key_len) * case.head_dim
     shape = tuple("" if x is None else str(x) for x in case.shape)
     lengths = (max(case.seq_len, case.key_len), size, case.seq_len, case.key_len)

@@ -1,4 +1,4 @@
-"""Measures one case. Runs in a process of its own, which may die without ending the sweep."""
+"""Measures one case. Runs in a worker process, which may die without ending the sweep."""
 
 from __future__ import annotations
 
@@ -30,13 +30,16 @@ from variants.contract.checks import require
 from variants.contract.registry import reference_attention
 from variants.engines.primitives import float32_route
 
-FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/:'\"]+/)+")  # of an absolute path; no URL
-MEMORY_SHARE = 0.9  # of what is free at the start; beyond it a CPU worker gets an error, not a kill
+# The folders of an absolute path, but not those of a URL.
+FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/:'\"]+/)+")
+# Share of the free memory that a CPU worker may use. Above it, allocations raise an error; without
+# this limit, the system would kill the worker.
+MEMORY_SHARE = 0.9
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What holds for all cases of a run."""
+    """The settings that all cases of a run share."""
 
     files: Mapping[str, Path]
     matmul_tflops: Mapping[str, float | None]
@@ -45,7 +48,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What was measured of one attention on one shape."""
+    """The measurements of one attention on one shape."""
 
     samples: clock.Samples
     peak_bytes: int
@@ -54,12 +57,15 @@ class _Seen:
     implementation: str
     float32_route: str = ""  # empty on a GPU
     state_bytes: int | None = None
-    on_route_ms: float | None = None  # of torch SDPA on a CPU: median on the chosen route
+    on_route_ms: float | None = None  # median of torch SDPA on the chosen route, CPU only
 
 
 def start(log: str, on_gpu: bool, modules: Sequence[str] = ()) -> None:
-    """Set a fresh worker process up: its output goes to a log, its memory has a limit, the modules
-    that add implementations are imported, and on a CPU the route of float32 products is chosen."""
+    """Set up a new worker process.
+
+    Redirects its output to a log, imports the modules that add implementations, and on a CPU
+    chooses the route of float32 products and limits the memory of the process.
+    """
     target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -72,7 +78,7 @@ def start(log: str, on_gpu: bool, modules: Sequence[str] = ()) -> None:
         variants.choose_float32_route()
     free = environment.memory_bytes("MemAvailable")
     if on_gpu or free is None:
-        return  # CUDA reserves far more addresses than it uses
+        return  # CUDA reserves much more address space than it uses
     import resource
 
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -81,31 +87,32 @@ def start(log: str, on_gpu: bool, modules: Sequence[str] = ()) -> None:
 
 
 def measure_limits(device: str, dtypes: list[str]) -> dict[str, object]:
-    """The machine's limits; in the worker, as the parent touches no device."""
+    """The limits of the machine. Runs in the worker, as the parent process does not use devices."""
     return roofline.measure(torch.device(device), dtypes)
 
 
 def describe(device: str) -> dict[str, Any]:
-    """The environment, as the worker sees it."""
+    """The environment of the worker process."""
     return environment.describe(torch.device(device))
 
 
 def measure_exact(case: Case, settings: Settings) -> None:
-    """Measure the exact baselines of a case's shape, for the cases of this shape that follow.
+    """Measure the exact baselines of a case's shape, for all following cases of this shape.
 
-    A call of its own, so that slow exact attention does not cost the others their rows.
+    This is a separate call with its own timeout, so that other cases are measured even if exact
+    attention is too slow.
     """
     try:
         _enter(case, settings, exact=True)
-    except Exception as error:  # the cases meet it too, and have rows to say it in
+    except Exception as error:  # the cases raise it too, and report it in their rows
         print(f"no exact baseline: {error}", file=sys.stderr)
 
 
 def measure(case: Case, settings: Settings, exact: bool = True) -> tuple[Measurement, Raw]:
-    """The row of a case, and what it was made of. Every foreseeable failure is a row.
+    """Measure a case. Returns its row and the raw data; every exception becomes a row.
 
-    With `exact` the baselines of its shape are measured first, if they are not there yet; without,
-    a row has no figures relative to exact attention.
+    With `exact`, the baselines of its shape are measured first, unless they are there already.
+    Without `exact`, the row has no numbers relative to exact attention.
     """
     try:
         return _measure(case, settings, exact)
@@ -114,11 +121,14 @@ def measure(case: Case, settings: Settings, exact: bool = True) -> tuple[Measure
 
 
 def failure(error: Exception, files: Mapping[str, Path]) -> tuple[Status, str]:
-    """How a case ends that raises this, and why; `files` are called by their names."""
+    """The status and the reason of a case that raised `error`.
+
+    The reason contains the names of `files` instead of their paths.
+    """
     text = _sentence(error, files)
     if isinstance(error, UnsupportedError | InputsError | CaptureError):
         return Status.UNSUPPORTED, text
-    # Of the CPU allocator's failure torch makes a plain RuntimeError.
+    # If the CPU allocator fails, torch raises a plain RuntimeError.
     refused = isinstance(error, RuntimeError) and "can't allocate memory" in text
     if refused or isinstance(error, MemoryError | torch.OutOfMemoryError):
         return Status.OUT_OF_MEMORY, text
@@ -126,7 +136,7 @@ def failure(error: Exception, files: Mapping[str, Path]) -> tuple[Status, str]:
 
 
 def _sentence(error: Exception, files: Mapping[str, Path]) -> str:
-    """The message on one line, of bounded length, with no folder of this machine in it."""
+    """The message on one line, with at most 300 characters and without local folders."""
     text = " ".join(str(error).split()) or type(error).__name__
     for name, path in files.items():
         text = text.replace(str(path), f"file:{name}")
@@ -135,7 +145,7 @@ def _sentence(error: Exception, files: Mapping[str, Path]) -> str:
 
 
 class _Shape:
-    """The inputs and exact baselines of the shape that is measured at present."""
+    """The inputs and exact baselines of the current shape."""
 
     key: tuple[Any, ...] | None = None
     inputs_key: tuple[Any, ...] | None = None
@@ -146,7 +156,7 @@ class _Shape:
 
 
 def _enter(case: Case, settings: Settings, *, exact: bool) -> None:
-    """Make the shape of a case the one that is measured at present."""
+    """Make the shape of a case the current one: load its inputs and measure its baselines."""
     if _Shape.key != case.shape:
         same_inputs = _Shape.key is not None and _Shape.inputs_key == _inputs_key(case)
         _Shape.key = None
@@ -161,13 +171,13 @@ def _enter(case: Case, settings: Settings, *, exact: bool) -> None:
 
 
 def _inputs_key(case: Case) -> tuple[Any, ...]:
-    """What inputs and exact answers depend on: not on whether a backward pass follows."""
+    """The fields that inputs and exact outputs depend on; they do not depend on a backward pass."""
     forward = case.direction == "forward_backward"
     return replace(case, direction="forward").shape if forward else case.shape
 
 
 def _sample(case: Case) -> accuracy.Sample:
-    """The rows on which errors are taken: of a decoded context, those that came one by one."""
+    """The rows on which errors are measured; for decode, tokens that are decoded one by one."""
     if case.direction == "decode":
         return accuracy.last_rows(decode_steps.checked_rows(case.key_len))
     heads = case.batch * case.heads
@@ -195,19 +205,19 @@ def _measure(case: Case, settings: Settings, exact: bool) -> tuple[Measurement, 
 
 
 def _exact_baselines(case: Case, given: Inputs, settings: Settings) -> dict[str, _Seen]:
-    """Every exact implementation that runs here, measured on this shape."""
+    """Measure every exact implementation that runs here on this shape."""
     found = {}
     for name, cls in variants.REGISTRY.items():
         if not cls.info.is_exact:
             continue
         for implementation in cls.info.implementations:
             if implementation in cls.info.reduced_precision:
-                continue  # it gives accuracy up for time
+                continue  # less accurate than exact attention
             attention = variants.create(name, implementation=implementation)
             if attention.unavailable(implementation, torch.device(case.device)):
                 continue
             if case.direction == "decode":
-                # The steps of other implementations are those of `auto`.
+                # Other implementations have the decoding step of `auto`.
                 if implementation != cls.info.reference:
                     attention = variants.create(name)
                 implementation = _used(attention, case, given)
@@ -224,7 +234,7 @@ def _exact_baselines(case: Case, given: Inputs, settings: Settings) -> dict[str,
 
 
 def _see(attention: Attention, case: Case, given: Inputs, settings: Settings) -> _Seen:
-    """Measure an attention; torch SDPA at torch's defaults, others on the route of float32 products
+    """Measure an attention: torch SDPA at torch's defaults, others on the route of float32 products
     that this process has chosen."""
     as_it_comes = _used(attention, case, given) == reference_attention().implementation
     with torch_defaults() if as_it_comes else nullcontext():
@@ -234,7 +244,7 @@ def _see(attention: Attention, case: Case, given: Inputs, settings: Settings) ->
 def _on_route_ms(
     attention: Attention, case: Case, given: Inputs, settings: Settings, seen: _Seen
 ) -> float:
-    """Median time on the chosen route of an attention that was seen at torch's defaults."""
+    """Median time on the chosen route of an attention that was measured at torch's defaults."""
     in_float32 = case.dtype in ("float32", "float16")  # a CPU computes float16 in float32
     same = float32_route.present() == "default" or case.direction == "decode" or not in_float32
     if same:
@@ -256,7 +266,7 @@ def _see_here(attention: Attention, case: Case, given: Inputs, settings: Setting
         raise UnsupportedError(
             "shared_qk needs as many keys and key/value heads as queries and query heads"
         )
-    # What is compiled for a backward pass is another thing.
+    # Code is compiled separately for calls with a backward pass.
     wanted = query.detach().requires_grad_(case.direction == "forward_backward")
     started = time.perf_counter()
     attention.prepare(wanted, wanted if shared else key, causal=case.causal)
@@ -268,11 +278,11 @@ def _see_here(attention: Attention, case: Case, given: Inputs, settings: Setting
     decoder = alone if isinstance(alone, Decoder) else None
     if decoder is not None:
         shape = tuple(query[:, :, -1:].shape)
-    # On the fast route a product with one row takes many times as long.
+    # On the fast route, a matrix product with one row takes many times as long.
     with torch_defaults() if decoder else nullcontext():
         started = time.perf_counter()
         _check_output(call(), shape, query.dtype)
-        # One call of a second is warm-up enough; more would only make long sweeps longer.
+        # A call of more than a second is enough warm-up.
         warm = time.perf_counter() - started > 1.0
         samples = clock.measure(call, device, settings.seconds, warm=warm)
         if layer is not None:
@@ -294,7 +304,7 @@ def _see_here(attention: Attention, case: Case, given: Inputs, settings: Setting
 
 
 def _accuracy(attention: Attention, case: Case, out: Tensor, shared_qk: bool) -> Accuracy:
-    """How wrong an output is, how much that is chance, and how wrong gradients are."""
+    """The errors of an output, their spread over seeds, and the errors of gradients."""
     reference = _Shape.reference
     quality = accuracy.measure(
         attention,
@@ -314,14 +324,14 @@ def _accuracy(attention: Attention, case: Case, out: Tensor, shared_qk: bool) ->
 
 
 def _used(attention: Attention, case: Case, given: Inputs) -> str:
-    """The name of what runs."""
+    """The name of the implementation that runs."""
     if case.direction == "decode":
         return "step" if attention.implementation == "auto" else attention.implementation
     return attention.choose_implementation(given.query, given.key)
 
 
 def _closure(attention: Attention, given: Inputs, key: Tensor, case: Case) -> Callable[[], Tensor]:
-    """The timed call; returns the output, of a backward pass too."""
+    """The timed call. It returns the output, also with a backward pass."""
     query, value = given.query, given.value
     if case.direction == "decode":
         return Decoder(attention, given, key)
@@ -341,7 +351,7 @@ def _closure(attention: Attention, given: Inputs, key: Tensor, case: Case) -> Ca
 
     def forward_backward() -> Tensor:
         out = attention(query, key, value, causal=case.causal)
-        # A method may leave an input out, as a mean of all values does the query.
+        # A method may not use an input: a mean of all values does not depend on the query.
         torch.autograd.grad(out, leaves, grad, allow_unused=True)
         return out.detach()
 
@@ -362,13 +372,13 @@ def _row(attention: Attention, case: Case, seen: _Seen, settings: Settings) -> M
         reduced_precision=seen.implementation in attention.info.reduced_precision,
     )
     errors = seen.accuracy
-    # Written so that NaN fails too.
+    # Written so that NaN is also incorrect.
     if errors.impl_error_rel_l2 is not None and not errors.impl_error_rel_l2 <= bound:
         return Measurement.of(
             case,
             Status.INCORRECT,
-            f"the output is off its own dense definition by {errors.impl_error_rel_l2:.2g}; "
-            f"rounding in {case.dtype} explains {bound:.2g}",
+            f"the output differs from its own dense definition by {errors.impl_error_rel_l2:.2g}; "
+            f"rounding in {case.dtype} explains at most {bound:.2g}",
         )
     if reason := accuracy.contradiction(attention, errors):
         return Measurement.of(case, Status.INCORRECT, reason)
@@ -379,7 +389,7 @@ def _row(attention: Attention, case: Case, seen: _Seen, settings: Settings) -> M
         tflops = flops / median / 1e9
         limit = settings.matmul_tflops.get(case.dtype)
         if limit and tflops > roofline.SUSPICIOUS * limit:
-            # Or the limit was taken while the machine was busy.
+            # The limit may have been measured while the machine was busy: measure it again.
             again = roofline.measure(torch.device(case.device), [case.dtype])
             limit = max(limit, again["matmul_tflops"].get(case.dtype) or 0.0)
         fraction = tflops / limit if limit else None
@@ -425,7 +435,7 @@ def _row(attention: Attention, case: Case, seen: _Seen, settings: Settings) -> M
 
 
 def _fastest_exact(sdpa: _Seen | None) -> _Seen | None:
-    """The fastest exact implementation whose error is at most twice SDPA's."""
+    """The fastest exact implementation with at most twice the error of torch SDPA."""
     good = [
         seen
         for seen in _Shape.exact.values()

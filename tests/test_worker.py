@@ -471,8 +471,8 @@ class TestIncorrect:
         broken(wrong)
         row = measure()
         assert row.status is Status.INCORRECT
-        assert row.reason.startswith("the output is off its own dense definition by ")
-        assert row.reason.endswith("rounding in float32 explains 1e-05")
+        assert row.reason.startswith("the output differs from its own dense definition by ")
+        assert row.reason.endswith("rounding in float32 explains at most 1e-05")
         assert all(getattr(row, name) is None for name in NUMBERS)
 
     def test_what_is_right_at_first_and_wrong_later_is_found(
