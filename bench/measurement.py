@@ -93,7 +93,7 @@ class Case(AttentionColumns):
         "forward; forward_backward: one forward and one backward pass; decode: one decoding step "
         "after a context of seq_len tokens"
     )
-    seed: int = column("seed of the random inputs")
+    seed: int = column("random seed of the inputs")
     projections: str = column(
         "none: the timed call is only the attention; separate or shared: it is a layer with "
         "projections on random hidden states, where query and key have separate projections or "
@@ -213,8 +213,8 @@ class Measurement(Case):
     )
     approx_error_low: float | None = column(
         "lower end of the 95 % interval of approx_error_rel_l2 over the choice of sampled rows; "
-        "equal to the error if all rows were used. An error in fewer than about one row in 40 may "
-        "be outside the sample, and then outside the interval",
+        "equal to the error if all rows were used. The sample, and so the interval, may miss an "
+        "error in fewer than about one row in 40",
         None,
     )
     approx_error_high: float | None = column(
