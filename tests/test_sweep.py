@@ -495,7 +495,7 @@ class TestCases:
             (tmp_path / folder).mkdir()
             capture_file(tmp_path / folder / "some.safetensors")
         names = [f"file:{tmp_path / folder / 'some.safetensors'}" for folder in ("a", "b", "a")]
-        with pytest.raises(SweepError, match="tell inputs apart by the name of the file"):
+        with pytest.raises(SweepError, match="rows identify inputs by the name of the file"):
             cases("seq_len=16", "head_dim=8", f"inputs={names[0]},{names[1]}")
         assert cases("seq_len=16", "head_dim=8", f"inputs={names[0]},{names[2]}", f"variant={ONE}")
 
