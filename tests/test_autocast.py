@@ -117,7 +117,7 @@ def test_decoding(attention: Attention, half: torch.dtype) -> None:
     assert {out.dtype, last.dtype, state.dtype} == {half}
     bound = 0.02 if half is torch.bfloat16 else 0.003
     assert relative(torch.cat([out, last], 2), expected.double()) < bound
-    with torch.no_grad(), pytest.raises(ValueError, match="must be like those before them"):
+    with torch.no_grad(), pytest.raises(ValueError, match="must match the earlier tokens"):
         attention.step(state, *tensors(torch.float32, torch.float32, torch.float32))
 
 

@@ -518,7 +518,7 @@ def test_blocks_decode_what_they_give_at_once() -> None:
         ({"key_dim": -1}, "key_dim must be an integer of at least 1; got -1"),
         ({"attention": "slidng"}, "unknown variant 'slidng'; known variants: .*sliding_window"),
         ({"attention": ""}, "unknown variant ''"),
-        ({"attention": 3}, "made by variants.create, or be a text as 'lsh num_hashes=4'; got 3"),
+        ({"attention": 3}, "variants.create, or be a text such as 'lsh num_hashes=4'; got 3"),
         ({"shared_qk": True, "kv_heads": 2}, "needs kv_heads == num_heads.*got kv_heads=2"),
         ({"shared_qk": True, "key_dim": 8}, "key_dim == embed_dim.*key_dim=8"),
         (

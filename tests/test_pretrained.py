@@ -575,7 +575,7 @@ class TestReplacing:
             replace_attention(nn.Linear(2, 2), "full")
         with pytest.raises(ValueError, match="unknown variant 'ful'; known variants: "):
             replace_attention(model("Llama"), "ful")
-        with pytest.raises(ValueError, match="be a text as 'lsh num_hashes=4'; got <class"):
+        with pytest.raises(ValueError, match="text such as 'lsh num_hashes=4'; got <class"):
             replace_attention(model("Llama"), REGISTRY["full"])  # type: ignore[arg-type]
 
     def test_examples(self) -> None:

@@ -221,7 +221,7 @@ def test_what_does_not_fit_into_a_program_is_refused_in_words() -> None:
     _, state = attention.prefill(*tensors(LENGTH))
     with pytest.raises(UnsupportedError, match="sliding_window: step takes tensors that hold"):
         make_fx(lambda q, k, v: attention.step(state, q, k, v)[0])(query, key, value)
-    with FakeTensorMode(), pytest.raises(UnsupportedError, match="outside of a program that is"):
+    with FakeTensorMode(), pytest.raises(UnsupportedError, match="outside of a traced program"):
         attention.prefill(*(torch.empty(x.shape) for x in (query, key, value)))
 
 

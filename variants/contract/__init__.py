@@ -1,1 +1,1 @@
-"""What a variant is: the base class and its checks, the registry, the dense definitions."""
+"""The contract of variants: base class, checks, registry and quadratic definitions."""

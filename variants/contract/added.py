@@ -1,4 +1,4 @@
-"""Implementations that come from outside: of the same variants, kept apart from their own."""
+"""Implementations that `add_implementation` adds to variants."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from variants.contract.call import Call
 
 @dataclass(frozen=True)
 class Added:
-    """An implementation of a variant that stands outside the variant's file."""
+    """An implementation that is not in the file of its variant."""
 
     attend: Callable[..., Tensor]
     unavailable: Callable[[torch.device], str | None] | None
@@ -22,7 +22,7 @@ class Added:
     differs: str
 
     def run(self, attention: Any, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
-        """Call the kernel with the keywords that `add_implementation` promises."""
+        """Call the kernel with the keywords that `add_implementation` documents."""
         keywords = {
             "causal": call.causal,
             "key_padding_mask": call.key_padding_mask,
@@ -38,5 +38,5 @@ ADDED: dict[tuple[str, str], Added] = {}
 
 
 def added_names(variant: str) -> tuple[str, ...]:
-    """The implementations that were added to a variant."""
+    """The names of the implementations that were added to a variant."""
     return tuple(name for owner, name in ADDED if owner == variant)

@@ -22,7 +22,7 @@ from variants.contract.variant import Variant
 
 @dataclass(frozen=True, kw_only=True)
 class Attention(Variant):
-    """Base of all variants: an object with hyperparameters as fields, which is called with query,
+    """Base class of all variants. Its fields are hyperparameters; an instance is called with query,
     key and value. A subclass overrides the methods of `Variant`."""
 
     def __call__(
@@ -37,37 +37,38 @@ class Attention(Variant):
         scale: float | None = None,
         parameters: Parameters | None = None,
     ) -> Tensor:
-        """Attend.
+        """Compute attention.
 
         Args:
             query: (batch, heads, query_len, head_dim).
             key, value: (batch, kv_heads, key_len, head_dim); query head h reads key/value head
                 h // (heads // kv_heads).
-            causal: hide keys at later positions. Hidden keys and values must still be finite, as
-                NaN times a weight of 0 is NaN.
+            causal: hide keys at later positions. Hidden keys and values must still be finite,
+                because a weight of 0 times NaN is NaN.
             key_padding_mask: bool (batch, key_len), True = padding, as in
                 torch.nn.MultiheadAttention.
-            distance_bias: (heads, query_len + key_len - 1), finite, added to the scaled scores:
-                entry j - i + query_len - 1 to the score of query row i and key j. So the first
+            distance_bias: (heads, query_len + key_len - 1), finite, added to the scaled scores.
+                The score of query row i and key j gets entry j - i + query_len - 1. So the first
                 entry is for the last query and the first key, and entry key_len - 1 is for
                 distance 0.
             scale: factor on the query; None means `default_scale(head_dim)`.
-            parameters: learned tensors as made by `init_parameters`; None means the seeded ones.
+            parameters: learned tensors, as `init_parameters` returns them; None means the tensors
+                of `init_parameters` with seed 0.
 
-        With `key_padding_mask`, a sequence extends from its first token to its last, and its rows
-        are those of a call with that sequence alone. With as many queries as keys, and always if
-        causal, query i is the token of key i + key_len - query_len, and rows of padding have no
-        meaning. Otherwise the queries belong to another sequence, and the last query stands at the
-        last token.
+        With `key_padding_mask`, a sequence extends from its first token to its last token. Its rows
+        equal the rows of a call with this sequence without the padding before and after it. If the
+        call is causal, or has as many queries as keys, query i and key i + key_len - query_len
+        belong to the same token, and rows of padding have no meaning. Otherwise the queries belong
+        to another sequence, and the last query has the position of the last token.
 
         Returns:
             (batch, heads, query_len, head_dim) in the dtype of the query. Under autocast all inputs
-            are cast to the dtype of autocast, as torch's own attention does. A row that sees no key
-            is 0, with zero gradient. torch.compile does not trace the kernel, unless `traceable`;
-            an exported program holds the call as one operation.
+            are cast to the dtype of autocast, as in torch's own attention. The row of a query that
+            sees no key is 0, with zero gradient. torch.compile does not trace the kernel, unless
+            `traceable` is True. An exported program contains the call as one operation.
 
         Raises:
-            ValueError: shapes, dtypes or devices that do not fit together.
+            ValueError: shapes, dtypes or devices that do not match.
             UnsupportedError: a capability this variant does not declare; a call with causal=False
                 of a variant that is causal only; a backward pass with create_graph=True.
         """
@@ -90,7 +91,7 @@ class Attention(Variant):
         parameters: Parameters | None = None,
         rows: Tensor | None = None,
     ) -> Tensor:
-        """The coefficients of each value: `weights @ value` is the output of the call.
+        """The coefficients of the values: `weights @ value` is the output of the call.
 
         Takes the arguments of the call; `rows` (int64 indices) selects query rows. The weights can
         be differentiated more than once.
@@ -99,8 +100,8 @@ class Attention(Variant):
             (batch, heads, len(rows) or query_len, key_len).
 
         Raises:
-            ValueError: as the call does.
-            UnsupportedError: as the call does; while a program is traced.
+            ValueError: as in the call.
+            UnsupportedError: as in the call; also while a program is traced.
         """
         given = Keywords(causal, key_padding_mask, distance_bias, scale, parameters)
         return untraced(self._weights)(query, key, rows, given)
@@ -118,13 +119,13 @@ class Attention(Variant):
     ) -> tuple[Tensor, State]:
         """The causal output of the first tokens, and the state from which `step` continues.
 
-        Takes the arguments of the call except `causal`, with as many queries as keys. There is no
-        gradient.
+        Takes the arguments of the call except `causal`, with as many queries as keys. The output
+        has no gradient.
 
         Raises:
-            ValueError: as the call does.
-            UnsupportedError: as the call does; a variant without `step` in `supports`; an input
-                that requires a gradient.
+            ValueError: as in the call.
+            UnsupportedError: as in the call; a variant without `step` in `supports`; an input that
+                requires a gradient.
         """
         given = Keywords(True, key_padding_mask, distance_bias, scale, parameters)
         return untraced(self._prefill)(query, key, value, given)
@@ -141,14 +142,14 @@ class Attention(Variant):
         scale: float | None = None,
         parameters: Parameters | None = None,
     ) -> tuple[Tensor, State]:
-        """The output of the next token or tokens, and the state after them: the last rows of the
-        causal call over all tokens so far.
+        """The output of one or more new tokens, and the state after them. The output equals the
+        last rows of the causal call over all tokens so far.
 
-        Takes the arguments of `prefill`, for the new tokens alone; `scale` and `parameters` must be
-        those of the prefill. `distance_bias` is (heads, new tokens + all tokens - 1).
+        Takes the arguments of `prefill`, only for the new tokens; `scale` and `parameters` must be
+        the same as in the prefill. `distance_bias` is (heads, new tokens + all tokens - 1).
 
         Raises:
-            ValueError, UnsupportedError: as `prefill` does; a state of another attention or shape.
+            ValueError, UnsupportedError: as in `prefill`; a state of another attention or shape.
         """
         given = Keywords(True, key_padding_mask, distance_bias, scale, parameters)
         return untraced(self._step)(state, query, key, value, given)
@@ -165,26 +166,28 @@ class Attention(Variant):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """Attend, with the arguments of torch.nn.functional.scaled_dot_product_attention, so that
-        this method can stand in its place. An argument that the method cannot honour is refused.
+        """Compute attention with the arguments of
+        torch.nn.functional.scaled_dot_product_attention, which this method can replace. Arguments
+        that the variant does not support raise an error.
 
         Args:
             query, key, value: as in the call.
             attn_mask: broadcasts to (batch, heads, query_len, key_len); bool with True = visible
-                (`key_padding_mask` of the call has True = hidden), or 0 and -inf, added to scores.
-                It may hide padded keys and be causal with the last query at the last key. Rows of
-                padding differ from torch's, which computes them.
-            dropout_p: 0.0.
-            is_causal: query i sees keys 0 to i, as in torch. With fewer queries than keys `causal`
-                of the call means something else: there the last query is at the last key.
+                (in `key_padding_mask` of the call, True = hidden), or 0 and -inf, added to scores.
+                The mask may hide padded keys, and it may be causal with the last query at the last
+                key. Rows of padding differ from torch, which computes them.
+            dropout_p: must be 0.0.
+            is_causal: query i sees keys 0 to i, as in torch. With fewer queries than keys, `causal`
+                of the call differs: it puts the last query at the last key.
             scale: as in the call.
-            enable_gqa: whether key and value may have fewer heads than the query, a divisor.
+            enable_gqa: whether key and value may have fewer heads than the query; their number of
+                heads must divide the number of query heads.
 
         Raises:
-            ValueError: as the call does; attn_mask together with is_causal; head counts that differ
+            ValueError: as in the call; attn_mask together with is_causal; head counts that differ
                 without enable_gqa.
-            UnsupportedError: as the call does; dropout; another attn_mask, or any that has to be
-                looked at in a program that is traced; is_causal with more queries than keys.
+            UnsupportedError: as in the call; dropout; another attn_mask; in a traced program, an
+                attn_mask other than a bool mask of keys; is_causal with more queries than keys.
         """
         key, value, causal, padding = torch_signature.read_arguments(
             self, query, key, value, attn_mask, dropout_p, is_causal, enable_gqa
@@ -200,7 +203,7 @@ class Attention(Variant):
         key_padding_mask: Tensor | None = None,
     ) -> None:
         """Build the tensors and kernels that later calls of this shape use again (drawn patterns,
-        projections, compiled code), and free those that were kept for other shapes."""
+        projections, compiled code), and free the tensors that were kept for other shapes."""
         tensor_cache.clear()
         call = self.resolve(query, Keywords(causal, key_padding_mask))
         if key_padding_mask is None or not self._one_by_one(query, key, causal):
@@ -218,7 +221,7 @@ class Attention(Variant):
                     )
 
     def run(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
-        """The output of a checked call by the kernel itself, in whatever mode of torch it runs.
+        """The output of a checked call. The kernel runs even while torch traces a program.
 
         Raises:
             UnsupportedError: the chosen implementation cannot run on the device; forward-mode
@@ -239,7 +242,7 @@ class Attention(Variant):
         else:
             crosses = "cross_attention" in self.supports
             out = padding.attend(self._attended, query, key, value, call, crosses=crosses)
-        made_by = getattr(out, "grad_fn", None)  # kernels from outside may return anything
+        made_by = getattr(out, "grad_fn", None)  # added kernels may return anything
         if made_by is not None and not self._is_native(query, key, call):
             made_by.register_prehook(partial(_only_once, self.info.name))
         return out
@@ -313,15 +316,15 @@ class Attention(Variant):
         return decoding.step(self, state, query, key, value, self.resolve(query, given))
 
     def _is_native(self, query: Tensor, key: Tensor, call: Call | Keywords) -> bool:
-        """Whether a call is nothing but torch's own attention, which torch can trace and knows the
-        derivatives of."""
+        """Whether a call only runs torch's own attention, which torch can trace and
+        differentiate."""
         plain = call.key_padding_mask is None and call.distance_bias is None
         unlike = call.causal and query.shape[2] != key.shape[2]
         return self.traceable and plain and not unlike
 
     def _one_by_one(self, query: Tensor, key: Tensor, causal: bool) -> bool:
-        """Whether padded sequences are computed one by one: if hiding keys is not enough to give
-        the result of the sequence alone."""
+        """Whether padded sequences are computed one by one. This is necessary if hiding the padded
+        keys does not give the result of the sequence without padding."""
         unlike = not causal and query.shape[2] != key.shape[2]
         positions = self.info.positions
         return positions == "absolute" or (positions == "distance" and unlike)
@@ -333,20 +336,20 @@ class Attention(Variant):
         if parameters is not None:
             check_parameters(self, parameters, seeded, query.device)
             return parameters
-        # Not rounded to a half type: a learned tensor is no input, and is computed with in float32.
+        # Learned tensors are not inputs: they stay in float32 if the query has a half type.
         dtype = compute_dtype(query.dtype)
         return {name: tensor.to(query.device, dtype) for name, tensor in seeded.items()}
 
 
 @tensor_cache.cached
 def _seeded(attention: Attention, heads: int, head_dim: int) -> Parameters:
-    """Learned tensors of a fresh variant, drawn once for many calls; only to be read."""
+    """The learned tensors of seed 0, drawn once for many calls. Callers must not write to them."""
     return attention.init_parameters(heads, head_dim)
 
 
 def _only_once(name: str, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    """Runs before a backward pass: refuses one that is differentiated again, which the kernels do
-    not support, and makes gradients `readable`."""
+    """A hook that runs before a backward pass. It refuses a pass that torch will differentiate
+    again, which the kernels do not support, and makes gradients `readable`."""
     if torch.is_grad_enabled():
         raise traced.no_second_derivative(name)
     if any(x is not None and traced.is_mapped(x) for x in grads):

@@ -1,4 +1,4 @@
-"""What a call asks for beside its query, key and value."""
+"""The arguments of a call besides query, key and value."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 Parameters = dict[str, Tensor]
-"""Learned tensors by name, as made by `Attention.init_parameters`."""
+"""Learned tensors by name, as `Attention.init_parameters` returns them."""
 
 
 class Keywords(NamedTuple):
@@ -28,9 +28,9 @@ class Call:
     scale: factor on the query.
     causal: hide keys at later positions.
     key_padding_mask: bool (batch, key_len), True = padding; None if no key is padding.
-    distance_bias: (heads, query_len + key_len - 1), added to the scaled scores: entry
-        j - i + query_len - 1 to the score of query row i and key j. Always None for a variant that
-        does not declare `distance_bias`.
+    distance_bias: (heads, query_len + key_len - 1), added to the scaled scores: the score of query
+        row i and key j gets entry j - i + query_len - 1. Always None for a variant that does not
+        declare `distance_bias`.
     parameters: learned tensors; empty for a variant that learns nothing.
     """
 
@@ -41,5 +41,5 @@ class Call:
     parameters: Parameters = field(default_factory=dict)
 
     def masked(self, key_padding_mask: Tensor | None, distance_bias: Tensor | None) -> Call:
-        """The same call of some of its sequences, rows and keys, which have this mask and bias."""
+        """The call for some of its sequences, rows and keys, with their mask and bias."""
         return replace(self, key_padding_mask=key_padding_mask, distance_bias=distance_bias)

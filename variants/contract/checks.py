@@ -1,4 +1,4 @@
-"""What a call must look like; everything that does not is one message that says what would."""
+"""Checks of the arguments of a call. Error messages state the expected and the given values."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class UnsupportedError(ValueError):
-    """A request that is well formed but that this variant, or this machine, cannot serve."""
+    """The arguments are valid, but this variant or this machine does not support them."""
 
 
 def require(attention: Variant, capability: str) -> None:
-    """UnsupportedError unless the attention, as asked for, has a capability."""
+    """Raise UnsupportedError unless the attention, with its implementation, has a capability."""
     if capability not in attention.supports:
         name = attention.info.name
         if attention.supports is not attention.info.supports:
@@ -35,7 +35,7 @@ def check_call(
     value: Tensor,
     given: Keywords,
 ) -> None:
-    """Arguments as in `Attention.__call__`."""
+    """Check the arguments of `Attention.__call__`."""
     causal, key_padding_mask, distance_bias = given[:3]
     name = attention.info.name
     if not all(isinstance(x, Tensor) for x in (query, key, value)):
@@ -56,7 +56,7 @@ def check_call(
         raise ValueError(f"{name}: every dimension must be at least 1; {shapes}")
     if heads % kv_heads:
         raise ValueError(
-            f"{name}: the number of key/value heads must divide that of the query; "
+            f"{name}: the number of key/value heads must divide the number of query heads; "
             f"got heads={heads}, kv_heads={kv_heads}"
         )
     if not query.dtype == key.dtype == value.dtype or query.dtype not in DTYPES:
@@ -89,19 +89,19 @@ def check_call(
 
 
 def require_real(name: str, method: str, *tensors: Tensor) -> None:
-    """UnsupportedError while a program is traced, into which a call fits but not this `method`."""
+    """Raise UnsupportedError while a program is traced, which cannot contain this `method`."""
     if tracing() or any(pretended(x) for x in tensors):
         raise UnsupportedError(
-            f"{name}: {method} takes tensors that hold numbers, outside of a program that is "
-            "traced (torch.export, make_fx, fake or meta tensors, transforms of torch.func); only "
-            "the call itself becomes part of such a program"
+            f"{name}: {method} takes tensors that hold numbers, outside of a traced program "
+            "(torch.export, make_fx, fake or meta tensors, transforms of torch.func); only the "
+            "call itself can be part of such a program"
         )
 
 
 def check_parameters(
     attention: Variant, parameters: Parameters, seeded: Parameters, device: torch.device
 ) -> None:
-    """Learned tensors that were given must be like the seeded ones."""
+    """Check that given learned tensors have the names and shapes of the seeded tensors."""
     expected = {name: tuple(tensor.shape) for name, tensor in seeded.items()}
     if found := _unfit(parameters, expected, device):
         raise ValueError(
@@ -123,7 +123,7 @@ def _check_mask(name: str, mask: Tensor, shape: tuple[int, int], device: torch.d
 
 
 def check_bias(name: str, bias: Tensor, query: Tensor, key_len: int) -> None:
-    """A distance bias for so many keys, as in `Attention.__call__`."""
+    """Check the `distance_bias` of `Attention.__call__` for `key_len` keys."""
     shape, device = (query.shape[1], query.shape[2] + key_len - 1), query.device
     if not bias.is_floating_point() or bias.shape != shape or bias.device != device:
         raise ValueError(
@@ -140,7 +140,7 @@ def _spelled(shapes: dict[str, tuple[int, ...]]) -> str:
 def _unfit(
     parameters: Parameters, expected: dict[str, tuple[int, ...]], device: torch.device
 ) -> str:
-    """What is wrong with learned tensors that were given, in words; empty if nothing is."""
+    """The first error in the given learned tensors, in words; empty if they are valid."""
     if not isinstance(parameters, dict):
         return type(parameters).__name__
     for name, tensor in parameters.items():

@@ -1,4 +1,4 @@
-"""Token by token: what a causal attention has kept of earlier tokens, and how it goes on."""
+"""Decoding token by token: the state of a causal attention, and its steps."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from variants.contract.variant import Memory, Variant
 
 @dataclass(frozen=True)
 class State:
-    """Earlier tokens, as far as later ones may ask for them; made by `Attention.prefill`.
+    """The data of earlier tokens that later tokens need; `Attention.prefill` returns it.
 
-    A step leaves the state it is given as it is and returns another, so that one may be gone on
-    from several times.
+    A step does not change the given state and returns a new state, so several continuations can
+    start from one state.
     """
 
     attention: Variant
@@ -33,12 +33,13 @@ class State:
     dtype: torch.dtype  # of the tokens
     device: torch.device
     memory: Memory
-    # Where the first token of each sequence stands, None where there is none yet; empty if no
-    # sequence begins with padding. Then what an "absolute" method keeps is one memory a sequence.
+    # Position of the first token of each sequence, None if the sequence has no token yet; empty if
+    # no sequence begins with padding. If not empty, the memory of an "absolute" method is a tuple
+    # with one memory for each sequence.
     starts: tuple[int | None, ...] = ()
 
     def starts_with(self, key_padding_mask: Tensor | None) -> tuple[int | None, ...]:
-        """`starts` after further tokens with this mask."""
+        """`starts` after new tokens with this mask."""
         if None not in self.starts:
             return self.starts
         new = first_tokens(key_padding_mask) or (0,) * len(self.starts)
@@ -49,7 +50,7 @@ class State:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are held between two steps, room for later tokens included."""
+        """Bytes that are kept between two steps, including free space for later tokens."""
         storages = [tensor.untyped_storage() for tensor in _tensors(self.memory)]
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
@@ -75,7 +76,7 @@ def first_state(attention: Variant, query: Tensor, key: Tensor, value: Tensor, c
 def step(
     attention: Variant, state: State, query: Tensor, key: Tensor, value: Tensor, call: Call
 ) -> tuple[Tensor, State]:
-    """The output of new tokens, and the state after them; arguments are checked."""
+    """The output of new tokens, and the state after them; the arguments are already checked."""
     query, key, value = readable(query), readable(key), readable(value)
     key, value = without_padding(call.key_padding_mask, key, value)
     if state.starts and attention.info.positions == "absolute":
@@ -86,7 +87,7 @@ def step(
 
 
 def first_tokens(key_padding_mask: Tensor | None) -> tuple[int | None, ...]:
-    """Where the first token of each sequence stands, as in `State.starts`."""
+    """Position of the first token of each sequence, as in `State.starts`."""
     if key_padding_mask is None:
         return ()
     found = padding.spans(key_padding_mask)
@@ -97,7 +98,7 @@ def first_tokens(key_padding_mask: Tensor | None) -> tuple[int | None, ...]:
 def _sequences(
     starts: Sequence[int | None], key: Tensor, value: Tensor, key_padding_mask: Tensor | None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """Keys, values and mask of each sequence by itself, from the position in `starts` on."""
+    """Keys, values and mask of each sequence separately, beginning at its position in `starts`."""
     for number, start in enumerate(starts):
         own = slice(number, number + 1), slice(start or 0, None)
         mask = None if key_padding_mask is None else key_padding_mask[own]
@@ -130,8 +131,7 @@ def _advance(
 def _step_one_by_one(
     attention: Variant, state: State, query: Tensor, key: Tensor, value: Tensor, call: Call
 ) -> tuple[Tensor, State]:
-    """A step of sequences whose first tokens stand at different positions, each with a memory of
-    its own."""
+    """A step of sequences that begin at different positions. Each sequence has its own memory."""
     starts = state.starts_with(call.key_padding_mask)
     outs: list[Tensor] = []
     memories: list[Memory | None] = []
@@ -177,7 +177,7 @@ def _shape(query: Tensor, key: Tensor) -> tuple[int, int, int, int]:
 
 
 def check_is_state(attention: Variant, state: State) -> None:
-    """The first argument of a step must be a state."""
+    """Check that the first argument of a step is a state."""
     require(attention, "step")
     if not isinstance(state, State):
         raise ValueError(
@@ -189,13 +189,14 @@ def check_is_state(attention: Variant, state: State) -> None:
 def check_tokens(
     attention: Variant, query: Tensor, key: Tensor, value: Tensor, given: Keywords
 ) -> None:
-    """What prefill and step ask for beyond a call: a query for each key, and no gradient."""
+    """Check the rules of prefill and step that a call does not have: as many queries as keys, and
+    no gradient."""
     name = attention.info.name
     require(attention, "step")
     tensors = all(isinstance(x, Tensor) for x in (query, key, value))
     if tensors and query.ndim == key.ndim == 4 and query.shape[2] != key.shape[2]:
         raise ValueError(
-            f"{name}: prefill and step take a query, a key and a value of each token; got "
+            f"{name}: prefill and step take a query, a key and a value for each token; got "
             f"{query.shape[2]} queries and {key.shape[2]} keys"
         )
     learned = given.parameters.values() if isinstance(given.parameters, dict) else ()
@@ -210,7 +211,7 @@ def check_tokens(
 def check_state(
     attention: Variant, state: State, query: Tensor, key: Tensor, distance_bias: Tensor | None
 ) -> None:
-    """New tokens must fit the state."""
+    """Check that new tokens match the state."""
     name = attention.info.name
     if state.attention != attention:
         raise ValueError(
@@ -220,7 +221,7 @@ def check_state(
     given = *_shape(query, key), query.dtype, query.device
     if given != kept:
         raise ValueError(
-            f"{name}: tokens of a step must be like those before them, (batch, heads, kv_heads, "
+            f"{name}: tokens of a step must match the earlier tokens, (batch, heads, kv_heads, "
             f"head_dim, dtype, device) = {_spelled(kept)}; got {_spelled(given)}"
         )
     if distance_bias is not None:

@@ -9,13 +9,13 @@ from variants.contract.call import Call
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float32 for the half types, the type itself otherwise."""
+    """float32 for the half types; other dtypes unchanged."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def without_padding(key_padding_mask: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """Keys and values (batch, kv_heads, key_len, head_dim) with zeros for padding: selected away
-    rather than multiplied by zero, as padding may hold NaN."""
+    """Keys and values (batch, kv_heads, key_len, head_dim) with zeros at padding. They are filled
+    and not multiplied by zero, because padding may contain NaN."""
     if key_padding_mask is None:
         return tensors
     padding = key_padding_mask[:, None, :, None]
@@ -23,18 +23,19 @@ def without_padding(key_padding_mask: Tensor | None, *tensors: Tensor) -> tuple[
 
 
 def expand_heads(key: Tensor, heads: int) -> Tensor:
-    """(batch, kv_heads, ...) to (batch, heads, ...), so that each query head has its own copy."""
+    """Repeat heads, (batch, kv_heads, ...) to (batch, heads, ...): one copy for each query head."""
     group = heads // key.shape[1]
     return key if group == 1 else key.repeat_interleave(group, dim=1)
 
 
 def query_positions(rows: Tensor, query_len: int, key_len: int) -> Tensor:
-    """Where query rows stand among the keys: the last query stands at the last key."""
+    """Positions of query rows, on the scale of key positions: the last query is at the last key."""
     return rows + (key_len - query_len)
 
 
 def visible(rows: Tensor, query_len: int, key_len: int, call: Call) -> Tensor:
-    """Bool (batch or 1, 1, len(rows) or 1, key_len): keys neither padded nor, if causal, later."""
+    """Bool (batch or 1, 1, len(rows) or 1, key_len): True for keys that are not padding and, if
+    causal, not later than the query."""
     allowed = torch.ones(1, 1, 1, key_len, dtype=torch.bool, device=rows.device)
     if call.causal:
         positions = query_positions(rows, query_len, key_len)
@@ -45,10 +46,10 @@ def visible(rows: Tensor, query_len: int, key_len: int, call: Call) -> Tensor:
 
 
 def visible_pairs(query_len: int, key_len: int, *, causal: bool) -> float:
-    """Query-key pairs of one head in which the key is not hidden, if causal, as later."""
+    """Number of query-key pairs of one head; if causal, without keys later than their query."""
     if not causal:
         return float(query_len * key_len)
-    # Row i sees i + 1 + key_len - query_len keys, none if that is negative.
+    # Row i sees max(0, i + 1 + key_len - query_len) keys.
     rows = min(query_len, key_len)
     return rows * (key_len - rows) + rows * (rows + 1) / 2
 
@@ -60,15 +61,15 @@ def distance_bias_of(rows: Tensor, query_len: int, key_len: int, distance_bias: 
 
 
 def dot_products(query: Tensor, key: Tensor, rows: Tensor, scale: float) -> Tensor:
-    """Scaled scores (batch, heads, len(rows), key_len), in float32 at least."""
+    """Scaled scores (batch, heads, len(rows), key_len), at least in float32."""
     dtype = compute_dtype(query.dtype)
     keys = expand_heads(key, query.shape[1]).to(dtype)
     return (query[:, :, rows].to(dtype) * scale) @ keys.transpose(-2, -1)
 
 
 def group_means(key: Tensor, size: int, key_padding_mask: Tensor | None) -> Tensor:
-    """Means over `size` consecutive tokens, padding left out: (batch, heads, groups, channels). A
-    group of padding alone has mean 0."""
+    """Means over groups of `size` consecutive tokens without padding: (batch, heads, groups,
+    channels). A group that contains only padding has mean 0."""
     batch, heads, key_len, channels = key.shape
     group = torch.arange(key_len, device=key.device) // size
     valid = key.new_ones(batch, key_len)
@@ -81,7 +82,7 @@ def group_means(key: Tensor, size: int, key_padding_mask: Tensor | None) -> Tens
 
 
 def masked_softmax(scores: Tensor, allowed: Tensor) -> Tensor:
-    """Softmax over the allowed keys; a row without any is 0, with zero gradient."""
+    """Softmax over the allowed keys; a row without allowed keys is 0, with zero gradient."""
     allowed = allowed.expand_as(scores)
     empty = ~allowed.any(-1, keepdim=True)
     weights = torch.softmax(scores.masked_fill(~(allowed | empty), -torch.inf), dim=-1)
@@ -89,8 +90,8 @@ def masked_softmax(scores: Tensor, allowed: Tensor) -> Tensor:
 
 
 def safe_total(total: Tensor) -> Tensor:
-    """A row's sum of weights to divide by: infinity, which makes the row 0, where there is nothing
-    or so little that the quotient's gradient would leave the dtype's range."""
+    """The sum of weights by which a row is divided. A sum that is 0, or so small that the gradient
+    of the quotient would leave the range of the dtype, becomes infinity, which makes the row 0."""
     tiny = torch.finfo(total.dtype).tiny / torch.finfo(total.dtype).eps
     return torch.where(total > tiny, total, torch.inf)
 

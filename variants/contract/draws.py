@@ -1,4 +1,4 @@
-"""Random numbers that are drawn once and kept from call to call."""
+"""Random numbers that are drawn once and kept for later calls."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 @contextmanager
 def lasting(seed: int) -> Iterator[torch.Generator]:
-    """Gives a generator; tensors made inside are the same wherever and whenever that happens.
+    """A context that gives a random generator. Tensors that are drawn in it depend only on `seed`.
 
-    They are made on the CPU whatever the default device, so that all devices share them, and are
-    fit for training even if the first call runs in inference mode.
+    They are made on the CPU, whatever the default device is, so they are equal on all devices. They
+    can be used in training even if the first call runs in inference mode.
     """
     with torch.inference_mode(False), torch.device("cpu"):
         yield torch.Generator().manual_seed(seed)

@@ -28,8 +28,8 @@ METHODS = (
 
 @dataclass(frozen=True)
 class HelpText:
-    """Stands as `__doc__` of a class: the docstring for the class, a summary for an instance.
-    `help` shows the documentation of an instance alone if it has its own."""
+    """The `__doc__` of a class: it gives the docstring to the class, and a summary to an instance.
+    `help` shows only the documentation of the instance if the instance has its own."""
 
     of_class: str
 
@@ -62,13 +62,13 @@ def _summary(attention: Attention) -> str:
             *_methods(attention),
             "",
             "help(attention.__call__) and help(attention.weights) describe all arguments,",
-            "help(type(attention)) the mathematics.",
+            "help(type(attention)) describes the mathematics.",
         ]
     )
 
 
 def _methods(attention: Attention) -> Iterator[str]:
-    """Signature and first sentence of the methods for users that this variant has."""
+    """Signature and first sentence of each public method that this variant supports."""
     learns = type(attention).init_parameters is not Variant.init_parameters
     for name in METHODS:
         if name in ("prefill", "step") and "step" not in attention.supports:

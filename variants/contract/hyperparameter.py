@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TimesLength:
-    """A number that grows with the sequence: `factor` times its length in tokens."""
+    """A number proportional to the sequence length: `factor` times the number of tokens."""
 
     factor: float
 
@@ -18,7 +18,7 @@ class TimesLength:
 class Hyperparameter:
     """One hyperparameter of a variant, as `hyperparameter` declares it.
 
-    `small` and `train` are the default where the variant declares no other value.
+    `small` and `train` equal `default` if the variant declares no other value.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Hyperparameter:
 
     @property
     def valid(self) -> str:
-        """The valid values in words; empty where every value of the type is valid."""
+        """The valid values in words; empty if every value of the type is valid."""
         if self.choices is not None:
             return f"one of {', '.join(map(str, self.choices))}"
         limits = [f"a multiple of {self.step}"] if self.step > 1 else []
@@ -62,7 +62,7 @@ class Hyperparameter:
         return f"{self.name} ({self.facts}): {self.doc}"
 
     def train_at(self, seq_len: int) -> Any:
-        """The value for a training on sequences of `seq_len` tokens: the nearest valid one."""
+        """The value for a training on sequences of `seq_len` tokens, rounded to a valid value."""
         if not isinstance(self.train, TimesLength):
             return self.train
         wanted = self.train.factor * seq_len
@@ -71,10 +71,10 @@ class Hyperparameter:
         return max(wanted, self.minimum or 0)
 
     def check(self, value: Any) -> None:
-        """Refuse a value that is not valid.
+        """Check a value.
 
         Raises:
-            ValueError: names what is valid and what was given.
+            ValueError: the value is not valid; the message states the valid values.
         """
         if self.choices is not None and value not in self.choices:
             valid = ", ".join(map(str, self.choices))
@@ -104,16 +104,17 @@ def hyperparameter(
     """A dataclass field that is a hyperparameter.
 
     Args:
-        default: a bool, int, float or str; a value is valid if it has the same type.
+        default: a bool, int, float or str; valid values have the same type.
         minimum: the least valid number.
-        step: a valid integer is a multiple of it.
+        step: valid integers are multiples of this number.
         choices: the valid values, if they are few.
-        doc: the meaning with its unit, as a phrase. Registration refuses a hyperparameter without.
-        small: the value at which the tests cut a few dozen tokens into many pieces; by default
-            `default`.
-        train: the value for tiny trainings (`python -m bench train`), at which an approximation is
-            one on short sequences: a value, or `TimesLength(1 / 4)` for a quarter of the tokens;
-            by default `default`.
+        doc: the meaning and the unit, as a phrase. Registration refuses a hyperparameter without
+            `doc`.
+        small: the value for tests, with which a few dozen tokens are cut into many pieces; by
+            default `default`.
+        train: the value for tiny trainings (`python -m bench train`), with which an approximation
+            differs from exact attention on short sequences: a value, or `TimesLength(1 / 4)` for a
+            quarter of the tokens; by default `default`.
     """
     declared = {"minimum": minimum, "step": step, "choices": choices}
     return dataclasses.field(
@@ -122,22 +123,22 @@ def hyperparameter(
 
 
 def declared_by(cls: type) -> tuple[Hyperparameter, ...]:
-    """The hyperparameters of a variant's class in the order of its file. `implementation` is none:
-    it chooses how the same numbers are computed."""
+    """The hyperparameters of a variant's class, in the order of their declaration. `implementation`
+    is not a hyperparameter: it selects the code that computes the same function."""
     fields = dataclasses.fields(cls)
     return tuple(Hyperparameter.of(field) for field in fields if field.name != "implementation")
 
 
 def check_declared(name: str, found: tuple[Hyperparameter, ...]) -> None:
-    """Refuse a variant with a hyperparameter that lacks something, or whose own values are not
-    valid.
+    """Check the declarations of the hyperparameters of a variant.
 
     Raises:
-        ValueError: names the variant, the hyperparameter and what is missing.
+        ValueError: a default of another type, no `doc`, or a declared value that is not valid. The
+            message names the variant and the hyperparameter.
     """
     for one in found:
         if one.type not in (bool, int, float, str):
-            # Rows and the command line carry settings as text.
+            # Result rows and the command line write settings as text.
             raise ValueError(
                 f"{name}: hyperparameter {one.name!r} needs a default of type bool, int, float or "
                 f"str; got {one.default!r}"

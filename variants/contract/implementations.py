@@ -1,7 +1,8 @@
-"""What the names of implementations mean, and on which devices each runs.
+"""The meaning of each implementation name, and the devices on which the implementation runs.
 
-`Attention.cannot_run` knows this machine only; documents must be the same everywhere.
-`tests/test_documents.py` compares the two. A name without an entry is a kernel of this project.
+`Attention.cannot_run` depends on the machine, but documents must be the same on every machine.
+`tests/test_documents.py` compares this table with `cannot_run`. A name without an entry is a kernel
+of this project.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Meaning:
-    """An implementation's text, and where it runs."""
+    """The description of an implementation, and the devices on which it runs."""
 
     text: str
     devices: tuple[str, ...] = ("cpu", "cuda")
@@ -19,15 +20,17 @@ class Meaning:
 
 OWN = Meaning("a kernel of this project, made of torch operations")
 MEANINGS = {
-    "coarse": Meaning("the same with scores in bfloat16: faster, with a larger rounding error"),
-    "plain": Meaning("two matrix products around a softmax, for blocks of query rows"),
+    "coarse": Meaning(
+        "the kernel of this project with scores in bfloat16: faster, with a larger rounding error"
+    ),
+    "plain": Meaning("two matrix products and a softmax, for blocks of query rows"),
     "sdpa": Meaning("torch's `scaled_dot_product_attention`"),
-    "onednn": Meaning("torch's kernel on inputs that are widened to float32", ("cpu",)),
+    "onednn": Meaning("torch's kernel on inputs that are converted to float32", ("cpu",)),
     "flash": Meaning("torch's FlashAttention kernel", ("cuda",)),
     "cudnn": Meaning("torch's cuDNN kernel", ("cuda",)),
     "efficient": Meaning("torch's memory-efficient kernel", ("cuda",)),
     "flex": Meaning(
-        "torch's FlexAttention; compiles when first called, and has no gradient on a CPU"
+        "torch's FlexAttention; compiles at the first call, and has no gradient on a CPU"
     ),
     "xformers": Meaning("xFormers' memory-efficient kernel", ("cuda",)),
     "fla": Meaning("flash-linear-attention; causal, bfloat16", ("cuda",)),

@@ -1,4 +1,4 @@
-"""What a variant declares about itself beside its mathematics."""
+"""The metadata that a variant declares."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Info:
 
     @property
     def is_exact(self) -> bool:
-        """Whether the method equals softmax attention whatever its hyperparameters."""
+        """Whether the method equals softmax attention for all hyperparameters."""
         return self.exact_when is not None and not self.exact_when
 
     @property

@@ -14,7 +14,7 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 
 Result = TypeVar("Result")
 
-# The modes in which torch runs an operation on tensors that hold no numbers, or writes it down.
+# The modes in which torch runs operations on tensors without data, or records operations.
 _C: Any = torch._C
 _TRACERS = tuple(
     getattr(_C._TorchDispatchModeKey, name) for name in ("FAKE", "PROXY", "FUNCTIONAL")
@@ -22,17 +22,17 @@ _TRACERS = tuple(
 
 
 def autocasts(device: torch.device) -> bool:
-    """Whether torch chooses dtypes on this device now; on some, such as meta, it never does."""
-    # torch 2.10 and 2.11 do not compile the question; both devices have autocast.
+    """Whether autocast is active on this device; some devices, such as meta, have no autocast."""
+    # torch 2.10 and 2.11 do not compile `is_autocast_available`; cpu and cuda have autocast.
     possible = device.type in ("cpu", "cuda") or torch.amp.is_autocast_available(device.type)
     return possible and torch.is_autocast_enabled(device.type)
 
 
 def as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors as `scaled_dot_product_attention` takes them: under autocast, all that are of
-    floating point but float64 are cast to the dtype of autocast."""
+    """Cast tensors as torch's `scaled_dot_product_attention` does: under autocast, floating-point
+    tensors except float64 get the dtype of autocast."""
     if not all(isinstance(x, Tensor) for x in tensors):
-        return tensors  # the check of the call names what is wrong
+        return tensors  # `check_call` raises the error
     return tuple(_cast(x) for x in tensors)
 
 
@@ -45,26 +45,27 @@ def _cast(tensor: Tensor) -> Tensor:
 
 
 def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Kernels and definitions choose the dtype of each product themselves."""
+    """A context without autocast, as kernels and definitions choose the dtype of each product."""
     if autocasts(device):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
 
 def tracing() -> bool:
-    """Whether operations are now recorded or pretended instead of computed: torch.export, make_fx,
-    FakeTensorMode, functionalize and the other transforms of torch.func, torch.jit.trace, or
-    torch.compile."""
+    """Whether torch now records or simulates operations instead of computing them: torch.export,
+    make_fx, FakeTensorMode, functionalize and the other transforms of torch.func, torch.jit.trace,
+    or torch.compile."""
     return torch.compiler.is_compiling() or transforming() or _recording()
 
 
 def holds_numbers(tensor: Tensor) -> bool:
-    """Whether a program may look now at what a tensor holds: not while it is traced or compiled."""
+    """Whether the numbers in a tensor can be read now: False while a program is traced or
+    compiled."""
     return not (torch.compiler.is_compiling() or _recording() or pretended(tensor))
 
 
 def exporting() -> bool:
-    """Whether a program is recorded that has to be whole; torch.compile may leave parts out."""
+    """Whether torch records a program without graph breaks; torch.compile may have them."""
     if torch.compiler.is_compiling():
         return torch.compiler.is_exporting()
     return _recording()
@@ -77,13 +78,13 @@ def _recording() -> bool:
 
 
 def transforming() -> bool:
-    """Whether a transform of torch.func is under way: grad, jvp, vmap, functionalize, ..."""
+    """Whether a transform of torch.func is active: grad, jvp, vmap, functionalize, ..."""
     found: bool = _C._are_functorch_transforms_active()
     return found
 
 
 def pretended(tensor: Tensor) -> bool:
-    """Whether a tensor holds no numbers, or stands for another one in a program that is traced."""
+    """Whether a tensor has no data, or represents another tensor in a traced program."""
     return (
         tensor.is_meta
         or isinstance(tensor, FakeTensor | FunctionalTensor)
@@ -93,5 +94,5 @@ def pretended(tensor: Tensor) -> bool:
 
 
 def untraced(function: Callable[..., Result]) -> Callable[..., Result]:
-    """The function as it is, between what torch.compile makes of the code around it."""
+    """The function without tracing: torch.compile makes a graph break before and after it."""
     return torch.compiler.disable(function) if torch.compiler.is_compiling() else function

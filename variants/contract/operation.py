@@ -1,4 +1,4 @@
-"""The operation `variants::attention`, which stands for a call in a traced program."""
+"""The operation `variants::attention`, which represents a call in a traced program."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ def _attention_backward(
     scale: float | None,
     names: str | None,
 ) -> list[Tensor]:
-    """Gradients of query, key, value, the bias (empty if there is none) and what is learned."""
+    """Gradients of query, key, value, bias (empty if there is none) and the learned tensors."""
     found: list[Tensor | BaseException] = []
 
-    # Another thread would not know the stream of this one.
+    # A new thread does not use the CUDA stream of this thread by itself.
     on = torch.cuda.current_stream(query.device) if query.is_cuda else None
 
     def differentiate() -> None:
@@ -93,7 +93,7 @@ def _attention_backward(
         except BaseException as error:
             found.append(error)
 
-    # Inside of an operation torch records no gradient; in a thread of its own it does.
+    # torch records no gradients inside an operation, but it does in another thread.
     thread = threading.Thread(target=differentiate)
     thread.start()
     thread.join()

@@ -1,8 +1,8 @@
-"""Padded sequences one by one: each as if it stood alone, without the padding before and behind it.
+"""Computes padded sequences one by one, without the padding before and after each sequence.
 
-A method that counts from the first token (blocks, segments, sinks) or asks how long a sequence is
-(landmarks, numbers of buckets) would otherwise count padding. Padding between two tokens of a
-sequence keeps its position and stays hidden.
+Some methods count positions from the first token (blocks, segments, sinks) or depend on the length
+of the sequence (landmarks, numbers of buckets). In one call, they would count padding. Padding
+between two tokens of a sequence keeps its position and stays hidden.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from variants.contract.call import Call
 from variants.contract.definitions import compute_dtype
 
 Attend = Callable[[Tensor, Tensor, Tensor, Call], Tensor]
-"""Output of query, key, value (or rows) and call."""
+"""Computes output from query, key, value and call, or weights from query, key, rows and call."""
 
 
 class Span(NamedTuple):
-    """The keys `first` to `last` of a sequence: from its first token to its last."""
+    """The keys of a sequence from its first token to its last token: slice(first, last)."""
 
     first: int
     last: int
-    holes: bool  # whether there is padding among them
+    holes: bool  # whether some of these keys are padding
 
 
 class Part(NamedTuple):
-    """Consecutive sequences that are padded alike, and some of their queries and keys."""
+    """Consecutive sequences with the same padding, and some of their queries and keys."""
 
     sequences: slice
     rows: slice  # of the queries
@@ -42,15 +42,15 @@ class Part(NamedTuple):
         """The entries of `distance_bias` for these queries and keys."""
         if distance_bias is None:
             return None
-        # Entry j - i + query_len - 1 is for row i and key j: the first is of the last row.
+        # Entry j - i + query_len - 1 is for row i and key j: the first entry is for the last row.
         begin = self.keys.start - self.rows.stop + query_len
         length = self.rows.stop - self.rows.start + self.keys.stop - self.keys.start - 1
         return distance_bias[:, begin : begin + length]
 
 
 def spans(key_padding_mask: Tensor) -> list[Span]:
-    """The span of each sequence of a mask (batch, key_len), True = padding; an empty one where all
-    is padding. A GPU is waited for."""
+    """The span of each sequence of a mask (batch, key_len), True = padding; an empty span if the
+    sequence is only padding. The function waits for a GPU."""
     real = (~key_padding_mask).int()
     key_len = real.shape[1]
     first, last = real.argmax(1), key_len - real.flip(1).argmax(1)
@@ -64,13 +64,14 @@ def spans(key_padding_mask: Tensor) -> list[Span]:
 def parts(
     key_padding_mask: Tensor, query_len: int, *, causal: bool, crosses: bool
 ) -> Iterator[list[Part]]:
-    """For consecutive sequences that are padded alike, the calls they need.
+    """The calls that each group of consecutive sequences with the same padding needs.
 
-    With as many queries as keys, and always if causal, query i is the token of key i + key_len -
-    query_len. The queries of tokens are set against the keys of tokens, without the others. Queries
-    at padding see nothing if causal; otherwise they may belong to another sequence, and are set
-    against these keys by themselves if the method `crosses`. Queries that are not causal and not as
-    many as the keys belong to another sequence.
+    If the call is causal, or has as many queries as keys, query i and key i + key_len - query_len
+    belong to the same token. The queries of tokens are then computed with the keys of tokens only.
+    Queries at padding see nothing if the call is causal. Otherwise these queries may belong to
+    another sequence: if the method supports cross-attention (`crosses`), they are computed with the
+    same keys in separate calls. If the call is not causal and the numbers of queries and keys
+    differ, all queries belong to another sequence.
     """
     offset = key_padding_mask.shape[1] - query_len
     begin = 0
@@ -79,7 +80,7 @@ def parts(
         begin = sequences.stop
         rows = [slice(0, query_len)]
         if causal or offset == 0:
-            # Queries before the first key stay in front of the first token.
+            # If there are more queries than keys, the part keeps the queries before the first key.
             first, last = max(0, span.first - max(0, offset)), max(0, span.last - offset)
             rows = [slice(first, last)]
             if crosses and not causal:
@@ -96,11 +97,11 @@ def parts(
 def attend(
     kernel: Attend, query: Tensor, key: Tensor, value: Tensor, call: Call, *, crosses: bool
 ) -> Tensor:
-    """The output of all sequences; rows of no part are 0."""
+    """The output of all sequences; rows that belong to no part are 0."""
     query_len, padding = query.shape[2], call.key_padding_mask
     assert padding is not None
     found = list(parts(padding, query_len, causal=call.causal, crosses=crosses))
-    # Cut once: a slice for each part would have a gradient as large as the whole batch.
+    # Split once: the gradient of each slice would be as large as the whole batch.
     sizes = [own[0].sequences.stop - own[0].sequences.start for own in found]
     batches = zip(*(x.split(sizes) for x in (query, key, value, padding)), strict=True)
     outs = []
@@ -136,7 +137,8 @@ def _nothing(queries: Tensor) -> Tensor:
 def weights(
     define: Attend, query: Tensor, key: Tensor, rows: Tensor, call: Call, *, crosses: bool
 ) -> Tensor:
-    """The weights of some `rows`, defined for query, key, rows and call; rows of no part are 0."""
+    """The weights of the query rows `rows`. `define` computes the weights of one part from query,
+    key, rows and call; rows that belong to no part are 0."""
     padding = call.key_padding_mask
     assert padding is not None
     _, heads, query_len, _ = query.shape

@@ -14,18 +14,18 @@ NUMBER = re.compile(r"[+-]?(inf|(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)")
 
 
 def parse(text: str, **defaults: Any) -> Attention:
-    """The attention that a text names: a variant, then any of its settings as `name=value`, with
-    spaces between. Settings that are not written have the values in `defaults`, or the
-    variant's own.
+    """The attention that a text describes: the name of a variant, then settings as `name=value`,
+    separated by spaces. Settings that are not in the text have the value in `defaults`, or else the
+    default of the variant.
 
     >>> parse("lsh num_hashes=4").num_hashes
     4
 
-    It reads what `str(attention)` writes: `parse(str(attention)) == attention`.
+    `parse` reads the text of `str(attention)`: `parse(str(attention)) == attention`.
 
     Raises:
-        ValueError: a text of another form, an unknown variant, an unknown setting, or a value that
-            is out of range. The message lists the valid ones.
+        ValueError: a text in another format, an unknown variant, an unknown setting, or a value
+            that is out of range. The message lists the valid names or values.
     """
     name, *words = text.split() or [""]
     cls = REGISTRY.get(name)
@@ -42,24 +42,24 @@ def parse(text: str, **defaults: Any) -> Attention:
 
 
 def as_attention(attention: Attention | str) -> Attention:
-    """An attention that is given as itself or as its text.
+    """The given attention, or the attention that the given text describes.
 
     Raises:
-        ValueError: as `parse` does; an object of another kind.
+        ValueError: as in `parse`; an object of another type.
     """
     if isinstance(attention, str):
         return parse(attention)
     if not isinstance(attention, Attention):
         raise ValueError(
-            "attention must be made by variants.create, or be a text as 'lsh num_hashes=4'; got "
-            f"{attention!r}"
+            "attention must be made by variants.create, or be a text such as 'lsh num_hashes=4'; "
+            f"got {attention!r}"
         )
     return attention
 
 
 def _value(setting: str, kind: type, text: str) -> Any:
-    """The value that a text stands for. A text that is no number stays a text, which the attention
-    refuses with its bounds."""
+    """The value of a text. A text that is not a number stays a str; the attention then raises an
+    error that states the valid values."""
     if kind is bool:
         if text not in ("True", "False"):
             raise ValueError(f"{setting} must be True or False; got {text!r}")

@@ -1,4 +1,4 @@
-"""Which keys a query sees, stated once as data; kernels, oracle and pictures all read it."""
+"""A description of the keys that a query sees. Kernels, definitions and pictures use it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Pattern:
 
     A query at position p sees the key at position j if any of these holds:
 
-    * |p // block_size - j // block_size| <= window (block_size 1 makes the window one of tokens);
+    * |p // block_size - j // block_size| <= window (with block_size 1 the window counts tokens);
     * j or, with `global_rows`, p is one of the first `leading` or the last `trailing` positions;
     * j // block_size is one of `random_blocks[head, p // block_size]`.
 
-    `causal` intersects all of it with j <= p. Queries that lie before the first key
-    (query_len > key_len) have negative positions and no random blocks.
+    If `causal`, j <= p must also hold. Queries before the first key (query_len > key_len) have
+    negative positions and no random blocks.
     """
 
     query_len: int
@@ -30,7 +30,7 @@ class Pattern:
     leading: int = 0
     trailing: int = 0
     global_rows: bool = True
-    random_blocks: Tensor | None = None  # int64 (heads, blocks, draws); -1 where none is left
+    random_blocks: Tensor | None = None  # int64 (heads, blocks, draws); -1 is no block
 
     @property
     def offset(self) -> int:
@@ -38,15 +38,15 @@ class Pattern:
         return self.key_len - self.query_len
 
     def is_global(self, positions: Tensor) -> Tensor:
-        """Bool, of the shape of `positions`."""
+        """Whether positions are among the first or last: bool with the shape of `positions`."""
         return (positions < self.leading) & (positions >= 0) | (
             positions >= self.key_len - self.trailing
         )
 
     def sees(self, heads: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
         """Whether queries of these heads at these positions see these keys: a bool for each
-        element of three index tensors that broadcast. No element needs another one, so that a
-        compiler can put this into a kernel."""
+        element of three index tensors that broadcast. Elements are computed independently, so a
+        compiler can use this function in a kernel."""
         query_block = queries // self.block_size
         key_block = keys // self.block_size
         seen = (query_block - key_block).abs() <= self.window
@@ -57,7 +57,8 @@ class Pattern:
         if self.random_blocks is not None:
             drawn = query_block.clamp(min=0)
             for draw in range(self.random_blocks.shape[-1]):
-                # By tensors alone: torch 2.10 does not compile an index with a number among them.
+                # Index with tensors only: torch 2.10 does not compile an index that mixes tensors
+                # and numbers.
                 block = self.random_blocks[..., draw][heads, drawn]
                 seen = seen | ((block == key_block) & (queries >= 0))
         return seen & (keys <= queries) if self.causal else seen
@@ -70,7 +71,7 @@ class Pattern:
         return self.sees(heads, queries, torch.arange(self.key_len, device=rows.device))
 
     def covers_everything(self) -> bool:
-        """Whether the band alone reaches from any query to any key."""
+        """Whether the band contains every query-key pair."""
         farthest = max(self.key_len, self.query_len) - 1
         return self.window * self.block_size >= farthest
 
@@ -85,7 +86,7 @@ class Pattern:
         everything = (last + 1).clamp(min=0)
         head = self.leading
         tail = self.key_len - self.trailing
-        # Band outside the global keys, then global keys up to the last visible one.
+        # The band outside the global keys, then the global keys up to the last visible key.
         band = (torch.clamp(right, max=tail - 1) - torch.clamp(left, min=head) + 1).clamp(min=0)
         first = torch.clamp(last + 1, max=head).clamp(min=0)
         final = (last + 1 - max(tail, head)).clamp(min=0)

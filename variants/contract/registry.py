@@ -1,4 +1,4 @@
-"""What is known about a variant besides its mathematics, and the one place that knows them all."""
+"""The registry of all variants: `register`, `create`, `grid` and `add_implementation`."""
 
 from __future__ import annotations
 
@@ -45,25 +45,24 @@ def register(
     reduced_precision: Collection[str] = (),
     reference: str = "",
 ) -> Callable[[AttentionClass], AttentionClass]:
-    """Enter a class into the registry under the name of the file it stands in.
+    """Add a class to the registry under the name of its file.
 
-    `target` is what the method converges to, and decides which contract properties apply.
-    `supports` is a subset of `CAPABILITIES`. `exact_when` are hyperparameters at which the method
-    equals softmax attention at every practical length. `grid` gives the settings a sweep compares,
-    the defaults among them: values for each hyperparameter, of which every combination is one, or
-    the settings one by one. What takes several numbers there is the knob of quality, `Info.knob`;
-    where these are several hyperparameters, they grow together.
-    `convex` is False where weights may be negative, or a row of them sum to something else than 1
-    (0 if it sees nothing). A `causal_only` method refuses a call that is not causal.
-    `positions` says what a row depends on besides the tokens that it may see: on "none" of their
-    positions; on the "distance" of query and key; or on "absolute" positions, counted from the
-    first token, or on how many tokens there are. Padded sequences of an "absolute" method are
-    computed one by one.
-    The first sentence of the file becomes `Info.summary`.
-    `libraries` are the implementations that call a public kernel; those of `reduced_precision`
-    round scores to bfloat16, whatever the dtype of the inputs. `reference`, of exact attention
-    alone, is the implementation that every other method is measured beside.
-    A wrong word is a ValueError at import.
+    `target` is the function that the method converges to; it decides which contract tests apply.
+    `supports` is a subset of `CAPABILITIES`. With the hyperparameters `exact_when`, the method
+    equals softmax attention at every practical length. `grid` gives the settings that a sweep
+    compares, including the defaults: either values for each hyperparameter, which are combined in
+    all ways, or a list of settings. The hyperparameters with several numbers in the grid are the
+    quality knob, `Info.knob`; if there are several, all must increase together.
+    `convex` is False if weights may be negative, or if the weights of a row may have a sum other
+    than 1 (0 if the row sees no key). A `causal_only` method refuses a call that is not causal.
+    `positions` states which positions a row depends on, besides the tokens that it may see: "none";
+    the "distance" of query and key; or "absolute" positions, counted from the first token, or the
+    number of tokens. Padded sequences of an "absolute" method are computed one by one.
+    The first paragraph of the file becomes `Info.summary`.
+    `libraries` are the implementations that call a public kernel. The implementations in
+    `reduced_precision` round scores to bfloat16 for every dtype of the inputs. `reference` is the
+    implementation with which every other method is compared; only exact attention declares it.
+    An invalid argument raises ValueError at import.
     """
 
     def enter(cls: AttentionClass) -> AttentionClass:
@@ -134,10 +133,10 @@ def register(
 
 
 def hyperparameters(name: str) -> tuple[Hyperparameter, ...]:
-    """The hyperparameters of a variant, in the order of its file: name, type, default, valid
-    values, meaning, and the values for short sequences and tiny trainings.
+    """The hyperparameters of a variant, in the order of their declaration: name, type, default,
+    valid values, meaning, and the values for short sequences and tiny trainings.
 
-    An unknown name is a ValueError that lists the valid ones.
+    An unknown name raises a ValueError that lists the valid names.
     """
     return declared_by(_registered(name))
 
@@ -154,18 +153,18 @@ def add_implementation(
     """Make `name` a valid `implementation` of a registered variant.
 
     Args:
-        attend: called as the variant's own `attend` is, the variant first: `attend(attention,
-            query, key, value, causal=..., key_padding_mask=..., scale=..., parameters=...)`.
-            Raises UnsupportedError for what it cannot serve.
-        unavailable: why it cannot run on a device; None if it can.
-        supports: the part of the variant's capabilities it has; if not given all of them but
-            `distance_bias`, which `attend` then takes as one more keyword, and `step`, which it
-            cannot have.
-        differs: how it departs from the variant's definition, as words after "computes something
+        attend: the kernel, with the meaning of the variant's own `attend`. It is called as
+            `attend(attention, query, key, value, causal=..., key_padding_mask=..., scale=...,
+            parameters=...)`, and raises UnsupportedError for arguments that it does not support.
+        unavailable: gives the reason why the implementation cannot run on a device; None if it can.
+        supports: the capabilities of the variant that the implementation has; by default all except
+            `distance_bias` and `step`. With `distance_bias`, `attend` gets one more keyword of this
+            name. An added implementation cannot have `step`.
+        differs: the difference from the variant's definition, as words after "computes something
             else:". Such an implementation is not checked against that definition.
 
     Raises:
-        ValueError: an unknown variant or capability, a name that is taken or is no plain word.
+        ValueError: an unknown variant or capability; a name that exists or is not an identifier.
     """
     if variant not in REGISTRY:
         raise ValueError(
@@ -190,8 +189,8 @@ def add_implementation(
 def create(name: str, **hyperparameters: Any) -> Attention:
     """Make a variant by its registry name: `create("sliding_window", window_size=256)`.
 
-    An unknown name, an unknown hyperparameter or a value out of range is a ValueError that lists
-    the valid ones.
+    An unknown name, an unknown hyperparameter or a value out of range raises a ValueError that
+    lists the valid names or values.
     """
     cls = _registered(name)
     fields = [field.name for field in dataclasses.fields(cls)]
@@ -204,15 +203,15 @@ def create(name: str, **hyperparameters: Any) -> Attention:
 
 
 def reference_attention() -> Attention:
-    """Exact attention by the implementation that every other method is measured beside."""
+    """Exact attention with the implementation with which every other method is compared."""
     (info,) = (cls.info for cls in REGISTRY.values() if cls.info.reference)
     return create(info.name, implementation=info.reference)
 
 
 def grid(name: str, settings: str = "grid") -> list[Attention]:
-    """The settings of a variant that its own file declares worth comparing, defaults otherwise.
+    """A variant with each setting of the grid that its file declares; without a grid, its defaults.
 
-    With `settings="default"` only those whose knob of quality is at its default.
+    With `settings="default"`, only the settings in which the quality knob has its default.
     """
     if settings not in SETTINGS:
         raise ValueError(f"settings must be one of {', '.join(SETTINGS)}; got {settings!r}")
@@ -223,7 +222,7 @@ def grid(name: str, settings: str = "grid") -> list[Attention]:
 
 
 def default_knob(name: str) -> str:
-    """The knob of quality at its default, as `name=value` text; empty where there is none."""
+    """The quality knob at its default, as `name=value` text; empty if there is no knob."""
     default = create(name)
     return " ".join(f"{knob}={getattr(default, knob)}" for knob in default.info.knob)
 
@@ -235,7 +234,7 @@ def _registered(name: str) -> type[Attention]:
 
 
 def _first_paragraph(cls: type[Attention]) -> str:
-    """The sentence with which the file of a class begins, on one line."""
+    """The first paragraph of the module docstring of a class, on one line."""
     module = sys.modules.get(cls.__module__)
     text = inspect.cleandoc(getattr(module, "__doc__", None) or "")
     return " ".join(text.partition("\n\n")[0].split())
@@ -243,7 +242,7 @@ def _first_paragraph(cls: type[Attention]) -> str:
 
 def _with_hyperparameters(cls: type[Attention], declared: Sequence[Hyperparameter]) -> str:
     """The docstring of a class with a section that lists its hyperparameters."""
-    # A dataclass without a docstring has its signature there.
+    # A dataclass without a docstring has its signature as `__doc__`.
     own = "" if (cls.__doc__ or "").startswith(f"{cls.__name__}(") else inspect.getdoc(cls)
     text = own or cls.info.summary or cls.__name__
     lines = [
@@ -268,7 +267,7 @@ def _settings(
 
 
 def _knob(name: str, settings: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The hyperparameters that take several numbers, if they are one knob."""
+    """The hyperparameters with several numbers in the grid; they must increase together."""
     knob = tuple(
         key
         for key in settings[0]

@@ -1,4 +1,4 @@
-"""How a tensor may lie in memory for a kernel to read it."""
+"""The memory layouts of tensors that kernels can read."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from torch import Tensor
 
 
 def readable(tensor: Tensor) -> Tensor:
-    """The tensor (..., rows, channels), or a copy if its channels do not lie together, or if rows
-    or heads overlap; heads and sequences may be the same memory, as those of `expand` are."""
+    """The tensor (..., rows, channels), or a contiguous copy if the channels are not contiguous or
+    if rows or heads overlap. Expanded heads and sequences (stride 0) are not copied."""
     if tensor.is_contiguous():
         return tensor
     shape, strides = tensor.shape, tensor.stride()

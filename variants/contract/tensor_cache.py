@@ -1,6 +1,6 @@
-"""The one place that keeps tensors from call to call: draws, projections, tables, lists of blocks.
+"""The cache of tensors that later calls use again: draws, projections, tables, lists of blocks.
 
-Only real tensors are kept. While a program is traced, values are computed anew and forgotten.
+Only real tensors are kept. While a program is traced, values are computed again and not kept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from variants.contract.modes import pretended, tracing
 
-MOST_BYTES = 1 << 30  # held in all, unless the latest value alone is larger
+MOST_BYTES = 1 << 30  # limit of all values together; a single value may be larger
 MOST_VALUES = 512
 
 Arguments = ParamSpec("Arguments")
@@ -28,7 +28,7 @@ Key = tuple[Any, ...]
 class _Entry(NamedTuple):
     value: Any
     tensors: list[Tensor]
-    versions: list[int]  # of the tensors, which torch counts up when one is written to
+    versions: list[int]  # of the tensors; torch increases it when a tensor is written to
     nbytes: int
 
     @classmethod
@@ -39,7 +39,7 @@ class _Entry(NamedTuple):
         return cls(value, tensors, [x._version for x in tensors], sum(sizes.values()))
 
     def intact(self) -> bool:
-        """Whether nobody has written to the tensors."""
+        """Whether the tensors are unchanged."""
         return all(x._version == v for x, v in zip(self.tensors, self.versions, strict=True))
 
 
@@ -63,7 +63,7 @@ class _Store:
             return found
 
     def put(self, key: Key, new: _Entry) -> _Entry:
-        """Keep a value, unless another thread has kept one meanwhile; the one that is kept."""
+        """Keep a value and return it. If another thread has kept a value meanwhile, return that."""
         with self.lock:
             if key in self.kept:
                 return self.kept[key]
@@ -86,7 +86,7 @@ _STORE = _Store()
 
 
 def _unlock() -> None:
-    """A child process has none of the threads that may hold the lock."""
+    """Replace the lock: the thread that holds it may not exist in a child process."""
     _STORE.lock = threading.Lock()
 
 
@@ -94,10 +94,11 @@ os.register_at_fork(after_in_child=_unlock)
 
 
 class cached(Generic[Arguments, Value]):
-    """Keeps what a function of hashable arguments returns: tensors, or objects that hold some.
+    """Keeps the return values of a function: tensors, or objects that contain tensors.
 
-    The arguments are the key, so the function may depend on nothing else. The value is made outside
-    of inference mode, so that it is fit for training, and is only to be read.
+    The arguments must be hashable. They are the key, so the function must not depend on anything
+    else. The value is made outside of inference mode, so it can be used in training. Callers must
+    not write to it.
     """
 
     def __init__(self, function: Callable[Arguments, Value]) -> None:
@@ -120,7 +121,7 @@ class cached(Generic[Arguments, Value]):
 
 
 def clear() -> None:
-    """Forget all values."""
+    """Drop all values."""
     _STORE.clear()
 
 
@@ -130,7 +131,7 @@ def held_bytes() -> int:
 
 
 def held_tensors() -> list[Tensor]:
-    """The tensors that are kept now, those within other objects too."""
+    """The tensors that are kept now, including tensors in other objects."""
     with _STORE.lock:
         return [tensor for kept in _STORE.kept.values() for tensor in kept.tensors]
 

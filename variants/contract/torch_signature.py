@@ -12,8 +12,8 @@ from variants.contract.variant import Variant
 
 POSSIBLE = (
     "attn_mask may hide padded keys, as (batch, 1, 1, key_len) or any shape that broadcasts to it; "
-    "or be causal with the last query at the last key, with or without padded keys. Further "
-    "arguments of the attention itself: causal, key_padding_mask, distance_bias"
+    "or it may be causal with the last query at the last key, with or without padded keys. The "
+    "attention itself has the arguments causal, key_padding_mask and distance_bias"
 )
 
 
@@ -27,8 +27,8 @@ def read_arguments(
     is_causal: bool,
     enable_gqa: bool,
 ) -> tuple[Tensor, Tensor, bool, Tensor | None]:
-    """Key, value, causal and key_padding_mask of the call that
-    `Attention.scaled_dot_product_attention` stands for."""
+    """Translate the arguments of `Attention.scaled_dot_product_attention` into key, value, causal
+    and key_padding_mask of a call."""
     name = attention.info.name
     if dropout_p != 0:
         raise UnsupportedError(
@@ -40,7 +40,7 @@ def read_arguments(
             "padded sequences is attention(..., causal=True, key_padding_mask=...)"
         )
     causal, padding = is_causal, None
-    if query.ndim == key.ndim == value.ndim == 4:  # else the call says what is wrong
+    if query.ndim == key.ndim == value.ndim == 4:  # otherwise the call raises the error
         heads, kv_heads = query.shape[1], key.shape[1]
         if not enable_gqa and kv_heads not in (1, heads):
             raise ValueError(
@@ -55,9 +55,9 @@ def read_arguments(
 
 
 def _first_keys(name: str, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """torch puts the first query at the first key, so that no query sees keys past the number of
-    queries; a causal call here puts the last query at the last key. Without those keys the two are
-    the same."""
+    """The first query_len keys and values. torch puts the first query at the first key, so no query
+    sees later keys; a causal call here puts the last query at the last key. Without the later keys,
+    both definitions are equal."""
     query_len, key_len = query.shape[2], key.shape[2]
     if query_len > key_len:
         raise UnsupportedError(
@@ -70,8 +70,8 @@ def _first_keys(name: str, query: Tensor, key: Tensor, value: Tensor) -> tuple[T
 def _read(
     attention: Variant, mask: Tensor, query: Tensor, key: Tensor
 ) -> tuple[bool, Tensor | None]:
-    """Whether the mask makes the call causal, and the key_padding_mask; None where it hides no key
-    from all queries."""
+    """Whether the mask makes the call causal, and the key_padding_mask; None if the mask hides no
+    key from all queries."""
     name = attention.info.name
     batch, heads, query_len, _ = query.shape
     key_len = key.shape[2]
@@ -91,7 +91,7 @@ def _read(
 
 
 def _of_keys(mask: Tensor) -> bool:
-    """Whether a mask is the same for all heads and queries by its shape."""
+    """Whether the shape of a mask shows that the mask is the same for all heads and queries."""
     return mask.shape[1] == mask.shape[2] == 1
 
 
@@ -106,7 +106,7 @@ def _read_pairs(
     name, key_len = attention.info.name, mask.shape[3]
     if not holds_numbers(mask):
         raise UnsupportedError(
-            f"{name}: a program that is traced cannot look at what attn_mask holds; give "
+            f"{name}: a traced program cannot read the numbers in attn_mask; give "
             "is_causal=True, or a bool mask of shape (batch, 1, 1, key_len)"
         )
     visible = visible_pairs(mask)
@@ -125,7 +125,7 @@ def _read_pairs(
         causal, everything = mask_kinds(lambda rows: visible[:, :, rows], queries, keys, ~shown)
     if not (causal or everything):
         raise UnsupportedError(
-            f"{name}: attn_mask hides other keys than this method can hide; {POSSIBLE}"
+            f"{name}: attn_mask hides other keys than this method can hide. {POSSIBLE}"
         )
     if causal and everything:  # one query
         causal = attention.info.causal_only

@@ -1,9 +1,9 @@
 """A call inside a program that torch traces or transforms.
 
-Kernels choose their work by lengths and keep tensors from call to call; a traced program must hold
-neither. So the program holds the operation `variants::attention` (`operation.py`), and the kernel
-runs when the program runs: on its data, at its lengths. To load an exported program, import
-`variants` first.
+Kernels choose their work by sequence lengths and keep tensors for later calls. A traced program
+must contain neither the choices nor the tensors. So the program contains the operation
+`variants::attention` (`operation.py`), and the kernel runs when the program runs, with the data and
+the lengths of that run. Import `variants` before you load an exported program.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from variants.contract.modes import transforming
 
 
 def call(attention: str, query: Tensor, key: Tensor, value: Tensor, given: Keywords) -> Tensor:
-    """A call as one operation, with its first derivative; `attention` as `Variant.text`."""
+    """A call as one operation, with its first derivative; `attention` is a `Variant.text`."""
     causal, mask, bias, scale, parameters = given
     names = sorted(parameters or {})
     learned = [(parameters or {})[name] for name in names]
@@ -31,15 +31,15 @@ def call(attention: str, query: Tensor, key: Tensor, value: Tensor, given: Keywo
             raise no_vmap(_name(attention))
         forward_mode = forward_ad._current_level >= 0
         if forward_mode or any(x is not None and x.requires_grad for x in tensors):
-            # The transforms of torch.func differentiate only a Function written for them.
+            # torch.func differentiates only an autograd.Function with `setup_context`.
             out: Tensor = (DualTracedCall if forward_mode else TracedCall).apply(asked, *tensors)
             return out
     return _operation(asked, tensors)
 
 
 Asked = tuple[str, bool, float | None, str | None]
-"""The attention's text, `causal`, `scale`, and the names of what is learned; None for the seeded
-ones."""
+"""The attention's text, `causal`, `scale`, and the names of the learned tensors; None for the
+seeded tensors."""
 
 
 def _name(attention: str) -> str:
@@ -81,7 +81,7 @@ class DualTracedCall(TracedCall):
 
 
 class _TracedBackward(torch.autograd.Function):
-    """The gradient, which has none."""
+    """The gradient, which cannot be differentiated again."""
 
     @staticmethod
     def forward(asked: Asked, grad_out: Tensor, *tensors: Tensor | None) -> Any:
@@ -107,9 +107,9 @@ class _TracedBackward(torch.autograd.Function):
 def no_second_derivative(name: str) -> UnsupportedError:
     """The error for a derivative of a derivative."""
     return UnsupportedError(
-        f"{name}: expected a first derivative; got one that shall be differentiated again "
-        "(create_graph=True, or nested transforms of torch.func), which the kernels do not have. "
-        "For second derivatives, take `attention.weights(query, key, ...) @ value`"
+        f"{name}: expected a first derivative; got a second derivative (create_graph=True, or "
+        "nested transforms of torch.func), which the kernels do not support. For second "
+        "derivatives, use `attention.weights(query, key, ...) @ value`"
     )
 
 
@@ -123,16 +123,16 @@ def is_mapped(tensor: Tensor) -> bool:
 def no_vmap(name: str) -> UnsupportedError:
     """The error for tensors that torch.vmap maps over."""
     return UnsupportedError(
-        f"{name}: expected tensors (batch, heads, seq_len, head_dim); got some with a dimension "
-        "that torch.vmap hides (jacrev and hessian of torch.func do too). Join that dimension with "
-        "the batch"
+        f"{name}: expected tensors (batch, heads, seq_len, head_dim); got tensors with a dimension "
+        "that torch.vmap hides (jacrev and hessian of torch.func use vmap). Join that dimension "
+        "with the batch"
     )
 
 
 def no_forward_mode(name: str) -> UnsupportedError:
     """The error for tensors with a tangent."""
     return UnsupportedError(
-        f"{name}: expected tensors without a tangent; got some of forward-mode differentiation "
-        "(torch.func.jvp, torch.autograd.forward_ad), which the kernels do not have. Take "
+        f"{name}: expected tensors without a tangent; got tensors of forward-mode differentiation "
+        "(torch.func.jvp, torch.autograd.forward_ad), which the kernels do not support. Use "
         "`attention.weights(query, key, ...) @ value`, or a backward pass"
     )

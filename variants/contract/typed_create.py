@@ -1,5 +1,5 @@
-"""`create` with a type for each variant: type checkers and editors read typed_create.pyi, which
-`make docs` writes from the registry."""
+"""`create` with a type for each variant. Type checkers and editors read typed_create.pyi, which
+`make docs` generates from the registry."""
 
 from variants.contract.registry import create
 

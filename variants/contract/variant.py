@@ -1,4 +1,4 @@
-"""What a variant states and writes: its hyperparameters, its kernel, its dense definition."""
+"""The part of a variant that its file defines: hyperparameters, kernel, quadratic definition."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from variants.contract.hyperparameter import declared_by
 from variants.contract.info import Info
 
 Memory = tuple[object, ...]
-"""The tokens of the past as one variant keeps them for decoding: tensors, tuples of them, and other
-values."""
+"""The data of earlier tokens that a variant keeps for decoding: tensors, tuples of tensors, and
+other values."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant(ABC):
-    """The part of `Attention` that a variant overrides. Fields are hyperparameters; it keeps no
-    tensor and no state.
+    """The part of `Attention` that a variant overrides. Its fields are hyperparameters; an instance
+    keeps no tensor and no state.
 
-    A variant writes `attend`, the kernel, and `dense_weights`, the same mathematics in the obvious
-    quadratic way. Both get checked arguments, and zeros in place of padded keys and values. A
-    variant that declares `step` also writes `remember` and `advance`.
+    A variant defines `attend`, the kernel, and `dense_weights`, the same mathematics in a simple
+    quadratic form. Both get checked arguments, and zeros in place of padded keys and values. A
+    variant that declares `step` also defines `remember` and `advance`.
 
-    Key j stands at position j, query i at position i + key_len - query_len; see the call for the
-    effect of padding.
+    Key j has position j, and query i has position i + key_len - query_len. `Attention.__call__`
+    describes the effect of padding.
     """
 
     info: ClassVar[Info]
@@ -52,7 +52,7 @@ class Variant(ABC):
                 known.check(getattr(self, known.name))
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
-        # Made here, as a compiler that traces a call can read it but not make it.
+        # Made here, because torch.compile can read this text in a traced call but not make it.
         object.__setattr__(self, "text", self._written())
 
     def __str__(self) -> str:
@@ -77,25 +77,25 @@ class Variant(ABC):
         query rows `rows` (int64). Other arguments as in `attend`."""
 
     def remember(self, heads: int, key: Tensor, value: Tensor, call: Call) -> Memory:
-        """The memory of these first tokens that later queries of `heads` heads need."""
+        """The memory after the first tokens, which later queries of `heads` heads need."""
         raise NotImplementedError
 
     def advance(
         self, memory: Memory, length: int, query: Tensor, key: Tensor, value: Tensor, call: Call
     ) -> tuple[Tensor, Memory]:
-        """The causal output of new tokens after `length` others, and the memory after them. The
-        given memory stays as it is."""
+        """The causal output of new tokens after `length` earlier tokens, and the memory after the
+        new tokens. The given memory is not changed."""
         raise NotImplementedError
 
     def build(self, query: Tensor, key: Tensor, call: Call) -> None:
-        """The part of `prepare` that a variant writes: it calls its `cached` functions."""
+        """The part of `prepare` that a variant defines: it calls the `cached` functions."""
 
     @abstractmethod
     def run(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
-        """The output of a checked call, in whatever mode of torch it runs; see `Attention.run`."""
+        """The output of a checked call; see `Attention.run`."""
 
     def init_parameters(self, heads: int, head_dim: int, seed: int = 0) -> Parameters:
-        """Learned tensors of a fresh variant; empty if the method learns nothing."""
+        """New learned tensors, drawn with `seed`; empty if the method learns nothing."""
         return {}
 
     def default_scale(self, head_dim: int) -> float:
@@ -121,7 +121,7 @@ class Variant(ABC):
         self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
     ) -> float | None:
         """Multiplications and additions that the forward pass cannot avoid. None if the variant
-        does not state them; its rows then have no rate."""
+        does not state them; its result rows then have no rate."""
         pairs = self.useful_pairs(query_len, key_len, causal=causal)
         return None if pairs is None else 4.0 * batch * heads * head_dim * pairs
 
@@ -133,17 +133,17 @@ class Variant(ABC):
 
     @property
     def supports(self) -> frozenset[str]:
-        """Capabilities of the variant, as far as the chosen implementation has them."""
+        """Capabilities of the variant with the chosen implementation."""
         return self._added.supports if self._added else self.info.supports
 
     @property
     def differs(self) -> str:
-        """How the chosen implementation departs from `weights`; empty if it must not."""
+        """The difference of the chosen implementation from `weights`; empty if it must be equal."""
         return self._added.differs if self._added else ""
 
     @property
     def target(self) -> str:
-        """The function that this setting converges to; a word of `info.TARGETS`."""
+        """The function that this setting converges to; one of `info.TARGETS`."""
         return self.info.target
 
     @property
@@ -154,8 +154,8 @@ class Variant(ABC):
 
     @property
     def prefix_stable(self) -> bool:
-        """Whether causal rows of this setting stay the same as tokens are added, for any number of
-        queries at a time: whether a model can continue from a cache of keys and values."""
+        """Whether causal rows of this setting do not change when tokens are added, for any number
+        of queries at a time. If so, a model can continue from a cache of keys and values."""
         return True
 
     @property
@@ -165,8 +165,8 @@ class Variant(ABC):
 
     @property
     def traceable(self) -> bool:
-        """Whether torch.compile may trace a call. If not, the compiled program has a graph break
-        there."""
+        """Whether torch.compile may trace a call. If not, the compiled program has a graph break at
+        the call."""
         return False
 
     def cannot_run(self, device: torch.device) -> str | None:
@@ -178,7 +178,7 @@ class Variant(ABC):
         )
 
     def _written(self) -> str:
-        """Name and settings, sorted by name; last the implementation, if one is chosen."""
+        """Name, settings sorted by name, and the implementation if one is chosen."""
         name = self.info.name
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
