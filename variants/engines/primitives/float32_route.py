@@ -1,9 +1,9 @@
 """The library that multiplies float32 matrices on a CPU, which is a setting of the process.
 
-torch multiplies with MKL by default and with oneDNN where its float32 products may be rounded to
-bfloat16. Several processors have no faster instructions for bfloat16 than for float32; oneDNN then
-multiplies in float32 there, and can be twice as fast as MKL for small matrices. Other processors do
-round. So the error is measured before this route is chosen.
+By default torch multiplies with MKL. If float32 products may be rounded to bfloat16, torch
+multiplies with oneDNN. On processors without bfloat16 instructions that are faster than float32,
+oneDNN multiplies in float32 and can be twice as fast as MKL for small matrices. On other processors
+oneDNN does round. So the error is measured before this route is chosen.
 
 Kernels never change the setting. A program chooses it once.
 """
@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import torch
 
 ROUTES = Literal["default", "fast"]
-TOLERANCE = 2.0  # how many times the default route's error the fast one may have
+TOLERANCE = 2.0  # limit of the error of the fast route, as a multiple of the default route's error
 
 _MKLDNN: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 
@@ -37,27 +37,27 @@ class Float32Route:
 def choose_float32_route(wanted: Literal["auto", "default"] = "auto") -> Float32Route:
     """Choose the route of float32 matrix products on a CPU, for the whole process.
 
-    Call it once, before other threads compute. `import variants` changes nothing by itself, and no
-    kernel of `variants` changes the setting. On a processor where the fast route is exact, most
-    kernels take about 0.6 of their time on it.
+    Call this function once, before other threads compute. `import variants` does not change the
+    setting, and no kernel of `variants` does. On a processor where the fast route does not round,
+    most kernels take about 0.6 of their time on the default route.
 
     Args:
-        wanted: "auto" takes the fast route if its measured error is at most twice that of torch's
-            default; "default" takes torch's default.
+        wanted: "auto" takes the fast route if its measured error is at most twice the error of
+            torch's default; "default" takes torch's default.
 
     Returns:
         The route that is now in use, with the measured errors.
 
-    The fast route is `torch.set_float32_matmul_precision("medium")`: every float32 matrix product
-    of the process takes it, also those of other threads, of linear layers and of torch's
-    `scaled_dot_product_attention`. Child processes that are forked have it; those that are spawned
-    must choose again. torch has one setting for all devices, so float32 products on CUDA may then
-    use TF32, with an error of about 1e-3. Products with few rows are slower on the fast route,
-    because oneDNN copies the matrix and compiles a kernel for each shape: choose "default" to
-    decode token by token.
+    The fast route is `torch.set_float32_matmul_precision("medium")`. Every float32 matrix product
+    of the process takes this route, also in other threads, in linear layers and in torch's
+    `scaled_dot_product_attention`. Forked child processes have the same route; spawned child
+    processes must choose again. torch has one setting for all devices, so float32 products on CUDA
+    may then use TF32, with an error of about 1e-3. Products with few rows are slower on the fast
+    route, because oneDNN copies the matrix and compiles a kernel for each shape: choose "default"
+    to decode token by token.
 
-    `choose_float32_route("default")` undoes it: the settings of float32 matrix products are those
-    of a fresh process.
+    `choose_float32_route("default")` restores the settings of float32 matrix products of a new
+    process.
 
     Raises:
         ValueError: another value of `wanted`.
@@ -71,28 +71,28 @@ def choose_float32_route(wanted: Literal["auto", "default"] = "auto") -> Float32
 
 
 def present() -> ROUTES:
-    """The route that float32 products of this process take now."""
+    """The route of float32 products in this process now."""
     return "fast" if _MKLDNN.fp32_precision == "bf16" else "default"
 
 
 def take(name: ROUTES) -> None:
-    """Take a route whatever its error is."""
+    """Take a route without regard to its error."""
     if name not in get_args(ROUTES):
         raise ValueError(f"name must be one of {', '.join(get_args(ROUTES))}; got {name!r}")
     torch.set_float32_matmul_precision("medium" if name == "fast" else "highest")
     if name == "default":
-        # "highest" writes "ieee", which would hide a general setting that is made later.
+        # "highest" writes "ieee", which would override a general setting that is made later.
         _MKLDNN.fp32_precision = "none"
         torch.backends.cuda.matmul.fp32_precision = "none"
 
 
 @cache
 def errors() -> tuple[float, float]:
-    """Relative L2 error of a float32 product against float64, by the default and the fast route, at
-    a depth of 256 as in products of tiles. The setting is as before afterwards."""
+    """Relative L2 error of a float32 product against float64, on the default and the fast route.
+    The sums have 256 terms, as in products of tiles. The setting is restored afterwards."""
     before = _MKLDNN.fp32_precision
     if before == torch.backends.mkldnn.fp32_precision:
-        before = "none"  # torch shows the general setting where this one is not set
+        before = "none"  # if this setting is not set, torch returns the general setting
     with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
         generator = torch.Generator().manual_seed(0)
         left = torch.randn(4, 64, 256, generator=generator, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Which heads are processed together."""
+"""Slabs: the heads that are processed together."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from torch import Tensor
 
 from variants.engines.primitives.softmax_tile import Scratch
 
-# Bytes of scores held at once: on a CPU a few times its second cache, so that the calls between
-# which they travel stay few; measured in docs/performance.md.
+# Bytes of scores that are held at a time. On a CPU this is a few times the L2 cache, so that there
+# are few calls; measured in docs/performance.md.
 SCORES_CPU = 4 << 20
 SCORES_GPU = 512 << 20
-LARGE_HEAD = 1 << 20  # bytes of a key head from which on it is worth a call of its own
+LARGE_HEAD = 1 << 20  # bytes of a key head; from this size on, a call for each key head is faster
 
 
 def budget(device: torch.device, dtype: torch.dtype) -> int:
-    """Scores of `dtype` that are held at once."""
+    """Number of scores of `dtype` that are held at a time."""
     return (SCORES_GPU if device.type == "cuda" else SCORES_CPU) // dtype.itemsize
 
 
 class Slab(NamedTuple):
-    """Consecutive query heads, counted over the batch, and the key heads that they read: as many,
-    or one that they share."""
+    """Consecutive query heads, counted over the batch, and the key heads that they read: one key
+    head for each query head, or one key head for all."""
 
     heads: slice
     kv_heads: slice
 
     def queries(self, tensor: Tensor) -> Tensor:
-        """Those of (batch, heads, ...) as (slab, ...)."""
+        """The query heads of (batch, heads, ...) as (slab, ...)."""
         return _some(tensor, self.heads)
 
     def keys(self, tensor: Tensor) -> Tensor:
-        """Those of (batch, kv_heads, ...) as (slab, ...); a shared one is expanded."""
+        """The key heads of (batch, kv_heads, ...) as (slab, ...); a shared head is expanded."""
         tensor = _some(tensor, self.kv_heads)
         return tensor.expand(self.heads.stop - self.heads.start, *tensor.shape[1:])
 
     def working(self, tensor: Tensor, name: str, dtype: torch.dtype, scratch: Scratch) -> Tensor:
-        """`keys` in rows of `dtype` that lie together, copied only if need be."""
+        """`keys` in contiguous rows of `dtype`, copied only if necessary."""
         tensor = _some(tensor, self.kv_heads)
         if tensor.dtype is not dtype or not tensor.is_contiguous():
             tensor = scratch.copy(name, tensor, dtype)
@@ -48,9 +48,9 @@ class Slab(NamedTuple):
 
     @contextmanager
     def adding(self, total: Tensor) -> Iterator[Tensor]:
-        """A tensor (slab, ...) for gradients, which go onto `total` (batch, kv_heads, ...)."""
+        """A tensor (slab, ...) for gradients, which is added to `total` (batch, kv_heads, ...)."""
         if not total.is_contiguous():
-            raise ValueError("gradients are added up in a contiguous tensor; heads are views of it")
+            raise ValueError("total must be contiguous, because its heads are used as views")
         own = _some(total, self.kv_heads)
         size = self.heads.stop - self.heads.start
         if len(own) == size:
@@ -61,7 +61,7 @@ class Slab(NamedTuple):
             own += shares.sum(0, keepdim=True)
 
     def sequences(self, tensor: Tensor | None, heads: int) -> Tensor | None:
-        """What belongs to the sequence of each head: (batch, ...) as (slab, ...)."""
+        """The entry of each head's sequence: (batch, ...) as (slab, ...)."""
         if tensor is None:
             return None
         counted = torch.arange(self.heads.start, self.heads.stop, device=tensor.device)
@@ -78,9 +78,9 @@ def one_by_one(
     key: Tensor,
     value: Tensor,
 ) -> Tensor:
-    """`attend(query, key, value, heads)` for each key head and the query heads that read it, where
-    those are large on a CPU; otherwise for all at once. For methods that make larger keys first:
-    those of one head are made where the last ones stood."""
+    """Call `attend(query, key, value, heads)` for each key head and the query heads that read it,
+    if key heads are large and on a CPU; otherwise once for all heads. This is for methods that
+    first make larger keys: each head then uses the memory of the previous head again."""
     kv_heads = key.shape[1]
     group = query.shape[1] // kv_heads
     if query.device.type == "cuda" or key[0, 0].nbytes < LARGE_HEAD:
@@ -97,8 +97,8 @@ def one_by_one(
 
 
 def _some(tensor: Tensor, heads: slice) -> Tensor:
-    """Heads of (batch, heads, ...), counted over the batch; a view wherever one can be had, which
-    for inputs that are transposed is within one sequence only."""
+    """Heads of (batch, heads, ...), counted over the batch; a view if possible. For transposed
+    inputs a view is possible only within one sequence."""
     batch, first = divmod(heads.start, tensor.shape[1])
     last = first + heads.stop - heads.start
     if last <= tensor.shape[1]:
@@ -107,13 +107,14 @@ def _some(tensor: Tensor, heads: slice) -> Tensor:
 
 
 def slabs(query: Tensor, key: Tensor, at_once: int, some: range | None = None) -> Iterator[Slab]:
-    """Cut the heads of (batch, heads, ...) into slabs of `at_once`, one if it is 0; grouped heads
-    into parts of a group. `some` are the consecutive heads of each sequence that are wanted."""
+    """Cut the heads of (batch, heads, ...) into slabs of at most `at_once` heads, or of one head if
+    `at_once` is 0. A slab of grouped heads is part of one group. `some` selects consecutive heads
+    of each sequence."""
     batch, heads = query.shape[:2]
     group = heads // key.shape[1]
     at_once = max(1, at_once)
     wanted = some or range(heads)
-    # All heads of all sequences are cut together, unless some are left out or share a key head.
+    # A slab may have heads of several sequences, unless heads are left out or share a key head.
     size = group if group > 1 else heads if some else batch * heads
     for begin in range(0, batch * heads, size):
         sequence = begin - begin % heads

@@ -11,15 +11,15 @@ from variants.contract.definitions import compute_dtype
 
 
 class Precision(NamedTuple):
-    """Dtypes of what is multiplied, and of the scores and sums that come out."""
+    """Dtypes of the operands of products, and of the resulting scores and sums."""
 
     operands: torch.dtype
     scores: torch.dtype
 
     @classmethod
     def of(cls, tensor: Tensor, *, coarse: bool = False) -> Precision:
-        """float32 scores for half inputs: a CPU widens the operands, a GPU multiplies them as they
-        are. `coarse` keeps operands and scores in bfloat16; float64 stays as it is."""
+        """float32 scores for inputs in a half type: a CPU converts the operands to float32, a GPU
+        does not. `coarse` keeps operands and scores in bfloat16, except for float64 inputs."""
         wide = compute_dtype(tensor.dtype)
         if coarse and tensor.dtype is not torch.float64:
             return cls(torch.bfloat16, torch.bfloat16)
@@ -30,7 +30,7 @@ def product(left: Tensor, right: Tensor, precision: Precision, out: Tensor) -> T
     """Batched product into `out`; all (..., rows, columns) with the same leading dimensions."""
     left, right, target = left.flatten(0, -3), right.flatten(0, -3), out.flatten(0, -3)
     if len(left) == 1 and precision.operands is precision.scores:
-        # A batch of one may have any stride along it, which makes a CPU copy the matrix first.
+        # A batch of one may have any batch stride, and then bmm copies the matrix on a CPU.
         torch.mm(left[0], right[0], out=target[0])
     elif precision.operands is precision.scores:
         torch.bmm(left, right, out=target)

@@ -1,4 +1,4 @@
-"""Softmax attention of one batch of tiles: a few query rows against all the keys they see.
+"""Softmax attention of one batch of tiles: a few query rows with all the keys that they see.
 
 The backward pass computes the weights again instead of keeping them, as in FlashAttention.
 Dao et al., FlashAttention, 2022, https://arxiv.org/abs/2205.14135
@@ -14,21 +14,21 @@ from torch import Tensor
 
 from variants.engines.primitives.precision import Precision, product
 
-HIDDEN = -1e30  # added to a hidden score; finite, so that a row that sees nothing is no NaN
+HIDDEN = -1e30  # added to a hidden score; finite, so that a row that sees no key is not NaN
 Hide = Callable[[Tensor], bool]
-"""Adds `HIDDEN` to scores (..., rows, keys) in place; returns whether a row may see nothing."""
+"""Adds `HIDDEN` to scores (..., rows, keys) in place; returns whether a row may see no key."""
 
 
 class Scratch:
-    """Buffers that are allocated once and used again: fresh ones for every tile would cost more
-    than the arithmetic on them."""
+    """Buffers that are allocated once and used again. New buffers for every tile would cost more
+    time than the arithmetic."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._buffers: dict[str, Tensor] = {}
 
     def __call__(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """The buffer of that name, its content undefined."""
+        """The buffer with this name; its content is undefined."""
         size = math.prod(shape)
         buffer = self._buffers.get(name)
         if buffer is None or buffer.dtype is not dtype or len(buffer) < size:
@@ -55,10 +55,10 @@ def weights(
     *,
     given: bool = False,
 ) -> Tensor:
-    """Softmax weights (..., rows, keys); `query` (..., rows, head_dim) is scaled already.
+    """Softmax weights (..., rows, keys); `query` (..., rows, head_dim) is already scaled.
 
-    Fills in `lse` (..., rows), the logarithm of the sum that they are divided by; if it is `given`,
-    divides by that one. A row that sees nothing has weights 0 and -inf.
+    Writes the log-sum-exp of each row to `lse` (..., rows); if `given`, reads it from `lse`. A row
+    that sees no key has the weights 0 and the log-sum-exp -inf.
     """
     shape = (*query.shape[:-1], key.shape[-2])
     scores = scratch("scores", shape, precision.scores)
@@ -74,7 +74,7 @@ def weights(
         nothing = highest <= HIDDEN / 2
         scores.mul_(~nothing[..., None])
     if highest is not None and lse is not None:
-        # The largest weight is exp(0) over the sum.
+        # The largest weight is exp(0) divided by the sum.
         torch.sub(highest.to(lse.dtype), scores.amax(-1).to(lse.dtype).log_(), out=lse)
         if nothing is not None:
             lse.masked_fill_(nothing, -torch.inf)
@@ -90,7 +90,7 @@ def forward(
     scratch: Scratch,
     lse: Tensor | None = None,
 ) -> Tensor:
-    """The output (..., rows, head_dim), in a buffer; fills in `lse` as `weights` does."""
+    """The output (..., rows, head_dim), in a buffer; writes `lse` as `weights` does."""
     seen = weights(query, key, hide, precision, scratch, lse).to(precision.operands)
     shape = (*query.shape[:-1], value.shape[-1])
     return product(seen, value, precision, scratch("out", shape, precision.scores))
@@ -112,8 +112,8 @@ def backward(
     Args:
         grad_out: (..., rows, head_dim).
         delta: sum of out * grad_out of each row, (..., rows).
-        lse: as in `weights`, over all tiles a row's result is merged from; inf for a row that
-            sees nothing. None where each row is in one tile.
+        lse: as in `weights`, over all tiles from which the result of a row is merged; inf for a row
+            that sees no key. None if each row is in one tile.
     """
     seen = weights(query, key, hide, precision, scratch, lse, given=True)
     operands = precision.operands
