@@ -1,1 +1,1 @@
-"""How a method is executed; a variant states what, an engine does it."""
+"""The engines: a variant states a method, an engine executes it."""

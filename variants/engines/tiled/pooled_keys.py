@@ -1,6 +1,7 @@
-"""Keys and values that stand for several tokens: their mean, and how many they are.
+"""Keys and values that represent several tokens, by their mean and their number.
 
-Softmax with the logarithm of the count added to a mean's score weighs it as that many equal keys.
+If the logarithm of the number is added to the score of a mean, softmax gives the mean the weight of
+as many equal keys.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ class Pooled(NamedTuple):
 
     key: Tensor  # (batch, kv_heads, groups, head_dim), means over the tokens that are not padding
     value: Tensor
-    size: Tensor  # (batch, groups), how many these are
+    size: Tensor  # (batch, groups), number of these tokens
 
     def bias(self) -> Tensor:
-        """log(size), HIDDEN where there is none: (batch, groups)."""
+        """log(size), or HIDDEN if size is 0: (batch, groups)."""
         return torch.where(self.size > 0, self.size.clamp(min=1).log(), HIDDEN)
 
 
 def tokens(key: Tensor, value: Tensor, key_padding_mask: Tensor | None) -> Pooled:
-    """Every token a group of its own; what is padded must be 0."""
+    """Groups of one token each; padded keys and values must be 0."""
     shape = key.shape[0], key.shape[2]
     dtype = compute_dtype(key.dtype)
     if key_padding_mask is None:
@@ -38,7 +39,7 @@ def tokens(key: Tensor, value: Tensor, key_padding_mask: Tensor | None) -> Poole
 
 
 def joined(parts: Sequence[Pooled]) -> Pooled:
-    """One list of all groups, those of the first part first."""
+    """One list of all groups, in the order of the parts."""
     return Pooled(
         torch.cat([part.key for part in parts], dim=2),
         torch.cat([part.value for part in parts], dim=2),
@@ -47,14 +48,14 @@ def joined(parts: Sequence[Pooled]) -> Pooled:
 
 
 def pool(items: Pooled, size: int) -> Pooled:
-    """Groups of `size` neighbouring items, the last one perhaps of fewer."""
+    """Join groups of `size` neighbouring items; the last group may have fewer."""
     sizes = grouped(items.size, 1, size)
     total = sizes.sum(-1)
     share = (sizes / total.clamp(min=1)[..., None])[:, None, :, None]
 
     def means(tensor: Tensor) -> Tensor:
         if size == 2:
-            # Thousands of products of two numbers are slow.
+            # A batch of thousands of products with two terms is slow.
             first, second = grouped(tensor, 2, 2).unbind(3)
             return torch.lerp(first, second, share[..., 1].to(tensor.dtype))
         return (share.to(tensor.dtype) @ grouped(tensor, 2, size)).squeeze(3)
@@ -63,7 +64,7 @@ def pool(items: Pooled, size: int) -> Pooled:
 
 
 def grouped(tensor: Tensor, dim: int, size: int) -> Tensor:
-    """A dimension cut into (groups, size), zeros where the last group has fewer."""
+    """Cut a dimension into (groups, size); zeros fill the last group."""
     if missing := -tensor.shape[dim] % size:
         tensor = pad(tensor, (*(0, 0) * (tensor.ndim - 1 - dim), 0, missing))
     return tensor.unflatten(dim, (-1, size))

@@ -1,5 +1,5 @@
-"""A bias by distance in the scores of tiles. What a row adds to consecutive keys stands together in
-the bias, one entry earlier than what the row before it adds."""
+"""A bias by distance in the scores of tiles. The biases of a row for consecutive keys are
+consecutive entries of the bias; those of the next row start one entry earlier."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from variants.engines.primitives.softmax_tile import Scratch
 
 
 class KeyRuns(NamedTuple):
-    """Where some slots of some tiles stand: runs of `width` consecutive keys, one run behind the
-    other from slot `start` on.
+    """The keys in some slots of some tiles: runs of `width` consecutive keys. The first run begins
+    at slot `start`; each run begins directly after the previous run.
 
-    `ahead` is the number of a run's first key less that of its tile's first row; int64
-    (slab or 1, tiles, runs), or a number for one run that stands alike in all tiles.
+    `ahead` is the index of the first key of a run minus the index of the first row of its tile:
+    int64 (slab or 1, tiles, runs), or one number if there is one run with the same `ahead` in all
+    tiles.
     """
 
     start: int
@@ -27,11 +28,11 @@ class KeyRuns(NamedTuple):
 
 
 class TileBias:
-    """What the heads of a slab add to scores.
+    """The bias that the heads of a slab add to scores.
 
-    `bias` (heads, entries) has what key j adds to the score of row i in entry j - i + zero; with
-    `width` - 1 entries to spare on either side, as a run may begin before the first key and end
-    behind the last. `own_heads` (slab,) are the heads of the slab.
+    The score of row i and key j gets entry j - i + zero of `bias` (heads, entries). `bias` has
+    `width` - 1 more entries on each side, because a run may begin before the first key and end
+    after the last key. `own_heads` (slab,) are the heads of the slab.
     """
 
     def __init__(self, bias: Tensor, own_heads: Tensor, zero: int, scratch: Scratch) -> None:
@@ -45,7 +46,7 @@ class TileBias:
             _slots(scores, runs).add_(matrix.transpose(2, 3))
 
     def add_gradient(self, grads: Tensor, key_runs: Iterator[KeyRuns], total: Tensor) -> None:
-        """Add gradients of scores (slab, tiles, rows, slots) onto that of `bias`."""
+        """Add gradients of scores (slab, tiles, rows, slots) to `total`, the gradient of `bias`."""
         rows = grads.shape[2]
         for runs in key_runs:
             part = _slots(grads, runs)
@@ -57,7 +58,7 @@ class TileBias:
             total.view(-1).index_add_(0, entries.flatten(), sums.flatten())
 
     def _matrix(self, runs: KeyRuns, rows: int) -> Tensor:
-        """What is added to the scores, (slab, tiles or 1, runs, rows, width)."""
+        """The bias of the scores at these runs, (slab, tiles or 1, runs, rows, width)."""
         _, width, ahead = runs
         alike = not isinstance(ahead, Tensor)
         if alike and self._kept and self._kept[:2] == (width, ahead):
@@ -73,9 +74,9 @@ class TileBias:
         return matrix
 
     def _entries(self, runs: KeyRuns, shifts: Tensor, last: int) -> Tensor:
-        """Entries of `bias`, laid out flat, that stand `shifts` behind those of each run's first
-        key and its tile's first row: int64 (slab, tiles or 1, runs, shifts). Rows and runs of
-        padding, which may stand anywhere, are given any."""
+        """Indices into the flattened `bias`: `shifts` plus the entry for the first key of each run
+        and the first row of its tile; int64 (slab, tiles or 1, runs, shifts). Rows and runs of
+        padding may have any position, so they get any valid index."""
         first = runs.ahead + self.zero
         if isinstance(first, Tensor):
             shifts = first[..., None] + shifts
@@ -86,11 +87,11 @@ class TileBias:
 
 
 def diagonal_sums(matrices: Tensor) -> Tensor:
-    """Sums over equal distances: (..., rows, width) to (..., rows + width - 1), of which entry
-    column - row + rows - 1 is the sum of a diagonal."""
+    """Sums along diagonals: (..., rows, width) to (..., rows + width - 1). Entry
+    column - row + rows - 1 is the sum of the elements with this value of column - row."""
     rows, width = matrices.shape[-2:]
     length = rows + width - 1
-    # Read with rows longer by one, each row begins one column later than the one before.
+    # With rows that are one element longer, each row begins one column after the previous row.
     flat = pad(matrices, (rows - 1, 0, 0, 1)).flatten(-2)[..., : rows * (length + 1)]
     return flat.unflatten(-1, (rows, length + 1))[..., :length].sum(-2)
 

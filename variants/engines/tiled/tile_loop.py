@@ -1,6 +1,6 @@
 """Softmax attention tile by tile: memory holds a few tiles at a time, forward and backward.
 
-One loop serves every layout of keys."""
+One loop is used for every layout of keys."""
 
 from __future__ import annotations
 
@@ -68,20 +68,21 @@ def run(
     distance_bias: Tensor | None = None,
     coarse: bool = False,
 ) -> Tensor:
-    """Softmax attention over whatever keys `layouts` show, which share query rows or heads among
-    them.
+    """Softmax attention over the keys that `layouts` show. Each layout has its own query rows or
+    heads.
 
     Args:
         query: (batch, heads, query_len, channels).
-        key: (batch, kv_heads, key_len, channels); as many keys as the layouts are made for, which
-            may stand for something else than tokens.
+        key: (batch, kv_heads, key_len, channels); as many keys as the layouts expect. A key may
+            represent something other than one token.
         value: (batch, kv_heads, key_len, head_dim).
-        key_bias: (batch, key_len), added to the scores of a key; HIDDEN hides it. Has no gradient.
+        key_bias: (batch, key_len), added to the scores of a key; HIDDEN hides the key. Without
+            gradient.
         distance_bias: (heads, query_len + key_len - 1), entry j - i + query_len - 1 is added to the
-            score of row i and key number j. Has a gradient.
+            score of row i and key j. With gradient.
 
     Returns:
-        (batch, heads, query_len, head_dim) in the dtype of the query. A row in no layout is 0.
+        (batch, heads, query_len, head_dim) in the dtype of the query. Rows without layout are 0.
     """
     precision = Precision.of(query, coarse=coarse)
     if distance_bias is not None:
@@ -94,12 +95,12 @@ def run(
 
 
 def _spare(layouts: Sequence[Layout]) -> int:
-    """How far tiles may stick out of a distance bias."""
+    """Number of entries by which tiles may exceed a distance bias on each side."""
     return max(layout.keys for layout in layouts)
 
 
 class _Portion(NamedTuple):
-    """Some tiles of some heads: which, and their scaled queries, keys and values."""
+    """Some tiles of some heads, with their scaled queries, keys and values."""
 
     layout: Layout
     steps: range
@@ -120,7 +121,7 @@ def _portions(
     precision: Precision,
     scratch: softmax_tile.Scratch,
 ) -> Iterator[_Portion]:
-    """All tiles, as many at a time as fit the budget of scores."""
+    """All tiles in portions. The scores of a portion fit the budget."""
     room = head_slabs.budget(query.device, precision.scores)
     zero = query.shape[2] - 1 + _spare(layouts)
     bias = None if distance_bias is None else distance_bias.to(precision.scores)
@@ -164,7 +165,7 @@ def _hide(
     distances: TileBias | None,
     scores: Tensor,
 ) -> bool:
-    """As `softmax_tile.Hide`."""
+    """Hide scores as `softmax_tile.Hide` requires."""
     may_be_empty = layout.hide(scores, steps, slab.heads, key_bias)
     if distances is not None:
         distances.add(scores, layout.key_runs(steps, slab.heads, scores.device))
@@ -172,7 +173,7 @@ def _hide(
 
 
 def _rows(tensor: Tensor, layout: Layout, steps: range) -> Tensor:
-    """The rows (slab, tiles, rows, ...) of some tiles, zeros where a tile has none."""
+    """The rows (slab, tiles, rows, ...) of some tiles; rows of padding are zeros."""
     start, stop = layout.span(steps)
     low, high = max(start, layout.first), min(stop, layout.last)
     rows = tensor[:, low:high]
@@ -189,7 +190,7 @@ def _put(out: Tensor, part: Tensor, layout: Layout, steps: range) -> None:
 
 
 class _Tiles(torch.autograd.Function):
-    """The rows of all layouts. Nothing is kept but the inputs and the output."""
+    """The rows of all layouts. Only the inputs and the output are kept for the backward pass."""
 
     @staticmethod
     def forward(

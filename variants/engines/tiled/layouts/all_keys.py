@@ -1,4 +1,4 @@
-"""The layout of all keys: tiles of many rows, each compared with every key it may see."""
+"""The layout of all keys: tiles of many rows, each with every key that its rows may see."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from variants.engines.primitives.softmax_tile import HIDDEN, Scratch
 from variants.engines.tiled.layouts.layout import Layout, corner
 from variants.engines.tiled.relative_bias import KeyRuns
 
-DENSE_ROWS = 256  # fewest rows of a tile that is compared with all keys
+DENSE_ROWS = 256  # fewest rows of a tile with all keys
 SMALL = 1 << 21  # entries up to which the bias of a pattern is cached
 
 
 class AllKeys(Layout):
-    """All keys from `begin` on, or those up to the last row of a tile; tiles come one at a time."""
+    """All keys from `begin` on; if causal, the keys up to the position of a tile's last row. Tiles
+    are processed one at a time."""
 
     def __init__(
         self,
@@ -39,7 +40,7 @@ class AllKeys(Layout):
         self.rows = dense_rows(last - first, self.keys, causal=causal, device=device)
 
     def _stop(self, steps: range) -> int:
-        """Slots that the last row of a tile can see, at least one."""
+        """Number of slots that the last row of a tile can see, at least one."""
         if not self.causal:
             return self.keys
         end = min(self.first + steps.stop * self.rows, self.last)
@@ -57,10 +58,10 @@ class AllKeys(Layout):
         return key_bias is not None or self.offset < 0
 
     def _hide_later(self, scores: Tensor, start: int, heads: slice) -> None:
-        """Hide what the rows of a tile, which begins with row `start`, do not see."""
+        """Hide the keys that rows do not see, in a tile whose first row is `start`."""
         shown = scores.shape[-1]
         if self.causal and self.pattern is None:
-            # Only the corner behind the first row's own key is in question.
+            # Only keys after the position of the first row can be hidden.
             own = start + self.offset - self.begin
             later = corner(self.rows, scores.dtype, scores.device, above=True)
             scores[..., own:].add_(later[:, : shown - own])
@@ -86,13 +87,13 @@ class AllKeys(Layout):
 def _pattern_bias(
     pattern: Pattern, start: int, stop: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """HIDDEN (heads or 1, rows, key_len) where rows start..stop do not see a key."""
+    """Bias (heads or 1, rows, key_len), HIDDEN where rows `start` to `stop` do not see a key."""
     hidden = ~pattern.mask(torch.arange(start, stop, device=device))
     return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, HIDDEN)
 
 
 def dense_rows(rows: int, keys: int, *, causal: bool, device: torch.device) -> int:
-    """Rows of a tile that is set against many keys."""
+    """Number of rows of a tile with many keys."""
     at_once = budget(device, torch.float32) // keys
     if causal:
         at_once = min(at_once, DENSE_ROWS)  # so that later keys can be left out

@@ -1,4 +1,4 @@
-"""The layout of block summaries: keys of the blocks nearby, and one key for each other block."""
+"""The layout of block summaries: all keys of the near blocks, and one key for each other block."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from variants.engines.tiled.layouts.window import Window
 
 
 class BlockSummaries(Window):
-    """Blocks of as many tokens as a tile has rows: the keys of the tile's own block and those
-    beside it, and for every other block the key that represents it; the list of keys holds the
-    `tokens`, then one such key a block. If causal, nothing of later blocks is seen."""
+    """A block has as many tokens as a tile has rows. A tile sees the keys of its own block and of
+    the adjacent blocks, and for every other block one key that represents the block. The list of
+    keys has the `tokens` first, then one such key for each block. If causal, a tile sees no later
+    block."""
 
     def __init__(
         self, query_len: int, tokens: int, block_size: int, first: int, *, causal: bool
@@ -34,7 +35,7 @@ class BlockSummaries(Window):
         )
 
     def _own(self, step: int) -> int:
-        """The block that a tile is."""
+        """The block of a tile."""
         return (self.first - self.lead + self.offset) // self.rows + step
 
     def _trailing(self, steps: range) -> int:

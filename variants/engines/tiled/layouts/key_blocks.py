@@ -1,4 +1,4 @@
-"""The layout of listed blocks: each tile is set against whole blocks of keys, by number."""
+"""The layout of listed blocks: each tile has a list of the numbers of whole blocks of keys."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from variants.engines.tiled.relative_bias import KeyRuns
 class KeyBlocks(Layout):
     """Blocks of `size` keys for each tile of `rows` rows.
 
-    `chosen` are their numbers, int64 (heads or 1, tiles, slots), -1 for none. If causal, `own` is
-    the slot in which the keys at a tile's own positions begin; all other slots hold earlier ones.
-    `may_be_empty` says whether a row may see nothing even if no key is hidden.
+    `chosen` are their numbers, int64 (heads or 1, tiles, slots), -1 for no block. If causal, `own`
+    is the first slot of the keys at the tile's own positions; all other slots hold earlier keys.
+    `may_be_empty` states whether a row may see no key even if no key is padding.
     """
 
     def __init__(
@@ -42,14 +42,14 @@ class KeyBlocks(Layout):
         self.keys = chosen.shape[-1] * size
         ragged = key_len % size > 0
         partial = (chosen < 0) | (ragged & (chosen == self.blocks - 1))
-        # Known once for all, so that no tile has to wait for a device.
+        # Computed once for all tiles, so that no tile waits for the device.
         self.partial = partial.any(-1).any(0).tolist()
 
     @classmethod
     def of(
         cls, pattern: Pattern, first: int, last: int, heads: int, device: torch.device
     ) -> KeyBlocks:
-        """Near, global and random blocks of each block of rows of a pattern."""
+        """The near, global and random blocks of a pattern, for each block of rows."""
         size = pattern.block_size
         position = first + pattern.offset
         lead = position % size
@@ -61,11 +61,11 @@ class KeyBlocks(Layout):
             -pattern.window, (0 if pattern.causal else pattern.window) + 1, device=device
         )
         near = own + near
-        # Global blocks have slots of their own, so the neighbourhood leaves them out.
+        # Global blocks have their own slots, so they are removed from the near blocks.
         near = near.masked_fill((near < front) | (near >= blocks - back), -1)
         ends = torch.arange(front, device=device)
         if not pattern.causal:
-            # No middle row stands as late as a trailing block, so a causal one never sees it.
+            # The rows of this layout are before the trailing blocks: causal rows do not see these.
             ends = torch.cat([ends, torch.arange(blocks - back, blocks, device=device)])
         parts = [near, ends.expand(tiles, -1)]
         chosen = torch.cat(parts, dim=-1).expand(heads, -1, -1)
@@ -91,7 +91,7 @@ class KeyBlocks(Layout):
         return self.chosen[which % len(self.chosen), steps.start : steps.stop]
 
     def _flat(self, steps: range, heads: slice, *, shared: bool = False) -> Tensor:
-        """Blocks of some tiles, numbered over the slab; or over the one head that it shares."""
+        """Blocks of some tiles, numbered over the slab, or over the one head if it is `shared`."""
         chosen = self._chosen(steps, heads).clamp(min=0)
         if not shared:
             offsets = torch.arange(len(chosen), device=chosen.device) * self.blocks
@@ -133,7 +133,7 @@ class KeyBlocks(Layout):
     def scatter(self, grads: Tensor, total: Tensor, steps: range, heads: slice) -> None:
         slab, key_len, channels = total.shape
         target = self.whole_blocks(total)
-        # Slots without a block were hidden: their gradient is 0 wherever it goes.
+        # Slots without a block are hidden: their gradient is 0, so any target is correct.
         target.view(slab * self.blocks, self.size * channels).index_add_(
             0, self._flat(steps, heads), grads.reshape(-1, self.size * channels).to(total.dtype)
         )

@@ -1,8 +1,8 @@
-"""The interface of a layout: which keys a tile of query rows is compared with.
+"""The interface of a layout, which lists the keys of each tile of query rows.
 
 A layout cuts the query rows `first` to `last` into tiles of `rows` rows, and gives each tile `keys`
 slots for keys. It copies keys or values into the slots, hides keys that a row does not see, and
-adds gradients of the slots to the keys they were copied from.
+adds the gradients of the slots to the gradients of the copied keys.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from variants.engines.tiled.relative_bias import KeyRuns
 
 
 class Layout(ABC):
-    """How the rows `first` to `last` of the queries are cut into tiles."""
+    """Cuts the query rows `first` to `last` into tiles."""
 
     first: int
     last: int
@@ -27,7 +27,7 @@ class Layout(ABC):
     keys: int
     lead: int = 0  # rows of padding in the first tile
     at_once: int = 1 << 40  # tiles that may be processed together
-    heads: range | None = None  # those of a sequence that it is for, all if None
+    heads: range | None = None  # the heads of each sequence that use the layout; None = all
 
     @property
     def tiles(self) -> int:
@@ -35,11 +35,11 @@ class Layout(ABC):
         return -(-(self.lead + self.last - self.first) // self.rows)
 
     def whole_blocks(self, tensor: Tensor) -> Tensor:
-        """Keys or values (slab, key_len, channels) as `gather` reads them, padded if need be."""
+        """Keys or values (slab, key_len, channels) as `gather` reads them, padded if necessary."""
         return tensor
 
     def span(self, steps: range) -> tuple[int, int]:
-        """First and last row of some tiles; rows of padding stick out."""
+        """First row and end of some tiles, including rows of padding outside `first` to `last`."""
         start = self.first + steps.start * self.rows - self.lead
         return start, start + len(steps) * self.rows
 
@@ -47,21 +47,21 @@ class Layout(ABC):
     def gather(
         self, tensor: Tensor, steps: range, heads: slice, name: str, scratch: Scratch
     ) -> Tensor:
-        """Items of `tensor` (slab, key_len, channels) in the slots of the tiles `steps`,
+        """Copy rows of `tensor` (slab, key_len, channels) into the slots of the tiles `steps`,
         (slab, tiles, keys, channels)."""
 
     @abstractmethod
     def hide(self, scores: Tensor, steps: range, heads: slice, key_bias: Tensor | None) -> bool:
-        """As `tile.Hide`; scores (slab, tiles, rows, keys). Adds `key_bias` (slab, key_len), in
-        which HIDDEN stands for a key that no row sees."""
+        """Hide scores (slab, tiles, rows, keys) as `softmax_tile.Hide` requires. Adds `key_bias`
+        (slab, key_len), which is HIDDEN for a key that no row sees."""
 
     @abstractmethod
     def scatter(self, grads: Tensor, total: Tensor, steps: range, heads: slice) -> None:
-        """Add gradients of the slots onto `total` (slab, key_len, channels)."""
+        """Add gradients of the slots to `total` (slab, key_len, channels)."""
 
     @abstractmethod
     def key_runs(self, steps: range, heads: slice, device: torch.device) -> Iterator[KeyRuns]:
-        """Where the slots of the tiles `steps` stand; slots that hold no key may stand anywhere."""
+        """The runs of keys in the slots of the tiles `steps`; slots without a key may have any."""
 
     def slot_bias(self, key_bias: Tensor, steps: range, heads: slice, dtype: torch.dtype) -> Tensor:
         """`key_bias` in the slots of some tiles, (slab, tiles, keys)."""
@@ -71,6 +71,6 @@ class Layout(ABC):
 
 @cached
 def corner(rows: int, dtype: torch.dtype, device: torch.device, *, above: bool) -> Tensor:
-    """HIDDEN strictly above, or below, the diagonal of a (rows, rows) corner of the scores."""
+    """Bias for a (rows, rows) corner of the scores: HIDDEN strictly above or below the diagonal."""
     full = torch.full((rows, rows), HIDDEN, dtype=dtype, device=device)
     return full.triu_(1) if above else full.tril_(-1)

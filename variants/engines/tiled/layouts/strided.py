@@ -1,4 +1,4 @@
-"""The layout of strided keys: each key stands for `stride` consecutive tokens."""
+"""The layout of strided keys: each key represents `stride` consecutive tokens."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from variants.engines.tiled.layouts.all_keys import AllKeys, dense_rows
 
 
 class Strided(AllKeys):
-    """As many keys as there are strides in `tokens` positions: each stands for `stride` of them and
-    is seen, if causal, by rows from the last of these on."""
+    """One key for every `stride` of the `tokens` positions. If causal, a row sees the keys that
+    represent no later position than its own."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class Strided(AllKeys):
         self.begin, self.keys = 0, -(-tokens // stride)
         self.offset, self.causal, self.pattern = tokens - query_len, causal, None
         self.tokens, self.stride = tokens, stride
-        # Later rows see but a key more now and then: tiles need not be cut small.
+        # The number of visible keys grows by one every `stride` rows, so tiles can be large.
         self.rows = dense_rows(last - first, self.keys, causal=False, device=device)
 
     def _stop(self, steps: range) -> int:
@@ -42,7 +42,7 @@ class Strided(AllKeys):
             return
         shown = scores.shape[-1]
         device = scores.device
-        # The first row sees those that end before `own`, so does every row of the tile.
+        # The first row sees the keys before `own`, so every row of the tile sees them.
         own = max(0, start + self.offset + 1) // self.stride
         ends = (torch.arange(own, shown, device=device) + 1) * self.stride - 1
         ends = ends.clamp(max=self.tokens - 1)

@@ -1,5 +1,5 @@
-"""The layout of a window: consecutive keys around each tile, and keys at both ends of
-the list that every row sees."""
+"""The layout of a window: consecutive keys around each tile, and keys at both ends of the list that
+every row sees."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from variants.engines.primitives.softmax_tile import HIDDEN, Scratch
 from variants.engines.tiled.layouts.layout import Layout, corner
 from variants.engines.tiled.relative_bias import KeyRuns
 
-ROWS = 64  # query rows of a tile of a window; more would score more keys that no row sees
+ROWS = 64  # query rows of a tile; with more rows, more scores are hidden
 
 
 class Window(Layout):
-    """Tile t covers the positions from t * rows - lead + offset on, and sees the keys from `before`
-    in front of the first of them to `after` behind the last.
+    """Tile t covers `rows` positions from first + t * rows - lead + offset on. Its band has the
+    keys from `before` keys before the first of these positions to `after` keys after the last.
 
-    A `sliding` band moves on with each row of a tile, as a window of tokens does. Otherwise all
-    rows of a tile see the same keys, but for later ones if `causal`. The first `leading` and the
-    last `trailing` keys of the list have slots of their own: the band leaves them out, so that one
-    seen twice counts once.
+    If `sliding`, the visible keys move by one with each row of a tile, as in a window of tokens.
+    Otherwise all rows of a tile see the same keys, except later keys if `causal`. The first
+    `leading` and the last `trailing` keys of the list have their own slots. The band does not
+    contain these keys, so that each key counts once.
     """
 
     def __init__(
@@ -65,17 +65,18 @@ class Window(Layout):
             sliding=True,
             causal=pattern.causal,
             leading=pattern.leading,
-            # No causal row here stands as late as a trailing key.
+            # All causal rows of this layout are before the trailing keys.
             trailing=0 if pattern.causal else pattern.trailing,
         )
 
     def _span(self, steps: range) -> tuple[int, int]:
-        """Positions that the bands of some tiles cover together; they may stick out."""
+        """First position and end of the bands of some tiles; may lie outside of the keys."""
         start = self.first - self.lead + self.offset + steps.start * self.rows - self.before
         return start, start + (len(steps) - 1) * self.rows + self.band
 
     def _inside(self, steps: range, key_len: int) -> tuple[slice, int, int]:
-        """The keys of that span, and how far it sticks out before the first and after the last."""
+        """The keys in the span, and its numbers of positions before the first and after the last
+        key."""
         start, stop = self._span(steps)
         low = min(max(start, 0), key_len)
         high = min(max(stop, low), key_len)
@@ -83,7 +84,7 @@ class Window(Layout):
         return slice(low, high), before, stop - start - before - (high - low)
 
     def _trailing(self, steps: range) -> int:
-        """How many of the trailing keys some tiles see, the first of them."""
+        """Number of trailing keys that some tiles see, counted from the first trailing key."""
         return self.trailing
 
     def gather(
@@ -133,7 +134,7 @@ class Window(Layout):
         spread = total.new_zeros(len(total), stop - start, total.shape[2])
         for shift in range(0, self.band, self.rows):
             width = min(self.rows, self.band - shift)
-            # Those of one shift do not overlap.
+            # The windows of one shift do not overlap.
             target = spread[:, shift : shift + (len(steps) - 1) * self.rows + width]
             target.unfold(1, width, self.rows).add_(
                 grads[:, :, shift : shift + width].transpose(-2, -1)
