@@ -1,4 +1,4 @@
-"""Feature maps, and what sums over all keys and over earlier keys share.
+"""Feature maps, and the code that `sum_all` and `sum_causal` share.
 
 Features are computed for a portion of the rows at a time, forward and backward, and never kept.
 """
@@ -18,14 +18,14 @@ from variants.engines.primitives.head_slabs import Slab
 from variants.engines.primitives.precision import Precision, product
 from variants.engines.primitives.softmax_tile import HIDDEN, Scratch
 
-DEPTH = 1024  # keys that one product of a sum over keys adds up
+DEPTH = 1024  # keys that one product sums up
 
 
 class Features(ABC):
     """A feature map; rows are (slab, rows, head_dim), features (slab, rows, num_features).
 
-    With `exponential`, `queries` and `keys` give logarithms of features: their sums are shifted
-    into the dtype's range before the exponential is taken.
+    If `exponential`, `queries` and `keys` return logarithms of features. The engine shifts them
+    into the range of the dtype before it takes the exponential.
     """
 
     num_features: int
@@ -33,27 +33,28 @@ class Features(ABC):
 
     @abstractmethod
     def queries(self, rows: Tensor, slab: Slab, precision: Precision, scratch: Scratch) -> Tensor:
-        """Features of queries, up to any factor a row; in a buffer that may be overwritten."""
+        """Features of queries, up to a factor for each row; in a buffer that may be overwritten."""
 
     @abstractmethod
     def keys(self, rows: Tensor, slab: Slab, precision: Precision, scratch: Scratch) -> Tensor:
-        """Features of keys; likewise."""
+        """Features of keys, in a buffer that may be overwritten."""
 
     def exponents(self, rows: Tensor, slab: Slab, precision: Precision, scratch: Scratch) -> Tensor:
-        """What `keys` gives with `exponential`, as (slab, num_features, rows)."""
+        """The result of `keys` if `exponential`, as (slab, num_features, rows)."""
         return self.keys(rows, slab, precision, scratch).mT.contiguous()
 
     @abstractmethod
     def query_grad(self, rows: Tensor, features: Tensor, grad: Tensor, slab: Slab) -> Tensor:
-        """Gradient of `rows`, from that of `features` or, if exponential, of logarithms."""
+        """Gradient of queries `rows`, from the gradient of `features`, or of their logarithms if
+        exponential."""
 
     @abstractmethod
     def key_grad(self, rows: Tensor, features: Tensor, grad: Tensor, slab: Slab) -> Tensor:
-        """Likewise."""
+        """Gradient of keys `rows`, as in `query_grad`."""
 
 
 class Rows(NamedTuple):
-    """A slab of heads: its keys, values with a channel of ones, and how features are made."""
+    """A slab of heads: its queries, keys and values, and its feature map."""
 
     slab: Slab
     query: Tensor
@@ -69,7 +70,7 @@ class Rows(NamedTuple):
         return self.features.queries(self.query[:, part], self.slab, self.precision, self.scratch)
 
     def keys(self, part: slice) -> Tensor:
-        """Features of some keys, those of padded ones 0; or their logarithms."""
+        """Features of some keys, 0 for padded keys; or their logarithms."""
         made = self.features.keys(self.key[:, part], self.slab, self.precision, self.scratch)
         if self.padding is not None:
             nothing = HIDDEN if self.features.exponential else 0
@@ -77,14 +78,14 @@ class Rows(NamedTuple):
         return made
 
     def exponents(self, part: slice) -> Tensor:
-        """Logarithms of the features of some keys, feature by feature."""
+        """Logarithms of the features of some keys, (slab, num_features, keys)."""
         made = self.features.exponents(self.key[:, part], self.slab, self.precision, self.scratch)
         if self.padding is not None:
             made.masked_fill_(self.padding[:, None, part], HIDDEN)
         return made
 
     def values(self, part: slice) -> Tensor:
-        """Some values and a channel of ones, whose weighted sum is the normaliser."""
+        """Some values and a channel of ones. The weighted sum of the ones is the normaliser."""
         value = self.value[:, part]
         shape = (*value.shape[:2], value.shape[2] + 1)
         buffer = self.scratch("values", shape, self.precision.operands)
@@ -100,8 +101,8 @@ class Rows(NamedTuple):
         return self.scratch.copy("values", value, self.precision.operands)
 
     def grad_sums(self, out: Tensor, grad_out: Tensor, total: Tensor) -> Tensor:
-        """Gradient of the weighted sums before the division by `total` (slab, rows, 1): of the
-        values, then the normaliser."""
+        """Gradient of the weighted sums before the division by `total` (slab, rows, 1). The last
+        channel is the gradient of the normaliser."""
         shape = (*out.shape[:2], out.shape[2] + 1)
         sums = self.scratch("grad sums", shape, total.dtype)
         torch.div(grad_out.to(total.dtype), total, out=sums[..., :-1])
@@ -118,7 +119,7 @@ def slabs(
     precision: Precision,
     rows: int,
 ) -> Iterator[Rows]:
-    """As many heads at a time as features of `rows` rows fit the budget."""
+    """Slabs of heads. The features of `rows` rows of a slab fit the budget."""
     scratch = Scratch(query.device)
     at_once = room(query, features, precision) // (rows * features.num_features)
     for slab in head_slabs.slabs(query, key, at_once):
@@ -135,7 +136,7 @@ def slabs(
 
 
 def divide(sums: Tensor, out: Tensor) -> Tensor:
-    """Write weighted sums over their normaliser to `out`, and return the normaliser."""
+    """Write weighted sums, divided by their normaliser, to `out`, and return the normaliser."""
     total = safe_total(sums[..., -1:])
     if out.dtype is sums.dtype:
         torch.div(sums[..., :-1], total, out=out)
@@ -147,7 +148,7 @@ def divide(sums: Tensor, out: Tensor) -> Tensor:
 def transposed_product(
     left: Tensor, right: Tensor, precision: Precision, scratch: Scratch
 ) -> Tensor:
-    """left^T @ right of (slab, rows, ...), summed in float32 over pieces of the rows."""
+    """left^T @ right of (slab, rows, ...). Pieces of the rows are summed in float32."""
     slab, rows, columns = left.shape
     pieces = rows // DEPTH if rows % DEPTH == 0 else 1
     shape = (slab * pieces, columns, right.shape[-1])
@@ -162,12 +163,12 @@ def transposed_product(
 
 
 def room(query: Tensor, features: Features, precision: Precision) -> int:
-    """Features that are held at once. Exponentials of many directions cost so much that larger
-    products pay; where a feature costs little, both sides have to stay in the cache."""
+    """Number of features that are held at a time. Exponential features are expensive, so larger
+    products are faster. If features are cheap, both operands should fit the cache."""
     size = head_slabs.budget(query.device, precision.scores)
     return size if features.exponential else size // 2
 
 
 def step(query: Tensor, features: Features, precision: Precision) -> int:
-    """Rows of a portion."""
+    """Number of rows of a portion."""
     return max(1, room(query, features, precision) // features.num_features // DEPTH) * DEPTH

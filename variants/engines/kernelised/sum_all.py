@@ -1,9 +1,9 @@
-"""Kernelised attention over all keys: each feature sums them up once, and all queries read it.
+"""Kernelised attention over all keys: one sum over keys for each feature, which all queries read.
 
-Features that are exponentials make it two softmax attentions. Seen from a feature, its weights over
-the keys are a softmax, of which it keeps the mean value and the logarithm of the normaliser. Seen
-from a query, its weights over the features are one again, with those logarithms as a bias. So
-nothing can leave the dtype's range, and no sum is divided by at the end.
+With exponential features the method is two softmax attentions. In the first, each feature has
+softmax weights over the keys; its state is the mean value and the logarithm of the normaliser. In
+the second, each query has softmax weights over the features, with these logarithms as a bias. So no
+number leaves the range of the dtype, and there is no division at the end.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def attend(
 ) -> Tensor:
     """Sum of values, weighted by the product of features and divided by the sum of the weights.
 
-    Shapes as in `Attention.__call__`. A row whose weights are all 0 is 0.
+    Shapes as in `Attention.__call__`. If all weights of a row are 0, the row is 0.
     """
     wide = compute_dtype(query.dtype)
     precision = Precision.of(query, coarse=True) if coarse else Precision(wide, wide)
@@ -54,9 +54,9 @@ def attend(
 def states(
     query: Tensor, key: Tensor, value: Tensor, features: Features, padding: Tensor | None
 ) -> Tensor:
-    """The state that all keys leave, (batch * heads, num_features, head_dim + 1), for the heads of
-    `query`: sums of values and of ones, or, with exponentials, mean values and the logarithm of the
-    normaliser."""
+    """The state after all keys, (batch * heads, num_features, head_dim + 1), for the heads of
+    `query`: sums of values and of ones or, with exponential features, mean values and the logarithm
+    of the normaliser."""
     wide = compute_dtype(query.dtype)
     precision = Precision(wide, wide)
     shape = (query.shape[0] * query.shape[1], features.num_features, value.shape[3] + 1)
@@ -70,7 +70,7 @@ def states(
 
 
 class _SumAll(torch.autograd.Function):
-    """One state a head, as in `states`."""
+    """Computes one state for each head, as in `states`."""
 
     @staticmethod
     def forward(
@@ -124,7 +124,7 @@ class _SumAll(torch.autograd.Function):
                 state = states[slab.heads]
                 mixed = state
                 if features.exponential:
-                    # Queries' weights sum to 1, as the sum over a channel of ones.
+                    # The weights of a query sum to 1, which equals the sum over a channel of ones.
                     mixed = torch.cat([state[..., :-1], torch.ones_like(state[..., :1])], dim=-1)
                 grad_state = torch.zeros_like(state)
                 own_out, own_grad = slab.queries(out), slab.queries(grad_out)
@@ -158,7 +158,7 @@ class _SumAll(torch.autograd.Function):
 
 
 def _fill(rows: Rows, state: Tensor, size: int) -> None:
-    """Take all keys into a state of zeros."""
+    """Add all keys to a state of zeros."""
     if rows.features.exponential:
         return _mean_values(rows, state, size)
     for part in row_slices(0, rows.key.shape[1], size):
@@ -168,7 +168,7 @@ def _fill(rows: Rows, state: Tensor, size: int) -> None:
 
 
 def _mean_values(rows: Rows, state: Tensor, size: int) -> None:
-    """Fill in the state of exponential features: each is a softmax over the keys."""
+    """Compute the state of exponential features: each feature has softmax weights over the keys."""
     precision, wide = rows.precision, state.dtype
     mean, log_total = state[..., :-1], state[..., -1]
     log_total.fill_(HIDDEN)
@@ -176,7 +176,7 @@ def _mean_values(rows: Rows, state: Tensor, size: int) -> None:
         exponents = rows.exponents(part)
         highest = exponents.amax(-1)
         torch.softmax(exponents, -1, out=exponents)
-        # The largest weight is exp(0) over the normaliser.
+        # The largest weight is exp(0) divided by the normaliser.
         own = highest.to(wide) - exponents.amax(-1).to(wide).log()
         both = torch.logaddexp(log_total, own)
         shares = rows.scratch("partial sums", mean.shape, precision.scores)
@@ -187,7 +187,7 @@ def _mean_values(rows: Rows, state: Tensor, size: int) -> None:
 
 
 def _queries(rows: Rows, part: slice, state: Tensor) -> Tensor:
-    """Features of some queries; a row's factor cancels."""
+    """Features of some queries, up to a factor for each row, which cancels."""
     made = rows.queries(part)
     if rows.features.exponential:
         made.add_(state[:, None, :, -1].to(made.dtype))

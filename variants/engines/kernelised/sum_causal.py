@@ -25,14 +25,14 @@ from variants.engines.primitives.precision import Precision, product
 from variants.engines.primitives.row_slices import row_slices
 from variants.engines.primitives.softmax_tile import HIDDEN
 
-CHUNK = 64  # rows of a causal chunk, which scores them against each other
-CHUNKS = 8  # most chunks that are processed together: their states are summed up one by one
+CHUNK = 64  # rows of a causal chunk; all pairs of query and key within a chunk are scored
+CHUNKS = 8  # most chunks that are processed together: their states are added one after the other
 
 
 class Causal(torch.autograd.Function):
-    """Earlier keys: a state goes from chunk to chunk, on the scale of the last key it holds if
-    features are exponentials. That scale is the highest exponent so far, so that no row knows of
-    later keys, not even by rounding."""
+    """Attention over earlier keys: each chunk adds its keys to a state. With exponential features,
+    the state is divided by exp(scale), and the scale is the highest exponent up to its last key.
+    So a row does not depend on later keys, not even by rounding."""
 
     @staticmethod
     def forward(
@@ -47,7 +47,7 @@ class Causal(torch.autograd.Function):
         wide = compute_dtype(query.dtype)
         batch, num_heads, query_len, _ = query.shape
         out = torch.empty_like(query, memory_format=torch.contiguous_format)
-        # Queries before the first key see nothing.
+        # Queries before the first key see no key.
         out[:, :, : max(0, query_len - key.shape[2])] = 0
         totals = query.new_ones(batch * num_heads, query_len, 1, dtype=wide)
         scales = query.new_zeros(batch * num_heads, key.shape[2], dtype=wide)
@@ -71,7 +71,7 @@ class Causal(torch.autograd.Function):
         query, key, value, out, totals, scales, padding = ctx.saved_tensors
         features, precision = ctx.settings
         wide = compute_dtype(query.dtype)
-        scales = scales.clone()  # they are filled in again, and a graph may be used twice
+        scales = scales.clone()  # they are written again, and a graph may be used twice
         grad_query = torch.zeros_like(query, memory_format=torch.contiguous_format)
         grad_key, grad_value = (x.new_zeros(x.shape, dtype=wide) for x in (key, value))
         with no_autocast(query.device):
@@ -108,11 +108,11 @@ class Causal(torch.autograd.Function):
 
 
 def _pieces(rows: Rows) -> list[tuple[slice, slice | None, int]]:
-    """Keys, the queries at the same positions, and the rows of the chunks both are cut into; first
-    those keys that stand before any query."""
+    """Keys, the queries at the same positions, and the number of rows of their chunks. The keys
+    before the first query are the first pieces; they have no queries."""
     query_len, key_len = rows.query.shape[1], rows.key.shape[1]
     before, without = max(0, key_len - query_len), max(0, query_len - key_len)
-    # A state for every chunk takes as much again.
+    # The states of the chunks need as much memory as the features.
     features = room(rows.query, rows.features, rows.precision) // 2
     together = features // (len(rows.query) * rows.features.num_features) // CHUNK
     step = CHUNK * min(max(1, together), CHUNKS)
@@ -128,16 +128,16 @@ def _pieces(rows: Rows) -> list[tuple[slice, slice | None, int]]:
 
 class _Chunks(NamedTuple):
     """Consecutive chunks of a forward pass: features of their keys and queries (slab, chunks, rows,
-    num_features), and what lies before each chunk."""
+    num_features), and the state before each chunk."""
 
     rows: Rows
     queries: slice | None
     made: Tensor  # features of the queries
-    keys: Tensor  # features of the keys, each on the scale of its own row
+    keys: Tensor  # features of the keys, each on the scale of its own position
     values: Tensor
     state: Tensor  # (slab, chunks, num_features, head_dim + 1)
-    within: Tensor | None  # factors (slab, chunks, rows, keys): keys on the scale of each row
-    past: Tensor | None  # factors (slab, chunks, rows, 1) that put the state on it
+    within: Tensor | None  # factors (slab, chunks, rows, keys) from a key's scale to a row's scale
+    past: Tensor | None  # factors (slab, chunks, rows, 1) from the state's scale to a row's scale
 
     def sums(self) -> Tensor:
         """Weighted sums of values and of ones."""
@@ -167,8 +167,8 @@ class _Chunks(NamedTuple):
 
 
 def _earlier(rows: Rows, left: Tensor, right: Tensor, within: Tensor | None) -> Tensor:
-    """Products of each row with the keys of its chunk up to its own (slab, chunks, rows, keys), in
-    a buffer."""
+    """Products of each row with the keys of its chunk up to its own position (slab, chunks, rows,
+    keys), in a buffer."""
     precision = rows.precision
     weights = rows.scratch("scores", (*left.shape[:3], right.shape[2]), precision.scores)
     product(left, right.transpose(-2, -1), precision, weights)
@@ -178,18 +178,18 @@ def _earlier(rows: Rows, left: Tensor, right: Tensor, within: Tensor | None) -> 
 
 
 def _asked(rows: Rows, queries: slice, size: int) -> Tensor:
-    """Features of some queries, chunk by chunk; a row's factor cancels."""
+    """Features of some queries, chunk by chunk, up to a factor for each row, which cancels."""
     made = rows.queries(queries).unflatten(1, (-1, size))
     return torch.softmax(made, -1, out=made) if rows.features.exponential else made
 
 
 def _within(scale: Tensor) -> Tensor:
-    """Factors (..., rows, keys) from scales (..., rows); above the diagonal they mean nothing."""
+    """Factors (..., rows, keys) from scales (..., rows); those above the diagonal are not used."""
     return (scale[..., None, :] - scale[..., :, None]).exp_()
 
 
 def _ascending(rows: Rows, scales: Tensor) -> Iterator[_Chunks]:
-    """Chunks from first to last, with the state before each; fills in `scales` (slab, key_len)."""
+    """Chunks from first to last, with the state before each; writes `scales` (slab, key_len)."""
     features, precision, scratch = rows.features, rows.precision, rows.scratch
     wide = scales.dtype
     shape = (len(rows.query), features.num_features, rows.query.shape[-1] + 1)
@@ -208,8 +208,8 @@ def _ascending(rows: Rows, scales: Tensor) -> Iterator[_Chunks]:
             scale = scales[:, part].unflatten(1, (-1, size))
             last = scale[..., -1]
             first = torch.cat([carried[:, None], last[:, :-1]], dim=1)
-            # Mostly nothing is higher than before, and all factors are 1. A GPU does not wait to
-            # find out.
+            # In most chunks the highest exponent does not change, and all factors are 1. On a GPU
+            # this test would wait for the device.
             if scales.device.type == "cuda" or bool((last[:, -1] > carried).any()):
                 within, past = _within(scale), (first[..., None] - scale).exp_()[..., None]
                 to_last = (scale - last[..., None]).exp_()[..., None]
@@ -233,8 +233,8 @@ def _ascending(rows: Rows, scales: Tensor) -> Iterator[_Chunks]:
 
 
 class _Later:
-    """What later rows hand back to the keys of a chunk, from the last chunk to the first, on the
-    scale of the first row of the chunk they begin with."""
+    """The gradient of the state from all later rows, from the last chunk to the first. Its scale is
+    the scale of the first of these rows."""
 
     def __init__(self, rows: Rows, scales: Tensor) -> None:
         self.rows, self.scales = rows, scales
@@ -245,8 +245,8 @@ class _Later:
     def take(
         self, part: slice, queries: slice | None, size: int, grad_sums: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Features of the keys of some chunks, the gradient of these or their logarithms, and that
-        of the values, (slab, keys, ...)."""
+        """Features of the keys of some chunks, the gradient of the features or of their logarithms,
+        and the gradient of the values, (slab, keys, ...)."""
         rows = self.rows
         features, precision, scratch = rows.features, rows.precision, rows.scratch
         made = rows.keys(part).unflatten(1, (-1, size))
@@ -272,7 +272,7 @@ class _Later:
             own = _asked(rows, queries, size)
             if features.exponential:
                 within = _within(scale)
-            # What the rows of a chunk give to the keys they see.
+            # The gradients of keys and values from the rows of their own chunk.
             own_grad = scratch("own grad", made.shape, precision.scores)
             weights = _earlier(rows, grad_sums, values, within)
             product(weights.transpose(-2, -1), own, precision, own_grad)
@@ -285,7 +285,7 @@ class _Later:
             product(own.transpose(-2, -1), grad_sums, precision, shares)
         else:
             shares = None
-        # Each chunk gets what the chunks behind it hand back, and adds its own share.
+        # Each chunk gets the gradient from the chunks after it, and adds its own share.
         behind = scratch("states", (slab, chunks, *self.returned.shape[1:]), wide)
         for chunk in reversed(range(chunks)):
             behind[:, chunk] = self.returned
