@@ -1,5 +1,6 @@
-"""What causal methods without a softmax share: chunks of rows, powers of a decay within them, and a
-state that goes from chunk to chunk.
+"""Chunks of rows, powers of a decay within a chunk, and a state that is updated chunk by chunk.
+
+`retention` and `delta_rule` use these classes.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ class Chunks(NamedTuple):
     total: int
 
     def hold(self, tensor: Tensor) -> bool:
-        """Whether a tensor (slab, rows, channels), whose last row stands at the last position, has
-        rows here."""
+        """Whether a tensor (slab, rows, channels) has rows in these chunks. The last row of the
+        tensor is at the last position."""
         return self.start >= self.total - tensor.shape[1]
 
     def of(self, tensor: Tensor) -> Tensor:
-        """Those of such a tensor as a view (chunks, slab, size, channels)."""
+        """The rows of such a tensor in these chunks, as a view (chunks, slab, size, channels)."""
         missing = self.total - tensor.shape[1]
         rows = tensor[:, self.start - missing : self.stop - missing]
         return rows.unflatten(1, (-1, self.size)).transpose(0, 1)
 
     def working(self, tensor: Tensor, name: str, dtype: torch.dtype, scratch: Scratch) -> Tensor:
-        """`of` in rows of `dtype` that lie together, copied only if need be."""
+        """`of` in contiguous rows of `dtype`, copied only if necessary."""
         found = self.of(tensor)
         if found.dtype is dtype and found.is_contiguous():
             return found
@@ -46,10 +47,10 @@ class Chunks(NamedTuple):
 
 
 class Decay(NamedTuple):
-    """Powers of each head's decay in a chunk, all with exponents of at least 0, so that nothing
-    leaves the dtype's range."""
+    """Powers of each head's decay in a chunk. All exponents are at least 0, so that no number
+    leaves the range of the dtype."""
 
-    within: Tensor  # (slab, rows, rows): from a row to those it sees, 0 for others; times `factor`
+    within: Tensor  # (slab, rows, rows): from row to visible row, 0 if hidden; times `factor`
     read: Tensor  # (slab, rows, 1): from the state before the chunk to each row; times `factor`
     write: Tensor  # (slab, rows, 1): from each row to the state after the chunk
     whole: Tensor  # (slab, 1, 1): from state to state
@@ -58,7 +59,7 @@ class Decay(NamedTuple):
     def of(
         cls, log_decay: Tensor, size: int, dtype: torch.dtype, factor: Tensor | float, reverse: bool
     ) -> Decay:
-        """From logarithms (slab,). In reverse a row sees itself and later ones."""
+        """From logarithms (slab,). In reverse, a row sees itself and later rows."""
         logs = log_decay.double()[:, None, None]
         steps = torch.arange(size, dtype=torch.float64, device=logs.device)[:, None]
         distance = steps - steps.T
@@ -73,8 +74,8 @@ class Decay(NamedTuple):
 
 
 class States:
-    """What is carried from chunk to chunk of a slab, (slab, channels of keys, of values), in the
-    order in which chunks follow each other."""
+    """The state of a slab, (slab, channels of keys, channels of values), which chunks update one
+    after the other: from first to last, or in `reverse` from last to first."""
 
     def __init__(
         self,
@@ -92,9 +93,9 @@ class States:
         Args:
             log_decay: (slab,).
             lengths: numbers of queries and keys, not more queries than keys.
-            channels: of what is looked for and of what is found.
+            channels: of keys and of values.
             size: rows of a chunk.
-            factor: goes onto all that is read; a number, or (slab, 1, 1).
+            factor: multiplies all sums that are read; a number, or (slab, 1, 1).
         """
         self.log_decay, self.lengths, self.channels = log_decay, lengths, channels
         self.dtype, self.scratch = dtype, scratch
@@ -111,7 +112,7 @@ class States:
         return self._decays[size]
 
     def chunks(self) -> Iterator[tuple[Chunks, Decay]]:
-        """Chunks of all positions in their order; none is cut where the queries begin."""
+        """Chunks of all positions in their order; the first query begins a new chunk."""
         tile = len(self.log_decay) * self.size * max(self.size, *self.channels)
         step = self.size * min(max(1, _room(self.log_decay.device, self.dtype) // tile), CHUNKS)
         queries, total = self.lengths
@@ -124,17 +125,17 @@ class States:
             yield Chunks(part.start, part.stop, size, total), self.decay(size)
 
     def ahead(self, keys: Tensor, decay: Decay) -> Tensor:
-        """Keys as they have decayed at the end of their chunk, in a buffer."""
+        """Keys, decayed to the end of their chunk, in a buffer."""
         return torch.mul(keys, decay.write, out=self.scratch("ahead", keys.shape, self.dtype))
 
     def shares(self, ahead: Tensor, values: Tensor) -> Tensor:
-        """What each chunk adds to the state (chunks, slab, ...), in a buffer."""
+        """The terms that chunks add to the state (chunks, slab, ...), in a buffer."""
         shares = self.scratch("shares", (*ahead.shape[:2], *self.channels), self.dtype)
         return product(ahead.mT, values, self.precision, shares)
 
     def carry(self, shares: Tensor, decay: Decay, moves: Tensor | None = None) -> Tensor:
-        """States before each chunk (chunks, slab, ...), in a buffer. A chunk multiplies what it
-        finds by the decay, or by its matrix in `moves`, and adds its share."""
+        """States before each chunk (chunks, slab, ...), in a buffer. A chunk multiplies the state
+        by the decay, or by its matrix in `moves`, and adds its share."""
         count = len(shares)
         states = self.scratch("states", (count + 1, *self.state.shape), self.dtype)
         order = range(count - 1, -1, -1) if self.reverse else range(count)
@@ -156,7 +157,7 @@ class States:
         return product(left, right.mT, self.precision, scores).mul_(decay.within)
 
     def past(self, asked: Tensor, before: Tensor, decay: Decay) -> Tensor:
-        """What rows read of the state before their chunk, in a buffer."""
+        """The sums that rows read from the state before their chunk, in a buffer."""
         shape = (*asked.shape[:-1], self.channels[1])
         past = self.scratch("past", shape, self.dtype)
         return product(asked, before, self.precision, past).mul_(decay.read)
@@ -164,7 +165,7 @@ class States:
     def sums(
         self, asked: Tensor, keys: Tensor, values: Tensor, before: Tensor, decay: Decay
     ) -> Tensor:
-        """What rows read of that state and of their own chunk, in a buffer."""
+        """The sums that rows read from that state and from their own chunk, in a buffer."""
         sums = self.past(asked, before, decay)
         weights = self.scores(asked, keys, decay)
         own = self.scratch("own", sums.shape, self.dtype)
@@ -172,8 +173,8 @@ class States:
 
 
 def heads_together(query: Tensor, key: Tensor, size: int, dtype: torch.dtype) -> Iterator[Slab]:
-    """As many heads at a time as some chunks of each fit the budget: all are taken through the
-    states at once."""
+    """Slabs of heads that pass through the chunks together. A slab is as large as the budget for
+    some chunks of each head allows."""
     rows = min(size * CHUNKS, key.shape[2])
     return slabs(query, key, _room(query.device, dtype) // (rows * max(size, query.shape[3])))
 

@@ -1,8 +1,8 @@
-"""The gated delta rule: a state that decays, and into which each key writes what it got wrong.
+"""The gated delta rule: a state decays, and each key writes its prediction error to the state.
 
-What row t writes is u_t = write · (value_t - key_t · decayed state). Within a chunk these are one
-triangular system, so that only the states are computed one after the other. The output is a decayed
-sum of what was written.
+Row t writes u_t = write · (value_t - key_t · decayed state). Within a chunk the written rows are
+the solution of one triangular system, so only the states are computed one after the other. The
+output is a decayed sum of the written rows.
 
 Yang et al., Gated Delta Networks, 2024, https://arxiv.org/abs/2412.06464
 """
@@ -33,28 +33,28 @@ class Written(NamedTuple):
     chunks: Chunks
     keys: Tensor
     states: Tensor  # before each chunk
-    rows: Tensor  # what each row writes
+    rows: Tensor  # written by each row
 
 
 def written(
     keys: Tensor, lengths: Tensor, values: Tensor, write: Tensor, states: States
 ) -> Iterator[Written]:
-    """Solve for what rows write, from keys, their lengths and values (slab, rows, channels or 1);
-    `states` have `write` (slab, 1, 1) as their factor."""
+    """Solve for the written rows, from keys, their norms `lengths` and values (slab, rows, channels
+    or 1); `states` have `write` (slab, 1, 1) as their factor."""
     scratch, dtype, precision = states.scratch, states.dtype, states.precision
     for chunks, decay in states.chunks():
         found = chunks.of(keys)
         own = scratch("keys", found.shape, dtype)
         torch.div(found, chunks.of(lengths), out=own)
         identity = torch.eye(chunks.size, dtype=dtype, device=keys.device)
-        # The diagonal is taken as ones, the other triangle as zeros.
+        # The solver uses ones on the diagonal, and zeros in the other triangle.
         inverse = torch.linalg.solve_triangular(
             states.scores(own, own, decay), identity, upper=states.reverse, unitriangular=True
         )
         right = scratch("right", own.shape, dtype)
         torch.mul(chunks.of(values), write, out=right)
         rows = product(inverse, right, precision, scratch("rows", own.shape, dtype))
-        # What the state before the chunk takes from them.
+        # The part of the written rows that depends on the state before the chunk.
         torch.mul(own, decay.read, out=right)
         known = product(inverse, right, precision, scratch("known", own.shape, dtype))
         ahead = states.ahead(own, decay)
@@ -66,7 +66,7 @@ def written(
 
 
 class _Heads:
-    """A slab of heads, and what is learned of each."""
+    """A slab of heads, and the learned parameters of each head."""
 
     def __init__(
         self,
@@ -116,10 +116,12 @@ def _slabs(
 class _DecayGrad:
     """Gradient of the logarithm of each head's decay, (slab,) in float64.
 
-    A row's decay within its piece is a factor on what it reads, and one divided by on what it
-    writes: each counts as often as the row stands from the piece's beginning. What goes past the
-    end of a piece is the product of the state with its gradient there, counted as often as the
-    piece has rows. Counting from the first row of all would need no states, and drown in rounding.
+    A piece is a group of consecutive chunks. The decay since the beginning of the piece multiplies
+    the values that a row reads, and divides the values that it writes. So the share of a row is
+    multiplied by its number of rows from the beginning of the piece. At the end of a piece, the
+    share is the product of the state with its gradient, multiplied by the number of rows of the
+    piece. If rows were counted from the first row of the sequence, no states would be needed, but
+    the rounding error would be too large.
     """
 
     def __init__(self, log_decay: Tensor) -> None:
@@ -128,26 +130,26 @@ class _DecayGrad:
         self._left: dict[int, tuple[int, Tensor]] = {}
 
     def leave(self, chunks: Chunks, state: Tensor) -> None:
-        """The state after some chunks."""
+        """Keep the state after some chunks."""
         self._left[chunks.stop] = chunks.stop - chunks.start, state * self.decay
 
     def meet(self, chunks: Chunks, state: Tensor, factor: float) -> None:
-        """What later rows hand back to the state before some chunks, but for `factor`."""
+        """Add the share of the state before some chunks; `state` times `factor` is its gradient."""
         if chunks.start:
             rows, left = self._left[chunks.start]
             self.total += (left * state).sum((1, 2), dtype=torch.float64) * (factor * rows)
 
     def read(self, chunks: Chunks, tensor: Tensor, grad: Tensor, sign: int = 1) -> None:
-        """Gradient (chunks, slab, size, channels) of what rows of a tensor (slab, rows, channels)
-        read, or with -1 write."""
+        """Add the shares of rows that read, or with `sign` -1 write: `grad` (chunks, slab, size,
+        channels) is the gradient of `tensor` (slab, rows, channels)."""
         steps = torch.arange(1, chunks.stop - chunks.start + 1, device=grad.device)
         products = (chunks.of(tensor) * grad).sum(-1)
         self.total += (products * steps.double().view(-1, 1, chunks.size)).sum((0, 2)) * sign
 
 
 class GatedDelta(torch.autograd.Function):
-    """Output: `decayed_sums` of queries, unit keys and what is written. The gradient of what is
-    written comes out of the same triangular system, transposed: the delta rule in reverse."""
+    """Output: `decayed_sums` of queries, unit keys and written rows. The gradient of the written
+    rows is the solution of the transposed triangular system: the delta rule in reverse."""
 
     @staticmethod
     def forward(
@@ -160,8 +162,8 @@ class GatedDelta(torch.autograd.Function):
         scale: float,
         size: int,
     ) -> Tensor:
-        """`log_decay` and `log_write` are (heads,); a chunk has `size` rows. Not more queries than
-        keys."""
+        """`log_decay` and `log_write` are (heads,); a chunk has `size` rows. There are not more
+        queries than keys."""
         inputs = query, key, value, log_decay, log_write
         out = torch.empty_like(query, memory_format=torch.contiguous_format)
         with no_autocast(query.device):
@@ -209,7 +211,7 @@ class GatedDelta(torch.autograd.Function):
                     decay.meet(chunks, states.state, scale)
                 states = heads.states(write, reverse=True)
                 for found in heads.written(back, states):
-                    # Read already.
+                    # `back` has already been read here.
                     found.chunks.of(back).copy_(found.rows)
                     decay.meet(found.chunks, states.state, -1)
                 with slab.adding(grad_value) as own_value:
@@ -223,8 +225,9 @@ class GatedDelta(torch.autograd.Function):
                 for chunks, grad in decayed_sums(own_grad, rows, keys, heads.states(scale)):
                     chunks.of(target).copy_(grad)
                     decay.read(chunks, own_query, grad)
-                # The products of a row with itself do not belong into the last two; what they add
-                # is along the unit key, where it has no gradient, and cancels in the decay.
+                # The last two sums should not contain the products of a row with itself. These
+                # products only add a multiple of the unit key, which is removed below, and cancel
+                # in the gradient of the decay.
                 own_key.zero_()
                 for asked, sources, values, states in (
                     (rows, own_grad, own_query, heads.states(scale, reverse=True)),

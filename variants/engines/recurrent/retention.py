@@ -1,4 +1,4 @@
-"""Sums over earlier rows whose weights decay with the distance: chunks, and a state between them.
+"""Sums over earlier rows, with weights that decay with the distance, by chunks and a state.
 
 Sun et al., Retentive Network, 2023, https://arxiv.org/abs/2307.08621
 """
@@ -23,15 +23,16 @@ from variants.engines.recurrent.decay_chunks import Chunks, States, heads_togeth
 def decayed_sums(
     asked: Tensor, keys: Tensor, values: Tensor, states: States
 ) -> Iterator[tuple[Chunks, Tensor]]:
-    """For each row of `asked` the sum of decay^distance (asked · key) value over rows at its
-    position and before, or in reverse after.
+    """For each row of `asked`, the sum of decay^distance (asked · key) value over the rows at its
+    own position and earlier positions, or in reverse later positions.
 
     Args:
         asked: (slab, rows, channels).
-        keys, values: (slab, other rows, channels); the last rows of all stand at one position.
+        keys, values: (slab, other rows, channels); the last rows of all tensors have the same
+            position.
 
     Yields:
-        Chunks of the rows asked for, and their sums (chunks, slab, size, channels) in a buffer.
+        Chunks of the rows of `asked`, and their sums (chunks, slab, size, channels) in a buffer.
     """
     scratch, dtype = states.scratch, states.dtype
     for chunks, decay in states.chunks():
@@ -50,8 +51,8 @@ def decayed_sums(
 
 
 class Retention(torch.autograd.Function):
-    """Output: `decayed_sums` of queries, keys and values. Its gradients are such sums too, with the
-    roles exchanged, those of keys and values in reverse."""
+    """Output: `decayed_sums` of queries, keys and values. The gradients are `decayed_sums` with
+    exchanged arguments; the gradients of keys and values are sums in reverse."""
 
     @staticmethod
     def forward(
@@ -63,8 +64,8 @@ class Retention(torch.autograd.Function):
         scale: float,
         size: int,
     ) -> Tensor:
-        """`log_decay` (heads,) gets no gradient; a chunk has `size` rows. Not more queries than
-        keys."""
+        """`log_decay` (heads,) gets no gradient; a chunk has `size` rows. There are not more
+        queries than keys."""
         out = torch.empty_like(query, memory_format=torch.contiguous_format)
         with no_autocast(query.device):
             for slab, states in _slabs(query, key, log_decay, scale, size):
@@ -108,7 +109,7 @@ class Retention(torch.autograd.Function):
 def _slabs(
     query: Tensor, key: Tensor, log_decay: Tensor, scale: float, size: int
 ) -> Iterator[tuple[Slab, Callable[..., States]]]:
-    """Slabs of heads, and how to make states of them."""
+    """Slabs of heads, and a function that makes their `States`."""
     scratch, dtype = Scratch(query.device), compute_dtype(query.dtype)
     lengths, channels = (query.shape[2], key.shape[2]), (key.shape[3], key.shape[3])
     for slab in heads_together(query, key, size, dtype):
