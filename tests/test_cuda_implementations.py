@@ -249,7 +249,7 @@ def test_the_window_is_the_one_of_xformers(
     [{"leading": 2}, {"trailing": 1}, {"block_size": 4}, {"random_blocks": torch.ones(1, 3, 1)}],
 )
 def test_xformers_is_not_given_more_than_a_window(more: dict[str, Any]) -> None:
-    with pytest.raises(UnsupportedError, match="windows of tokens alone"):
+    with pytest.raises(UnsupportedError, match="windows of tokens only"):
         xformers.window_bias(Pattern(12, 12, True, window=1, **more))
 
 

@@ -1,7 +1,8 @@
 """torch's fused kernels for CUDA, each called by its name.
 
-`scaled_dot_product_attention` chooses one of them. `torch.nn.attention.sdpa_kernel` can name it,
-but changes the choice of the whole process. So their own operations are called here.
+`scaled_dot_product_attention` chooses one of these kernels. `torch.nn.attention.sdpa_kernel` can
+select a kernel, but it changes the choice of the whole process. So this file calls the operation of
+each kernel.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ KERNELS: dict[str, Callable[[SDPAParams, bool], bool]] = {
 
 
 def unavailable(name: str, device: torch.device) -> str | None:
-    """Why the kernel of this name cannot be called on this device; None if it can."""
+    """The reason why the kernel with this name cannot run on this device; None if it can."""
     if device.type != "cuda":
         return f"torch offers {name!r} by name on CUDA only"
     return _missing(name, device)
@@ -41,9 +42,9 @@ def attend(name: str, query: Tensor, key: Tensor, value: Tensor, call: Call) -> 
     """Full attention by one of `KERNELS`; shapes as in `Attention.__call__`.
 
     Raises:
-        UnsupportedError: key_padding_mask; causal with unlike lengths, which torch aligns at the
-            first key; a call that torch says this kernel does not take, or any call where the
-            program has switched the kernel off (`torch.backends.cuda.enable_flash_sdp(False)`).
+        UnsupportedError: key_padding_mask; causal with different lengths, which torch aligns at the
+            first key; a call that this kernel does not support according to torch, or any call if
+            the program has disabled the kernel (`torch.backends.cuda.enable_flash_sdp(False)`).
     """
     if call.key_padding_mask is not None:
         raise UnsupportedError(f"implementation {name!r} takes no key_padding_mask")
@@ -64,7 +65,7 @@ def _run(
     aten = torch.ops.aten
     head_dim = query.shape[-1]
     if name == "flash" and head_dim % 8:
-        # It takes heads whose number of channels is a multiple of 8.
+        # The kernel needs a multiple of 8 channels.
         query, key, value = (pad(x, (0, -head_dim % 8)) for x in (query, key, value))
         return _run(name, query, key, value, causal, scale)[..., :head_dim]
     if name == "flash":
@@ -83,10 +84,11 @@ def _run(
 
 
 def fastest(query: Tensor, key: Tensor) -> str | None:
-    """The kernel to take on CUDA without measuring, causal or not; None leaves it to torch.
+    """The kernel to use on CUDA without a measurement, causal or not; None means torch's choice.
 
-    In the half types cuDNN from compute capability 9.0 on and with heads of up to 128 channels,
-    else FlashAttention, each only if torch says it takes such tensors.
+    For the half types: cuDNN if the compute capability is at least 9.0 and heads have at most 128
+    channels, otherwise FlashAttention; each only if the kernel supports the tensors according to
+    torch.
     """
     if query.device.type != "cuda" or query.dtype not in (torch.float16, torch.bfloat16):
         return None
@@ -105,13 +107,13 @@ def _takes(
 
 
 def _refusal(name: str, query: Tensor, key: Tensor, value: Tensor, causal: bool) -> str | None:
-    """Why torch would not run the kernel on these tensors; None if it would."""
+    """The reason why torch does not run the kernel on these tensors; None if it does."""
     if _takes(name, query, key, value, causal=causal):
         return None
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         _takes(name, query, key, value, causal=causal, debug=True)
-    # torch ends each warning with the place in its own source.
+    # Each warning of torch ends with the location in torch's source.
     reasons = [str(warning.message).partition(" (Triggered internally")[0] for warning in said]
     return "; ".join(reasons)[:300] or "torch gives no reason"
 

@@ -1,4 +1,4 @@
-"""Causal linear attention by the Triton kernels of flash-linear-attention, on CUDA alone.
+"""Causal linear attention by the Triton kernels of flash-linear-attention, on CUDA only.
 
 Yang and Zhang, FLA, 2024, https://github.com/fla-org/flash-linear-attention
 """
@@ -15,7 +15,7 @@ from variants.contract.definitions import expand_heads
 
 
 def unavailable(device: torch.device) -> str | None:
-    """Why the kernels cannot be called on this device; None if they can."""
+    """The reason why the kernels cannot run on this device; None if they can."""
     if device.type != "cuda":
         return "flash-linear-attention has Triton kernels for CUDA only"
     return _missing()
@@ -27,10 +27,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor
     Args:
         query: features (batch, heads, seq_len, num_features), scaled.
         key: features (batch, kv_heads, seq_len, num_features).
-        value: (batch, kv_heads, seq_len, head_dim), whose dtype the kernels work in.
+        value: (batch, kv_heads, seq_len, head_dim); the kernels compute in this dtype.
 
     Raises:
-        UnsupportedError: not causal; unlike lengths; any dtype but bfloat16.
+        UnsupportedError: not causal; different lengths; any dtype except bfloat16.
     """
     if not causal:
         raise UnsupportedError("implementation 'fla' is causal only")
@@ -40,8 +40,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor
             f"got {key.shape[2]} and {query.shape[2]}"
         )
     if value.dtype != torch.bfloat16:
-        # It stores sums before it divides them, beyond float16's range at a few thousand tokens,
-        # and multiplies float32 in TF32.
+        # The library stores sums before the division: with a few thousand tokens they leave the
+        # range of float16. It multiplies float32 in TF32.
         raise UnsupportedError(
             "implementation 'fla' keeps the accuracy of bfloat16 only; "
             f"got {str(value.dtype).removeprefix('torch.')}"
@@ -49,7 +49,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor
     from fla.ops.linear_attn import chunk_linear_attn
 
     heads = query.shape[1]
-    # Its tensors are (batch, seq_len, heads, channels).
+    # The library's tensors are (batch, seq_len, heads, channels).
     query, key, value = (
         x.to(value.dtype).transpose(1, 2).contiguous()
         for x in (query, expand_heads(key, heads), expand_heads(value, heads))
@@ -62,7 +62,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor
 def _missing() -> str | None:
     try:
         from fla.ops.linear_attn import chunk_linear_attn  # noqa: F401
-    except Exception as error:  # it looks for devices and compilers while it is imported
+    except Exception as error:  # the import searches for devices and compilers
         text = " ".join(str(error).split())[:300]
         return f"flash-linear-attention cannot be imported ({text})"
     return None

@@ -1,5 +1,5 @@
-"""Runs a `Pattern` by FlexAttention: torch compiles one kernel for it, which leaves out the blocks
-of keys that no query of a block sees, and asks the pattern inside the blocks that are seen in part.
+"""Runs a `Pattern` by FlexAttention: torch compiles one kernel for each pattern. The kernel skips
+blocks of keys that no query of a block sees, and evaluates the pattern in partly visible blocks.
 
 Dong et al., Flex Attention, 2024, https://arxiv.org/abs/2412.05496
 """
@@ -26,7 +26,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def unavailable(device: torch.device) -> str | None:
-    """Why FlexAttention cannot be compiled for this device; None if it can."""
+    """The reason why FlexAttention cannot be compiled for this device; None if it can."""
     if device.type == "cpu":
         if not torch.cpu._is_avx2_supported():
             return "FlexAttention for a CPU needs AVX2"
@@ -46,8 +46,8 @@ def unavailable(device: torch.device) -> str | None:
 def attend(query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, call: Call) -> Tensor:
     """Softmax attention over the keys that `pattern` shows; shapes as in `Attention.__call__`.
 
-    The first call with a pattern, and with a shape, dtype or layout it has not met, compiles for
-    seconds; `prepare` does that beforehand.
+    The first call with a new pattern, shape, dtype or memory layout compiles for seconds; `prepare`
+    compiles in advance.
 
     Raises:
         UnsupportedError: float64; a gradient on a CPU; head_dim below 16 on CUDA.
@@ -74,8 +74,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, call: Ca
 
 
 def prepare(query: Tensor, key: Tensor, pattern: Pattern, call: Call) -> None:
-    """Compile what a call with such tensors needs: the backward pass too, if the query wants a
-    gradient. The device's work may still be under way on return."""
+    """Compile the kernels of a call with such tensors, including the backward pass if the query
+    requires a gradient. The device may still be working when this function returns."""
     value = torch.zeros_like(key)
     if not (torch.is_grad_enabled() and query.requires_grad):
         attend(query, key, value, pattern, call)
@@ -100,10 +100,10 @@ def _check(query: Tensor, gradient: bool) -> None:
 
 
 def _block_size(pattern: Pattern, query: Tensor, gradient: bool) -> int:
-    """Queries and keys of a block of the lists. Small ones leave less idle work at a band's edges.
+    """Number of queries and keys of a block. Small blocks waste less work at the edges of a band.
 
-    On CUDA torch's own tiles want multiples of 128, the backward pass always; forward in a half
-    type they can be made smaller, which saves a pattern of blocks of 64 most of its idle work.
+    On CUDA, torch's tiles need multiples of 128. In the forward pass with a half type they can be
+    smaller, which avoids most of the wasted work for a pattern with blocks of 64.
     """
     if query.device.type == "cpu":
         return 64
@@ -112,17 +112,17 @@ def _block_size(pattern: Pattern, query: Tensor, gradient: bool) -> int:
 
 
 def _options(query: Tensor, size: int) -> dict[str, Any]:
-    """Tiles of a CUDA kernel may be no larger than the blocks of the lists."""
+    """Options that make the tiles of a CUDA kernel no larger than the blocks."""
     if query.device.type == "cuda" and size < 128:
         return {"fwd_BLOCK_M": size, "fwd_BLOCK_N": size}
     return {}
 
 
 class _CompiledPattern:
-    """What is made once for a pattern: the functions compiled for it."""
+    """The functions that are compiled once for a pattern."""
 
     def __init__(self, pattern: Pattern) -> None:
-        # In numbers that fit the kernel's 32 bits.
+        # Limits the numbers to the 32 bits of the kernel.
         most = pattern.query_len + pattern.key_len
         self._bounded = dataclasses.replace(
             pattern, window=min(pattern.window, most), block_size=min(pattern.block_size, most)
@@ -161,12 +161,12 @@ class _CompiledPattern:
         return self._compiled[signature]
 
 
-# As long as the pattern itself is kept, since lists and kernels take memory.
+# An entry is dropped with its pattern, because lists and kernels need memory.
 _kept: WeakKeyDictionary[Pattern, _CompiledPattern] = WeakKeyDictionary()
 
 
 def _to_compile() -> Callable[..., Tensor]:
-    """FlexAttention as a function of its own, which torch compiles at its first call."""
+    """FlexAttention as a new function, which torch compiles at its first call."""
     from torch.nn.attention.flex_attention import flex_attention
 
     def call(
@@ -187,6 +187,6 @@ def _to_compile() -> Callable[..., Tensor]:
             kernel_options=options,
         )
 
-    # torch counts by code object what it has compiled, and gives up at eight.
+    # torch counts compilations for each code object, and stops compiling after eight.
     call.__code__ = call.__code__.replace()
     return torch.compile(call, dynamic=False, fullgraph=True)

@@ -1,4 +1,4 @@
-"""Exact softmax attention over all keys, by torch's fused kernel where it can do the job alone."""
+"""Exact softmax attention over all keys, by torch's fused kernel if it supports the call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from variants.contract.call import Call
 from variants.contract.definitions import compute_dtype
 from variants.engines.tiled import tile_loop
 
-WIDENED_FROM = 256  # keys; with fewer, widening half types costs more than it gains
+WIDENED_FROM = 256  # keys; with fewer keys, converting half types to float32 is not faster
 
 
 def attend(
@@ -23,9 +23,9 @@ def attend(
 ) -> Tensor:
     """Full attention; shapes as in `Attention.__call__`.
 
-    torch's fused kernel computes the unmasked and the plain causal case. It would need quadratic
-    memory for other masks and for a bias, so our own tiles compute those. With `widen` a CPU
-    computes half types in float32; None means `widening_pays`. A GPU ignores it.
+    torch's fused kernel computes calls without mask and plain causal calls. It would need quadratic
+    memory for other masks and for a bias, so `tile_loop` computes such calls. If `widen`, a CPU
+    computes half types in float32; None means the result of `widening_pays`. A GPU ignores `widen`.
     """
     unlike = call.causal and query.shape[2] != key.shape[2]
     if call.key_padding_mask is not None or call.distance_bias is not None or unlike:
@@ -37,19 +37,19 @@ def attend(
         )
     causal, scale = call.causal, call.scale
     if causal and scale <= 0:
-        # The kernel hides scores before it scales them: they would turn up, or be no number.
+        # The kernel hides scores before it scales them: hidden keys would get a weight, or NaN.
         query, scale = query * scale, 1.0
     dtype = query.dtype
     if query.device.type == "cpu" and dtype is not torch.float64:
         widen = widening_pays(key) if widen is None else widen
-        # A CPU has no fast product of float16.
+        # A CPU has no fast float16 products.
         if widen or dtype is torch.float16:
             query, key, value = (x.to(compute_dtype(dtype)) for x in (query, key, value))
     return _fused(query, key, value, causal, scale).to(dtype)
 
 
 def widening_pays(key: Tensor) -> bool:
-    """Whether keys are enough for float32 to be faster than half types on a CPU."""
+    """Whether there are enough keys to make float32 faster than half types on a CPU."""
     return key.shape[2] >= WIDENED_FROM
 
 

@@ -1,4 +1,4 @@
-"""xFormers' memory-efficient attention: exact, or within a window; on CUDA alone."""
+"""xFormers' memory-efficient attention: exact, or within a window; on CUDA only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from variants.contract.pattern import Pattern
 
 
 def unavailable(device: torch.device) -> str | None:
-    """Why xFormers' kernels cannot be called on this device; None if they can."""
+    """The reason why xFormers' kernels cannot run on this device; None if they can."""
     return _missing() if device.type == "cuda" else "xFormers has no operators for a CPU"
 
 
@@ -24,8 +24,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
     """Full attention; shapes as in `Attention.__call__`.
 
     Raises:
-        UnsupportedError: key_padding_mask; fewer keys than queries if causal; whatever dtype or
-            head_dim xFormers has no operator for.
+        UnsupportedError: key_padding_mask; fewer keys than queries if causal; a dtype or head_dim
+            for which xFormers has no operator.
     """
     if call.causal:
         _need_keys(query, key)
@@ -39,24 +39,24 @@ def attend(query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
 def attend_window(
     query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, call: Call
 ) -> Tensor:
-    """Attention within the window of a pattern that is a window and nothing else.
+    """Attention within the window of a pattern that has only a window.
 
     Raises:
-        UnsupportedError: as `attend`; fewer keys than queries; global tokens or blocks.
+        UnsupportedError: as in `attend`; fewer keys than queries; global tokens or blocks.
     """
     _need_keys(query, key)
     return _attend(query, key, value, window_bias(pattern), call.key_padding_mask, call.scale)
 
 
 def window_bias(pattern: Pattern) -> Any:
-    """xFormers' name for the pattern's window. Both count a radius, the token itself apart, from
-    the query's position among the keys when the last query stands at the last key."""
+    """xFormers' bias for the window of the pattern. Both windows have a radius without the token
+    itself, around the position of the query; the last query has the position of the last key."""
     blocks = pattern.block_size > 1 or pattern.random_blocks is not None
     if blocks or pattern.leading or pattern.trailing:
-        raise UnsupportedError("xFormers has windows of tokens alone, no global tokens or blocks")
+        raise UnsupportedError("xFormers has windows of tokens only, no global tokens or blocks")
     from xformers.ops import fmha
 
-    radius = min(pattern.window, pattern.key_len)  # larger ones leave the kernel's 32 bits
+    radius = min(pattern.window, pattern.key_len)  # larger numbers exceed the kernel's 32 bits
     return fmha.attn_bias.LocalAttentionFromBottomRightMask(
         window_left=radius, window_right=0 if pattern.causal else radius
     )
@@ -66,7 +66,7 @@ def _need_keys(query: Tensor, key: Tensor) -> None:
     if query.shape[2] > key.shape[2]:
         raise UnsupportedError(
             "implementation 'xformers' needs key_len of at least query_len, as its kernels do not "
-            f"define rows that see nothing; got {key.shape[2]} and {query.shape[2]}"
+            f"define rows that see no key; got {key.shape[2]} and {query.shape[2]}"
         )
 
 
@@ -98,7 +98,7 @@ def _attend(
 
 @cache
 def _missing() -> str | None:
-    """Why the kernels cannot be called; the warning of xFormers' import is said here instead."""
+    """The reason why the kernels cannot run; it replaces the warning of xFormers' import."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
