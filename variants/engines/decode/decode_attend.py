@@ -1,5 +1,5 @@
-"""Softmax attention of a few queries, such as those of a decoding step: each key is read once, for
-all query heads that share it."""
+"""Softmax attention of a few queries, as in a decoding step: each key is read once for all query
+heads that share it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from variants.engines.primitives.precision import Precision
 from variants.engines.primitives.row_slices import row_slices
 from variants.engines.primitives.softmax_tile import HIDDEN
 
-FEW = 16  # most rows that are worth it
-WIDENED = 1 << 20  # entries of half-type keys or values that are widened at a time
+FEW = 16  # most rows for which this function is faster
+WIDENED = 1 << 20  # elements of half-type keys or values that are converted at a time
 
 Tokens = tuple[Tensor, Tensor]
-"""Keys and values (batch, kv_heads, some tokens, head_dim)."""
+"""Keys and values (batch, kv_heads, tokens, head_dim)."""
 
 
 def attend(
@@ -33,10 +33,10 @@ def attend(
     Args:
         query: (batch, heads, rows, head_dim).
         bias: (batch or 1, heads or 1, rows or 1, all tokens), added to the scores; HIDDEN hides.
-        fused: leave what has no bias to torch's kernel, as is done on CUDA.
+        fused: use torch's kernel for one part without bias, as always on CUDA.
 
     Returns:
-        (batch, heads, rows, head_dim) in the dtype of the query. A row that sees nothing is 0.
+        (batch, heads, rows, head_dim) in the dtype of the query. A row that sees no key is 0.
     """
     batch, heads, rows, head_dim = query.shape
     kv_heads = parts[0][0].shape[1]
@@ -75,13 +75,13 @@ def attend(
 def bias_of(
     query: Tensor, hidden: Tensor | None, distance_bias: Tensor | None, keys: Tensor
 ) -> Tensor | None:
-    """What `attend` adds to scores; None if that is nothing.
+    """The `bias` argument of `attend`; None if there is no bias.
 
     Args:
         query: (batch, heads, rows, head_dim), of the last tokens.
-        hidden: bool (batch or 1, 1, rows or 1, keys), True where nothing is seen.
+        hidden: bool (batch or 1, 1, rows or 1, keys), True = hidden.
         distance_bias: (heads, rows + all tokens - 1), as in `Attention.__call__`.
-        keys: int64 (keys,), where they stand; the last one stands where the last query does.
+        keys: int64 (keys,), positions; the last key has the position of the last query.
     """
     rows = query.shape[2]
     bias: Tensor | None = None
@@ -96,8 +96,8 @@ def bias_of(
 
 
 def later(rows: int, keys: int, padding: Tensor | None, device: torch.device) -> Tensor | None:
-    """Bool (batch or 1, 1, rows, keys): padding (batch, keys), and what stands behind each of the
-    last `rows` tokens; None if that is nothing."""
+    """Bool (batch or 1, 1, rows or 1, keys), True for padding (batch, keys) and for keys later than
+    each of the last `rows` tokens; None if no key is hidden."""
     hidden = None if padding is None else padding[:, None, None]
     if rows == 1:
         return hidden
@@ -106,8 +106,8 @@ def later(rows: int, keys: int, padding: Tensor | None, device: torch.device) ->
 
 
 def _working(tokens: Tensor, precision: Precision) -> Iterator[Tensor]:
-    """Keys or values (batch * kv_heads, some tokens, head_dim) in the dtype of operands, as many at
-    a time as stay in a cache once they are widened."""
+    """Keys or values (batch * kv_heads, tokens, head_dim) in the dtype of operands, in parts that
+    fit the cache after they are converted."""
     count = tokens.shape[2]
     step = max(1, count)
     if tokens.dtype is not precision.operands:
