@@ -1,4 +1,4 @@
-"""Which blocks of keys a query sees, by the means of the keys; and the rounds to attend in."""
+"""Chooses the blocks of keys that a query sees, by the means of the keys, and makes the rounds."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ def best_blocks(
     size: int,
     count: int,
 ) -> Tensor:
-    """Numbers of the blocks of `size` keys that queries see, int64 (batch, heads, count or as many
-    as there are, queries), -1 where none is left: first the block that holds a query's position, if
-    any, then those of the highest scores, the lower of two that are equal.
+    """Numbers of the blocks of `size` keys that queries see, int64 (batch, heads, min(count,
+    blocks), queries), -1 for no block. The first is the block that contains the position of the
+    query, if any; then follow the blocks with the highest scores, the lower number first if scores
+    are equal.
 
-    A score is the product of a query (batch, heads, queries, head_dim) with the mean of a block's
-    keys that are not padded, of values cast to float32, summed in float64, rounded to float32.
+    A score is the product of a query (batch, heads, queries, head_dim) with the mean of the keys of
+    a block that are not padding. Queries and keys are cast to float32, sums are in float64, and
+    scores are rounded to float32.
     """
     size = min(size, key.shape[2])
     sign = (call.scale > 0) - (call.scale < 0)
@@ -67,8 +69,8 @@ def best_blocks(
 def _means(
     key: Tensor, size: int, padding: Tensor | None, scratch: Scratch
 ) -> tuple[Tensor, Tensor | None]:
-    """Means of the blocks' keys, float64 (batch, kv_heads, blocks, head_dim), and which blocks are
-    all padding, (batch, blocks). Padded keys are 0 already."""
+    """Means of the blocks' keys, float64 (batch, kv_heads, blocks, head_dim), and bool (batch,
+    blocks), True for a block of padding only; None without padding. Padded keys are already 0."""
     batch, kv_heads, key_len, head_dim = key.shape
     whole = key_len // size
     blocks = -(-key_len // size)
@@ -88,10 +90,10 @@ def _means(
 
 
 def _highest(scores: Tensor, chosen: Tensor, scratch: Scratch) -> None:
-    """Fill `chosen` (slab, count, rows) with the blocks of the highest of scores (slab, blocks,
-    rows), which are used up; the lower of two that are equal, and -1 for -inf.
+    """Fill `chosen` (slab, count, rows) with the blocks of the highest scores (slab, blocks, rows):
+    the lower number first if scores are equal, and -1 if a score is -inf. Overwrites `scores`.
 
-    By maxima and comparisons, as a search for indices takes several times as long.
+    Maxima and comparisons are used, because a search for indices takes several times as long.
     """
     blocks = scores.shape[1]
     countdown = torch.arange(blocks, 0, -1, dtype=scores.dtype, device=scores.device)[:, None]
@@ -99,7 +101,7 @@ def _highest(scores: Tensor, chosen: Tensor, scratch: Scratch) -> None:
         highest = scores.amax(1, keepdim=True)
         there = scratch("there", scores.shape, scores.dtype)
         torch.eq(scores, highest, out=there).mul_(countdown)
-        # A row of NaN has no highest score, but must not break.
+        # A row of NaN has no highest score, but must not raise an error.
         index = (blocks - there.amax(1, keepdim=True)).clamp_(max=blocks - 1).long()
         scores.scatter_(1, index, -torch.inf)
         chosen[:, turn] = index.masked_fill_(highest == -torch.inf, -1)[:, 0]
@@ -107,9 +109,9 @@ def _highest(scores: Tensor, chosen: Tensor, scratch: Scratch) -> None:
 
 @dataclass(frozen=True, eq=False)
 class ChosenRounds(Rounds):
-    """In each round, queries see the first, second, ... of their chosen blocks."""
+    """In round n, each query sees the n-th of its chosen blocks."""
 
-    chosen: Tensor  # as `best_blocks` gives
+    chosen: Tensor  # as `best_blocks` returns
     key_len: int
     size: int
     causal: bool
@@ -131,7 +133,7 @@ class ChosenRounds(Rounds):
         partial = hollow[block].tolist() if codes.device.type == "cpu" else None
         return Round(
             RoundTiles(slots, block[:, None], table, key_place, partial),
-            # Other blocks end before the query, and hold a key that is not padded.
+            # Other blocks end before the query, and contain a key that is not padding.
             hides_later=self.causal and turn == 0,
             may_be_empty=self.key_padding_mask is not None and turn == 0,
             missing=order[asked:] if asked < len(order) else None,
@@ -139,8 +141,8 @@ class ChosenRounds(Rounds):
 
     @cached_property
     def _keys(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The slots of all blocks, where each key stands in them, and which blocks lack some; the
-        first two as in `Tiles`."""
+        """The slots of all blocks and the place of each key, as in `RoundTiles`; and bool, True for
+        a block with an empty slot."""
         batch, num_heads = self.chosen.shape[:2]
         keys = torch.arange(batch * num_heads * self.key_len, device=self.chosen.device)
         keys = keys.view(batch, num_heads, self.key_len)

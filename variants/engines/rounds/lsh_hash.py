@@ -12,10 +12,11 @@ from variants.engines.primitives.softmax_tile import Scratch
 
 def hashed(tensor: Tensor, rotations: tuple[Tensor, ...], num_heads: int, rounds: int) -> Tensor:
     """Bucket numbers (batch, num_heads, rounds, len) of the rows of `tensor` (batch, kv_heads, len,
-    head_dim), decided in float32.
+    head_dim), computed in float32.
 
-    Each of the `rotations` (heads, rounds, head_dim, width) turns a row; the axis nearest to it, of
-    2·width in both directions, is a digit of its number.
+    Each of the `rotations` (heads, rounds, head_dim, width) rotates a row. There are 2·width axes,
+    as each axis has two directions; the index of the axis nearest to the rotated row is one digit
+    of the bucket number.
     """
     batch, _, length, _ = tensor.shape
     found = torch.zeros(batch, num_heads, rounds, length, dtype=torch.int64, device=tensor.device)
@@ -40,14 +41,14 @@ def hashed(tensor: Tensor, rotations: tuple[Tensor, ...], num_heads: int, rounds
 
 
 def _nearest_axis(turned: Tensor) -> Tensor:
-    """Index of the largest of x and -x, (..., width, len) to (..., len). By maxima and comparisons:
-    an index search over this dimension is ten times slower."""
+    """Index of the largest of x and -x, (..., width, len) to (..., len). Maxima and comparisons are
+    used, because an index search over this dimension is ten times slower."""
     width = turned.shape[-2]
     highest, lowest = turned.amax(-2, keepdim=True), turned.amin(-2, keepdim=True)
     positive = highest >= -lowest
     numbers = torch.arange(1, width + 1, dtype=turned.dtype, device=turned.device)[:, None]
     at_extreme = torch.eq(turned, torch.where(positive, highest, lowest)).to(turned.dtype)
     index = at_extreme.mul_(numbers).amax(-2) - 1
-    # A row of NaN is nowhere near an axis, but must have a bucket.
+    # A row of NaN has no nearest axis, but must have a bucket.
     index.clamp_(min=0).add_((~positive[..., 0, :]).to(turned.dtype), alpha=width)
     return index.long()

@@ -1,9 +1,9 @@
 """LSH attention in rounds: tokens are sorted by bucket, and each bucket is cut into chunks.
 
-Positions inside a bucket are ranks: the number of keys before. Chunks of `chunk` ranks are cut
-from rank 0, and a query sees its own chunk and the one before. A rank among earlier keys does not
-depend on later keys, so with `causal` each bucket is cut by itself; without, the buckets are laid
-end to end and cut as one, so that a query may see keys of the neighbouring bucket.
+The rank of a token is the number of keys before it in its bucket. Each chunk has `chunk` ranks,
+beginning with rank 0, and a query sees its own chunk and the previous chunk. If `causal`, each
+bucket is cut separately, so that ranks do not depend on later keys. Otherwise the buckets are
+joined and cut together, so that a query may see keys of the neighbouring bucket.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from variants.engines.rounds.round_tiles import RoundTiles, grouped, stable_orde
 
 @dataclass(frozen=True, eq=False)
 class HashedRounds(Rounds):
-    """All heads are sorted at once, round by round."""
+    """Sorts one round at a time, all heads together."""
 
     query_buckets: Tensor  # int64 (batch, heads, rounds, query_len)
     key_buckets: Tensor  # int64 (batch, heads, rounds, key_len)
@@ -52,15 +52,16 @@ class HashedRounds(Rounds):
 
 
 class Ranks(NamedTuple):
-    """Where the queries and keys of one round stand; the first dimension is the slab of heads.
+    """The segments and ranks of the queries and keys of one round. The first dimension is the slab
+    of heads.
 
-    A segment is what is cut into chunks by itself; segments are numbered over the slab, and hidden
-    keys are in one more.
+    A segment is a list of tokens that is cut into chunks separately. Segments are numbered over the
+    slab; hidden keys are in one additional segment.
     """
 
     segments: int
     query_segment: Tensor  # (slab, query_len)
-    query_rank: Tensor  # (slab, query_len) keys of its segment before it
+    query_rank: Tensor  # (slab, query_len) number of keys before the query in its segment
     key_segment: Tensor  # (slab, key_len)
     key_rank: Tensor  # (slab, key_len)
     query_order: Tensor  # (slab·query_len) all queries by segment and rank
@@ -69,11 +70,11 @@ class Ranks(NamedTuple):
     def of(
         cls, query_bucket: Tensor, key_bucket: Tensor, hidden: Tensor | None, *, causal: bool
     ) -> Ranks:
-        """Rank by bucket, then position; `hidden` keys (slab, key_len) have no rank."""
+        """Order by bucket, then by position; `hidden` keys (slab, key_len) have no rank."""
         (slab, query_len), key_len = query_bucket.shape, key_bucket.shape[1]
         device = query_bucket.device
-        # Queries and keys are sorted together: the keys before a query are then a running count.
-        # A query stands before the key at its own position, but behind the keys before that.
+        # Queries and keys are sorted together, so the number of keys before a query is a running
+        # count. A query is placed before the key at its own position and after all earlier keys.
         length = query_len + key_len
         offset = key_len - query_len
         own, keys = (torch.arange(size, device=device) for size in (query_len, key_len))
@@ -112,19 +113,19 @@ class Ranks(NamedTuple):
 
 
 def cut_into_tiles(ranks: Ranks, chunk: int, rows: int) -> RoundTiles:
-    """Group the queries of each chunk of keys into tiles of `rows` rows. One more chunk, the
-    last, is empty."""
+    """Group the queries of each chunk of keys into tiles of `rows` rows. One additional chunk, the
+    last one, is empty."""
     device = ranks.query_rank.device
     key_segment, key_rank = ranks.key_segment.flatten(), ranks.key_rank.flatten()
     query_segment, query_rank = ranks.query_segment.flatten(), ranks.query_rank.flatten()
     counts = torch.bincount(key_segment, minlength=ranks.segments + 1)[: ranks.segments]
-    # One chunk more than the keys fill: a query may stand behind the last of them.
+    # One chunk more than the keys fill: the rank of a query may be after the last key.
     pieces = counts // chunk + 1
     stops = pieces.cumsum(0)
     total = int(stops[-1])
     starts = torch.cat([stops - pieces, stops[-1:]])
     key_place = starts[key_segment] * chunk + key_rank
-    # Hidden keys are put into the empty chunk, and taken out again.
+    # Hidden keys are written to the empty chunk, which is cleared afterwards.
     last = (total + 1) * chunk - 1
     key_place.clamp_(max=last)
     slots = torch.full((last + 1,), -1, dtype=torch.int64, device=device)

@@ -1,7 +1,7 @@
-"""Runs attention in rounds: in each, queries that see the same keys share tiles, and a query is in
-one tile at most; the rounds are merged by log-sum-exp.
+"""Runs attention in rounds, and merges the rounds by their log-sum-exp.
 
-Rows are gathered tile by tile, by a list that says which (`ranks.Tiles`).
+In each round, queries that see the same keys share tiles, and a query is in at most one tile.
+`RoundTiles` lists the rows of each tile.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from variants.engines.primitives.precision import Precision
 from variants.engines.primitives.softmax_tile import HIDDEN, Scratch
 from variants.engines.rounds.round_tiles import RoundTiles
 
-MERGED = 1 << 13  # rows that are merged together: they stay in the cache
-# Multiplications of a product, and matrices in it, below which a CPU may take a route that rounds
-# otherwise. How many tiles there are depends on later tokens: no earlier row may show it.
+MERGED = 1 << 13  # rows that are merged at a time, so that they stay in the cache
+# With fewer multiplications or fewer matrices in a batched product, a CPU may use code that rounds
+# differently. The number of tiles depends on later tokens, but earlier rows must not depend on it.
 LEAST_PRODUCT, LEAST_TILES = 1 << 13, 2
 
 
 class Round(NamedTuple):
-    """One round of all heads: tiles, and what a query does not see of its tile's keys."""
+    """One round of all heads: tiles, and the rules that hide keys of a tile from a query."""
 
     tiles: RoundTiles
     hides_later: bool = False
     hides_own: bool = False  # the key at the query's own position
-    may_be_empty: bool = True  # a row may see nothing of the keys of its tile
+    may_be_empty: bool = True  # a row may see none of the keys of its tile
     missing: Tensor | None = None  # the rows that are in no tile, if any
 
 
 @dataclass(frozen=True, eq=False)
 class Rounds(ABC):
-    """Makes rounds when they are wanted, so that no two need be kept."""
+    """Makes each round when it is needed, so that only one round is kept at a time."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -65,16 +65,16 @@ def attend(
     scale: float,
     coarse: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Softmax over all (round, key) pairs a query sees; a key seen twice weighs twice.
+    """Softmax over all (round, key) pairs that a query sees. A key in two rounds counts twice.
 
     Args:
         query, key, value: as in `Attention.__call__`.
-        rounds: tiles whose rows count the queries of (batch, heads, query_len), and whose slots
-            count keys over (batch, heads, key_len): over the query heads that read them.
+        rounds: tiles. Their rows are indices into (batch, heads, query_len), and their slots are
+            indices into (batch, heads, key_len), with the query heads that read the keys.
 
     Returns:
-        out (batch, heads, query_len, head_dim), and a bool (batch, heads, query_len): which rows
-        saw nothing, and are 0.
+        out (batch, heads, query_len, head_dim), and bool (batch, heads, query_len), True for rows
+        that see no key; these rows are 0.
     """
     trains = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
     settings = _Settings(scale, trains, Precision.of(query, coarse=coarse))
@@ -106,7 +106,7 @@ class _Work(NamedTuple):
         return self.round.tiles
 
     def portions(self) -> Iterator[slice]:
-        """Tiles whose scores fit the budget, in parts of about one size."""
+        """Parts of about the same number of tiles, with scores that fit the budget."""
         count = len(self.tiles.rows)
         room = head_slabs.budget(self.query.device, self.settings.precision.scores)
         parts = -(-count // max(1, room // self.tiles.scores))
@@ -114,11 +114,11 @@ class _Work(NamedTuple):
             yield slice(part * count // parts, (part + 1) * count // parts)
 
     def slots(self, part: slice) -> Tensor:
-        """Key rows (tiles, keys) counted over query heads, -1 in an empty slot."""
+        """Indices of key rows (tiles, keys), counted over query heads; -1 in an empty slot."""
         return self.tiles.slots[self.tiles.chunks[part]].flatten(1)
 
     def tensors(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Scaled queries and keys and values of some tiles, (tiles, rows or keys, head_dim)."""
+        """Scaled queries, keys and values of some tiles, (tiles, rows or keys, head_dim)."""
         slots = self.slots(part)
         if self.group > 1:
             head = slots.div(self.key_len, rounding_mode="floor")
@@ -128,8 +128,8 @@ class _Work(NamedTuple):
         return query.mul_(self.settings.scale), key, value
 
     def take(self, name: str, tensor: Tensor, index: Tensor) -> Tensor:
-        """Rows (..., head_dim) of a matrix in the dtype of the operands, some row or other for
-        -1; in a buffer."""
+        """Rows (..., head_dim) of a matrix in the dtype of the operands, in a buffer; an arbitrary
+        row for -1."""
         shape = (*index.shape, tensor.shape[1])
         index = index.flatten().clamp(min=0)
         operands = self.settings.precision.operands
@@ -138,7 +138,7 @@ class _Work(NamedTuple):
         return buffer if tensor.dtype is operands else self.scratch.copy(name, buffer, operands)
 
     def hide(self, part: slice, scores: Tensor) -> bool:
-        """As `softmax_tile.Hide`."""
+        """Hide scores as `softmax_tile.Hide` requires."""
         tiles = self.tiles
         comparisons = (torch.gt, self.round.hides_later), (torch.eq, self.round.hides_own)
         compares = self.round.hides_later or self.round.hides_own
@@ -147,7 +147,7 @@ class _Work(NamedTuple):
             return self.round.may_be_empty
         slots = self.slots(part)
         if compares:
-            # Compared as floats, which is several times faster; both are exact up to 2^24.
+            # Comparisons of floats are several times faster; float32 is exact up to 2^24.
             exact = torch.float32 if self.key_len < 1 << 24 else torch.float64
             offset = self.key_len - self.query_len
             own = (tiles.rows[part] % self.query_len + offset).to(exact)[..., None]
@@ -171,9 +171,9 @@ def _works(
     settings: _Settings,
     scratch: Scratch,
 ) -> Iterator[_Work]:
-    """Every round."""
+    """One `_Work` for each round."""
     head_dim = query.shape[3]
-    # Of transposed inputs these are copies.
+    # For transposed inputs these are copies.
     queries, keys, values = (x.flatten(0, 2) for x in (query, key, value))
     for turn in range(len(rounds)):
         now = rounds[turn]
@@ -199,14 +199,14 @@ class _Rounds(torch.autograd.Function):
         wide = compute_dtype(query.dtype)
         count, head_dim = query.shape[:3].numel(), query.shape[-1]
         scratch = Scratch(query.device)
-        # One row more than there are: the rows of padding write there.
+        # One additional row, to which the rows of padding are written.
         shape = (count + 1, head_dim)
         total = query.new_empty(shape, dtype=query.dtype if len(rounds) == 1 else wide)
         total_lse = query.new_zeros(shape[:1], dtype=wide)
         with no_autocast(query.device):
             for turn, now in enumerate(_works(query, key, value, rounds, settings, scratch)):
-                # One round alone that shows every row something needs no normalisers but for the
-                # backward pass.
+                # If there is one round in which every row sees a key, only the backward pass needs
+                # the log-sum-exp.
                 missing = now.round.missing
                 partly = now.round.may_be_empty or missing is not None
                 merges = len(rounds) > 1 or partly or settings.trains
@@ -235,7 +235,7 @@ class _Rounds(torch.autograd.Function):
         lse = total_lse[:count].view(query.shape[:3])
         held = rounds.tensors()
         ctx.save_for_backward(query, key, value, out, lse, *held.values())
-        # Tensors are left to torch, which frees them after a backward pass.
+        # torch keeps the tensors, and frees them after a backward pass.
         ctx.settings = dataclasses.replace(rounds, **dict.fromkeys(held)), tuple(held), settings
         ctx.mark_non_differentiable(lse)
         return out, lse
@@ -268,7 +268,7 @@ class _Rounds(torch.autograd.Function):
                 for part in now.portions():
                     rows = tiles.rows[part]
                     some = rows.clamp(min=0)
-                    # Rows of padding get no gradient: their weights are made 0.
+                    # Rows of padding get no gradient: with this log-sum-exp their weights are 0.
                     row_lse = lse[some].masked_fill_(rows < 0, torch.inf)
                     row_grad, *pair_grads, _ = softmax_tile.backward(
                         *now.tensors(part),
@@ -287,7 +287,7 @@ class _Rounds(torch.autograd.Function):
                         total.index_add_(0, chunks, share.view(len(chunks), -1).to(wide))
                 for grad, total in zip((grad_key, grad_value), shares, strict=True):
                     for head in range(batch * kv_heads):
-                        # Those of all query heads that read this one.
+                        # The gradients from all query heads that read this key head.
                         places = tiles.key_place.view(batch * kv_heads, now.group, key_len)[head]
                         for one in places:
                             grad.flatten(0, 1)[head] += total.view(-1, head_dim)[one]
@@ -301,8 +301,8 @@ class _Rounds(torch.autograd.Function):
 
 
 def _merge(out: Tensor, lse: Tensor, new_out: Tensor, new_lse: Tensor) -> None:
-    """Put a second result for the same rows onto the first, as if their keys had been seen
-    together."""
+    """Merge a second result for the same rows into the first, as one softmax over the keys of
+    both."""
     both = torch.logaddexp(lse, new_lse)
     base = both.masked_fill(both == -torch.inf, 0)
     out.mul_((lse - base).exp_()[:, None])

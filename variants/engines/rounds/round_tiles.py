@@ -10,21 +10,21 @@ from torch.nn.functional import pad
 
 
 class RoundTiles(NamedTuple):
-    """A round cut into tiles; rows are counted over the slab, -1 is an empty slot."""
+    """The tiles of a round. Rows are counted over the slab; -1 is an empty slot."""
 
     slots: Tensor  # (chunks, chunk) key rows
-    chunks: Tensor  # (tiles, chunks) which a tile sees; hashed, the one before and its own
+    chunks: Tensor  # (tiles, chunks) chunks that a tile sees; with LSH the previous and its own
     rows: Tensor  # (tiles, rows) query rows
-    key_place: Tensor  # (slab·key_len) where each key stands in `slots`
-    partial: list[bool] | None  # whether some key slot of a tile is empty; None if not known
+    key_place: Tensor  # (slab·key_len) index of each key in `slots`
+    partial: list[bool] | None  # whether a tile has an empty key slot; None if not known
 
     @property
     def scores(self) -> int:
-        """Of one tile."""
+        """Number of scores of one tile."""
         return self.rows.shape[1] * self.chunks.shape[1] * self.slots.shape[1]
 
     def filled(self, least: int) -> RoundTiles:
-        """With tiles without a row, so that there are `least` of them."""
+        """These tiles, followed by tiles without rows if there are fewer than `least`."""
         missing = max(0, least - len(self.rows))
         return self._replace(
             chunks=pad(self.chunks, (0, 0, 0, missing)),
@@ -34,7 +34,8 @@ class RoundTiles(NamedTuple):
 
 
 def grouped(group: Tensor, rows: Tensor, groups: int, size: int) -> tuple[Tensor, Tensor]:
-    """Cut `rows`, sorted by their `group`, of which there are `groups`, into tiles of one group.
+    """Cut `rows` into tiles of at most `size` rows of one group. `rows` are sorted by their
+    `group`; there are `groups` groups.
 
     Returns:
         (tiles, size) rows, -1 in an empty place, and the group of each tile.
@@ -51,8 +52,8 @@ def grouped(group: Tensor, rows: Tensor, groups: int, size: int) -> tuple[Tensor
 
 
 def stable_order(codes: Tensor, limit: int) -> Tensor:
-    """Indices that sort `codes` (items), all below `limit`; equal ones by index."""
+    """Indices that sort `codes` (items), all below `limit`; equal codes are sorted by index."""
     if codes.device.type == "cpu" and limit <= 1 << 16:
-        # NumPy sorts sixteen-bit numbers digit by digit, some fifteen times faster than torch.
+        # NumPy sorts 16-bit numbers with radix sort, about fifteen times faster than torch.
         return torch.from_numpy(codes.numpy().astype("uint16").argsort(kind="stable"))
     return codes.argsort(stable=True)
