@@ -1,4 +1,4 @@
-"""Keys and values of earlier tokens, kept in buffers that have room for later ones."""
+"""Keys and values of earlier tokens, in buffers with free slots for later tokens."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-ROOM = 64  # least number of tokens that there is room for beyond those a buffer is made with
+ROOM = 64  # least number of free slots in a new buffer
 
 
 class Kept(NamedTuple):
-    """Consecutive tokens in buffers that several states may share: a buffer is only written to
-    behind the last token that any of them has put there."""
+    """Consecutive tokens in buffers that several states may share. A buffer is only written to
+    after the last slot that any of these states has written."""
 
     key: Tensor  # (batch, kv_heads, slots, head_dim)
     value: Tensor
     padding: Tensor | None  # bool (batch, slots); None while no token is padding
     start: int  # first slot in use
     stop: int
-    written: list[int]  # slots that are written: one number for all who share the buffers
+    written: list[int]  # number of written slots, a list that all states with these buffers share
 
     @classmethod
     def of(
@@ -31,12 +31,13 @@ class Kept(NamedTuple):
         more: int = 0,
         most: int | None = None,
     ) -> Kept:
-        """Copies of tokens, in buffers with room for `more` tokens and some, or for `most`."""
+        """Copies of tokens, in buffers with free slots for at least `more` tokens. `most` limits
+        the slots of a buffer, unless `more` tokens need more slots."""
         count = key.shape[2]
         slots = count + more + max(ROOM, count // 8)
         if most is not None:
             slots = max(count + more, min(slots, most))
-        with torch.inference_mode(False):  # or they could only be written to in that mode
+        with torch.inference_mode(False):  # otherwise only that mode could write
             buffers = [x.new_empty(*x.shape[:2], slots, x.shape[3]) for x in (key, value)]
             hidden = None if padding is None else padding.new_zeros(len(padding), slots)
         for buffer, tensor in zip(buffers, (key, value), strict=True):
@@ -62,14 +63,14 @@ class Kept(NamedTuple):
         return None if self.padding is None else self.padding[:, self.start : self.stop]
 
     def last(self, most: int) -> Kept:
-        """Without all but the last `most` tokens."""
+        """The last `most` tokens."""
         return self._replace(start=max(self.start, self.stop - most))
 
     def and_then(self, key: Tensor, value: Tensor, padding: Tensor | None) -> Kept:
-        """With further tokens behind."""
+        """These tokens, followed by new tokens."""
         count, kept = key.shape[2], self
         if self.written[0] != self.stop or self.stop + count > self.key.shape[2]:
-            # Another state has gone on in these buffers, or they are full.
+            # Another state has written to these buffers, or they are full.
             kept = Kept.of(self.keys, self.values, self.hidden, more=count)
         new = slice(kept.stop, kept.stop + count)
         kept.key[:, :, new] = key
@@ -85,12 +86,12 @@ class Kept(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """The first tokens of a sequence and its last ones."""
+    """The first and the last tokens of a sequence."""
 
     first: Kept
     last: Kept
-    leading: int  # most tokens of the first
-    window: int  # most tokens of the last, once nobody asks for earlier ones
+    leading: int  # most tokens of `first`
+    window: int  # most tokens of `last` after `trimmed`
 
     @classmethod
     def of(
@@ -107,7 +108,7 @@ class Ends(NamedTuple):
         )
 
     def and_then(self, key: Tensor, value: Tensor, padding: Tensor | None) -> Ends:
-        """With further tokens behind, and none left out yet."""
+        """These tokens, followed by new tokens. No token is dropped."""
         split = min(max(0, self.leading - self.first.tokens), key.shape[2])
         first, last = self.first, self.last
         if split > 0:
@@ -117,21 +118,21 @@ class Ends(NamedTuple):
         return self._replace(first=first, last=last)
 
     def trimmed(self) -> Ends:
-        """Without what only tokens before the last could see."""
+        """Drop the tokens that no later token can see."""
         return self._replace(last=self.last.last(self.window))
 
     def parts(self) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of both ends, or of the one that has any."""
+        """Keys and values of each end that has tokens."""
         return [(kept.keys, kept.values) for kept in (self.first, self.last) if kept.tokens]
 
     def positions(self, total: int) -> Tensor:
-        """Where these keys stand, in a sequence of so many tokens."""
+        """Positions of these keys in a sequence of `total` tokens."""
         device = self.first.key.device
         first = torch.arange(self.first.tokens, device=device)
         return torch.cat([first, torch.arange(total - self.last.tokens, total, device=device)])
 
     def hidden(self) -> Tensor | None:
-        """Bool (batch, 1, 1, keys): which of them are padding; None if none is."""
+        """Bool (batch, 1, 1, keys), True = padding; None if no key is padding."""
         ends = (self.first, self.last)
         if all(kept.padding is None for kept in ends):
             return None
