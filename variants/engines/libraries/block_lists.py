@@ -1,5 +1,5 @@
-"""Which blocks of keys the blocks of queries of a `Pattern` see, as lists that grow with the blocks
-that are seen; what FlexAttention's `BlockMask` is made of."""
+"""Lists of the key blocks that each query block of a `Pattern` sees, for FlexAttention's
+`BlockMask`. The work grows with the number of visible pairs of blocks."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from variants.contract.tensor_cache import cached
 
 
 class Lists(NamedTuple):
-    """Which blocks see which, as `BlockMask` wants it.
+    """The visible pairs of blocks, in the format of `BlockMask`.
 
-    Of each pair of tensors the first says how many blocks a row has, int32 (1, heads or 1, rows),
-    the second which, int32 (1, heads or 1, rows, columns), the rest of it unused. First the key
-    blocks of each query block that are seen in part, then those seen whole; then the query blocks
-    of each key block likewise, which only a backward pass needs.
+    Each pair of tensors has the number of blocks of each row, int32 (1, heads or 1, rows), and
+    their indices, int32 (1, heads or 1, rows, columns), which end with unused columns. The first
+    two pairs list the key blocks of each query block: partly visible blocks, then fully visible
+    blocks. The other two pairs list the query blocks of each key block in the same way; only a
+    backward pass needs them.
 
-    The unused rest makes this quadratic in the number of blocks: 4 MiB a tensor at 131072 tokens
-    and blocks of 128, times the heads if each draws its own.
+    The unused columns make the memory quadratic in the number of blocks: 4 MiB for each tensor at
+    131072 tokens and blocks of 128, times the number of heads if each head draws its own blocks.
     """
 
     kv_num_blocks: Tensor
@@ -38,8 +39,8 @@ class Lists(NamedTuple):
 def block_lists(
     pattern: Pattern, size: int, padded: bool, gradient: bool, device: torch.device
 ) -> Lists:
-    """The lists on `device`. With padding no block counts as seen whole, as a kernel asks no
-    mask there."""
+    """The lists on `device`. With padding no block is fully visible, because a kernel does not
+    evaluate the mask in fully visible blocks."""
     pairs = block_pairs(pattern, size)
     whole = torch.zeros_like(pairs.whole) if padded else pairs.whole
     by_query = pairs.head * pairs.rows + pairs.row, pairs.column, pairs.rows, pairs.columns
@@ -63,7 +64,7 @@ def _list(
     heads: int,
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
-    """The columns of each row, in order; `row` counts the rows of all heads."""
+    """Numbers and indices of the columns of each row, in order; `row` counts rows of all heads."""
     row, column = row[kind], column[kind]
     order = torch.argsort(row * columns + column)
     row, column = row[order].to(device), column[order].to(device)
@@ -75,7 +76,7 @@ def _list(
 
 
 class BlockPairs(NamedTuple):
-    """All pairs of a query block and a key block with something to see, one element a pair."""
+    """All pairs of a query block and a key block that it sees, one element for each pair."""
 
     head: Tensor
     row: Tensor
@@ -87,11 +88,11 @@ class BlockPairs(NamedTuple):
 
 
 def block_pairs(pattern: Pattern, size: int) -> BlockPairs:
-    """Pairs of blocks of `size`, from the numbers of the pattern: the work grows with the pairs
-    there are, not with tokens. On the CPU.
+    """Pairs of blocks of `size`, computed on the CPU from the numbers of the pattern. The work
+    grows with the number of pairs, not with the number of tokens.
 
-    A pair is there if any of its queries may see any of its keys, and `whole` only if all do; a
-    last block that is cut short never is.
+    A pair is listed if any of its queries may see any of its keys, and it is `whole` only if all
+    queries see all keys. A last block with fewer tokens is never `whole`.
     """
     with torch.device("cpu"):
         rows, columns = -(-pattern.query_len // size), -(-pattern.key_len // size)
@@ -114,8 +115,8 @@ def block_pairs(pattern: Pattern, size: int) -> BlockPairs:
 
 
 def _intervals(pattern: Pattern, size: int, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Intervals of keys of each block of queries, (heads or 1, rows, intervals): start and stop of
-    what any of its queries sees, then of what all of them see."""
+    """Intervals of keys for each block of queries, (heads or 1, rows, intervals): start and stop of
+    the keys that any of the queries sees, then of the keys that all queries see."""
     blocks = torch.arange(rows)
     first = blocks * size + pattern.offset
     last = ((blocks + 1) * size).clamp(max=pattern.query_len) - 1 + pattern.offset
@@ -131,7 +132,7 @@ def _intervals(pattern: Pattern, size: int, rows: int) -> tuple[Tensor, Tensor, 
         return torch.where(condition, limit, 0)
 
     nothing, everything = torch.zeros_like(blocks), torch.full_like(blocks, end)
-    # Positions whose rows see everything, and those whose keys are seen by all.
+    # Numbers of first and last rows that see every key.
     front, back = (pattern.leading, pattern.trailing) if pattern.global_rows else (0, 0)
     reached = (first.clamp(min=0) < front) & (last >= 0)
     some_global = reached | (last >= end - back)
@@ -152,7 +153,7 @@ def _intervals(pattern: Pattern, size: int, rows: int) -> tuple[Tensor, Tensor, 
     heads = 1
     if pattern.random_blocks is not None:
         heads = len(pattern.random_blocks)
-        # The pattern's own blocks that the rows of each block stand in.
+        # The blocks of the pattern that contain the rows of each block.
         covered = torch.arange(-(-size // step) + 1)
         own = (first.clamp(min=0) // step)[:, None] + covered
         inside = (own <= (last // step)[:, None]) & (last >= 0)[:, None]
