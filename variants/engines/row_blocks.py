@@ -1,7 +1,7 @@
 """A method that scores every key, computed for a block of query rows at a time.
 
 The backward pass computes each block again, so the memory is linear in the sequence length. A
-method states one block only, in operations that torch can differentiate.
+method defines only one block, with operations that torch can differentiate.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def attend(
 
     Args:
         learned: tensors (heads, ...), in the dtype in which the block computes.
-        width: numbers that the block holds for a pair of query and key.
+        width: numbers that the block holds for each pair of a query and a key.
     """
     wide = compute_dtype(query.dtype)
     inputs = (x.to(wide) for x in (query, key, value))
@@ -81,7 +81,7 @@ class _RowBlock(NamedTuple):
 
 
 def _parts(query: Tensor, key: Tensor, causal: bool, width: int) -> Iterator[_RowBlock]:
-    """All rows that see a key."""
+    """Blocks of all rows that see a key."""
     (batch, _, query_len, _), (_, kv_heads, key_len, _) = query.shape, key.shape
     group, offset = query.shape[1] // kv_heads, key_len - query_len
     room = head_slabs.budget(query.device, query.dtype) // (width * group * key_len)
