@@ -55,11 +55,12 @@ class Attention(Variant):
             parameters: learned tensors, as `init_parameters` returns them; None means the tensors
                 of `init_parameters` with seed 0.
 
-        With `key_padding_mask`, a sequence extends from its first token to its last token. Its rows
-        equal the rows of a call with this sequence without the padding before and after it. If the
-        call is causal, or has as many queries as keys, query i and key i + key_len - query_len
-        belong to the same token, and rows of padding have no meaning. Otherwise the queries belong
-        to another sequence, and the last query has the position of the last token.
+        With `key_padding_mask`, a sequence extends from its first token to its last token. The
+        output of a sequence equals the output of a call with this sequence, without the padding
+        before and after it. If the call is causal, or has as many queries as keys, query i and key
+        i + key_len - query_len belong to the same token, and rows of padding have no meaning.
+        Otherwise the queries belong to another sequence, and the last query has the position of the
+        last token.
 
         Returns:
             (batch, heads, query_len, head_dim) in the dtype of the query. Under autocast all inputs

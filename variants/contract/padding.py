@@ -68,7 +68,7 @@ def parts(
 
     If the call is causal, or has as many queries as keys, query i and key i + key_len - query_len
     belong to the same token. The queries of tokens are then computed with the keys of tokens only.
-    Queries at padding see nothing if the call is causal. Otherwise these queries may belong to
+    Queries at padding see no key if the call is causal. Otherwise these queries may belong to
     another sequence: if the method supports cross-attention (`crosses`), they are computed with the
     same keys in separate calls. If the call is not causal and the numbers of queries and keys
     differ, all queries belong to another sequence.

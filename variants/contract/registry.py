@@ -55,9 +55,10 @@ def register(
     quality knob, `Info.knob`; if there are several, all must increase together.
     `convex` is False if weights may be negative, or if the weights of a row may have a sum other
     than 1 (0 if the row sees no key). A `causal_only` method refuses a call that is not causal.
-    `positions` states which positions a row depends on, besides the tokens that it may see: "none";
-    the "distance" of query and key; or "absolute" positions, counted from the first token, or the
-    number of tokens. Padded sequences of an "absolute" method are computed one by one.
+    `positions` states how a row depends on positions, besides the tokens that it may see. "none":
+    it does not. "distance": it depends on the distance of query and key. "absolute": it depends on
+    positions that are counted from the first token, or on the number of tokens. Padded sequences of
+    an "absolute" method are computed one by one.
     The first paragraph of the file becomes `Info.summary`.
     `libraries` are the implementations that call a public kernel. The implementations in
     `reduced_precision` round scores to bfloat16 for every dtype of the inputs. `reference` is the

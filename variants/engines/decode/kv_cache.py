@@ -37,7 +37,7 @@ class Kept(NamedTuple):
         slots = count + more + max(ROOM, count // 8)
         if most is not None:
             slots = max(count + more, min(slots, most))
-        with torch.inference_mode(False):  # otherwise only that mode could write
+        with torch.inference_mode(False):  # so that other modes can write too
             buffers = [x.new_empty(*x.shape[:2], slots, x.shape[3]) for x in (key, value)]
             hidden = None if padding is None else padding.new_zeros(len(padding), slots)
         for buffer, tensor in zip(buffers, (key, value), strict=True):

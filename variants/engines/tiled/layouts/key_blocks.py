@@ -91,7 +91,7 @@ class KeyBlocks(Layout):
         return self.chosen[which % len(self.chosen), steps.start : steps.stop]
 
     def _flat(self, steps: range, heads: slice, *, shared: bool = False) -> Tensor:
-        """Blocks of some tiles, numbered over the slab, or over the one head if it is `shared`."""
+        """Blocks of some tiles, numbered over the slab; if `shared`, over one head."""
         chosen = self._chosen(steps, heads).clamp(min=0)
         if not shared:
             offsets = torch.arange(len(chosen), device=chosen.device) * self.blocks

@@ -61,7 +61,8 @@ class Layout(ABC):
 
     @abstractmethod
     def key_runs(self, steps: range, heads: slice, device: torch.device) -> Iterator[KeyRuns]:
-        """The runs of keys in the slots of the tiles `steps`; slots without a key may have any."""
+        """The runs of keys in the slots of the tiles `steps`. Slots without a key may be in any
+        run."""
 
     def slot_bias(self, key_bias: Tensor, steps: range, heads: slice, dtype: torch.dtype) -> Tensor:
         """`key_bias` in the slots of some tiles, (slab, tiles, keys)."""
