@@ -14,9 +14,9 @@ def hashed(tensor: Tensor, rotations: tuple[Tensor, ...], num_heads: int, rounds
     """Bucket numbers (batch, num_heads, rounds, len) of the rows of `tensor` (batch, kv_heads, len,
     head_dim), computed in float32.
 
-    Each of the `rotations` (heads, rounds, head_dim, width) rotates a row. There are 2·width axes,
-    as each axis has two directions; the index of the axis nearest to the rotated row is one digit
-    of the bucket number.
+    Each of the `rotations` (heads, rounds, head_dim, width) rotates a row. Each of the `width` axes
+    has two directions; the index of the direction nearest to the rotated row, one of 2·width, is
+    one digit of the bucket number.
     """
     batch, _, length, _ = tensor.shape
     found = torch.zeros(batch, num_heads, rounds, length, dtype=torch.int64, device=tensor.device)
