@@ -1,6 +1,7 @@
-"""Cases for the tests of `bench`, and what a worker process is told to do with them.
+"""Cases for the tests of `bench`, and functions that a worker process runs in these tests.
 
-A worker process imports this module by name, so that it can be made to misbehave for real.
+A worker process imports this module by name. The functions here make the process crash, hang or run
+out of memory.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from bench.measurement import Case, HeadRow, Measurement, Raw, Status
 from bench.runner import Worker
 from bench.worker import Settings
 
-# Seeds that stand for a misfortune in the worker process, and a length beyond any memory.
+# Seeds at which the worker process is killed or hangs, and a length that exceeds any memory.
 KILLED, HANGS = 10, 30
 TOO_LONG = 10**12
 
@@ -50,19 +51,19 @@ def case(**changes: Any) -> Case:
 
 
 def good(asked: Case, **seen: Any) -> Measurement:
-    """A row that ended well, in one millisecond unless told otherwise."""
+    """A row with status ok and a time of one millisecond, unless `changes` differ."""
     numbers = {"time_ms_q1": 1.0, "time_ms_median": 1.0, "time_ms_q3": 1.0}
     return Measurement.of(asked, Status.OK, **(numbers | seen))
 
 
 def settings(**changes: Any) -> Settings:
-    """A millisecond of sampling, and no limit to be faster than."""
+    """One millisecond of sampling, and no machine limits."""
     return Settings(**{"files": {}, "matmul_tflops": {}, "seconds": 0.001} | changes)
 
 
 @contextmanager
 def fresh_worker() -> Iterator[None]:
-    """Measure in this process, with nothing kept from the case before."""
+    """Measure in this process, with empty caches."""
     worker._Shape.key = None
     yield
     worker._Shape.key = None
@@ -71,8 +72,8 @@ def fresh_worker() -> Iterator[None]:
 def capture_file(
     path: Path, *, scale: float = 0.5, positions: str = "something"
 ) -> dict[str, Tensor]:
-    """Write a capture of layers 3 and 15: four query heads over two key/value heads, 24 tokens,
-    head_dim 8; returns its tensors."""
+    """Write a capture of layers 3 and 15: four query heads, two key/value heads, 24 tokens,
+    head_dim 8. Returns its tensors."""
     generator = torch.Generator().manual_seed(7)
     tensors = {
         f"layer_{layer}.{role}": torch.randn(count, 24, 8, generator=generator).half()
@@ -120,26 +121,26 @@ HEAD = HeadRow(
 )
 
 
-# What a worker process may be asked to call.
+# Functions that a test passes to a worker process.
 
 
 def instant(asked: Case, given: Settings, exact: bool = True) -> tuple[Measurement, Raw]:
-    """A row without any measuring."""
+    """Return a good row without measuring."""
     return good(asked), Raw([1.0])
 
 
 def no_exact(asked: Case, given: Settings) -> None:
-    """Baselines without any measuring."""
+    """Measure no baselines."""
 
 
 def limits(device: str, dtypes: list[str]) -> dict[str, object]:
-    """Limits without any measuring, and far away."""
+    """Return limits so high that no row exceeds them, without measuring."""
     return {"matmul_tflops": dict.fromkeys(dtypes, 1e6), "copy_gb_per_s": 1e6}
 
 
 def misfortune(asked: Case, given: Settings, exact: bool = True) -> tuple[Measurement, Raw]:
-    """What the case's seed and length stand for; otherwise a row that names the process, and says
-    whether exact attention was measured."""
+    """Kill the process, hang, or allocate too much, as the seed and length of the case say.
+    Otherwise return a row that records the process id and whether exact attention was measured."""
     if asked.seed == KILLED:
         os.kill(os.getpid(), signal.SIGKILL)
     if asked.seed == HANGS:
@@ -152,7 +153,7 @@ def misfortune(asked: Case, given: Settings, exact: bool = True) -> tuple[Measur
 
 
 def unfortunate_exact(asked: Case, given: Settings) -> None:
-    """Baselines that take ages at five heads and kill the process at seven."""
+    """Baselines that hang at five heads and kill the process at seven heads."""
     if asked.heads == 5:
         time.sleep(600)
     if asked.heads == 7:
@@ -160,18 +161,18 @@ def unfortunate_exact(asked: Case, given: Settings) -> None:
 
 
 def address_space() -> tuple[int, int, int | None]:
-    """Soft and hard limit of this process, in bytes, and the memory that is free."""
+    """Soft and hard limit of the address space of this process, and the free memory, in bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     return soft, hard, environment.memory_bytes("MemAvailable")
 
 
 def allocate(size: int) -> int:
-    """Addresses alone: no page of it is touched."""
+    """Allocate address space; no page of it is written."""
     return torch.empty(size, dtype=torch.uint8).numel()
 
 
 def shout(text: str) -> None:
-    """Write to standard output from Python, and to standard error past it."""
+    """Write to standard output from Python, and to standard error directly by file descriptor."""
     print(text, flush=True)
     os.write(2, text.encode())
 
@@ -185,9 +186,9 @@ def fail() -> None:
 
 
 class InProcess(Worker):
-    """Calls in this process, where one of its own is not the point."""
+    """A worker that runs calls in this process, for tests that need no process of their own."""
 
-    replaced = 0  # how often, since a test set it to zero
+    replaced = 0  # number of replacements since a test set this to zero
 
     def call(self, function: Callable[..., Any], *arguments: Any, timeout: float) -> Any:
         return function(*arguments)

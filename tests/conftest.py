@@ -1,7 +1,7 @@
 """Settings of the test run, and fixtures that several files use.
 
-Warnings are errors where the versions of other packages are the tested ones. Any release of any
-package may warn of something new; that alone is no fault of the code here.
+Warnings are errors only where the installed packages have the tested versions. A newer release of
+any package may add a warning; that is not an error of this project.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SHOWN = 5
 
 def pytest_configure(config: pytest.Config) -> None:
     if not DIFFERING:
-        # A later line wins: the exceptions of pyproject.toml have to follow.
+        # A later line has precedence, so the exceptions of pyproject.toml must follow.
         for line in ["error", *config.getini("filterwarnings")]:
             config.addinivalue_line("filterwarnings", line)
 
@@ -34,8 +34,8 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without a CUDA device, one item of each function is left of those that need one; it is
-    skipped, and says how many it stands for."""
+    """Without a CUDA device, keep one item of each function that needs one. That item is skipped
+    and reports how many items it replaces."""
     if torch.cuda.is_available():
         return
     functions = {item: item.nodeid.partition("[")[0] for item in items}
@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
-    """Cases are measured in this process, with nothing kept from the case before."""
+    """Cases are measured in this process, with empty caches."""
     from tests.cases import fresh_worker
 
     with fresh_worker():
@@ -64,7 +64,8 @@ def fresh() -> Iterator[None]:
 
 @pytest.fixture
 def few_heads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Buffers of a size that suits two heads as the real one suits eight."""
+    """A score buffer of a quarter of the default size: two heads then fill it as eight heads fill
+    the default one."""
     from variants.engines.primitives import head_slabs
 
     monkeypatch.setattr(head_slabs, "SCORES_CPU", head_slabs.SCORES_CPU // 4)
@@ -84,7 +85,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(params=["default", "fast"])
 def route(request: pytest.FixtureRequest) -> Iterator[float32_route.ROUTES]:
-    """A test on each route of float32 products, whatever this machine would choose."""
+    """Run a test on each route of float32 products, independent of the choice of this machine."""
     float32_route.take(request.param)
     yield request.param
     float32_route.take("default")
@@ -92,7 +93,7 @@ def route(request: pytest.FixtureRequest) -> Iterator[float32_route.ROUTES]:
 
 @pytest.fixture
 def fast_route() -> Iterator[None]:
-    """A process that has chosen the fast route of float32 products."""
+    """Run a test in a process that has chosen the fast route of float32 products."""
     float32_route.take("fast")
     yield
     float32_route.take("default")

@@ -1,13 +1,13 @@
-"""Runs the examples of the documents: Python as it is, shell commands at smoke size.
+"""Runs the examples of the documents: Python unchanged, shell commands at a small size.
 
-A Python example whose first line is a comment with a file's name stands for that file: it is saved
-and run in a process of its own, so that what it registers stays there. Other examples of a page
-share their names.
+If the first line of a Python example is a comment with a file name, the example is saved to that
+file and run in its own process, so that its registrations affect no other example. The other
+examples of a page share their names.
 
-Of a shell example every `make` target is expanded by a dry run. Commands of `bench` and `reports
-build` are run with options that make them small, and once however many examples come to the same.
-A sweep is planned as it is asked for, which checks all its axes, and measured at one point. Other
-commands install, test or clean; they are in `NOT_RUN`.
+Each `make` target of a shell example is expanded by a dry run. Commands of `bench` and `reports
+build` are run with options that make them small. Commands that become equal by this are run once. A
+sweep is planned with its own axes, which checks them all, and measured at one point. Commands that
+install, test or clean are not run; they are in `NOT_RUN`.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ NOT_RUN = re.compile(
     r"|(?:\S*/)?python3? (?:-W error )?-m "
     r"(?:pip|venv|pytest|pdoc|ruff|mypy|tests\.versions|reports docs)(?: |$)"
 )
-# The point at which sweeps are measured; those with an implementation from outside choose theirs.
+# The point at which sweeps are measured. Sweeps with an added implementation keep their own axes.
 POINT = {
     "variant": "sliding_window window_size=16",
     "implementation": "auto",
     "seq_len": "64",
     "heads": "2",
 }
-# Options of other commands: those that are replaced, and those that are added where missing.
+# Options of other commands: options that are replaced, and options that are added if missing.
 SMALLER: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
     "train": (
         {"--steps": "2", "--seed": "1"},
@@ -63,7 +63,7 @@ _python = PythonEvaluator()
 
 
 def run_python(example: Example) -> str | None:
-    """Run a Python example; the error if it stands for a file and that fails."""
+    """Run a Python example. Returns the error if the example is a file and fails."""
     named = re.match(r"# (\S+)\.py\n", example.parsed)
     if not named:
         _python(example)
@@ -77,7 +77,7 @@ def run_python(example: Example) -> str | None:
 
 
 def run_shell(example: Example) -> str | None:
-    """Run a shell example; the output of the first command that fails."""
+    """Run a shell example. Returns the output of the first command that fails."""
     for command in commands(example.parsed):
         if failure := run_command(command):
             return f"{command}\n{failure}"
@@ -85,7 +85,7 @@ def run_shell(example: Example) -> str | None:
 
 
 def commands(text: str) -> Iterator[str]:
-    """The commands of an example, without comments; lines that end with a backslash go on."""
+    """The commands of an example without comments. A line that ends with a backslash continues."""
     for line in text.replace("\\\n", " ").splitlines():
         if command := shlex.join(shlex.split(line, comments=True)):
             yield command
@@ -93,7 +93,7 @@ def commands(text: str) -> Iterator[str]:
 
 @cache
 def run_command(command: str) -> str | None:
-    """Run one command, once however often it is shown; its output if it fails."""
+    """Run one command, once for all its occurrences. Returns its output if it fails."""
     _two_runs()
     words = shlex.split(command)
     if words[0] == "make":
@@ -117,7 +117,7 @@ def run_command(command: str) -> str | None:
 
 @cache
 def folder() -> Path:
-    """Where commands are run; a tiny model and a text lie in it."""
+    """The working directory of commands; it holds a tiny model and a text."""
     made = Path(_temporary().name)
     save_model(made / "tiny")
     save_text(made / "book.txt")
@@ -138,7 +138,7 @@ def _two_runs() -> None:
 
 
 def _run_target(words: Sequence[str]) -> str | None:
-    """Run what make would run."""
+    """Run the commands of a make target."""
     given = [] if any(word.startswith("PYTHON=") for word in words) else ["PYTHON=python"]
     done = subprocess.run(
         [*words, *given, "--dry-run", "--no-print-directory"],
@@ -157,12 +157,13 @@ def _run_target(words: Sequence[str]) -> str | None:
 
 
 def _run_sweep(options: Sequence[str]) -> str | None:
-    """Check the sweep as it is asked for, then measure one point of it."""
+    """Plan the sweep with its own axes, then measure one point of it."""
     plan = ["plan", *_without(options, "--out")]
     imports = [options[at + 1] for at, word in enumerate(options) if word == "--import"]
     if not imports:
         return _invoke(bench, *plan) or _invoke(bench, "run", *_point(POINT), "--out", "results/A")
-    # In a process of its own, so that what is added stays there. The peers have tests of their own.
+    # In its own process, so that the added implementations affect no other example. The peers have
+    # their own tests.
     words = plan
     if imports != ["bench.peers"]:
         given = dict(options[at + 1].split("=", 1) for at, w in enumerate(options) if w == "--set")
@@ -183,21 +184,21 @@ def _smaller(
 
 
 def _without(options: Sequence[str], *names: str) -> list[str]:
-    """The options without these, which have a value each."""
+    """The options without the named ones, which have one value each."""
     dropped = {at + step for at, word in enumerate(options) if word in names for step in (0, 1)}
     return [word for at, word in enumerate(options) if at not in dropped]
 
 
 @cache
 def _invoke(command: click.Group, *words: str) -> str | None:
-    """Run a command of this project in this process; its output if it fails."""
+    """Run a command of this project in this process. Returns its output if it fails."""
     with chdir(folder()):
         result = CliRunner().invoke(command, words)
     return None if result.exit_code == 0 else f"{result.output}\n{result.exception!r}"
 
 
 def _failure(words: Sequence[str]) -> str | None:
-    """Run a process; its output if it fails."""
+    """Run a process. Returns its output if it fails."""
     paths = os.pathsep.join([str(ROOT), str(folder())])
     done = subprocess.run(
         list(words),

@@ -37,8 +37,9 @@ def tensors(
 
 
 def padding_of(key_len: int, holes: Iterable[int] = ()) -> Tensor:
-    """Holes in the first sequence, by default near both ends; most of the later half of the second.
-    None at an end: `test_padding` tests how sequences are cut there."""
+    """By default, padding at single positions near both ends of the first sequence and in most of
+    the later half of the second. No padding is at an end: `test_padding` tests how sequences are
+    cut there."""
     mask = torch.zeros(2, key_len, dtype=torch.bool)
     mask[0, list(holes) or [1, 2, key_len - 3]] = True
     mask[1, key_len // 2 : -1] = True

@@ -1,4 +1,4 @@
-"""Accuracy: sampled rows, the error and its interval, mass recall, and the detector of bugs."""
+"""Accuracy: sampled rows, the error and its interval, mass recall, and the detection of bugs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def problem(
 
 
 def by_hand(query: Tensor, key: Tensor, *, causal: bool) -> Tensor:
-    """Exact weights (batch, heads, queries, keys), one row after the other."""
+    """Exact weights (batch, heads, queries, keys), computed row by row."""
     batch, heads, rows, dim = query.shape
     group, keys = heads // key.shape[1], key.shape[2]
     weights = torch.zeros(batch, heads, rows, keys, dtype=torch.float64)
@@ -51,7 +51,7 @@ def refer(
     tensors: tuple[Tensor, Tensor, Tensor], *, causal: bool = False, rows: Tensor | None = None
 ) -> Reference:
     query, key, value = tensors
-    # As of so many heads that as few rows as possible are taken.
+    # PAIRS heads, so that the smallest number of rows is sampled.
     sample = sample_rows(query.shape[2], key.shape[2], causal=causal, heads=PAIRS)
     sample = sample if rows is None else last_rows(rows)
     return Reference.of(query, key, value, sample, causal=causal)
@@ -77,7 +77,9 @@ WINDOW = variants.create("sliding_window", window_size=5)
 
 class TestError:
     @pytest.mark.parametrize("causal", [False, True])
-    def test_equals_the_full_error_by_hand_if_all_rows_are_taken(self, causal: bool) -> None:
+    def test_the_error_equals_the_full_error_by_hand_if_all_rows_are_sampled(
+        self, causal: bool
+    ) -> None:
         query, key, value = problem()
         out = WINDOW(query, key, value, causal=causal)
         exact = output(by_hand(query, key, causal=causal), value)
@@ -90,7 +92,7 @@ class TestError:
         assert seen.approx_cosine == pytest.approx(float(cosine.mean()), rel=1e-12)
         assert 0.05 < seen.approx_error_rel_l2 < 2
 
-    def test_counts_a_row_as_often_as_it_stands_for_others(self) -> None:
+    def test_a_sampled_row_has_the_weight_of_the_rows_that_it_represents(self) -> None:
         query, key, value = problem(tokens=400)
         out = WINDOW(query, key, value, causal=True)
         sample = sample_rows(400, 400, causal=True, heads=PAIRS)
@@ -104,13 +106,13 @@ class TestError:
         )
         assert seen.approx_error_rel_l2 == pytest.approx(math.sqrt(wrong / size), rel=1e-12)
 
-    def test_of_zeros_is_exactly_one(self) -> None:
+    def test_an_output_of_zeros_has_error_one(self) -> None:
         query, key, value = problem(tokens=200)
         seen = judge(WINDOW, (query, key, value), out=torch.zeros_like(query))
         assert seen.approx_error_rel_l2 == 1.0
         assert (seen.approx_error_low, seen.approx_error_high) == (1.0, 1.0)
 
-    def test_of_the_exact_answer_is_rounding(self) -> None:
+    def test_the_exact_answer_has_only_a_rounding_error(self) -> None:
         query, key, value = problem()
         exact = output(by_hand(query, key, causal=True), value)
         seen = judge(WINDOW, (query, key, value), causal=True, out=exact)
@@ -118,8 +120,8 @@ class TestError:
         assert seen.approx_error_low <= seen.approx_error_rel_l2 <= seen.approx_error_high
         assert seen.approx_cosine == pytest.approx(1, rel=1e-12)
 
-    def test_counts_every_head_and_sequence_by_its_size(self) -> None:
-        """One sequence of two is all wrong, and its values are three times as large."""
+    def test_heads_and_sequences_count_by_the_size_of_their_values(self) -> None:
+        """All of one sequence of two is wrong, and its values are three times as large."""
         query, key, value = problem()
         value = value.clone()
         value[1] *= 3
@@ -131,7 +133,7 @@ class TestError:
             expected, rel=1e-12
         )
 
-    def test_is_the_same_for_longer_memory_than_queries(self) -> None:
+    def test_the_error_is_the_same_when_keys_precede_the_queries(self) -> None:
         query, key, value = problem()
         query = query[:, :, -7:]
         exact = output(by_hand(query, key, causal=True), value)
@@ -154,19 +156,20 @@ class TestError:
         seen = judge(WINDOW, nothing, out=torch.ones_like(query))
         assert seen.approx_error_rel_l2 == math.inf
 
-    def test_rows_that_see_no_key_do_not_spoil_the_interval(self) -> None:
-        """All but three queries stand before the first key, and most draws hold no other row."""
+    def test_rows_that_see_no_key_leave_the_interval_finite(self) -> None:
+        """All but three queries precede the first key, and most bootstrap samples contain only such
+        rows."""
         query, key, value = problem()
         seen = judge(WINDOW, (query, key[:, :, :3], value[:, :, :3]), causal=True)
         assert 0 <= seen.approx_error_low <= seen.approx_error_rel_l2 <= seen.approx_error_high
         assert seen.approx_error_high < 1e-10
 
-    def test_of_an_output_without_numbers_is_none(self) -> None:
+    def test_the_error_of_an_output_of_nan_is_nan(self) -> None:
         query, key, value = problem()
         seen = judge(WINDOW, (query, key, value), out=torch.full_like(query, math.nan))
         assert math.isnan(seen.approx_error_rel_l2)
 
-    def test_a_row_whose_exact_answer_is_zero_is_right_or_infinitely_wrong(self) -> None:
+    def test_a_row_with_an_exact_answer_of_zero_has_error_zero_or_infinity(self) -> None:
         query, key, value = problem()
         value = value.clone()
         value[0, 0] = 0  # read by two of the heads
@@ -191,7 +194,7 @@ class TestError:
 
 class TestMassRecall:
     @pytest.mark.parametrize("causal", [False, True])
-    def test_of_a_window_is_the_exact_mass_inside_it(self, causal: bool) -> None:
+    def test_mass_recall_of_a_window_is_the_exact_mass_inside_it(self, causal: bool) -> None:
         query, key, value = problem()
         weights = by_hand(query, key, causal=causal)
         positions = torch.arange(48)
@@ -201,8 +204,9 @@ class TestMassRecall:
         assert recall == pytest.approx(expected, rel=1e-12)
         assert 0.1 < expected < 0.9
 
-    def test_of_a_window_is_one_minus_the_total_variation(self) -> None:
-        """The window renormalises what it sees, so it is as far from exact as the mass it lost."""
+    def test_mass_recall_of_a_window_is_one_minus_the_total_variation(self) -> None:
+        """The window renormalises the weights inside it, so its total variation is the exact mass
+        outside."""
         query, key, value = problem(tokens=120)
         own = WINDOW.weights(query, key)
         exact = by_hand(query, key, causal=False)
@@ -211,19 +215,21 @@ class TestMassRecall:
         assert seen.total_variation == pytest.approx(variation, rel=1e-12)
         assert seen.mass_recall == pytest.approx(1 - variation, rel=1e-12)
 
-    def test_of_a_window_over_everything_is_one(self) -> None:
+    def test_mass_recall_of_a_window_over_all_keys_is_one(self) -> None:
         everything = variants.create("sliding_window", window_size=48)
         assert judge(everything, problem()).mass_recall == pytest.approx(1, rel=1e-12)
 
     @pytest.mark.parametrize("name", ["linear", "performer", "full"])
-    def test_is_empty_where_no_key_is_left_out(self, name: str) -> None:
+    def test_mass_recall_is_none_if_every_key_is_visible(self, name: str) -> None:
         assert judge(variants.create(name), problem()).mass_recall is None
 
 
 class TestImplementationError:
     @pytest.mark.parametrize("dtype", sorted(ROUNDING))
     @pytest.mark.parametrize("name", sorted(variants.REGISTRY))
-    def test_of_every_variant_is_rounding(self, name: str, dtype: str) -> None:
+    def test_the_implementation_error_of_every_variant_is_rounding(
+        self, name: str, dtype: str
+    ) -> None:
         query, key, value = (x.to(getattr(torch, dtype)) for x in problem(tokens=70))
         attention = variants.create(name)
         for causal in attention.info.causal_choices:
@@ -231,25 +237,28 @@ class TestImplementationError:
             assert seen.impl_error_rel_l2 <= ROUNDING[dtype]
 
     @pytest.mark.parametrize("dtype", sorted(ROUNDING))
-    def test_of_a_window_that_is_off_by_one_is_large(self, dtype: str) -> None:
+    def test_the_implementation_error_of_a_window_off_by_one_is_large(self, dtype: str) -> None:
         query, key, value = (x.to(getattr(torch, dtype)) for x in problem(tokens=70))
         out = replace(WINDOW, window_size=4)(query, key, value)
         assert judge(WINDOW, (query, key, value), out=out).impl_error_rel_l2 > 2 * ROUNDING[dtype]
 
-    def test_does_not_count_the_approximation(self) -> None:
+    def test_the_implementation_error_excludes_the_approximation_error(self) -> None:
         seen = judge(replace(WINDOW, window_size=0), problem())
         assert seen.impl_error_rel_l2 < 1e-14
         assert seen.approx_error_rel_l2 > 0.5
 
-    def test_of_an_output_without_numbers_is_not_small(self) -> None:
+    def test_the_implementation_error_of_an_output_of_nan_is_not_small(self) -> None:
         query, key, value = problem()
         out = WINDOW(query, key, value)
         out[0, 0, 3, 2] = math.nan
         seen = judge(WINDOW, (query, key, value), out=out)
         assert not seen.impl_error_rel_l2 <= 1e300
 
-    def test_judges_a_shared_key_by_its_own_definition_and_by_the_real_key(self) -> None:
-        """Reformer attends to the queries: right by itself, wrong as an answer to the question."""
+    def test_shared_keys_give_a_small_implementation_error_and_a_large_approximation_error(
+        self,
+    ) -> None:
+        """Reformer uses the queries as keys: correct by its own definition, wrong as an
+        approximation of softmax attention."""
         query, key, value = problem(kv_heads=4)
         shared = variants.create("lsh", shared_qk=True, bucket_size=8)
         out = shared(query, query, value)
@@ -260,7 +269,7 @@ class TestImplementationError:
             float((out - exact).norm() / exact.norm()), rel=1e-12
         )
 
-    def test_leaves_the_tensors_and_the_gradient_alone(self) -> None:
+    def test_measuring_leaves_the_tensors_and_the_gradient_unchanged(self) -> None:
         query, key, value = problem()
         query.requires_grad_()
         out = WINDOW(query, key, value)

@@ -1,4 +1,4 @@
-"""Accuracy columns are the same whichever device the tensors are on."""
+"""Accuracy columns do not depend on the device of the tensors."""
 
 from __future__ import annotations
 

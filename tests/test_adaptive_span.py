@@ -1,4 +1,5 @@
-"""Adaptive span, written out a second time; its gradient by differences; short spans are cheap."""
+"""Adaptive span, implemented a second time. Its gradient is checked by finite differences, and
+short spans cost less."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ SPANS = torch.tensor([0.0, 3.25, 11.0, 40.0], dtype=torch.float64)
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
 @pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
 @pytest.mark.parametrize(("query_len", "key_len"), [(26, 26), (9, 26), (26, 9), (1, 26)])
-def test_is_a_softmax_with_a_soft_mask(
+def test_adaptive_span_is_softmax_with_a_soft_mask(
     query_len: int, key_len: int, causal: bool, padded: bool
 ) -> None:
     query, key, value = tensors(query_len, key_len)
@@ -54,10 +55,11 @@ def test_is_a_softmax_with_a_soft_mask(
 
 
 @pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
-def test_gradient_of_the_span_is_that_of_differences(causal: bool) -> None:
+def test_the_gradient_of_the_span_equals_finite_differences(causal: bool) -> None:
     inputs = tensors(70, 70)
     attention = variants.create("adaptive_span", max_span=50, ramp_size=8)
-    # Between whole numbers, where nothing begins or ends to be seen.
+    # Not whole numbers: at a whole number a key enters or leaves the span and there is no
+    # derivative.
     spans = torch.tensor([2.5, 7.3, 20.6, 33.4], dtype=torch.float64)
 
     def loss(span: Tensor) -> Tensor:
@@ -74,7 +76,7 @@ def test_gradient_of_the_span_is_that_of_differences(causal: bool) -> None:
         assert_close(found[head], right, rtol=1e-5, atol=1e-7)
 
 
-def test_a_span_outside_its_range_is_cut_and_has_no_gradient() -> None:
+def test_a_span_outside_its_range_is_clamped_and_has_no_gradient() -> None:
     inputs = tensors(60, 60)
     attention = variants.create("adaptive_span", max_span=10, ramp_size=4)
     outside = torch.tensor([-3.0, 10.5, 1e9, 5.5], dtype=torch.float64, requires_grad=True)
@@ -86,7 +88,7 @@ def test_a_span_outside_its_range_is_cut_and_has_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
-def test_a_long_span_is_softmax_attention(causal: bool) -> None:
+def test_a_span_longer_than_the_sequence_is_softmax_attention(causal: bool) -> None:
     query, key, value = tensors(40, 40)
     attention = variants.create("adaptive_span", max_span=100)
     spans = {"span": torch.full((HEADS,), 100.0, dtype=torch.float64)}
@@ -97,7 +99,7 @@ def test_a_long_span_is_softmax_attention(causal: bool) -> None:
 
 
 def test_a_short_span_scores_fewer_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Head by head: one long span does not make the others pay."""
+    """Head by head: one long span does not make the other heads more expensive."""
     scored: list[int] = []
     original = tile_loop.run
 
@@ -128,8 +130,9 @@ def test_a_short_span_scores_fewer_keys(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
-def test_heads_of_very_different_spans_in_one_call(causal: bool) -> None:
-    """More than a tile apart, so that each has a layout of its own; output and all gradients."""
+def test_heads_with_very_different_spans_in_one_call(causal: bool) -> None:
+    """Spans differ by more than a tile, so each head has its own layout. Output and all gradients
+    are compared."""
     attention = variants.create("adaptive_span", max_span=400, ramp_size=8)
     spans = torch.tensor([150.5, 1.5, 70.5, 390.5], dtype=torch.float64)
     leaves = [x.requires_grad_() for x in (*tensors(300, 300), spans)]
@@ -143,14 +146,14 @@ def test_heads_of_very_different_spans_in_one_call(causal: bool) -> None:
         assert_close(mine, own)
 
 
-def test_a_span_that_is_no_number_is_named() -> None:
-    """As after a step of training that went wrong."""
+def test_a_span_of_nan_raises_an_error_that_names_it() -> None:
+    """A failed training step can produce such a span."""
     spans = torch.tensor([1.0, math.nan, 1.0, 1.0], dtype=torch.float64)
     with pytest.raises(ValueError, match=r"adaptive_span: spans must be numbers; got .*nan"):
         variants.create("adaptive_span")(*tensors(9, 9), parameters={"span": spans})
 
 
-def test_operations_are_those_of_as_many_heads_as_there_are() -> None:
+def test_operations_are_counted_for_every_head() -> None:
     attention = variants.create("adaptive_span", max_span=64, ramp_size=4)
     for heads in (1, 3, 8):
         query = torch.zeros(1, heads, 200, 2, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Implementations from outside: entered, called, refused, and measured by `--import`."""
+"""Implementations that a user adds: registration, calls, errors, and measurement by `--import`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _as_it_was() -> Iterator[None]:
 
 
 def own(attention: variants.Attention, *tensors: Tensor, **call: Any) -> Tensor:
-    """What the variant computes itself."""
+    """The result of the variant's own kernel."""
     return attention.attend(*tensors, Call(**call))
 
 
@@ -55,7 +55,7 @@ def mine(window_size: int = 8) -> variants.Attention:
 
 
 class TestEntered:
-    def test_the_name_is_a_value_of_implementation(self) -> None:
+    def test_an_added_name_is_a_valid_value_of_implementation(self) -> None:
         with pytest.raises(ValueError, match=r"implementation must be one of auto, .*got 'mine'"):
             mine()
         add()
@@ -74,21 +74,23 @@ class TestEntered:
             ({"supports": {"magic"}}, r"sliding_window/other: supports \['magic'\] is not in"),
         ],
     )
-    def test_a_mistake_is_told(self, changes: dict[str, Any], message: str) -> None:
+    def test_invalid_registrations_raise_an_error(
+        self, changes: dict[str, Any], message: str
+    ) -> None:
         add()
         with pytest.raises(ValueError, match=message):
             add_implementation(
                 **{"variant": "sliding_window", "name": "other", "attend": own} | changes
             )
 
-    def test_no_sweep_of_all_variants_takes_it_by_itself(self) -> None:
+    def test_a_sweep_of_all_variants_does_not_include_an_added_implementation(self) -> None:
         add()
         assert "mine" not in variants.REGISTRY["sliding_window"].info.implementations
         assert all(it.implementation == "auto" for it in variants.grid("sliding_window"))
 
 
 class TestCalled:
-    def test_with_the_variant_and_the_arguments_of_attend(self) -> None:
+    def test_an_added_kernel_receives_the_variant_and_the_arguments_of_attend(self) -> None:
         seen: list[Any] = []
 
         def attend(*given: Any, **call: Any) -> Tensor:
@@ -117,7 +119,7 @@ class TestCalled:
             ("key_padding_mask", {"key_padding_mask": torch.zeros(1, 8, dtype=torch.bool)}),
         ],
     )
-    def test_what_it_does_not_declare_is_refused(
+    def test_undeclared_capabilities_are_refused(
         self, capability: str, call: dict[str, Any]
     ) -> None:
         add(supports={"backward"})
@@ -128,11 +130,11 @@ class TestCalled:
             mine()(x, x, x, **call)
         variants.create("sliding_window")(x, x, x, **call)
 
-    def test_it_has_no_more_than_the_variant(self) -> None:
+    def test_an_implementation_supports_no_more_than_its_variant(self) -> None:
         add(supports={"causal", "step"})
         assert mine().supports == {"causal"}
 
-    def test_where_it_cannot_run_it_says_why(self) -> None:
+    def test_an_implementation_that_cannot_run_raises_the_reason(self) -> None:
         add(unavailable=lambda device: f"not on a {device.type}")
         x = torch.randn(1, 2, 8, 4)
         assert mine().cannot_run(CPU) == "not on a cpu"
@@ -143,12 +145,14 @@ class TestCalled:
 
 
 class TestRow:
-    def test_a_wrong_one_is_incorrect(self) -> None:
+    def test_a_wrong_implementation_is_incorrect(self) -> None:
         add(attend=zeros)
         row, _ = worker.measure(case(implementation="mine"), settings())
         assert row.status is Status.INCORRECT
 
-    def test_one_that_differs_is_measured_and_says_so(self) -> None:
+    def test_an_implementation_with_a_declared_difference_is_measured_and_its_row_says_so(
+        self,
+    ) -> None:
         add(attend=zeros, differs="returns zeros")
         row, _ = worker.measure(case(implementation="mine"), settings())
         assert row.status is Status.OK
@@ -156,7 +160,7 @@ class TestRow:
         assert row.approx_error_rel_l2 == 1.0
         assert row.impl_error_rel_l2 is row.mass_recall is row.tflops is None
 
-    def test_without_backward_it_is_unsupported(self) -> None:
+    def test_an_implementation_without_backward_is_unsupported_in_a_backward_case(self) -> None:
         add(supports={"causal"})
         row, _ = worker.measure(
             case(implementation="mine", direction="forward_backward"), settings()
@@ -177,7 +181,7 @@ AXES = ["--set=implementation=auto,mine", "--set=heads=1", "--set=head_dim=8", "
 
 
 class TestCommand:
-    """`--import`, in processes of their own."""
+    """`--import`, in separate processes."""
 
     @pytest.fixture
     def bench(self, tmp_path: Path) -> Any:
@@ -195,7 +199,9 @@ class TestCommand:
 
         return run
 
-    def test_a_module_of_the_folder_is_raced_and_resumed(self, bench: Any, tmp_path: Path) -> None:
+    def test_a_module_of_the_current_folder_is_measured_and_the_run_is_resumed(
+        self, bench: Any, tmp_path: Path
+    ) -> None:
         variant = "--set=variant=sliding_window window_size=8"
         words = ["--import=my_kernel", *AXES, variant, "--set=seq_len=32,64", "--seconds=0.01"]
         said = bench("run", *words, "--out=run")
@@ -205,7 +211,7 @@ class TestCommand:
         plan = json.loads(lines[0])["environment"]["sweep"]
         assert (plan["modules"], plan["added"]) == (["my_kernel"], ["sliding_window/mine"])
 
-        journal.write_text("\n".join(lines[:3]) + "\n")  # as if it had stopped after one case
+        journal.write_text("\n".join(lines[:3]) + "\n")  # as if the run had stopped after one case
         (tmp_path / "run" / "results.csv").unlink()
         said = bench("run", "--resume", "run")
         assert said.returncode == 0, said.stderr
@@ -217,7 +223,7 @@ class TestCommand:
         assert said.returncode == 2
         assert "was started with --import of my_kernel" in said.stderr
 
-    def test_it_is_planned_and_listed(self, bench: Any) -> None:
+    def test_an_added_implementation_is_planned_and_listed(self, bench: Any) -> None:
         axes = [*AXES, "--set=variant=sliding_window", "--set=seq_len=32"]
         count = 2 * len(variants.grid("sliding_window"))
         assert f"{count} cases" in bench("plan", "--import=my_kernel", *axes).stdout
@@ -225,7 +231,7 @@ class TestCommand:
 
 
 @pytest.mark.parametrize("verb", ["run", "plan", "list"])
-def test_a_module_that_is_not_there_is_one_sentence(verb: str) -> None:
+def test_a_missing_module_ends_with_a_message_of_one_sentence(verb: str) -> None:
     said = CliRunner().invoke(main, [verb, "--import", "nosuch"])
     assert said.exit_code == 2
     assert said.stderr.splitlines()[-1] == "Error: --import nosuch: No module named 'nosuch'"

@@ -1,4 +1,4 @@
-"""Additive attention, written out a second time by loops over rows, keys and hidden units."""
+"""Additive attention, implemented a second time by loops over rows, keys and hidden units."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def parameters() -> dict[str, Tensor]:
 
 
 def by_tanh(query: Tensor, key: Tensor, learned: dict[str, Tensor], scale: float = 1.0) -> Tensor:
-    """Scores (batch, heads, query_len, key_len), all units at once."""
+    """Scores (batch, heads, query_len, key_len), computed for all units at once."""
     queries = scale * query @ learned["query_projection"]
     keys = key.repeat_interleave(HEADS // KV_HEADS, 1) @ learned["key_projection"]
     hidden = torch.tanh(queries[:, :, :, None] + keys[:, :, None])
@@ -43,7 +43,7 @@ def by_tanh(query: Tensor, key: Tensor, learned: dict[str, Tensor], scale: float
 @pytest.mark.parametrize("padded", [False, True], ids=["all", "padded"])
 @pytest.mark.parametrize("causal", [False, True], ids=["", "causal"])
 @pytest.mark.parametrize(("query_len", "key_len"), [(12, 12), (5, 12), (12, 5), (1, 12)])
-def test_it_is_softmax_of_a_vector_times_tanh(
+def test_additive_attention_is_softmax_of_a_vector_times_tanh(
     query_len: int, key_len: int, causal: bool, padded: bool
 ) -> None:
     attention = variants.create("additive", hidden_dim=UNITS)
@@ -84,7 +84,7 @@ def test_the_query_is_not_scaled_by_default() -> None:
     assert not torch.allclose(attention(*inputs), attention(*inputs, scale=0.5))
 
 
-def test_parameters_keep_hidden_units_and_scores_of_unit_size() -> None:
+def test_initial_parameters_give_hidden_units_and_scores_of_unit_size() -> None:
     made = variants.create("additive", hidden_dim=256).init_parameters(8, 64)
     shapes = {name: tuple(tensor.shape) for name, tensor in made.items()}
     assert shapes == {
@@ -97,17 +97,18 @@ def test_parameters_keep_hidden_units_and_scores_of_unit_size() -> None:
     assert not torch.equal(made["query_projection"], made["key_projection"])
 
 
-# How large the hidden units of queries and of keys are.
+# Sizes of the hidden units of queries and of keys.
 SIZES = [(1.0, 1.0), (1e3, 1.0), (1.0, 1e3), (1e3, 1e3)]
 
 
 @pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_hidden_units_of_any_size_are_those_of_tanh(
+def test_hidden_units_of_any_size_equal_those_of_tanh(
     sizes: tuple[float, float], dtype: torch.dtype, causal: bool
 ) -> None:
-    """Large opposite ones, whose sum tanh does not round to ±1, among them; only in some keys."""
+    """Large units of opposite sign are included, in some keys only: tanh of their sum does not
+    round to ±1."""
     query, key, value = tensors(40, 40, dtype)
     learned = {name: tensor.to(dtype) for name, tensor in parameters().items()}
     query[:, :, ::3] *= sizes[0]
@@ -130,7 +131,7 @@ def test_hidden_units_of_any_size_are_those_of_tanh(
     leaves = [x.requires_grad_() for x in (query, key, value)]
     doubles = [x.detach().double().requires_grad_() for x in leaves]
     out, expected = attend(*leaves), right(*doubles)
-    # In float32, hidden units of a thousand are themselves off by 1e-4.
+    # In float32, hidden units of size 1000 have a rounding error of 1e-4.
     near = {"rtol": 1e-9, "atol": 1e-9} if dtype is torch.float64 else {"rtol": 2e-3, "atol": 2e-3}
     assert_close(out.double(), expected, **near)
     grads = torch.autograd.grad(out.sum(), leaves)
@@ -139,7 +140,7 @@ def test_hidden_units_of_any_size_are_those_of_tanh(
 
 
 @pytest.mark.parametrize("rows", [7, row_blocks.ROWS])
-def test_a_later_key_of_any_size_leaves_earlier_rows_as_they_are_to_the_bit(
+def test_a_later_key_of_any_size_leaves_earlier_rows_bit_for_bit_unchanged(
     rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(row_blocks, "ROWS", rows)
@@ -154,7 +155,7 @@ def test_a_later_key_of_any_size_leaves_earlier_rows_as_they_are_to_the_bit(
         assert not torch.equal(after, before)
 
 
-def test_a_vector_of_large_numbers_stays_in_range() -> None:
+def test_a_vector_of_large_numbers_gives_finite_results() -> None:
     query, key, value = tensors(20, 20, torch.float32)
     learned = {name: tensor.float() for name, tensor in parameters().items()}
     learned["query_projection"] *= 50

@@ -1,6 +1,7 @@
-"""Which package may import which: variants <- bench <- reports, and what that keeps out.
+"""The allowed imports between packages: variants <- bench <- reports, and the modules that are
+excluded.
 
-The rules are functions of a folder, so that each is also shown a folder that breaks it.
+Each rule is a function of a folder, so the tests also apply it to a folder that breaks it.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ import variants
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("variants", "bench", "reports")
 
-# What `variants` may need on import; engines beyond torch are imported where they are called.
+# Modules that `variants` may import at module level. Engines beyond torch are imported where they
+# are called.
 VARIANTS_NEEDS = frozenset({"torch", "numpy"})
-# Optional, slow or for pictures: not on import of what runs kernels.
+# Optional, slow or for pictures: not imported at module level by code that runs kernels.
 NOT_ON_IMPORT = frozenset(
     {
         "xformers",
@@ -39,7 +41,7 @@ NOT_ON_IMPORT = frozenset(
     }
 )
 SCHEMAS = frozenset({"bench.measurement", "bench.model.row"})
-# Names of a package and of transformers' own attention, which are also names of implementations.
+# Names of a package and of transformers' own attention that are also names of implementations.
 NAMES_OF_OTHERS = frozenset(
     {
         ("bench.environment", "xformers"),
@@ -55,7 +57,7 @@ NO_NAMES = frozenset({"utils", "util", "helpers", "helper", "common", "misc", "t
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module, and whether importing the importer is enough to import it."""
+    """One imported module, and whether the import runs when the importing module is imported."""
 
     importer: str
     module: str
@@ -70,7 +72,7 @@ class Import:
 
 
 def modules(root: Path) -> dict[str, Path]:
-    """Dotted names and files of the three packages."""
+    """Dotted names and files of the modules of the three packages."""
     found = {}
     for package in PACKAGES:
         for file in sorted((root / package).rglob("*.py")):
@@ -100,7 +102,8 @@ def imports(root: Path) -> Iterator[Import]:
 
 
 def walk(node: ast.AST, *, at_once: bool) -> Iterator[tuple[ast.AST, bool]]:
-    """Every node, and whether it runs on import: not within functions, not for type checkers."""
+    """Every node, and whether it runs at import: not inside functions and not under
+    TYPE_CHECKING."""
     for child in ast.iter_child_nodes(node):
         lazy = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
@@ -118,7 +121,7 @@ def variant_modules(root: Path) -> set[str]:
 
 
 def arrows(root: Path) -> list[str]:
-    """variants <- bench <- reports, however late the import."""
+    """variants <- bench <- reports, also for imports inside functions."""
     wrong = []
     for found in imports(root):
         importer = found.importer.partition(".")[0]
@@ -132,9 +135,9 @@ def arrows(root: Path) -> list[str]:
 
 
 def reports_read_files(root: Path) -> list[str]:
-    """Reports know the schemas of runs and nothing that runs a kernel. Only documents, and one
-    module that reads declared facts, know variants. Documents are imported when they are asked
-    for."""
+    """Reports know the schemas of runs and import nothing that runs a kernel. Only the documents,
+    and one module that reads declared facts, import variants. The documents are imported when they
+    are requested."""
     wrong = []
     for found in imports(root):
         if found.importer.partition(".")[0] != "reports":
@@ -155,7 +158,7 @@ def _within(module: str, package: str) -> bool:
 
 
 def variants_stand_alone(root: Path) -> list[str]:
-    """A variant is one file: no module of the package imports it by name."""
+    """Each variant is one file, and no module of the package imports a variant by name."""
     files = variant_modules(root)
     return [
         str(found)
@@ -178,14 +181,14 @@ def light_to_import(root: Path) -> list[str]:
 
 
 def variants_by_name(root: Path) -> list[str]:
-    """Bench and reports ask a variant what it declares: none knows the name of a variant, of an
-    implementation or of a hyperparameter. Sweeps and public implementations are about variants,
-    and so name them."""
+    """Bench and reports read the facts that a variant declares. They contain no name of a
+    variant, an implementation or a hyperparameter. Sweeps and public implementations are about
+    variants, so they may name them."""
     names = set(variants.REGISTRY)
     for name, cls in variants.REGISTRY.items():
         names.update(cls.info.implementations)
         names.update(known.name for known in variants.hyperparameters(name))
-    names -= {"seed"}  # of every random draw, that of inputs among them
+    names -= {"seed"}  # the seed of every random draw, including inputs
     wrong = []
     for module, file in modules(root).items():
         if not module.startswith(("bench.", "reports.")) or module.startswith("bench.peers."):
@@ -199,7 +202,7 @@ def variants_by_name(root: Path) -> list[str]:
 
 
 def contract_imports_no_engine(root: Path) -> list[str]:
-    """The contract is an interface: engines import it, it imports no engine."""
+    """The contract is an interface: engines import it, and it imports no engine."""
     return [
         str(found)
         for found in imports(root)
@@ -210,7 +213,7 @@ def contract_imports_no_engine(root: Path) -> list[str]:
 
 
 def circles(root: Path) -> list[str]:
-    """No module imports itself through others, however late the import or for types alone."""
+    """No module imports itself through others, including imports inside functions and for types."""
     known = modules(root)
     graph: dict[str, set[str]] = {name: set() for name in known}
     for found in imports(root):
@@ -224,7 +227,7 @@ def circles(root: Path) -> list[str]:
 
 
 def names_used_twice(root: Path) -> list[str]:
-    """A file or a class is found by its name alone."""
+    """The name of a file or a class identifies it."""
     places: dict[str, list[str]] = {}
     for module, file in modules(root).items():
         if file.stem not in ("__init__", "__main__"):
@@ -260,7 +263,7 @@ def test_the_packages_keep_the_rule(rule: object) -> None:
     assert rule(ROOT) == []
 
 
-def test_all_three_packages_are_looked_at() -> None:
+def test_the_modules_of_all_three_packages_are_found() -> None:
     found = modules(ROOT)
     for package in PACKAGES:
         assert sum(name.startswith(f"{package}.") for name in found) > 3
@@ -268,7 +271,7 @@ def test_all_three_packages_are_looked_at() -> None:
 
 
 def folder(tmp_path: Path, files: dict[str, str]) -> Path:
-    """A small project that keeps every rule, but for `files`."""
+    """A small project that keeps every rule, except for `files`."""
     innocent = {
         "variants/__init__.py": "from variants.contract.registry import REGISTRY",
         "variants/full.py": "import torch\nfrom variants.contract.registry import REGISTRY",
@@ -292,7 +295,7 @@ def folder(tmp_path: Path, files: dict[str, str]) -> Path:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_a_project_that_keeps_the_rules_is_not_accused(rule: object, tmp_path: Path) -> None:
+def test_a_project_that_keeps_the_rules_passes(rule: object, tmp_path: Path) -> None:
     assert callable(rule)
     assert rule(folder(tmp_path, {})) == []
 
@@ -423,7 +426,7 @@ def test_a_project_that_keeps_the_rules_is_not_accused(rule: object, tmp_path: P
         (names_that_say_nothing, "variants/helpers/x.py", "", "variants.helpers.x"),
     ],
 )
-def test_a_project_that_breaks_a_rule_is_accused(
+def test_a_project_that_breaks_a_rule_fails(
     rule: object, file: str, text: str, accused: str, tmp_path: Path
 ) -> None:
     assert callable(rule)
@@ -438,7 +441,7 @@ def test_every_file_of_variants_registers_exactly_its_own_name() -> None:
 
 
 def test_importing_variants_imports_no_engine() -> None:
-    """Whatever way the import is written; torch may bring its own compiler along."""
+    """However the import is written; torch itself may import its own compiler."""
     code = "import variants, sys; print(*{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
@@ -448,5 +451,5 @@ def test_importing_variants_imports_no_engine() -> None:
     assert not loaded & (NOT_ON_IMPORT - {"triton"} | {"bench", "reports"})
 
 
-def test_the_package_under_test_is_the_one_of_this_folder() -> None:
+def test_the_tested_package_is_the_one_of_this_folder() -> None:
     assert Path(variants.__file__).resolve().is_relative_to(ROOT.resolve())

@@ -1,4 +1,5 @@
-"""Under autocast calls and layers take what torch's own attention takes, and give what it gives."""
+"""Under autocast, calls and layers accept the inputs of torch's own attention and give the same
+results."""
 
 from __future__ import annotations
 
@@ -31,9 +32,11 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 @pytest.mark.parametrize("half", HALF)
 @pytest.mark.parametrize("attention", attentions("small"))
-def test_any_mixture_of_dtypes(attention: Attention, half: torch.dtype) -> None:
-    """Cast as by hand; gradients come back in the dtype of each input. All mixtures for one
-    variant, as the cast is that of `Attention`."""
+def test_any_mixture_of_dtypes_is_cast_like_by_hand(
+    attention: Attention, half: torch.dtype
+) -> None:
+    """Gradients have the dtype of each input. One variant is tested with all mixtures, because
+    `Attention` does the cast."""
     causal = attention.info.causal_choices[-1]
     mixtures = [*itertools.product(DTYPES, repeat=3)]
     if attention.info.name != "sliding_window":
@@ -57,7 +60,9 @@ def test_any_mixture_of_dtypes(attention: Attention, half: torch.dtype) -> None:
 
 @pytest.mark.parametrize("half", HALF)
 @pytest.mark.parametrize("length", [30, 300])
-def test_result_and_error_of_exact_attention_are_torchs(length: int, half: torch.dtype) -> None:
+def test_result_and_error_of_exact_attention_equal_those_of_torch(
+    length: int, half: torch.dtype
+) -> None:
     for dtypes in itertools.product(DTYPES, repeat=3):
         inputs = tensors(*dtypes, length=length)
         exact = scaled_dot_product_attention(*(x.double() for x in inputs))
@@ -68,8 +73,9 @@ def test_result_and_error_of_exact_attention_are_torchs(length: int, half: torch
         assert relative(found, exact) < 1.2 * relative(own, exact)
 
 
-def test_float64_is_left_alone() -> None:
-    """As torch's own attention leaves it; both refuse a mixture with another dtype."""
+def test_float64_is_not_cast() -> None:
+    """Torch's own attention does not cast it either; both raise for a mixture with another
+    dtype."""
     inputs = tensors(torch.float64, torch.float64, torch.float64)
     attention = variants.create("sliding_window")
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -93,8 +99,8 @@ def test_without_autocast_dtypes_must_agree() -> None:
 
 @pytest.mark.parametrize("half", HALF)
 @pytest.mark.parametrize("attention", attentions("small", where=supports("distance_bias")))
-def test_a_bias_by_distance(attention: Attention, half: torch.dtype) -> None:
-    """Of any dtype; it is added to float32 scores."""
+def test_a_distance_bias_of_any_dtype_is_accepted(attention: Attention, half: torch.dtype) -> None:
+    """The bias is added to float32 scores."""
     inputs = tensors(torch.float32, half, torch.float32)
     bias = torch.randn(2, 59, requires_grad=True)
     with torch.autocast("cpu", dtype=half):
@@ -107,8 +113,8 @@ def test_a_bias_by_distance(attention: Attention, half: torch.dtype) -> None:
 
 @pytest.mark.parametrize("half", HALF)
 @pytest.mark.parametrize("attention", attentions("small", where=supports("step")))
-def test_decoding(attention: Attention, half: torch.dtype) -> None:
-    """A state holds the dtype of autocast, whatever the tokens are."""
+def test_decoding_under_autocast(attention: Attention, half: torch.dtype) -> None:
+    """A state has the dtype of autocast, independent of the dtype of the tokens."""
     inputs = tensors(torch.float32, half, torch.float32)
     expected = attention(*(x.to(half) for x in inputs), causal=True)
     with torch.no_grad(), torch.autocast("cpu", dtype=half):
@@ -122,7 +128,7 @@ def test_decoding(attention: Attention, half: torch.dtype) -> None:
 
 
 def layers() -> list[Any]:
-    """One attention with every position, others with one."""
+    """The sliding window with every position encoding, the other attentions with one."""
     found = []
     for case in attentions("small"):
         one = case.values[0].info.name == "sliding_window"
@@ -156,8 +162,8 @@ def test_one_training_step_of_a_layer(
     assert any(not torch.equal(x, old) for x, old in zip(layer.parameters(), before, strict=True))
 
 
-def test_it_does_not_reach_into_a_kernel() -> None:
-    """Sums over thousands of keys, which a half type would lose, stay in float32."""
+def test_autocast_does_not_affect_operations_inside_a_kernel() -> None:
+    """Sums over thousands of keys stay in float32; a half type would lose digits."""
     inputs = tensors(torch.float32, torch.float32, torch.float32, length=3000)
     rounded = [x.bfloat16().float() for x in inputs]
     attention = variants.create("linear")

@@ -1,4 +1,4 @@
-"""What errors are set beside: the mean of the values, random keys, the best keys, the dtype."""
+"""Reference values for errors: the mean of the values, random keys, the best keys, the dtype."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def error_of(own: Tensor, exact: Tensor, value: Tensor) -> float:
 @pytest.mark.parametrize("shape", [(40, 40), (40, 64), (40, 12)])
 @pytest.mark.parametrize("causal", [False, True])
 class TestBaselines:
-    def test_the_mean_of_the_values_is_that_of_visible_ones(
+    def test_the_mean_of_the_values_includes_only_visible_keys(
         self, shape: tuple[int, int], causal: bool
     ) -> None:
         tensors = problem(*shape)
@@ -58,7 +58,7 @@ class TestBaselines:
         assert found == pytest.approx(error_of(even, exact, tensors[2]), rel=1e-12)
 
     @pytest.mark.parametrize("count", [1, 5, 1000])
-    def test_the_best_keys_are_those_of_greatest_weight(
+    def test_the_best_keys_are_those_with_the_largest_weights(
         self, shape: tuple[int, int], causal: bool, count: int
     ) -> None:
         tensors = problem(*shape)
@@ -71,10 +71,10 @@ class TestBaselines:
         _, found = weights.baselines(reference, keys)
         assert found == pytest.approx(error_of(kept, exact, tensors[2]), rel=1e-9, abs=1e-14)
 
-    def test_random_keys_are_visible_and_as_many_as_said(
+    def test_random_keys_are_visible_and_have_the_given_number(
         self, shape: tuple[int, int], causal: bool
     ) -> None:
-        """Told from outputs: values are unit vectors, so that an output lists its weights."""
+        """Values are unit vectors, so each output shows the weights of its row."""
         query, key, _ = problem(*shape)
         value = torch.eye(shape[1], dtype=torch.float64).expand(2, 2, -1, -1)
         reference = refer((query, key, value), causal)
@@ -95,7 +95,9 @@ class TestBaselines:
             assert not torch.equal(chosen > 0, best > 0)
 
 
-def test_rows_at_a_time_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_rows_at_a_time_does_not_change_the_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     tensors = problem()
     attention = variants.create("lsh", bucket_size=8)
     reference = refer(tensors, True)
@@ -115,12 +117,12 @@ class TestBudget:
     def weighed(self, seen: Tensor) -> Weighed:
         return Weighed(seen, seen, seen, seen, seen, None)
 
-    def test_is_what_the_method_sees_row_by_row_if_that_is_not_more(self) -> None:
+    def test_the_budget_of_a_row_is_the_number_of_keys_it_sees_up_to_the_limit(self) -> None:
         reference = refer(problem(), True)
         seen = torch.arange(1, 41).clamp(max=7).double().expand(2, 4, 40)
         assert torch.equal(weights.budget(reference, self.weighed(seen), 20.0), seen.long())
 
-    def test_is_what_its_operations_would_read_if_it_sees_more(self) -> None:
+    def test_the_budget_is_limited_by_the_keys_that_its_operations_could_read(self) -> None:
         reference = refer(problem(), True)
         seen = torch.arange(1, 41).double().expand(2, 4, 40)
         found = weights.budget(reference, self.weighed(seen), 5.4)
@@ -129,14 +131,14 @@ class TestBudget:
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_floor_of_a_dtype_is_about_its_rounding(dtype: torch.dtype, causal: bool) -> None:
+def test_the_floor_of_a_dtype_is_close_to_its_rounding(dtype: torch.dtype, causal: bool) -> None:
     found = refer(problem(dtype=dtype), causal).dtype_floor()
     assert found is not None
     assert torch.finfo(dtype).eps / 30 < found < 4 * torch.finfo(dtype).eps
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_the_floor_is_what_the_whole_call_of_sdpa_is_off_by(causal: bool) -> None:
+def test_the_floor_equals_the_error_of_a_whole_call_of_sdpa(causal: bool) -> None:
     query, key, value = problem(300, 300, dtype=torch.float32)
     reference = refer((query, key, value), causal)
     out = scaled_dot_product_attention(query, key, value, is_causal=causal, enable_gqa=True)
@@ -144,8 +146,8 @@ def test_the_floor_is_what_the_whole_call_of_sdpa_is_off_by(causal: bool) -> Non
     assert reference.dtype_floor() == pytest.approx(expected, rel=0.05)
 
 
-def test_the_floor_of_one_row_is_that_of_the_kernel_for_many() -> None:
-    """SDPA has another kernel for one query, which adds long sums up less well."""
+def test_the_floor_of_one_row_equals_the_floor_of_the_kernel_for_many_rows() -> None:
+    """SDPA has another kernel for one query, which sums long rows less accurately."""
     generator = torch.Generator().manual_seed(0)
     query = torch.zeros(1, 1, 1, 16)
     key, value = (torch.randn(1, 1, 1 << 18, 16, generator=generator) + 1 for _ in range(2))
@@ -154,14 +156,14 @@ def test_the_floor_of_one_row_is_that_of_the_kernel_for_many() -> None:
     assert alone == pytest.approx(together, rel=0.5)
 
 
-def test_float64_has_hardly_a_floor() -> None:
+def test_the_floor_of_float64_is_almost_zero() -> None:
     found = refer(problem(), True).dtype_floor()
     assert found is not None
     assert found < 1e-14
 
 
-def test_recall_of_the_top_is_the_share_that_is_seen() -> None:
-    """A window of 5 sees up to 11 keys; of 100, the 64 best are sought."""
+def test_top64_recall_is_the_share_of_the_best_keys_that_is_visible() -> None:
+    """A window of 5 sees up to 11 keys; for a window of 100, the best 64 keys count."""
     tensors = problem(100, 100)
     window = variants.create("sliding_window", window_size=5)
     exact = dense(tensors, False)
@@ -173,15 +175,15 @@ def test_recall_of_the_top_is_the_share_that_is_seen() -> None:
     assert seen.top64_recall == pytest.approx(float(near.double().mean()), rel=1e-12)
 
 
-def test_recall_of_the_top_asks_for_visible_keys_only() -> None:
+def test_top64_recall_counts_only_visible_keys() -> None:
     everything = variants.create("sliding_window", window_size=100)
     reference = refer(problem(50, 50), True)
     seen = accuracy.measure(everything, reference, everything(*problem(50, 50), causal=True))
     assert seen.top64_recall == 1.0
 
 
-def test_recall_of_the_top_asks_for_keys_with_weight_only() -> None:
-    """Of very peaked rows all weights but a few are too small for a number."""
+def test_top64_recall_counts_only_keys_with_weight() -> None:
+    """In very peaked rows all weights but a few are zero in floating point."""
     query, key, value = problem(100, 100)
     query = query * 1e4
     everything = variants.create("sliding_window", window_size=100)
@@ -198,7 +200,7 @@ def test_recall_of_the_top_asks_for_keys_with_weight_only() -> None:
 
 
 class TestRows:
-    def test_the_worst_and_the_median_row(self) -> None:
+    def test_the_errors_of_the_worst_and_the_median_row(self) -> None:
         tensors = problem()
         reference = refer(tensors, True)
         out = reference.exact.out.clone()
@@ -211,7 +213,7 @@ class TestRows:
         seen = accuracy.measure(variants.create("full"), reference, out)
         assert seen.approx_error_median_row == pytest.approx(0.25, rel=1e-9)
 
-    def test_rows_that_see_no_key_are_no_matter(self) -> None:
+    def test_rows_that_see_no_key_do_not_change_the_results(self) -> None:
         tensors = problem(40, 12)
         window = variants.create("sliding_window", window_size=3)
         seen = accuracy.measure(window, refer(tensors, True), window(*tensors, causal=True))
@@ -223,7 +225,7 @@ class TestRows:
         assert seen.total_variation == pytest.approx(expected.total_variation)
         assert accuracy.contradiction(window, seen) == ""
 
-    def test_every_head_is_judged_by_itself(self) -> None:
+    def test_every_head_has_its_own_errors(self) -> None:
         tensors = problem()
         reference = refer(tensors, True)
         out = reference.exact.out.clone()
@@ -259,7 +261,7 @@ class TestSeeds:
         assert seen.approx_error_seeds == 5
         assert expected > 0
 
-    def test_a_method_without_random_numbers_has_none(self) -> None:
+    def test_a_method_without_random_numbers_has_no_spread(self) -> None:
         linear = variants.create("linear")
         assert accuracy.seed_errors(linear, refer(problem(), False)) == []
         seen = accuracy.measure(linear, refer(problem(), False), linear(*problem()))
@@ -267,7 +269,7 @@ class TestSeeds:
 
 
 class TestSharedQueriesAndKeys:
-    def test_sharing_and_approximating_are_told_apart(self) -> None:
+    def test_errors_of_sharing_and_of_approximation_are_separate(self) -> None:
         query, _, _ = problem(48, 48)
         generator = torch.Generator().manual_seed(2)
         key, value = (
@@ -277,7 +279,8 @@ class TestSharedQueriesAndKeys:
         reference = refer((query, key, value), True)
         out = lsh(query, query, value, causal=True)
         seen = accuracy.measure(lsh, reference, out, shared_qk=True)
-        # By hand: keys are normalised queries, and a token sees itself only if nothing else.
+        # By hand: keys are normalised queries, and a token sees itself only if it sees no other
+        # key.
         unit = query / query.norm(dim=-1, keepdim=True)
         scores = query @ unit.transpose(-2, -1) / math.sqrt(8)
         hidden = torch.ones(48, 48, dtype=torch.bool).triu()
@@ -293,13 +296,13 @@ class TestSharedQueriesAndKeys:
         assert 0.01 < (seen.target_error_rel_l2 or 0) != seen.substitution_error_rel_l2
         assert accuracy.contradiction(lsh, seen) == ""
 
-    def test_without_sharing_there_is_nothing_to_tell_apart(self) -> None:
+    def test_without_sharing_there_are_no_separate_errors(self) -> None:
         window = variants.create("sliding_window", window_size=3)
         seen = accuracy.measure(window, refer(problem(), False), window(*problem()))
         assert seen.target_error_rel_l2 is seen.substitution_error_rel_l2 is None
 
 
-def test_weights_that_are_no_softmax_over_fewer_keys_are_found() -> None:
+def test_weights_that_are_no_softmax_over_the_seen_keys_are_detected() -> None:
     tensors = problem()
     window = variants.create("sliding_window", window_size=3)
     reference = refer(tensors, False)

@@ -1,4 +1,4 @@
-"""Answers of a kernel and of the definition of its variant, gradients included."""
+"""Outputs and gradients of a kernel and of the dense definition of its variant."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from variants import Attention
 
 
 def for_each_head(tensor: Tensor, heads: int) -> Tensor:
-    """Keys or values as each query head reads them: head h reads h // (heads // kv_heads)."""
+    """Keys or values for each query head: query head h reads key head h // (heads // kv_heads)."""
     group = heads // tensor.shape[1]
     return torch.stack([tensor[:, head // group] for head in range(heads)], dim=1)
 
@@ -22,7 +22,7 @@ def for_each_head(tensor: Tensor, heads: int) -> Tensor:
 def own_answer(
     attention: Attention, query: Tensor, key: Tensor, value: Tensor, **call: Any
 ) -> Tensor:
-    """What the variant's own definition says."""
+    """The output of the variant's own dense definition."""
     return attention.weights(query, key, **call) @ for_each_head(value, query.shape[1])
 
 
@@ -44,8 +44,8 @@ def with_gradients(
 def assert_same_answers(
     attention: Attention, reference: Attention, shape: Shape, call: dict[str, Any]
 ) -> None:
-    """Kernel of `attention` against the definition of `reference`, gradients included, that of a
-    `distance_bias` in the call among them."""
+    """Compare output and gradients of the kernel of `attention` with the definition of `reference`.
+    A `distance_bias` in the call has a gradient too, and it is compared."""
     query, key, value = shape.tensors()
     call = {"scale": shape.scale, **call}
     if "backward" not in attention.info.supports:

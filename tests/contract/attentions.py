@@ -1,7 +1,7 @@
-"""Every registered variant, with small and other hyperparameters.
+"""Every registered variant, with small hyperparameters and with others.
 
-The variants are never named: hyperparameters come from the fields of each class, and a property
-applies where `info.supports` and `target` say so.
+No variant is named here. Hyperparameters come from the fields of each class. A property is tested
+where `info.supports` and `target` declare it.
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ from torch import Tensor
 import variants
 from variants import REGISTRY, Attention
 
-# Compiled for seconds at every shape, and so tested apart, on a few shapes: `test_flex`.
+# Compilation takes seconds at every shape, so `test_flex` tests this implementation, on a few
+# shapes.
 COMPILED = {"flex"}
 
 
 def small_settings(name: str) -> dict[str, Any]:
-    """Values that cut a few dozen tokens into many pieces, as the variant declares them."""
+    """The small values that the variant declares: they split a few dozen tokens into many
+    blocks."""
     return {known.name: known.small for known in variants.hyperparameters(name)}
 
 
 def settings(name: str) -> dict[str, dict[str, Any]]:
-    """Small hyperparameters; the smallest allowed; the defaults; and each other choice or flag."""
+    """Small hyperparameters; the smallest valid ones; the defaults; and each other choice or
+    flag."""
     declared = variants.hyperparameters(name)
     small = small_settings(name)
     defaults = {known.name: known.default for known in declared}
@@ -49,7 +52,7 @@ def settings(name: str) -> dict[str, dict[str, Any]]:
 def attentions(
     *labels: str, where: Callable[[Attention], bool] = lambda attention: True
 ) -> list[Any]:
-    """A pytest parameter for each setting of each variant; only some settings if `labels` says."""
+    """A pytest parameter for each setting of each variant. `labels` restricts the settings."""
     return [
         pytest.param(attention, id=f"{name}-{label}")
         for name in sorted(REGISTRY)
@@ -64,7 +67,7 @@ def attentions_and_dtypes(
     *others: torch.dtype,
     where: Callable[[Attention], bool] = lambda attention: True,
 ) -> list[Any]:
-    """Every setting in the first dtype, small hyperparameters alone in the others."""
+    """Every setting in the first dtype, and only small hyperparameters in the other dtypes."""
     small = attentions("small", where=where)
     cases = [(case, first) for case in attentions(where=where)]
     cases += [(case, dtype) for dtype in others for case in small]
@@ -85,5 +88,5 @@ def has_seed(attention: Attention) -> bool:
 
 
 def fresh_draws(attention: Attention, seed: int) -> Attention:
-    """The same variant with a seed nobody used before, so that nothing comes from a cache."""
+    """The same variant with a seed that no other test uses, so that no draws come from a cache."""
     return dataclasses.replace(attention, seed=seed) if has_seed(attention) else attention

@@ -1,4 +1,4 @@
-"""A variant whose rows return their own value, for tests of the base class alone."""
+"""A variant that returns the value of each token, for tests of the base class."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def describe(name: str, memory: str, capabilities: set[str]) -> Info:
 
 @dataclass(frozen=True)
 class OwnValue(Attention):
-    """Every row returns its own value; supports nothing."""
+    """Each row returns its own value. Supports no capability."""
 
     info = describe("own_value", "n", set())
 

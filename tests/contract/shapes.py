@@ -1,4 +1,4 @@
-"""Shapes of the tensors in the contract, and the calls that a variant supports at each."""
+"""Shapes of the tensors in the contract, and the calls that a variant supports at each shape."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class Shape:
         )
 
     def padding(self, device: str = "cpu") -> Tensor:
-        """The first sequence has holes (its first key among them), the second is all padding."""
+        """The first sequence has padding in several places, the first key included. The second
+        sequence is all padding."""
         generator = torch.Generator().manual_seed(1)
         mask = torch.rand(self.batch, self.key_len, generator=generator) < 0.3
         mask[:, 0] = self.key_len > 1
@@ -48,7 +49,7 @@ class Shape:
         return mask.to(device)
 
     def distance_bias(self, dtype: torch.dtype = torch.float64, device: str = "cpu") -> Tensor:
-        """Of the size of scores, another for each head and distance."""
+        """Biases as large as scores, different for each head and distance."""
         generator = torch.Generator().manual_seed(3)
         shape = (self.heads, self.query_len + self.key_len - 1)
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
@@ -67,7 +68,8 @@ SQUARE = Shape(2, 2, 2, 150, 150)
 
 
 def calls(attention: Attention, shape: Shape) -> list[dict[str, Any]]:
-    """The argument combinations that the variant supports at this shape; none if not the shape."""
+    """The argument combinations that the variant supports at this shape; an empty list if it does
+    not support the shape."""
     if shape.query_len != shape.key_len and not supports("cross_attention")(attention):
         return []
     return [
@@ -88,7 +90,8 @@ def attentions_and_shapes(shapes: Sequence[str]) -> list[Any]:
 
 
 def may_see(shape: Shape, call: dict[str, Any]) -> Tensor:
-    """Bool (batch, 1, query_len, key_len), from the definition of positions alone."""
+    """Bool (batch, 1, query_len, key_len): the keys that causality and padding allow, from the
+    definition of positions."""
     allowed = torch.ones(shape.batch, 1, shape.query_len, shape.key_len, dtype=torch.bool)
     if call["causal"]:
         for row in range(shape.query_len):

@@ -1,4 +1,4 @@
-"""A bias by distance, in every variant that declares it."""
+"""A `distance_bias`, in every variant that declares support for it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from variants.contract.call import Keywords
 
 
 def biased(shapes: Sequence[str]) -> list[Any]:
-    """Attentions that take a bias, and shapes."""
+    """The attentions that support a bias, each with each shape."""
     return [p for p in attentions_and_shapes(shapes) if supports("distance_bias")(p.values[0])]
 
 
@@ -41,7 +41,8 @@ def test_with_a_bias_output_and_gradients_equal_own_weights_times_value(
 
 @pytest.mark.parametrize(("attention", "shape"), biased(list(SHAPES)))
 def test_a_bias_multiplies_weights_by_its_exponential(attention: Attention, shape: Shape) -> None:
-    """The definition with a bias from the one without, entry by entry as the contract says."""
+    """Derive the weights with a bias from the weights without it, entry by entry, by the rule of
+    the contract."""
     query, key, _ = shape.tensors()
     bias = shape.distance_bias()
     i, j = torch.arange(shape.query_len)[:, None], torch.arange(shape.key_len)
@@ -58,10 +59,10 @@ def test_a_bias_multiplies_weights_by_its_exponential(attention: Attention, shap
 
 
 @pytest.mark.parametrize(("attention", "shape"), biased(["odd length, grouped heads"]))
-def test_every_named_implementation_serves_a_bias_or_says_that_it_takes_none(
+def test_every_named_implementation_supports_a_bias_or_raises_that_it_takes_none(
     attention: Attention, shape: Shape
 ) -> None:
-    """Kernels that are not here are asked past the check that they are."""
+    """For implementations that cannot run here, the check of availability is skipped."""
     call = {"distance_bias": shape.distance_bias()}
     served, refused = set(), {}
     for name in attention.info.implementations:
@@ -84,8 +85,8 @@ def test_every_named_implementation_serves_a_bias_or_says_that_it_takes_none(
 @pytest.mark.parametrize(
     ("attention", "shape"), biased(["odd length, grouped heads", "more queries than keys"])
 )
-def test_a_constant_bias_changes_nothing(attention: Attention, shape: Shape) -> None:
-    """Each head has a constant of its own, and the mean stays the mean."""
+def test_a_constant_bias_changes_no_output(attention: Attention, shape: Shape) -> None:
+    """Each head has its own constant. The output is a weighted mean and does not change."""
     if not attention.convex:
         pytest.skip("its weights form no mean")
     inputs = shape.tensors()
@@ -99,7 +100,7 @@ def test_a_constant_bias_changes_nothing(attention: Attention, shape: Shape) -> 
         )
         for mine, right in zip(found, plain, strict=False):
             assert_close(mine, right)
-        # What a row's bias gains one of its keys, another one loses.
+        # The gradients of one row's biases sum to zero, because its weights always sum to one.
         assert_close(found[4].sum(-1), torch.zeros(shape.heads, dtype=torch.float64))
 
 
@@ -121,7 +122,7 @@ def test_a_causal_call_reads_no_bias_of_later_keys(attention: Attention, shape: 
 
 @pytest.mark.parametrize("given", ["inputs", "bias"])
 @pytest.mark.parametrize(("attention", "shape"), biased(["odd length, grouped heads"]))
-def test_a_gradient_may_be_wanted_of_the_bias_alone_or_of_all_else(
+def test_the_gradient_may_be_of_the_bias_only_or_of_the_other_inputs_only(
     attention: Attention, shape: Shape, given: str
 ) -> None:
     *inputs, bias = *shape.tensors(), shape.distance_bias()

@@ -35,7 +35,7 @@ from variants import Attention
     [(SQUARE, (0, 63, 64, 127, 148)), (SHAPES["more keys than queries"], (0, 11, 28))],
     ids=["square", "more keys"],
 )
-def test_causal_output_ignores_the_future(
+def test_causal_output_does_not_depend_on_later_tokens(
     attention: Attention, shape: Shape, last_rows: Sequence[int]
 ) -> None:
     if not calls(attention, shape):
@@ -49,7 +49,7 @@ def test_causal_output_ignores_the_future(
         for change in (lambda old, new: old * 50, lambda old, new: new):
             changed = []
             for tensor, other in zip(inputs, others, strict=True):
-                # Queries, keys and values of one token change together.
+                # Change query, key and value of one token together.
                 first = row + 1 + tensor.shape[2] - shape.query_len
                 late = tensor.clone()
                 late[:, :, first:] = change(tensor, other)[:, :, first:]
@@ -64,8 +64,10 @@ def test_causal_output_ignores_the_future(
 
 
 @pytest.mark.parametrize("attention", attentions(where=supports("causal", "cross_attention")))
-def test_causal_rows_outlive_added_tokens_if_it_says_so(attention: Attention) -> None:
-    """Neither the keys that follow nor the queries asked along with a row change it."""
+def test_causal_rows_do_not_depend_on_the_number_of_tokens_if_prefix_stable(
+    attention: Attention,
+) -> None:
+    """A row does not change when later keys or other queries are added to the call."""
     query, key, value = SQUARE.tensors()
     padding = SQUARE.padding()
     padding[:, :20] = True
@@ -92,7 +94,7 @@ def test_causal_rows_outlive_added_tokens_if_it_says_so(attention: Attention) ->
 def test_a_huge_last_token_does_not_reach_earlier_outputs_through_rounding(
     attention: Attention,
 ) -> None:
-    """In float32 a stabiliser shared by the whole sequence would show."""
+    """In float32 a stabiliser that is shared by the whole sequence would change earlier outputs."""
     query, key, value = SQUARE.tensors(torch.float32)
     before = attention(query, key, value, causal=True)
     key[:, :, -1] *= 1e3
@@ -106,7 +108,9 @@ def test_a_huge_last_token_does_not_reach_earlier_outputs_through_rounding(
     ("attention", "dtype"),
     attentions_and_dtypes(torch.float64, *HALF, where=supports("key_padding_mask")),
 )
-def test_what_padding_holds_does_not_matter(attention: Attention, dtype: torch.dtype) -> None:
+def test_output_does_not_depend_on_values_at_padding(
+    attention: Attention, dtype: torch.dtype
+) -> None:
     query, key, value = ODD.tensors(dtype)
     padding = ODD.padding()[:, None, :, None].expand_as(key)
     assert bool(padding[0, 0, 0].all())
@@ -146,7 +150,7 @@ def test_a_fully_padded_sequence_gives_zero_with_zero_gradient(attention: Attent
 
 
 @pytest.mark.parametrize("attention", attentions())
-def test_sequences_of_a_batch_do_not_know_of_each_other(attention: Attention) -> None:
+def test_sequences_of_a_batch_are_independent(attention: Attention) -> None:
     query, key, value = ODD.tensors()
     for call in calls(attention, ODD):
         mask = call["key_padding_mask"]
@@ -171,8 +175,9 @@ def test_sequences_of_a_batch_do_not_know_of_each_other(attention: Attention) ->
 
 
 @pytest.mark.parametrize("attention", attentions())
-def test_heads_do_not_know_of_each_other(attention: Attention) -> None:
-    """Draws may differ from head to head, so heads are changed rather than permuted."""
+def test_heads_are_independent(attention: Attention) -> None:
+    """Random draws may differ between heads, so the test changes heads instead of permuting
+    them."""
     inputs = ODD.tensors()
     others = ODD.tensors(seed=3)
     before = plainly(attention)(*inputs)

@@ -1,4 +1,4 @@
-"""Memory grows with the length as a variant declares."""
+"""Memory grows with the sequence length at the declared rate."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from variants.engines.primitives import head_slabs
 
 
 class Allocations(TorchDispatchMode):
-    """Every tensor that an operation returns: the largest one, and the most that lived at once.
+    """Records the tensors that operations return: the largest one, and the peak of all live ones.
 
-    Counted in elements of storage, so a view or an expanded tensor costs nothing.
+    The unit is elements of storage, so a view or an expanded tensor counts as zero.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ LENGTHS = (1024, 4096)
 
 
 def allocations(attention: Attention, length: int, direction: str, **call: Any) -> tuple[int, int]:
-    """Elements of the largest tensor and the peak of live bytes, of one pass."""
+    """Elements of the largest tensor, and the peak of live elements, of one pass."""
     inputs = Shape(1, 1, 1, length, length).tensors(torch.float32)
     for tensor in inputs:
         tensor.requires_grad_(direction == "forward_backward")
@@ -104,7 +104,7 @@ def assert_memory_grows_as_declared(attention: Attention, direction: str, **call
     short, long = LENGTHS
     _, peak = allocations(attention, short, direction, **call)
     largest, long_peak = allocations(attention, long, direction, **call)
-    # No tensor is even a quarter of queries × keys, whoever asks for it.
+    # No tensor has even a quarter of queries × keys elements.
     assert largest < long**2 // 4, f"a tensor of {largest} elements at length {long}"
     growth = long_peak / peak
     assert growth < 1.5 * long / short, (
@@ -115,7 +115,8 @@ def assert_memory_grows_as_declared(attention: Attention, direction: str, **call
 
 @pytest.fixture
 def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Buffers that are full at the shorter length already, and so do not seem to grow."""
+    """Buffers that are already full at the shorter length, so that they do not grow with the
+    length."""
     monkeypatch.setattr(head_slabs, "SCORES_CPU", 1 << 18)
 
 
@@ -143,7 +144,7 @@ def test_memory_of_a_forward_pass_grows_as_declared_in_every_implementation(
 
 
 class HiddenProduct(torch.autograd.Function):
-    """All scores at once, where autograd's own record does not show them: in one direction."""
+    """Computes all scores at once where autograd does not record them: in one direction only."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, when: str) -> Tensor:
@@ -163,14 +164,15 @@ class HiddenProduct(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class SecretlyQuadratic(OwnValue):
-    """Claims memory n·d."""
+    """Declares memory n·d, but needs n²."""
 
     info = describe("secretly_quadratic", "n·d", {"backward"})
     when: str = "forward"
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         if self.when == "kept":
-            # Never more than a sixteenth of the scores at once, but autograd keeps them all.
+            # The kernel never holds more than a sixteenth of the scores at once, but autograd saves
+            # all.
             return torch.cat(
                 [torch.softmax(rows @ key.mT, -1) @ value for rows in query.chunk(16, dim=2)], 2
             )
@@ -178,10 +180,10 @@ class SecretlyQuadratic(OwnValue):
 
 
 @pytest.mark.parametrize("when", ["forward", "backward", "kept"])
-def test_a_kernel_that_builds_all_scores_in_secret_is_caught(when: str) -> None:
+def test_a_kernel_that_hides_all_scores_is_detected(when: str) -> None:
     with pytest.raises(AssertionError, match=r"elements at length|memory grows"):
         assert_memory_grows_as_declared(SecretlyQuadratic(when=when), "forward_backward")
 
 
-def test_a_kernel_that_builds_nothing_is_not_caught() -> None:
+def test_a_kernel_that_allocates_no_scores_is_not_reported() -> None:
     assert_memory_grows_as_declared(OwnValue(), "forward")

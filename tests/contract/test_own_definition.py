@@ -1,6 +1,6 @@
 """The kernel of every variant computes the result of its own `weights`.
 
-Whether these are the weights of a known method is tested in `test_dense_definitions`.
+`test_dense_definitions` tests whether these weights are those of a known method.
 """
 
 from __future__ import annotations
@@ -47,8 +47,10 @@ def test_output_and_gradients_equal_own_weights_times_value(
 @pytest.mark.parametrize(
     ("attention", "shape"), attentions_and_shapes(["odd length, grouped heads"])
 )
-def test_every_named_implementation_agrees(attention: Attention, shape: Shape) -> None:
-    """An implementation may refuse a combination, but not all of them."""
+def test_every_named_implementation_gives_the_same_result(
+    attention: Attention, shape: Shape
+) -> None:
+    """An implementation may raise for some argument combinations, but not for all."""
     for name in set(attention.info.implementations) - COMPILED:
         named = dataclasses.replace(attention, implementation=name)
         if named.unavailable(name, torch.device("cpu")) is not None:
@@ -62,7 +64,9 @@ def test_every_named_implementation_agrees(attention: Attention, shape: Shape) -
 
 
 @pytest.mark.parametrize("attention", attentions("small"))
-def test_an_implementation_that_is_not_here_says_why(attention: Attention) -> None:
+def test_an_implementation_that_cannot_run_here_raises_with_the_reason(
+    attention: Attention,
+) -> None:
     query, key, value = ODD.tensors()
     for name in attention.info.implementations:
         named = dataclasses.replace(attention, implementation=name)
@@ -101,7 +105,9 @@ def test_rows_of_weights_are_rows_of_all_weights(attention: Attention, shape: Sh
     ("attention", "shape"),
     attentions_and_shapes(["odd length, grouped heads", "more queries than keys"]),
 )
-def test_weights_are_zero_where_nothing_may_be_seen(attention: Attention, shape: Shape) -> None:
+def test_weights_are_zero_where_causality_or_padding_hides_the_key(
+    attention: Attention, shape: Shape
+) -> None:
     query, key, _ = shape.tensors()
     for call in calls(attention, shape):
         weights = attention.weights(query, key, **call)
@@ -129,7 +135,7 @@ def test_weights_are_not_negative_and_a_row_sums_to_one_or_is_empty(attention: A
     ],
 )
 def test_useful_pairs_are_the_pairs_with_weight(attention: Attention, shape: Shape) -> None:
-    """Per head, on the mean over eight of them, as heads may draw differently."""
+    """The mean over eight heads, because heads may draw differently."""
     query = torch.zeros(1, 8, shape.query_len, 2, dtype=torch.float64)
     key = torch.zeros(1, 8, shape.key_len, 2, dtype=torch.float64)
     for causal in {call["causal"] for call in calls(attention, shape)}:
@@ -150,7 +156,7 @@ def test_useful_operations_grow_with_batch_and_heads(attention: Attention) -> No
         assert attention.useful_flops(1, 8, 600, 600, 16, causal=causal) > flops
 
 
-# The sizes of the pieces into which the engines cut the work; a result must not show them.
+# Block sizes of the engines. The result must not depend on them.
 PIECES = ("SCORES_CPU", "LARGE_HEAD", "CHUNK", "CHUNKS", "DEPTH", "ROWS", "DENSE_ROWS")
 MANY_PIECES = Shape(1, 2, 2, 110, 110, scale=0.3)
 
@@ -167,7 +173,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("shape", [ODD, MANY_PIECES], ids=["grouped heads", "many pieces"])
 @pytest.mark.parametrize("attention", attentions("small"))
-def test_result_does_not_depend_on_how_the_work_is_cut(attention: Attention, shape: Shape) -> None:
+def test_result_does_not_depend_on_the_block_sizes(attention: Attention, shape: Shape) -> None:
     for call in calls(attention, shape):
         assert_same_answers(attention, attention, shape, call)
         if supports("distance_bias")(attention):

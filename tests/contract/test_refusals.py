@@ -1,4 +1,4 @@
-"""Errors for unsupported capabilities and for arguments that do not fit."""
+"""Errors for unsupported capabilities and for invalid arguments."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from variants import REGISTRY, Attention, UnsupportedError
 from variants.contract.attention import Parameters
 
 CAPABILITIES = ["causal", "key_padding_mask", "cross_attention", "distance_bias", "backward"]
-# The parts of `Attention` that a variant may write; everything else of it checks and hands on.
+# Members of `Attention` that a variant may override. All others check arguments and delegate.
 HOOKS = {
     "attend",
     "dense_weights",
@@ -48,7 +48,9 @@ HOOKS = {
 
 @pytest.mark.parametrize("entry", ["call", "weights"])
 @pytest.mark.parametrize("word", CAPABILITIES[:4])
-def test_an_unsupported_capability_raises_and_names_variant_and_word(word: str, entry: str) -> None:
+def test_an_unsupported_capability_raises_and_names_the_variant_and_the_capability(
+    word: str, entry: str
+) -> None:
     query, key, value = ODD.tensors()
     arguments: dict[str, Any] = {
         "causal": {"causal": True},
@@ -65,7 +67,7 @@ def test_an_unsupported_capability_raises_and_names_variant_and_word(word: str, 
         function(*inputs, **arguments)
 
 
-def test_a_causal_only_variant_refuses_another_call() -> None:
+def test_a_causal_only_variant_refuses_a_non_causal_call() -> None:
     @dataclass(frozen=True)
     class Last(OwnValue):
         info = dataclasses.replace(describe("last", "n", {"causal"}), causal_only=True)
@@ -87,13 +89,13 @@ def test_a_gradient_is_refused_where_backward_is_not_supported(which: int) -> No
         assert_close(OwnValue()(*inputs), for_each_head(inputs[2], ODD.heads))
 
 
-def test_what_needs_no_capability_is_served() -> None:
+def test_a_call_without_optional_arguments_needs_no_capability() -> None:
     query, key, value = ODD.tensors()
     assert_close(OwnValue()(query, key, value), own_answer(OwnValue(), query, key, value))
 
 
 def wrong_calls() -> list[Any]:
-    """Arguments that do not fit together, and what the message must say was wanted and got."""
+    """Invalid arguments, and the expected and received values that the message must contain."""
     query, key, value = Shape(2, 4, 2, 6, 6).tensors(torch.float32)
     wrong: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
         "rank": (
@@ -190,23 +192,23 @@ def wrong_calls() -> list[Any]:
 
 @dataclass(frozen=True)
 class Capable(OwnValue):
-    """Declares every capability, so that only arguments that do not fit are refused."""
+    """Declares every capability, so that the only errors are those of invalid arguments."""
 
     info = describe("capable", "n", set(CAPABILITIES))
 
 
 @pytest.mark.parametrize(("inputs", "arguments", "message"), wrong_calls())
-def test_arguments_that_do_not_fit_raise_and_say_what_was_expected(
+def test_invalid_arguments_raise_and_the_message_names_the_expected_values(
     inputs: tuple[Tensor, ...], arguments: dict[str, Any], message: str
 ) -> None:
-    """On one variant: `test_a_variant_overrides_hooks_alone` covers the others."""
+    """Tested on one variant; `test_a_variant_overrides_only_hooks` covers the others."""
     with pytest.raises(ValueError, match=f"^capable: .*{message}"):
         Capable()(*inputs, **arguments)
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
-def test_a_variant_overrides_hooks_alone(name: str) -> None:
-    """The entry points and their checks are those of `Attention`, where they are tested."""
+def test_a_variant_overrides_only_hooks(name: str) -> None:
+    """The public methods and their checks are those of `Attention`, which are tested there."""
     ancestors = itertools.takewhile(lambda kind: kind is not Attention, REGISTRY[name].__mro__)
     own = {word for kind in ancestors for word in vars(kind)}
     own = {word for word in own if word == "__call__" or not word.startswith("__")}
@@ -217,7 +219,9 @@ def test_a_variant_overrides_hooks_alone(name: str) -> None:
     "attention",
     [OwnValue(), *attentions("small", where=lambda own: bool(own.init_parameters(1, 4)))],
 )
-def test_parameters_that_do_not_fit_raise_and_name_what_would(attention: Attention) -> None:
+def test_invalid_parameters_raise_and_the_message_names_the_expected_ones(
+    attention: Attention,
+) -> None:
     query, key, value = ODD.tensors()
     right = attention.init_parameters(ODD.heads, ODD.head_dim)
     wanted = ", ".join(f"{name} {tuple(x.shape)}" for name, x in sorted(right.items())) or "none"
@@ -243,7 +247,7 @@ def test_parameters_that_do_not_fit_raise_and_name_what_would(attention: Attenti
                 function(query, key, value, **call)
 
 
-def test_weights_are_checked_like_the_call() -> None:
+def test_weights_are_checked_like_a_call() -> None:
     query, key, _ = ODD.tensors()
     attention: Attention = OwnValue()
     with pytest.raises(ValueError, match=r"own_value: .*agree in batch and head_dim; got query"):

@@ -1,4 +1,4 @@
-"""Rounding, range and devices."""
+"""Rounding, numeric range and devices."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from tests.contract.shapes import (
 )
 from variants import Attention
 
-# Error of a kernel against float64, in units of the error that torch SDPA makes with the same
-# inputs in the same dtype. Half types: a kernel here keeps its sums in float32 and rounds what it
-# returns; SDPA on a CPU rounds the weights to the half type besides. So ratios measured 0.7 to 0.9
-# for outputs and 0.4 to 1.0 for gradients, and 1.3 where a key is normalised in the half type and
-# so rounded once more. float32: 0.4 to 1.3, but 2.9 for random features, whose exponents are larger
-# than softmax's scores and multiply their own rounding. With everything held in a half type the
-# worst of the four is off by 3 to 8.
+# Error of a kernel against float64, divided by the error of torch SDPA with the same inputs in the
+# same dtype. In half precision a kernel here accumulates in float32 and rounds only the result;
+# SDPA on a CPU also rounds the weights to the half type. The measured ratios are therefore 0.7 to
+# 0.9 for outputs and 0.4 to 1.0 for gradients, and 1.3 where a key is normalised in the half type
+# and so rounded once more. In float32 the ratios are 0.4 to 1.3, but 2.9 for random features,
+# because their exponents are larger than softmax's scores and multiply their own rounding error. A
+# kernel that keeps all tensors in a half type has ratios of 3 to 8 in the worst of the four.
 TIMES_SDPA = {torch.float32: 4.0, torch.bfloat16: 2.0, torch.float16: 2.0}
 PRECISION = Shape(2, 4, 2, 300, 300, head_dim=32)
 
@@ -44,14 +44,15 @@ Function = Callable[..., Tensor]
 def assert_rounding_is_that_of_sdpa(
     softmax: Function, kernel: Function, own: Function, inputs: Sequence[Tensor], device: str
 ) -> list[Tensor]:
-    """Output and gradients of a kernel against its definition in float64, on the CPU; returns
+    """Compare output and gradients of a kernel with its definition in float64 on the CPU. Returns
     those of the kernel."""
     wide = [x.double() for x in inputs]
     placed = [x.to(device) for x in inputs]
     cotangent = torch.randn(wide[0].shape, generator=torch.Generator().manual_seed(2))
     cotangent = cotangent.to(inputs[0].dtype)
     exact = with_gradients(softmax, wide, cotangent)
-    # A method may have no gradient at all; what is left is compared with a thousandth of softmax's.
+    # The exact gradient of a method may be zero; then the error is compared with a thousandth of
+    # softmax's gradient.
     least = [float(tensor.norm()) / 1000 for tensor in exact]
 
     def errors(found: Sequence[Tensor], right: Sequence[Tensor]) -> list[float]:
@@ -70,8 +71,8 @@ def assert_rounding_is_that_of_sdpa(
 
 
 def attentions_and_directions(*words: str) -> list[Any]:
-    # At the smallest hyperparameters whole gradients cancel (one feature, one visible key), so that
-    # the error of what is left says nothing.
+    # At the smallest hyperparameters whole gradients cancel (one feature, one visible key), so the
+    # relative error of the remainder has no meaning.
     return [
         pytest.param(*case.values, causal, id=f"{case.id}-{'causal' if causal else 'all'}")
         for case in attentions("small", where=supports("backward", *words))
@@ -98,7 +99,8 @@ def test_rounding_is_that_of_torch_sdpa(
 def test_rounding_with_a_bias_is_that_of_torch_sdpa(
     attention: Attention, causal: bool, dtype: torch.dtype, device: str
 ) -> None:
-    """SDPA gets the bias as a mask, and rounds it to the dtype of the query; ours may be wider."""
+    """SDPA receives the bias as a mask and rounds it to the dtype of the query. A bias here may
+    have a wider dtype."""
     inputs = (*PRECISION.tensors(dtype), PRECISION.distance_bias(dtype))
     rows, keys = torch.arange(PRECISION.query_len)[:, None], torch.arange(PRECISION.key_len)
     entries = keys - rows + PRECISION.query_len - 1
@@ -115,7 +117,7 @@ def test_rounding_with_a_bias_is_that_of_torch_sdpa(
 
     own = biased(partial(own_answer, attention))
     found = assert_rounding_is_that_of_sdpa(softmax, biased(attention), own, inputs, device)
-    # A bias of a wider dtype is not rounded, and has a gradient of its own dtype.
+    # A bias of a wider dtype is not rounded, and its gradient has its own dtype.
     placed = [x.to(device) for x in inputs]
     mixed = with_gradients(biased(attention), (*placed[:3], placed[3].float()))
     assert [tensor.dtype for tensor in mixed] == [dtype] * 4 + [torch.float32]
@@ -129,7 +131,8 @@ def test_rounding_with_a_bias_is_that_of_torch_sdpa(
 def test_inputs_of_norm_fifty_stay_in_range(
     attention: Attention, dtype: torch.dtype, device: str
 ) -> None:
-    """Scores reach thousands, whose exponentials leave every dtype: no row may break or vanish."""
+    """Scores reach thousands and their exponentials exceed the range of every dtype. No row may
+    become NaN, infinite or zero."""
     query, key, value = (
         (50 * x / x.norm(dim=-1, keepdim=True)).to(device, dtype) for x in ODD.tensors()
     )
@@ -139,7 +142,7 @@ def test_inputs_of_norm_fifty_stay_in_range(
         run = with_gradients if "backward" in attention.info.supports else lambda f, x: [f(*x)]
         inputs = query, key, value
         answers = run(lambda *x, call=call: attention(*x, **call), inputs)
-        # What is no mean may by its definition lie outside of a half type's range.
+        # If the output is not a weighted mean, its definition may exceed the range of a half type.
         beyond: Sequence[Tensor | bool] = [False] * len(answers)
         if not attention.convex:
             wide = [x.double() for x in inputs]
@@ -149,10 +152,10 @@ def test_inputs_of_norm_fifty_stay_in_range(
             assert bool((tensor.isfinite() | may_be_infinite).all())
             assert not tensor.isnan().any()
         if call["causal"] and attention.info.exact_when is None:
-            # An estimator may only shift by what earlier keys allow, so rows can leave the range of
-            # float32; they are 0 then.
+            # A causal random estimate may subtract only a maximum over earlier keys, so rows can
+            # leave the range of float32. These rows are 0.
             continue
-        # The sum of each row's weights, as the kernel has them; 1 or 0 if they form a mean.
+        # The sum of each row's weights, as the kernel computes it; 1 or 0 for a weighted mean.
         found = attention(query, key, torch.ones_like(value), **call)[..., 0]
         expected = attention.weights(query.double(), key.double(), **call).sum(-1)
         assert_close(found.double(), expected, rtol=0 if attention.convex else 0.02, atol=0.02)
@@ -160,8 +163,9 @@ def test_inputs_of_norm_fifty_stay_in_range(
 
 @pytest.mark.parametrize("device", [CUDA])
 @pytest.mark.parametrize("attention", attentions(where=supports("backward")))
-def test_a_gpu_gives_the_answers_of_a_cpu(attention: Attention, device: str) -> None:
-    """In float64, where only a different algorithm can differ: other draws, a wrong index."""
+def test_a_gpu_gives_the_results_of_a_cpu(attention: Attention, device: str) -> None:
+    """In float64 the results can differ only if the algorithm differs: other draws, a wrong
+    index."""
     for name in ("odd length, grouped heads", "more keys than queries", "more queries than keys"):
         shape = SHAPES[name]
         inputs = shape.tensors()

@@ -1,4 +1,4 @@
-"""A call leaves nothing behind and depends on nothing but its arguments."""
+"""A call changes no global state, and its result depends only on its arguments."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from variants import Attention
 def generators() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state().tolist(),
-        "numpy": repr(np.random.get_state()),  # noqa: NPY002 (the state to leave alone)
+        "numpy": repr(np.random.get_state()),  # noqa: NPY002 (must not change)
         "python": random.getstate(),
     }
 
@@ -56,14 +56,14 @@ def switches() -> dict[str, Any]:
     }
 
 
-# From before the first call: what an earlier test let a variant change must not become normal.
+# Recorded before the first call, so that a change by an earlier test is detected too.
 AT_IMPORT = switches()
 
 
 @pytest.mark.parametrize("attention", attentions())
 def test_a_call_changes_neither_its_inputs_nor_global_state(attention: Attention) -> None:
     attention = fresh_draws(attention, 1001)
-    shape = Shape(2, 3, 3, 41, 41, head_dim=7)  # a shape of no other test: nothing is cached
+    shape = Shape(2, 3, 3, 41, 41, head_dim=7)  # used by no other test: not cached
     for call in calls(attention, shape):
         inputs = [x.requires_grad_("backward" in attention.info.supports) for x in shape.tensors()]
         masks = [call["key_padding_mask"]] if call["key_padding_mask"] is not None else []
@@ -96,8 +96,8 @@ def test_two_calls_give_identical_results(attention: Attention) -> None:
 
 
 @pytest.mark.parametrize("attention", attentions("small", where=has_seed))
-def test_the_seed_decides_the_draws(attention: Attention) -> None:
-    """In the kernel and in the definition alike; the first call of a seed is as good as any."""
+def test_the_draws_depend_only_on_the_seed(attention: Attention) -> None:
+    """In the kernel and in the definition; the first call with a seed equals later calls."""
     inputs = SQUARE.tensors()
     for causal in attention.info.causal_choices:
         answers = {}
@@ -128,7 +128,8 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 def test_the_default_dtype_and_device_do_not_matter(
     attention: Attention, surroundings: Callable[[], AbstractContextManager[Any]], seed: int
 ) -> None:
-    """A program may have set either. The draws of a fresh seed and all masks follow the tensors."""
+    """A program may have set either of the two. The draws of a new seed and all masks follow the
+    tensors."""
     attention = fresh_draws(attention, seed)
     inputs = ODD.tensors(torch.float32)
     for call in calls(attention, ODD):
@@ -144,10 +145,10 @@ def test_the_default_dtype_and_device_do_not_matter(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("attention", attentions("small", where=supports("backward")))
-def test_a_first_call_in_inference_mode_does_not_spoil_training(
+def test_a_first_call_in_inference_mode_does_not_break_training(
     attention: Attention, dtype: torch.dtype
 ) -> None:
-    """What is kept from call to call must be usable by autograd."""
+    """Autograd must be able to use the tensors that are cached between calls."""
     attention = fresh_draws(attention, 1006 if dtype is torch.float32 else 1007)
     for shape in (ODD, Shape(1, 2, 2, 9, 9)):
         inputs = shape.tensors(dtype)
@@ -160,8 +161,8 @@ def test_a_first_call_in_inference_mode_does_not_spoil_training(
 @pytest.mark.parametrize("shape", [ODD, Shape(3, 2, 2, 21, 21)], ids=["grouped heads", "heads"])
 @pytest.mark.parametrize("attention", attentions())
 def test_inputs_need_not_be_contiguous(attention: Attention, shape: Shape) -> None:
-    """Transposed from (batch, seq_len, heads, head_dim), sliced, or expanded over heads. Heads that
-    are not grouped are taken together across sequences."""
+    """Transposed from (batch, seq_len, heads, head_dim), sliced, or expanded over heads. Heads
+    without groups are processed together across sequences."""
     query, key, value = shape.tensors()
     run = with_gradients if "backward" in attention.info.supports else lambda f, x: [f(*x)]
 
@@ -190,7 +191,7 @@ def test_inputs_need_not_be_contiguous(attention: Attention, shape: Shape) -> No
 
 @pytest.mark.parametrize("attention", attentions("small", where=supports("backward")))
 def test_the_gradient_of_the_output_may_be_an_expanded_scalar(attention: Attention) -> None:
-    """As `out.sum().backward()` hands back."""
+    """Like the gradient that `out.sum().backward()` passes to the output."""
     inputs = ODD.tensors()
     shape = (ODD.batch, ODD.heads, ODD.query_len, ODD.head_dim)
     ones = torch.ones(shape, dtype=torch.float64)

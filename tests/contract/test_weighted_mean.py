@@ -29,15 +29,15 @@ from variants import REGISTRY, Attention
     ("attention", "shape"),
     attentions_and_shapes(["odd length, grouped heads", "more queries than keys"]),
 )
-def test_a_constant_value_gives_that_constant(attention: Attention, shape: Shape) -> None:
-    """Wherever a row sees something. Catches padding inside a kernel that carries weight."""
+def test_a_constant_value_gives_the_same_constant(attention: Attention, shape: Shape) -> None:
+    """In every row that sees a key. This detects padding inside a kernel that gets weight."""
     query, key, value = shape.tensors()
     constant = value[:, :, :1].expand_as(value)
     seen = 0
     for call in calls(attention, shape):
         weights = attention.weights(query, key, **call)
         rows = (weights != 0).any(-1)
-        # What forms no mean gives the constant times the sum of its weights.
+        # If weights do not sum to one, the result is the constant times their sum.
         total = rows.double() if attention.convex else weights.sum(-1)
         expected = for_each_head(constant, shape.heads)[:, :, :1] * total[..., None]
         assert_close(attention(query, key, constant, **call), expected)
@@ -47,9 +47,9 @@ def test_a_constant_value_gives_that_constant(attention: Attention, shape: Shape
 
 @pytest.mark.parametrize(
     "attention",
-    # A query of zeros scores every key alike, so softmax is uniform. A random estimate of softmax,
-    # which equals it at no setting (`exact_when` is None), still weighs keys by its random
-    # features, whose sum over directions depends on the key; only its mean is uniform.
+    # With a query of zeros all scores are equal, so softmax is uniform. A random estimate of
+    # softmax that equals it at no setting (`exact_when` is None) still weighs keys by its random
+    # features: their sum over directions depends on the key, and only its mean is uniform.
     attentions(
         where=lambda attention: (
             attention.target in ("softmax", "masked_softmax")
@@ -58,7 +58,7 @@ def test_a_constant_value_gives_that_constant(attention: Attention, shape: Shape
         )
     ),
 )
-def test_a_zero_query_gives_the_mean_of_what_is_visible(attention: Attention) -> None:
+def test_a_query_of_zeros_gives_the_mean_of_the_visible_values(attention: Attention) -> None:
     query, key, value = ODD.tensors()
     query = torch.zeros_like(query)
     for call in calls(attention, ODD):
@@ -78,7 +78,9 @@ def test_a_zero_query_gives_the_mean_of_what_is_visible(attention: Attention) ->
 @pytest.mark.parametrize(
     "name", [name for name in sorted(REGISTRY) if REGISTRY[name].info.exact_when is not None]
 )
-def test_exact_when_hyperparameters_make_it_softmax_attention(name: str, shape: Shape) -> None:
+def test_an_attention_is_exact_at_the_hyperparameters_of_exact_when(
+    name: str, shape: Shape
+) -> None:
     attention = variants.create(name, **REGISTRY[name].info.exact_when)
     query, key, value = shape.tensors()
     for call in calls(attention, shape):
