@@ -1,4 +1,5 @@
-"""Block top-k attention against its definition in plain loops, and what the choice promises."""
+"""Block top-k attention against its definition in plain loops, and the properties of its block
+choice."""
 
 from __future__ import annotations
 
@@ -60,7 +61,7 @@ def blocks_by_hand(
 def weights_by_hand(
     query: Tensor, key: Tensor, padding: Tensor, attention: Any, causal: bool, scale: float
 ) -> tuple[Tensor, int]:
-    """All weights, and how many pairs of a query and another block than its own are seen."""
+    """All weights, and the number of pairs of a query and a visible block other than its own."""
     batch, heads, query_len, _ = query.shape
     key_len, group = key.shape[2], heads // key.shape[1]
     weights = torch.zeros(batch, heads, query_len, key_len, dtype=torch.float64)
@@ -128,7 +129,7 @@ def test_equals_the_definition_in_plain_loops(
 
 @pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
 def test_gradients_are_those_of_the_definition_in_plain_loops(causal: bool) -> None:
-    """Of softmax over the keys that were chosen, the choice held fixed."""
+    """The gradients of softmax over the chosen keys, with the choice held fixed."""
     inputs = tensors(1, 4, 2, 31, 40)
     attention = variants.create("block_top_k", block_size=6, top_k=3)
     none = torch.zeros(1, 40, dtype=torch.bool)
@@ -144,8 +145,9 @@ def test_gradients_are_those_of_the_definition_in_plain_loops(causal: bool) -> N
         torch.testing.assert_close(mine, right)
 
 
-def test_the_lower_of_two_equal_blocks_is_chosen() -> None:
-    """With a query of zeros all score the same, and with the same keys in every block too."""
+def test_on_equal_scores_the_block_with_the_lower_index_is_chosen() -> None:
+    """All blocks have equal scores for a query of zeros, and also if every block has the same
+    keys."""
     attention = variants.create("block_top_k", block_size=4, top_k=3)
     query, key, _ = tensors(1, 1, 1, 32, 32)
     repeated = key[:, :, :4].repeat(1, 1, 8, 1)
@@ -159,8 +161,8 @@ def test_the_lower_of_two_equal_blocks_is_chosen() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_the_choice_is_that_of_the_same_values_in_float64(dtype: torch.dtype) -> None:
-    """Many near ties: queries and keys of few different values."""
+def test_the_choice_equals_the_choice_of_the_same_values_in_float64(dtype: torch.dtype) -> None:
+    """Queries and keys have few different values, so many scores are almost equal."""
     inputs = [x.mul(2).round().div(2).to(dtype) for x in tensors(1, 2, 1, 300, 300, 8)]
     attention = variants.create("block_top_k", block_size=5, top_k=4)
     for causal in (False, True):
@@ -172,8 +174,8 @@ def test_the_choice_is_that_of_the_same_values_in_float64(dtype: torch.dtype) ->
         assert torch.equal(found > 0, wide[..., :8] > 0)
 
 
-def test_the_choice_is_each_querys_own() -> None:
-    """One that is not pooled over the queries of a block, nor over heads."""
+def test_each_query_has_its_own_choice() -> None:
+    """The choice is not pooled over the queries of a block, nor over heads."""
     attention = variants.create("block_top_k", block_size=4, top_k=2)
     query, key, _ = tensors(1, 4, 2, 64, 64)
     blocks = (attention.weights(query, key) > 0).view(4, 16, 4, 16, 4).any(-1)
@@ -185,10 +187,10 @@ def test_the_choice_is_each_querys_own() -> None:
     ("size", "count", "length", "head_dim"),
     [(4, 3, 20, 64), (8, 2, 20, 32), (8, 2, 130, 16), (64, 3, 300, 64)],
 )
-def test_later_tokens_reach_no_earlier_row_not_even_by_rounding(
+def test_later_tokens_change_no_earlier_row_not_even_by_rounding(
     size: int, count: int, length: int, head_dim: int
 ) -> None:
-    """What later rows choose changes how many tiles are multiplied together."""
+    """The choices of later rows change the number of tiles in a batched product."""
     attention = variants.create("block_top_k", block_size=size, top_k=count)
     shape = 1, 1, 1, length, length, head_dim
     for seed in range(20):
@@ -205,7 +207,7 @@ def test_later_tokens_reach_no_earlier_row_not_even_by_rounding(
             assert not torch.equal(after, before)
 
 
-def test_the_highest_scores_are_found_in_order_and_used_up() -> None:
+def test_the_highest_scores_are_found_in_order_until_none_is_left() -> None:
     generator = torch.Generator().manual_seed(0)
     scores = torch.randint(0, 6, (2, 9, 50), generator=generator).float()
     scores[:, :, 7] = -math.inf
@@ -223,7 +225,7 @@ def test_the_highest_scores_are_found_in_order_and_used_up() -> None:
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_as_many_blocks_as_there_are_make_it_full_attention(causal: bool) -> None:
+def test_with_at_least_as_many_blocks_as_exist_it_is_full_attention(causal: bool) -> None:
     inputs = tensors(1, 2, 2, 50, 40)
     full = variants.create("full")
     for count in (7, 8, 100):
@@ -236,7 +238,7 @@ def test_as_many_blocks_as_there_are_make_it_full_attention(causal: bool) -> Non
 
 @pytest.mark.parametrize(("query_len", "key_len"), [(40, 40), (11, 40), (60, 40)])
 @pytest.mark.parametrize("causal", [False, True])
-def test_operations_are_those_of_the_pairs_seen_and_of_the_blocks_scored(
+def test_operations_are_those_of_the_visible_pairs_and_of_the_scored_blocks(
     query_len: int, key_len: int, causal: bool
 ) -> None:
     attention = variants.create("block_top_k", block_size=8, top_k=3)
@@ -248,8 +250,8 @@ def test_operations_are_those_of_the_pairs_seen_and_of_the_blocks_scored(
     assert found == 2 * 3 * 16 * (4 * pairs + 2 * scored)
 
 
-def test_every_round_is_one_of_few_tiles() -> None:
-    """Not one for each query: the queries of a block share them."""
+def test_every_round_has_few_tiles() -> None:
+    """The queries of a block share tiles; there is not one tile for each query."""
     query, key, _ = tensors(1, 2, 1, 1024, 1024, 16)
     positions = torch.arange(1024)
     call: dict[str, Any] = {"causal": False, "key_padding_mask": None}

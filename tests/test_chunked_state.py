@@ -1,6 +1,7 @@
-"""Attention by chunks with a carried state, against the recurrences of the papers by plain loops.
+"""Chunked attention with a recurrent state, against the recurrences of the papers in plain loops.
 
 Sun et al., Retentive Network, 2023, https://arxiv.org/abs/2307.08621
+
 Yang et al., Gated Delta Networks, 2024, https://arxiv.org/abs/2412.06464
 """
 
@@ -17,7 +18,7 @@ from torch.testing import assert_close
 import variants
 
 RULES = ("retention", "gated_delta")
-LENGTH = 83  # no multiple of anything
+LENGTH = 83  # a prime: no multiple of a chunk size
 CHUNK_SIZES = (1, 16, 64, LENGTH, 1000)
 
 
@@ -37,7 +38,7 @@ def inputs(
 
 
 def learned(rule: str = "gated_delta", heads: int = 4) -> dict[str, Tensor]:
-    """Logits of a decay and a write, far from what a fresh variant has."""
+    """Logits of decay and write, far from their initial values."""
     if rule == "retention":
         return {}
     return {"decay_logit": numbers(heads, seed=4) + 1, "write_logit": numbers(heads, seed=5)}
@@ -52,7 +53,8 @@ def token_by_token(
     padding: Tensor | None = None,
     scale: float | None = None,
 ) -> Tensor:
-    """The state after each key, read by the query at its position."""
+    """The recurrence by loops: update the state at each key, then read it by the query of this
+    position."""
     batch, heads, query_len, head_dim = query.shape
     kv_heads, key_len = key.shape[1:3]
     scale = 1 / math.sqrt(head_dim) if scale is None else scale
@@ -100,7 +102,7 @@ def gradients(
 @pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
 @pytest.mark.parametrize("rule", RULES)
 def test_chunks_equal_the_recurrence_token_by_token(rule: str, chunk_size: int) -> None:
-    """Output and all gradients, those of the learned numbers too."""
+    """Output and all gradients, including those of the learned parameters."""
     attention = variants.create("chunked_state", rule=rule, chunk_size=chunk_size)
     found = gradients(
         lambda *x, parameters: attention(*x, causal=True, parameters=parameters),
@@ -119,8 +121,10 @@ def test_chunks_equal_the_recurrence_token_by_token(rule: str, chunk_size: int) 
 @pytest.mark.parametrize("lengths", [(30, 83), (83, 30), (1, 83), (83, 1)], ids=str)
 @pytest.mark.parametrize("padded", [False, True], ids=["", "padded"])
 @pytest.mark.parametrize("rule", RULES)
-def test_a_past_padding_and_a_scale(rule: str, padded: bool, lengths: tuple[int, int]) -> None:
-    """Padded keys write nothing, and what is older decays on past them."""
+def test_earlier_keys_padding_and_a_scale(
+    rule: str, padded: bool, lengths: tuple[int, int]
+) -> None:
+    """A padded key writes nothing, and the state still decays at its position."""
     padding = numbers(2, lengths[1], seed=7) > 0.3 if padded else None
     attention = variants.create("chunked_state", rule=rule, chunk_size=16)
     call = {"causal": True, "key_padding_mask": padding, "scale": -0.4}
@@ -142,7 +146,7 @@ def test_a_past_padding_and_a_scale(rule: str, padded: bool, lengths: tuple[int,
 def test_weights_times_value_equal_the_recurrence(
     rule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the definition takes the keys block by block, and for some rows only."""
+    """Also if the definition is computed in blocks of keys, and for some rows only."""
     monkeypatch.setattr("variants.chunked_state.ROWS", 20)
     attention = variants.create("chunked_state", rule=rule)
     query, key, value = inputs(query_len=50)
@@ -152,7 +156,7 @@ def test_weights_times_value_equal_the_recurrence(
     assert_close(weights @ value.repeat_interleave(2, dim=1), expected[:, :, rows])
 
 
-def test_retention_forgets_by_the_decay_of_its_head() -> None:
+def test_retention_decays_at_the_rate_of_each_head() -> None:
     """One key at the first position: 31/32 a step in head 0, 63/64 in head 1."""
     attention = variants.create("chunked_state", chunk_size=8)
     ones = torch.ones(1, 2, 40, 4, dtype=torch.float64)
@@ -163,16 +167,16 @@ def test_retention_forgets_by_the_decay_of_its_head() -> None:
         assert_close(out[head], 4 * decay ** torch.arange(40, dtype=torch.float64))
 
 
-def test_a_written_key_is_recalled_and_overwritten() -> None:
-    """With decay and write next to 1 the state answers a key with the value last written to it."""
+def test_a_written_value_is_read_back_and_overwritten() -> None:
+    """With decay and write close to 1, the state returns the last value written for a key."""
     attention = variants.create("chunked_state", rule="gated_delta", chunk_size=4)
     certain = {name: torch.full((1,), 40.0).double() for name in learned()}
-    key = torch.eye(6, dtype=torch.float64).repeat(2, 1)[None, None] * 3  # each key twice
+    key = torch.eye(6, dtype=torch.float64).repeat(2, 1)[None, None] * 3  # each key occurs twice
     value = numbers(1, 1, 12, 6)
     query = torch.eye(6, dtype=torch.float64)[[0] * 11 + [2]][None, None]
     out = attention(query, key, value, causal=True, scale=1.0, parameters=certain)[0, 0]
-    assert_close(out[5], value[0, 0, 0])  # kept past five other keys
-    assert_close(out[6], value[0, 0, 6])  # overwritten
+    assert_close(out[5], value[0, 0, 0])  # unchanged after five other keys
+    assert_close(out[6], value[0, 0, 6])  # replaced by the new value
     assert_close(out[11], value[0, 0, 8])
 
 
@@ -202,10 +206,10 @@ def test_a_key_of_zeros_writes_nothing_and_has_no_gradient() -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_long_sequences_stay_in_range(rule: str) -> None:
-    """Powers of the decay over thousands of steps underflow; their inverses would overflow."""
+    """Powers of the decay over thousands of steps underflow, and their inverses would overflow."""
     attention = variants.create("chunked_state", rule=rule)
     query, key, value = (numbers(1, 1, 8192, 8, seed=seed) for seed in range(3))
-    # Halves at each step.
+    # The state halves at each step.
     quick = {name: torch.zeros(1) for name in learned(rule)}
     call = {"causal": True, "parameters": {name: x.double() for name, x in quick.items()}}
     exact = gradients(
@@ -229,9 +233,9 @@ def test_long_sequences_stay_in_range(rule: str) -> None:
         assert float((mine - right).norm()) <= 1e-5 * float(right.norm())
 
 
-def test_repeated_keys_do_not_lose_precision() -> None:
-    """All keys alike and every write complete: the inverse of a chunk's system is benign, the
-    powers of its matrix are not."""
+def test_repeated_keys_do_not_reduce_precision() -> None:
+    """All keys are equal and every write is complete. The inverse of a chunk's system is then well
+    conditioned, but the powers of its matrix are not."""
     attention = variants.create("chunked_state", rule="gated_delta", chunk_size=64)
     query, _, value = (numbers(1, 2, 256, 8, seed=seed) for seed in range(3))
     key = torch.ones_like(query)
@@ -245,7 +249,7 @@ def test_repeated_keys_do_not_lose_precision() -> None:
     assert float((found - exact).norm()) <= 2e-6 * float(exact.norm())
 
 
-def test_learned_numbers_differ_between_heads() -> None:
+def test_learned_parameters_differ_between_heads() -> None:
     attention = variants.create("chunked_state", rule="gated_delta")
     fresh = attention.init_parameters(8, 64)
     decay, write = (torch.sigmoid(fresh[name].double()) for name in ("decay_logit", "write_logit"))

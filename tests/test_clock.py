@@ -1,4 +1,4 @@
-"""The clock: what counts as a sample, when it has enough of them, and how sure it is."""
+"""The clock: samples, the stopping rule, and the confidence interval of the median."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 class FakeTime:
-    """A clock that stands still except while a call of known duration runs."""
+    """A clock that advances only while a call of known duration runs."""
 
     def __init__(self, milliseconds: Iterable[float] | Callable[[float], float]) -> None:
         self.now = 1000.0
@@ -48,7 +48,7 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeTime]:
 
 
 @pytest.mark.serial
-def test_a_sleep_takes_as_long_as_it_says() -> None:
+def test_the_time_of_a_sleep_is_its_duration() -> None:
     asleep = []
 
     def call() -> None:
@@ -63,7 +63,7 @@ def test_a_sleep_takes_as_long_as_it_says() -> None:
     assert samples.quartiles[1] == pytest.approx(statistics.median(own), rel=0.02)
 
 
-def test_samples_are_single_calls_in_milliseconds_in_their_order(
+def test_samples_are_single_calls_in_milliseconds_in_call_order(
     at: Callable[..., FakeTime],
 ) -> None:
     fake = at(itertools.count(1.25))
@@ -72,17 +72,17 @@ def test_samples_are_single_calls_in_milliseconds_in_their_order(
     assert samples.wall_ms == samples.device_ms
 
 
-def test_the_median_is_no_mean() -> None:
+def test_the_median_is_not_the_mean() -> None:
     assert Samples([1.0, 2.0, 3.0, 4.0, 1000.0], []).quartiles == (2.0, 3.0, 4.0)
     assert Samples([4.0, 2.0, 1.0, 3.0], []).quartiles == (1.75, 2.5, 3.25)
 
 
-def test_equal_samples_are_enough_at_six(at: Callable[..., FakeTime]) -> None:
+def test_six_equal_samples_are_enough(at: Callable[..., FakeTime]) -> None:
     fake = at(itertools.repeat(2.0))
     assert len(measure(fake.call, CPU, 10.0).device_ms) == 6
 
 
-def test_noisy_samples_go_on_until_the_time_is_up(at: Callable[..., FakeTime]) -> None:
+def test_noisy_samples_are_taken_until_the_time_is_used_up(at: Callable[..., FakeTime]) -> None:
     fake = at(itertools.cycle([1.0, 3.0]))
     samples = measure(fake.call, CPU, 0.2, warm=True)
     assert 200 - 1e-6 < sum(samples.device_ms) <= 200 + 3
@@ -105,33 +105,33 @@ def test_the_warm_up_lasts_until_the_call_has_settled(at: Callable[..., FakeTime
     assert measure(fake.call, CPU, 0.2).device_ms == pytest.approx([2.0] * 6)
 
 
-def test_the_warm_up_of_a_fast_call_takes_its_time(at: Callable[..., FakeTime]) -> None:
+def test_the_warm_up_of_a_fast_call_lasts_for_the_warm_up_time(at: Callable[..., FakeTime]) -> None:
     fake = at(itertools.repeat(0.5))
     samples = measure(fake.call, CPU, 0.2)
     warm_up = fake.now - 1000.0 - sum(samples.device_ms) / 1e3
     assert clock.WARM_UP_SECONDS <= warm_up <= clock.WARM_UP_SECONDS + 0.005
 
 
-def test_the_warm_up_of_a_call_that_never_settles_ends(at: Callable[..., FakeTime]) -> None:
+def test_the_warm_up_of_a_call_that_never_settles_has_a_limit(at: Callable[..., FakeTime]) -> None:
     fake = at(itertools.cycle([1.0] * 5 + [2.0] * 5))
     samples = measure(fake.call, CPU, 0.2)
     warm_up = fake.now - 1000.0 - sum(samples.device_ms) / 1e3
     assert 5 * clock.WARM_UP_SECONDS <= warm_up <= 5 * clock.WARM_UP_SECONDS + 0.010
 
 
-def test_a_call_below_a_microsecond_is_not_rounded_away(at: Callable[..., FakeTime]) -> None:
+def test_a_call_below_a_microsecond_is_not_rounded_to_zero(at: Callable[..., FakeTime]) -> None:
     fake = at(itertools.repeat(0.00025))
     assert measure(fake.call, CPU, 0.2).quartiles[1] == pytest.approx(0.00025, rel=1e-3)
 
 
-def test_fewer_than_six_samples_say_nothing_about_the_median() -> None:
+def test_the_interval_of_fewer_than_six_samples_is_infinite() -> None:
     assert half_width([1.0] * 5) == math.inf
     assert half_width([1.0] * 6) == 0
 
 
 def test_the_half_width_of_known_samples() -> None:
     assert half_width([3.0, 1.0, 6.0, 2.0, 5.0, 4.0]) == pytest.approx(2.5 / 3.5)
-    # The 40th and the 61st of a hundred, as tables of the sign test have it.
+    # The 40th and the 61st of a hundred samples, as in tables of the sign test.
     assert half_width([float(i) for i in range(100, 0, -1)]) == pytest.approx(21 / 2 / 50.5)
 
 
@@ -141,7 +141,8 @@ def test_the_half_width_does_not_depend_on_the_unit() -> None:
 
 
 def bounds(count: int) -> tuple[int, int]:
-    """Which order statistics bound the interval: powers of two tell every pair apart."""
+    """The indices of the order statistics that bound the interval. The samples are powers of two,
+    so each pair has a different difference."""
     samples = [2.0**i for i in range(count)]
     difference = 2 * half_width(samples) * statistics.median(samples)
     high = math.ceil(math.log2(difference))
@@ -154,7 +155,8 @@ def test_the_interval_covers_the_median_in_95_percent_of_samples(count: int) -> 
     assert low == count - 1 - high
     exactly = 1 - 2 * sum(math.comb(count, i) for i in range(low + 1)) / 2**count
     assert exactly >= 0.95
-    # One order statistic narrower on both sides would not do, so no sample is wasted.
+    # An interval narrower by one order statistic at each end would cover less, so this is the
+    # narrowest one.
     narrower = exactly - 2 * math.comb(count, low + 1) / 2**count
     assert narrower < 0.95
     draw = random.Random(count)

@@ -1,4 +1,4 @@
-"""The command line: what it shows, and that bad input ends with one line and exit status 2."""
+"""The command line: its output, and one line with exit status 2 for bad input."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ONE = "variant=sliding_window window_size=8"
 
 @dataclass(frozen=True)
 class Said:
-    """How a command ended and what it wrote."""
+    """The exit status of a command and its output."""
 
     status: int
     out: str
@@ -47,7 +47,7 @@ Bench = Callable[..., Said]
 def bench(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Bench:
-    """Runs a command of `python -m bench` in an empty folder; nothing is measured for real."""
+    """Runs a command of `python -m bench` in an empty folder, without real measurements."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -55,7 +55,7 @@ def bench(
     monkeypatch.setattr(runner.worker, "measure", cases.instant)
     monkeypatch.setattr(runner.worker, "measure_limits", cases.limits)
     monkeypatch.setattr(runner.worker, "measure_exact", cases.no_exact)
-    # The command changes how its process ends on SIGTERM; this one is that of the tests.
+    # The command sets a handler for SIGTERM; the process of the tests must keep its own.
     monkeypatch.setattr(signal, "signal", lambda *_: None)
 
     def call(*words: object) -> Said:
@@ -71,11 +71,11 @@ def bench(
 
 
 def refused(said: Said, message: str) -> None:
-    """Exit status 2, nothing on standard output, and one line that says why."""
+    """Exit status 2, nothing on standard output, and one line with the reason."""
     assert said.status == 2
     assert said.out == ""
     lines = said.err.splitlines()
-    # Of an option or argument click shows the usage first.
+    # For an invalid option or argument click prints the usage first.
     if lines[0].startswith("Usage: "):
         assert lines[1].startswith("Try '")
         lines = [line for line in lines[2:] if line]
@@ -119,7 +119,9 @@ class TestBadInput:
             (["--sett", "heads=1"], "No such option.*--sett"),
         ],
     )
-    def test_of_a_sweep(self, bench: Bench, verb: str, words: list[str], message: str) -> None:
+    def test_bad_input_of_a_sweep(
+        self, bench: Bench, verb: str, words: list[str], message: str
+    ) -> None:
         refused(bench(verb, *words), message)
         assert not list(Path().iterdir())
 
@@ -132,7 +134,7 @@ class TestBadInput:
             ("seqlen = [1]", "mine: unknown axis 'seqlen'; the axes are: batch, "),
         ],
     )
-    def test_in_a_sweep_file(self, bench: Bench, content: str, message: str) -> None:
+    def test_bad_input_in_a_sweep_file(self, bench: Bench, content: str, message: str) -> None:
         Path("mine.toml").write_text(content)
         refused(bench("run", "mine.toml"), message)
         assert [file.name for file in Path().iterdir()] == ["mine.toml"]
@@ -146,12 +148,12 @@ class TestBadInput:
             (["--timeout", "0.5"], "'--timeout': 0.5 is not in the range"),
         ],
     )
-    def test_of_a_run(self, bench: Bench, words: list[str], message: str) -> None:
+    def test_bad_input_of_a_run(self, bench: Bench, words: list[str], message: str) -> None:
         refused(bench("run", *words), message)
         assert not list(Path().iterdir())
 
     @pytest.mark.parametrize("content", [b"{}\n", b"no json\n", b"\xff\n", b"[]\n"])
-    def test_of_a_damaged_run(self, bench: Bench, content: bytes) -> None:
+    def test_a_damaged_run_folder(self, bench: Bench, content: bytes) -> None:
         Path("run").mkdir()
         Path("run", FILE).write_bytes(content)
         refused(bench("run", "--resume", "run"), "journal.jsonl is damaged, or of another version")
@@ -170,10 +172,14 @@ class TestBadInput:
             (["nosuch"], "No such command 'nosuch'"),
         ],
     )
-    def test_of_another_command(self, bench: Bench, words: list[str], message: str) -> None:
+    def test_bad_input_of_other_commands(
+        self, bench: Bench, words: list[str], message: str
+    ) -> None:
         refused(bench(*words), message)
 
-    def test_ends_the_real_command_with_one_line_and_status_2(self, tmp_path: Path) -> None:
+    def test_bad_input_of_the_real_command_gives_one_line_and_status_2(
+        self, tmp_path: Path
+    ) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "bench", "plan", "nosuch"],
             cwd=tmp_path,
@@ -185,7 +191,7 @@ class TestBadInput:
 
 
 class TestList:
-    def test_names_every_variant_and_implementation(self, bench: Bench) -> None:
+    def test_list_names_every_variant_and_implementation(self, bench: Bench) -> None:
         said = bench("list")
         assert said.status == 0
         shown = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.out.splitlines()]
@@ -196,18 +202,18 @@ class TestList:
             for implementation in cls.info.implementations:
                 assert offered & {(implementation, "yes"), (implementation, "no")}
 
-    def test_says_why_an_implementation_cannot_run(self, bench: Bench) -> None:
+    def test_list_gives_the_reason_why_an_implementation_cannot_run(self, bench: Bench) -> None:
         said = bench("list")
         assert "full/xformers on cpu: xFormers has no operators for a CPU" in said.out
         assert re.search(r"│ xformers\s*│ no\s*│", said.out)
         assert re.search(r"│ sdpa\s*│ yes\s*│", said.out)
 
-    def test_shows_the_settings_and_what_is_supported(self, bench: Bench) -> None:
+    def test_list_shows_the_settings_and_the_supported_capabilities(self, bench: Bench) -> None:
         said = bench("list")
         assert "bucket_size=64 num_hashes=1 seed=0 shared_qk=False" in said.out
         assert "backward, causal, cross_attention, key_padding_mask" in said.out
 
-    def test_shows_what_is_causal_only_or_never(
+    def test_list_shows_which_variants_are_causal_only_or_never_causal(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         whole = variants.REGISTRY["linear"]
@@ -224,7 +230,7 @@ class TestList:
 
 class TestListOfOneVariant:
     @pytest.mark.parametrize("name", sorted(variants.REGISTRY))
-    def test_shows_all_that_is_declared(self, bench: Bench, name: str) -> None:
+    def test_list_of_a_variant_shows_all_declared_facts(self, bench: Bench, name: str) -> None:
         said = bench("list", name)
         info = variants.REGISTRY[name].info
         assert said.status == 0
@@ -241,17 +247,17 @@ class TestListOfOneVariant:
             reason = variants.create(name).unavailable(implementation, torch.device("cpu"))
             assert [implementation, f"no: {reason}" if reason else "yes"] in rows
 
-    def test_says_when_a_variant_is_exact(self, bench: Bench) -> None:
+    def test_list_of_a_variant_shows_when_it_is_exact(self, bench: Bench) -> None:
         for name, text in (("full", "always"), ("linear", "never"), ("compressed", "block_size=1")):
             assert re.search(rf"│ exact when │ {text}\s*│", bench("list", name).out)
         assert "no hyperparameters" in bench("list", "full").out
 
-    def test_of_an_unknown_name_lists_the_known(self, bench: Bench) -> None:
+    def test_list_of_an_unknown_variant_names_the_known_ones(self, bench: Bench) -> None:
         refused(bench("list", "lhs"), "unknown variant 'lhs'; known variants: adaptive_span, ")
 
 
 class TestPlan:
-    def test_counts_the_cases_by_variant_and_length(self, bench: Bench) -> None:
+    def test_plan_counts_the_cases_by_variant_and_length(self, bench: Bench) -> None:
         said = bench("plan", "smoke")
         planned = read("smoke").cases("cpu", {})
         assert said.status == 0
@@ -265,19 +271,21 @@ class TestPlan:
             ]
             assert [name, *counts] in lines
 
-    def test_takes_the_sweep_of_the_device_unless_one_is_named(self, bench: Bench) -> None:
+    def test_plan_uses_the_sweep_of_the_device_by_default(self, bench: Bench) -> None:
         assert "cpu on cpu: " in bench("plan").out
 
-    def test_of_axes_alone_needs_no_sweep(self, bench: Bench) -> None:
+    def test_plan_of_axes_only_needs_no_sweep(self, bench: Bench) -> None:
         said = bench("plan", "--set", "seq_len=16,32", "--set", ONE)
         assert "axes on cpu: 2 cases" in said.out
 
-    def test_overrides_the_sweep_of_the_device_if_no_length_is_given(self, bench: Bench) -> None:
+    def test_plan_overrides_the_sweep_of_the_device_if_no_length_is_given(
+        self, bench: Bench
+    ) -> None:
         said = bench("plan", "--set", ONE)
         assert said.out.lstrip().startswith("cpu on cpu: ")
         assert "bigbird" not in said.out
 
-    def test_measures_nothing(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_plan_measures_nothing(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delattr(runner, "run")
         assert bench("plan", "smoke").status == 0
         assert not list(Path().iterdir())
@@ -286,7 +294,7 @@ class TestPlan:
 class TestRun:
     AXES = ("--set", "seq_len=16,32", "--set", ONE)
 
-    def test_names_its_folder_on_standard_output(self, bench: Bench) -> None:
+    def test_run_prints_its_folder_on_standard_output(self, bench: Bench) -> None:
         said = bench("run", *self.AXES, "--out", "mine")
         assert (said.status, said.out) == (0, "mine\n")
         assert sorted(file.name for file in Path("mine").iterdir()) == [
@@ -298,12 +306,12 @@ class TestRun:
         assert "2 of 2 cases" in said.err
         assert said.err.rstrip().endswith(": 2 ok")
 
-    def test_makes_a_folder_of_the_time_and_device(self, bench: Bench) -> None:
+    def test_run_creates_a_folder_named_by_time_and_device(self, bench: Bench) -> None:
         said = bench("run", *self.AXES)
         assert re.fullmatch(r"results/\d{8}-\d{6}-cpu\n", said.out)
         assert Path(said.out.strip(), "results.csv").exists()
 
-    def test_passes_seconds_and_timeout_on(
+    def test_run_passes_on_seconds_and_timeout(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         seen: dict[str, Any] = {}
@@ -311,7 +319,7 @@ class TestRun:
         bench("run", *self.AXES, "--seconds", "0.5", "--timeout", "7")
         assert (seen["seconds"], seen["timeout"], seen["resume"]) == (0.5, 7.0, False)
 
-    def test_takes_the_timeout_of_the_sweep_also_when_it_goes_on(
+    def test_run_uses_the_timeout_of_the_sweep_also_when_it_is_resumed(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         Path("mine.toml").write_text(
@@ -329,7 +337,7 @@ class TestRun:
         bench("run", *self.AXES)
         assert seen["timeout"] == 180
 
-    def test_with_failed_cases_ends_well_and_counts_them(
+    def test_run_with_failed_cases_succeeds_and_counts_them(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(
@@ -341,14 +349,14 @@ class TestRun:
         assert said.status == 0
         assert said.err.rstrip().endswith(": 2 error")
 
-    def test_refuses_a_folder_that_holds_a_run(self, bench: Bench) -> None:
+    def test_run_refuses_a_folder_that_contains_a_run(self, bench: Bench) -> None:
         bench("run", *self.AXES, "--out", "mine")
         refused(
             bench("run", *self.AXES, "--out", "mine"),
             "mine holds a run already; continue it with --resume mine",
         )
 
-    def test_on_a_full_disk_ends_with_one_message(
+    def test_run_on_a_full_disk_ends_with_one_message(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         real, count = os.fsync, iter(range(100))
@@ -368,7 +376,7 @@ class TestRun:
         ]
         assert len(journal.read(Path("mine")).results) == 1
 
-    def test_when_interrupted_says_how_to_go_on(
+    def test_an_interrupted_run_prints_how_to_resume(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def interrupted(*_: object) -> None:
@@ -381,7 +389,7 @@ class TestRun:
         monkeypatch.setattr(runner.worker, "measure", cases.instant)
         assert bench("run", "--resume", "mine").status == 0
 
-    def test_when_interrupted_before_it_began_can_be_started_again(
+    def test_a_run_interrupted_before_its_start_can_be_started_again(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def interrupted(*_: object) -> None:
@@ -400,25 +408,27 @@ class TestResume:
 
     @pytest.fixture
     def begun(self, bench: Bench) -> str:
-        """A run of two cases of which only the first has been measured."""
+        """A run of two cases. Only the first case is measured."""
         bench("run", *self.AXES, "--out", "mine")
         file = Path("mine", FILE)
         file.write_text("".join(file.read_text().splitlines(keepends=True)[:3]))
         return "mine"
 
-    def test_needs_nothing_but_the_folder(self, bench: Bench, begun: str) -> None:
+    def test_resume_needs_only_the_folder(self, bench: Bench, begun: str) -> None:
         said = bench("run", "--resume", begun)
         assert (said.status, said.out) == (0, "mine\n")
         assert len(Path(begun, "results.csv").read_text().splitlines()) == 3
         assert bench("run", "--resume", begun, "--device", "cpu").status == 0
 
-    def test_takes_the_same_sweep_written_again(self, bench: Bench, begun: str) -> None:
+    def test_resume_accepts_the_same_sweep_in_another_spelling(
+        self, bench: Bench, begun: str
+    ) -> None:
         assert bench("run", *self.AXES, "--resume", begun).status == 0
 
     @pytest.mark.parametrize(
         "words", [["smoke"], ["--set", "seq_len=16"], ["--set", "seq_len=16,32"]]
     )
-    def test_refuses_another_sweep(self, bench: Bench, begun: str, words: list[str]) -> None:
+    def test_resume_refuses_another_sweep(self, bench: Bench, begun: str, words: list[str]) -> None:
         before = Path(begun, FILE).read_bytes()
         refused(
             bench("run", *words, "--resume", begun),
@@ -426,7 +436,7 @@ class TestResume:
         )
         assert Path(begun, FILE).read_bytes() == before
 
-    def test_refuses_another_machine(self, bench: Bench, begun: str) -> None:
+    def test_resume_refuses_another_machine(self, bench: Bench, begun: str) -> None:
         file = Path(begun, FILE)
         header, *rest = file.read_text().splitlines()
         edited = json.loads(header)
@@ -438,13 +448,13 @@ class TestResume:
         assert "mine was measured on another machine or installation: cores was 1000 and" in message
         assert "Traceback" not in said.err
 
-    def test_refuses_another_device(
+    def test_resume_refuses_another_device(
         self, bench: Bench, begun: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         refused(bench("run", "--resume", begun, "--device", "cuda"), "was measured on cpu, not on")
 
-    def test_finds_captures_where_they_were(self, bench: Bench) -> None:
+    def test_resume_finds_captures_at_their_old_path(self, bench: Bench) -> None:
         Path("captures").mkdir()
         capture_file(Path("captures", "some.safetensors"))
         axes = ("--set", "inputs=file:captures/some.safetensors", "--set", "head_dim=8")
@@ -455,7 +465,7 @@ class TestResume:
 
 
 class TestCompare:
-    def test_shows_the_ratio_of_two_runs(
+    def test_compare_shows_the_ratio_of_two_runs(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for folder, milliseconds in (("before", 2.0), ("after", 3.0)):
@@ -471,7 +481,7 @@ class TestCompare:
         for length in (16, 32):
             assert re.search(rf"n={length} h=8 │ +2\.000 │ +3\.000 │ +1\.500 │", said.out)
 
-    def test_refuses_a_table_of_something_else(self, bench: Bench) -> None:
+    def test_compare_refuses_a_table_without_the_columns_of_a_run(self, bench: Bench) -> None:
         for folder, content in (("a", "x,y\n1,2\n"), ("b", ",".join(COLUMNS) + "\n")):
             Path(folder).mkdir()
             Path(folder, "results.csv").write_text(content)
@@ -480,7 +490,7 @@ class TestCompare:
 
 
 class TestCapture:
-    def test_passes_its_options_on_and_names_the_file(
+    def test_capture_passes_on_its_options_and_names_the_file(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         seen: dict[str, Any] = {}
@@ -508,7 +518,7 @@ class TestCapture:
             "--set inputs=file:o.safetensors\n"
         )
 
-    def test_that_fails_ends_with_one_line(
+    def test_a_capture_that_fails_ends_with_one_line(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail(*_: object, **__: object) -> None:

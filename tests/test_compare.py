@@ -1,4 +1,4 @@
-"""Two runs side by side: which rows are paired, and what is said of them."""
+"""Comparison of two runs: the pairs of rows, and the columns of the table."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def timed(first: float, median: float, third: float, **changes: object) -> Measu
 @pytest.fixture
 def compared(tmp_path: Path) -> Compare:
     def compare(before: Rows, after: Rows) -> tuple[str, list[list[str]]]:
-        """The title and the cells of each row."""
+        """The title of the table and the cells of each row."""
         shown = table(write(tmp_path / "before", before), write(tmp_path / "after", after))
         cells = [[str(cell) for cell in column.cells] for column in shown.columns]
         return str(shown.title), [list(row) for row in zip(*cells, strict=True)]
@@ -64,14 +64,14 @@ def test_the_ratio_is_after_to_before(compared: Compare) -> None:
         ((3.0, 4.0, 5.0), (1.0, 2.0, 2.9), False),
     ],
 )
-def test_quartiles_that_overlap_are_said_to(
+def test_overlapping_quartiles_are_marked(
     compared: Compare, before: Quartiles, after: Quartiles, overlap: bool
 ) -> None:
     _, rows = compared([timed(*before)], [timed(*after)])
     assert rows[0][4] == ("quartiles overlap" if overlap else "")
 
 
-def test_a_case_is_paired_with_itself_and_no_other(compared: Compare) -> None:
+def test_a_case_is_paired_only_with_the_same_case(compared: Compare) -> None:
     before = [timed(1, i + 1, 9, seed=i) for i in range(3)]
     after = [timed(1, 10 * (i + 1), 90, seed=i) for i in (2, 1, 7)]
     title, rows = compared(before, after)
@@ -87,7 +87,7 @@ def test_cases_with_and_without_a_layer_are_both_paired(compared: Compare) -> No
     assert len(compared(both, both)[1]) == 2
 
 
-def test_implementations_of_a_variant_can_be_told_apart(compared: Compare) -> None:
+def test_implementations_of_a_variant_have_different_labels(compared: Compare) -> None:
     both = [
         timed(1, 2, 3, variant="full", hyperparameters="", implementation=name)
         for name in ("sdpa", "plain")
@@ -97,7 +97,7 @@ def test_implementations_of_a_variant_can_be_told_apart(compared: Compare) -> No
     assert {label.split()[0] for label in labels} == {"full/sdpa", "full/plain"}
 
 
-def test_an_earlier_run_had_no_projections(tmp_path: Path) -> None:
+def test_a_run_without_a_projections_column_is_compared(tmp_path: Path) -> None:
     both = [timed(1, 2, 3), timed(1, 2, 3, projections="shared")]
     after = write(tmp_path / "after", both)
     before = write(tmp_path / "before", both[:1])
@@ -115,7 +115,7 @@ def test_a_case_that_failed_shows_its_status_and_no_ratio(compared: Compare) -> 
     assert compared([timed(1, 2, 3)], [failed])[1][0][1:] == ["ok", "out_of_memory", "", ""]
 
 
-def test_a_table_fits_on_paper(tmp_path: Path) -> None:
+def test_a_table_fits_the_width_of_a_page(tmp_path: Path) -> None:
     run = write(tmp_path / "run", [timed(1.9, 2.0, 2.1)])
     console = Console(width=150, file=StringIO())
     console.print(table(run, run))
@@ -128,7 +128,7 @@ class TestErrors:
     def run(self, tmp_path: Path) -> Path:
         return write(tmp_path / "run", [timed(1, 2, 3)])
 
-    def test_a_folder_that_is_no_run_is_named(self, run: Path, tmp_path: Path) -> None:
+    def test_a_folder_without_a_run_is_named(self, run: Path, tmp_path: Path) -> None:
         with pytest.raises(
             CompareError,
             match=r"cannot read .*none.results\.csv: No such file .*; "
@@ -136,7 +136,7 @@ class TestErrors:
         ):
             table(run, tmp_path / "none")
 
-    def test_runs_without_a_common_case_are_named(self, run: Path, tmp_path: Path) -> None:
+    def test_runs_without_a_common_case_raise_an_error(self, run: Path, tmp_path: Path) -> None:
         other = write(tmp_path / "other", [timed(1, 2, 3, seed=1)])
         with pytest.raises(CompareError, match=r"run and .*other have no case in common"):
             table(run, other)
@@ -150,7 +150,7 @@ class TestErrors:
             table(old, run)
 
     @pytest.mark.parametrize("content", [b"", b'"', b"a,b\n1,2\n1,2,3,4\n", b"\xff\xfe,\n"])
-    def test_a_file_that_is_no_table_is_named_on_one_line(
+    def test_a_file_that_is_no_table_is_named_in_one_line(
         self, run: Path, tmp_path: Path, content: bytes
     ) -> None:
         broken = tmp_path / "broken"
@@ -160,6 +160,6 @@ class TestErrors:
             table(run, broken)
         assert "\n" not in str(caught.value)
 
-    def test_a_run_without_rows_shares_no_case(self, run: Path, tmp_path: Path) -> None:
+    def test_a_run_without_rows_has_no_common_case(self, run: Path, tmp_path: Path) -> None:
         with pytest.raises(CompareError, match="no case in common"):
             table(run, write(tmp_path / "empty", []))

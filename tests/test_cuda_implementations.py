@@ -1,4 +1,4 @@
-"""Implementations that libraries offer on CUDA: what they say elsewhere, and compute there."""
+"""Implementations from libraries for CUDA: the errors on other devices, and the results on CUDA."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from variants.contract.pattern import Pattern
 from variants.engines.libraries import cuda_sdpa, fla, xformers
 
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)
-# What rounding explains of an output; a gradient is rounded on more of its way.
+# The bound of rounding errors for an output. A gradient has more roundings, so its bound is larger.
 BOUND = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-5}
 TIMES = (1, 3, 3, 3)
 
@@ -50,7 +50,8 @@ def assert_right(
     gradients: bool = True,
     **call: Any,
 ) -> None:
-    """Output and gradients against the definition in float64, relative to the whole tensor."""
+    """Compare output and gradients with the definition in float64; the error is relative to the
+    whole tensor."""
 
     def run(function: Callable[..., Tensor], given: Sequence[Tensor]) -> list[Tensor]:
         leaves = [x.detach().requires_grad_(gradients) for x in given]
@@ -73,7 +74,7 @@ def assert_right(
         assert error <= times * BOUND[mine.dtype]
 
 
-# --- Elsewhere than on CUDA.
+# --- On devices other than CUDA.
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def assert_right(
         ("linear", "fla", "flash-linear-attention has Triton kernels for CUDA only"),
     ],
 )
-def test_a_cpu_refuses_them_and_says_why(name: str, implementation: str, reason: str) -> None:
+def test_on_a_cpu_they_raise_with_the_reason(name: str, implementation: str, reason: str) -> None:
     query, key, value = tensors(query_len=9, key_len=9)
     attention = variants.create(name, implementation=implementation)
     with pytest.raises(UnsupportedError, match=f"'{implementation}' cannot run here: {reason}"):
@@ -114,19 +115,19 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
     ],
 )
 @pytest.mark.parametrize("name", list(cuda_sdpa.KERNELS))
-def test_a_kernel_by_name_refuses_what_torch_would_get_wrong(
+def test_a_named_kernel_refuses_calls_that_torch_computes_wrongly(
     name: str, query_len: int, call: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(UnsupportedError, match=f"'{name}' .*{said}"):
         cuda_sdpa.attend(name, *tensors(query_len=query_len, key_len=9), Call(scale=1.0, **call))
 
 
-def test_a_kernel_by_name_hands_on_why_torch_does_not_take_the_call() -> None:
-    """On a CPU it takes none. What the program allows torch to choose from is left as it was."""
+def test_a_named_kernel_reports_that_torch_does_not_take_the_call() -> None:
+    """On a CPU it takes no call. The kernels that the program has enabled in torch stay enabled."""
     allowed = torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.cudnn_sdp_enabled()
     for name in cuda_sdpa.KERNELS:
         if name == "cudnn" and torch.version.cuda and not torch.cuda.is_available():
-            continue  # a build for CUDA asks the driver, which is not there
+            continue  # a CUDA build asks the driver, which is missing here
         with pytest.raises(
             UnsupportedError, match=f"torch's '{name}' kernel does not take this call"
         ):
@@ -137,10 +138,10 @@ def test_a_kernel_by_name_hands_on_why_torch_does_not_take_the_call() -> None:
 
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("name", list(cuda_sdpa.KERNELS))
-def test_a_kernel_by_name_is_called_with_torchs_choice_left_alone(
+def test_a_named_kernel_is_called_without_changes_to_the_kernels_that_torch_may_choose(
     name: str, head_dim: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On tensors without numbers, which need no GPU."""
+    """On fake tensors, which need no GPU."""
     calls = []
 
     class Watch(TorchDispatchMode):
@@ -163,12 +164,12 @@ def test_a_kernel_by_name_is_called_with_torchs_choice_left_alone(
     assert out.shape == query.shape
     operations = [operation for operation, _ in calls if "attention" in operation]
     assert operations == [f"_scaled_dot_product_{name}_attention"]
-    # A context that names one kernel switches the others off.
+    # A context manager that selects one kernel would disable the others.
     assert {allowed for _, allowed in calls} == {(True, True)}
 
 
 @pytest.mark.parametrize("name", list(cuda_sdpa.KERNELS))
-def test_a_kernel_by_name_has_gradients_and_any_width(name: str) -> None:
+def test_a_named_kernel_has_gradients_and_accepts_any_width(name: str) -> None:
     inputs = [
         torch.empty(2, 4, 301, 60, device="meta", dtype=torch.bfloat16, requires_grad=True)
         for _ in range(3)
@@ -180,7 +181,8 @@ def test_a_kernel_by_name_has_gradients_and_any_width(name: str) -> None:
 
 
 class Elsewhere:
-    """What the choice of a kernel looks at, of a tensor on a device that is not here."""
+    """The attributes that the choice of a kernel reads, for a tensor on a device that is not
+    present."""
 
     def __init__(self, dtype: torch.dtype, seq_len: int = 64, head_dim: int = 64) -> None:
         self.device = torch.device("cuda")
@@ -218,7 +220,7 @@ def test_the_kernel_for_a_gpu_follows_a_fixed_rule(
     assert plain.choose_implementation(tensor, key) == "plain"  # type: ignore[arg-type]
 
 
-def test_padding_goes_where_masks_are_right_whatever_is_chosen_for_speed(
+def test_padding_uses_a_kernel_with_correct_masks_whatever_kernel_is_fastest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cuda_sdpa, "fastest", lambda query, key: "flash")
@@ -230,13 +232,13 @@ def test_padding_goes_where_masks_are_right_whatever_is_chosen_for_speed(
     assert_close(attention(query, key, value, key_padding_mask=padding), weights @ value)
 
 
-# --- What a window means to xFormers, by its own statement of the mask.
+# --- The window in xFormers' own definition of its mask.
 
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [0, 1, 5, 1 << 40])
 @pytest.mark.parametrize(("query_len", "key_len"), [(12, 12), (7, 12), (1, 12)])
-def test_the_window_is_the_one_of_xformers(
+def test_the_window_is_that_of_xformers(
     causal: bool, window: int, query_len: int, key_len: int
 ) -> None:
     pattern = Pattern(query_len, key_len, causal, window=window)
@@ -248,12 +250,12 @@ def test_the_window_is_the_one_of_xformers(
     "more",
     [{"leading": 2}, {"trailing": 1}, {"block_size": 4}, {"random_blocks": torch.ones(1, 3, 1)}],
 )
-def test_xformers_is_not_given_more_than_a_window(more: dict[str, Any]) -> None:
+def test_xformers_refuses_patterns_with_more_than_a_window(more: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedError, match="windows of tokens only"):
         xformers.window_bias(Pattern(12, 12, True, window=1, **more))
 
 
-def test_xformers_is_not_given_rows_that_see_nothing_or_padding() -> None:
+def test_xformers_refuses_padding_and_rows_that_see_no_key() -> None:
     query, key, value = tensors(query_len=9, key_len=8)
     pattern = Pattern(9, 8, False, window=2)
     with pytest.raises(UnsupportedError, match=r"key_len of at least query_len.* got 8 and 9"):
@@ -263,7 +265,7 @@ def test_xformers_is_not_given_rows_that_see_nothing_or_padding() -> None:
         xformers.attend(key, key, value, Call(key_padding_mask=padding, scale=1.0))
 
 
-# --- flash-linear-attention, as far as it can be seen without its kernels.
+# --- flash-linear-attention, for the parts that can be tested without its kernels.
 
 
 @pytest.mark.parametrize(
@@ -275,7 +277,7 @@ def test_xformers_is_not_given_rows_that_see_nothing_or_padding() -> None:
         (torch.float32, (9, 9), True, "accuracy of bfloat16 only; got float32"),
     ],
 )
-def test_fla_refuses_what_it_would_get_wrong(
+def test_fla_refuses_calls_that_it_computes_wrongly(
     dtype: torch.dtype, lengths: tuple[int, int], causal: bool, said: str
 ) -> None:
     query, key, value = tensors(dtype=dtype, query_len=lengths[0], key_len=lengths[1])
@@ -284,10 +286,10 @@ def test_fla_refuses_what_it_would_get_wrong(
 
 
 @pytest.mark.parametrize("feature_map", ["elu", "relu"])
-def test_fla_is_given_features_in_its_own_layout(
+def test_fla_receives_features_in_its_own_layout(
     feature_map: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stand-in for the library, that computes what its documentation says."""
+    """A replacement for the library that computes the function of its documentation."""
 
     def chunk_linear_attn(
         q: Tensor, k: Tensor, v: Tensor, scale: float, normalize: bool
@@ -349,7 +351,7 @@ def test_full_attention_on_a_gpu(
 @pytest.mark.parametrize("device", [GPU])
 @pytest.mark.parametrize("dtype", list(BOUND), ids=str)
 @pytest.mark.parametrize(("query_len", "key_len"), [(301, 301), (40, 301), (301, 40)])
-def test_what_is_chosen_on_a_gpu_is_right_with_padding_and_unlike_lengths(
+def test_the_fastest_kernel_on_a_gpu_is_correct_with_padding_and_different_lengths(
     query_len: int, key_len: int, dtype: torch.dtype, device: str
 ) -> None:
     inputs = tensors(device, dtype, query_len=query_len, key_len=key_len, kv_heads=2)
@@ -361,7 +363,7 @@ def test_what_is_chosen_on_a_gpu_is_right_with_padding_and_unlike_lengths(
 
 
 @pytest.mark.parametrize("device", [GPU])
-def test_a_half_type_on_a_recent_gpu_gets_a_named_kernel(device: str) -> None:
+def test_half_types_on_a_recent_gpu_use_a_named_kernel(device: str) -> None:
     query, key, _ = tensors(device, torch.bfloat16)
     chosen = variants.create("full").choose_implementation(query, key)
     if torch.cuda.get_device_capability() >= (9, 0):
@@ -418,7 +420,7 @@ def test_linear_attention_of_fla_on_a_gpu(
 def test_a_second_call_does_not_wait_for_the_gpu(
     name: str, implementation: str, device: str
 ) -> None:
-    """A wait in the middle of a call would be timed with it."""
+    """A synchronisation inside a call would be part of its measured time."""
     attention = here(variants.create(name, implementation=implementation), device)
     inputs = [
         x.requires_grad_() for x in tensors(device, torch.bfloat16, query_len=1024, key_len=1024)

@@ -1,4 +1,5 @@
-"""Curves along a knob of quality: which rows form one, in what order, and what else shows it."""
+"""Curves along the knob of quality: their rows, their order, and the figures and tables that show
+them."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ def setting(variant: str, hyperparameters: str, time: float = 1, **changes: Any)
 
 
 def window(*sizes: int, **changes: Any) -> list[Measurement]:
-    """The larger the window, the slower and the more exact."""
+    """Rows of a window: a larger one is slower and more exact."""
     return [setting("window", f"globals=2 size={n}", n / 64, error=8 / n, **changes) for n in sizes]
 
 
@@ -45,8 +46,8 @@ def curves_of(frame: pd.DataFrame) -> dict[str, list[str]]:
     }
 
 
-class TestWhatFormsACurve:
-    def test_the_settings_of_the_knob_in_the_order_of_numbers(self, tmp_path: Path) -> None:
+class TestFormingCurves:
+    def test_a_curve_holds_the_settings_of_the_knob_in_numeric_order(self, tmp_path: Path) -> None:
         frame = frame_of(tmp_path, window(512, 64, 1024, 256))
         assert curves_of(frame) == {"window": ["64", "256", "512", "1024"]}
         assert list(frame["place"]) == [2, 0, 3, 1]
@@ -54,7 +55,7 @@ class TestWhatFormsACurve:
         assert name_of(frame) == "window, size 64 to 1024"
         assert name_of(frame[:1]) == "window size=512"
 
-    def test_other_implementations_and_other_settings_are_other_curves(
+    def test_other_implementations_and_other_settings_form_other_curves(
         self, tmp_path: Path
     ) -> None:
         rows = [
@@ -71,7 +72,7 @@ class TestWhatFormsACurve:
         }
         assert list(frame["label"])[2] == "window/flex globals=2 size=64"
 
-    def test_two_numbers_that_grow_together_are_one_knob(self, tmp_path: Path) -> None:
+    def test_two_numbers_that_increase_together_are_one_knob(self, tmp_path: Path) -> None:
         rows = [setting("pair", f"back={n} segment={n}") for n in (16, 4)]
         frame = frame_of(tmp_path, rows)
         assert curves_of(frame) == {"pair": ["4", "16"]}
@@ -80,7 +81,7 @@ class TestWhatFormsACurve:
         unequal = frame_of(tmp_path, [setting("pair", f"back={n} segment=9") for n in (8, 16)])
         assert name_of(unequal) == "pair, back and segment 8, 9 to 16, 9"
 
-    def test_a_run_that_recorded_no_knob_has_the_one_number_that_varies(
+    def test_in_a_run_without_recorded_knobs_the_only_varying_number_is_the_knob(
         self, tmp_path: Path
     ) -> None:
         rows = [
@@ -93,7 +94,8 @@ class TestWhatFormsACurve:
             frame = frame_of(tmp_path, rows, knobs)
             assert curves_of(frame) == {
                 "window": ["64", "256"],
-                # Not of seeds, of which none is better, nor of two numbers that may be two knobs.
+                # Not a seed, because no seed is better, and not two numbers, which may be two
+                # knobs.
                 "rounds seed=1": ["1"],
                 "rounds seed=2": ["2"],
                 "pair back=4 segment=4": [""],
@@ -101,31 +103,33 @@ class TestWhatFormsACurve:
                 "plain feature=elu": [""],
                 "plain feature=relu": [""],
             }
-            # What is the default nobody said.
+            # The run records no defaults.
             assert not frame.loc[frame["variant"] == "window", "is_default"].any()
 
-    def test_what_has_no_knob_is_a_curve_of_its_own(self, tmp_path: Path) -> None:
+    def test_a_variant_without_a_knob_forms_a_curve_by_itself(self, tmp_path: Path) -> None:
         frame = frame_of(tmp_path, [done(), *window(64)])
         assert curves_of(frame) == {"full": [""], "window": ["64"]}
         assert name_of(frame[:1]) == "full"
 
 
 class TestOneSetting:
-    def test_it_is_the_default(self, tmp_path: Path) -> None:
+    def test_the_one_setting_is_the_default(self, tmp_path: Path) -> None:
         rows = [*window(256, 512, 1024, 2048), *window(256, 512, seq_len=512), done()]
         kept = one_setting(frame_of(tmp_path, rows))
         assert list(kept["label"]) == ["window size=256", "window size=256", "full"]
 
-    def test_or_the_middle_where_that_was_not_measured(self, tmp_path: Path) -> None:
+    def test_the_one_setting_is_the_middle_one_if_the_default_was_not_measured(
+        self, tmp_path: Path
+    ) -> None:
         kept = one_setting(frame_of(tmp_path, window(512, 64, 128)))
         assert list(kept["label"]) == ["window size=128"]
 
-    def test_of_every_curve_of_a_variant(self, tmp_path: Path) -> None:
+    def test_every_curve_of_a_variant_keeps_one_setting(self, tmp_path: Path) -> None:
         rows = [*window(64, 256), *window(64, 256, implementation="flex")]
         kept = one_setting(frame_of(tmp_path, rows))
         assert list(kept["label"]) == ["window size=256", "window/flex size=256"]
 
-    def test_figures_show_it_once_all_are_too_many(self, tmp_path: Path) -> None:
+    def test_figures_show_one_setting_if_there_are_too_many_lines(self, tmp_path: Path) -> None:
         few = frame_of(tmp_path, window(64, 128, 256, 512))
         many = frame_of(tmp_path, [*window(64, 256), *others(MOST_LINES - 1)])
         for name in ("time_vs_length", "memory_vs_length", "error_vs_length", "time_vs_heads"):
@@ -133,7 +137,7 @@ class TestOneSetting:
             assert len(KIND[name].shown(many)) == MOST_LINES
         assert len(KIND["error_vs_time"].shown(many)) == MOST_LINES + 1
 
-    def test_and_the_caption_says_so(self, tmp_path: Path) -> None:
+    def test_the_caption_states_that_one_setting_is_shown(self, tmp_path: Path) -> None:
         said = "Of each method one setting of its knob"
         for rows, figures in (
             ([*window(64, 256), *others(MOST_LINES - 1)], {"error_vs_time"}),
@@ -146,7 +150,7 @@ class TestOneSetting:
             assert whole == figures & {it.kind.name for it in drawn}
             written = " ".join(page(runs, drawn).split())
             assert written.count(said) == len(drawn) - len(whole)
-            # Tables keep all.
+            # Tables keep all settings.
             assert all(f"size={n}" in written for n in (64, 256))
             assert len(frame) == len(rows)
 
@@ -157,7 +161,7 @@ def others(count: int) -> list[Measurement]:
 
 class TestFigure:
     def test_a_curve_is_a_line_in_the_order_of_its_knob(self, tmp_path: Path) -> None:
-        # The second is slower than the third: the line goes there and back.
+        # The second point is slower than the third, so the line goes right and then left.
         rows = window(64, 256, 1024)
         rows[1] = setting("window", "globals=2 size=256", 99, error=8 / 256)
         ax = drawn(tmp_path, [rows[2], rows[0], rows[1], done(3, 0.0)])
@@ -167,7 +171,7 @@ class TestFigure:
         assert np.allclose(np.asarray(marks.get_offsets())[:, 0], [1.0, 99.0, 16.0])
         assert list(marks.get_sizes()) == sorted(set(marks.get_sizes()))
 
-    def test_curves_of_two_implementations_are_not_mixed(self, tmp_path: Path) -> None:
+    def test_curves_of_two_implementations_are_separate(self, tmp_path: Path) -> None:
         rows = [*window(64, 256), *window(128, 512, implementation="flex")]
         ax = drawn(tmp_path, rows)
         lines = {str(it.get_label()): it for it in ax.lines if it.get_gid() != "zeros"}
@@ -175,7 +179,9 @@ class TestFigure:
         assert list(lines["window/flex"].get_xdata()) == [2.0, 8.0]
         assert lines["window"].get_color() == lines["window/flex"].get_color()
 
-    def test_the_variant_is_named_once_and_the_legend_has_the_ends(self, tmp_path: Path) -> None:
+    def test_the_variant_is_named_once_and_the_legend_has_the_first_and_last_setting(
+        self, tmp_path: Path
+    ) -> None:
         rows = [*window(64, 128, 256, 512), setting("rounds", "hashes=4"), done(9, 0.0)]
         frame = frame_of(tmp_path, rows)
         figure, (ax,) = figure_of(KIND["error_vs_time"], frame)
@@ -184,7 +190,7 @@ class TestFigure:
         texts = [text.get_text() for text in legend.get_texts()]
         assert texts == ["full", "rounds", "window, size 64 to 512"]
 
-    def test_a_setting_that_failed_leaves_a_gap_and_its_name(self, tmp_path: Path) -> None:
+    def test_a_setting_that_failed_leaves_a_gap_and_is_named(self, tmp_path: Path) -> None:
         rows = window(64, 128, 512)
         rows.append(failed(Status.TIMEOUT, variant="window", hyperparameters="globals=2 size=256"))
         ax = drawn(tmp_path, rows)
@@ -203,7 +209,7 @@ class TestFigure:
         }
         assert ends == {(0.1125, 0.1375), (0.028125, 0.034375)}
 
-    def test_a_curve_has_the_colour_of_its_variant_and_the_look_of_its_first_setting(
+    def test_a_curve_has_the_color_of_its_variant_and_the_style_of_its_first_setting(
         self, tmp_path: Path
     ) -> None:
         frame = frame_of(tmp_path, [*window(512, 64, 128), *others(3), done()])
@@ -215,9 +221,9 @@ class TestFigure:
         (line,) = [line for line in ax.lines if line.get_label() == "window"]
         assert to_hex(line.get_color()) == looks["window"].color
 
-    def test_no_name_stands_on_a_line(self, tmp_path: Path) -> None:
+    def test_no_name_overlaps_a_line(self, tmp_path: Path) -> None:
         rows = [setting("window", f"size={n}", n / 64, error=0.1) for n in (64, 1024)]
-        rows.append(setting("near", "", 4, error=0.11))  # the name's first place is on the line
+        rows.append(setting("near", "", 4, error=0.11))  # the preferred place is on the line
         ax = drawn(tmp_path, rows)
         figure = ax.get_figure(root=True)
         assert figure is not None

@@ -1,4 +1,4 @@
-"""What reports ask the registry about the rows of a run."""
+"""Facts from the registry that reports use for the rows of a run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_torch_sdpa_is_the_reference() -> None:
         ("a_variant_of_an_earlier_run", "sdpa", "sdpa", False, False),
     ],
 )
-def test_a_row_is_judged_by_its_variant_and_implementation(
+def test_a_row_has_the_facts_of_its_variant_and_implementation(
     variant: str, implementation: str, used: str, library: bool, reduced: bool
 ) -> None:
     row = {"variant": variant, "implementation": implementation, "implementation_used": used}

@@ -1,4 +1,5 @@
-"""Decoding measured: what a row of `direction` decode holds, and that a wrong step is noticed."""
+"""Measurement of decoding: the columns of a row with `direction` decode, and detection of a wrong
+step."""
 
 from __future__ import annotations
 
@@ -26,11 +27,11 @@ def measure(**changes: Any) -> Measurement:
     return worker.measure(case(**asked), settings())[0]
 
 
-def test_a_row_is_one_token_after_a_context() -> None:
+def test_a_row_measures_one_token_after_a_context() -> None:
     row = measure()
     assert (row.status, row.implementation_used) == (Status.OK, "step")
     assert row.oracle_rows == decode_steps.CHECKED
-    # Keys and values of 8 tokens in 2 heads of 16 channels, and room for 64 more.
+    # Keys and values of 8 tokens in 2 heads of 16 channels, and free capacity for 64 more.
     given = inputs.load(row.case, {})
     _, state = variants.create("sliding_window", window_size=8).prefill(
         given.query[:, :, :36], given.key[:, :, :36], given.value[:, :, :36]
@@ -45,7 +46,7 @@ def test_a_row_is_one_token_after_a_context() -> None:
     assert row.speedup_vs_exact == row.exact_ms_median / row.time_ms_median
 
 
-def test_the_error_is_that_of_the_last_rows_of_the_causal_call() -> None:
+def test_the_error_equals_that_of_the_last_rows_of_the_causal_call() -> None:
     row = measure()
     given = inputs.load(row.case, {})
     window = variants.create("sliding_window", window_size=8)
@@ -59,7 +60,7 @@ def test_the_error_is_that_of_the_last_rows_of_the_causal_call() -> None:
     assert expected > 0.05
 
 
-def test_torch_decodes_beside_ours() -> None:
+def test_decoding_with_torch_is_measured_too() -> None:
     rows = {
         name: measure(variant="full", hyperparameters="", implementation=name)
         for name in ("auto", "sdpa")
@@ -69,7 +70,7 @@ def test_torch_decodes_beside_ours() -> None:
     assert rows["sdpa"].time_ms_median == rows["sdpa"].sdpa_ms_median
 
 
-def test_a_step_that_forgets_is_incorrect(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_ignores_the_context_is_incorrect(monkeypatch: pytest.MonkeyPatch) -> None:
     def forgetful(self: SlidingWindowAttention, memory: Ends, *more: Any, **call: Any) -> Any:
         out, kept = right(self, memory, *more, **call)
         assert isinstance(kept, Ends)
@@ -89,7 +90,7 @@ def test_any_context_can_be_decoded(seq_len: int) -> None:
     assert row.oracle_rows == max(1, min(seq_len - 1, decode_steps.CHECKED))
 
 
-def test_the_context_keeps_its_length_while_it_is_timed() -> None:
+def test_the_context_keeps_its_length_while_a_step_is_timed() -> None:
     given = inputs.load(case(direction="decode", causal=True, seq_len=40), {})
     seen = []
 
@@ -122,7 +123,7 @@ def test_the_context_keeps_its_length_while_it_is_timed() -> None:
         ),
     ],
 )
-def test_what_cannot_be_decoded_is_a_row_that_says_why(
+def test_cases_that_cannot_be_decoded_are_rows_with_a_reason(
     changes: dict[str, Any], reason: str
 ) -> None:
     row = measure(**changes)

@@ -1,7 +1,7 @@
 """Prefill and steps: token by token a variant gives the rows of its causal call.
 
-As in `tests/contract`, variants are never named: every one that declares `step` is tested, and
-every one that does not must say so.
+As in `tests/contract`, no variant is named. Every variant that declares `step` is tested, and every
+other variant must raise an error.
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ from tests.contract.shapes import CUDA, HALF, Shape
 from variants import REGISTRY, Attention, State, UnsupportedError
 from variants.engines.decode import decode_attend, kv_cache
 
-# Queries, keys and values of 61 tokens: beyond a window, a segment and a buffer's first room.
+# Queries, keys and values of 61 tokens: longer than a window, a segment and the initial capacity of
+# a buffer.
 SHAPES = {
     "one head": Shape(1, 1, 1, 61, 61),
     "grouped heads, odd channels": Shape(2, 6, 2, 61, 61, head_dim=5),
     "explicit scale": Shape(2, 2, 1, 61, 61, scale=0.7),
 }
 GROUPED = SHAPES["grouped heads, odd channels"]
-# Tokens of the prefill, of a step.
+# Number of tokens of the prefill and of each step.
 CUTS = ((1, 1), (8, 1), (30, 3), (30, 5), (3, 40), (60, 1))
 STEPPING = supports("step")
 
 
 @pytest.fixture(autouse=True)
 def _small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Buffers that fill up, steps of more rows than are taken at once, keys widened in pieces."""
+    """Small sizes: buffers that grow, steps with more rows than one block, keys converted in
+    pieces."""
     monkeypatch.setattr(kv_cache, "ROOM", 7)
     monkeypatch.setattr(decode_attend, "FEW", 4)
     monkeypatch.setattr(decode_attend, "WIDENED", 64)
@@ -55,8 +57,8 @@ def decoded(
     bias: Tensor | None = None,
     **call: Any,
 ) -> Tensor:
-    """A prefill of `cut` tokens and steps of `step` tokens; `bias` reaches `cut` tokens far and
-    more, in the form of a call on all tokens."""
+    """A prefill of `cut` tokens, then steps of `step` tokens. `bias` has the layout of a call on
+    all tokens and covers at least `cut` tokens."""
     total = tensors[0].shape[2]
     outs = []
     state: State | None = None
@@ -65,7 +67,8 @@ def decoded(
         if padding is not None:
             own["key_padding_mask"] = padding[:, start:stop]
         if bias is not None:
-            # Entry `total - 1` is that of distance 0; here the last key seen is number stop - 1.
+            # Entry `total - 1` is the bias of distance 0; the last visible key here is number stop
+            # - 1.
             own["distance_bias"] = bias[:, total - stop :][:, : stop - start + stop - 1]
         given = some(tensors, start, stop)
         if state is None:
@@ -87,7 +90,7 @@ def test_steps_give_the_rows_of_the_causal_call(attention: Attention, shape: Sha
 
 
 @pytest.mark.parametrize("attention", attentions("small", where=STEPPING))
-def test_steps_skip_padding_whatever_it_holds(attention: Attention) -> None:
+def test_steps_ignore_the_values_at_padding(attention: Attention) -> None:
     query, key, value = GROUPED.tensors()
     padding = GROUPED.padding()
     key, value = (x.masked_fill(padding[:, None, :, None], torch.nan) for x in (key, value))
@@ -124,7 +127,7 @@ def test_steps_take_a_distance_bias(attention: Attention) -> None:
 
 
 @pytest.mark.parametrize("attention", attentions("small", where=STEPPING))
-def test_learned_tensors_reach_the_steps(attention: Attention) -> None:
+def test_learned_parameters_are_used_in_steps(attention: Attention) -> None:
     learned = attention.init_parameters(6, 5, seed=3)
     learned = {name: tensor.double() + 0.1 for name, tensor in learned.items()}
     tensors = GROUPED.tensors()
@@ -135,7 +138,7 @@ def test_learned_tensors_reach_the_steps(attention: Attention) -> None:
 @pytest.mark.parametrize("device", ["cpu", CUDA])
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("attention", attentions(where=STEPPING))
-def test_half_types_lose_no_more_than_their_own_rounding(
+def test_the_error_of_half_types_is_at_most_their_own_rounding(
     attention: Attention, dtype: torch.dtype, device: str
 ) -> None:
     tensors = GROUPED.tensors(dtype, device=device)
@@ -155,14 +158,14 @@ def test_float32_steps_equal_the_float32_call(attention: Attention, device: str)
 
 
 @pytest.mark.parametrize("attention", attentions("small", "defaults", where=STEPPING))
-def test_one_state_may_be_gone_on_from_several_times(attention: Attention) -> None:
+def test_one_state_may_be_continued_several_times(attention: Attention) -> None:
     tensors = GROUPED.tensors()
     others = GROUPED.tensors(seed=9)
     _, state = attention.prefill(*some(tensors, 0, 20))
     for token in range(20, 40):
         given = some(tensors, token, token + 1)
         first, after = attention.step(state, *given)
-        # The same once more from the state and from a copy; then another future, twice as long.
+        # Repeat with the state and with a copy; then continue with other tokens, twice as many.
         again, _ = attention.step(state, *given)
         assert torch.equal(again, first)
         copied, _ = attention.step(copy.deepcopy(state), *given)
@@ -175,7 +178,9 @@ def test_one_state_may_be_gone_on_from_several_times(attention: Attention) -> No
 
 
 @pytest.mark.parametrize("attention", attentions("small", where=STEPPING))
-def test_states_outlive_inference_mode_and_the_inputs(attention: Attention) -> None:
+def test_states_are_valid_after_inference_mode_and_after_the_inputs_change(
+    attention: Attention,
+) -> None:
     tensors = GROUPED.tensors()
     expected = attention(*tensors, causal=True)
     given = [x.clone() for x in some(tensors, 0, 30)]
@@ -193,7 +198,7 @@ def test_states_outlive_inference_mode_and_the_inputs(attention: Attention) -> N
     "attention",
     attentions("small", where=lambda a: STEPPING(a) and a.info.time != "n²·d"),
 )
-def test_what_is_kept_does_not_grow_with_the_context(
+def test_the_state_does_not_grow_with_the_context_if_declared(
     attention: Attention, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def held(tokens: int) -> int:
@@ -209,7 +214,7 @@ def test_what_is_kept_does_not_grow_with_the_context(
     assert held(1024) <= held(64)
 
 
-def test_full_attention_keeps_every_key_and_value_and_little_more() -> None:
+def test_the_state_of_full_attention_is_the_keys_and_values_and_little_more() -> None:
     attention = variants.create("full")
     shape = Shape(1, 4, 2, 1024, 1024, head_dim=16)
     _, state = attention.prefill(*shape.tensors(torch.float32))
@@ -218,7 +223,7 @@ def test_full_attention_keeps_every_key_and_value_and_little_more() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
-def test_a_variant_that_cannot_step_says_so(name: str) -> None:
+def test_a_variant_without_step_raises(name: str) -> None:
     attention = variants.create(name)
     if "step" in attention.info.supports:
         assert "causal" in attention.info.supports
@@ -231,7 +236,7 @@ def test_a_variant_that_cannot_step_says_so(name: str) -> None:
         attention.step(state, *tensors)
 
 
-def test_a_gradient_is_refused_and_not_lost() -> None:
+def test_a_gradient_is_refused() -> None:
     attention = variants.create("full")
     query, key, value = GROUPED.tensors()
     _, state = attention.prefill(query, key, value)
@@ -267,7 +272,7 @@ def test_a_state_of_another_attention_or_shape_is_refused() -> None:
         attention.step(query, state, key, value)  # type: ignore[arg-type]
 
 
-def test_as_many_queries_as_keys_are_asked_for() -> None:
+def test_a_prefill_needs_as_many_queries_as_keys() -> None:
     attention = variants.create("full")
     query, key, value = GROUPED.tensors()
     with pytest.raises(ValueError, match="got 60 queries and 61 keys"):
@@ -275,7 +280,7 @@ def test_as_many_queries_as_keys_are_asked_for() -> None:
 
 
 @pytest.mark.parametrize("attention", attentions("small", where=supports("step", "distance_bias")))
-def test_a_bias_that_reaches_not_as_far_is_refused(attention: Attention) -> None:
+def test_a_bias_that_covers_too_few_tokens_is_refused(attention: Attention) -> None:
     tensors = GROUPED.tensors()
     _, state = attention.prefill(*tensors)
     with pytest.raises(ValueError, match=r"distance_bias must be .* = \(6, 62\)"):

@@ -1,7 +1,8 @@
-"""What each known method is, written out a second time: plain loops over rows, keys and rounds.
+"""The definition of each known method, implemented a second time in plain loops over rows, keys and
+rounds.
 
-Nothing here uses `variants.contract`, so a mistake shared by a kernel and its `weights` shows.
-Random draws are taken from the variant, and their distribution is tested on its own.
+Nothing here uses `variants.contract`, so an error that a kernel and its `weights` share is
+detected. Random draws are taken from the variant, and separate tests check their distribution.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ at_every_length = pytest.mark.parametrize(("query_len", "key_len"), LENGTHS)
 def shown_keys(
     batch: int, position: int, key_len: int, causal: bool, padding: Tensor | None
 ) -> list[int]:
-    """Keys that are neither padded nor, if causal, later."""
+    """The keys that are not padded and, if causal, not later than the query."""
     return [
         j
         for j in range(key_len)
@@ -44,7 +45,7 @@ def by_loops(
     causal: bool,
     padding: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Weights and outputs: `coefficient(batch, head, row, key)` divided by its sum over a row."""
+    """Weights and outputs: `coefficient(batch, head, row, key)` divided by its sum over the row."""
     batch, heads, query_len, _ = query.shape
     key_len = key.shape[2]
     weights = torch.zeros(batch, heads, query_len, key_len, dtype=torch.float64)
@@ -79,7 +80,7 @@ def assert_is(
     padding: Tensor | None,
     **call: Any,
 ) -> None:
-    """Kernel and `weights` of a variant equal the quotient of coefficients."""
+    """Kernel and `weights` of a variant equal the normalised coefficients."""
     weights, out = by_loops(*inputs, coefficient, causal=causal, padding=padding)
     call |= {"causal": causal, "key_padding_mask": padding}
     assert_close(attention.weights(*inputs[:2], **call), weights)
@@ -95,7 +96,8 @@ def assert_masked_softmax(
     padded: bool,
     scale: float | None = None,
 ) -> None:
-    """Softmax over the keys for which `sees(head, position of the query, position of the key)`."""
+    """Softmax over the keys for which `sees(head, position of the query, position of the key)` is
+    true."""
     inputs = tensors(query_len, key_len)
     exp = exponential(*inputs[:2], 1 / math.sqrt(HEAD_DIM) if scale is None else scale)
 
@@ -107,7 +109,7 @@ def assert_masked_softmax(
 
 
 def support(attention: variants.Attention, length: int, heads: int = HEADS, **call: Any) -> Tensor:
-    """Bool (heads, length, length): which keys a row sees, whatever the numbers."""
+    """Bool (heads, length, length): the keys that a row can see, independent of the numbers."""
     zeros = torch.zeros(1, heads, length, 2, dtype=torch.float64)
     return attention.weights(zeros, zeros, **call)[0] > 0
 
@@ -165,7 +167,8 @@ def test_a_global_key_inside_the_window_counts_once() -> None:
     attention = variants.create("longformer", window_size=2, num_global_tokens=3)
     zeros = torch.zeros(1, 1, 9, 4)
     weights = attention.weights(zeros, zeros)[0, 0]
-    # Row 4 sees 2 to 6 by its window, and 0 to 2 as global tokens: seven keys, 2 among them once.
+    # Row 4 sees keys 2 to 6 by its window, and keys 0 to 2 as global tokens: seven keys, key 2
+    # once.
     assert_close(weights[4], torch.tensor([1.0] * 7 + [0.0] * 2) / 7)
     value = torch.eye(9)[None, None]
     zeros = torch.zeros(1, 1, 9, 9)
@@ -194,7 +197,8 @@ BLOCK = 4
 def drawn_blocks(
     attention: variants.Attention, blocks: int, heads: int, size: int = 1
 ) -> list[list[set[int]]]:
-    """Per head and block of queries, the blocks of keys it sees, whole."""
+    """For each head and block of queries, the visible blocks of keys. Each block is visible as a
+    whole."""
     seen = support(attention, blocks * size, heads)
     tiles = seen.unflatten(-1, (blocks, size)).unflatten(-3, (blocks, size)).transpose(-3, -2)
     part, whole = tiles.any(-1).any(-1), tiles.all(-1).all(-1)
@@ -210,7 +214,9 @@ def near_or_global(row: int, blocks: int, front: int = 1, back: int = 1) -> set[
 
 
 @pytest.mark.parametrize("draws", [0, 1, 3])
-def test_bigbird_sees_neighbours_global_blocks_and_so_many_others(draws: int) -> None:
+def test_bigbird_sees_neighbour_blocks_global_blocks_and_the_given_number_of_random_blocks(
+    draws: int,
+) -> None:
     blocks = 14
     attention = variants.create("bigbird", block_size=BLOCK, num_random_blocks=draws)
     seen = drawn_blocks(attention, blocks, HEADS, BLOCK)
@@ -225,7 +231,7 @@ def test_bigbird_sees_neighbours_global_blocks_and_so_many_others(draws: int) ->
 
 
 @pytest.mark.parametrize("blocks", [2, 3, 4, 5, 6, 7, 8])
-def test_bigbird_takes_every_candidate_where_there_are_too_few(blocks: int) -> None:
+def test_bigbird_sees_all_candidates_if_there_are_too_few(blocks: int) -> None:
     attention = variants.create("bigbird", block_size=BLOCK, num_random_blocks=3)
     for rows in drawn_blocks(attention, blocks, HEADS, BLOCK):
         for i in range(1, blocks - 1):
@@ -237,7 +243,7 @@ def test_bigbird_takes_every_candidate_where_there_are_too_few(blocks: int) -> N
 @pytest.mark.parametrize(
     ("total", "front", "back"), [(0, 0, 0), (1, 1, 0), (2, 1, 1), (3, 2, 1), (5, 3, 2)]
 )
-def test_bigbird_global_blocks_stand_at_both_ends_the_odd_one_first(
+def test_global_blocks_of_bigbird_are_at_both_ends_with_the_odd_one_first(
     total: int, front: int, back: int
 ) -> None:
     blocks = 16
@@ -259,14 +265,14 @@ def test_bigbird_global_blocks_stand_at_both_ends_the_odd_one_first(
 def test_bigbird_is_softmax_over_the_blocks_it_draws(
     query_len: int, key_len: int, causal: bool, padded: bool
 ) -> None:
-    """A pair that is near, global and drawn counts once; the last block of keys is cut short."""
+    """A pair that is near, global and drawn counts once. The last block of keys is shorter."""
     attention = variants.create("bigbird", block_size=BLOCK, num_random_blocks=2)
     blocks = -(-key_len // BLOCK)
     drawn = drawn_blocks(attention, blocks, HEADS, BLOCK)
 
     def sees(head: int, query: int, key: int) -> bool:
         row, column = query // BLOCK, key // BLOCK
-        if row < 0:  # before the first key: only what is near or global
+        if row < 0:  # before the first key: only near or global keys
             return abs(row - column) <= 1 or column in (0, blocks - 1)
         return column in drawn[head][row]
 
@@ -274,10 +280,11 @@ def test_bigbird_is_softmax_over_the_blocks_it_draws(
 
 
 def chi_square(counts: Sequence[int], trials: int, chosen: int) -> float:
-    """Of how often each candidate is among `chosen` of them, drawn without replacement.
+    """Chi-square statistic of the counts of the candidates, with `chosen` drawn without
+    replacement.
 
-    The covariance of such indicators is p(1 - p)·K/(K - 1) off the constant vector, so that this
-    has the chi-square distribution with K - 1 degrees of freedom.
+    The covariance of such indicators is p(1 - p)·K/(K - 1) on vectors orthogonal to the constant
+    one, so this has the chi-square distribution with K - 1 degrees of freedom.
     """
     candidates = len(counts)
     share = chosen / candidates
@@ -315,7 +322,8 @@ def test_bigbird_draws_every_block_and_every_pair_equally_often() -> None:
 
 
 def test_bigbird_rows_and_heads_draw_independently() -> None:
-    """The draw of one block of queries says nothing of the next one's or of another head's."""
+    """The draw of one block of queries does not depend on the draw of the next block or of another
+    head."""
     blocks, heads, trials = 12, 2, 1500
     agree = Counter[str]()
     for seed in range(trials):
@@ -324,7 +332,8 @@ def test_bigbird_rows_and_heads_draw_independently() -> None:
         drawn = [[rows[i] - near_or_global(i, blocks) for i in range(blocks)] for rows in seen]
         agree["heads"] += drawn[0][5] == drawn[1][5]
         agree["rows"] += drawn[0][3] == drawn[0][8]
-    # Row 5 of 12 has 7 candidates. Rows 3 and 8 have 7 each, of which 4 are candidates of both.
+    # Row 5 of 12 has 7 candidates. Rows 3 and 8 have 7 each; 4 of these are candidates of both
+    # rows.
     for which, chance in (("heads", 1 / 7), ("rows", 4 / 49)):
         deviation = math.sqrt(trials * chance * (1 - chance))
         assert abs(agree[which] - trials * chance) < 5 * deviation, which
@@ -366,7 +375,7 @@ def test_linear_attention_weighs_by_the_product_of_features(
 
 
 def recurrence(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Causal attention of one head as the papers write it: a state that each token adds to."""
+    """Causal attention of one head as in the papers: each token adds to a recurrent state."""
     state = torch.zeros(keys.shape[-1], values.shape[-1], dtype=torch.float64)
     normaliser = torch.zeros(keys.shape[-1], dtype=torch.float64)
     rows = []
@@ -380,7 +389,7 @@ def recurrence(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", list(FEATURES))
 def test_causal_linear_attention_is_the_recurrence(name: str) -> None:
-    """Over more tokens than the kernel takes at once."""
+    """The sequence is longer than a chunk of the kernel."""
     query, key, value = tensors(300, 300)
     out = variants.create("linear", feature_map=name)(query, key, value, causal=True)
     for h in range(HEADS):
@@ -391,8 +400,8 @@ def test_causal_linear_attention_is_the_recurrence(name: str) -> None:
 
 
 @pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
-def test_elu_features_keep_their_digits_far_below_zero(causal: bool) -> None:
-    """There the feature is exp(x); adding 1 to something near -1 would leave nothing of it."""
+def test_elu_features_keep_their_precision_for_large_negative_inputs(causal: bool) -> None:
+    """The feature is exp(x) there. Adding 1 to a number close to -1 would lose all digits."""
     query, key, value = tensors(26, 26)
     query, key = query - 16, key - 16
     _, expected = by_loops(
@@ -408,7 +417,7 @@ def test_elu_features_keep_their_digits_far_below_zero(causal: bool) -> None:
     out = attention(*single, causal=causal)
     weights = attention.weights(*single[:2], causal=causal)
     by_weights = weights @ torch.stack([single[2][:, h // 2] for h in range(HEADS)], dim=1)
-    # Inputs near -16 have an absolute rounding of 1e-6, which the exponential makes relative.
+    # Inputs near -16 have an absolute rounding error of 1e-6; in the exponential it is relative.
     assert_close(out.double(), expected, rtol=1e-4, atol=1e-5)
     assert_close(by_weights.double(), expected, rtol=1e-4, atol=1e-5)
 
@@ -418,7 +427,7 @@ def test_a_relu_row_without_a_common_feature_is_zero() -> None:
     key = torch.tensor([[[[-1.0, 2.0], [-3.0, 1.0]]]])
     value = torch.tensor([[[[5.0, 6.0], [7.0, 8.0]]]])
     out = variants.create("linear", feature_map="relu")(query, key, value)
-    # The first query shares no positive channel with a key; the second weighs them 2 to 1.
+    # The first query has no positive channel in common with a key; the second weighs them 2 to 1.
     expected = [[0.0, 0.0], [(2 * 5.0 + 7.0) / 3, (2 * 6.0 + 8.0) / 3]]
     assert_close(out[0, 0], torch.tensor(expected))
 
@@ -432,7 +441,7 @@ def directions_of(attention: Any, heads: int = HEADS, head_dim: int = HEAD_DIM) 
 
 
 def favor_features(x: Tensor, directions: Tensor) -> Tensor:
-    """exp(w·x' - |x'|²/2) / sqrt(m), of x' = x / head_dim^(1/4)."""
+    """exp(w·x' - |x'|²/2) / sqrt(m), with x' = x / head_dim^(1/4)."""
     x = x / x.shape[-1] ** 0.25
     exponents = x @ directions.T - x.square().sum(-1, keepdim=True) / 2
     return torch.exp(exponents) / math.sqrt(len(directions))
@@ -447,7 +456,7 @@ def test_performer_weighs_by_the_product_of_random_features(
     attention = variants.create("performer", num_features=16)
     directions = directions_of(attention)
     query, key, value = tensors(query_len, key_len)
-    # The features estimate exp(q·k / sqrt(head_dim)), and a scale is a factor on the query.
+    # The features estimate exp(q·k / sqrt(head_dim)); another scale multiplies the query.
     scaled = query * (1.0 if scale is None else scale * math.sqrt(HEAD_DIM))
     queries = [[favor_features(scaled[b, h], directions[h]) for h in range(HEADS)] for b in (0, 1)]
     keys = [[favor_features(key[b, h // 2], directions[h]) for h in range(HEADS)] for b in (0, 1)]
@@ -462,7 +471,7 @@ def test_performer_weighs_by_the_product_of_random_features(
 
 
 def test_causal_performer_is_the_recurrence() -> None:
-    """Over more tokens than the kernel takes at once, with keys that grow along the way."""
+    """The sequence is longer than a chunk of the kernel, and the keys grow with the position."""
     attention = variants.create("performer", num_features=16)
     query, key, value = tensors(300, 300)
     key = key * torch.linspace(0.2, 3, 300, dtype=torch.float64)[:, None]
@@ -489,7 +498,7 @@ def test_performer_directions_are_orthogonal_within_blocks_of_head_dim() -> None
 
 
 def many_directions() -> Tensor:
-    """20 seeds of 40 heads of 50 blocks, (blocks, HEAD_DIM directions, HEAD_DIM)."""
+    """20 seeds × 40 heads × 50 blocks as (blocks, HEAD_DIM directions, HEAD_DIM)."""
     draws = [
         directions_of(variants.create("performer", num_features=50 * HEAD_DIM, seed=seed), heads=40)
         for seed in range(20)
@@ -498,7 +507,7 @@ def many_directions() -> Tensor:
 
 
 def assert_mean(samples: Tensor, expected: float | Tensor) -> None:
-    """The mean over the first dimension lies within five standard errors."""
+    """The mean over the first dimension is within five standard errors."""
     error = samples.std(0) / math.sqrt(len(samples))
     deviation = (samples.mean(0) - expected).abs()
     assert bool((deviation < 5 * error).all()), (samples.mean(0), expected, error)
@@ -513,9 +522,9 @@ def test_performer_directions_have_the_lengths_and_directions_of_gaussian_vector
     assert_mean(lengths, mean)
     assert_mean(lengths**2, d)
     assert_mean(lengths**4, d * (d + 2))
-    # Lengths do not depend on each other or on where a direction stands in its block.
+    # Lengths do not depend on each other or on the index of a direction in its block.
     assert_mean((lengths[:, 0] - mean) * (lengths[:, 1] - mean), 0.0)
-    # Uniform on the sphere: no preferred side, no preferred axis, for each place in the block.
+    # Uniform on the sphere: no preferred side or axis, for each index in the block.
     assert_mean(blocks, 0.0)
     outer = blocks[..., :, None] * blocks[..., None, :]
     assert_mean(outer, torch.eye(d, dtype=torch.float64))
@@ -545,7 +554,7 @@ def test_performer_kernel_estimates_the_softmax_kernel_without_bias() -> None:
 
 def test_performer_approaches_softmax_attention_as_features_grow() -> None:
     query, key, value = tensors(26, 26)
-    # Flat enough that no single draw dominates the mean, as the features are heavy-tailed.
+    # Scores are small, so that no single draw dominates the mean: the features are heavy-tailed.
     inputs = (query / 3, key / 3, value)
     exact = variants.create("full")(*inputs)
     errors = []
@@ -555,7 +564,7 @@ def test_performer_approaches_softmax_attention_as_features_grow() -> None:
             attention = variants.create("performer", num_features=features, seed=seed)
             total += float((attention(*inputs) - exact).norm() / exact.norm())
         errors.append(total / 4)
-    # The error falls as one over the root of the number, which grows 16 times.
+    # The error decreases as one over the square root of the number, which grows 16 times.
     assert 3 < errors[0] / errors[1] < 5
     assert errors[1] < 0.03
 
@@ -577,10 +586,10 @@ def times_seen(
     chunk: int,
     causal: bool,
 ) -> list[Counter[int]]:
-    """For each row of one head and round, the keys of its chunk and of the one before.
+    """For each row of one head and round, the keys of its chunk and of the previous chunk.
 
-    `shown` are the keys that are not padded. Without `causal` all of them are put in order of
-    (bucket, position) and cut; with it, the keys of each bucket are.
+    `shown` are the keys that are not padded. Without `causal` all of them are sorted by (bucket,
+    position) and split into chunks; with `causal`, the keys of each bucket are.
     """
     rows = []
     for i, bucket in enumerate(query_bucket):
@@ -632,7 +641,7 @@ def lsh_by_loops(
                 if total_weight > 0:
                     weights[b, h, i] /= total_weight
                 elif position in shown:
-                    weights[b, h, i, position] = 1.0  # nothing seen: its own value
+                    weights[b, h, i, position] = 1.0  # no visible key: the output is its own value
     out = torch.zeros_like(query)
     for h in range(heads):
         out[:, h] = weights[:, h] @ value[:, h // (heads // key.shape[1])]
@@ -643,7 +652,7 @@ def lsh_by_loops(
 @at_every_length
 @pytest.mark.parametrize("rounds", [1, 3])
 @pytest.mark.parametrize("shared", [False, True], ids=["separate", "shared"])
-def test_lsh_is_softmax_over_chunks_weighted_by_the_rounds_that_show_a_key(
+def test_lsh_is_softmax_over_chunks_weighted_by_the_number_of_rounds_that_show_a_key(
     shared: bool, rounds: int, query_len: int, key_len: int, causal: bool, padded: bool
 ) -> None:
     attention = lsh(rounds, shared=shared, chunk=2)
@@ -656,8 +665,8 @@ def test_lsh_is_softmax_over_chunks_weighted_by_the_rounds_that_show_a_key(
 
 
 @in_every_call
-def test_shared_queries_and_keys_are_hashed_alike(causal: bool, padded: bool) -> None:
-    """Reformer's own form, where the key is the query: same definition, and a bucket in common."""
+def test_shared_queries_and_keys_have_the_same_hash(causal: bool, padded: bool) -> None:
+    """The form of the Reformer paper, where the query is the key: same definition, same buckets."""
     attention = lsh(2, shared=True)
     query, _, value = tensors(50, 50)
     query = query[:, ::2]
@@ -672,14 +681,15 @@ def test_shared_queries_and_keys_are_hashed_alike(causal: bool, padded: bool) ->
     if not causal and not padded:
         assert not weights.diagonal(dim1=-2, dim2=-1).any(), "a token must not see itself"
     if causal:
-        # The first token sees nothing but itself, and so falls back on its own value.
+        # The first token sees only itself, so the output is its own value.
         assert_close(out[1, :, 0], value[1, :, 0])
 
 
 @pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
 @pytest.mark.parametrize("chunk", [1, 4])
 def test_lsh_buckets_are_the_nearest_corners_of_random_rotations(chunk: int, causal: bool) -> None:
-    """With several rotations a bucket is a number written in their corners, first one first."""
+    """With several rotations a bucket is a number with one digit for each rotation, the first
+    rotation first."""
     query, key, _ = tensors(600, 600)
     attention = lsh(2, chunk=chunk)
     rotations = attention._rotations(query, key, causal)
@@ -710,7 +720,7 @@ def test_lsh_rotations_differ_by_head_round_and_seed_and_are_gaussian() -> None:
     assert_mean(numbers**4, 3.0)
 
 
-def test_lsh_hashes_near_vectors_together_and_opposite_ones_apart() -> None:
+def test_lsh_hashes_near_vectors_to_one_bucket_and_opposite_ones_to_different_buckets() -> None:
     generator = torch.Generator().manual_seed(6)
     x = torch.randn(1, HEADS, 512, 16, generator=generator, dtype=torch.float64)
     noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
@@ -723,7 +733,7 @@ def test_lsh_hashes_near_vectors_together_and_opposite_ones_apart() -> None:
     assert agreement(3 * x) == 1.0
     assert agreement(-x) == 0.0
     assert agreement(x + 0.1 * noise) > 0.8 > 0.5 > agreement(x + 0.5 * noise) > 0.3
-    # Vectors that have nothing to do with each other meet in one bucket of 64 by chance.
+    # Unrelated vectors have the same bucket of 64 by chance.
     pairs = 4 * HEADS * 512
     assert abs(agreement(noise) - 1 / 64) < 5 * math.sqrt(1 / 64 / pairs)
 
@@ -739,7 +749,8 @@ def test_lsh_buckets_are_those_of_the_same_numbers_in_float64(dtype: torch.dtype
 
 
 def test_causal_lsh_shows_the_nearest_earlier_keys_of_the_bucket() -> None:
-    """A row sees at least `bucket_size` of them, or all there are, and no other bucket's."""
+    """A row sees at least `bucket_size` of them, or all if there are fewer, and no key of another
+    bucket."""
     query, key, _ = tensors(300, 300)
     attention = lsh(1)
     query_buckets, key_buckets = attention._hash(query, key, True)
@@ -755,14 +766,14 @@ def test_causal_lsh_shows_the_nearest_earlier_keys_of_the_bucket() -> None:
                 own = [i] if buckets[i] == bucket else []
                 visible = seen[b, h, i].nonzero()[:, 0].tolist()
                 if not earlier + own:
-                    assert visible == [i]  # nothing in its bucket: the key at its own position
+                    assert visible == [i]  # no key in its bucket: the key at its own position
                     continue
                 assert set(earlier[-CHUNK:] + own) <= set(visible) <= set(earlier + own)
                 full_chunks += len(visible) >= 2 * CHUNK - 1
     assert full_chunks > 100
 
 
-def test_lsh_seen_in_more_rounds_comes_nearer_to_softmax() -> None:
+def test_lsh_with_more_rounds_is_closer_to_softmax() -> None:
     inputs = tensors(300, 300)
     exact = variants.create("full")(*inputs)
     errors = []

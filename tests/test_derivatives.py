@@ -1,4 +1,4 @@
-"""Derivatives beyond the first backward pass: right, or refused in words."""
+"""Derivatives beyond the first backward pass: correct, or refused with a message."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ ROUTES = [hessian_vector_product, penalty, functional_hvp, functional_vhp, backw
 def test_a_second_derivative_is_refused(
     attention: Attention, route: Callable[..., Any], linear: bool
 ) -> None:
-    """A loss that is linear in the output hides it best: its gradient of the output has none."""
+    """A loss that is linear in the output is the hardest case, because its gradient with respect to
+    the output has no graph."""
 
     def loss(*inputs: Tensor) -> Tensor:
         out = call(attention, *inputs)
@@ -92,14 +93,14 @@ def test_a_second_derivative_is_refused(
 
     error: type[Exception] = UnsupportedError
     if attention.traceable:
-        error = RuntimeError  # torch's own kernel says so, where it is differentiated again
+        error = RuntimeError  # torch's own kernel raises when it is differentiated again
         route = hessian_vector_product if route is backward else route
     with pytest.raises(error, match=None if attention.traceable else REFUSED):
         route(loss, tensors())
 
 
 @pytest.mark.parametrize("attention", attentions("small"))
-def test_a_second_derivative_of_padded_sequences_or_of_what_is_learned(
+def test_a_second_derivative_with_padding_or_of_learned_parameters(
     attention: Attention,
 ) -> None:
     mask = torch.zeros(1, 20, dtype=torch.bool)
@@ -115,14 +116,14 @@ def test_a_second_derivative_of_padded_sequences_or_of_what_is_learned(
 
 
 @pytest.mark.parametrize("name", ["full", "sliding_window", "linear", "lsh"])
-def test_the_parameters_of_a_layer(name: str) -> None:
+def test_a_second_derivative_of_the_parameters_of_a_layer(name: str) -> None:
     layer = MultiHeadAttention(16, 2, attention=name, position="rotary").double()
     loss = layer(torch.randn(1, 12, 16, dtype=torch.float64), causal=True).square().sum()
     with pytest.raises(UnsupportedError, match=f"{name}: {REFUSED}"):
         torch.autograd.grad(loss, layer.parameters(), create_graph=True)
 
 
-def test_kernels_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_derivative_of_an_added_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     class Kernel(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, query: Tensor) -> Tensor:
@@ -145,12 +146,12 @@ def test_kernels_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("attention", attentions("small"))
 def test_the_definition_has_second_derivatives(attention: Attention) -> None:
-    """As the message says; against differences of the kernel's gradient."""
+    """As the message states. Checked by finite differences of the kernel's gradient."""
     query, key, value = tensors(12)
     causal = attention.info.causal_choices[-1]
     direction = torch.randn_like(value)
     if attention.info.name in ("lsh", "top_k", "block_top_k"):
-        direction = direction * 1e-3  # a choice must not change on the way
+        direction = direction * 1e-3  # the choice must not change with a small step
 
     def gradient(shift: float) -> Tensor:
         moved = (value + shift * direction).detach().requires_grad_()
@@ -182,7 +183,7 @@ def test_first_derivatives_by_torch_func(attention: Attention) -> None:
 
 
 @pytest.mark.parametrize("attention", attentions("small"))
-def test_many_gradients_at_a_time_are_refused(attention: Attention) -> None:
+def test_several_gradients_at_a_time_are_refused(attention: Attention) -> None:
     inputs = tensors()
     out = call(attention, *inputs)
     with pytest.raises(UnsupportedError, match="Join that dimension with the batch"):
@@ -191,7 +192,7 @@ def test_many_gradients_at_a_time_are_refused(attention: Attention) -> None:
 
 @pytest.mark.parametrize("attention", attentions("small"))
 def test_forward_mode_is_refused(attention: Attention) -> None:
-    """torch.func gave a tangent of 0."""
+    """torch.func returned a tangent of 0 before."""
     query, key, value = (x.detach() for x in tensors())
     refused = pytest.raises(UnsupportedError, match="expected tensors without a tangent")
     with refused:

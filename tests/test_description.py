@@ -1,4 +1,4 @@
-"""What attention is like: closed forms, and the dense computation at every block size."""
+"""Description of attention weights: closed forms, and the dense computation at every block size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = ("effective_keys", "sink_mass", "near_mass", "top64_mass", "logit_spread
 def described(
     query: Tensor, key: Tensor, *, causal: bool, rows: Tensor | None = None, **options: int
 ) -> Description:
-    """Of all rows, counted alike, unless told otherwise."""
+    """By default all rows count equally."""
     rows = torch.arange(query.shape[2]) if rows is None else rows
     return describe(query, key, rows, torch.ones(len(rows)), causal=causal, **options)
 
@@ -29,13 +29,13 @@ def numbers(seen: Description) -> dict[str, float]:
 
 
 def scored(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """A query and keys of one channel with these scores (key_len,) in every row of one query."""
+    """A query and keys of one channel with these scores (key_len,) in every row."""
     return torch.ones(1, 1, 1, 1, dtype=torch.float64), scores.double()[None, None, :, None]
 
 
 class TestClosedForms:
     @pytest.mark.parametrize("length", [1, 50, 400])
-    def test_of_equal_scores_every_visible_key_counts_alike(self, length: int) -> None:
+    def test_with_equal_scores_every_visible_key_counts_equally(self, length: int) -> None:
         key = torch.randn(1, 1, length, 4, generator=torch.Generator().manual_seed(0))
         seen = numbers(described(torch.zeros(1, 1, length, 4), key, causal=False))
         positions = range(length)
@@ -51,7 +51,7 @@ class TestClosedForms:
         )
 
     @pytest.mark.parametrize("length", [1, 50, 400])
-    def test_of_equal_scores_so_does_every_earlier_key(self, length: int) -> None:
+    def test_with_equal_scores_every_earlier_key_counts_equally(self, length: int) -> None:
         key = torch.randn(1, 1, length, 4, generator=torch.Generator().manual_seed(0))
         seen = numbers(described(torch.zeros(1, 1, length, 4), key, causal=True))
         counts = [i + 1 for i in range(length)]
@@ -66,11 +66,11 @@ class TestClosedForms:
         )
 
     @pytest.mark.parametrize(("taken", "sink"), [(0, 1), (7, 0)])
-    def test_one_key_may_take_all(self, taken: int, sink: int) -> None:
+    def test_one_key_may_have_all_the_weight(self, taken: int, sink: int) -> None:
         scores = torch.zeros(300)
         scores[taken] = 800
         seen = numbers(described(*scored(scores), causal=False))
-        # The query stands at position 299.
+        # The query has position 299.
         spread = 800 * math.sqrt(299) / 300
         assert seen == pytest.approx(
             {
@@ -85,8 +85,8 @@ class TestClosedForms:
     @pytest.mark.parametrize("pairs", [1, 37, 1 << 20])
     @pytest.mark.parametrize("count", [3, 100])
     @pytest.mark.parametrize("high", [2.5, -1.5, 40.0])
-    def test_of_two_levels(self, high: float, count: int, pairs: int) -> None:
-        """The first `count` of 500 keys have one score, the others 0."""
+    def test_scores_of_two_levels(self, high: float, count: int, pairs: int) -> None:
+        """The first `count` of 500 keys have one score, the others have score 0."""
         length = 500
         scores = torch.zeros(length)
         scores[:count] = high
@@ -107,8 +107,8 @@ class TestClosedForms:
             rel=1e-12,
         )
 
-    def test_the_sink_is_the_key_at_position_0_by_hand(self) -> None:
-        """Key 0 has the score 1 and key 1 none: e / (1 + e), but all of the first row."""
+    def test_the_sink_is_the_key_at_position_0(self) -> None:
+        """Key 0 has score 1 and key 1 has score 0: weight e / (1 + e), but all of the first row."""
         query = torch.ones(1, 1, 2, 1)
         key = torch.tensor([1.0, 0.0]).view(1, 1, 2, 1)
         share = math.e / (1 + math.e)
@@ -125,11 +125,11 @@ class TestClosedForms:
             (300, 300, 299, 129),
             (300, 300, 171, 257),
             (300, 300, 172, 256),
-            (1, 300, 0, 129),  # the only query stands at the last key
+            (1, 300, 0, 129),  # the position of the only query is that of the last key
             (2, 300, 0, 130),
-            (300, 100, 0, 0),  # stands 200 before the first key
+            (300, 100, 0, 0),  # 200 positions before the first key
             (300, 100, 71, 0),
-            (300, 100, 72, 1),  # 128 before it
+            (300, 100, 72, 1),  # 128 positions before it
             (300, 100, 250, 100),
         ],
     )
@@ -147,7 +147,7 @@ class TestClosedForms:
         assert float(seen.effective_keys) == pytest.approx((1 * 1 + 5 * 5 + 10 * 2) / 8)
         assert float(seen.sink_mass) == pytest.approx((1 + 5 / 5 + 2 / 10) / 8)
 
-    def test_a_row_that_sees_no_key_is_left_out(self) -> None:
+    def test_a_row_that_sees_no_key_is_excluded(self) -> None:
         query, key = torch.zeros(1, 2, 6, 4), torch.zeros(1, 1, 4, 4)
         seen = described(query, key, causal=True)
         assert seen.effective_keys.tolist() == [[pytest.approx((1 + 2 + 3 + 4) / 4)] * 2]
@@ -170,7 +170,7 @@ def problem(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 
 def dense(query: Tensor, key: Tensor, rows: Tensor, weights: Tensor, *, causal: bool) -> Tensor:
-    """(5, batch, heads), from the matrix of all weights, a row at a time."""
+    """(5, batch, heads), from the matrix of all weights, row by row."""
     query, key = query.double(), expand_heads(key.double(), query.shape[1])
     found = []
     for row, weight in zip(rows.tolist(), weights.tolist(), strict=True):
@@ -212,7 +212,7 @@ def test_equals_the_dense_computation(shape: tuple[int, ...], causal: bool, pair
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_totals_that_are_known_give_the_same(causal: bool) -> None:
+def test_precomputed_totals_give_the_same_result(causal: bool) -> None:
     query, key = problem((1, 4, 2, 60, 50))
     rows, weights = torch.arange(0, 60, 7), torch.arange(9) + 1.0
     total = oracle.exact(query, key, key, rows, causal=causal).log_total
@@ -223,7 +223,7 @@ def test_totals_that_are_known_give_the_same(causal: bool) -> None:
 
 
 @pytest.mark.parametrize("size", [1e3, 1e-3])
-def test_scores_of_any_size_stay_numbers(size: float) -> None:
+def test_scores_of_any_size_give_finite_results(size: float) -> None:
     query, key = problem((1, 2, 2, 70, 90))
     rows = torch.arange(70)
     seen = described(query * size, key, causal=True, pairs=512)
@@ -232,7 +232,7 @@ def test_scores_of_any_size_stay_numbers(size: float) -> None:
         torch.testing.assert_close(getattr(seen, name), each, rtol=1e-8, atol=1e-10)
 
 
-def test_memory_grows_with_rows_and_block_alone() -> None:
+def test_memory_depends_only_on_rows_and_block_size() -> None:
     def peak(length: int) -> int:
         query, key = (torch.randn(1, 2, length, 16) for _ in range(2))
         rows = torch.arange(8)

@@ -1,5 +1,5 @@
-"""A bias by distance against torch's SDPA with a mask that plain loops fill in, and what the engine
-promises: where slots stand, and memory that stays linear."""
+"""A bias by distance against torch SDPA with a mask from plain loops, and the properties of the
+engine: positions of the bias slots, and memory that is linear in the length."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from variants.engines.tiled.layouts.window import Window
 
 CPU = torch.device("cpu")
 Sees = Callable[[int, int, int], bool]
-# (position of the query, position of the key, number of keys) to whether it is seen.
+# From (position of the query, position of the key, number of keys) to whether the query sees the
+# key.
 KNOWN: dict[str, tuple[str, dict[str, Any], Sees]] = {
     "full": ("full", {}, lambda p, j, n: True),
     "plain": ("full", {"implementation": "plain"}, lambda p, j, n: True),
@@ -45,7 +46,7 @@ KNOWN: dict[str, tuple[str, dict[str, Any], Sees]] = {
         {"window_size": 6, "num_global_tokens": 5},
         lambda p, j, n: abs(p - j) <= 6 or j < 5 or 0 <= p < 5,
     ),
-    # The slots of the global keys are as many as those of the band of a causal tile.
+    # There are as many slots of global keys as slots of the band in a causal tile.
     "as many global keys as rows": (
         "longformer",
         {"window_size": 0, "num_global_tokens": 64},
@@ -106,7 +107,7 @@ def test_output_and_gradients_are_those_of_sdpa_with_a_mask(
 def test_many_more_queries_than_keys(
     known: str, causal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last of the tiles sticks out by more rows than there are keys."""
+    """The last tile extends beyond the first keys by more rows than there are keys."""
     monkeypatch.setattr(head_slabs, "SCORES_CPU", 1 << 12)
     name, settings, _ = KNOWN[known]
     leaves = tensors(700, 9, kv_heads=4)
@@ -124,7 +125,7 @@ def test_many_more_queries_than_keys(
         assert_close(own, right)
 
 
-def test_what_a_step_adds_is_the_end_of_what_the_whole_call_adds() -> None:
+def test_the_bias_of_a_step_is_the_end_of_the_bias_of_the_whole_call() -> None:
     """The last rows of a causal call, with the entries that they read there."""
     query, key, value, bias = (x.detach() for x in tensors(90, 90))
     for name, settings, _ in KNOWN.values():
@@ -135,8 +136,10 @@ def test_what_a_step_adds_is_the_end_of_what_the_whole_call_adds() -> None:
 
 
 @pytest.mark.parametrize("chosen", list(cuda_sdpa.KERNELS))
-def test_what_is_chosen_for_speed_gives_way(chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on CUDA, where `auto` is a kernel that takes no bias."""
+def test_a_bias_is_computed_correctly_if_the_fastest_kernel_takes_no_bias(
+    chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On CUDA `auto` is a kernel that takes no bias."""
     attention = variants.create("full")
     monkeypatch.setattr(type(attention), "choose_implementation", lambda *_: chosen)
     query, key, value, bias = tensors(9, 9, kv_heads=4)
@@ -145,7 +148,7 @@ def test_what_is_chosen_for_speed_gives_way(chosen: str, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("known", ["full", "window", "sinks", "longformer", "bigbird"])
-def test_coarse_scores_with_a_bias_stay_near(known: str) -> None:
+def test_coarse_scores_with_a_bias_have_a_bounded_error(known: str) -> None:
     name, settings, _ = KNOWN[known]
     query, key, value, bias = (x.detach() for x in tensors(300, 300, kv_heads=4))
     right = variants.create(name, **settings).weights(query, key, distance_bias=bias) @ value
@@ -166,7 +169,7 @@ def drawn(heads: int, blocks: int) -> Tensor:
 
 
 def layouts() -> dict[str, tuple[Layout, int, int]]:
-    """Each kind: the layout, and the numbers of rows and of keys in its list."""
+    """For each kind: the layout, and the numbers of rows and keys in its list."""
     found: dict[str, tuple[Layout, int, int]] = {}
     for causal in (False, True):
         for query_len, key_len in ((200, 200), (90, 300), (300, 90)):
@@ -196,8 +199,9 @@ LAYOUTS = layouts()
 
 
 @pytest.mark.parametrize("name", list(LAYOUTS))
-def test_slots_stand_where_keys_are_gathered_from(name: str) -> None:
-    """The bias is its own entries' numbers, the keys are theirs; four heads, two at a time."""
+def test_bias_slots_are_in_the_order_of_the_gathered_keys(name: str) -> None:
+    """The values of the bias are its own indices, and keys hold their positions. Four heads, two at
+    a time."""
     layout, query_len, key_len = LAYOUTS[name]
     spare = layout.keys
     entries = query_len + key_len - 1 + 2 * spare
@@ -233,7 +237,7 @@ def test_slots_stand_where_keys_are_gathered_from(name: str) -> None:
 
 
 @pytest.mark.parametrize(("rows", "width"), [(1, 1), (1, 5), (5, 1), (4, 7), (7, 4)])
-def test_diagonals_are_summed(rows: int, width: int) -> None:
+def test_gradients_of_scores_are_summed_along_diagonals(rows: int, width: int) -> None:
     matrices = torch.randn(2, 3, rows, width, dtype=torch.float64)
     expected = torch.zeros(2, 3, rows + width - 1, dtype=torch.float64)
     for row in range(rows):
@@ -255,7 +259,7 @@ def test_diagonals_are_summed(rows: int, width: int) -> None:
 def test_peak_memory_is_a_small_multiple_of_the_inputs(
     name: str, length: int, direction: str, most: float
 ) -> None:
-    """Of query, key, value and output together, at 8 heads of 64 channels; the output alone is
+    """A multiple of query, key, value and output together, at 8 heads of 64 channels. The output is
     0.25, and the gradients 0.75 more. All scores of one head would be 2 at 4096 tokens, and 8 at
     16384."""
     inputs = [torch.randn(1, 8, length, 64) for _ in range(3)]

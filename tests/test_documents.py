@@ -1,4 +1,5 @@
-"""The generated documents: what is stale, what is renewed, and what the pages say."""
+"""The generated documents: detection of stale files, their renewal, and the content of the
+pages."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Pages with an old text between their marks, and the generated files of this checkout."""
+    """Pages with old text between their marks, and the generated files of this checkout."""
     shutil.copytree(ROOT / "docs" / "variants", tmp_path / "docs" / "variants")
     for module in (create_stub, declarations):
         (tmp_path / module.FILE).parent.mkdir(parents=True)
@@ -53,7 +54,7 @@ def docs(root: Path, *options: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_the_check_names_stale_files_and_docs_renews_them(root: Path) -> None:
+def test_the_check_names_stale_files_and_the_command_renews_them(root: Path) -> None:
     (root / "docs" / "variants" / "lsh.md").write_text("old")
     for module in (create_stub, declarations):
         (root / module.FILE).write_text("old")
@@ -75,7 +76,7 @@ def test_the_check_names_stale_files_and_docs_renews_them(root: Path) -> None:
         assert f"| `{name}` |" in columns
 
 
-def test_files_of_a_variant_that_is_gone_are_deleted(root: Path) -> None:
+def test_files_of_a_removed_variant_are_deleted(root: Path) -> None:
     docs(root)
     left = root / "docs" / "variants" / "gone.md"
     left.touch()
@@ -85,7 +86,7 @@ def test_files_of_a_variant_that_is_gone_are_deleted(root: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["missing file", "missing mark", "two blocks"])
-def test_a_block_without_a_place_is_named_and_nothing_is_written(root: Path, damage: str) -> None:
+def test_a_block_without_marks_is_named_and_nothing_is_written(root: Path, damage: str) -> None:
     page = root / "docs" / "columns.md"
     if damage == "missing file":
         page.unlink()
@@ -99,7 +100,7 @@ def test_a_block_without_a_place_is_named_and_nothing_is_written(root: Path, dam
     assert "old" in (root / "README.md").read_text()
 
 
-def test_the_table_says_which_variants_are_causal_only_or_never(
+def test_the_table_shows_which_variants_are_causal_only_or_never_causal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = REGISTRY["linear"]
@@ -114,7 +115,7 @@ def test_the_table_says_which_variants_are_causal_only_or_never(
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
-def test_a_page_has_all_that_a_reader_needs(name: str) -> None:
+def test_a_page_has_all_its_sections(name: str) -> None:
     text = variant_page.text(name)
     info = REGISTRY[name].info
     for hyperparameter in variants.hyperparameters(name):
@@ -128,7 +129,7 @@ def test_a_page_has_all_that_a_reader_needs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
-def test_every_letter_of_the_costs_is_explained(name: str) -> None:
+def test_every_symbol_of_the_costs_is_explained(name: str) -> None:
     info = REGISTRY[name].info
     costs = (info.time + info.memory).replace("log", "")
     letters = {one for one in costs if one.isascii() and one.isalpha()}
@@ -142,8 +143,9 @@ def test_every_letter_of_the_costs_is_explained(name: str) -> None:
     ("name", "implementation"),
     [(name, one) for name in sorted(REGISTRY) for one in REGISTRY[name].info.implementations],
 )
-def test_a_page_says_where_an_implementation_runs(name: str, implementation: str) -> None:
-    """CUDA is only known where there is one; what a page calls CUDA only cannot run on a CPU."""
+def test_a_page_shows_where_an_implementation_runs(name: str, implementation: str) -> None:
+    """A CPU can only test the absence of CUDA: an implementation that the page calls CUDA only
+    cannot run on a CPU."""
     attention = variants.create(name, implementation=implementation)
     reason = attention.cannot_run(torch.device("cpu"))
     if "cpu" not in meaning(implementation).devices:
@@ -152,7 +154,7 @@ def test_a_page_says_where_an_implementation_runs(name: str, implementation: str
         assert reason is None
 
 
-def test_every_library_has_a_meaning_and_none_is_left_of_one_that_is_gone() -> None:
+def test_every_library_has_a_description_and_no_description_is_unused() -> None:
     found = [cls.info for cls in REGISTRY.values()]
     known = {one for info in found for one in info.implementations}
     foreign = {one for info in found for one in info.libraries | info.reduced_precision}
@@ -163,7 +165,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_a_link_within_the_documents_leads_somewhere(page: Path) -> None:
+def test_links_between_the_documents_have_a_target(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if "://" in link:
             continue
@@ -176,8 +178,8 @@ def test_a_link_within_the_documents_leads_somewhere(page: Path) -> None:
             assert anchor in anchors, link
 
 
-def test_a_picture_shows_what_the_definition_sees() -> None:
-    """On the right, white is where the window does not reach, and only there."""
+def test_a_picture_shows_the_keys_that_the_definition_shows() -> None:
+    """In the right picture, exactly the pairs outside the window are white."""
     image = pictures._pixels(pictures.png("sliding_window"))
     side = pictures.TOKENS * pictures.CELL
     assert image.shape == (side, 2 * side + pictures.GAP, 3)
@@ -188,7 +190,7 @@ def test_a_picture_shows_what_the_definition_sees() -> None:
     assert torch.equal(seen, pattern.mask(torch.arange(pictures.TOKENS))[0])
 
 
-def test_a_picture_is_the_same_in_other_bytes_and_another_in_other_colours(tmp_path: Path) -> None:
+def test_pictures_are_compared_by_their_colors_and_not_by_their_bytes(tmp_path: Path) -> None:
     content = pictures.png("full")
     file = tmp_path / "again.png"
     file.write_bytes(content)
@@ -202,7 +204,7 @@ def test_a_picture_is_the_same_in_other_bytes_and_another_in_other_colours(tmp_p
     assert not pictures.same(b"", content)
 
 
-def test_a_docstring_without_a_part_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_docstring_without_a_required_part_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(REGISTRY["lsh"], "__doc__", "Softmax attention.")
     expected = "LshAttention needs a paragraph that begins with 'Costs'"
     with pytest.raises(DocstringError, match=expected):

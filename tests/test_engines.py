@@ -1,4 +1,4 @@
-"""What the engines promise beyond the results that the contract tests: routes, buffers, bounds."""
+"""Properties of the engines beyond the results that the contract tests: routes, buffers, bounds."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def coarse_variants() -> list[str]:
 
 
 def served() -> list[tuple[str, bool]]:
-    """Each variant with each value of `causal` that it serves."""
+    """Each variant with each value of `causal` that it supports."""
     return [(n, c) for n, cls in sorted(variants.REGISTRY.items()) for c in cls.info.causal_choices]
 
 
 @pytest.mark.parametrize("batch", [(1,), (3,), (1, 1), (1, 2)])
 @pytest.mark.parametrize("layout", ["plain", "transposed", "strided"])
-def test_a_product_takes_any_layout(batch: tuple[int, ...], layout: str) -> None:
+def test_a_product_accepts_any_layout(batch: tuple[int, ...], layout: str) -> None:
     left = torch.randn(*batch, 5, 6, dtype=torch.float64)
     right = {
         "plain": torch.randn(*batch, 6, 7, dtype=torch.float64),
@@ -50,7 +50,7 @@ def test_a_product_takes_any_layout(batch: tuple[int, ...], layout: str) -> None
 
 
 class TestScratch:
-    def test_gives_the_same_memory_for_the_same_name(self) -> None:
+    def test_scratch_returns_the_same_memory_for_the_same_name(self) -> None:
         scratch = Scratch(CPU)
         first = scratch("a", (4, 5), torch.float32)
         assert scratch("a", (2, 3), torch.float32).data_ptr() == first.data_ptr()
@@ -70,7 +70,7 @@ class TestScratch:
     ("heads", "kv_heads", "at_once"),
     [(6, 6, 0), (6, 6, 4), (6, 6, 100), (6, 2, 1), (6, 2, 2), (6, 2, 5), (6, 1, 4)],
 )
-def test_slabs_share_out_all_heads_and_name_the_key_head_of_each(
+def test_slabs_cover_all_heads_and_name_the_key_head_of_each(
     heads: int, kv_heads: int, at_once: int
 ) -> None:
     query = torch.zeros(2, heads, 3, 1)
@@ -91,8 +91,8 @@ def test_slabs_share_out_all_heads_and_name_the_key_head_of_each(
 
 
 @pytest.mark.parametrize("limit", [7, 1 << 16, (1 << 16) + 1, 1 << 40])
-def test_codes_are_sorted_with_equal_ones_in_order(limit: int) -> None:
-    """By NumPy up to sixteen bits, by torch beyond."""
+def test_codes_are_sorted_and_equal_codes_keep_their_order(limit: int) -> None:
+    """By NumPy up to sixteen bits, by torch for more."""
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(0, min(limit, 50), (3000,), generator=generator)
     codes[::7] = limit - 1
@@ -109,7 +109,7 @@ def test_the_nearest_axis_is_that_of_the_largest_component() -> None:
 
 
 class TestLayouts:
-    """Which one is taken; that each is right is what the contract tests."""
+    """The choice of a layout. The contract tests that each layout is correct."""
 
     @pytest.mark.parametrize(
         ("pattern", "kinds"),
@@ -121,12 +121,14 @@ class TestLayouts:
                 Pattern(2000, 2000, False, window=1, block_size=16, leading=16, trailing=16),
                 [KeyBlocks, AllKeys, AllKeys],
             ),
-            # What would not save keys is one set of rows against all keys.
+            # If a layout saves no keys, one set of rows against all keys is used.
             (Pattern(300, 300, False, window=200, leading=5), [AllKeys]),
             (Pattern(100, 100, False, window=1, block_size=50), [AllKeys]),
         ],
     )
-    def test_is_what_saves_keys(self, pattern: Pattern, kinds: list[type]) -> None:
+    def test_the_chosen_layout_is_the_one_that_saves_keys(
+        self, pattern: Pattern, kinds: list[type]
+    ) -> None:
         layouts = layouts_of(pattern, 2, CPU)
         assert [type(layout) for layout in layouts] == kinds
         rows = sorted((layout.first, layout.last) for layout in layouts)
@@ -134,7 +136,7 @@ class TestLayouts:
         assert rows[-1][1] == pattern.query_len
         assert all(one[1] == other[0] for one, other in itertools.pairwise(rows))
 
-    def test_slots_are_no_more_than_the_pattern_needs(self) -> None:
+    def test_there_are_no_more_slots_than_the_pattern_needs(self) -> None:
         band = Window.of(Pattern(2000, 2000, False, window=100, leading=5), 5, 2000)
         assert band.keys == 100 + band.rows + 100 + 5
         causal = Window.of(Pattern(2000, 2000, True, window=100, leading=5), 5, 2000)
@@ -142,7 +144,7 @@ class TestLayouts:
 
 
 @pytest.mark.parametrize("name", coarse_variants())
-def test_coarse_scores_cost_accuracy_within_their_bound(name: str) -> None:
+def test_coarse_scores_have_an_error_within_their_bound(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     query, key, value = (
         torch.randn(1, 2, 600, 32, generator=generator).bfloat16() for _ in range(3)
@@ -163,7 +165,7 @@ def test_coarse_scores_cost_accuracy_within_their_bound(name: str) -> None:
         assert 1.1 * auto < coarse < accuracy.rounding("bfloat16", reduced_precision=True)
 
 
-def test_coarse_is_nothing_but_a_name_in_float64() -> None:
+def test_coarse_changes_nothing_in_float32() -> None:
     assert accuracy.rounding("float64", reduced_precision=True) == accuracy.rounding("float64")
     query, key, value = (torch.randn(1, 2, 50, 8, dtype=torch.float64) for _ in range(3))
     for name in coarse_variants():
@@ -204,8 +206,8 @@ def test_coarse_is_nothing_but_a_name_in_float64() -> None:
 def test_peak_memory_is_a_small_multiple_of_the_inputs(
     name: str, settings: dict[str, Any], bound: float, few_heads: None
 ) -> None:
-    """Of query, key, value and output together, at 16384 tokens and 64 channels; the output alone
-    is 0.25."""
+    """A multiple of query, key, value and output together, at 16384 tokens and 64 channels. The
+    output is 0.25."""
     length = 16384 if name != "full" else 4096
     query, key, value = (torch.randn(1, 2, length, 64) for _ in range(3))
     attention = variants.create(name, **settings)
@@ -214,10 +216,10 @@ def test_peak_memory_is_a_small_multiple_of_the_inputs(
         with torch.no_grad():
             return attention(query, key, value, causal=attention.info.causal_only)
 
-    call()  # draws that are kept from call to call
+    call()  # draws that are cached between calls
     unit = 4 * query.numel() * query.element_size()
     found = memory.peak_bytes(call, CPU) / unit
-    small = 16384 / length  # buffers do not shrink with the length
+    small = 16384 / length  # buffers that do not depend on the length
     assert 0.25 <= found <= 0.25 + (bound - 0.25) * small
 
 
@@ -250,7 +252,7 @@ def by_definition(attention: Attention, *inputs: Tensor, **call: Any) -> tuple[T
 def test_many_more_queries_than_keys(
     name: str, settings: dict[str, Any], query_len: int, key_len: int, causal: bool
 ) -> None:
-    """More than the rows of a tile stand before the first key."""
+    """More rows than a tile holds precede the first key."""
     generator = torch.Generator().manual_seed(0)
     query, key, value = (
         torch.randn(1, 2, length, 4, generator=generator, dtype=torch.float64)
@@ -276,7 +278,7 @@ def test_a_graph_may_be_used_twice(name: str, causal: bool) -> None:
 
 @pytest.mark.parametrize("scale", [0.0, -0.5])
 @pytest.mark.parametrize("name", ["full", "sliding_window"])
-def test_a_scale_that_is_not_positive(name: str, scale: float) -> None:
+def test_a_scale_may_be_zero_or_negative(name: str, scale: float) -> None:
     inputs = [torch.randn(1, 2, 70, 4, dtype=torch.float64) for _ in range(3)]
     for dtype in (torch.float64, torch.float32):
         given = [x.to(dtype) for x in inputs]
@@ -291,7 +293,7 @@ def test_a_scale_that_is_not_positive(name: str, scale: float) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, causal in served() if causal])
-def test_later_tokens_reach_no_earlier_row_not_even_by_rounding(name: str) -> None:
+def test_later_tokens_change_no_earlier_row_not_even_by_rounding(name: str) -> None:
     generator = torch.Generator().manual_seed(1)
     inputs = [torch.randn(1, 2, 400, 16, generator=generator) for _ in range(3)]
     attention = variants.create(name)
@@ -306,7 +308,7 @@ def test_later_tokens_reach_no_earlier_row_not_even_by_rounding(name: str) -> No
 
 
 @pytest.mark.parametrize(("name", "causal"), served())
-def test_the_usual_layout_of_a_layer_gives_the_same(name: str, causal: bool) -> None:
+def test_the_usual_layout_of_a_layer_gives_the_same_result(name: str, causal: bool) -> None:
     """(batch, seq_len, heads, head_dim), transposed."""
     inputs = [torch.randn(2, 300, 4, 8, dtype=torch.float64).transpose(1, 2) for _ in range(3)]
     attention = variants.create(name)
@@ -315,7 +317,7 @@ def test_the_usual_layout_of_a_layer_gives_the_same(name: str, causal: bool) -> 
         torch.testing.assert_close(own, right)
 
 
-def test_heads_of_one_sequence_are_views_in_any_layout() -> None:
+def test_the_heads_of_one_sequence_are_views_in_any_layout() -> None:
     transposed = torch.zeros(2, 5, 4, 3).transpose(1, 2)
     for slab in slabs(transposed, transposed, 2):
         assert slab.queries(transposed)._base is not None

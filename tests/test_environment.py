@@ -1,4 +1,5 @@
-"""What is recorded of a machine, what is not, and when two machines are the same."""
+"""The description of a machine: recorded facts, excluded facts, and the comparison of two
+machines."""
 
 from __future__ import annotations
 
@@ -53,7 +54,7 @@ def test_software_and_hardware_are_those_of_this_process() -> None:
     assert described["hardware"]["gpu"] is None
 
 
-def test_settings_that_change_speed_are_recorded_and_others_are_not(
+def test_only_settings_that_change_speed_are_recorded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
@@ -67,7 +68,7 @@ def test_settings_that_change_speed_are_recorded_and_others_are_not(
     assert "OMPI_HOST" not in recorded
 
 
-def test_a_machine_does_not_differ_from_itself() -> None:
+def test_a_machine_has_no_difference_to_itself() -> None:
     described = environment.describe(CPU)
     assert environment.differences(described, environment.describe(CPU)) == []
 
@@ -83,7 +84,9 @@ def test_a_machine_does_not_differ_from_itself() -> None:
         ("software", "python", "2.7"),
     ],
 )
-def test_what_makes_rows_incomparable_is_a_difference(group: str, name: str, value: object) -> None:
+def test_a_change_that_makes_rows_incomparable_is_a_difference(
+    group: str, name: str, value: object
+) -> None:
     present = environment.describe(CPU)
     recorded = copy.deepcopy(present)
     recorded[group][name] = value
@@ -102,7 +105,9 @@ def test_what_makes_rows_incomparable_is_a_difference(group: str, name: str, val
         ("settings", "OMP_X", "1"),
     ],
 )
-def test_what_may_change_between_two_sittings_is_none(group: str, name: str, value: object) -> None:
+def test_a_change_that_keeps_rows_comparable_is_no_difference(
+    group: str, name: str, value: object
+) -> None:
     present = environment.describe(CPU)
     recorded = copy.deepcopy(present)
     recorded[group][name] = value
@@ -131,7 +136,9 @@ def test_memory_is_counted_in_bytes() -> None:
     assert environment.memory_bytes("NoSuchEntry") is None
 
 
-def test_memory_is_unknown_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_unknown_where_the_system_does_not_report_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     read = Path.read_text
 
     def without_proc(path: Path, *more: str, **named: str) -> str:
@@ -157,7 +164,7 @@ class TestCommit:
         command = ["git", "-C", str(folder), *identity, *words]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
-    def test_has_a_plus_sign_where_files_differ_from_it(self, checkout: Path) -> None:
+    def test_the_commit_has_a_plus_sign_if_files_differ_from_it(self, checkout: Path) -> None:
         self.git(checkout, "init", "-q")
         (checkout / "file").write_text("1")
         self.git(checkout, "add", "file")
@@ -167,12 +174,14 @@ class TestCommit:
         (checkout / "file").write_text("2")
         assert environment._commit() == commit + "+"
 
-    def test_is_unknown_outside_a_repository(
+    def test_the_commit_is_unknown_outside_a_repository(
         self, checkout: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(checkout.parent))
         assert environment._commit() is None
 
-    def test_is_unknown_without_git(self, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_commit_is_unknown_without_git(
+        self, checkout: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("PATH", str(checkout))
         assert environment._commit() is None

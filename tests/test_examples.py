@@ -45,7 +45,7 @@ def written(tmp_path: Path, language: str, *blocks: str) -> Document:
 
 @pytest.fixture
 def no_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is measured here."""
+    """Do not measure anything here."""
     monkeypatch.setattr(examples, "_two_runs", lambda: None)
 
 
@@ -83,6 +83,6 @@ def test_commands_that_install_are_not_run(tmp_path: Path) -> None:
     assert run(written(tmp_path, "sh", lines)) == 1
 
 
-def test_an_example_is_a_list_of_commands() -> None:
+def test_an_example_is_split_into_its_commands() -> None:
     text = "make bench SET='a=1 b=2'  # measure\n\n# no\npython -m bench run \\\n    --set x=1\n"
     assert list(commands(text)) == ["make bench 'SET=a=1 b=2'", "python -m bench run --set x=1"]

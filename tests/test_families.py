@@ -1,4 +1,5 @@
-"""Synthetic families: each is what its name promises, at every shape and in the same numbers."""
+"""Synthetic families of inputs: each has the properties of its name, at every shape, with
+reproducible numbers."""
 
 from __future__ import annotations
 
@@ -38,9 +39,15 @@ def seen(name: str, **changes: object) -> dict[str, Tensor]:
 # Bounds of the mean over four heads.
 PROMISES: dict[str, dict[str, tuple[float, float]]] = {
     "clustered": {
-        "effective_keys": (15, 85),  # of the 32 or 64 of a cluster, half of them visible if causal
+        "effective_keys": (
+            15,
+            85,
+        ),  # a cluster has 32 or 64 keys; half are visible if causal
         "sink_mass": (0, 0.02),
-        "near_mass": (0.03, 0.45),  # as clusters have no place, about the near share of all keys
+        "near_mass": (
+            0.03,
+            0.45,
+        ),  # about the share of near keys
         "top64_mass": (0.9, 1),
     },
     "local": {
@@ -63,11 +70,11 @@ PROMISES: dict[str, dict[str, tuple[float, float]]] = {
 }
 
 
-class TestPromises:
+class TestProperties:
     @pytest.mark.parametrize("causal", [True, False])
     @pytest.mark.parametrize("seq_len", [1024, 4096])
     @pytest.mark.parametrize("name", NAMES)
-    def test_the_description_is_what_the_name_promises(
+    def test_the_description_matches_the_name_of_the_family(
         self, name: str, seq_len: int, causal: bool
     ) -> None:
         found = seen(name, seq_len=seq_len, heads=4, causal=causal)
@@ -77,7 +84,7 @@ class TestPromises:
     @pytest.mark.parametrize("seed", [1, 2, 3])
     @pytest.mark.parametrize("head_dim", [32, 128])
     @pytest.mark.parametrize("name", NAMES)
-    def test_so_is_that_of_other_widths_and_seeds(
+    def test_the_description_matches_at_other_widths_and_seeds(
         self, name: str, head_dim: int, seed: int
     ) -> None:
         found = seen(name, seq_len=2048, heads=4, head_dim=head_dim, seed=seed)
@@ -85,7 +92,7 @@ class TestPromises:
             assert low <= float(found[column].mean()) <= high, column
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_it_holds_at_great_length(self, name: str) -> None:
+    def test_the_description_matches_at_great_length(self, name: str) -> None:
         found = seen(name, seq_len=65536, heads=1)
         value = {column: float(each.mean()) for column, each in found.items()}
         if name == "clustered":
@@ -99,8 +106,9 @@ class TestPromises:
             assert 0.4 < value["sink_mass"] < 0.6
             assert value["near_mass"] > 0.2
 
-    def test_a_cluster_takes_the_mass_of_its_queries(self) -> None:
-        """Keys of one cluster have one direction; those near a query's best key take nearly all."""
+    def test_the_keys_of_a_cluster_have_most_weight_of_its_queries(self) -> None:
+        """Keys of one cluster have one direction; the keys near a query's best key have nearly all
+        the weight."""
         query, key, _ = (x[0, 0].double() for x in tensors("clustered", seq_len=1024, heads=1))
         weights = torch.softmax(query @ key.T / 8, dim=-1)
         best = torch.nn.functional.normalize(key, dim=-1)
@@ -108,7 +116,7 @@ class TestPromises:
         assert 10 < alike.sum(-1).double().mean() < 100
         assert (weights * alike).sum(-1).mean() > 0.9
 
-    def test_needles_are_few_early_and_of_no_special_size(self) -> None:
+    def test_needles_are_few_and_early_and_have_the_usual_norm(self) -> None:
         query, key, _ = (x[0, 0].double() for x in tensors("needle", seq_len=4096, heads=1))
         weights = torch.softmax(query @ key.T / 8, dim=-1)
         used = (weights.mean(0) > 0.1 / 32).nonzero().flatten()
@@ -117,26 +125,27 @@ class TestPromises:
         assert weights[:, used].sum(-1).mean() > 0.95
         assert float(key[used].norm(dim=-1).mean()) == pytest.approx(8, rel=1e-3)
         assert float(key.norm(dim=-1).mean()) == pytest.approx(8, rel=0.02)
-        # Each query asks for four of them.
+        # Each query has four of them as targets.
         asked_for = weights[:, used] > 0.1
         assert asked_for.sum(-1).double().mean() == pytest.approx(4, abs=0.1)
 
-    def test_local_scores_fall_with_distance(self) -> None:
+    def test_local_scores_decrease_with_distance(self) -> None:
         query, key, _ = (x[0].double() for x in tensors("local", seq_len=2048, heads=8))
         scores = query @ key.transpose(-2, -1) / 8
         means = [float(scores.diagonal(-d, -2, -1).mean()) for d in (0, 16, 64, 128, 512)]
         assert means == sorted(means, reverse=True)
-        # log(2048) + 4, and at a distance of 128 one part in e of it.
+        # log(2048) + 4, and lower by the factor e at a distance of 128.
         assert means[0] == pytest.approx(11.6, rel=0.05)
         assert means[3] == pytest.approx(11.6 / math.e, rel=0.2)
 
-    def test_only_sinks_has_a_sink_and_its_value_is_small(self) -> None:
+    def test_only_the_sinks_family_has_a_sink_and_its_value_is_small(self) -> None:
         _, _, value = tensors("sinks", seq_len=1024)
         length = value.norm(dim=-1)
         assert ((length[..., 0] / length[..., 1:].mean(-1)) < 0.5).all()
 
-    def test_all_queries_of_a_head_give_the_sink_one_score(self) -> None:
-        """Its mass varies with the rest alone; the other keys have no part in its direction."""
+    def test_all_queries_of_a_head_have_the_same_score_for_the_sink(self) -> None:
+        """Only the other scores change the mass of the sink; other keys have no component in its
+        direction."""
         query, key, _ = (x[0].double() for x in tensors("sinks", seq_len=1024, heads=2))
         scores = query @ key.transpose(-2, -1) / 8
         sink = scores[..., 0]
@@ -148,14 +157,15 @@ class TestPromises:
         assert (key[:, 1:] * towards).sum(-1).abs().max() < 1e-5
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_values_do_not_average_to_nothing(self, name: str) -> None:
+    def test_the_mean_of_the_values_is_not_close_to_zero(self, name: str) -> None:
         _, _, value = tensors(name, seq_len=4096, heads=8)
         common = value.mean(2).square().sum(-1).mean() / value.square().sum(-1).mean()
         assert 0.15 < float(common) < 0.4
 
     @pytest.mark.parametrize("name", ["local", "sinks"])
-    def test_their_values_are_smooth(self, name: str) -> None:
-        """Neighbours share structure (0.5) beyond the common part, keys far apart do not."""
+    def test_values_of_local_and_sinks_are_smooth(self, name: str) -> None:
+        """Values of neighbours correlate (0.5) beyond the common part; values of distant keys do
+        not."""
         _, _, value = tensors(name, seq_len=4096, heads=8)
         own = value - value.mean(2, keepdim=True)
 
@@ -165,7 +175,7 @@ class TestPromises:
         assert likeness(1) == pytest.approx(0.5, abs=0.1)
         assert abs(likeness(1024)) < 0.1
 
-    def test_values_of_a_cluster_are_alike(self) -> None:
+    def test_values_of_a_cluster_are_similar(self) -> None:
         _, key, value = (x[0, 0] for x in tensors("clustered", seq_len=1024, heads=1))
         direction = torch.nn.functional.normalize(key, dim=-1)
         same = direction @ direction.T > 0.5
@@ -205,7 +215,7 @@ def test_every_shape_has_finite_numbers(
 
 class TestNumbers:
     @pytest.mark.parametrize("name", NAMES)
-    def test_are_the_same_for_the_same_case_alone(self, name: str) -> None:
+    def test_numbers_depend_only_on_the_case(self, name: str) -> None:
         torch.manual_seed(1)
         before = torch.get_rng_state()
         first = tensors(name, seq_len=100)
@@ -217,7 +227,7 @@ class TestNumbers:
             assert not torch.isclose(one, other).any(-1).all()
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_of_every_head_are_its_own(self, name: str) -> None:
+    def test_every_head_has_its_own_numbers(self, name: str) -> None:
         query, key, value = tensors(name, seq_len=64, batch=2, heads=4, kv_heads=2)
         for x in (query, key, value):
             heads = x.flatten(0, 1)
@@ -226,13 +236,13 @@ class TestNumbers:
                     assert not torch.allclose(heads[i], heads[j], atol=0.1)
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_another_dtype_holds_the_same(self, name: str) -> None:
+    def test_another_dtype_has_the_same_numbers(self, name: str) -> None:
         whole = tensors(name, seq_len=50)
         for one, other in zip(tensors(name, seq_len=50, dtype="bfloat16"), whole, strict=True):
             assert torch.equal(one, other.bfloat16())
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_the_detail_says_what_they_are(self, name: str) -> None:
+    def test_the_detail_describes_the_inputs(self, name: str) -> None:
         detail = inputs.load(asked(name, seed=7), {}).detail
         assert detail == f"{families.DETAILS[name]}, seed 7"
 
@@ -249,7 +259,8 @@ class TestNumbers:
 def test_query_heads_attend_to_the_keys_of_their_own_group(
     name: str, column: str, low: float
 ) -> None:
-    """What a family promises holds of grouped heads, and fails with another group's keys."""
+    """The properties of a family hold for grouped heads, and fail with the keys of another
+    group."""
     query, key, _ = tensors(name, seq_len=1024, heads=6, kv_heads=2)
     rows = torch.arange(0, 1024, 8)
 
@@ -261,8 +272,9 @@ def test_query_heads_attend_to_the_keys_of_their_own_group(
 
 
 @pytest.mark.parametrize("name", ["local", "sinks"])
-def test_positions_are_those_of_the_last_keys(name: str) -> None:
-    """Few queries after many keys look at the end of them; too many begin before the first."""
+def test_queries_have_the_positions_of_the_last_keys(name: str) -> None:
+    """Few queries after many keys have the last positions; too many queries begin before the first
+    key."""
     for seq_len, key_len in ((16, 1024), (1500, 1024)):
         query, key, _ = tensors(name, seq_len=seq_len, key_len=key_len, causal=False, heads=4)
         scores = query.double() @ expand_heads(key.double(), 4).transpose(-2, -1)
@@ -273,7 +285,7 @@ def test_positions_are_those_of_the_last_keys(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_memory_is_linear(name: str) -> None:
+def test_memory_is_linear_in_the_length(name: str) -> None:
     def peak(length: int) -> int:
         wanted = asked(name, seq_len=length, heads=2)
         return memory.peak_bytes(lambda: families.draw(name, wanted), torch.device("cpu"))

@@ -1,6 +1,7 @@
-"""FlexAttention: the block lists against the pattern they come from, then what it computes.
+"""FlexAttention: the block lists against the pattern that they are made from, then the results.
 
-Compiling takes seconds a case, so few cases are compiled, each of them awkward in several ways.
+Compilation takes seconds for each case, so few cases are compiled. Each has several unusual
+properties.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ PATTERNS = {
 
 
 def tiles(pattern: Pattern, size: int) -> tuple[Tensor, Tensor]:
-    """Whether any pair, and whether every pair, of each two blocks is seen, from the dense mask:
-    (heads or 1, query blocks, key blocks). A block that is cut short is never seen whole."""
+    """Whether some pair, and whether every pair, of each two blocks is visible, from the dense
+    mask: (heads or 1, query blocks, key blocks). For a shorter last block the second is False."""
     seen = pattern.mask(torch.arange(pattern.query_len))
     rows, columns = -(-pattern.query_len // size), -(-pattern.key_len // size)
     padded = torch.zeros(len(seen), rows * size, columns * size, dtype=torch.bool)
@@ -70,7 +71,7 @@ def tiles(pattern: Pattern, size: int) -> tuple[Tensor, Tensor]:
 
 
 def dense(count: Tensor, index: Tensor) -> Tensor:
-    """The listed columns of each row as a bool table; lists must be in order, without repeats."""
+    """The listed columns of each row as a bool table; lists must be sorted, without repeats."""
     table = torch.zeros(index.shape, dtype=torch.bool)
     for place, number in enumerate(count.flatten().tolist()):
         listed = index.flatten(0, -2)[place, :number].tolist()
@@ -81,7 +82,7 @@ def dense(count: Tensor, index: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("size", [16, 32, 64])
 @pytest.mark.parametrize("name", list(PATTERNS))
-def test_block_lists_say_what_the_pattern_says(name: str, size: int) -> None:
+def test_block_lists_match_the_pattern(name: str, size: int) -> None:
     pattern = PATTERNS[name]
     seen, whole = tiles(pattern, size)
     lists = block_lists.block_lists(pattern, size, False, True, CPU)
@@ -93,15 +94,15 @@ def test_block_lists_say_what_the_pattern_says(name: str, size: int) -> None:
     assert bool(whole[full].all()), "a kernel would show what is not seen"
     assert torch.equal(part_by_key, part.mT)
     assert torch.equal(full_by_key, full.mT)
-    # A longer list costs time. What random blocks add may be listed without need, as some rows of
-    # a block draw what lies beyond the diagonal of others.
+    # A longer list costs time. With random blocks the list may be longer than necessary, because
+    # some rows of a block draw keys beyond the diagonal of other rows.
     if pattern.random_blocks is None:
         assert torch.equal(part | full, seen)
     if pattern.random_blocks is None or pattern.block_size % size == 0:
         assert float((part & ~full & whole).float().sum()) <= 0.02 * float(whole.sum())
 
 
-def test_padding_leaves_no_block_without_a_mask() -> None:
+def test_with_padding_every_block_has_a_mask() -> None:
     pattern = PATTERNS["causal globals"]
     plain = block_lists.block_lists(pattern, 32, False, True, CPU)
     padded = block_lists.block_lists(pattern, 32, True, True, CPU)
@@ -111,8 +112,8 @@ def test_padding_leaves_no_block_without_a_mask() -> None:
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_the_work_of_a_list_grows_with_the_blocks_that_are_seen(causal: bool) -> None:
-    """Not with the square of the tokens, nor of the blocks."""
+def test_the_work_for_a_list_grows_with_the_number_of_visible_blocks(causal: bool) -> None:
+    """It does not grow with the square of the tokens or of the blocks."""
     found = [
         block_lists.block_pairs(Pattern(length, length, causal, window=256), 64)
         for length in (1 << 16, 1 << 20)
@@ -147,7 +148,7 @@ class Given:
         return query, key, value
 
     def padding(self, device: str) -> Tensor | None:
-        """Holes in the first sequence, nothing left of the second, no padding in the third."""
+        """Padding in several places of the first sequence, all of the second, none of the third."""
         if not self.padded:
             return None
         mask = torch.zeros(3, self.key_len, dtype=torch.bool)
@@ -187,7 +188,7 @@ GIVEN = {
     "window of everything, causal": Given(
         "sliding_window", {"window_size": 1 << 40}, 130, 130, True, False, heads=2
     ),
-    # With 512 keys for each of the three sequences torch takes a kernel made for one query.
+    # With 512 keys for each of the three sequences torch uses a kernel for a single query.
     "bigbird, one query": Given(
         "bigbird", {"block_size": 16, "num_global_blocks": 0}, 1, 1601, True, True, kv_heads=1
     ),
@@ -196,7 +197,7 @@ GIVEN = {
 
 @HERE
 @pytest.mark.parametrize("label", list(GIVEN))
-def test_it_computes_what_the_definition_says(label: str) -> None:
+def test_the_result_equals_the_definition(label: str) -> None:
     given = GIVEN[label]
     query, key, value = given.tensors(torch.float32, "cpu")
     query.requires_grad_()
@@ -232,13 +233,13 @@ def test_a_second_call_and_another_mask_compile_nothing() -> None:
     assert {name: entry.user_override for name, entry in limits.items()} == before
 
 
-def test_functions_do_not_share_the_limit_of_recompilations() -> None:
+def test_compiled_functions_have_separate_recompilation_limits() -> None:
     codes = [flex._to_compile()._torchdynamo_orig_callable.__code__ for _ in range(2)]
     assert codes[0] is not codes[1]
 
 
 @HERE
-def test_what_was_made_for_a_pattern_goes_with_it() -> None:
+def test_compiled_data_is_freed_with_its_pattern() -> None:
     given = GIVEN["window, causal, more queries"]
     query, key, value = given.tensors(torch.float32, "cpu")
     tensor_cache.clear()
@@ -253,7 +254,7 @@ def test_what_was_made_for_a_pattern_goes_with_it() -> None:
 
 @HERE
 @pytest.mark.parametrize("name", ["sliding_window", "longformer", "bigbird"])
-def test_what_it_cannot_do_is_refused_before_anything_is_compiled(
+def test_unsupported_calls_are_refused_before_anything_is_compiled(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flex, "_to_compile", None)
@@ -270,7 +271,9 @@ def test_what_it_cannot_do_is_refused_before_anything_is_compiled(
 
 
 @pytest.mark.parametrize("name", ["sliding_window", "longformer", "bigbird"])
-def test_without_a_compiler_it_says_so(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_it_raises_with_the_reason(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "which", lambda program: None)
     attention = variants.create(name, implementation="flex")
     key = torch.zeros(1, 2, 30, 16)

@@ -1,4 +1,5 @@
-"""The route of float32 products: chosen by the program, read by kernels, never changed by them."""
+"""The route of float32 products: chosen by the program, read by kernels, never changed by
+kernels."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "_scaled_dot_product_flash_attentio
 
 
 def settings() -> tuple[str, str, str]:
-    """Everything in torch that says how float32 matrices are multiplied."""
+    """All settings of torch that control how float32 matrices are multiplied."""
     cuda = torch.backends.cuda.matmul.fp32_precision
     return torch.get_float32_matmul_precision(), SETTINGS.fp32_precision, cuda
 
@@ -46,7 +47,7 @@ class TestChoice:
         ("errors", "name"),
         [((2e-7, 3e-7), "fast"), ((2e-7, 5e-7), "default"), ((2e-7, 1e-3), "default")],
     )
-    def test_follows_the_measured_error(
+    def test_the_choice_follows_the_measured_error(
         self, errors: tuple[float, float], name: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(float32_route, "errors", lambda: errors)
@@ -54,13 +55,13 @@ class TestChoice:
         assert float32_route.present() == name
         assert settings() == (FAST if name == "fast" else DEFAULTS)
 
-    def test_is_undone_as_if_it_had_never_been(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_default_route_restores_all_settings(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(float32_route, "errors", lambda: (1.0, 1.0))
         assert choose_float32_route().name == "fast"
         assert choose_float32_route("default").name == "default"
         assert settings() == DEFAULTS
 
-    def test_of_another_name_is_refused(self) -> None:
+    def test_an_unknown_route_is_refused(self) -> None:
         with pytest.raises(ValueError, match="wanted must be 'auto' or 'default'; got 'quick'"):
             choose_float32_route("quick")  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="name must be one of default, fast; got 'quick'"):
@@ -68,7 +69,7 @@ class TestChoice:
         assert settings() == DEFAULTS
 
     @pytest.mark.parametrize("general", [torch.backends, torch.backends.mkldnn])
-    def test_that_is_undone_does_not_hide_a_later_general_setting(self, general: Any) -> None:
+    def test_a_restored_route_does_not_hide_a_later_general_setting(self, general: Any) -> None:
         found = general.fp32_precision
         float32_route.take("fast")
         float32_route.take("default")
@@ -78,7 +79,7 @@ class TestChoice:
         finally:
             general.fp32_precision = found
 
-    def test_measures_both_errors_and_leaves_the_settings_alone(self) -> None:
+    def test_both_errors_are_measured_and_the_settings_stay_unchanged(self) -> None:
         for name in ("default", "fast"):
             float32_route.take(name)
             before = settings()
@@ -90,7 +91,7 @@ class TestChoice:
 
 
 class Watch(TorchDispatchMode):
-    """Calls a function before each operation, those of a backward pass too."""
+    """Calls a function before each operation, including those of a backward pass."""
 
     def __init__(self, action: Callable[[], None], names: tuple[str, ...] = ()) -> None:
         super().__init__()
@@ -110,7 +111,7 @@ def tensors(length: int = 300, dtype: torch.dtype = torch.float32) -> list[Tenso
 
 
 def implementations() -> list[Any]:
-    """Every implementation that runs on a CPU and is not compiled."""
+    """Every implementation that runs on a CPU without compilation."""
     return [
         pytest.param(attention, id=f"{name}-{implementation}")
         for name, cls in sorted(variants.REGISTRY.items())
@@ -124,7 +125,7 @@ def implementations() -> list[Any]:
 
 class TestKernels:
     @pytest.mark.parametrize("attention", implementations())
-    def test_change_no_setting_at_any_moment(
+    def test_kernels_change_no_setting_at_any_moment(
         self, attention: variants.Attention, route: str
     ) -> None:
         seen = set()
@@ -139,7 +140,7 @@ class TestKernels:
         assert seen == {FAST if route == "fast" else DEFAULTS}
 
     @pytest.mark.parametrize("name", ["full", "linear", "sliding_window", "lsh", "top_k"])
-    def test_leave_the_products_of_other_threads_alone(self, name: str) -> None:
+    def test_kernels_do_not_change_the_products_of_other_threads(self, name: str) -> None:
         left, right = torch.randn(2, 2, 256, 256, generator=torch.Generator().manual_seed(0))
         expected, found = torch.bmm(left, right), []
 
@@ -157,7 +158,9 @@ class TestKernels:
             pytest.skip("both routes give the same product here, so this shows nothing")
 
     @pytest.mark.parametrize("attention", implementations())
-    def test_are_right_on_both_routes(self, attention: variants.Attention, route: str) -> None:
+    def test_kernels_are_correct_on_both_routes(
+        self, attention: variants.Attention, route: str
+    ) -> None:
         if route == "fast" and choose_float32_route().name == "default":
             pytest.skip("this processor's fast route rounds to bfloat16")
         query, key, value = tensors()
@@ -169,7 +172,7 @@ class TestKernels:
             assert float((out - expected).norm() / expected.norm()) <= bound
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-    def test_of_full_attention_are_torch_sdpa_on_the_chosen_route(
+    def test_full_attention_equals_torch_sdpa_on_the_chosen_route(
         self, dtype: torch.dtype, route: str
     ) -> None:
         inputs = tensors(600, dtype)
@@ -178,10 +181,10 @@ class TestKernels:
 
 
 def in_fork(check: Callable[[], bool]) -> bool:
-    """Whether a check holds in a forked process."""
+    """Whether a check is true in a forked process."""
     child = os.fork()
     if child == 0:
-        signal.alarm(60)  # which ends it
+        signal.alarm(60)  # _exit ends the child process
         good = False
         try:
             good = check()

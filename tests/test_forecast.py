@@ -1,4 +1,5 @@
-"""Foretelling: what is skipped could not have ended in time, and what might have is measured."""
+"""Forecasts: a skipped case could not have ended in time, and a case that might have is
+measured."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ Milliseconds = Callable[[int], float]
 
 
 def told(time: Milliseconds, *lengths: int, of: int, timeout: float = 60.0, **asked: object) -> str:
-    """What is said of a case at a length, after those at shorter ones took their time."""
+    """The forecast for a case at one length, after the times of the case at shorter lengths."""
     rows = [good(case(seq_len=n, **asked), time_ms_median=time(n)) for n in lengths]
     return forecast.hopeless(case(seq_len=of, **asked), by_id(*rows), timeout)
 
@@ -29,7 +30,7 @@ def by_id(*rows: Measurement) -> dict[str, Measurement]:
     return {row.case_id: row for row in rows}
 
 
-def test_growth_goes_on_as_it_was_between_two_lengths() -> None:
+def test_growth_between_two_lengths_is_extrapolated() -> None:
     reason = told(lambda n: 8e3 * (n / 4096) ** 2, 256, 1024, 4096, of=16384, **QUADRATIC)
     assert reason == (
         "6 calls would take at least 7.7e+02 s, and 60 s are allowed: a call took 0.5 s at "
@@ -39,7 +40,7 @@ def test_growth_goes_on_as_it_was_between_two_lengths() -> None:
     assert told(lambda n: 0.7e3 * (n / 4096) ** 2, 1024, 4096, of=16384, **QUADRATIC)
 
 
-def test_an_overhead_is_not_taken_for_growth() -> None:
+def test_a_constant_overhead_is_not_extrapolated_as_growth() -> None:
     def time(n: int) -> float:
         return 2e3 + n
 
@@ -48,10 +49,10 @@ def test_an_overhead_is_not_taken_for_growth() -> None:
 
 
 @pytest.mark.parametrize("lengths", [(256, 1024), (512, 1024), (1024, 2048), (1024, 4096)])
-def test_what_grows_more_slowly_from_some_length_on_is_not_taken_for_quadratic(
+def test_growth_that_slows_down_at_some_length_is_not_extrapolated_as_quadratic(
     lengths: tuple[int, int],
 ) -> None:
-    """As a window does once the sequence is longer, whatever it did before."""
+    """The time of a window is linear once the sequence is longer than the window."""
 
     def time(n: int) -> float:
         return 10.0 * sum(min(i + 1, 1025) for i in range(n)) / 1024
@@ -62,12 +63,14 @@ def test_what_grows_more_slowly_from_some_length_on_is_not_taken_for_quadratic(
         assert told(time, *lengths, of=of, timeout=0.5 * real, causal=True, **WINDOW)
 
 
-def test_from_one_length_it_grows_as_that_does() -> None:
+def test_after_one_length_the_time_grows_with_the_operations() -> None:
     assert not told(lambda n: 2.4e3, 4096, of=16384, **QUADRATIC)
     assert told(lambda n: 2.6e3, 4096, of=16384, **QUADRATIC)
 
 
-def test_so_it_does_where_the_operations_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_growth_is_extrapolated_where_the_operations_are_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(Attention, "useful_flops", lambda *_, **__: None)
     assert not told(lambda n: 2.4e3 * (n / 4096) ** 2, 1024, 4096, of=16384, **QUADRATIC)
     assert told(lambda n: 2.6e3 * (n / 4096) ** 2, 1024, 4096, of=16384, **QUADRATIC)
@@ -92,14 +95,14 @@ def test_the_fastest_call_counts() -> None:
         case(seq_len=32768),
     ],
 )
-def test_only_the_same_case_at_a_shorter_length_tells_anything(other: Case) -> None:
+def test_a_forecast_uses_only_the_same_case_at_shorter_lengths(other: Case) -> None:
     slow = good(other, time_ms_median=1e9)
     assert not forecast.hopeless(case(seq_len=16384), by_id(slow), 60)
     same = good(case(seq_len=4096), time_ms_median=1e9)
     assert forecast.hopeless(case(seq_len=16384), by_id(slow, same), 60)
 
 
-def test_nothing_is_told_from_a_failure_or_of_other_keys() -> None:
+def test_there_is_no_forecast_from_a_failure_or_for_other_keys() -> None:
     failed = Measurement.of(case(seq_len=4096), Status.ERROR, "bad")
     assert not forecast.hopeless(case(seq_len=16384), by_id(failed), 60)
     same = good(case(seq_len=4096), time_ms_median=1e9)
@@ -107,7 +110,8 @@ def test_nothing_is_told_from_a_failure_or_of_other_keys() -> None:
 
 
 def slower(of: Case, *rows: tuple[Case, float, float], seconds: float = 1.0) -> str:
-    """What is said of a case after others took so many ms, at such a speedup over exact."""
+    """The forecast for a case after other cases with these times in ms and speedups over exact
+    attention."""
     seen = [good(one, time_ms_median=ms, speedup_vs_exact=speedup) for one, ms, speedup in rows]
     return forecast.slower_than_exact(of, by_id(*seen), seconds)
 
@@ -115,7 +119,7 @@ def slower(of: Case, *rows: tuple[Case, float, float], seconds: float = 1.0) -> 
 TOP_K = {"variant": "top_k", "hyperparameters": "top_k=64", "causal": True}
 
 
-def test_a_slow_call_of_what_exact_attention_beats_is_not_made() -> None:
+def test_a_slow_case_of_a_method_slower_than_exact_attention_is_skipped() -> None:
     long = case(seq_len=16384, **TOP_K)
     short = case(seq_len=4096, **TOP_K), 250.0, 0.25
     assert slower(long, short) == (
@@ -124,13 +128,13 @@ def test_a_slow_call_of_what_exact_attention_beats_is_not_made() -> None:
         "exact attention"
     )
     assert not slower(long, short, seconds=5.0)
-    assert not slower(long, (short[0], 250.0, 0.6))  # too little to be sure of
-    # The longest of the shorter lengths tells.
+    assert not slower(long, (short[0], 250.0, 0.6))  # too short to decide
+    # The longest of the shorter lengths decides.
     assert not slower(long, short, (case(seq_len=8192, **TOP_K), 500.0, 0.9))
     assert slower(long, short, (case(seq_len=1024, **TOP_K), 50.0, 0.9))
 
 
-def test_inputs_mask_and_dtype_do_not_matter_to_it_and_all_else_does() -> None:
+def test_only_inputs_mask_and_dtype_may_differ_in_the_comparison() -> None:
     long = case(seq_len=16384, **TOP_K)
     others = {"inputs": "smollm2", "layer": 3, "seed": 2, "causal": False, "dtype": "bfloat16"}
     assert slower(long, (case(seq_len=4096, **(TOP_K | others)), 250.0, 0.25))
@@ -141,15 +145,17 @@ def test_inputs_mask_and_dtype_do_not_matter_to_it_and_all_else_does() -> None:
         assert not slower(long, (case(seq_len=4096, **(TOP_K | other)), 250.0, 0.25)), other
 
 
-def test_what_grows_more_slowly_than_exact_attention_may_still_win() -> None:
+def test_a_method_that_grows_more_slowly_than_exact_attention_is_measured() -> None:
     long = case(seq_len=16384, **WINDOW)
     assert not slower(long, (case(seq_len=4096, **WINDOW), 1e5, 0.25))
     assert slower(case(seq_len=16384, **QUADRATIC), (case(seq_len=4096, **QUADRATIC), 1e5, 0.25))
 
 
 @pytest.mark.parametrize("slow", [False, True])
-def test_a_case_makes_as_many_calls_at_least(monkeypatch: pytest.MonkeyPatch, slow: bool) -> None:
-    """Also one that is warm after its first call."""
+def test_a_case_makes_at_least_the_assumed_number_of_calls(
+    monkeypatch: pytest.MonkeyPatch, slow: bool
+) -> None:
+    """Also a case that is warm after its first call."""
     calls = []
     closure = worker._closure
 
@@ -168,7 +174,7 @@ def test_a_case_makes_as_many_calls_at_least(monkeypatch: pytest.MonkeyPatch, sl
 
 
 @pytest.mark.parametrize("projections", ["separate", "shared"])
-def test_a_layer_makes_as_many_calls_at_least(projections: str) -> None:
+def test_a_layer_makes_at_least_the_assumed_number_of_calls(projections: str) -> None:
     calls = []
     layer = MultiHeadAttention.forward
 

@@ -1,4 +1,4 @@
-"""Errors of gradients, against exact attention differentiated densely in float64."""
+"""Errors of gradients against dense exact attention, differentiated in float64."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ def test_exact_gradients_are_those_of_dense_attention(
     [("sliding_window", {"window_size": 16}), ("linear", {}), ("nystrom", {}), ("lsh", {})],
 )
 def test_errors_are_relative_to_all_exact_gradients(name: str, settings: dict[str, int]) -> None:
-    """A gradient of the query where the exact one is 0, as that of landmarks, counts too."""
+    """A gradient of the query also counts where the exact one is 0, as the gradient of landmarks
+    does."""
     tensors = problem(160, 160)
     attention = variants.create(name, **settings)
     causal = attention.info.causal_choices[-1]
@@ -91,7 +92,7 @@ def test_errors_are_relative_to_all_exact_gradients(name: str, settings: dict[st
     assert min(expected) > 0.01
 
 
-def test_of_exact_attention_are_rounding() -> None:
+def test_gradients_of_exact_attention_have_only_rounding_errors() -> None:
     query, key, value = problem(160, 160)
     reference = refer((query, key, value), True)
     assert max(gradient_errors(variants.create("full"), reference)) < 1e-13  # type: ignore[type-var]
@@ -100,9 +101,9 @@ def test_of_exact_attention_are_rounding() -> None:
     assert all(1e-9 < one < 1e-5 for one in found if one is not None)
 
 
-def test_of_all_rows_they_are_those_of_the_whole_loss_on_average() -> None:
-    """Sampled rows weigh for those they stand for: the loss on an eighth of the rows judges
-    gradients as a loss on all of them does. Causal, where the first rows are all taken."""
+def test_sampled_rows_estimate_the_errors_of_the_loss_of_all_rows() -> None:
+    """Each sampled row has the weight of the rows that it represents: on average, an eighth of the
+    rows gives the errors of all rows. Causal, where the first rows are all sampled."""
     tensors = problem(1024, 1024)
     attention = variants.create("sliding_window", window_size=32)
     every = torch.arange(1024)
@@ -118,7 +119,7 @@ def test_of_all_rows_they_are_those_of_the_whole_loss_on_average() -> None:
     assert mean == pytest.approx(expected, rel=0.08)
 
 
-def test_a_shared_query_and_key_have_one_gradient_which_is_not_judged() -> None:
+def test_a_shared_query_and_key_have_one_gradient_and_no_error_for_it() -> None:
     lsh = variants.create("lsh", shared_qk=True, bucket_size=8)
     reference = refer(problem(48, 48, kv_heads=4), True)
     query, key, value = gradient_errors(lsh, reference, shared_qk=True)
@@ -126,8 +127,8 @@ def test_a_shared_query_and_key_have_one_gradient_which_is_not_judged() -> None:
     assert 0.01 < value < 10  # type: ignore[operator]
 
 
-def test_of_a_gradient_that_is_zero_there_is_no_error() -> None:
-    """One key has all the weight, whatever its score; what is left is rounding."""
+def test_a_gradient_of_zero_has_no_relative_error() -> None:
+    """One key has all the weight for any score; the rest is rounding."""
     tensors = [x.float() for x in problem(1, 1)]
     found = gradient_errors(variants.create("full"), refer(tuple(tensors), True))  # type: ignore[arg-type]
     assert found[:2] == (None, None)

@@ -18,8 +18,8 @@ from bench.memory import _allocations
 from tests.contract.attentions import attentions, small_settings
 from variants import REGISTRY, Attention
 
-SMALL_CHANGE = 1024  # bytes of numbers and of short lists
-LENGTH = 300  # long enough for the routes of a CPU that only serve long sequences
+SMALL_CHANGE = 1024  # the size of numbers and short lists, in bytes
+LENGTH = 300  # long enough for the CPU routes that serve only long sequences
 
 
 def tensors(dtype: torch.dtype) -> list[Tensor]:
@@ -29,7 +29,7 @@ def tensors(dtype: torch.dtype) -> list[Tensor]:
 
 
 def calls() -> list[object]:
-    """Every implementation with a gradient here, plain and with padding on the left."""
+    """Every implementation with a gradient here, without padding and with padding on the left."""
     found = []
     for name in sorted(REGISTRY):
         for word in ("auto", *REGISTRY[name].info.implementations[1:]):
@@ -50,11 +50,11 @@ def calling(attention: Attention, padded: bool) -> Callable[..., Tensor]:
 
 
 @pytest.mark.parametrize(("attention", "padded"), calls())
-def test_nothing_is_held_after_a_backward_pass(attention: Attention, padded: bool) -> None:
-    """While the loss lives, as it does where somebody adds up losses to report them."""
+def test_no_tensor_is_kept_after_a_backward_pass(attention: Attention, padded: bool) -> None:
+    """While the loss is referenced, as in code that sums losses to report them."""
     call = calling(attention, padded)
     leaves = tensors(torch.bfloat16 if padded else torch.float32)
-    inputs = [x * 1 for x in leaves]  # as projections give
+    inputs = [x * 1 for x in leaves]  # the layout that projections give
     watched = [weakref.ref(x) for x in inputs]
     out = call(*inputs)
     watched.append(weakref.ref(out))
@@ -67,7 +67,7 @@ def test_nothing_is_held_after_a_backward_pass(attention: Attention, padded: boo
 
 
 def held_bytes(call: Callable[[], Tensor]) -> int:
-    """Bytes that are allocated in a call and live after it, its result left out."""
+    """The bytes that a call allocates and keeps, without its result."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as seen:
         result = call()
     live: dict[int, int] = {}
@@ -80,7 +80,7 @@ def held_bytes(call: Callable[[], Tensor]) -> int:
 
 
 @pytest.mark.parametrize("attention", attentions("small"))
-def test_a_checkpoint_saves_what_it_saves_of_torchs_attention(attention: Attention) -> None:
+def test_a_checkpoint_saves_as_much_memory_as_for_torch_attention(attention: Attention) -> None:
     inputs = tensors(torch.float32)
 
     def own(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ def test_a_checkpoint_saves_what_it_saves_of_torchs_attention(attention: Attenti
         def run() -> Tensor:
             return checkpoint(call, *inputs, use_reentrant=False)
 
-        run()  # what is kept from call to call is there then
+        run()  # tensors that are cached between calls exist by now
         return held_bytes(run)
 
     assert saved(calling(attention, False)) <= saved(own) + SMALL_CHANGE
@@ -109,7 +109,7 @@ def test_a_checkpoint_gives_the_same_gradients(attention: Attention, padded: boo
 
 
 @pytest.mark.parametrize(("attention", "padded"), calls())
-def test_a_graph_that_is_retained_may_be_used_again(attention: Attention, padded: bool) -> None:
+def test_a_retained_graph_may_be_used_again(attention: Attention, padded: bool) -> None:
     inputs = tensors(torch.float32)
     loss = calling(attention, padded)(*inputs).square().sum()
     first = torch.autograd.grad(loss, inputs, retain_graph=True)

@@ -1,4 +1,5 @@
-"""`help(attention)` fits a screen and says what a user needs; `help` of a class shows all of it."""
+"""`help(attention)` fits a screen and shows the facts that a user needs; `help` of a class shows
+all."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ def test_help_of_an_attention_fits_a_screen(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_says_the_method_the_settings_and_the_public_methods(name: str) -> None:
+def test_help_of_an_attention_shows_the_method_the_settings_and_the_public_methods(
+    name: str,
+) -> None:
     cls = variants.REGISTRY[name]
     settings = {it.name: it.small for it in variants.hyperparameters(name)}
     text = " ".join(shown(variants.create(name, **settings)).split())
@@ -47,13 +50,13 @@ def test_it_says_the_method_the_settings_and_the_public_methods(name: str) -> No
         assert hidden not in text.replace("attention.__call__", "")
 
 
-def test_every_method_that_it_names_says_what_it_does() -> None:
+def test_every_method_in_the_help_has_a_description() -> None:
     for name in METHODS:
         assert inspect.getdoc(getattr(variants.Attention, name))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_documentation_of_a_class_stays_that_of_the_class(name: str) -> None:
+def test_the_documentation_of_a_class_is_unchanged(name: str) -> None:
     cls = variants.REGISTRY[name]
     assert isinstance(cls.__doc__, str)
     assert "Hyperparameters:" in cls.__doc__
