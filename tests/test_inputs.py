@@ -1,4 +1,4 @@
-"""Inputs: the same numbers for the same case, and captured heads that belong together."""
+"""Inputs: the same numbers for the same case, and captured heads with their own key/value heads."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def captured(**changes: object) -> Case:
-    """Four heads over two key/value heads of layer 3, as they were captured."""
+    """Four heads of layer 3 with two key/value heads, as captured."""
     asked = {"inputs": "file:some.safetensors", "layer": 3, "head_dim": 8, "seq_len": 24}
     return case(**(asked | {"heads": 4, "kv_heads": 2} | changes))
 
@@ -52,7 +52,7 @@ class TestGaussian:
             assert torch.equal(one, other)
         assert first.detail == again.detail == "independent standard normal numbers, seed 0"
 
-    def test_the_global_random_state_is_left_alone(self) -> None:
+    def test_the_global_random_state_does_not_change(self) -> None:
         before = torch.get_rng_state()
         inputs.load(case(), {})
         assert torch.equal(torch.get_rng_state(), before)
@@ -110,7 +110,7 @@ class TestCaptured:
         ],
     )
     @pytest.mark.parametrize("seed", [0, 1])
-    def test_each_query_head_reads_the_key_value_head_it_was_captured_with(
+    def test_each_query_head_reads_the_key_value_head_of_its_capture(
         self, path: Path, batch: int, heads: int, kv_heads: int, seed: int
     ) -> None:
         tensors = capture_file(path, scale=8**-0.5)
@@ -135,7 +135,7 @@ class TestCaptured:
                 drawn.append(mine)
         assert drawn == [int(word) for word in named[1].split()]
         assert bool(named[2]) == (len(set(drawn)) < len(drawn))
-        # Nothing is repeated while a head of the file is unused.
+        # No head is repeated while another head of the file is unused.
         used_kv = Counter(
             j
             for b in range(batch)
@@ -155,7 +155,7 @@ class TestCaptured:
         again = inputs.load(captured(heads=16, kv_heads=16, seed=4), {path.name: path}).detail
         assert again in details
 
-    def test_queries_are_the_last_of_the_keys(self, path: Path) -> None:
+    def test_queries_have_the_last_positions_of_the_keys(self, path: Path) -> None:
         tensors = capture_file(path, scale=8**-0.5)
         loaded = inputs.load(captured(seq_len=5, key_len=20), {path.name: path})
         assert torch.equal(loaded.query[0], tensors["layer_3.query"].float()[:, 15:20])
@@ -164,7 +164,8 @@ class TestCaptured:
 
     @pytest.mark.parametrize("scale", [8**-0.5, 0.5, 0.0625])
     def test_the_scale_of_the_model_is_kept(self, path: Path, scale: float) -> None:
-        """Variants divide by the root of head_dim; the model may have done something else."""
+        """Variants divide scores by the square root of head_dim; the captured model may use another
+        scale."""
         tensors = capture_file(path, scale=scale)
         loaded = inputs.load(captured(dtype="float64"), {path.name: path})
         full = variants.create("full", implementation="plain")
@@ -187,13 +188,13 @@ def scores(query: Tensor, key: Tensor) -> Tensor:
 
 
 class TestOtherWidths:
-    """Heads of another width hold the channels of captured ones, and nothing else."""
+    """Heads of another width contain the channels of captured heads, and no other numbers."""
 
     def load(self, path: Path, **changes: object) -> Inputs:
         asked = captured(**({"kv_heads": changes.get("heads", 4)} | changes))
         return inputs.load(asked, {path.name: path})
 
-    def test_fewer_heads_are_captured_ones_side_by_side(self, path: Path) -> None:
+    def test_fewer_heads_are_concatenated_captured_heads(self, path: Path) -> None:
         capture_file(path, scale=8**-0.5)
         whole = self.load(path, heads=4, head_dim=8, batch=2)
         wide = self.load(path, heads=2, head_dim=16, batch=2)
@@ -207,20 +208,22 @@ class TestOtherWidths:
         torch.testing.assert_close(scores(single.query, single.key)[:, 0], added)
 
     @pytest.mark.parametrize("positions", ["rotary, already applied", "none in query and key"])
-    def test_more_heads_are_parts_of_one_each(self, path: Path, positions: str) -> None:
+    def test_each_of_more_heads_is_a_part_of_one_captured_head(
+        self, path: Path, positions: str
+    ) -> None:
         capture_file(path, scale=8**-0.5, positions=positions)
         whole = self.load(path, heads=4, head_dim=8, batch=2)
         narrow = self.load(path, heads=8, head_dim=4, batch=2)
         for one, other in zip(tensors_of(narrow), tensors_of(whole), strict=True):
             assert one.shape == (2, 8, 24, 4)
-            parts = one.unflatten(1, (4, 2)).transpose(2, 3).flatten(3)  # both beside each other
+            parts = one.unflatten(1, (4, 2)).transpose(2, 3).flatten(3)  # both parts concatenated
             assert not torch.equal(parts, other)
             assert torch.equal(parts.sort(-1).values, other.sort(-1).values)
         parts = scores(narrow.query, narrow.key).unflatten(1, (4, 2)).sum(2)
         torch.testing.assert_close(parts, scores(whole.query, whole.key))
 
-    def test_rotary_positions_are_those_of_a_narrower_head(self, path: Path) -> None:
-        """Two channels of ones that are turned by position, as `rotate_half` pairs them."""
+    def test_rotary_positions_equal_those_of_a_narrower_head(self, path: Path) -> None:
+        """Two channels of ones, rotated by position, in the pairs of `rotate_half`."""
         capture_file(path, scale=8**-0.5, positions="rotary, already applied")
 
         def turned(channels: int, frequencies: Tensor) -> Tensor:
@@ -239,20 +242,20 @@ class TestOtherWidths:
         narrower_head = 10000.0 ** (-torch.arange(0, 4, 2) / 4)
         torch.testing.assert_close(frequencies[::2], narrower_head)
 
-    def test_the_scale_goes_with_the_channels_of_a_head(self, path: Path) -> None:
+    def test_the_scale_follows_the_channels_of_a_head(self, path: Path) -> None:
         tensors = capture_file(path, scale=0.5)
         wide = self.load(path, heads=1, head_dim=16, dtype="float64")
         out = variants.create("full", implementation="plain")(*tensors_of(wide))
         query, key, value = (
             tensors[f"layer_3.{role}"].double() for role in ("query", "key", "value")
         )
-        # The model's factor of 0.5 is for 8 channels; query heads 0 and 2 read key heads 0 and 1.
+        # The model's scale of 0.5 is for 8 channels; query heads 0 and 2 read key heads 0 and 1.
         summed = query[0] @ key[0].T + query[2] @ key[1].T
         weights = (summed * 0.5 * (8 / 16) ** 0.5).softmax(-1)
         expected = weights @ torch.cat([value[0], value[1]], -1)
         torch.testing.assert_close(out[0, 0], expected, rtol=1e-6, atol=1e-7)
 
-    def test_the_row_says_what_was_done(self, path: Path) -> None:
+    def test_the_row_describes_the_change_of_width(self, path: Path) -> None:
         capture_file(path, positions="rotary, already applied")
         assert self.load(path, heads=2, head_dim=16).detail == (
             "layer 3, tokens 0 to 23, query heads 0 2 1 3 of 4; 2 joined to each head of 16 "
@@ -263,7 +266,7 @@ class TestOtherWidths:
             "channels, which keep rotary pairs together; scale 0.707, as the model's 0.5 is for 8"
         )
 
-    def test_the_same_captured_heads_serve_every_number_of_heads(self) -> None:
+    def test_every_number_of_heads_uses_the_same_captured_heads(self) -> None:
         details = {
             inputs.load(
                 case(inputs="smollm2", layer=15, heads=heads, head_dim=512 // heads), {}
@@ -272,8 +275,9 @@ class TestOtherWidths:
         }
         assert len(details) == 1
 
-    def test_at_the_captured_width_of_a_head_nothing_has_changed(self) -> None:
-        """Earlier rows stay comparable: a digest of the numbers as they were before."""
+    def test_heads_of_the_captured_width_are_unchanged(self) -> None:
+        """Earlier rows stay comparable: compares with a digest of the numbers of an earlier
+        version."""
         loaded = inputs.load(case(inputs="smollm2", layer=15, head_dim=64, heads=8, kv_heads=4), {})
         assert loaded.detail == (
             "layer 15, tokens 0 to 31, query heads 0 1 2 0 1 0 1 1 of 3, drawn with replacement"
@@ -329,14 +333,14 @@ class TestUnsupported:
             ),
         ],
     )
-    def test_what_a_capture_cannot_serve_is_an_unsupported_row(
+    def test_a_case_that_the_capture_cannot_provide_is_an_unsupported_row(
         self, path: Path, changes: dict[str, object], reason: str
     ) -> None:
         capture_file(path, positions="rotary, already applied")
         row = self.row(captured(**changes), {path.name: path})
         assert (row.status, row.reason) == (Status.UNSUPPORTED, reason)
 
-    def test_a_capture_that_is_gone_or_broken_is_an_unsupported_row(self, path: Path) -> None:
+    def test_a_missing_or_damaged_capture_is_an_unsupported_row(self, path: Path) -> None:
         row = self.row(captured(), {path.name: path})
         assert row.status is Status.UNSUPPORTED
         assert "no such file" in row.reason
@@ -359,8 +363,8 @@ class TestUnsupported:
             assert row.status is Status.UNSUPPORTED
             assert name.split()[-1] in row.reason
 
-    def test_so_they_are_with_a_temperature(self, path: Path) -> None:
-        """What a capture lacks is said of the capture, whatever becomes of its scores."""
+    def test_a_capture_with_a_temperature_gives_the_same_errors(self, path: Path) -> None:
+        """Errors of the capture are reported before the temperature is applied."""
         files = {path.name: path}
         warm = "file:some.safetensors temperature=2"
         row = self.row(captured(inputs=warm), files)
@@ -381,7 +385,7 @@ class TestNoPathInARow:
     def texts(self, row: Measurement) -> str:
         return " ".join(str(value) for value in dataclasses.asdict(row).values())
 
-    def test_of_a_case_that_is_measured(self, path: Path) -> None:
+    def test_a_measured_case_records_no_path(self, path: Path) -> None:
         capture_file(path)
         row, _ = worker.measure(captured(), settings(files={path.name: path}))
         assert row.status is Status.OK
@@ -390,7 +394,7 @@ class TestNoPathInARow:
         assert "somebody" not in self.texts(row)
 
     @pytest.mark.parametrize("relative", [False, True])
-    def test_of_a_case_whose_file_is_gone(
+    def test_a_case_with_a_missing_file_records_no_path(
         self, path: Path, relative: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(path.parent.parent)
@@ -409,7 +413,7 @@ def test_a_file_that_is_no_capture_is_named(tmp_path: Path) -> None:
         inputs.open_capture(f"file:{file}", {})
 
 
-def test_a_draw_takes_each_before_any_twice() -> None:
+def test_a_draw_takes_each_head_before_any_head_twice() -> None:
     def counts(count: int) -> Tensor:
         drawn = inputs._draw(count, 3, torch.Generator().manual_seed(0))
         assert len(drawn) == count

@@ -1,4 +1,5 @@
-"""The write-ahead journal: on disk before going on, and readable however it was cut off."""
+"""The write-ahead journal: flushed to disk before the run continues, and readable after any
+interruption."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ FIRST, SECOND = case(seed=1), case(seed=2)
 
 
 def write(folder: Path) -> Path:
-    """A header, one case with its result, and one that was started and ended badly."""
+    """A header, one case with its result, and one case that was started and has failed."""
     book = Journal(folder)
     book.header(environment={"torch": "2"}, device="cpu", files={})
     book.started(FIRST)
@@ -28,7 +29,7 @@ def write(folder: Path) -> Path:
     return folder / FILE
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+def test_written_events_are_read_back(tmp_path: Path) -> None:
     write(tmp_path)
     record = journal.read(tmp_path)
     assert record.header["environment"] == {"torch": "2"}
@@ -42,8 +43,8 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert record.attempts == {FIRST.case_id: 1, SECOND.case_id: 1}
 
 
-def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
-    """What it has measured counts, although its rows lack a column."""
+def test_a_run_of_an_earlier_version_is_resumed(tmp_path: Path) -> None:
+    """Its results count, although its rows lack a column."""
     path = write(tmp_path)
     assert ', "projections": "none"' in path.read_text()
     path.write_text(path.read_text().replace(', "projections": "none"', ""))
@@ -51,7 +52,7 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
     assert record.results[FIRST.case_id].case == FIRST
 
 
-def test_the_raw_samples_are_kept(tmp_path: Path) -> None:
+def test_the_raw_samples_are_stored(tmp_path: Path) -> None:
     events = [json.loads(line) for line in write(tmp_path).read_text().splitlines()]
     assert [event.get("samples_ms") for event in events if event["event"] == "result"] == [
         [1.0, 2.0],
@@ -74,7 +75,7 @@ def test_every_event_is_on_the_disk_before_the_call_returns(
     book.close()
 
 
-def test_a_last_line_cut_anywhere_is_ignored(tmp_path: Path) -> None:
+def test_a_truncated_last_line_is_ignored(tmp_path: Path) -> None:
     path = write(tmp_path)
     content = path.read_bytes()
     last = content[:-1].rindex(b"\n") + 1
@@ -86,7 +87,7 @@ def test_a_last_line_cut_anywhere_is_ignored(tmp_path: Path) -> None:
         assert record.attempts[SECOND.case_id] == 1
 
 
-def test_a_partial_last_line_is_dropped_before_more_is_written(tmp_path: Path) -> None:
+def test_a_partial_last_line_is_removed_before_the_next_event_is_written(tmp_path: Path) -> None:
     path = write(tmp_path)
     whole = path.read_text().splitlines(keepends=True)
     path.write_text("".join(whole[:-1]) + whole[-1][:40])
@@ -97,7 +98,7 @@ def test_a_partial_last_line_is_dropped_before_more_is_written(tmp_path: Path) -
     assert journal.read(tmp_path).results[SECOND.case_id] == good(SECOND)
 
 
-def test_a_whole_last_line_is_kept_when_more_is_written(tmp_path: Path) -> None:
+def test_a_complete_last_line_is_kept_when_the_next_event_is_written(tmp_path: Path) -> None:
     path = write(tmp_path)
     before = path.read_bytes()
     book = Journal(tmp_path)
@@ -106,7 +107,7 @@ def test_a_whole_last_line_is_kept_when_more_is_written(tmp_path: Path) -> None:
     assert path.read_bytes().startswith(before)
 
 
-def test_two_runs_do_not_write_into_one_journal(tmp_path: Path) -> None:
+def test_two_runs_cannot_write_to_one_journal(tmp_path: Path) -> None:
     book = Journal(tmp_path)
     book.header(device="cpu")
     with pytest.raises(JournalError, match="is in use by another run"):
@@ -119,7 +120,7 @@ def test_two_runs_do_not_write_into_one_journal(tmp_path: Path) -> None:
 
 
 def test_starts_without_a_result_are_counted(tmp_path: Path) -> None:
-    for _ in range(2):  # two runs, each of which died during the case
+    for _ in range(2):  # two runs, and both died during the case
         book = Journal(tmp_path)
         book.header(device="cpu")
         book.started(FIRST)
@@ -132,7 +133,7 @@ def test_starts_without_a_result_are_counted(tmp_path: Path) -> None:
 def test_an_interrupted_start_does_not_count(tmp_path: Path) -> None:
     book = Journal(tmp_path)
     book.header(device="cpu")
-    book.interrupted(FIRST)  # before it was started at all
+    book.interrupted(FIRST)  # before the case was started
     for _ in range(3):
         book.started(FIRST)
         book.interrupted(FIRST)
@@ -142,7 +143,7 @@ def test_an_interrupted_start_does_not_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "", '{"event": "run", "device": "cpu"}'])
-def test_without_a_whole_header_there_is_no_run(tmp_path: Path, content: str | None) -> None:
+def test_without_a_complete_header_there_is_no_run(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / FILE).write_text(content)
     assert not journal.begun(tmp_path)
@@ -150,7 +151,7 @@ def test_without_a_whole_header_there_is_no_run(tmp_path: Path, content: str | N
         journal.read(tmp_path)
 
 
-def test_a_header_alone_is_a_run(tmp_path: Path) -> None:
+def test_a_journal_with_only_a_header_is_a_run(tmp_path: Path) -> None:
     book = Journal(tmp_path)
     book.header(device="cpu")
     book.close()
@@ -169,7 +170,9 @@ def test_a_header_alone_is_a_run(tmp_path: Path) -> None:
         b"\xff\xfe\n",
     ],
 )
-def test_a_line_that_is_no_event_is_said_with_the_file(tmp_path: Path, line: bytes) -> None:
+def test_a_line_that_is_no_event_raises_an_error_that_names_the_file(
+    tmp_path: Path, line: bytes
+) -> None:
     path = write(tmp_path)
     path.write_bytes(path.read_bytes() + line + b'{"event": "run"}\n')
     with pytest.raises(JournalError, match=r"journal\.jsonl is damaged, or of another version: "):

@@ -1,4 +1,4 @@
-"""Linformer, written out a second time by loops over rows, projected keys and tokens."""
+"""Linformer, implemented a second time by loops over rows, projected keys and tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from variants import linformer
 
 
 def drawn(projected_len: int, key_len: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """E and F (projected_len, key_len), entry by entry from the pieces they are drawn in."""
+    """E and F (projected_len, key_len), entry by entry from the blocks in which they are drawn."""
     size = linformer.PIECE
     draws = linformer._draws(projected_len, -(-key_len // size), seed, torch.device("cpu"))
     made = torch.empty(2, projected_len, key_len, dtype=torch.float64)
@@ -26,7 +26,9 @@ def drawn(projected_len: int, key_len: int, seed: int = 0) -> tuple[Tensor, Tens
 
 @pytest.mark.parametrize("padded", [False, True], ids=["all", "padded"])
 @pytest.mark.parametrize(("query_len", "key_len"), [(26, 26), (9, 150), (26, 9), (1, 128)])
-def test_it_is_softmax_over_projected_keys(query_len: int, key_len: int, padded: bool) -> None:
+def test_linformer_is_softmax_over_projected_keys(
+    query_len: int, key_len: int, padded: bool
+) -> None:
     attention = variants.create("linformer", projected_len=5, seed=3)
     query, key, value = tensors(query_len, key_len)
     for_keys, for_values = drawn(5, key_len, seed=3)
@@ -52,7 +54,7 @@ def test_it_is_softmax_over_projected_keys(query_len: int, key_len: int, padded:
 
 @pytest.mark.parametrize(("shorter", "longer"), [(100, 120), (100, 400), (128, 256)])
 def test_the_draws_of_a_token_do_not_depend_on_the_length(shorter: int, longer: int) -> None:
-    """More tokens that are padding change nothing; the draws of both lengths are fresh."""
+    """Additional tokens of padding do not change the output; both lengths use new draws."""
     query, key, value = tensors(20, longer)
     attention = variants.create("linformer", projected_len=16, seed=11)
     mask = (torch.arange(longer) >= shorter).expand(2, longer)
@@ -63,7 +65,7 @@ def test_the_draws_of_a_token_do_not_depend_on_the_length(shorter: int, longer: 
 
 
 @pytest.mark.parametrize("key_len", [1, 31, 32])
-def test_few_keys_are_not_projected_and_padding_is_hidden(key_len: int) -> None:
+def test_few_keys_are_not_projected_and_their_padding_is_hidden(key_len: int) -> None:
     query, key, value = tensors(20, key_len)
     mask = torch.zeros(2, key_len, dtype=torch.bool)
     mask[0, key_len // 2 :] = key_len > 1
@@ -73,7 +75,7 @@ def test_few_keys_are_not_projected_and_padding_is_hidden(key_len: int) -> None:
     assert_close(found, seen @ value.repeat_interleave(2, 1))
 
 
-def test_one_key_more_is_projected() -> None:
+def test_one_key_more_than_that_is_projected() -> None:
     query, key, value = tensors(20, 33)
     attention = variants.create("linformer", projected_len=32)
     assert bool((attention.weights(query, key) < 0).any())
@@ -81,7 +83,7 @@ def test_one_key_more_is_projected() -> None:
     assert not torch.allclose(attention(query, key, value), full, rtol=0.1)
 
 
-def test_entries_are_normal_and_drawn_apart() -> None:
+def test_entries_are_normal_and_independent() -> None:
     """Mean 0 and variance 1/projected_len, so that on average EᵀE is the identity."""
     for_keys, for_values = drawn(64, 2000)
     for entries in (for_keys, for_values):
@@ -100,8 +102,8 @@ def test_heads_share_their_draws() -> None:
     assert_close(out, out[:, :1].expand_as(out), rtol=1e-12, atol=1e-12)
 
 
-def test_the_rounding_of_a_projection_does_not_grow_with_the_length() -> None:
-    """One sum over all tokens is off by 6e-7 at this length."""
+def test_the_rounding_error_of_a_projection_does_not_grow_with_the_length() -> None:
+    """A single sum over all tokens has an error of 6e-7 at this length."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(1, 1, 1 << 14, 64, generator=generator)
     draws = linformer._draws(64, (1 << 14) // linformer.PIECE, 0, torch.device("cpu"))[0]

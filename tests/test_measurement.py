@@ -1,4 +1,4 @@
-"""The schema: its fixed names, the identity of a case, and which rows may hold numbers."""
+"""The schema: its fixed names, the id of a case, and the rows that may hold numbers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.cases import case, good
 
 ROOT = Path(__file__).parent.parent
 
-# Users, stored runs and other tools lean on these names: they are never renamed or dropped.
+# Users, stored runs and other tools depend on these names: they are never renamed or removed.
 FIXED_CASE = [
     "variant",
     "implementation",
@@ -103,23 +103,23 @@ OTHER_VALUES: dict[str, Any] = {
 }
 
 
-def test_the_fixed_columns_are_there() -> None:
+def test_the_fixed_columns_exist() -> None:
     assert set(FIXED_CASE + FIXED_OUTCOME + FIXED_NUMBERS) <= set(COLUMNS)
     assert len(COLUMNS) == len(set(COLUMNS))
 
 
-def test_a_case_is_made_of_the_fixed_columns_and_leads_the_row() -> None:
+def test_a_case_has_the_fixed_columns_and_they_are_first_in_a_row() -> None:
     assert list(CASE_COLUMNS) == [*FIXED_CASE, "projections"]
     assert COLUMNS[: len(CASE_COLUMNS)] == CASE_COLUMNS
     assert {name: LATER[name] for name in CAME_LATER} == CAME_LATER
     assert not set(LATER) & set(FIXED_CASE + FIXED_OUTCOME + FIXED_NUMBERS)
 
 
-def test_the_statuses_are_the_fixed_ones() -> None:
+def test_the_statuses_are_fixed() -> None:
     assert [str(status) for status in Status] == FIXED_STATUSES
 
 
-def test_every_fixed_number_is_known_to_be_a_number() -> None:
+def test_every_fixed_column_of_numbers_is_declared_as_such() -> None:
     assert set(FIXED_NUMBERS) <= NUMBERS
     assert not NUMBERS & set(FIXED_CASE + FIXED_OUTCOME)
 
@@ -130,7 +130,7 @@ def test_every_column_is_described() -> None:
 
 
 @pytest.mark.parametrize("status", [status for status in Status if status is not Status.OK])
-def test_a_row_that_failed_holds_no_number(status: Status) -> None:
+def test_a_row_that_failed_has_no_numbers(status: Status) -> None:
     assert Measurement.of(case(), status, "why").status is status
     for column in NUMBERS:
         with pytest.raises(ValueError, match=rf"status {status} has no numbers; got \['{column}'"):
@@ -138,23 +138,24 @@ def test_a_row_that_failed_holds_no_number(status: Status) -> None:
 
 
 @pytest.mark.parametrize("status", [status for status in Status if status is not Status.OK])
-def test_a_row_that_failed_says_why(status: Status) -> None:
+def test_a_row_that_failed_has_a_reason(status: Status) -> None:
     with pytest.raises(ValueError, match=f"status {status} needs a reason"):
         Measurement.of(case(), status)
 
 
-def test_a_row_that_ended_well_has_a_time() -> None:
+def test_a_row_with_status_ok_has_a_time() -> None:
     with pytest.raises(ValueError, match="status ok needs a time"):
         Measurement.of(case(), Status.OK, peak_memory_bytes=1)
     assert Measurement.of(case(), Status.OK, time_ms_median=0.5).reason == ""
 
 
-def test_the_identity_of_a_case_never_changes() -> None:
-    """Runs are resumed and compared by it: another hash or another order would orphan them."""
+def test_the_id_of_a_case_never_changes() -> None:
+    """Runs are resumed and compared by this id. Another hash or another order of fields would break
+    them."""
     assert case().case_id == "85ebba0d21b4cbde"
 
 
-def test_the_identity_of_a_case_is_the_same_in_another_process() -> None:
+def test_the_id_of_a_case_is_the_same_in_another_process() -> None:
     asked = case(causal=True, layer=3)
     code = f"from bench.measurement import Case; print({asked!r}.case_id)"
     for seed in ("1", "2"):
@@ -169,19 +170,19 @@ def test_the_identity_of_a_case_is_the_same_in_another_process() -> None:
         assert seen.stdout.strip() == asked.case_id
 
 
-def test_the_identity_of_a_case_changes_with_each_field() -> None:
+def test_the_id_of_a_case_depends_on_each_field() -> None:
     assert set(OTHER_VALUES) == set(CASE_COLUMNS)
     base = case()
     changed = [dataclasses.replace(base, **{name: new}) for name, new in OTHER_VALUES.items()]
     assert len({base.case_id, *(one.case_id for one in changed)}) == 1 + len(OTHER_VALUES)
 
 
-def test_the_same_value_in_another_field_is_another_case() -> None:
+def test_the_same_value_in_another_field_gives_another_id() -> None:
     assert case(seq_len=8, key_len=16).case_id != case(seq_len=16, key_len=8).case_id
     assert case(layer=None).case_id != case(layer=0).case_id
 
 
-def test_a_row_has_the_identity_and_shape_of_its_case() -> None:
+def test_a_row_has_the_id_and_shape_of_its_case() -> None:
     row = good(case(), peak_memory_bytes=5)
     assert row.case == case()
     assert type(row.case) is Case
@@ -189,17 +190,17 @@ def test_a_row_has_the_identity_and_shape_of_its_case() -> None:
     assert row.shape == case().shape
 
 
-def test_a_shape_leaves_out_the_variant_and_nothing_else() -> None:
+def test_a_shape_excludes_only_the_variant() -> None:
     own = {"variant", "implementation", "hyperparameters"}
     for name, new in OTHER_VALUES.items():
         changed = dataclasses.replace(case(), **{name: new})
         assert (changed.shape == case().shape) == (name in own), name
 
 
-def test_a_label_names_the_implementation_if_one_was_asked_for() -> None:
+def test_a_label_includes_the_implementation_if_the_case_names_one() -> None:
     assert case().label == "sliding_window n=32 h=2 float32 forward"
     assert case(implementation="blocks").label.startswith("sliding_window/blocks n=32")
 
 
-def test_a_label_names_the_projections_if_there_are_any() -> None:
+def test_a_label_includes_the_projections_if_there_are_any() -> None:
     assert case(projections="shared").label.endswith(" float32 forward shared projections")

@@ -1,4 +1,4 @@
-"""Peak memory, to the byte: of calls whose answer is known, and of events made by hand."""
+"""Peak memory in exact bytes: of calls with a known peak, and of hand-made events."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_peak_of_known_allocations_is_exact(another: int, peak: int) -> None
     assert peak_bytes(three_then_another(another), CPU) == peak
 
 
-def test_the_peak_is_not_what_is_left_at_the_end() -> None:
+def test_the_peak_is_not_the_memory_at_the_end() -> None:
     def call() -> Tensor:
         block(50_000)
         return block(10)
@@ -69,7 +69,7 @@ def test_the_peak_is_not_the_sum_of_all_allocations() -> None:
         (lambda x: x.neg_(), 0),
     ],
 )
-def test_the_peak_of_an_operation_is_its_output_and_temporaries(
+def test_the_peak_of_an_operation_is_its_output_and_temporary_tensors(
     operation: Callable[[Tensor], Tensor], peak: int
 ) -> None:
     x = torch.rand(64, 32)
@@ -87,12 +87,12 @@ def test_the_peak_is_repeatable() -> None:
     assert len({peak_bytes(call, CPU) for _ in range(5)}) == 1
 
 
-def test_inputs_do_not_count_however_large() -> None:
+def test_inputs_of_any_size_do_not_count() -> None:
     x = torch.rand(1 << 20)
     assert peak_bytes(lambda: x[:10].neg(), CPU) == 40
 
 
-def test_freeing_what_was_there_before_does_not_count() -> None:
+def test_freeing_earlier_memory_does_not_count() -> None:
     held = [block(1 << 20)]
 
     def call() -> Tensor:
@@ -102,16 +102,16 @@ def test_freeing_what_was_there_before_does_not_count() -> None:
     assert peak_bytes(call, CPU) == 4000
 
 
-def test_a_call_measured_after_a_larger_one_does_not_inherit_its_peak() -> None:
+def test_the_peak_is_independent_of_an_earlier_larger_call() -> None:
     assert peak_bytes(lambda: block(1 << 20), CPU) == 1 << 20
     assert peak_bytes(lambda: block(100), CPU) == 100
 
 
-def test_a_backward_pass_counts_its_saved_and_its_new_tensors() -> None:
+def test_a_backward_pass_counts_saved_and_new_tensors() -> None:
     x = torch.rand(1000, requires_grad=True)
 
     def call() -> Tensor:
-        # exp keeps its output, square its input: two live tensors, then the gradients.
+        # exp saves its output and square its input: two live tensors, then the gradients.
         return torch.autograd.grad(x.exp().square().sum(), x)[0]
 
     forward = peak_bytes(lambda: x.exp().square().sum(), CPU)
@@ -123,21 +123,21 @@ def test_a_backward_pass_counts_its_saved_and_its_new_tensors() -> None:
     ("events", "peak"),
     [
         ([], 0),
-        # In the order of their time.
+        # Events are in the order of their time.
         ([(3, 2, 5), (2, 1, -10), (1, 1, 10)], 10),
         ([(2, 2, 5), (3, 1, -10), (1, 1, 10)], 15),
-        # A pointer that is used again after a free counts afresh.
+        # A pointer that is allocated again after a free is a new block.
         ([(1, 7, 100), (2, 7, -100), (3, 7, 60), (4, 8, 30)], 100),
         ([(1, 7, 100), (2, 7, -100), (3, 7, 60), (4, 8, 50)], 110),
-        # Without a free it is one block: its free happened where the profiler does not look.
+        # Without a recorded free it is one block: the profiler did not see the free.
         ([(1, 7, 100), (2, 7, 100), (3, 7, 100)], 100),
         ([(1, 7, 100), (2, 7, 40), (3, 8, 30)], 100),
         ([(1, 7, 100), (2, 7, 40), (3, 7, -40), (4, 8, 90)], 100),
-        # torch reports size 0 for blocks that it did not see being allocated.
+        # torch reports size 0 for blocks with an allocation that it did not see.
         ([(1, 7, 100), (2, 7, 0), (3, 8, 70)], 100),
         # A free of an unknown block does not count.
         ([(1, 9, -1000), (2, 7, 100), (3, 9, -1000), (4, 8, 50)], 150),
     ],
 )
-def test_the_peak_of_events(events: list[tuple[int, int, int]], peak: int) -> None:
+def test_the_peak_is_computed_from_events(events: list[tuple[int, int, int]], peak: int) -> None:
     assert peak_of(events) == peak

@@ -1,4 +1,4 @@
-"""A model that reads a text: its losses, their interval, and what is timed."""
+"""A language model on a text: its losses, their confidence interval, and the measured times."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LENGTH = 64
 
 class TestReading:
     @pytest.mark.parametrize("in_chunks", [True, False])
-    def test_losses_are_those_of_transformers(
+    def test_losses_equal_those_of_transformers(
         self, in_chunks: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(reading, "CHUNK", 7)
@@ -39,7 +39,7 @@ class TestReading:
         # transformers rounds logits to float32.
         assert found.losses.mean().item() == pytest.approx(expected, rel=1e-6)
 
-    def test_perplexity_is_what_numpy_makes_of_the_logits(self) -> None:
+    def test_perplexity_equals_a_computation_with_numpy(self) -> None:
         network, tokens = make_model(dtype=torch.float64), token_ids(LENGTH + 1)
         with torch.no_grad():
             logits = network(input_ids=tokens[None, :-1]).logits[0].numpy()
@@ -49,7 +49,7 @@ class TestReading:
         assert found.perplexity == pytest.approx(np.prod(chosen) ** (-1 / LENGTH), rel=1e-10)
         assert found.best.tolist() == chances.argmax(1).tolist()
 
-    def test_logits_that_are_capped_are_not_taken_in_chunks(self) -> None:
+    def test_capped_logits_are_not_computed_in_chunks(self) -> None:
         tokens = token_ids(LENGTH + 1)
         assert can_be_chunked(make_model(), tokens[:16])
         capped = make_model("Gemma2", head_dim=8, final_logit_softcapping=5.0)
@@ -58,7 +58,7 @@ class TestReading:
         found = read(capped, tokens, Stopwatch(CPU), in_chunks=False)
         assert found.losses.mean().item() == pytest.approx(expected, rel=1e-5)
 
-    def test_a_model_that_sees_later_tokens_is_none(self) -> None:
+    def test_a_model_that_sees_later_tokens_is_detected(self) -> None:
         assert not looks_ahead(make_model(), token_ids(16))
         assert looks_ahead(make_model("Bert"), token_ids(16))
 
@@ -76,19 +76,19 @@ def drawn(losses: torch.Tensor) -> Reading:
 
 
 class TestRatio:
-    def test_of_losses_that_differ_by_a_constant(self) -> None:
+    def test_losses_with_a_constant_difference_have_an_exact_ratio(self) -> None:
         losses = torch.rand(1000, dtype=torch.float64)
         assert drawn(losses + 0.5).ratio(drawn(losses)) == pytest.approx((math.exp(0.5),) * 3)
         assert drawn(losses).ratio(drawn(losses)) == (1, 1, 1)
 
-    def test_is_that_of_the_perplexities(self) -> None:
+    def test_the_ratio_is_that_of_the_perplexities(self) -> None:
         one, other = (drawn(torch.rand(999, dtype=torch.float64)) for _ in range(2))
         ratio, low, high = one.ratio(other)
         assert ratio == pytest.approx(one.perplexity / other.perplexity, rel=1e-12)
         assert low < ratio < high
 
     @pytest.mark.parametrize("kept", [0.0, 0.8])
-    def test_interval_covers_as_often_as_it_says_where_neighbours_are_alike(
+    def test_the_interval_has_its_coverage_if_neighbouring_losses_correlate(
         self, kept: float
     ) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -100,10 +100,10 @@ class TestRatio:
         for row in series:
             _, low, high = drawn(row + 0.1).ratio(drawn(torch.zeros_like(row)))
             covered += low <= math.exp(0.1) <= high
-        # Three standard errors of the count.
+        # Three standard errors of the counted share.
         assert covered / trials == pytest.approx(0.95, abs=0.021)
 
-    def test_agreement_counts_positions(self) -> None:
+    def test_agreement_is_the_share_of_equal_predictions(self) -> None:
         losses = torch.zeros(4)
         one, other = (Reading(losses, torch.tensor(best)) for best in ([1, 2, 3, 4], [1, 2, 0, 0]))
         assert one.agreement(other) == 0.5
@@ -122,7 +122,7 @@ def row(setup: Setup, text: str, layers: tuple[int, ...] = (), seq_len: int = LE
 
 
 class TestMeasure:
-    def test_exact_attention_changes_nothing(self, setup: Setup) -> None:
+    def test_exact_attention_changes_no_number(self, setup: Setup) -> None:
         for text in ("full implementation=sdpa", f"sliding_window window_size={LENGTH}"):
             found = row(setup, text)
             assert found.status is Status.OK, found.reason
@@ -146,7 +146,7 @@ class TestMeasure:
         assert row(setup, "sliding_window window_size=2").perplexity != found.perplexity
 
     @pytest.mark.parametrize(("layers", "count"), [((), 3), ((0, 2), 2)])
-    def test_times_are_of_the_replaced_calls_beside_exact_ones(
+    def test_times_are_of_calls_of_the_variant_interleaved_with_exact_calls(
         self, setup: Setup, layers: tuple[int, ...], count: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         now = 0.0
@@ -179,12 +179,12 @@ class TestMeasure:
         assert found.time_per_token_ms == pytest.approx(1e3 * (3 * count + 7 * others) / LENGTH)
         assert found.speedup_vs_exact == pytest.approx(5 / 3)
         assert found.passes == 1
-        # After the check of `replace_attention` and the untimed calls they take turns.
+        # After the check of `replace_attention` and the untimed calls, the calls alternate.
         timed = [name for name in order[3:] if name != "other"][2:]
         pairs = [["full", "sliding_window"], ["sliding_window", "full"]]
         assert timed == [name for pair in (pairs * 2)[:count] for name in pair]
 
-    def test_failures_are_rows_and_leave_the_model_as_it_was(
+    def test_failures_are_rows_and_leave_the_model_unchanged(
         self, setup: Setup, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         found = row(setup, "linformer projected_len=64")
@@ -213,7 +213,7 @@ class TestMeasure:
         assert measure._opened[0].network.config._attn_implementation == measure.OWN_ATTENTION
         assert row(setup, "full implementation=auto").perplexity_ratio == pytest.approx(1, abs=1e-5)
 
-    def test_numbers_that_are_not_finite_are_a_row(
+    def test_numbers_that_are_not_finite_give_a_failed_row(
         self, setup: Setup, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         attend = type(variants.create("linear")).attend
@@ -231,7 +231,7 @@ class TestMeasure:
 
 
 class TestPlan:
-    def test_default_variants_are_all_that_can_be_causal(self) -> None:
+    def test_default_variants_are_all_that_support_causal(self) -> None:
         found = attentions([])
         names = {attention.info.name for attention in found}
         assert names == {
@@ -243,7 +243,7 @@ class TestPlan:
         assert curves == attentions(["lsh"]) == variants.grid("lsh")
         assert attentions(["lsh"], "default") == [variants.create("lsh")]
 
-    def test_cases_are_short_before_long_and_each_once(self, setup: Setup) -> None:
+    def test_cases_are_sorted_by_length_without_duplicates(self, setup: Setup) -> None:
         made = plan(setup, attentions(["full", "full"]), [64, 32, 64], (2, 0, 2))
         lengths = [case.seq_len for case in made.cases]
         assert lengths == sorted(lengths)
@@ -251,7 +251,7 @@ class TestPlan:
         assert {case.layers for case in made.cases} == {"0 2"}
         assert {case.model for case in made.cases} == {"tiny"}
 
-    def test_what_cannot_be_is_refused(self, setup: Setup, tmp_path: Path) -> None:
+    def test_invalid_plans_are_refused(self, setup: Setup, tmp_path: Path) -> None:
         short = Setup(setup.model, save_text(tmp_path / "short.txt", 40), "cpu", "float32", 1)
         full = attentions(["full"])
         for given, seq_len, layers, message in (
@@ -263,16 +263,16 @@ class TestPlan:
                 plan(given, full, [seq_len], layers)
         assert plan(short, full, [39], ()).cases
 
-    def test_the_novel_is_long_enough_and_says_what_it_is(self) -> None:
+    def test_the_novel_is_long_enough_and_has_its_license_text(self) -> None:
         novel = read_text(NOVEL)
         assert "Northanger Abbey" in novel.title
         assert "public domain" in novel.license
-        # A token of a model of English is seldom more than a word.
+        # A token of an English language model is rarely longer than a word.
         assert len(novel.words.split()) > 8193
         assert novel.words.isascii()
 
 
-def test_a_length_has_two_tokens_for_each_block() -> None:
+def test_a_length_has_at_least_two_tokens_for_each_block() -> None:
     from bench.model.command import model
 
     (option,) = [p for p in model.params if p.name == "seq_lens"]

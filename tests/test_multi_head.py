@@ -1,4 +1,4 @@
-"""The layer against torch.nn.MultiheadAttention, with every variant, and token by token."""
+"""The layer: against torch.nn.MultiheadAttention, with every variant, and token by token."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def tokens(length: int = TOKENS, width: int = WIDTH, dtype: torch.dtype = torch.
 
 
 def padding(length: int = TOKENS) -> Tensor:
-    """Padding behind, in front, and none."""
+    """Padding at the end, padding at the start, and no padding."""
     mask = torch.zeros(BATCH, length, dtype=torch.bool)
     mask[0, -5:] = True
     mask[1, :3] = True
@@ -48,7 +48,7 @@ def torch_module(**options: Any) -> nn.MultiheadAttention:
     module = nn.MultiheadAttention(WIDTH, HEADS, **settings)
     with torch.no_grad():
         for parameter in module.parameters():
-            # Biases begin with zeros, which would hide one that is lost.
+            # Initial biases are zero, which would hide a bias that is not copied.
             parameter.copy_(torch.randn_like(parameter) * 0.3)
     return module
 
@@ -57,18 +57,18 @@ def later_keys(length: int) -> Tensor:
     return torch.ones(length, length, dtype=torch.bool).triu(1)
 
 
-# Against torch.
+# Comparison with torch.
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["", "padded"])
 @pytest.mark.parametrize("causal", [False, True], ids=["", "causal"])
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
-def test_output_and_gradients_are_those_of_torch(bias: bool, causal: bool, masked: bool) -> None:
+def test_output_and_gradients_equal_those_of_torch(bias: bool, causal: bool, masked: bool) -> None:
     module = torch_module(bias=bias)
     layer = MultiHeadAttention.from_torch(module)
     mask = padding() if masked else None
     if causal and masked:
-        mask[1, :3] = False  # torch gives NaN to a row that sees nothing
+        mask[1, :3] = False  # torch returns NaN for a row that sees no key
     ours, theirs = (x := tokens()).requires_grad_(), x.detach().clone().requires_grad_()
     out = layer(ours, causal=causal, key_padding_mask=mask)
     expected, _ = module(
@@ -93,7 +93,7 @@ def test_output_and_gradients_are_those_of_torch(bias: bool, causal: bool, maske
 
 
 @pytest.mark.parametrize("widths", [{}, {"kdim": 10, "vdim": 14}], ids=["one width", "three"])
-def test_cross_attention_is_that_of_torch(widths: dict[str, int]) -> None:
+def test_cross_attention_equals_that_of_torch(widths: dict[str, int]) -> None:
     module = torch_module(**widths)
     layer = MultiHeadAttention.from_torch(module)
     query = tokens(7)
@@ -102,7 +102,7 @@ def test_cross_attention_is_that_of_torch(widths: dict[str, int]) -> None:
     assert_close(layer(query, key, value, key_padding_mask=padding(11)), expected)
 
 
-def test_a_key_alone_is_the_value_too_and_nothing_is_the_query() -> None:
+def test_a_missing_value_is_the_key_and_a_missing_key_is_the_query() -> None:
     layer = MultiHeadAttention(WIDTH, HEADS, dtype=torch.float64)
     query, key = tokens(7), tokens(11)
     assert_close(layer(query, key), layer(query, key, key))
@@ -110,7 +110,7 @@ def test_a_key_alone_is_the_value_too_and_nothing_is_the_query() -> None:
     assert not torch.allclose(layer(query, key), layer(query, key, key.flip(1)))
 
 
-def test_a_new_layer_is_drawn_as_one_of_torch() -> None:
+def test_a_new_layer_has_the_initialisation_of_torch() -> None:
     layer = MultiHeadAttention(512, 8)
     bound = (6 / (2 * 512)) ** 0.5
     for projection in (layer.query_projection, layer.key_projection, layer.output_projection):
@@ -132,10 +132,10 @@ def test_query_heads_of_a_group_read_one_key_value_head() -> None:
     assert_close(layer(x, causal=True), full(x, causal=True))
 
 
-# From torch.
+# `from_torch`.
 
 
-def test_from_torch_copies_weights_and_keeps_how_they_are_used() -> None:
+def test_from_torch_copies_weights_and_keeps_the_settings() -> None:
     module = torch_module(dtype=torch.float32, kdim=10, vdim=14).eval()
     module.k_proj_weight.requires_grad_(False)
     module.out_proj.bias.requires_grad_(False)
@@ -165,7 +165,7 @@ def test_from_torch_may_change_the_attention_and_the_position() -> None:
     assert_close(MultiHeadAttention.from_torch(module, wide)(x), module(x, x, x)[0])
 
 
-def test_from_torch_on_meta_makes_no_weights() -> None:
+def test_from_torch_on_meta_allocates_no_weights() -> None:
     layer = MultiHeadAttention.from_torch(torch_module(device="meta"))
     assert {p.device.type for p in layer.parameters()} == {"meta"}
 
@@ -191,7 +191,9 @@ class Doubled(nn.MultiheadAttention):
         (lambda: torch_module(add_zero_attn=True), "cannot represent add_zero_attn=True"),
     ],
 )
-def test_from_torch_refuses_what_it_cannot_represent(make: Callable[[], Any], message: str) -> None:
+def test_from_torch_refuses_modules_that_it_cannot_represent(
+    make: Callable[[], Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         MultiHeadAttention.from_torch(make())
 
@@ -205,8 +207,8 @@ def layer_for(attention: Attention, **options: Any) -> MultiHeadAttention:
 
 
 @pytest.mark.parametrize("attention", attentions("small"))
-def test_every_variant_is_what_it_is_alone(attention: Attention) -> None:
-    """The layer adds the projections and the learned tensors, and nothing else."""
+def test_a_layer_equals_its_attention_between_the_projections(attention: Attention) -> None:
+    """The layer adds the projections and the learned parameters, and nothing else."""
     layer = layer_for(attention, dtype=torch.float64, seed=3)
     x, causal = tokens(), attention.info.causal_choices[-1]
     mask = padding() if "key_padding_mask" in attention.supports else None
@@ -235,7 +237,7 @@ def test_every_variant_is_what_it_is_alone(attention: Attention) -> None:
 
 
 @pytest.mark.parametrize("attention", attentions("small", where=supports("backward")))
-def test_every_variant_is_trained(attention: Attention) -> None:
+def test_a_layer_with_any_variant_can_be_trained(attention: Attention) -> None:
     layer = layer_for(attention)
     learned = attention.init_parameters(HEADS, WIDTH // HEADS)
     found = {name for name, _ in layer.named_parameters() if name.startswith("attention_param")}
@@ -245,7 +247,7 @@ def test_every_variant_is_trained(attention: Attention) -> None:
     out = layer(tokens(dtype=torch.float32), causal=attention.info.causal_choices[-1])
     out.square().mean().backward()
     optimizer.step()
-    # Where weights are a softmax, what is added to all keys alike cancels.
+    # With softmax weights, a constant added to all keys cancels.
     free = {"key_projection.bias"}
     for name, parameter in layer.named_parameters():
         assert torch.isfinite(parameter).all(), name
@@ -253,7 +255,7 @@ def test_every_variant_is_trained(attention: Attention) -> None:
 
 
 @pytest.mark.parametrize("attention", attentions("small"))
-def test_every_variant_is_saved_copied_and_pickled(attention: Attention) -> None:
+def test_a_layer_with_any_variant_can_be_saved_copied_and_pickled(attention: Attention) -> None:
     layer = layer_for(attention, position="rotary")
     x, causal = tokens(dtype=torch.float32), attention.info.causal_choices[-1]
     out = layer(x, causal=causal)
@@ -273,7 +275,7 @@ def test_every_variant_is_saved_copied_and_pickled(attention: Attention) -> None
 # Dtypes, devices, compilers.
 
 
-def test_half_layers_keep_what_the_attention_learns_in_float32() -> None:
+def test_layers_in_half_precision_keep_the_parameters_of_the_attention_in_float32() -> None:
     made = MultiHeadAttention(WIDTH, HEADS, attention="adaptive_span", dtype=torch.bfloat16)
     moved = MultiHeadAttention(WIDTH, HEADS, attention="adaptive_span").to(torch.bfloat16)
     for layer in (made, moved, copy.deepcopy(moved)):
@@ -290,7 +292,7 @@ def test_half_layers_keep_what_the_attention_learns_in_float32() -> None:
 
 
 @pytest.mark.parametrize("position", ["sinusoidal", "rotary", "relative_bias", "alibi"])
-def test_under_autocast_the_output_is_of_its_dtype_as_that_of_torch(position: str) -> None:
+def test_under_autocast_the_output_has_the_dtype_of_torchs_layer(position: str) -> None:
     module = torch_module(dtype=torch.float32)
     layer = MultiHeadAttention.from_torch(module, position=position)
     x = tokens(dtype=torch.float32)
@@ -303,10 +305,10 @@ def test_under_autocast_the_output_is_of_its_dtype_as_that_of_torch(position: st
     assert all(torch.isfinite(p.grad).all() for p in layer.parameters())
 
 
-# torch's compiler hides this warning of its own, unless warnings are errors.
+# torch's compiler raises this warning itself and hides it, unless warnings are errors.
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
 @pytest.mark.parametrize("name", ["full", "sliding_window", "adaptive_span", "linear"])
-def test_compiled_it_gives_the_same(name: str) -> None:
+def test_a_compiled_layer_gives_the_same_result(name: str) -> None:
     layer = MultiHeadAttention(WIDTH, HEADS, attention=name, position="rotary")
     x, mask = tokens(dtype=torch.float32), padding()
     torch._dynamo.reset()
@@ -320,14 +322,14 @@ def test_compiled_it_gives_the_same(name: str) -> None:
     out.square().sum().backward()
     for key, p in layer.named_parameters():
         assert_close(p.grad, grads[key])
-    # Whether a mask hides everything is not asked: the answer would be waited for.
+    # The code does not test whether a mask hides everything, because it would wait for the result.
     mask[1] = True
     nothing = compiled(x, key_padding_mask=mask)[1]
     assert_close(nothing, layer.output_projection.bias.expand_as(nothing))
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
-def test_torchs_own_kernel_becomes_part_of_the_graph() -> None:
+def test_torchs_own_kernel_is_part_of_the_graph() -> None:
     attention = variants.create("full", implementation="sdpa")
     layer = MultiHeadAttention(WIDTH, HEADS, attention=attention, position="rotary")
     x, mask = tokens(dtype=torch.float32), padding()
@@ -336,7 +338,7 @@ def test_torchs_own_kernel_becomes_part_of_the_graph() -> None:
     out = whole(x, causal=True)
     assert_close(out, layer(x, causal=True))
     out.sum().backward()
-    # What that kernel does not take goes to tiles of our own, which are left as they are.
+    # Calls that this kernel does not support run on softmax tiles outside the graph.
     torch._dynamo.reset()
     compiled = torch.compile(layer, backend="aot_eager")
     assert_close(
@@ -346,7 +348,7 @@ def test_torchs_own_kernel_becomes_part_of_the_graph() -> None:
 
 
 @pytest.mark.parametrize("name", ["full", "additive"])
-def test_a_layer_made_on_meta_is_filled_by_reset_or_a_state(name: str) -> None:
+def test_a_layer_on_meta_is_initialised_by_reset_or_by_a_state(name: str) -> None:
     torch.manual_seed(1)
     real = MultiHeadAttention(WIDTH, HEADS, attention=name, position=Learned(WIDTH, 32))
     with torch.device("meta"):
@@ -366,7 +368,7 @@ def test_a_layer_made_on_meta_is_filled_by_reset_or_a_state(name: str) -> None:
     assert torch.equal(real.query_projection(x), other.query_projection(x))
 
 
-def test_it_says_what_it_is() -> None:
+def test_the_repr_shows_the_settings() -> None:
     attention = variants.create("sliding_window", window_size=7)
     shown = repr(MultiHeadAttention(24, 4, 2, attention=attention, position="rotary"))
     assert "24, 4, kv_heads=2, shared_qk=False" in shown
@@ -377,7 +379,7 @@ def test_it_says_what_it_is() -> None:
 # Shared query and key.
 
 
-def test_a_shared_key_is_the_very_query() -> None:
+def test_a_shared_key_is_the_query_tensor() -> None:
     seen = []
 
     class Spy(type(variants.create("full"))):  # type: ignore[misc]
@@ -403,7 +405,8 @@ def test_a_shared_key_is_the_very_query() -> None:
 
 
 def positions_for(attention: Attention) -> list[Callable[[], Position | str | None]]:
-    """An encoding for each attention; for one of them, and for one without a bias, all of them."""
+    """An encoding for each attention. One attention with a bias and one without are tested with all
+    encodings."""
     if attention.info.name not in ("attention_sinks", "linear"):
         return [lambda: "rotary"]
     found: list[Callable[[], Position | str | None]] = [
@@ -424,7 +427,7 @@ def positions_for(attention: Attention) -> list[Callable[[], Position | str | No
     ids=["plain", "padded", "grouped", "shared"],
 )
 @pytest.mark.parametrize("attention", attentions("small", where=supports("step", "causal")))
-def test_prefill_then_steps_give_the_causal_forward(
+def test_prefill_and_steps_give_the_causal_forward_pass(
     attention: Attention, options: dict[str, Any]
 ) -> None:
     mask = padding() if "padded" in options else None
@@ -453,7 +456,7 @@ def test_prefill_then_steps_give_the_causal_forward(
             assert_close(torch.cat(found, dim=1)[real], expected[real])
 
 
-def test_what_does_not_step_says_so() -> None:
+def test_layers_that_cannot_step_raise() -> None:
     layer = MultiHeadAttention(WIDTH, HEADS, attention="lsh")
     with torch.no_grad(), pytest.raises(UnsupportedError, match="lsh does not support 'step'"):
         layer.prefill(tokens(dtype=torch.float32))
@@ -467,7 +470,7 @@ def test_what_does_not_step_says_so() -> None:
 # The block.
 
 
-def test_the_block_adds_what_norm_attention_and_perceptron_give() -> None:
+def test_the_block_is_norm_attention_and_perceptron_with_residuals() -> None:
     layer = MultiHeadAttention(WIDTH, HEADS, position="rotary", dtype=torch.float64)
     block = TransformerBlock(layer, hidden_dim=10)
     x, mask = tokens(), padding()
@@ -481,7 +484,7 @@ def test_the_block_adds_what_norm_attention_and_perceptron_give() -> None:
     assert_close(block(x, causal=True, key_padding_mask=mask), expected)
 
 
-def test_blocks_decode_what_they_give_at_once() -> None:
+def test_decoding_with_blocks_equals_the_call_on_all_tokens() -> None:
     blocks = [
         TransformerBlock(MultiHeadAttention(WIDTH, HEADS, position=p, dtype=torch.float64))
         for p in ("rotary", "sinusoidal")
@@ -527,7 +530,7 @@ def test_blocks_decode_what_they_give_at_once() -> None:
         ),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(options: dict[str, Any], message: str) -> None:
     settings: dict[str, Any] = {"embed_dim": WIDTH, "num_heads": HEADS} | options
     with pytest.raises(ValueError, match=message):
         MultiHeadAttention(**settings)
@@ -555,7 +558,7 @@ def shape(*sizes: int) -> Tensor:
         ([shape(2, 5, 24), shape(3, 5, 8), shape(3, 5, 9)], "must agree in batch"),
     ],
 )
-def test_tensors_that_do_not_fit_are_refused(arguments: list[Tensor], message: str) -> None:
+def test_invalid_tensors_are_refused(arguments: list[Tensor], message: str) -> None:
     layer = MultiHeadAttention(24, 4, key_dim=8, value_dim=9)
     with pytest.raises(ValueError, match=re.escape(message)) as refused:
         layer(*arguments)
@@ -568,7 +571,7 @@ def test_a_shared_layer_refuses_another_key() -> None:
         layer(x, x.clone())
 
 
-def test_a_mask_of_the_other_polarity_is_noticed_where_it_hides_everything() -> None:
+def test_an_inverted_mask_is_detected_if_it_hides_every_key() -> None:
     layer, x = MultiHeadAttention(WIDTH, HEADS), tokens(dtype=torch.float32)
     kept = ~padding()
     for call in (layer, layer.prefill):
@@ -580,11 +583,11 @@ def test_a_mask_of_the_other_polarity_is_noticed_where_it_hides_everything() -> 
     with torch.no_grad():
         _, state = layer.prefill(x, key_padding_mask=~kept)
         ended = torch.tensor([[True], [False], [False]])
-        layer.step(state, x[:, :1], key_padding_mask=ended)  # one sequence has ended: no mistake
+        layer.step(state, x[:, :1], key_padding_mask=ended)  # one sequence is all padding: no error
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
-def test_masks_of_numbers_are_refused_with_what_they_become(dtype: torch.dtype) -> None:
+def test_masks_of_numbers_are_refused_with_the_correct_conversion(dtype: torch.dtype) -> None:
     layer, x = MultiHeadAttention(WIDTH, HEADS), tokens(dtype=torch.float32)
     mask = (~padding()).to(dtype)
     with pytest.raises(ValueError, match=r"must be a bool.*got torch\..*pass `mask == 0`"):
@@ -612,7 +615,7 @@ def test_a_mask_of_another_shape_is_refused_by_the_contract() -> None:
         ),
     ],
 )
-def test_what_is_no_tensor_or_of_another_dtype_is_refused(
+def test_inputs_that_are_no_tensor_or_have_another_dtype_are_refused(
     call: dict[str, Any], message: str
 ) -> None:
     layer = MultiHeadAttention(WIDTH, HEADS, dtype=torch.float64)

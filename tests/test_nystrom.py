@@ -1,4 +1,4 @@
-"""Nyström attention, written out a second time by loops over segments, rows and keys."""
+"""Nyström attention, implemented a second time by loops over segments, rows and keys."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from variants import UnsupportedError
 
 
 def segments(length: int, count: int) -> list[list[int]]:
-    """`count` stretches of tokens, or one for each token; the first ones are one longer."""
+    """`count` segments of tokens, or one segment for each token. The first segments are one token
+    longer."""
     count = min(count, length)
     sizes = [length // count + (s < length % count) for s in range(count)]
     starts = [sum(sizes[:s]) for s in range(count)]
@@ -24,7 +25,7 @@ def segments(length: int, count: int) -> list[list[int]]:
 
 
 def softmax(query: Sequence[Tensor], key: Sequence[Tensor | None], scale: float) -> Tensor:
-    """(queries, keys); a key that is None is hidden, and rows are 0 where all are."""
+    """(queries, keys). A key that is None is hidden; a row is 0 if all keys are hidden."""
     made = torch.zeros(len(query), len(key), dtype=torch.float64)
     for i, row in enumerate(query):
         for j, other in enumerate(key):
@@ -44,7 +45,7 @@ def means(tokens: Sequence[Tensor | None], count: int) -> list[Tensor | None]:
 
 
 def iterated(matrix: Tensor, steps: int) -> Tensor:
-    """The paper's iteration towards the pseudo-inverse."""
+    """The paper's iteration for the pseudo-inverse."""
     if not matrix.any():
         return matrix.mT
     inverse = matrix.mT / (matrix.abs().sum(0).max() * matrix.abs().sum(1).max())
@@ -72,7 +73,7 @@ def three_matrices(
 @pytest.mark.parametrize("padded", [False, True], ids=["all", "padded"])
 @pytest.mark.parametrize("steps", [1, 6])
 @pytest.mark.parametrize(("query_len", "key_len"), [(26, 26), (9, 26), (26, 9), (1, 26), (3, 26)])
-def test_it_is_the_product_of_three_matrices(
+def test_nystrom_attention_is_the_product_of_three_matrices(
     query_len: int, key_len: int, steps: int, padded: bool
 ) -> None:
     attention = variants.create("nystrom", num_landmarks=4, num_iterations=steps)
@@ -101,7 +102,7 @@ def test_it_is_the_product_of_three_matrices(
 
 
 @pytest.mark.parametrize("padded", [False, True], ids=["all", "padded"])
-def test_a_converged_iteration_is_the_pseudo_inverse(padded: bool) -> None:
+def test_a_converged_iteration_gives_the_pseudo_inverse(padded: bool) -> None:
     """Rows of weights then sum to 1."""
     query, key, _ = tensors(40, 40)
     mask = (
@@ -119,7 +120,7 @@ def test_a_converged_iteration_is_the_pseudo_inverse(padded: bool) -> None:
     assert_close(found.sum(-1), torch.ones(2, HEADS, 40, dtype=torch.float64))
 
 
-def test_more_steps_come_closer_to_the_pseudo_inverse() -> None:
+def test_more_steps_are_closer_to_the_pseudo_inverse() -> None:
     query, key, _ = tensors(40, 40)
     none = torch.zeros(40, dtype=torch.bool)
     f, a, b = three_matrices(query[0, 0], key[0, 0], none, 8, 1.0)
@@ -133,8 +134,9 @@ def test_more_steps_come_closer_to_the_pseudo_inverse() -> None:
     assert errors[-1] < 1e-8
 
 
-def test_a_landmark_for_every_token_is_softmax_attention() -> None:
-    """As many as tokens suffice; one less does not, not even if there are as many queries."""
+def test_one_landmark_for_each_token_gives_softmax_attention() -> None:
+    """As many landmarks as tokens are enough. One less is not, even if there are as many landmarks
+    as queries."""
     query, key, value = tensors(20, 20)
     full = variants.create("full")(query, key, value)
     assert_close(variants.create("nystrom", num_landmarks=20)(query, key, value), full)

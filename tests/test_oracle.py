@@ -1,4 +1,4 @@
-"""The exact answer of some rows, streamed over keys."""
+"""The exact answer for some rows, computed in blocks of keys."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def problem(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> list[
 @pytest.mark.parametrize("pairs", [1, 7 * 24, 1 << 20])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_equals_the_dense_definition_in_float64(
+def test_the_exact_answer_equals_the_dense_definition_in_float64(
     shape: tuple[int, ...], causal: bool, pairs: int
 ) -> None:
     query, key, value = problem(shape)
@@ -43,7 +43,7 @@ def test_equals_the_dense_definition_in_float64(
 
 
 @pytest.mark.parametrize("size", [1e3, 1e-3])
-def test_scores_of_any_size_stay_numbers(size: float) -> None:
+def test_scores_of_any_size_give_finite_results(size: float) -> None:
     query, key, value = problem((1, 2, 2, 16, 48))
     rows = torch.arange(16)
     seen = oracle.exact(query * size, key, value, rows, causal=False, pairs=64)
@@ -51,7 +51,7 @@ def test_scores_of_any_size_stay_numbers(size: float) -> None:
     torch.testing.assert_close(seen.out, weights @ value, rtol=1e-10, atol=1e-12)
 
 
-def test_memory_grows_with_rows_and_block_alone() -> None:
+def test_memory_depends_only_on_rows_and_block_size() -> None:
     def peak(length: int) -> int:
         query, key, value = (torch.randn(1, 2, length, 16) for _ in range(3))
         rows = torch.arange(8)
@@ -61,7 +61,7 @@ def test_memory_grows_with_rows_and_block_alone() -> None:
     assert peak(16384) <= peak(1024) * 1.01
 
 
-def test_a_causal_row_reads_no_key_after_the_last_one_it_sees() -> None:
+def test_a_causal_row_reads_no_key_after_its_last_visible_one() -> None:
     query, key, value = problem((1, 2, 2, 32, 32))
     key[:, :, 10:], value[:, :, 10:] = torch.nan, torch.nan
     seen = oracle.exact(query, key, value, torch.arange(10), causal=True, pairs=4)

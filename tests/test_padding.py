@@ -1,7 +1,8 @@
-"""A padded sequence is what it is alone: in a call, in a layer, in decoding; padded on any side.
+"""A padded sequence gives the result of the sequence without padding: in a call, in a layer, in
+decoding; with padding on any side.
 
-`tests/contract` tests that a kernel and its definition agree under padding; `test_pretrained` tests
-models of transformers with it.
+`tests/contract` tests that a kernel and its definition agree under padding. `test_pretrained` tests
+models of transformers with padding.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from variants.contract.info import POSITIONS
 from variants.layer.encodings import Learned
 
 LENGTH, HEADS, KV_HEADS, HEAD_DIM = 27, 4, 2, 8
-# Enough padding for another number of buckets.
+# So many tokens of padding that the number of buckets changes.
 SIDES = {"left": (40, 0), "right": (0, 40), "both": (17, 23), "none": (0, 0)}
 padded = pytest.mark.parametrize("sides", SIDES)
 every = pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def tokens(heads: int, length: int, seed: int) -> Tensor:
 
 
 def around(own: Tensor, before: int, behind: int, dim: int = 2) -> Tensor:
-    """A batch: the tensor between padding that holds NaN, then another sequence without any."""
+    """A batch: the tensor between padding of NaN, then another sequence without padding."""
     shapes = [list(own.shape) for _ in range(2)]
     shapes[0][dim], shapes[1][dim] = before, behind
     first, last = (own.new_full(shape, torch.nan) for shape in shapes)
@@ -65,10 +66,10 @@ def with_holes() -> Tensor:
 @padded
 @pytest.mark.parametrize("holes", [False, True], ids=["", "holes"])
 @every
-def test_a_sequence_in_a_batch_is_what_it_is_alone(
+def test_a_padded_row_equals_the_row_of_the_sequence_alone(
     attention: Attention, sides: str, holes: bool
 ) -> None:
-    """Output, weights and gradients. Padding holds NaN, which would show if anything read it."""
+    """Output, weights and gradients. Padding is NaN, so any read of it is detected."""
     before, behind = SIDES[sides]
     own = slice(before, before + LENGTH)
     inner = with_holes() if holes else None
@@ -82,7 +83,7 @@ def test_a_sequence_in_a_batch_is_what_it_is_alone(
         expected = attention(*alone, causal=causal, key_padding_mask=inner)
         grads = torch.autograd.grad(expected, alone, grad)
         batch = [around(x, before, behind) for x in (query, key, value)]
-        # Queries of padding are computed by some methods, so they may hold no NaN.
+        # Some methods compute queries at padding, so these queries must not be NaN.
         batch[0] = batch[0].nan_to_num(0.5)
         batch = [x.requires_grad_() for x in batch]
         out = attention(*batch, causal=causal, key_padding_mask=mask)
@@ -107,8 +108,11 @@ def test_a_sequence_in_a_batch_is_what_it_is_alone(
     "attention",
     attentions("small", where=supports("key_padding_mask", "cross_attention")),
 )
-def test_queries_of_another_sequence(attention: Attention, queries: int, sides: str) -> None:
-    """As many or as few as there are, all of them count, and the last stands at the last key."""
+def test_queries_of_another_sequence_with_padded_keys(
+    attention: Attention, queries: int, sides: str
+) -> None:
+    """As many queries as keys, or fewer. No query is padding, and the last query has the position
+    of the last key."""
     before, behind = SIDES[sides]
     if False not in attention.info.causal_choices:
         return
@@ -133,8 +137,8 @@ def test_queries_of_another_sequence(attention: Attention, queries: int, sides: 
     "attention",
     attentions("small", where=supports("key_padding_mask", "cross_attention", "causal")),
 )
-def test_queries_that_go_on_from_earlier_keys(attention: Attention, sides: str) -> None:
-    """Fewer queries than keys, causal: those of the last positions, padding counted."""
+def test_fewer_causal_queries_than_padded_keys(attention: Attention, sides: str) -> None:
+    """The queries have the last positions, including padding."""
     before, behind = SIDES[sides]
     query, key, value = (tokens(h, LENGTH, i) for i, h in enumerate((HEADS, KV_HEADS, KV_HEADS)))
     mask = mask_around(None, LENGTH, before, behind)
@@ -147,7 +151,8 @@ def test_queries_that_go_on_from_earlier_keys(attention: Attention, sides: str) 
 
 
 def test_rows_of_padding_do_not_see_other_rows_of_padding() -> None:
-    """Where queries at padding may be of another sequence, they see its tokens alone."""
+    """If queries at padding may belong to another sequence, they see only the keys that are not
+    padding."""
     attention = variants.create("nystrom", num_landmarks=4)
     query, key, value = (drawn(1, 2, 20, 8, seed=i) for i in range(3))
     mask = torch.zeros(1, 20, dtype=torch.bool)
@@ -162,8 +167,8 @@ def test_rows_of_padding_do_not_see_other_rows_of_padding() -> None:
 @pytest.mark.parametrize(
     "attention", attentions("small", where=supports("key_padding_mask", "step"))
 )
-def test_steps_are_the_causal_call(attention: Attention, cut: int, sides: str) -> None:
-    """Also where a sequence begins after the prefill, and where one has ended."""
+def test_steps_give_the_causal_call(attention: Attention, cut: int, sides: str) -> None:
+    """Also if a sequence begins after the prefill, and if one has ended."""
     before, behind = SIDES[sides]
     batch = [
         around(tokens(h, LENGTH, h + i), before, behind).nan_to_num(0.5)
@@ -196,7 +201,8 @@ def test_steps_are_the_causal_call(attention: Attention, cut: int, sides: str) -
 
 
 def layers() -> list[Any]:
-    """One attention with every position, as a layer adds them by itself; others with one."""
+    """One attention with every position encoding, as a layer adds them; other attentions with one
+    encoding."""
     found = []
     for case in attentions("small", where=supports("key_padding_mask")):
         (attention,) = case.values
@@ -209,8 +215,10 @@ def layers() -> list[Any]:
 
 @padded
 @pytest.mark.parametrize(("attention", "position"), layers())
-def test_a_layer(attention: Attention, position: str | None, sides: str) -> None:
-    """The call, prefill and steps; positions count from the first token."""
+def test_a_padded_row_of_a_layer_equals_the_row_of_the_sequence_alone(
+    attention: Attention, position: str | None, sides: str
+) -> None:
+    """The call, prefill and steps. Positions count from the first token."""
     before, behind = SIDES[sides]
     torch.manual_seed(0)
     made = Learned(32, max_len=LENGTH) if position == "learned" and not behind else position
@@ -221,7 +229,7 @@ def test_a_layer(attention: Attention, position: str | None, sides: str) -> None
     mask = mask_around(None, LENGTH, before, behind)
     own = slice(before, before + LENGTH)
     if position == "learned":
-        batch = torch.cat([batch[:1], batch[:1]])  # a whole sequence would be longer than it knows
+        batch = torch.cat([batch[:1], batch[:1]])  # longer than the learned positions
         mask = torch.cat([mask[:1], mask[:1]])
     for causal in attention.info.causal_choices:
         expected = layer(hidden, causal=causal)
@@ -239,7 +247,7 @@ def test_a_layer(attention: Attention, position: str | None, sides: str) -> None
         assert_close(torch.cat(outs, dim=1)[:1, own], expected)
 
 
-def test_positions_of_another_sequence_behind_padding_are_refused() -> None:
+def test_position_encodings_with_cross_attention_refuse_padding_at_the_end() -> None:
     layer = MultiHeadAttention(32, 4, position="rotary").double()
     query, key = drawn(2, 5, 32), drawn(2, 9, 32)
     mask = torch.zeros(2, 9, dtype=torch.bool)
@@ -259,8 +267,8 @@ def test_positions_of_another_sequence_behind_padding_are_refused() -> None:
     assert_close(layer(query, key.roll(2, 1), key_padding_mask=mask.roll(2, 1))[:1], expected)
 
 
-def test_learned_positions_count_tokens_alone() -> None:
-    """Padding in front takes none of the positions that a layer knows."""
+def test_learned_positions_count_only_tokens() -> None:
+    """Padding at the start uses none of the learned positions of a layer."""
     layer = MultiHeadAttention(32, 4, position=Learned(32, max_len=5)).double()
     hidden = drawn(2, 9, 32)
     mask = torch.zeros(2, 9, dtype=torch.bool)
@@ -278,7 +286,7 @@ def test_learned_positions_count_tokens_alone() -> None:
         layer(hidden, key_padding_mask=mask)
 
 
-def test_a_method_that_says_nothing_is_taken_one_by_one() -> None:
+def test_a_method_without_a_declaration_is_computed_sequence_by_sequence() -> None:
     assert POSITIONS == ("none", "distance", "absolute")
     assert variants.contract.info.Info.__dataclass_fields__["positions"].default == "absolute"
 
@@ -296,7 +304,7 @@ def test_a_layer_with_a_mask_in_traced_programs() -> None:
     assert (found.shape, found.is_meta) == (expected.shape, True)
 
 
-def test_masks_of_another_kind_are_named_first() -> None:
+def test_invalid_masks_are_reported_first() -> None:
     layer = MultiHeadAttention(32, 4, position="rotary").double()
     query, key = drawn(2, 5, 32), drawn(2, 9, 32)
     with pytest.raises(ValueError, match="pass `mask == 0`"):
@@ -309,7 +317,7 @@ def test_masks_of_another_kind_are_named_first() -> None:
         variants.create("full").prefill(query[None], None, None)
 
 
-def test_spans() -> None:
+def test_spans_gives_the_first_and_last_token_and_whether_there_are_gaps() -> None:
     rows = ["0000", "1100", "0011", "1001", "0100", "1111"]
     mask = torch.tensor([[digit == "1" for digit in row] for row in rows])
     assert padding.spans(mask) == [

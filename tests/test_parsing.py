@@ -1,4 +1,4 @@
-"""The text of an attention: `variants.parse` reads what `str(attention)` writes."""
+"""The text of an attention: `variants.parse` reads the output of `str(attention)`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMES = sorted(variants.REGISTRY)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_alone_is_the_variant_at_its_defaults(name: str) -> None:
+def test_a_name_is_the_variant_at_its_defaults(name: str) -> None:
     assert variants.parse(name) == variants.create(name)
 
 
@@ -33,7 +33,7 @@ def test_the_text_of_every_setting_and_implementation_is_read_back(name: str) ->
     assert len({str(attention) for attention in asked}) == len(set(asked))
 
 
-def test_the_text_names_all_settings_in_order_and_an_implementation_if_one_is_asked_for() -> None:
+def test_the_text_lists_all_settings_in_order_and_an_implementation_if_one_is_selected() -> None:
     assert str(variants.create("sliding_window")) == "sliding_window window_size=256"
     attention = variants.parse("lsh  shared_qk=True implementation=coarse\tnum_hashes=4 ")
     settings = "lsh bucket_size=64 num_hashes=4 seed=0 shared_qk=True"
@@ -43,7 +43,7 @@ def test_the_text_names_all_settings_in_order_and_an_implementation_if_one_is_as
     )
 
 
-def test_defaults_hold_for_settings_that_are_not_written() -> None:
+def test_missing_settings_have_their_defaults() -> None:
     found = variants.parse("lsh num_hashes=4", num_hashes=2, bucket_size=8)
     assert found == variants.create("lsh", num_hashes=4, bucket_size=8)
 
@@ -65,7 +65,7 @@ def test_defaults_hold_for_settings_that_are_not_written() -> None:
         ("linear feature_map=sin", "linear: feature_map must be one of elu, relu; got 'sin'"),
     ],
 )
-def test_a_text_that_is_wrong_is_refused_with_what_would_be_valid(text: str, message: str) -> None:
+def test_an_invalid_text_is_refused_with_the_valid_values(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         variants.parse(text)
 
@@ -75,9 +75,7 @@ def _entered(cls: type[variants.Attention], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("factor", [0.1, 1 / 3, 1e-300, 1e22, 3.0, float("inf")])
-def test_a_fraction_is_read_back_to_its_last_bit(
-    factor: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fraction_is_read_back_exactly(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
     @dataclass(frozen=True, kw_only=True)
     class Warm(AdaptiveSpanAttention):
         info: ClassVar[Info] = replace(AdaptiveSpanAttention.info, name="warm")
@@ -90,7 +88,7 @@ def test_a_fraction_is_read_back_to_its_last_bit(
         variants.parse("warm factor=nan")
 
 
-def test_a_value_that_the_text_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_that_cannot_be_written_as_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     @dataclass(frozen=True, kw_only=True)
     class Named(AdaptiveSpanAttention):
         info: ClassVar[Info] = replace(AdaptiveSpanAttention.info, name="named")

@@ -1,6 +1,7 @@
-"""Public implementations against the dense definitions they claim, where the packages are there.
+"""Public implementations against the dense definitions that they claim, where the packages are
+installed.
 
-The packages are no part of the tests' environment; without them these tests are skipped, visibly.
+The packages are not in the environment of the tests; without them these tests are skipped.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ FOUND = {
     for peer, added in ADDED.items()
     if added.attend.__module__.startswith(f"{bench.peers.__name__}.")
 }
-for _peer in FOUND:  # the import is for these tests alone
+for _peer in FOUND:  # imported only for these tests
     del ADDED[_peer]
 PEERS = sorted(FOUND)
 SAME = [peer for peer in PEERS if not FOUND[peer].differs]
@@ -45,12 +46,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "performer": {"num_features": 32},
     "sliding_window": {"window_size": 16},
 }
-CAUSAL = {"local_attention", "fast_transformers"}  # of those that compute the same
+CAUSAL = {
+    "local_attention",
+    "fast_transformers",
+}  # of peers of the same function
 ANY_LENGTH = {"local_attention", "fast_transformers"}
 FLOAT32_ALONE = {"fast_transformers"}
 BACKWARD = 5e-6  # relative error of gradients in float32
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of packages that are not ours to mend
+pytestmark = pytest.mark.filterwarnings("ignore")  # from packages of others
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +66,7 @@ def _added() -> Iterator[None]:
 
 
 def peer(variant: str, name: str, **more: Any) -> variants.Attention:
-    """The peer at small settings; skips where it cannot run."""
+    """The peer at small settings; skips the test if it cannot run."""
     attention = variants.create(
         variant, implementation=name, **{**SETTINGS.get(variant, {}), **more}
     )
@@ -91,7 +95,7 @@ def dense(
 
 
 class TestSame:
-    """Those that say nothing else compute what the variant defines."""
+    """Peers without a declared difference compute the definition of the variant."""
 
     @pytest.mark.parametrize(("variant", "name"), SAME)
     @pytest.mark.parametrize("causal", [False, True])
@@ -114,7 +118,7 @@ class TestSame:
             torch.testing.assert_close(x, copy, rtol=0, atol=0)
 
     @pytest.mark.parametrize(("variant", "name"), SAME)
-    def test_in_bfloat16_it_is_rounded(self, variant: str, name: str) -> None:
+    def test_the_error_in_bfloat16_is_rounding(self, variant: str, name: str) -> None:
         attention = peer(variant, name)
         given = tensors(attention, 256, torch.bfloat16)
         if name in FLOAT32_ALONE:
@@ -126,7 +130,7 @@ class TestSame:
         assert distance(out, dense(attention, *given)) < 1e-2
 
     @pytest.mark.parametrize(("variant", "name"), SAME)
-    def test_so_are_the_gradients(self, variant: str, name: str) -> None:
+    def test_the_gradients_are_those_of_the_dense_definition(self, variant: str, name: str) -> None:
         attention = peer(variant, name)
         given = [x.requires_grad_() for x in tensors(attention, 256, torch.float32)]
         for causal in (False, True) if name in CAUSAL else (False,):
@@ -137,41 +141,43 @@ class TestSame:
                 assert distance(gradient, want) < BACKWARD
 
     @pytest.mark.parametrize(("variant", "name"), SAME)
-    def test_grouped_heads_are_served(self, variant: str, name: str) -> None:
+    def test_grouped_heads_are_supported(self, variant: str, name: str) -> None:
         attention = peer(variant, name)
         query, key, value = tensors(attention, 256, torch.float32)
         given = (query, key[:, :2], value[:, :2])
         assert distance(attention(*given), dense(attention, *given)) < 1e-6
 
     @pytest.mark.parametrize("feature_map", ["elu", "relu"])
-    def test_of_linear_both_feature_maps(self, feature_map: str) -> None:
+    def test_linear_supports_both_feature_maps(self, feature_map: str) -> None:
         attention = peer("linear", "fast_transformers", feature_map=feature_map)
         given = tensors(attention, 100, torch.float32)
         assert distance(attention(*given), dense(attention, *given)) < 1e-6
 
-    def test_of_bigbird_the_lengths_whose_blocks_the_module_asks_head_by_head(self) -> None:
+    def test_bigbird_supports_the_lengths_at_which_the_module_draws_blocks_for_each_head(
+        self,
+    ) -> None:
         attention = peer("bigbird", "transformers", block_size=64)
         given = tensors(attention, 1024, torch.float32)
         assert distance(attention(*given), dense(attention, *given)) < 1e-6
 
-    def test_of_longformer_no_global_tokens(self) -> None:
+    def test_longformer_supports_no_global_tokens(self) -> None:
         attention = peer("longformer", "transformers", num_global_tokens=0)
         given = tensors(attention, 256, torch.float32)
         assert distance(attention(*given), dense(attention, *given)) < 1e-6
 
 
 class TestOther:
-    """Those that say how they differ: they do, and not in more than they say."""
+    """Peers with a declared difference differ, and only in the declared way."""
 
     @pytest.mark.parametrize(("variant", "name"), OTHER)
-    def test_it_does_differ(self, variant: str, name: str) -> None:
+    def test_the_output_differs_from_the_dense_definition(self, variant: str, name: str) -> None:
         attention = peer(variant, name)
         given = tensors(attention, 256, torch.float32)
         assert distance(attention(*given), dense(attention, *given)) > 1e-3
 
     @pytest.mark.parametrize(("variant", "name"), OTHER)
     @pytest.mark.parametrize("causal", [False, True])
-    def test_draws_are_the_same_each_time_and_leave_the_global_state(
+    def test_draws_are_the_same_each_time_and_do_not_change_the_global_state(
         self, variant: str, name: str, causal: bool
     ) -> None:
         attention = peer(variant, name)
@@ -185,10 +191,10 @@ class TestOther:
 
     @pytest.mark.parametrize("name", ["reformer_pytorch", "transformers"])
     @pytest.mark.parametrize("causal", [False, True])
-    def test_of_lsh_the_scores_where_two_chunks_hold_all_keys(
+    def test_the_scores_of_lsh_are_right_where_two_chunks_hold_all_keys(
         self, name: str, causal: bool
     ) -> None:
-        # Whatever the rotations: each of two chunks sees the other one, and so every key.
+        # For any rotations: each of two chunks sees the other chunk, and therefore every key.
         attention = peer("lsh", name, bucket_size=32)
         everything = variants.create("lsh", bucket_size=64, shared_qk=True)
         given = tensors(attention, 64, torch.float32)
@@ -197,12 +203,12 @@ class TestOther:
             assert distance(attention(*given, causal=causal, scale=scale), wanted) < 1e-5
 
     @pytest.mark.parametrize("name", ["reformer_pytorch", "transformers"])
-    def test_of_lsh_needs_one_tensor_for_queries_and_keys(self, name: str) -> None:
+    def test_lsh_needs_one_tensor_for_queries_and_keys(self, name: str) -> None:
         attention = peer("lsh", name, shared_qk=False)
         with pytest.raises(UnsupportedError, match="set shared_qk=True"):
             attention(*tensors(attention, 64, torch.float32))
 
-    def test_of_performer_the_features_but_for_what_is_added(self) -> None:
+    def test_performer_is_the_product_of_features_plus_a_constant(self) -> None:
         attention = peer("performer", "performer_pytorch")
         query, key, value = tensors(attention, 64, torch.float32)
         directions = performer_pytorch.module(32, 32, False, 0, CPU).projection_matrix.double()
@@ -224,7 +230,7 @@ class TestRows:
         with fresh_worker():
             yield
 
-    def test_a_peer_that_computes_the_same_is_checked(self) -> None:
+    def test_a_peer_of_the_same_function_is_checked(self) -> None:
         attention = peer("sliding_window", "local_attention", window_size=8)
         asked = case(implementation="local_attention")
         row, _ = worker.measure(asked, settings())
@@ -234,7 +240,7 @@ class TestRows:
         assert row.impl_error_rel_l2 < 1e-6
         assert asked.attention == attention
 
-    def test_one_that_differs_says_so_in_its_row(self) -> None:
+    def test_a_peer_with_a_difference_names_it_in_its_row(self) -> None:
         peer("lsh", "reformer_pytorch")
         asked = case(
             variant="lsh",
@@ -271,7 +277,7 @@ class TestMissing:
         assert int(said[-1]) == len(PEERS) > 5
 
     @pytest.mark.parametrize(("variant", "name"), PEERS)
-    def test_a_peer_without_its_package_is_a_row_that_says_what_to_install(
+    def test_a_peer_without_its_package_gives_a_row_with_the_package_to_install(
         self, variant: str, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(packages, "find_spec", lambda _: None)
@@ -290,7 +296,7 @@ class TestMissing:
         assert row.status is Status.UNSUPPORTED
         assert "is not installed; pip install " in row.reason or "for CUDA" in row.reason
 
-    def test_a_package_that_breaks_on_import_is_a_reason(
+    def test_an_error_when_a_package_is_imported_is_the_reason(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "broken_package.py").write_text("raise OSError('no such library')")
@@ -301,7 +307,7 @@ class TestMissing:
         )
 
 
-def test_the_sweep_names_every_peer_and_one_of_ours_beside_each() -> None:
+def test_the_sweep_names_every_peer_and_an_own_implementation_of_its_variant() -> None:
     cases = read("peers").cases("cpu", {})
     assert {(c.variant, c.implementation) for c in cases} >= set(PEERS)
     ours = {(c.shape, c.variant, c.hyperparameters) for c in cases if c.implementation == "auto"}

@@ -1,4 +1,4 @@
-"""Block summaries, compressed keys and the hierarchy of means, each written out a second time."""
+"""Block summaries, compressed keys and the hierarchy of means, each implemented a second time."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ Slots = Callable[[int, int, bool], list[list[int]]]
 def by_slots(
     query: Tensor, key: Tensor, value: Tensor, slots: Slots, causal: bool, mask: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """A softmax over slots: each scores by its mean key, counts as many as it holds, and gives its
-    mean value. Weights of tokens, and outputs."""
+    """A softmax over slots: each slot scores by its mean key, counts once for each of its tokens,
+    and has its mean value. Returns weights of tokens, and outputs."""
     (_, _, query_len, _), key_len = query.shape, key.shape[2]
     weights = torch.zeros(2, HEADS, query_len, key_len, dtype=torch.float64)
     out = torch.zeros_like(query)
@@ -69,7 +69,9 @@ def assert_is(
 
 @in_every_call
 @at_every_length
-def test_block_summary(query_len: int, key_len: int, causal: bool, padded: bool) -> None:
+def test_block_summary_equals_its_definition(
+    query_len: int, key_len: int, causal: bool, padded: bool
+) -> None:
     size = 4
 
     def slots(position: int, key_len: int, causal: bool) -> list[list[int]]:
@@ -89,7 +91,9 @@ def test_block_summary(query_len: int, key_len: int, causal: bool, padded: bool)
 
 @in_every_call
 @at_every_length
-def test_compressed_by_means(query_len: int, key_len: int, causal: bool, padded: bool) -> None:
+def test_compression_by_means_equals_its_definition(
+    query_len: int, key_len: int, causal: bool, padded: bool
+) -> None:
     size = 5
 
     def slots(position: int, key_len: int, causal: bool) -> list[list[int]]:
@@ -105,7 +109,9 @@ def test_compressed_by_means(query_len: int, key_len: int, causal: bool, padded:
 @in_every_call
 @at_every_length
 @pytest.mark.parametrize("size", [2, 4, 6])
-def test_hierarchical(query_len: int, key_len: int, causal: bool, padded: bool, size: int) -> None:
+def test_hierarchical_equals_its_definition(
+    query_len: int, key_len: int, causal: bool, padded: bool, size: int
+) -> None:
     def level_of(position: int, token: int) -> int:
         level = 0
         while abs(token // (size << level) - math.floor(position / (size << level))) > 1:
@@ -126,7 +132,7 @@ def test_hierarchical(query_len: int, key_len: int, causal: bool, padded: bool, 
 
 @in_every_call
 @at_every_length
-def test_compressed_by_convolution(
+def test_compression_by_convolution_equals_its_definition(
     query_len: int, key_len: int, causal: bool, padded: bool
 ) -> None:
     size = 5
@@ -169,7 +175,7 @@ def test_compressed_by_convolution(
 
 @pytest.mark.parametrize("name", ["block_summary", "hierarchical", "compressed"])
 def test_a_query_of_zeros_gives_the_mean_of_all_values(name: str) -> None:
-    """However many tokens a slot stands for: 37 leave the last block of each kind ragged."""
+    """For slots of any size; 37 tokens leave an incomplete last block."""
     query, key, value = tensors(37, 37)
     attention = variants.create(name, block_size=4)
     right = value.mean(2, keepdim=True).repeat_interleave(2, dim=1).expand_as(query)
@@ -177,8 +183,8 @@ def test_a_query_of_zeros_gives_the_mean_of_all_values(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["block_summary", "hierarchical"])
-def test_equal_keys_lose_nothing(name: str) -> None:
-    """Where all keys of a block are alike, means are exact."""
+def test_with_equal_keys_in_each_block_the_result_is_exact(name: str) -> None:
+    """If all keys of a block are equal, their mean is exact."""
     query, key, value = tensors(128, 128)
     key = key[:, :, ::16].repeat_interleave(16, dim=2)
     attention = variants.create(name, block_size=16)
@@ -191,7 +197,7 @@ def test_an_odd_block_has_no_halves() -> None:
         variants.create("hierarchical", block_size=7)
 
 
-def test_far_keys_grow_with_the_logarithm_alone() -> None:
+def test_the_number_of_far_keys_grows_with_the_logarithm_of_the_length() -> None:
     attention = variants.create("hierarchical", block_size=16)
 
     def per_query(length: int) -> float:
@@ -203,8 +209,8 @@ def test_far_keys_grow_with_the_logarithm_alone() -> None:
     assert max(steps) < 1.1 * min(steps)
 
 
-def test_a_block_larger_than_any_sequence_is_one_of_all_tokens() -> None:
-    """Nothing is as large as the block may be."""
+def test_a_block_longer_than_the_sequence_contains_all_tokens() -> None:
+    """No tensor has the size of such a block."""
     query, key, value = tensors(20, 20)
     attention = variants.create("compressed", block_size=1 << 40)
     right = value.mean(2, keepdim=True).repeat_interleave(2, dim=1).expand_as(query)

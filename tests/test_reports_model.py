@@ -1,4 +1,4 @@
-"""The page of runs with a model."""
+"""The page of runs with a language model."""
 
 from __future__ import annotations
 
@@ -91,11 +91,11 @@ def test_the_page_shows_every_row_and_a_figure(tmp_path: Path) -> None:
     assert "unsupported: it is never causal" in page
     assert "2.70× to 3.30×" in page
     assert "data:image/png;base64," in page
-    assert "<td>full</td>" in page  # every row knows what exact attention takes
+    assert "<td>full</td>" in page  # every row has the time of exact attention
     assert (folder / "report" / "figures" / "model-1.png").stat().st_size > 10_000
 
 
-def test_beside_other_runs_it_is_a_page_of_its_own(tmp_path: Path) -> None:
+def test_it_is_a_separate_page_if_there_are_other_runs(tmp_path: Path) -> None:
     other = write(tmp_path / "other", [done(1.0)])
     said = build(other, store(tmp_path / "run"))
     assert f"{other}/report/model.html" in said
@@ -114,7 +114,7 @@ def test_exact_attention_is_drawn_where_it_has_no_row(tmp_path: Path) -> None:
     assert len(frame) == len(own)
 
 
-def test_points_lie_at_the_change_and_within_the_axes(tmp_path: Path) -> None:
+def test_points_are_at_the_change_of_perplexity_and_within_the_axes(tmp_path: Path) -> None:
     longer = tuple(dataclasses.replace(row, seq_len=2048) for row in ROWS)
     frame = read_models([store(tmp_path / "run", ROWS + longer)]).frame
     ((fixed, panels),) = figures(frame)
@@ -129,7 +129,8 @@ def test_points_lie_at_the_change_and_within_the_axes(tmp_path: Path) -> None:
     assert low < -0.02 * 1.1
     assert high > 100
     (best,) = [line for line in ax.lines if line.get_gid() == "frontier"]
-    # Not the fastest, which is useless, nor exact attention, which top_k beats in both.
+    # Not the fastest one, which is useless, nor exact attention, because top_k beats it in both
+    # values.
     assert list(best.get_xdata()) == [0.3]
     names = {text.get_text() for text in ax.texts}
     assert {"lsh", "top_k", "linear", "full"} <= names
@@ -145,7 +146,7 @@ def test_a_case_that_was_measured_twice_counts_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["perplexity_ratio", "environment.json"])
-def test_what_is_missing_is_said(missing: str, tmp_path: Path) -> None:
+def test_missing_columns_and_files_are_reported(missing: str, tmp_path: Path) -> None:
     folder = store(tmp_path / "run")
     if missing == "environment.json":
         (folder / missing).unlink()

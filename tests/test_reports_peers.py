@@ -1,4 +1,4 @@
-"""Ours against public code: what is compared, which wins count, and how it is shown."""
+"""Own implementations against public code: the pairs, the wins that count, and the page."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_fastest_of_each_side_is_compared_under_each_setting(tmp_path: Path)
 
 
 @pytest.mark.parametrize(("error", "fastest"), [(1.9e-7, "coarse"), (2.1e-7, "auto")])
-def test_coarse_scores_may_have_twice_the_public_ones_error(
+def test_coarse_scores_may_have_twice_the_error_of_public_code(
     error: float, fastest: str, tmp_path: Path
 ) -> None:
     rows = [
@@ -84,7 +84,7 @@ def test_coarse_scores_may_have_twice_the_public_ones_error(
     assert race.duels["default"].ours["implementation"] == fastest
 
 
-def test_against_something_else_coarse_scores_do_not_count(tmp_path: Path) -> None:
+def test_against_code_of_another_function_coarse_scores_do_not_count(tmp_path: Path) -> None:
     rows = [row("auto", 3), row("coarse", 2), other("other", 4)]
     race = only(races(frame(tmp_path, rows)))
     assert race.duels["default"].ours["implementation"] == "auto"
@@ -96,12 +96,12 @@ def test_against_something_else_coarse_scores_do_not_count(tmp_path: Path) -> No
         ((1.0, 2.0), (1.0, 2.0), FASTER),
         ((2.0, 1.0), (2.0, 1.0), SLOWER),
         ((1.0, 2.0), (2.0, 1.0), UNDECIDED),
-        ((1.0, 2.0), (1.0, 1.1), UNDECIDED),  # the middle halves overlap
+        ((1.0, 2.0), (1.0, 1.1), UNDECIDED),  # the interquartile ranges overlap
         ((1.0, 1.1), (1.0, 1.1), UNDECIDED),
         ((1.0, 2.0), None, ONE_SETTING),
     ],
 )
-def test_a_win_counts_if_it_holds_under_both_settings(
+def test_a_win_counts_if_it_occurs_under_both_settings(
     tmp_path: Path, default: tuple[float, float], kept: tuple[float, float] | None, verdict: str
 ) -> None:
     rows = [
@@ -117,16 +117,18 @@ def test_on_a_gpu_the_allocator_of_the_host_does_not_count(tmp_path: Path) -> No
     assert only(races(frame(tmp_path, rows))).verdict == FASTER
 
 
-def test_code_that_computes_something_else_is_compared_apart_and_flagged(tmp_path: Path) -> None:
+def test_code_that_computes_another_function_is_compared_separately_and_marked(
+    tmp_path: Path,
+) -> None:
     rows = [row("auto", 1), row("public", 2), other("other", 0.5)]
     same, apart = races(frame(tmp_path, rows, rows))
     assert (same.verdict, same.differs) == (FASTER, "")
     assert (apart.verdict, apart.differs) == (SLOWER, "of another kind")
-    # It does not enter the count.
+    # It is not in the count.
     assert standing([same, apart]) == "1 faster"
 
 
-def test_it_is_named_so_wherever_it_stands(tmp_path: Path) -> None:
+def test_a_difference_is_shown_wherever_the_implementation_is_named(tmp_path: Path) -> None:
     found = frame(tmp_path, [row("auto", 1), other("other", 0.5)])
     assert list(found["label"]) == ["sliding_window", "sliding_window/other (differs)"]
     fastest = answers(split(found)[0])[0].choices[0]
@@ -139,7 +141,7 @@ def test_only_the_same_case_is_compared(tmp_path: Path) -> None:
     assert races(frame(tmp_path, rows)) == []
 
 
-def test_what_did_not_finish_is_not_compared(tmp_path: Path) -> None:
+def test_unfinished_cases_are_not_compared(tmp_path: Path) -> None:
     lost = failed(
         Status.UNSUPPORTED,
         "x is not installed",
@@ -151,13 +153,13 @@ def test_what_did_not_finish_is_not_compared(tmp_path: Path) -> None:
     assert standing([]) == ""
 
 
-def test_of_full_the_kernels_of_libraries_are_the_public_ones(tmp_path: Path) -> None:
+def test_for_full_attention_the_library_kernels_are_the_public_code(tmp_path: Path) -> None:
     full = {"variant": "full", "hyperparameters": ""}
     rows = [row("plain", 2, **full), row("sdpa", 1, **full)]
     assert only(races(frame(tmp_path, rows, rows))).verdict == SLOWER
 
 
-def test_a_run_to_which_nothing_was_added_is_no_race(tmp_path: Path) -> None:
+def test_a_run_without_added_implementations_has_no_comparison(tmp_path: Path) -> None:
     full = {"variant": "full", "hyperparameters": ""}
     folder = write(tmp_path / "run", [row("plain", 2, **full), row("sdpa", 1, **full)])
     assert races(read_runs([folder]).frame) == []
@@ -176,7 +178,7 @@ def test_the_setting_is_read_from_the_environment(environment: dict[str, Any], n
     assert allocator(environment) == name
 
 
-def test_runs_under_both_settings_are_two_machines_by_name(tmp_path: Path) -> None:
+def test_runs_under_both_settings_have_two_machine_names(tmp_path: Path) -> None:
     rows = [row("auto", 1)]
     assert list(frame(tmp_path, rows, rows)["machine"]) == [
         "cpu, Some CPU, 2 threads",
@@ -184,21 +186,21 @@ def test_runs_under_both_settings_are_two_machines_by_name(tmp_path: Path) -> No
     ]
 
 
-def test_the_command_imports_what_added_the_implementation(tmp_path: Path) -> None:
+def test_the_command_imports_the_module_that_added_the_implementation(tmp_path: Path) -> None:
     found = frame(tmp_path, [row("public", 1)])
     assert reproduce_command(found.iloc[0]).startswith(
         "python -m bench run --import bench.peers --device cpu --set "
     )
 
 
-def test_page_and_terminal_show_it(tmp_path: Path) -> None:
+def test_the_comparison_is_on_the_page_and_in_the_terminal(tmp_path: Path) -> None:
     rows = [row("auto", 1), row("public", 2), other("other", 0.5)]
     frame(tmp_path, rows, rows)
     runs = [tmp_path / "default", tmp_path / "kept"]
     page = build_report(runs).read_text()
     section = page.split('id="public"')[1].split("<h2")[0]
     assert "Against code that computes the same: 1 faster." in section
-    assert section.count("<tr") == 1 + 2 * 2  # two kinds of opponents, a heading each
+    assert section.count("<tr") == 1 + 2 * 2  # two kinds of opponents, with one heading each
     assert "2.00×" in section
     assert "of another kind" in section
     said = CliRunner().invoke(main, ["build", *map(str, runs)])

@@ -1,4 +1,4 @@
-"""The machine's limits, and the rows that claim to be faster than them."""
+"""The limits of the machine, and rows that seem to be faster than these limits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def two_milliseconds(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
-    """Every call takes 2 ms at best and 4 in the median; returns the calls that were timed."""
+    """Every call takes at least 2 ms and 4 ms in the median. Returns the calls that were timed."""
     timed: list[Callable[[], object]] = []
 
     def measure(call: Callable[[], object], *more: object, **named: object) -> Samples:
@@ -44,7 +44,7 @@ def test_the_limits_of_this_machine_are_positive() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_each_product_does_the_operations_it_declares_in_its_dtype(dtype: torch.dtype) -> None:
+def test_each_product_does_its_declared_operations_in_its_dtype(dtype: torch.dtype) -> None:
     products = list(roofline._products(CPU, dtype))
     assert len(products) >= 3
     for declared, call in products:
@@ -54,7 +54,7 @@ def test_each_product_does_the_operations_it_declares_in_its_dtype(dtype: torch.
         assert out.dtype == dtype
 
 
-def test_a_limit_is_the_best_rate_in_tera_operations_a_second(
+def test_a_limit_is_the_best_rate_in_tera_operations_per_second(
     two_milliseconds: list[Callable[[], object]], route: str
 ) -> None:
     limits = roofline.measure(CPU, ["float32", "float64"])
@@ -65,7 +65,7 @@ def test_a_limit_is_the_best_rate_in_tera_operations_a_second(
     assert len(two_milliseconds) == routes * 4 + 3 + 1
 
 
-def test_the_bandwidth_counts_what_is_read_and_what_is_written(
+def test_the_bandwidth_counts_bytes_read_and_bytes_written(
     two_milliseconds: list[Callable[[], object]],
 ) -> None:
     limits = roofline.measure(CPU, [])
@@ -85,26 +85,26 @@ def measured(limits: Mapping[str, float | None], **changes: object) -> Measureme
 
 @pytest.fixture
 def no_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second look at the machine finds no higher limit."""
+    """A second measurement of the machine finds no higher limit."""
     monkeypatch.setattr(roofline, "measure", lambda *_: {"matmul_tflops": {"float32": 1e-12}})
 
 
 @pytest.mark.usefixtures("no_faster")
-def test_a_row_faster_than_the_machine_is_incorrect_and_shows_no_number() -> None:
+def test_a_row_faster_than_the_machine_is_incorrect_and_has_no_numbers() -> None:
     row = measured({"float32": 1e-9})
     assert row.status is Status.INCORRECT
     assert "of the measured matmul rate of this machine" in row.reason
     assert all(getattr(row, column) is None for column in NUMBERS)
 
 
-def test_a_limit_taken_in_a_busy_moment_is_measured_again() -> None:
+def test_a_limit_that_is_too_low_is_measured_again() -> None:
     row = measured({"float32": 1e-9})
     assert row.status is Status.OK
     assert 0 < (row.roofline_fraction or 0) <= 1.05
 
 
 @pytest.mark.usefixtures("no_faster")
-def test_five_percent_above_the_limit_is_where_a_row_becomes_incorrect(
+def test_a_row_is_incorrect_above_105_percent_of_the_limit(
     two_milliseconds: list[Callable[[], object]],
 ) -> None:
     # 4 · heads · head_dim · n² operations in the median's 4 ms.
@@ -118,14 +118,14 @@ def test_five_percent_above_the_limit_is_where_a_row_becomes_incorrect(
     assert "is 105% of the measured" in row.reason
 
 
-def test_a_limit_that_nothing_exceeds_is_not_measured_again(
+def test_a_limit_is_not_measured_again_if_no_row_exceeds_it(
     two_milliseconds: list[Callable[[], object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(roofline, "measure")
     assert measured({"float32": 1e3}).status is Status.OK
 
 
-def test_the_limit_of_the_dtype_of_the_row_counts(
+def test_the_limit_is_that_of_the_dtype_of_the_row(
     two_milliseconds: list[Callable[[], object]],
 ) -> None:
     row = measured({"float32": 1e-12, "bfloat16": 1e3}, dtype="bfloat16")
@@ -133,7 +133,7 @@ def test_the_limit_of_the_dtype_of_the_row_counts(
     assert row.roofline_fraction == pytest.approx((row.tflops or math.nan) / 1e3)
 
 
-def test_a_dtype_that_is_computed_through_another_has_no_limit() -> None:
+def test_a_dtype_that_is_computed_in_another_dtype_has_no_limit() -> None:
     assert roofline.measure(CPU, ["float16"], seconds=0.01)["matmul_tflops"] == {"float16": None}
 
 

@@ -1,4 +1,4 @@
-"""Rows that are looked at, and what is told from them of all rows."""
+"""Sampled rows, and the estimates for all rows that are made from them."""
 
 from __future__ import annotations
 
@@ -26,20 +26,22 @@ from bench.accuracy.sampled_rows import (
 
 ALL = LEAST_ROWS
 STRATA = LEAST_ROWS // PER_STRATUM
-MANY = PAIRS  # so many heads that as few rows as possible are taken
+MANY = PAIRS  # so many heads that the smallest number of rows is sampled
 
 
 class TestSampledRows:
     @pytest.mark.parametrize("causal", [False, True])
     @pytest.mark.parametrize("length", [1, 2, ALL - 1, ALL])
-    def test_few_rows_are_all_taken(self, length: int, causal: bool) -> None:
+    def test_all_rows_are_taken_if_they_are_few(self, length: int, causal: bool) -> None:
         sample = sample_rows(length, length, heads=MANY, causal=causal)
         assert sample.rows.tolist() == list(range(length))
         assert sample.weights.tolist() == [1.0] * length
 
     @pytest.mark.parametrize("causal", [False, True])
     @pytest.mark.parametrize("length", [ALL + 1, 300, 1023, 1_000_003])
-    def test_rows_differ_are_in_order_and_stand_for_all(self, length: int, causal: bool) -> None:
+    def test_rows_are_distinct_sorted_and_represent_all_rows(
+        self, length: int, causal: bool
+    ) -> None:
         sample = sample_rows(length, length, heads=MANY, causal=causal)
         assert 0.7 * ALL <= len(sample.rows) <= ALL
         assert (sample.rows.diff() > 0).all()
@@ -48,7 +50,7 @@ class TestSampledRows:
         assert float(sample.weights.sum()) == length
 
     @pytest.mark.parametrize("stretch", [2, 3, 16, 1000])
-    def test_each_stretch_gives_two(self, stretch: int) -> None:
+    def test_two_rows_are_drawn_from_each_stratum(self, stretch: int) -> None:
         sample = sample_rows(STRATA * stretch, STRATA * stretch, heads=MANY, causal=False)
         expected = torch.arange(STRATA).repeat_interleave(2)
         if stretch == 2:
@@ -58,17 +60,17 @@ class TestSampledRows:
             assert torch.equal(sample.strata, expected)
             assert (sample.weights == stretch / 2).all()
 
-    def test_causal_rows_crowd_towards_the_first(self) -> None:
+    def test_causal_rows_are_denser_near_the_first_row(self) -> None:
         sample = sample_rows(1 << 16, 1 << 16, heads=MANY, causal=True)
         assert (sample.rows < 1 << 8).sum() > ALL / 5
         assert (sample.rows >= 1 << 15).sum() > ALL / 5
 
-    def test_of_many_earlier_keys_the_first_row_is_like_the_last(self) -> None:
+    def test_with_many_earlier_keys_all_rows_have_similar_weights(self) -> None:
         sample = sample_rows(4096, 1 << 20, heads=MANY, causal=True)
         assert sample.weights.max() / sample.weights.min() < 1.2
 
     @pytest.mark.parametrize("heads", [1, 8])
-    def test_more_are_taken_where_that_is_cheap(self, heads: int) -> None:
+    def test_more_rows_are_taken_if_they_are_cheap(self, heads: int) -> None:
         whole = int(math.sqrt(PAIRS / heads))
         assert len(sample_rows(whole, whole, heads=heads, causal=True).rows) == whole
         for length in (2 * whole, 4 * whole):
@@ -76,7 +78,7 @@ class TestSampledRows:
             assert PAIRS * 0.98 <= len(sample.rows) * heads * length <= PAIRS
             assert float(sample.weights.sum()) == length
 
-    def test_rows_are_drawn_anywhere_in_their_stretch(self) -> None:
+    def test_rows_are_drawn_uniformly_from_their_stratum(self) -> None:
         length = STRATA * 10
         drawn = [
             sample_rows(length, length, heads=MANY, causal=False, seed=seed).rows
@@ -85,7 +87,7 @@ class TestSampledRows:
         offsets = torch.cat(drawn) % 10
         assert torch.bincount(offsets, minlength=10).min() > 0.7 * len(offsets) / 10
 
-    def test_rows_are_the_same_every_time_whatever_the_global_seed(self) -> None:
+    def test_rows_do_not_depend_on_the_global_seed(self) -> None:
         torch.manual_seed(1)
         first = sample_rows(1000, 1000, heads=MANY, causal=True)
         torch.manual_seed(2)
@@ -96,7 +98,7 @@ class TestSampledRows:
 
 
 class TestTotals:
-    def test_means_and_medians_count_a_row_for_all_it_stands_for(self) -> None:
+    def test_means_and_medians_use_the_weight_of_each_row(self) -> None:
         sample = Sample(torch.arange(3), torch.tensor([1.0, 1.0, 8.0]).double(), torch.arange(3))
         values = torch.tensor([[1.0, 2.0, 4.0], [0.0, 0.0, 3.0]]).double()
         torch.testing.assert_close(mean(values, sample), torch.tensor([3.5, 2.4]).double())
@@ -107,13 +109,13 @@ class TestTotals:
         even = Sample(torch.arange(5), torch.ones(5).double(), torch.arange(5))
         assert median(torch.tensor([5.0, 1.0, 4.0, 2.0, 3.0]).double(), even) == 3.0
 
-    def test_what_is_not_counted_may_be_no_number(self) -> None:
+    def test_a_row_that_is_not_counted_may_be_nan(self) -> None:
         sample = Sample(torch.arange(2), torch.ones(2).double(), torch.arange(2))
         values = torch.tensor([2.0, math.nan]).double()
         assert float(mean(values, sample, torch.tensor([True, False]))) == 2.0
 
-    def test_what_was_taken_of_a_stretch_is_not_in_doubt(self) -> None:
-        """Two rows of three: a third of the variance that two of very many would have."""
+    def test_the_variance_has_the_finite_population_correction(self) -> None:
+        """Two rows of three: a third of the variance of two rows of very many."""
         strata = torch.arange(20).repeat_interleave(2)
         taken = Sample(torch.arange(40), torch.full((40,), 1.5).double(), strata)
         endless = Sample(taken.rows, taken.weights, strata, whole=False)
@@ -130,7 +132,7 @@ class TestTotals:
         expected = math.sqrt(50 / 400)
         assert relative_error(wrong, size, sample) == pytest.approx((expected,) * 3, rel=1e-12)
 
-    def test_rows_that_stand_for_others_have_one(self) -> None:
+    def test_an_error_of_sampled_rows_has_an_interval(self) -> None:
         wrong = torch.linspace(0, 1, 100, dtype=torch.float64)
         size = torch.full((100,), 4.0, dtype=torch.float64)
         error, low, high = relative_error(wrong, size, last_rows(torch.arange(100)))
@@ -139,7 +141,7 @@ class TestTotals:
         assert math.log(high / error) == pytest.approx(reach, rel=0.02)
         assert math.log(error / low) == pytest.approx(reach, rel=0.02)
 
-    def test_of_no_error_and_of_nothing(self) -> None:
+    def test_the_intervals_of_zero_error_and_of_zero_size(self) -> None:
         sample = sample_rows(1000, 1000, heads=MANY, causal=False)
         none, some = torch.zeros(ALL).double(), torch.ones(ALL).double()
         assert relative_error(none, some, sample) == (0.0, 0.0, 0.0)
@@ -161,8 +163,8 @@ TOKENS = 1024
 
 @cache
 def squares(name: str, causal: bool, kind: str) -> tuple[Tensor, Tensor]:
-    """Squared errors and norms of all rows of two heads; `peaked` has few keys that count, and a
-    first one that draws half of the mass."""
+    """Squared errors and norms of all rows of two heads. With `peaked`, few keys count and the
+    first key has half of the mass."""
     generator = torch.Generator().manual_seed(5)
     query, key, value = (torch.randn(1, 2, TOKENS, 16, generator=generator) for _ in range(3))
     if kind == "peaked":
@@ -181,8 +183,9 @@ def squares(name: str, causal: bool, kind: str) -> tuple[Tensor, Tensor]:
 def test_the_interval_covers_the_error_of_the_full_matrix_at_its_rate(
     name: str, causal: bool, kind: str
 ) -> None:
-    """95 % are promised. Of 400 samples between 368 and 398 cover it by chance, at four standard
-    deviations; where a few rows hold most of the error an eighth of the rows is hardly enough."""
+    """The nominal rate is 95 %. By chance 368 to 398 of 400 samples cover the error, at four
+    standard deviations. If a few rows have most of the error, a sample of an eighth of the rows is
+    barely enough."""
     wrong, size = squares(name, causal, kind)
     whole = math.sqrt(float(wrong.sum() / size.sum()))
     hits, widths = 0, []

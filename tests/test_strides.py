@@ -1,4 +1,4 @@
-"""Inputs that lie in memory in any way: transposed, with gaps, overlapping, one for all."""
+"""Inputs with any memory layout: transposed, with gaps, overlapping, expanded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def drawn(*shape: int) -> Tensor:
 
 
 def overlapping_rows() -> Tensor:
-    """Each row begins one number behind the row before."""
+    """Each row begins one element after the previous row."""
     return drawn(BATCH, HEADS, LENGTH + HEAD_DIM - 1).unfold(2, HEAD_DIM, 1)
 
 
@@ -44,7 +44,7 @@ def tokens_first() -> Tensor:
 
 
 def as_projected() -> Tensor:
-    """A third of a projection for query, key and value together."""
+    """A third of one projection of query, key and value together."""
     return drawn(BATCH, LENGTH, 3, HEADS, HEAD_DIM)[:, :, 1].transpose(1, 2)
 
 
@@ -89,8 +89,8 @@ def plain() -> Tensor:
 
 
 def implementations_and_strides() -> list[object]:
-    """One variant with all of them, as all take inputs by the same code of `Attention`; others with
-    those that are hardest to read and those of a layer."""
+    """One variant with all layouts, because `Attention` handles inputs of all variants in the same
+    way. Other variants with the most difficult layouts and the layout of a layer."""
     found = []
     for name in sorted(REGISTRY):
         for word in ("auto", *REGISTRY[name].info.implementations[1:]):
@@ -102,10 +102,10 @@ def implementations_and_strides() -> list[object]:
 
 
 @pytest.mark.parametrize(("attention", "make"), implementations_and_strides())
-def test_results_are_those_of_contiguous_inputs(
+def test_results_equal_those_of_contiguous_inputs(
     attention: Attention, make: Callable[[], Tensor]
 ) -> None:
-    """Each of query, key, value and the gradient of the output."""
+    """For each of query, key, value and the gradient of the output."""
     causal = attention.info.causal_choices[-1]
     for place in range(4):
         given = [plain() * (1 + i) for i in range(4)]
@@ -123,7 +123,9 @@ def test_results_are_those_of_contiguous_inputs(
 
 @pytest.mark.parametrize("make", HARDEST)
 @pytest.mark.parametrize("attention", attentions("small", where=supports("step")))
-def test_steps(attention: Attention, make: Callable[[], Tensor]) -> None:
+def test_steps_equal_those_of_contiguous_inputs(
+    attention: Attention, make: Callable[[], Tensor]
+) -> None:
     tensors = [make() for _ in range(3)]
     expected = attention(*(x.contiguous() for x in tensors), causal=True)
     out, state = attention.prefill(*(x[:, :, :100] for x in tensors))
@@ -132,12 +134,13 @@ def test_steps(attention: Attention, make: Callable[[], Tensor]) -> None:
 
 
 @pytest.mark.parametrize("make", [channels_first, every_other_channel, overlapping_rows])
-def test_channels_that_lie_apart_are_put_together(make: Callable[[], Tensor]) -> None:
-    """torch's FlashAttention takes no others; its other kernel on a CPU is quadratic in memory."""
+def test_inputs_with_strided_channels_are_copied(make: Callable[[], Tensor]) -> None:
+    """torch's FlashAttention does not accept them, and its other kernel on a CPU needs quadratic
+    memory."""
     assert readable(make()).is_contiguous()
 
 
 @pytest.mark.parametrize("make", [plain, tokens_first, as_projected, one_head])
-def test_nothing_is_copied_that_can_be_read(make: Callable[[], Tensor]) -> None:
+def test_readable_inputs_are_not_copied(make: Callable[[], Tensor]) -> None:
     tensor = make()
     assert readable(tensor) is tensor

@@ -1,4 +1,4 @@
-"""Settings of inputs: what their text may say, and the temperature of scores."""
+"""Settings of inputs: their text, and the temperature of scores."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class TestText:
             ),
         ],
     )
-    def test_is_read_and_written(self, text: str, source: Source) -> None:
+    def test_the_text_is_read_and_written(self, text: str, source: Source) -> None:
         assert Source.parse(text) == source
         assert str(source) == text
 
@@ -55,11 +55,11 @@ class TestText:
             ("local temperature=1e-7", "local temperature=1e-07"),
         ],
     )
-    def test_of_one_meaning_has_one_spelling(self, text: str, spelled: str) -> None:
+    def test_settings_of_one_meaning_have_one_text(self, text: str, spelled: str) -> None:
         assert str(Source.parse(text)) == spelled
         assert str(Source.parse(spelled)) == spelled
 
-    def test_names_the_file(self) -> None:
+    def test_the_text_names_the_file(self) -> None:
         assert Source.parse("file:a b.safetensors temperature=3").file == "a b.safetensors"
         assert Source.parse("smollm2").file is None
 
@@ -91,14 +91,16 @@ class TestText:
             ("sinks temperature=1 temperature=1", "give one of temperature and effective_keys"),
         ],
     )
-    def test_of_no_use_says_what_would_be(self, text: str, message: str) -> None:
+    def test_invalid_settings_are_refused_with_the_valid_ones(
+        self, text: str, message: str
+    ) -> None:
         with pytest.raises(InputsError, match=re.escape(message)):
             Source.parse(text)
 
 
 class TestTemperature:
     @pytest.mark.parametrize("name", ["gaussian", "clustered", "local", "needle", "sinks"])
-    def test_divides_all_scores_and_nothing_else(self, name: str) -> None:
+    def test_a_temperature_divides_all_scores_and_changes_nothing_else(self, name: str) -> None:
         plain = load(name)
         for temperature in (0.25, 4.0):
             other = load(f"{name} temperature={temperature}")
@@ -109,7 +111,7 @@ class TestTemperature:
         third = load(f"{name} temperature=3").query
         torch.testing.assert_close(third * 3, plain.query, rtol=1e-6, atol=0)
 
-    def test_of_a_capture_as_well(self, tmp_path: Path) -> None:
+    def test_a_temperature_applies_to_captures(self, tmp_path: Path) -> None:
         path = tmp_path / "some.safetensors"
         capture_file(path)
         shape = {"head_dim": 8, "seq_len": 24, "heads": 4, "kv_heads": 2, "layer": 3}
@@ -122,7 +124,7 @@ class TestTemperature:
         smollm2 = load("smollm2 temperature=0.5", layer=15)
         assert torch.equal(smollm2.query, 2 * load("smollm2", layer=15).query)
 
-    def test_that_leaves_the_dtype_is_said(self) -> None:
+    def test_a_temperature_that_overflows_the_dtype_raises(self) -> None:
         with pytest.raises(InputsError, match=r"must be finite in float16; got infinite"):
             load("sinks temperature=1e-5", dtype="float16")
         with fresh_worker():
@@ -148,7 +150,9 @@ class TestEffectiveKeys:
     @pytest.mark.parametrize("wanted", [6, 32, 100])
     @pytest.mark.parametrize("causal", [True, False])
     @pytest.mark.parametrize("name", ["gaussian", "clustered", "local", "needle", "sinks"])
-    def test_are_as_many_as_were_asked_for(self, name: str, causal: bool, wanted: int) -> None:
+    def test_the_number_of_effective_keys_is_the_requested_one(
+        self, name: str, causal: bool, wanted: int
+    ) -> None:
         loaded = load(f"{name} effective_keys={wanted}", causal=causal)
         found = effective_keys(loaded.query, loaded.key, causal=causal)
         assert found == pytest.approx(wanted, rel=0.02)
@@ -156,26 +160,28 @@ class TestEffectiveKeys:
     @pytest.mark.parametrize(
         "changes",
         [
-            {"seq_len": 3000, "heads": 2},  # some rows are left out of the search
+            {"seq_len": 3000, "heads": 2},  # only some rows are used in the search
             {"seq_len": 100, "key_len": 700, "heads": 4, "kv_heads": 2, "batch": 2},
             {"seq_len": 700, "key_len": 300, "heads": 3},  # rows that see no key do not count
             {"head_dim": 5},
         ],
     )
     @pytest.mark.parametrize("name", ["clustered", "local", "sinks"])
-    def test_so_they_are_at_other_shapes(self, name: str, changes: dict[str, object]) -> None:
+    def test_the_number_of_effective_keys_is_the_requested_one_at_other_shapes(
+        self, name: str, changes: dict[str, object]
+    ) -> None:
         loaded = load(f"{name} effective_keys=20", **changes)
         found = effective_keys(loaded.query, loaded.key, causal=True)
         assert found == pytest.approx(20, rel=0.02)
 
-    def test_so_they_are_of_a_captured_layer(self) -> None:
+    def test_the_number_of_effective_keys_is_the_requested_one_in_a_captured_layer(self) -> None:
         for layer in (3, 15, 28):
             loaded = load("smollm2 effective_keys=10", layer=layer, heads=3, kv_heads=1)
             found = effective_keys(loaded.query, loaded.key, causal=True)
             assert found == pytest.approx(10, rel=0.02)
             assert loaded.detail.startswith(f"layer {layer}, tokens 0 to 511, ")
 
-    def test_the_row_says_which_temperature_that_was(self) -> None:
+    def test_the_row_records_the_temperature_that_was_found(self) -> None:
         loaded = load("local effective_keys=20", heads=1)
         said = re.fullmatch(
             r"scores that fall with distance, seed 0; temperature ([\d.]+), at which 512 rows of "
@@ -188,14 +194,16 @@ class TestEffectiveKeys:
         found = effective_keys(loaded.query, loaded.key, causal=True)
         assert found == pytest.approx(float(said[2]), rel=1e-3)
 
-    def test_are_the_same_each_time(self) -> None:
+    def test_inputs_with_effective_keys_are_the_same_each_time(self) -> None:
         one, again = load("sinks effective_keys=9"), load("sinks effective_keys=9")
         assert torch.equal(one.query, again.query)
         assert one.detail == again.detail
 
     @pytest.mark.parametrize("wanted", [257, 1e6])
-    def test_beyond_all_visible_keys_are_refused_with_the_range(self, wanted: float) -> None:
-        """A causal row of 512 sees 256.5 keys on the mean."""
+    def test_more_effective_keys_than_visible_keys_are_refused_with_the_valid_range(
+        self, wanted: float
+    ) -> None:
+        """A causal row of 512 sees 256.5 keys on average."""
         with pytest.raises(InputsError, match="cannot be reached") as error:
             load(f"needle effective_keys={wanted}")
         said = re.search(
@@ -206,11 +214,11 @@ class TestEffectiveKeys:
         assert float(said[1]) == pytest.approx(1, abs=0.2)
         assert float(said[2]) == pytest.approx(256.5, abs=0.1)
 
-    def test_of_a_single_key_are_refused(self) -> None:
+    def test_a_single_effective_key_is_refused(self) -> None:
         with pytest.raises(InputsError, match="cannot be reached"):
             load("sinks effective_keys=2", seq_len=1)
 
-    def test_are_measured_like_any_inputs(self) -> None:
+    def test_inputs_with_effective_keys_are_measured(self) -> None:
         with fresh_worker():
             row, _ = worker.measure(asked("sinks effective_keys=9", seq_len=64), settings())
         assert row.status is Status.OK
@@ -218,7 +226,7 @@ class TestEffectiveKeys:
         assert row.inputs == "sinks effective_keys=9"
         assert "; temperature 0." in row.inputs_detail
 
-    def test_that_cannot_be_reached_are_a_row(self) -> None:
+    def test_effective_keys_that_cannot_be_reached_give_an_unsupported_row(self) -> None:
         with fresh_worker():
             row, _ = worker.measure(asked("local effective_keys=600"), settings())
         assert row.status is Status.UNSUPPORTED

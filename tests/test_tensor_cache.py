@@ -1,4 +1,4 @@
-"""Tensors that are kept from call to call: real ones only, bounded, right in threads and forks."""
+"""Tensors that are cached between calls: only real ones, bounded, correct in threads and forks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from variants.contract import tensor_cache
 from variants.contract.pattern import Pattern
 from variants.contract.tensor_cache import cached
 
-# Python warns of a fork in a process with threads, which is tested here.
+# Python warns of a fork in a process with threads; the fork is tested here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 made: list[int] = []
 
@@ -43,13 +43,13 @@ def _empty() -> Iterator[None]:
     tensor_cache.clear()
 
 
-def test_a_value_is_made_once_for_its_arguments() -> None:
+def test_a_value_is_computed_once_for_its_arguments() -> None:
     assert numbers(3) is numbers(3)
     assert numbers(4) is not numbers(3)
     assert made == [3, 4]
 
 
-def test_what_objects_hold_is_counted() -> None:
+def test_tensors_inside_objects_are_counted() -> None:
     pattern(100)
     assert tensor_cache.held_bytes() == 400
     numbers(3)
@@ -58,7 +58,7 @@ def test_what_objects_hold_is_counted() -> None:
     assert (tensor_cache.held_bytes(), tensor_cache.held_tensors()) == (0, [])
 
 
-def test_the_least_recently_used_value_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_recently_used_value_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensor_cache, "MOST_BYTES", 8 * 10)
     for count in (4, 5, 4, 6):
         numbers(count)
@@ -69,7 +69,7 @@ def test_the_least_recently_used_value_goes(monkeypatch: pytest.MonkeyPatch) -> 
     assert made == [4, 5, 6, 5]
 
 
-def test_a_value_that_is_larger_than_the_bound_is_kept_alone(
+def test_a_value_larger_than_the_bound_is_the_only_one_in_the_cache(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tensor_cache, "MOST_BYTES", 8 * 10)
@@ -85,7 +85,7 @@ def test_the_number_of_values_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [len(x) for x in tensor_cache.held_tensors()] == [7, 8, 9]
 
 
-def test_a_value_that_somebody_wrote_to_is_made_anew() -> None:
+def test_a_value_that_was_modified_is_computed_again() -> None:
     numbers(3).add_(1)
     assert numbers(3).tolist() == [0, 1, 2]
     pattern(5).random_blocks.fill_(9)  # type: ignore[union-attr]
@@ -128,7 +128,7 @@ def export() -> None:
 @pytest.mark.parametrize(
     "act", [pretend, trace, trace_pretended, functionalise, transform, on_meta, export]
 )
-def test_nothing_stays_of_a_program_that_is_traced(act: Any) -> None:
+def test_tracing_a_program_leaves_nothing_in_the_cache(act: Any) -> None:
     act()
     assert tensor_cache.held_tensors() == []
     kept = numbers(3)
@@ -138,7 +138,7 @@ def test_nothing_stays_of_a_program_that_is_traced(act: Any) -> None:
     assert type(numbers(3)) is Tensor
 
 
-def test_what_is_made_in_inference_mode_is_fit_for_training() -> None:
+def test_values_made_in_inference_mode_can_be_used_in_training() -> None:
     with torch.inference_mode():
         found = numbers(3)
     assert not found.is_inference()
@@ -161,12 +161,12 @@ def test_threads_get_the_same_value() -> None:
     assert tensor_cache.held_bytes() == 8 * sum(range(1, 50))
 
 
-def test_a_child_process_does_not_wait_for_a_thread_that_it_does_not_have() -> None:
+def test_a_child_process_does_not_wait_for_a_lock_of_a_missing_thread() -> None:
     numbers(3)
-    with tensor_cache._STORE.lock:  # as if another thread were inside
+    with tensor_cache._STORE.lock:  # as if another thread held the lock
         child = os.fork()
         if child == 0:
-            signal.alarm(60)  # which ends it
+            signal.alarm(60)  # _exit ends the child process
             os._exit(0 if numbers(3).tolist() == [0, 1, 2] else 1)
         _, status = os.waitpid(child, 0)
     assert status == 0

@@ -1,4 +1,4 @@
-"""Exact top-k attention against its definition in plain loops, and what the choice promises."""
+"""Exact top-k attention against its definition in plain loops, and the properties of its choice."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def tensors(
 def kept_by_hand(
     query: list[float], keys: list[list[float]], seen: list[int], count: int, sign: int
 ) -> list[int]:
-    """The keys of one query: values cast to float32 already, scores rounded to it."""
+    """The kept keys of one query. Inputs are already in float32, and scores are rounded to
+    float32."""
     products = {j: sign * sum(q * k for q, k in zip(query, keys[j], strict=True)) for j in seen}
     scores = {j: float(torch.tensor(one, dtype=torch.float32)) for j, one in products.items()}
     ranked = sorted(scores.values(), reverse=True)
@@ -81,8 +82,8 @@ def test_equals_the_definition_in_plain_loops(
     dtype: torch.dtype,
 ) -> None:
     query, key, value = tensors(2, 4, 2, query_len, key_len)
-    # Keys that are there twice tie, those whose scores differ less than float32 tells, and all
-    # for a query of zeros.
+    # Keys that occur twice tie, and so do keys with scores that float32 cannot distinguish. For a
+    # query of zeros all keys tie.
     key[:, :, 30:36] = key[:, :, 10:16]
     key[:, :, 16:22, 3] = 0
     key[:, :, 36:42] = key[:, :, 16:22]
@@ -112,7 +113,8 @@ def test_equals_the_definition_in_plain_loops(
 @pytest.mark.parametrize("count", [3, 20])
 @pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
 def test_gradients_are_those_of_the_definition_in_plain_loops(causal: bool, count: int) -> None:
-    """Of softmax over the keys that were kept, the choice held fixed; some rows tie."""
+    """The gradients of softmax over the kept keys, with the choice held fixed. Some rows have
+    ties."""
     inputs = tensors(1, 4, 2, 31, 40)
     inputs[0][:, :, 17] = 0
     inputs[1][:, :, 20:24] = inputs[1][:, :, 5:9]
@@ -131,7 +133,7 @@ def test_gradients_are_those_of_the_definition_in_plain_loops(causal: bool, coun
         torch.testing.assert_close(mine, right)
 
 
-def test_a_query_of_zeros_keeps_everything() -> None:
+def test_a_query_of_zeros_keeps_every_key() -> None:
     query, key, value = tensors(1, 1, 1, 64, 64)
     attention = variants.create("top_k", top_k=3)
     out = attention(torch.zeros_like(query), key, value, causal=True)
@@ -141,10 +143,10 @@ def test_a_query_of_zeros_keeps_everything() -> None:
 
 @pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_the_kernel_keeps_the_keys_of_the_definition_however_close(
+def test_the_kernel_keeps_the_same_keys_as_the_definition_even_if_scores_are_close(
     dtype: torch.dtype, causal: bool
 ) -> None:
-    """Keys that differ by rounding alone, where sums in float32 cannot tell the higher."""
+    """Keys that differ by rounding only; sums in float32 cannot identify the higher score."""
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(1, 1, 200, 16, generator=generator, dtype=torch.float64)
     key = torch.randn(1, 1, 1, 16, generator=generator, dtype=torch.float64)
@@ -160,8 +162,8 @@ def test_the_kernel_keeps_the_keys_of_the_definition_however_close(
 
 @pytest.mark.parametrize("ties", [False, True], ids=["apart", "ties"])
 @pytest.mark.parametrize("count", [4, 60])
-def test_later_tokens_reach_no_earlier_row_not_even_by_rounding(count: int, ties: bool) -> None:
-    """Whichever rows are in doubt, or tie, or were set against all keys for the sake of others."""
+def test_later_tokens_change_no_earlier_row_not_even_by_rounding(count: int, ties: bool) -> None:
+    """Also if other rows have ties or close scores and are computed against all keys."""
     attention = variants.create("top_k", top_k=count)
     for seed in range(4):
         inputs = [x.float() for x in tensors(1, 2, 1, 300, 300, 16, seed)]
@@ -182,7 +184,7 @@ def test_later_tokens_reach_no_earlier_row_not_even_by_rounding(count: int, ties
 
 @pytest.mark.parametrize(("query_len", "key_len"), [(40, 40), (11, 40), (60, 40)])
 @pytest.mark.parametrize("causal", [False, True])
-def test_operations_are_those_of_all_scores_and_of_the_values_kept(
+def test_operations_are_those_of_all_scores_and_of_the_kept_values(
     query_len: int, key_len: int, causal: bool
 ) -> None:
     query, key, _ = tensors(1, 1, 1, query_len, key_len, 16)

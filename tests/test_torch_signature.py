@@ -1,4 +1,4 @@
-"""The method that stands in the place of torch.nn.functional.scaled_dot_product_attention."""
+"""The method with the signature of torch.nn.functional.scaled_dot_product_attention."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def inputs(query_len: int = LENGTH, key_len: int = LENGTH, kv_heads: int = HEADS
 
 
 def both(*tensors: Tensor, **call: Any) -> tuple[Tensor, Tensor]:
-    """What exact attention and torch's function give."""
+    """The results of exact attention and of torch's function."""
     return (
         FULL.scaled_dot_product_attention(*tensors, **call),
         functional.scaled_dot_product_attention(*tensors, **call),
@@ -41,7 +41,7 @@ def added(mask: Tensor) -> Tensor:
     return torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
 
 
-def test_its_arguments_are_those_of_torch() -> None:
+def test_the_arguments_are_those_of_torch() -> None:
     schema = torch.ops.aten.scaled_dot_product_attention.default._schema
     wanted = [
         (it.name, it.default_value if it.has_default_value() else None, it.kwarg_only)
@@ -59,7 +59,7 @@ def test_its_arguments_are_those_of_torch() -> None:
     assert found == wanted
 
 
-def test_it_can_be_put_in_the_place_of_torchs_function(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_can_replace_torchs_function(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = torch.nn.TransformerEncoderLayer(32, HEADS, dim_feedforward=8, dropout=0.0)
     tokens = torch.randn(LENGTH, BATCH, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -98,14 +98,14 @@ def test_it_can_be_put_in_the_place_of_torchs_function(monkeypatch: pytest.Monke
     ),
 )
 @pytest.mark.parametrize("kv_heads", [HEADS, 1])
-def test_exact_attention_gives_what_torch_gives(call: dict[str, Any], kv_heads: int) -> None:
+def test_exact_attention_gives_the_result_of_torch(call: dict[str, Any], kv_heads: int) -> None:
     found, wanted = both(*inputs(kv_heads=kv_heads), **call)
     assert torch.allclose(found, wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("tokens", [RIGHT, LEFT], ids=["right", "left"])
 @pytest.mark.parametrize("additive", [False, True])
-def test_a_causal_mask_of_padded_sequences(
+def test_a_causal_mask_of_padded_sequences_is_recognised(
     tokens: Tensor, additive: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pair_masks, "TILE", 2 * LENGTH)
@@ -115,27 +115,27 @@ def test_a_causal_mask_of_padded_sequences(
     assert torch.allclose(found[rows], wanted[rows], atol=1e-6)
 
 
-def test_fewer_queries_than_keys() -> None:
+def test_fewer_queries_than_keys_are_aligned_by_the_mask() -> None:
     query, key, value = inputs(query_len=3)
-    # In torch the first query is at the first key.
+    # In torch the first query has the position of the first key.
     found, wanted = both(query, key, value, is_causal=True)
     assert torch.allclose(found, wanted, atol=1e-6)
     assert not torch.allclose(FULL(query, key, value, causal=True), wanted, atol=1e-2)
-    # By a mask the last query is at the last key, as with a cache.
+    # With a mask the last query has the position of the last key, as with a cache.
     mask = CAUSAL[-3:]
     found, wanted = both(query, key, value, attn_mask=mask)
     assert torch.allclose(found, wanted, atol=1e-6)
     assert torch.equal(found, FULL(query, key, value, causal=True))
 
 
-def test_fewer_heads_of_keys_than_of_queries() -> None:
+def test_fewer_key_heads_than_query_heads_need_enable_gqa() -> None:
     found, wanted = both(*inputs(kv_heads=2), enable_gqa=True, is_causal=True)
     assert torch.allclose(found, wanted, atol=1e-6)
     with pytest.raises(ValueError, match=r"or enable_gqa=True; got heads=4, kv_heads=2"):
         FULL.scaled_dot_product_attention(*inputs(kv_heads=2))
 
 
-def test_gradients() -> None:
+def test_gradients_equal_those_of_torch() -> None:
     results = []
     for function in (FULL.scaled_dot_product_attention, functional.scaled_dot_product_attention):
         leaves = [x.requires_grad_() for x in inputs()]
@@ -146,7 +146,7 @@ def test_gradients() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(variants.REGISTRY))
-def test_every_variant_reads_masks_as_its_call_does(name: str) -> None:
+def test_every_variant_reads_masks_like_its_call(name: str) -> None:
     attention = variants.create(name)
     tensors = inputs()
     for causal in attention.info.causal_choices:
@@ -184,7 +184,7 @@ def test_every_variant_reads_masks_as_its_call_does(name: str) -> None:
         (UnsupportedError, {"attn_mask": CAUSAL & RIGHT[:, None, :, None]}, "hides other keys"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused(
+def test_unsupported_arguments_are_refused(
     error: type[Exception], call: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(error, match=re.compile(f"full: .*{message}")) as raised:
@@ -200,12 +200,12 @@ def test_more_queries_than_keys_are_not_causal() -> None:
         FULL.scaled_dot_product_attention(query, key, value, is_causal=True)
 
 
-def test_other_numbers_of_dimensions_are_refused_as_by_the_call() -> None:
+def test_other_numbers_of_dimensions_are_refused_like_in_the_call() -> None:
     with pytest.raises(ValueError, match=r"must be \(batch, heads, seq_len, head_dim\)"):
         FULL.scaled_dot_product_attention(*(x[0] for x in inputs()), is_causal=True)
 
 
-def test_a_mask_of_keys_fits_into_a_traced_program_and_one_of_pairs_does_not() -> None:
+def test_a_traced_program_accepts_a_mask_of_keys_and_refuses_a_mask_of_pairs() -> None:
     attention = variants.create("sliding_window", window_size=2)
 
     def call(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
-"""Calls in programs that are traced: the program is right on other data and at other lengths, and
-the process is as before."""
+"""Calls in traced programs: the program is correct for other data and lengths, and tracing leaves
+the process unchanged."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LENGTH, OTHER = 40, 53
 
 
 class Module(nn.Module):
-    """An attention as torch.export takes it."""
+    """An attention as a module for torch.export."""
 
     def __init__(self, call: Call) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ TRACERS: dict[str, Callable[[Call, list[Tensor]], Call]] = {
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("tracer", TRACERS)
 @pytest.mark.parametrize("attention", attentions("small"))
-def test_a_program_is_right_on_other_data_and_the_process_as_before(
+def test_a_program_is_correct_for_other_data_and_the_process_is_unchanged(
     attention: Attention, tracer: str
 ) -> None:
     call = calling(attention)
@@ -106,7 +106,7 @@ def test_a_program_is_right_on_other_data_and_the_process_as_before(
     program = TRACERS[tracer](call, tensors(LENGTH))
     assert {type(x) for x in tensor_cache.held_tensors()} <= {Tensor}
     other = tensors(LENGTH, seed=1)
-    for _ in range(2):  # a program that draws anew would be right once
+    for _ in range(2):  # a program with new draws would be right once
         assert torch.equal(program(*other), call(*other))
     if "any length" in tracer or tracer in ("jit.trace", "functionalize"):
         assert torch.equal(program(*tensors(OTHER)), expected[OTHER])
@@ -120,7 +120,7 @@ def pretended(call: Call) -> Tensor:
 
 
 def of_fake_tensors(call: Call) -> Tensor:
-    """Outside of the mode that made them."""
+    """Run outside of the mode that made the tensors."""
     mode = FakeTensorMode()
     return call(*(mode.from_tensor(x) for x in tensors(LENGTH)))
 
@@ -131,7 +131,9 @@ def on_meta(call: Call) -> Tensor:
 
 @pytest.mark.parametrize("pretend", [pretended, of_fake_tensors, on_meta])
 @pytest.mark.parametrize("attention", attentions("small"))
-def test_tensors_without_numbers(attention: Attention, pretend: Callable[[Call], Tensor]) -> None:
+def test_fake_tensors_have_the_right_shape_and_dtype(
+    attention: Attention, pretend: Callable[[Call], Tensor]
+) -> None:
     call = calling(attention)
     expected = call(*tensors(LENGTH))
     found = pretend(call)
@@ -153,8 +155,8 @@ torch.save(found, {path!r})
 """
 
 
-def test_bytes_are_those_of_a_fresh_process(tmp_path: Any) -> None:
-    """After all kinds of tracing, at the same and at another length."""
+def test_results_after_tracing_equal_those_of_a_fresh_process(tmp_path: Any) -> None:
+    """After all kinds of tracing, at the same length and at another length."""
     path = str(tmp_path / "fresh.pt")
     subprocess.run([sys.executable, "-c", FRESH.format(path=path)], check=True)
     fresh = torch.load(path)
@@ -184,8 +186,10 @@ class Layer(nn.Module):
 @pytest.mark.parametrize(
     "attention", attentions("small", where=lambda x: not getattr(x, "shared_qk", False))
 )
-def test_an_exported_layer(attention: Attention, position: str, strict: bool) -> None:
-    """With padding elsewhere than when it was exported, and trained as the layer is."""
+def test_an_exported_layer_gives_the_results_of_the_layer(
+    attention: Attention, position: str, strict: bool
+) -> None:
+    """With padding at other positions than during the export, and after training of the layer."""
     layer = Layer(attention, position)
     hidden = torch.randn(2, LENGTH, 32)
     mask = torch.zeros(2, LENGTH, dtype=torch.bool)
@@ -203,7 +207,7 @@ def test_an_exported_layer(attention: Attention, position: str, strict: bool) ->
     torch.testing.assert_close(found, grads, rtol=1e-4, atol=1e-4)
 
 
-def test_torchs_own_attention_becomes_part_of_a_program() -> None:
+def test_torchs_own_attention_is_part_of_a_program() -> None:
     attention = variants.create("full", implementation="sdpa")
     program = torch.export.export(Module(calling(attention)), tuple(tensors(LENGTH)))
     targets = [str(node.target) for node in program.graph.nodes]
@@ -211,7 +215,7 @@ def test_torchs_own_attention_becomes_part_of_a_program() -> None:
     assert not any("variants" in target for target in targets)
 
 
-def test_what_does_not_fit_into_a_program_is_refused_in_words() -> None:
+def test_calls_that_cannot_be_traced_are_refused_with_a_message() -> None:
     attention = variants.create("sliding_window")
     query, key, value = tensors(LENGTH)
     with pytest.raises(UnsupportedError, match="sliding_window: weights takes tensors that hold"):
@@ -226,7 +230,7 @@ def test_what_does_not_fit_into_a_program_is_refused_in_words() -> None:
 
 
 @pytest.mark.parametrize("attention", attentions("small"))
-def test_a_dimension_that_vmap_hides_is_refused_in_words(attention: Attention) -> None:
+def test_a_dimension_hidden_by_vmap_is_refused_with_a_message(attention: Attention) -> None:
     call = calling(attention)
     query, key, value = tensors(LENGTH)
     refused = pytest.raises(UnsupportedError, match="Join that dimension with the batch")
@@ -236,7 +240,7 @@ def test_a_dimension_that_vmap_hides_is_refused_in_words(attention: Attention) -
         torch.func.jacrev(lambda x: call(x, key, value))(query)
 
 
-def test_a_wrong_call_is_refused_while_it_is_traced() -> None:
+def test_an_invalid_call_is_refused_during_tracing() -> None:
     attention = variants.create("linformer")
     with pytest.raises(UnsupportedError, match="linformer does not support 'causal'"):
         exported(lambda q, k, v: attention(q, k, v, causal=True), tensors(LENGTH))

@@ -1,4 +1,4 @@
-"""The stored benchmarks: what they hold, and what they must not."""
+"""The stored benchmarks: their content, and the data that must be absent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> str:
     return path.read_text()
 
 
-def test_exact_figures_stand_beside_the_times(stored: str) -> None:
+def test_exact_memory_and_operations_are_stored_with_the_times(stored: str) -> None:
     (benchmark,) = json.loads(stored)["benchmarks"]
     assert benchmark["stats"]["rounds"] == 7
     # Output, and the features of query and key, each 1 × 4 × 1024 × 64 of float32.
@@ -36,7 +36,7 @@ def test_exact_figures_stand_beside_the_times(stored: str) -> None:
     assert 0.1 < benchmark["extra_info"]["approx_error_rel_l2"] < 10
 
 
-def test_the_machine_is_described_but_not_named(stored: str) -> None:
+def test_the_machine_is_described_without_its_name(stored: str) -> None:
     machine = json.loads(stored)["machine_info"]
     assert machine["processor"]
     assert machine["threads"] >= 1
@@ -45,7 +45,7 @@ def test_the_machine_is_described_but_not_named(stored: str) -> None:
     assert f'"{getpass.getuser()}"' not in stored
 
 
-def test_a_comparison_with_nothing_says_what_to_do(tmp_path: Path) -> None:
+def test_a_comparison_without_stored_runs_prints_the_next_step(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml")]
     command += [str(ROOT / "tests/tracking"), "--benchmark-compare", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

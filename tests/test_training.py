@@ -1,5 +1,5 @@
-"""Tiny models: the tasks are what they say, and a training tells attention that works from one that
-does not."""
+"""Tiny models: the tasks have their stated properties, and training distinguishes attention that
+works from attention that does not."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_answers_of_recall_are_the_values_of_the_keys(seq_len: int) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("seq_len", LENGTHS)
-def test_a_source_is_where_the_answer_stands(task: str, seq_len: int) -> None:
+def test_a_source_is_the_position_of_the_answer(task: str, seq_len: int) -> None:
     batch = drawn(task, seq_len)
     asked = batch.answers != NO_ANSWER
     found = batch.tokens.gather(1, batch.sources)[asked]
@@ -76,8 +76,8 @@ def test_a_source_is_where_the_answer_stands(task: str, seq_len: int) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_an_asking_token_does_not_tell_its_answer(task: str) -> None:
-    """The best table from a position, its token and the next one to an answer, made from many
+def test_a_query_token_does_not_determine_its_answer(task: str) -> None:
+    """The best table from a position, its token and the next token to an answer, fitted on many
     sequences, is no better than one answer for all."""
     seen: dict[tuple[int, ...], Counter[int]] = {}
     right = total = 0
@@ -118,7 +118,7 @@ def test_a_batch_depends_on_the_generator_alone(task: str) -> None:
 
 @pytest.mark.parametrize("seq_len", [32, 64])
 @pytest.mark.parametrize("name", [n for n in TRAINABLE if variants.REGISTRY[n].info.exact_when])
-def test_an_approximation_is_one_at_the_length_it_is_trained_at(name: str, seq_len: int) -> None:
+def test_an_approximation_is_not_exact_at_its_training_length(name: str, seq_len: int) -> None:
     attention = attention_at(name, seq_len)
     causal = attention.info.causal_choices[-1]
     generator = torch.Generator().manual_seed(0)
@@ -128,10 +128,10 @@ def test_an_approximation_is_one_at_the_length_it_is_trained_at(name: str, seq_l
     assert float((out - exact).norm() / exact.norm()) > 0.05
 
 
-def test_what_is_said_of_an_attention_holds() -> None:
+def test_written_hyperparameters_hold_and_the_others_follow_the_length() -> None:
     attention = attention_at("lsh num_hashes=3", 64)
     assert (attention.num_hashes, attention.bucket_size) == (3, 8)
-    assert attention_at("hierarchical", 64).block_size == 8  # goes in steps of two
+    assert attention_at("hierarchical", 64).block_size == 8  # increases in steps of two
     assert attention_at("compressed", 64).block_size == 4
     assert attention_at("full", 32) == variants.create("full")
     assert attention_at("chunked_state rule=gated_delta", 32).rule == "gated_delta"
@@ -153,7 +153,7 @@ def test_every_variant_has_settings_at_any_length(name: str, seq_len: int) -> No
         ("lsh many", "write hyperparameters as name=value; got 'many'"),
     ],
 )
-def test_a_variant_that_there_is_not_is_refused(text: str, message: str) -> None:
+def test_an_invalid_attention_is_refused(text: str, message: str) -> None:
     with pytest.raises(SweepError) as caught:
         attention_at(text, 32)
     assert str(caught.value).startswith(message)
@@ -166,11 +166,11 @@ def test_a_variant_without_gradient_is_refused(monkeypatch: pytest.MonkeyPatch) 
         attention_at("full", 32)
 
 
-# What a token is shown.
+# Keys that a token can reach.
 
 
-def test_windows_show_what_is_near_and_pass_it_on() -> None:
-    """Two layers of 4 tokens back, of which each tells of its predecessor."""
+def test_windows_reach_near_tokens_and_pass_information_on() -> None:
+    """Two layers with 4 tokens back; each tells the next token its predecessor."""
     model = TinyModel(variants.create("sliding_window", window_size=4), Copy(32), seed=0)
     back = torch.arange(32)[:, None] - torch.arange(32)
     assert torch.equal(model.sees(32, passed_on=False), (back >= 0) & (back <= 4))
@@ -178,8 +178,8 @@ def test_windows_show_what_is_near_and_pass_it_on() -> None:
 
 
 @pytest.mark.parametrize("name", TRAINABLE)
-def test_a_token_is_told_of_every_position_it_depends_on(name: str) -> None:
-    """A pattern that shows less than the model uses would excuse what it has not learned."""
+def test_the_pattern_includes_every_position_that_a_token_depends_on(name: str) -> None:
+    """A pattern with too few positions would hide a failure to learn."""
     attention = attention_at(name, 32)
     model = TinyModel(attention, Copy(32), seed=0).double()
     seen = model.sees(32, passed_on=True)
@@ -200,7 +200,7 @@ def test_a_token_is_told_of_every_position_it_depends_on(name: str) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Zeros(FullAttention):
-    """Tells a token nothing."""
+    """Returns zeros."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         return 0 * super().attend(query, key, value, call)
@@ -208,7 +208,7 @@ class Zeros(FullAttention):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mean(FullAttention):
-    """The same to all: a mean of what came before."""
+    """Returns the mean of the earlier values for each token."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         return super().attend(query, 0 * key, value, call)
@@ -252,21 +252,21 @@ def test_exact_attention_learns(task: str) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("broken", [Zeros(), Mean()])
-def test_attention_that_looks_nowhere_does_not_learn(broken: Any, task: str) -> None:
+def test_attention_that_returns_zeros_does_not_learn(broken: Any, task: str) -> None:
     seen = trained(broken, task, 150)
     assert seen.accuracy < 0.75
     assert seen.accuracy < seen.chance + 0.25
     assert learned(seen) == "no"
 
 
-def test_a_window_too_short_to_pass_anything_on_learns_nothing() -> None:
+def test_a_window_too_short_to_pass_information_on_does_not_learn() -> None:
     seen = trained(variants.create("sliding_window", window_size=3), "copy", 60)
     assert (seen.in_sight, seen.accuracy_in_sight) == (0.0, None)
     assert seen.accuracy < 0.35
     assert learned(seen) == "no"
 
 
-def test_learned_needs_the_answers_that_are_in_sight() -> None:
+def test_learned_requires_only_the_answers_that_are_in_sight() -> None:
     def seen(accuracy: float, in_sight: float | None) -> Trained:
         return Trained(1.4, 0.0, accuracy, 0.4, 0.5, in_sight, 60, 1.0, ())
 
@@ -275,7 +275,7 @@ def test_learned_needs_the_answers_that_are_in_sight() -> None:
     assert learned(seen(0.8, 0.8)) == learned(seen(0.8, None)) == "no"
 
 
-def test_the_same_seed_gives_the_same_numbers_and_leaves_the_random_state() -> None:
+def test_the_same_seed_gives_the_same_numbers_and_the_random_state_is_unchanged() -> None:
     state = torch.get_rng_state()
     attention = attention_at("performer", 16)
     first = trained(attention, "recall", 4)
@@ -287,7 +287,7 @@ def test_the_same_seed_gives_the_same_numbers_and_leaves_the_random_state() -> N
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_layers_draw_apart_and_learned_tensors_follow_the_seed() -> None:
+def test_layers_have_different_draws_and_learned_parameters_depend_on_the_seed() -> None:
     model = TinyModel(attention_at("performer", 32), Recall(32), seed=0)
     first, second = (block.attention.attention for block in model.blocks)  # type: ignore
     assert (first.seed, second.seed) == (0, 1)  # type: ignore
@@ -299,14 +299,14 @@ def test_layers_draw_apart_and_learned_tensors_follow_the_seed() -> None:
     assert len({tuple(span.tolist()) for span in spans}) == 4
 
 
-def test_a_variant_that_shares_query_and_key_gets_a_layer_that_does() -> None:
+def test_a_variant_with_a_shared_query_and_key_gets_a_layer_with_them() -> None:
     for shared_qk in (True, False):
         model = TinyModel(variants.create("lsh", shared_qk=shared_qk), Copy(32), seed=0)
         assert all(block.attention.shared_qk is shared_qk for block in model.blocks)  # type: ignore
 
 
 @pytest.mark.parametrize("name", TRAINABLE)
-def test_every_trainable_variant_is_trained(name: str) -> None:
+def test_every_variant_with_a_gradient_is_trained(name: str) -> None:
     seen = trained(attention_at(name, 16), "copy", 10)
     assert seen.curve[-1].loss < seen.loss_start
 
@@ -323,7 +323,7 @@ def asked(attention: variants.Attention, seed: int = 0) -> Training:
     return Training(attention, "copy", seed, seq_len=8, steps=3, device="cpu")
 
 
-def test_what_fails_is_a_row_and_loses_no_other(tmp_path: Path) -> None:
+def test_a_failure_is_a_row_and_other_cases_are_kept(tmp_path: Path) -> None:
     broken = [asked(x, seed) for seed, x in enumerate((Fails(), Dies(), Explodes()))]
     rows = training_runs.run([*broken, asked(FullAttention(), seed=3)], tmp_path)
     assert len(rows) == 4
@@ -342,7 +342,7 @@ def test_what_fails_is_a_row_and_loses_no_other(tmp_path: Path) -> None:
     assert "error: full, copy, seed 0: LookupError: there is none" in said
 
 
-def test_rows_outlive_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_kept_after_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there: list[dict[str, str]] = []
 
     def interrupted(self: Progress, *_: object) -> None:
@@ -366,7 +366,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     return ended.value.code
 
 
-def test_the_command_trains_and_says_what_was_learned(
+def test_the_command_trains_and_prints_whether_the_task_was_learned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
@@ -411,7 +411,7 @@ def test_bad_input_ends_with_one_message(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_said(
+def test_a_folder_that_cannot_be_written_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()

@@ -1,4 +1,4 @@
-"""Transformer-XL, written out a second time, and segments one by one."""
+"""Transformer-XL, implemented a second time and segment by segment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.plain_loops import HEADS, tensors
 
 
 def learned(head_dim: int = 6) -> dict[str, Tensor]:
-    """Parameters of a size at which each of them matters."""
+    """Parameters so large that each of them matters."""
     generator = torch.Generator().manual_seed(5)
     seeded = variants.create("transformer_xl").init_parameters(HEADS, head_dim)
     return {
@@ -32,7 +32,7 @@ def sinusoid(distance: int, channel: int, channels: int) -> float:
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
 @pytest.mark.parametrize(("segment", "memory"), [(7, 5), (4, 0), (1, 3), (64, 0), (6, 12)])
 @pytest.mark.parametrize(("query_len", "key_len"), [(20, 20), (9, 20), (1, 20), (20, 9)])
-def test_is_the_paper_s_sum_of_two_products(
+def test_scores_are_the_sum_of_two_products_of_the_paper(
     query_len: int, key_len: int, segment: int, memory: int, padded: bool
 ) -> None:
     query, key, value = tensors(query_len, key_len)
@@ -68,7 +68,8 @@ def test_is_the_paper_s_sum_of_two_products(
 @pytest.mark.parametrize("keeps", ["memory", "everything"])
 @pytest.mark.parametrize(("segment", "memory"), [(16, 16), (16, 40), (600, 600), (7, 5)])
 def test_segment_by_segment_equals_one_pass(segment: int, memory: int, keeps: str) -> None:
-    """Each segment's queries, with no more keys in front of them than its memory, or with all."""
+    """The queries of each segment, with exactly the keys of its memory before them, or with all
+    earlier keys."""
     length = 1300 if segment == 600 else 100
     query, key, value = tensors(length, length)
     attention = variants.create("transformer_xl", segment_size=segment, memory_size=memory)
@@ -87,7 +88,7 @@ def test_segment_by_segment_equals_one_pass(segment: int, memory: int, keeps: st
         assert_close(part, whole[:, :, start:stop])
 
 
-def test_a_memory_of_everything_makes_segments_one() -> None:
+def test_with_a_memory_of_all_tokens_the_segments_do_not_matter() -> None:
     inputs = tensors(50, 50)
     whole = variants.create("transformer_xl", segment_size=50, memory_size=0)
     pieces = variants.create("transformer_xl", segment_size=8, memory_size=48)
@@ -104,8 +105,8 @@ def test_without_biases_and_positions_it_is_attention_over_segments() -> None:
     assert_close(attention(query, key, value, causal=True, parameters=nothing), right)
 
 
-def test_positions_far_out_are_as_exact_as_near_ones() -> None:
-    """Angles grow with the position, and must not lose digits in float32."""
+def test_far_positions_are_as_exact_as_near_ones() -> None:
+    """Angles grow with the position and must keep their digits in float32."""
     query, key, value = (x.float() for x in tensors(8, 60_000))
     attention = variants.create("transformer_xl", segment_size=64, memory_size=64)
     found = attention(query, key, value, causal=True)

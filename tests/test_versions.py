@@ -1,4 +1,4 @@
-"""Which versions are held, which are compared, and when warnings are errors."""
+"""Pinned versions, compared versions, and the condition for warnings as errors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def project() -> dict[str, Any]:
     return found
 
 
-def test_the_held_versions_are_all_that_is_asked_for_and_fit() -> None:
+def test_the_pinned_versions_are_all_required_ones_and_satisfy_the_bounds() -> None:
     held = versions.tested(CONSTRAINTS)
     extras = project()["optional-dependencies"].values()
     for wanted in (project()["dependencies"], *extras):
@@ -42,21 +42,21 @@ def test_the_held_versions_are_all_that_is_asked_for_and_fit() -> None:
             assert requirement.specifier.contains(held[canonicalize_name(requirement.name)])
 
 
-def test_the_constraints_are_versions_alone_in_order() -> None:
+def test_the_constraints_are_sorted_and_contain_only_versions() -> None:
     lines = [line for line in CONSTRAINTS.splitlines() if not line.startswith("#")]
     assert [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[0-9][a-z0-9.]*", line)] == []
     assert lines == sorted(lines, key=lambda line: line.partition("==")[0])
     assert versions.freeze(versions.tested(CONSTRAINTS)) == CONSTRAINTS
 
 
-def test_the_environment_itself_is_not_held() -> None:
+def test_the_packages_of_the_environment_itself_are_not_pinned() -> None:
     found = {"numpy": "2.4", "pip": "26.3", "nvidia-nccl-cu12": "2.27", "cuda-bindings": "12.9"}
     found |= {"triton": "3.6", "attention-benchmark": "0.1.0", "setuptools": "84.2.1"}
     lines = versions.freeze(found).removeprefix(versions.HEADER)
     assert lines == "numpy==2.4\nsetuptools==84.2.1\n"
 
 
-def test_what_is_installed_is_that_of_pip() -> None:
+def test_the_installed_versions_are_those_of_pip() -> None:
     found = versions.installed()
     assert found["pytest"] == pytest.__version__
     assert not [version for version in found.values() if "+" in version]
@@ -64,7 +64,7 @@ def test_what_is_installed_is_that_of_pip() -> None:
     assert versions.canonical("PyYAML_x.y") == "pyyaml-x-y"
 
 
-def test_comparison() -> None:
+def test_differing_versions_are_listed() -> None:
     held = versions.tested("# a comment\n\nJinja2==3.1.6\nnumpy==2.4.6\nruff==0.17.6\n")
     assert held == {"jinja2": "3.1.6", "numpy": "2.4.6", "ruff": "0.17.6"}
     found = {"jinja2": "3.1.6", "numpy": "2.5.0", "triton": "3.6", "six": "1.17"}
@@ -74,7 +74,7 @@ def test_comparison() -> None:
     assert versions.changes(held, found) == rows
 
 
-def test_a_torch_that_is_there_brings_what_it_needs() -> None:
+def test_an_installed_torch_keeps_the_versions_that_it_needs() -> None:
     held = {"numpy": "2.4.6", "setuptools": "84.2.1", "torch": "2.13.0", "typing-extensions": "4"}
     needs = ["setuptools<82", "typing_extensions>=4.10", 'triton==3.6; sys_platform == "linux"']
     assert versions.to_install(held, None, []) == held
@@ -82,7 +82,7 @@ def test_a_torch_that_is_there_brings_what_it_needs() -> None:
     assert versions.to_install(held, "2.12.1", needs) == {"numpy": "2.4.6"}
 
 
-def test_lower_bounds() -> None:
+def test_lower_bounds_are_read_from_pyproject() -> None:
     some = {
         "dependencies": ["torch>=2.10,<2.14", "xformers<1,>=0.0.35; python_version>='3.11'"],
         "optional-dependencies": {"test": ["pytest-benchmark>=5.1"], "dev": ["pandas-stubs"]},
@@ -99,10 +99,10 @@ def test_every_dependency_has_a_lower_bound() -> None:
 
 
 @pytest.mark.parametrize("held", [True, False], ids=["held", "other"])
-def test_warnings_are_errors_only_where_versions_are_held(
+def test_warnings_are_errors_only_with_the_pinned_versions(
     tmp_path: Path, held: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the settings of this project, and constraints of one package."""
+    """With the settings of this project, and constraints for one package."""
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     (tmp_path / "tests").mkdir()
     for name in ("pyproject.toml", "tests/__init__.py", "tests/conftest.py", "tests/versions.py"):

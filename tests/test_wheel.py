@@ -1,4 +1,4 @@
-"""What a user gets: the files of a wheel, and the types that it brings."""
+"""The content of a wheel: its files and its types."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> ZipFile:
     return ZipFile(made)
 
 
-def test_it_holds_every_file_of_the_packages(wheel: ZipFile) -> None:
+def test_a_wheel_contains_every_file_of_the_packages(wheel: ZipFile) -> None:
     wanted = {
         file.relative_to(ROOT).as_posix()
         for name in PACKAGES
@@ -50,7 +50,7 @@ def test_it_holds_every_file_of_the_packages(wheel: ZipFile) -> None:
 def test_mypy_knows_the_types_of_a_users_script(
     wheel: ZipFile, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
-    """The wheel is installed in an environment, where mypy reads only typed packages."""
+    """The wheel is installed in an environment, because mypy reads only typed packages there."""
     pytest.importorskip("mypy")
     venv.create(tmp_path / "environment", symlinks=True)
     (packages,) = (tmp_path / "environment").glob("lib/python*/site-packages")

@@ -1,4 +1,4 @@
-"""A tiny random language model and words for it to read; nothing is downloaded."""
+"""A tiny random language model and a text for it; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LLAMA = {
     "num_key_value_heads": 2,
     "intermediate_size": 48,
     "max_position_embeddings": CONTEXT,
-    # Large, so that attention is far from uniform and a wrong mask or layer would show.
+    # Large weights, so that attention is far from uniform and a wrong mask or layer is detected.
     "initializer_range": 0.5,
 }
 
@@ -34,7 +34,7 @@ def make_model(kind: str = "Llama", dtype: torch.dtype = torch.float32, **change
 
 
 def save_model(folder: Path, kind: str = "Llama", **changes: Any) -> Path:
-    """The model as a directory, with a tokenizer of one-letter words."""
+    """The model saved as a directory, with a tokenizer of one-letter words."""
     transformers = pytest.importorskip("transformers")
     tokenizers = pytest.importorskip("tokenizers")
     numbers = {word: number for number, word in enumerate(("?", *WORDS))}

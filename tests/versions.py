@@ -23,7 +23,7 @@ HEADER = """\
 # The versions that were tested together. `make bench` and `make test` install by them.
 # `make constraints` writes this file.
 """
-# Packages of the environment itself; those that a CUDA build of torch holds by itself.
+# Packages of the environment itself, and packages that a CUDA build of torch pins.
 NOT_HELD = re.compile("pip|attention-benchmark|triton|(cuda|nvidia)-.*")
 
 Versions = dict[str, str]
@@ -34,7 +34,7 @@ def canonical(name: str) -> str:
 
 
 def public(version: str) -> str:
-    """Without the local part, as `+cpu`, which names a build."""
+    """The version without its local part, such as `+cpu`, which names a build."""
     return version.partition("+")[0]
 
 
@@ -54,7 +54,7 @@ def freeze(found: Versions) -> str:
 
 
 def differing(held: Versions, found: Versions) -> list[str]:
-    """Packages that are installed in another version than the one that was tested."""
+    """Packages that are installed in another version than the tested one."""
     return [
         f"{name} {found[name]} ({held[name]} was tested)"
         for name in sorted(held.keys() & found.keys())
@@ -63,17 +63,17 @@ def differing(held: Versions, found: Versions) -> list[str]:
 
 
 def changes(held: Versions, found: Versions) -> list[tuple[str, str, str]]:
-    """Name, tested version and installed version, of packages where these are not the same."""
+    """Name, tested version and installed version of the packages where the two differ."""
     names = sorted(n for n in held.keys() | found.keys() if not NOT_HELD.fullmatch(n))
     rows = [(name, held.get(name, "-"), found.get(name, "-")) for name in names]
     return [row for row in rows if row[1] != row[2]]
 
 
 def to_install(held: Versions, torch: str | None, torch_needs: Iterable[str]) -> Versions:
-    """Constraints that leave a torch in its place; None if there is none.
+    """Constraints that keep an installed torch of version `torch`; None if torch is not installed.
 
-    The requirements of another torch than the tested one may contradict what was tested: 2.11 and
-    2.12 ask for an older setuptools. pip would then replace the torch.
+    The requirements of an untested torch may contradict the tested versions: 2.11 and 2.12 require
+    an older setuptools. pip would then replace torch.
     """
     if torch is None or public(torch) == held["torch"]:
         return held
@@ -82,7 +82,7 @@ def to_install(held: Versions, torch: str | None, torch_needs: Iterable[str]) ->
 
 
 def lower_bounds(project: Mapping[str, Any], extras: Collection[str]) -> Versions:
-    """Of the dependencies and some extras of a pyproject.toml's `[project]`."""
+    """The lower bounds of the dependencies and some extras in `[project]` of a pyproject.toml."""
     wanted = [*project["dependencies"]]
     for extra in extras:
         wanted += project["optional-dependencies"][extra]
@@ -96,7 +96,7 @@ def lower_bounds(project: Mapping[str, Any], extras: Collection[str]) -> Version
 
 
 def _requirement(text: str) -> tuple[str, str]:
-    """The name of the package, and the rest."""
+    """The name of the package, and the rest of the requirement."""
     name = re.match(r"[\w.-]+", text)
     assert name is not None
     return canonical(name[0]), text[name.end() :]

@@ -1,4 +1,4 @@
-"""Stores runs by machine, and nothing of who or where."""
+"""Stores runs by machine, without names of users, hosts or paths."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from bench import environment
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":
-    variants.choose_float32_route()  # as the worker of the bench does
+    variants.choose_float32_route()  # like the worker of the bench
 PRESENT = environment.describe(DEVICE)
 
 
 def _machine() -> str:
-    """A folder name for what times depend on: hardware, and the versions of torch and Python."""
+    """A folder name from the facts that times depend on: hardware, and the versions of torch and
+    Python."""
     hardware = PRESENT["hardware"]
     names = ("python", "torch")
     kept = {k: v for k, v in hardware.items() if k not in ("system", "memory_bytes")}
@@ -48,4 +49,4 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: An
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Times are those of all threads, unlike in other tests."""
+    """Times are measured with all threads, unlike in other tests."""

@@ -17,7 +17,7 @@ LENGTHS = (1024, 4096)
 @pytest.mark.parametrize("seq_len", LENGTHS)
 @pytest.mark.parametrize("direction", ["forward", "forward_backward"])
 @pytest.mark.parametrize("name", sorted(variants.REGISTRY))
-def test_time_of_a_call(benchmark: Any, name: str, direction: str, seq_len: int) -> None:
+def test_the_time_of_a_call(benchmark: Any, name: str, direction: str, seq_len: int) -> None:
     attention = variants.create(name)
     causal = attention.info.causal_only
     generator = torch.Generator().manual_seed(0)
@@ -42,7 +42,7 @@ def test_time_of_a_call(benchmark: Any, name: str, direction: str, seq_len: int)
     sample = accuracy.sample_rows(seq_len, seq_len, causal=causal)
     reference = accuracy.Reference.of(query, key, value, sample, causal=causal)
     seen = accuracy.measure(attention, reference, out[:, :, reference.sample.rows])
-    # Updated in place: these stand beside the times in the stored file and are exact.
+    # Added to the stored file after the measurement; these numbers are exact.
     benchmark.extra_info["peak_memory_bytes"] = memory.peak_bytes(call, DEVICE)
     benchmark.extra_info["approx_error_rel_l2"] = seen.approx_error_rel_l2
     assert seen.impl_error_rel_l2 <= accuracy.ROUNDING["float32"]

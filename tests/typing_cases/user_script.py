@@ -1,6 +1,6 @@
-"""A user's script, for `mypy --strict`: what must have a type, and what must be an error.
+"""A user's script for `mypy --strict`: code that must have a type, and code that must be an error.
 
-An error that does not occur makes its `type: ignore` an unused one, which is an error too.
+If an expected error does not occur, its `type: ignore` is unused, which is an error too.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ assert_type(lsh.shared_qk, bool)
 assert_type(variants.create("full", implementation="sdpa"), FullAttention)
 assert_type(variants.create("linear", feature_map="relu"), LinearAttention)
 
-# Mistakes.
+# Errors.
 variants.create("lsh", num_hashs=4)  # type: ignore[call-overload]
 variants.create("lsh", num_hashes="4")  # type: ignore[call-overload]
 variants.create("lsh", 4)  # type: ignore[call-overload]
@@ -31,7 +31,7 @@ variants.create(name=4)  # type: ignore[call-overload]
 lsh.num_hashs  # type: ignore[attr-defined]  # noqa: B018
 lsh.num_hashes = 8  # type: ignore[misc]
 
-# Names that are not known when types are checked.
+# Names that are unknown when types are checked.
 name = input()
 settings: dict[str, Any] = {"num_hashes": 4}
 assert_type(variants.create(name), variants.Attention)
@@ -52,7 +52,7 @@ out, state = variants.create("sliding_window").prefill(query, query, query)
 assert_type(out, Tensor)
 assert_type(state, variants.State)
 
-# In the place of torch's function, of which types know the arguments.
+# In place of torch's function; the argument types are known.
 attend: Callable[[Tensor, Tensor, Tensor], Tensor] = (
     torch.nn.functional.scaled_dot_product_attention
 )
@@ -61,4 +61,4 @@ lsh.scaled_dot_product_attention(query, query, query, mask, 0.0, True, scale=1.0
 lsh.scaled_dot_product_attention(query, query, query, causal=True)  # type: ignore[call-arg]
 
 layer = variants.MultiHeadAttention(64, 8, attention="lsh num_hashes=4")
-assert_type(layer(query), Any)  # as of every torch.nn.Module
+assert_type(layer(query), Any)  # like every torch.nn.Module
