@@ -1,4 +1,4 @@
-"""What the report says of errors: tables, baselines, other operators, inputs, single heads."""
+"""Errors in the report: tables, baselines, other operators, inputs, single heads."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ MARK = f" ({OTHER_OPERATOR})"
 
 
 def held(error: float, time: float = 1.0, **changes: Any) -> Measurement:
-    """A row with a floor of 3e-7 and baselines: 0.8 the mean of V, 0.6 random, 0.1 top keys.
+    """A row with a floor of 3e-7 and baselines: 0.8 the mean of V, 0.6 random keys, 0.1 top keys.
 
-    What is no column of a case is set in the row.
+    Values that are no column of a case are set in the row.
     """
     numbers = {k: changes.pop(k) for k in list(changes) if k not in CASE_COLUMNS}
     seen = {
@@ -68,7 +68,7 @@ def tables_of(folder: Path, rows: Sequence[Measurement]) -> list[AccuracyTable]:
 
 
 def shown(table: AccuracyTable, label: str) -> dict[str, str]:
-    """The cells of a line by the titles of their columns, soft hyphens left out."""
+    """The cells of a line by the titles of their columns, without soft hyphens."""
     (line,) = [line for line in table.lines if line.label == label]
     titles = [column.title.replace("\u00ad", "") for column in table.columns]
     return dict(zip(titles, line.cells, strict=True))
@@ -81,7 +81,7 @@ def line_of(table: AccuracyTable, label: str) -> Line:
 # The tables
 
 
-def test_a_line_holds_the_error_its_interval_and_the_baselines_of_its_budget(
+def test_a_line_has_the_error_its_interval_and_the_baselines_of_its_budget(
     tmp_path: Path,
 ) -> None:
     rows = [
@@ -123,7 +123,7 @@ def test_a_line_holds_the_error_its_interval_and_the_baselines_of_its_budget(
     assert sum(count for _, count in table.groups) == len(table.columns)
 
 
-def test_gradients_of_the_backward_pass_stand_in_the_line_of_the_forward_pass(
+def test_gradients_of_the_backward_pass_are_in_the_line_of_the_forward_pass(
     tmp_path: Path,
 ) -> None:
     gradients = {f"grad_{name}_error_rel_l2": e for name, e in (("query", 0.7), ("key", 0.8))}
@@ -138,7 +138,7 @@ def test_gradients_of_the_backward_pass_stand_in_the_line_of_the_forward_pass(
     assert "value" not in shown(table, "lsh")
 
 
-def test_total_approximation_and_substitution_of_shared_queries_and_keys_stand_apart(
+def test_errors_of_approximation_and_of_shared_queries_and_keys_have_separate_columns(
     tmp_path: Path,
 ) -> None:
     parts = {"target_error_rel_l2": 0.3, "substitution_error_rel_l2": 0.45}
@@ -163,22 +163,25 @@ def test_total_approximation_and_substitution_of_shared_queries_and_keys_stand_a
             {"error": 1.0, "mean_value_error_rel_l2": 1.7, "random_keys_error_rel_l2": 1.9},
             ("zeros",),
         ),
-        # Rounding loses to nothing: neither that of the dtype nor that of an implementation.
+        # A rounding error is no loss against a baseline: neither that of the dtype nor that of an
+        # implementation.
         ({"error": 5e-7, "random_keys_error_rel_l2": 0.0}, ()),
         ({"error": 7e-7, "random_keys_error_rel_l2": 0.0}, ("random keys",)),
         ({"error": 3e-3, "impl_error_rel_l2": 3e-3, "random_keys_error_rel_l2": 0.0}, ()),
-        # Nothing is said against what was not measured.
+        # There is no comparison with a baseline that was not measured.
         ({"error": 0.9, "mean_value_error_rel_l2": None, "random_keys_error_rel_l2": None}, ()),
     ],
 )
-def test_what_a_method_does_not_better_is_said(
+def test_baselines_that_a_method_does_not_beat_are_named(
     tmp_path: Path, numbers: dict[str, Any], words: tuple[str, ...]
 ) -> None:
     (table,) = tables_of(tmp_path, [held(variant="lsh", **numbers)])
     assert table.lines[0].beaten == words
 
 
-def test_a_beaten_method_is_marked_on_the_page_and_in_the_answer(tmp_path: Path) -> None:
+def test_a_method_worse_than_a_baseline_is_marked_on_the_page_and_in_the_answer(
+    tmp_path: Path,
+) -> None:
     rows = [held(0.85, 0.1, variant="lsh"), held(0.5, 0.2, variant="top_k")]
     text = build_report([write(tmp_path, rows)]).read_text()
     lines = re.findall(r"<tr><td>(.*?)</tr>", text.split('class="accuracy"')[1], re.DOTALL)
@@ -190,7 +193,7 @@ def test_a_beaten_method_is_marked_on_the_page_and_in_the_answer(tmp_path: Path)
     assert [choice.label for choice in answer.choices] == ["top_k"]
 
 
-def test_a_table_for_each_scene_real_inputs_first_the_longest_open(tmp_path: Path) -> None:
+def test_each_scene_has_a_table_with_real_inputs_first_and_the_longest_open(tmp_path: Path) -> None:
     rows = [held(0.5, seq_len=n, dtype=t) for n in (256, 4096) for t in ("float32", "bfloat16")]
     rows += [held(0.5, seq_len=n, inputs="smollm2", layer=15) for n in (256, 1024)]
     rows += [failed(seq_len=8192, inputs="smollm2", layer=15)]
@@ -207,7 +210,7 @@ def test_a_table_for_each_scene_real_inputs_first_the_longest_open(tmp_path: Pat
     assert [table.is_open for table in second] == [True]
 
 
-def test_a_row_of_two_slices_has_one_table(tmp_path: Path) -> None:
+def test_a_row_of_two_slices_is_in_one_table(tmp_path: Path) -> None:
     rows = [held(0.5, seq_len=n) for n in (256, 1024)]
     rows += [held(0.5, heads=h, head_dim=512 // h) for h in (1, 32)]
     by_dim, by_width = tables(split(frame_of(tmp_path, rows)))
@@ -225,7 +228,7 @@ def test_every_table_of_a_run_with_baselines_shows_them_and_the_floor(tmp_path: 
         assert always <= {column.title for column in table.columns}
 
 
-def test_a_run_from_before_baselines_has_tables_without_them(tmp_path: Path) -> None:
+def test_a_run_without_baselines_has_tables_without_them(tmp_path: Path) -> None:
     rows = [done(1, 0.5, variant="lsh"), done(2, 0.0)]
     (table,) = tables_of(tmp_path, rows)
     assert [column.title for column in table.columns] == ["error"]
@@ -251,7 +254,7 @@ def test_headings_explain_themselves_and_wide_tables_scroll(tmp_path: Path) -> N
 def test_another_operator_is_marked_wherever_it_is_named(tmp_path: Path) -> None:
     rows = [other(0.2), held(0.5, variant="lsh"), failed(variant="linear", seq_len=512)]
     frame = frame_of(tmp_path, rows)
-    # A case that failed has no target, and the same name as those that did not.
+    # A failed case has no target, but the same name as the cases that finished.
     assert list(frame["label"]) == [f"linear{MARK}", "lsh", f"linear{MARK}"]
     details = [row.cells[0].detail for row in listing(frame).rows]
     assert [OTHER_OPERATOR in detail for detail in details] == [True, False, True]
@@ -273,7 +276,7 @@ def test_settings_of_one_variant_may_be_different_operators(tmp_path: Path) -> N
     assert list(frame["other_operator"]) == [True, False]
 
 
-def test_another_operator_is_no_answer(tmp_path: Path) -> None:
+def test_another_operator_is_never_the_answer(tmp_path: Path) -> None:
     rows = [
         other(0.01, 0.1, peak_memory_bytes=1),
         held(0.05, 1.0, variant="lsh", peak_memory_bytes=2),
@@ -287,20 +290,20 @@ def test_another_operator_is_no_answer(tmp_path: Path) -> None:
     assert "not chosen" in build_report([tmp_path]).read_text()
 
 
-def test_another_operator_is_the_answer_for_decoding_neither(tmp_path: Path) -> None:
+def test_another_operator_is_never_the_answer_for_decoding(tmp_path: Path) -> None:
     small = [replace(row, target="other_kernel", state_bytes=1) for row in steps(variant="linear")]
     for answer in answers(split(frame_of(tmp_path, [*small, *steps(variant="lsh")]))[0]):
         assert answer.smallest is not None
         assert answer.smallest.label == "lsh"
 
 
-def test_where_nothing_but_other_operators_finished_there_is_no_choice(tmp_path: Path) -> None:
+def test_if_only_other_operators_finished_there_is_no_answer(tmp_path: Path) -> None:
     (answer,) = answers(split(frame_of(tmp_path, [other(0.01)]))[0])
     assert (answer.choices, answer.smallest) == ((), None)
     build_report([tmp_path])
 
 
-def test_another_operator_is_not_on_the_frontier_and_is_drawn(tmp_path: Path) -> None:
+def test_another_operator_is_drawn_but_not_on_the_frontier(tmp_path: Path) -> None:
     rows = [other(0.01, 0.1), held(0.05, 1.0, variant="lsh"), held(3e-7, 2.0)]
     _, (ax,) = figure_of(KIND["error_vs_time"], frame_of(tmp_path, rows))
     (line,) = [line for line in ax.lines if line.get_gid() == "frontier"]
@@ -311,7 +314,9 @@ def test_another_operator_is_not_on_the_frontier_and_is_drawn(tmp_path: Path) ->
     assert pytest.approx((0.1, 0.01)) in drawn
 
 
-def test_other_operators_come_last_by_error_and_not_by_time(tmp_path: Path) -> None:
+def test_other_operators_are_last_by_error_and_sorted_with_the_others_by_time(
+    tmp_path: Path,
+) -> None:
     rows = [*MANY, *(other(0.001, 0.01, seq_len=n) for n in (256, 1024))]
     frame = frame_of(tmp_path, rows)
     _, (by_error,) = figure_of(KIND["error_vs_length"], frame)
@@ -325,7 +330,7 @@ def test_other_operators_come_last_by_error_and_not_by_time(tmp_path: Path) -> N
     assert ranked(frame, [frame], "seq_len", TIME)[0] == f"linear{MARK}"
 
 
-def test_other_operators_stand_apart_in_the_table(tmp_path: Path) -> None:
+def test_other_operators_are_a_separate_part_of_the_table(tmp_path: Path) -> None:
     (table,) = tables_of(tmp_path, [other(0.01), held(0.05, variant="lsh"), held(0.9)])
     assert [line.label for line in table.ranked] == ["lsh", "full"]
     assert [line.label for line in table.others] == [f"linear{MARK}"]
@@ -368,7 +373,7 @@ def test_lines_show_the_floor_and_the_mean_of_values_at_each_length(tmp_path: Pa
     assert not {line.get_gid() for line in time.lines} & {"floor", "mean of V"}
 
 
-def test_a_floor_that_differs_by_what_nobody_sees_goes_across(tmp_path: Path) -> None:
+def test_a_floor_that_differs_by_a_hidden_column_is_drawn_as_one_line(tmp_path: Path) -> None:
     for far, ends in ((4e-7, 2), (0.02, 3)):
         floors = {256: 3e-7, 512: 4e-7, 1024: far}
         rows = [held(0.3, seq_len=n, dtype_floor_rel_l2=floor) for n, floor in floors.items()]
@@ -394,7 +399,7 @@ def test_panels_of_two_dtypes_show_the_floor_of_each(tmp_path: Path) -> None:
     assert seen == {"bfloat16 floor": 0.003, "float32 floor": 3e-7}
 
 
-def test_a_scatter_shows_them_at_one_level(tmp_path: Path) -> None:
+def test_a_scatter_plot_shows_them_at_one_level(tmp_path: Path) -> None:
     rows = [held(0.3, 1, variant="lsh"), held(0.2, 2, variant="top_k")]
     _, (ax,) = figure_of(KIND["error_vs_time"], frame_of(tmp_path, rows))
     levels = {line.get_gid(): set(line.get_ydata()) for line in ax.lines if line.get_gid()}
@@ -403,7 +408,7 @@ def test_a_scatter_shows_them_at_one_level(tmp_path: Path) -> None:
     assert "float32 floor" in [text.get_text() for text in ax.texts]
 
 
-def test_a_ranking_shows_them_upright_in_the_colour_of_each_length(tmp_path: Path) -> None:
+def test_a_ranking_shows_them_as_vertical_lines_in_the_color_of_each_length(tmp_path: Path) -> None:
     means = {256: 0.8, 1024: 0.6}
     rows = [
         replace(row, dtype_floor_rel_l2=3e-7, mean_value_error_rel_l2=means[row.seq_len])
@@ -426,7 +431,7 @@ def test_a_mean_of_values_worse_than_all_methods_is_within_the_axes(tmp_path: Pa
     assert ax.get_ylim()[1] > 4
 
 
-def test_a_run_from_before_has_neither_line(tmp_path: Path) -> None:
+def test_a_run_without_baselines_has_neither_line(tmp_path: Path) -> None:
     for name in ("error_vs_length", "error_vs_time"):
         _, (ax,) = figure_of(KIND[name], frame_of(tmp_path, MANY))
         assert not {line.get_gid() for line in ax.lines} & {"floor", "mean of V"}
@@ -450,7 +455,7 @@ def heads_file(
     effective: Sequence[float],
     errors: Sequence[float] = (),
 ) -> None:
-    """A heads.csv with a head for each number of effective keys; an error for each row."""
+    """A heads.csv with one head for each number of effective keys, and one error for each row."""
     frame = pd.DataFrame(
         [
             {name: asdict(row)[name] for name in CASE_COLUMNS}
@@ -495,7 +500,7 @@ def test_the_inputs_are_described_once_for_each_layer_and_length(tmp_path: Path)
         assert f"<b>{descriptor.title}</b>" in text
 
 
-def test_steps_of_decoding_have_a_line_of_their_own(tmp_path: Path) -> None:
+def test_decoding_steps_have_a_separate_line(tmp_path: Path) -> None:
     rows = [held(0.5, **SPREAD), held(0.5, direction="decode", **SPREAD | {"sink_mass": 0.7})]
     table = described(read_runs([write(tmp_path, rows)]))
     assert table is not None
@@ -504,7 +509,7 @@ def test_steps_of_decoding_have_a_line_of_their_own(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_of_single_heads_the_least_and_the_greatest_are_shown(tmp_path: Path) -> None:
+def test_for_single_heads_the_minimum_and_maximum_are_shown(tmp_path: Path) -> None:
     rows = [held(0.5, **SPREAD), held(0.5, seq_len=512, **SPREAD)]
     heads_file(write(tmp_path, rows), rows[:1], [12.0, 90.0, 31.0])
     runs = read_runs([tmp_path])
@@ -526,7 +531,7 @@ def test_heads_of_a_second_run_belong_to_its_rows(tmp_path: Path) -> None:
     assert list(runs.frame["variant"][runs.per_head["case"]]) == ["full", "lsh"]
 
 
-def test_a_file_of_heads_that_lacks_columns_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_heads_without_the_columns_is_refused(tmp_path: Path) -> None:
     (write(tmp_path, [held(0.5)]) / "heads.csv").write_text("variant,head\n")
     with pytest.raises(
         ResultsError, match=r"heads\.csv lacks the expected columns .*effective_keys"
@@ -534,7 +539,7 @@ def test_a_file_of_heads_that_lacks_columns_is_refused(tmp_path: Path) -> None:
         read_runs([tmp_path])
 
 
-def test_a_run_in_which_nothing_finished_has_an_empty_file_of_heads(tmp_path: Path) -> None:
+def test_a_run_in_which_no_case_finished_has_an_empty_file_of_heads(tmp_path: Path) -> None:
     heads_file(write(tmp_path, [failed()]), [], [])
     runs = read_runs([tmp_path])
     assert runs.per_head.empty
@@ -566,7 +571,7 @@ def test_heads_are_drawn_for_the_best_setting_of_the_best_methods(tmp_path: Path
     rows += [held(0.5, variant="v0", hyperparameters="size=2", seq_len=512)]
     rows += [other(0.01, seq_len=512), held(3e-7, seq_len=512)]
     folder = write(tmp_path, rows)
-    # Of v0 to v7 the error of a head grows with the number; of v0 the second setting is the best.
+    # For v0 to v7 the error of a head grows with the number; for v0 the second setting is the best.
     errors = [0.1 * (k + 1) for k in range(8) for _ in (256, 512)] + [0.01, 0.001, 3e-7]
     heads_file(folder, rows, [10.0, 40.0], errors)
     points, names = figure_of_heads(folder)
@@ -578,7 +583,7 @@ def test_heads_are_drawn_for_the_best_setting_of_the_best_methods(tmp_path: Path
     assert (folder / "report" / "figures" / "error_by_head.png").exists()
 
 
-def test_one_head_is_no_figure_of_heads(tmp_path: Path) -> None:
+def test_there_is_no_figure_for_a_single_head(tmp_path: Path) -> None:
     rows = [held(0.5)]
     heads_file(write(tmp_path, rows), rows, [12.0])
     assert "Error of each head" not in build_report([tmp_path]).read_text()

@@ -1,4 +1,5 @@
-"""The one loop: a case may take its process down but not the run, and a run may die and go on."""
+"""The run loop: a case may end its worker process but not the run, and a run may die and be
+resumed."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ from variants.engines.primitives import float32_route
 
 ROOT = Path(__file__).parent.parent
 ONE = "sliding_window window_size=8"
-# One of these is unsupported on a CPU.
+# One of these variants is unsupported on a CPU.
 THREE = ",".join(f"full implementation={name}" for name in ("sdpa", "plain", "xformers"))
 LINUX = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
@@ -68,7 +69,7 @@ def process(log: Path) -> Iterator[Worker]:
 
 @pytest.mark.serial
 class TestWorker:
-    def test_is_one_other_process_while_all_is_well(self, process: Worker) -> None:
+    def test_one_process_serves_all_calls_while_none_fails(self, process: Worker) -> None:
         pids = {process.call(os.getpid, timeout=60) for _ in range(3)}
         with pytest.raises(LookupError, match="there is none"):
             process.call(cases.fail, timeout=60)
@@ -76,14 +77,16 @@ class TestWorker:
         assert len(pids) == 1
         assert pids != {os.getpid()}
 
-    def test_writes_to_its_log_whatever_way_it_writes(
+    def test_all_output_of_the_worker_goes_to_its_log(
         self, process: Worker, log: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
         process.call(cases.shout, "heard", timeout=60)
         assert log.read_text().count("heard") == 2
         assert "heard" not in "".join(capfd.readouterr())
 
-    def test_chooses_the_route_of_float32_products_at_its_start(self, process: Worker) -> None:
+    def test_the_worker_chooses_the_route_of_float32_products_at_its_start(
+        self, process: Worker
+    ) -> None:
         chosen = process.call(float32_route.present, timeout=60)
         default, fast = float32_route.errors()
         assert chosen == ("fast" if fast <= 2 * default else "default")
@@ -94,7 +97,7 @@ class TestWorker:
             "fast_error": fast,
         }
 
-    def test_of_a_gpu_leaves_torchs_default(self, log: Path) -> None:
+    def test_a_worker_for_a_gpu_keeps_the_default_route(self, log: Path) -> None:
         process = Worker(log, "cuda")
         try:
             assert process.call(torch.get_float32_matmul_precision, timeout=60) == "highest"
@@ -102,7 +105,9 @@ class TestWorker:
             process.replace()
 
     @LINUX
-    def test_is_refused_memory_before_the_system_runs_out(self, process: Worker) -> None:
+    def test_an_allocation_beyond_the_memory_limit_fails_in_the_worker(
+        self, process: Worker
+    ) -> None:
         soft, hard, free = process.call(cases.address_space, timeout=60)
         assert free is not None
         assert 0 < soft == hard < 1.5 * free + (1 << 35)  # an interpreter with torch maps some GB
@@ -110,7 +115,7 @@ class TestWorker:
         with pytest.raises(RuntimeError, match="can't allocate memory"):
             process.call(cases.allocate, soft, timeout=60)
 
-    def test_that_dies_or_hangs_is_reported_and_followed_by_another(self, tmp_path: Path) -> None:
+    def test_a_worker_that_dies_or_hangs_is_reported_and_replaced(self, tmp_path: Path) -> None:
         process = Worker(tmp_path / "worker.log", "cpu")
         try:
             first = process.call(os.getpid, timeout=60)
@@ -118,7 +123,7 @@ class TestWorker:
                 process.call(cases.end, 3, timeout=60)
             process.replace()
             second = process.call(os.getpid, timeout=60)
-            # It may also die between two calls, as the system chooses whom to end.
+            # It may also die between two calls, for example by the system's out-of-memory killer.
             os.kill(second, signal.SIGKILL)
             time.sleep(1)
             third = process.call(os.getpid, timeout=60)
@@ -142,7 +147,9 @@ class TestWorker:
             ),
         ],
     )
-    def test_that_died_is_described(self, exitcode: int | None, sentence: str) -> None:
+    def test_the_reason_describes_how_the_worker_died(
+        self, exitcode: int | None, sentence: str
+    ) -> None:
         assert runner._death(exitcode) == sentence
 
 
@@ -160,7 +167,8 @@ class Ended:
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
-    """A sweep of good cases between one that is killed, one that hangs and ones too long."""
+    """A sweep of good cases with one case that is killed, one that hangs and several that are too
+    long."""
     folder = tmp_path_factory.mktemp("misfortunes")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner.worker, "measure", cases.misfortune)
@@ -169,7 +177,8 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
         rows = run(
             folder,
             {"seq_len": (16,), "seed": (0, 1, KILLED, 2, 3, HANGS, 4)},
-            # Of another batch, as the time of a length that ended well would tell against them.
+            # With another batch size, because a finished shorter length would cause these cases to
+            # be skipped.
             {"seq_len": (TOO_LONG, 2 * TOO_LONG, 3 * TOO_LONG), "batch": (2,)},
             {"seq_len": (TOO_LONG,), "seed": (1,), "batch": (2,)},
             {"seq_len": (16,), "heads": (5, 7), "variant": (ONE, "linear feature_map=elu")},
@@ -179,7 +188,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
 
 
 @pytest.mark.serial
-class TestMisfortunes:
+class TestFailingWorkers:
     def test_every_case_has_one_row(self, ended: Ended) -> None:
         assert len(ended.rows) == 15
         assert len({row.case_id for row in ended.rows}) == 15
@@ -187,16 +196,16 @@ class TestMisfortunes:
             assert stored["seed"] == str(row.seed)
             assert stored["status"] == row.status
 
-    def test_a_killed_worker_is_a_crashed_case(self, ended: Ended) -> None:
+    def test_a_killed_worker_gives_a_crashed_row(self, ended: Ended) -> None:
         row = ended.of(seed=KILLED)
         assert row.status is Status.CRASHED
         assert "ended by SIGKILL" in row.reason
 
-    def test_a_hang_is_a_timeout(self, ended: Ended) -> None:
+    def test_a_worker_that_hangs_gives_a_timeout_row(self, ended: Ended) -> None:
         row = ended.of(seed=HANGS)
         assert (row.status, row.reason) == (Status.TIMEOUT, "took longer than 1.5 s")
 
-    def test_too_long_a_case_is_out_of_memory_and_longer_ones_are_skipped(
+    def test_a_case_that_is_too_long_is_out_of_memory_and_longer_ones_are_skipped(
         self, ended: Ended
     ) -> None:
         row = ended.of(seq_len=TOO_LONG, seed=0)
@@ -207,14 +216,14 @@ class TestMisfortunes:
             assert row.status is Status.SKIPPED
             assert row.reason == f"out_of_memory already at seq_len {TOO_LONG}"
 
-    def test_another_case_of_the_same_length_is_tried_all_the_same(self, ended: Ended) -> None:
+    def test_another_case_of_the_same_length_is_tried(self, ended: Ended) -> None:
         assert ended.of(seq_len=TOO_LONG, seed=1).status is Status.OUT_OF_MEMORY
 
-    def test_the_sweep_goes_on_after_each(self, ended: Ended) -> None:
+    def test_the_sweep_continues_after_each_failure(self, ended: Ended) -> None:
         good = [row for row in ended.rows if row.status is Status.OK]
         assert {row.seed for row in good} == {0, 1, 2, 3, 4}
 
-    def test_a_worker_serves_until_it_fails(self, ended: Ended) -> None:
+    def test_a_worker_is_used_until_it_fails(self, ended: Ended) -> None:
         def process(seed: int) -> str:
             return ended.of(seq_len=16, seed=seed, heads=8).inputs_detail
 
@@ -224,7 +233,7 @@ class TestMisfortunes:
         assert process(0) != f"process {os.getpid()}"
 
     @pytest.mark.parametrize("heads", [5, 7])
-    def test_exact_attention_that_hangs_or_dies_costs_only_the_comparison(
+    def test_if_exact_attention_hangs_or_dies_only_the_comparison_is_missing(
         self, ended: Ended, heads: int
     ) -> None:
         rows = [row for row in ended.rows if row.heads == heads]
@@ -232,11 +241,11 @@ class TestMisfortunes:
             (Status.OK, "unknown"),
             (Status.OK, "unknown"),
         ]
-        # And once only: the second variant did not have to wait or die for it again.
+        # Exact attention is tried only once: the second variant uses the same process.
         assert rows[0].inputs_detail == rows[1].inputs_detail
         assert ended.of(seq_len=16, seed=0, heads=8).exact_implementation == "known"
 
-    def test_the_journal_tells_the_same(self, ended: Ended) -> None:
+    def test_the_journal_has_the_same_rows(self, ended: Ended) -> None:
         record = journal.read(ended.folder)
         assert [record.results[row.case_id] for row in ended.rows] == ended.rows
         started = {
@@ -260,8 +269,8 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 LENGTHS = {"seq_len": (16, 32, 64)}
 
 
-class TestOrderOfThings:
-    def test_a_case_is_announced_before_it_is_measured(
+class TestOrderOfEvents:
+    def test_a_case_is_recorded_in_the_journal_before_it_is_measured(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch
     ) -> None:
         seen = []
@@ -290,7 +299,7 @@ class TestOrderOfThings:
         assert stored["sweep"]["timeout"] == 60.0
         assert stored["sweep"]["knobs"] == {"sliding_window": "window_size=256"}
 
-    def test_settings_reach_the_worker(
+    def test_settings_are_passed_to_the_worker(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch
     ) -> None:
         seen = []
@@ -321,11 +330,11 @@ class TestOrderOfThings:
         in_process.setattr(runner.worker, "measure", fail_once)
         sizes = tuple(f"sliding_window window_size={size}" for size in (1, 2, 3, 4))
         run(tmp_path, {"seq_len": (16, 32), "variant": sizes})
-        # Again for the process that follows the one which failed.
+        # Measured again in the process that follows the failed one.
         assert lengths == [16, 16, 32, 32]
 
     @pytest.mark.parametrize("failure", [Status.OUT_OF_MEMORY, Status.TIMEOUT])
-    def test_only_the_same_case_at_a_greater_length_is_skipped(
+    def test_only_longer_lengths_of_the_same_case_are_skipped(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch, failure: Status
     ) -> None:
         def fail_at_32(asked: Any, given: Any, exact: bool) -> Any:
@@ -344,7 +353,7 @@ class TestOrderOfThings:
             (64, 2): Status.SKIPPED,
         }
 
-    def test_a_slow_method_is_skipped_where_the_sweep_says_so_and_when_it_goes_on(
+    def test_a_slow_method_is_skipped_if_the_sweep_says_so_also_when_it_is_resumed(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch
     ) -> None:
         def slow(asked: Any, given: Any, exact: bool) -> Any:
@@ -361,7 +370,7 @@ class TestOrderOfThings:
         recorded = json.loads((tmp_path / "environment.json").read_text())["sweep"]
         assert recorded["slow_call"] == 2.0
 
-    def test_what_shorter_lengths_show_to_be_hopeless_is_skipped(
+    def test_a_case_that_would_exceed_the_timeout_by_forecast_is_skipped(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch
     ) -> None:
         measured = []
@@ -379,17 +388,17 @@ class TestOrderOfThings:
         assert [e["case_id"] for e in events(tmp_path) if e["event"] == "started"] == [
             row.case_id for row in rows[:3]
         ]
-        # A run that is continued foretells the same from the rows that are there.
+        # A resumed run makes the same forecast from the existing rows.
         lines = (tmp_path / FILE).read_text().splitlines(keepends=True)
         (tmp_path / FILE).write_text("".join(lines[:-1]))
         again = run(tmp_path, lengths | {"causal": (False,)}, timeout=500.0, resume=True)
         assert again == rows
         assert measured == [16, 32, 64]
 
-    def test_exact_attention_is_never_foretold(
+    def test_exact_attention_is_never_skipped_by_forecast(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch
     ) -> None:
-        """Its rows are those of the baselines, which are measured in any case."""
+        """Its rows are measured as baselines in any case."""
         in_process.setattr(
             runner.worker, "measure", lambda asked, *_: (good(asked, time_ms_median=1e6), Raw())
         )
@@ -426,12 +435,12 @@ class TestOrderOfThings:
         [
             (Status.OK, 0),
             (Status.UNSUPPORTED, 0),
-            (Status.OUT_OF_MEMORY, 1),  # and then two that are skipped, for which none is needed
+            (Status.OUT_OF_MEMORY, 1),  # then two skipped cases, which need no worker
             (Status.ERROR, 3),
             (Status.INCORRECT, 3),
         ],
     )
-    def test_the_worker_is_replaced_after_a_failure_and_only_then(
+    def test_the_worker_is_replaced_only_after_a_failure(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch, status: Status, replaced: int
     ) -> None:
         def measure(asked: Any, given: Any, exact: bool) -> Any:
@@ -443,7 +452,7 @@ class TestOrderOfThings:
         run(tmp_path, LENGTHS)
         assert InProcess.replaced == replaced + 1  # once more at the end
 
-    def test_results_are_in_planned_order_and_as_they_were_seen(
+    def test_results_are_written_in_planned_order_with_unchanged_rows(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch
     ) -> None:
         in_process.setattr(
@@ -461,7 +470,7 @@ class TestOrderOfThings:
         assert {row["inputs_detail"] for row in stored} == {'a, "b"\nc'}
         assert {row["layer"] for row in stored} == {""}
 
-    def test_heads_have_a_table_of_their_own(
+    def test_heads_have_a_separate_table(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch
     ) -> None:
         in_process.setattr(
@@ -478,7 +487,7 @@ class TestOrderOfThings:
         run(tmp_path, LENGTHS, resume=True)
         assert (tmp_path / "heads.csv").read_bytes() == before
 
-    def test_exact_attention_out_of_reach_is_not_tried(
+    def test_exact_attention_is_not_measured_if_it_would_exceed_the_time(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch
     ) -> None:
         """Six calls over 2^40 pairs of 8 heads and 64 channels, at 1 TFLOP/s."""
@@ -499,7 +508,7 @@ class TestOrderOfThings:
         assert window.status is Status.OK
         assert asked_for == [False]
 
-    def test_results_appear_while_the_run_goes_on(
+    def test_results_are_written_during_the_run(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch
     ) -> None:
         lengths = []
@@ -515,7 +524,7 @@ class TestOrderOfThings:
 
 
 class TestRefusals:
-    def test_a_folder_with_a_run_is_not_run_into(
+    def test_a_folder_with_a_run_is_refused(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch
     ) -> None:
         run(tmp_path, LENGTHS)
@@ -546,7 +555,7 @@ class TestRefusals:
             (WorkerDied("the worker process ended"), "the worker process ended; see .*worker.log"),
         ],
     )
-    def test_a_machine_that_cannot_be_looked_at_is_not_taken_for_a_full_disk(
+    def test_a_failed_description_of_the_machine_is_not_reported_as_a_full_disk(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch, error: Exception, message: str
     ) -> None:
         def fail(*_: Any) -> None:
@@ -558,7 +567,7 @@ class TestRefusals:
         in_process.setattr(runner.worker, "measure_limits", cases.limits)
         assert len(run(tmp_path, LENGTHS)) == 3
 
-    def test_looking_at_the_machine_has_more_time_than_a_case(
+    def test_the_description_of_the_machine_has_more_time_than_a_case(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch
     ) -> None:
         allowed = {}
@@ -575,7 +584,7 @@ class TestRefusals:
 
 
 class TestResuming:
-    def test_what_was_measured_is_not_measured_again(
+    def test_measured_cases_are_not_measured_again(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch
     ) -> None:
         rows = run(tmp_path, LENGTHS)
@@ -587,7 +596,7 @@ class TestResuming:
             return good(asked, time_ms_median=7.0), Raw()
 
         in_process.setattr(runner.worker, "measure", measure)
-        # The header, a whole case, and one that was started when the run died.
+        # The header, a complete case, and a case that was started when the run died.
         (tmp_path / FILE).write_text("".join(whole[:4]) + whole[4][:50])
         resumed = run(tmp_path, LENGTHS, resume=True)
         assert measured == [row.case for row in rows[1:]]
@@ -595,7 +604,7 @@ class TestResuming:
         assert [row["time_ms_median"] for row in table(tmp_path)] == ["1.0", "7.0", "7.0"]
         assert [event["event"] for event in events(tmp_path)].count("run") == 1
 
-    def test_a_finished_run_is_only_written_again(
+    def test_a_finished_run_only_writes_its_tables_again(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch
     ) -> None:
         run(tmp_path, LENGTHS)
@@ -614,7 +623,7 @@ class TestResuming:
         run(tmp_path, LENGTHS, resume=True)
         assert (tmp_path / "environment.json").read_bytes() == before
 
-    def test_the_limits_are_those_of_the_start(
+    def test_the_limits_are_those_of_the_first_start(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch
     ) -> None:
         run(tmp_path, {"seq_len": (16,)})
@@ -628,7 +637,7 @@ class TestResuming:
         run(tmp_path, LENGTHS, resume=True)
         assert {tuple(g.matmul_tflops.items()) for g in given} == {(("float32", 1e6),)}
 
-    def test_a_case_during_which_the_run_died_twice_is_given_up(
+    def test_a_case_that_killed_the_run_twice_is_not_tried_again(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch
     ) -> None:
         rows = run(tmp_path, LENGTHS)
@@ -647,7 +656,7 @@ class TestResuming:
     def test_interrupts_do_not_count_as_deaths(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch, moment: str
     ) -> None:
-        """Neither while a case is measured nor while its start or result is written."""
+        """Neither during a case nor while its start or its result is written."""
         run(tmp_path, {"seq_len": (16,)})
         write = getattr(Journal, moment)
 
@@ -679,7 +688,8 @@ class TestResuming:
     def test_a_full_disk_ends_the_run_and_keeps_the_rows(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch, written: int
     ) -> None:
-        """Full at the start of the second case, at its result, and at the start of the third."""
+        """The disk is full at the start of the second case, at its result, or at the start of the
+        third case."""
         synced = []
         fsync = os.fsync
 
@@ -702,12 +712,12 @@ class TestResuming:
         assert {row.status for row in run(tmp_path, LENGTHS, resume=True)} == {Status.OK}
 
 
-# The command itself, in processes of its own.
+# The real command, in separate processes.
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A run by the command that was left to finish, and what a second one needs."""
+    """A finished run of the command, and the data that a second run needs."""
 
     folder: Path
     capture: Path
@@ -722,12 +732,12 @@ class Finished:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            # A shell's background job ignores Ctrl-C, and would hand that down.
+            # A background job of a shell ignores Ctrl-C and its child processes would inherit that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def again(self, folder: Path) -> Path:
-        """A folder in which the same run has been described but not begun."""
+        """A folder in which the same run is described but not started."""
         folder.mkdir(exist_ok=True)
         with (self.folder / FILE).open() as file:
             (folder / FILE).write_text(file.readline())
@@ -741,7 +751,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     capture_file(capture)
     names = {"USER": "somebody-here", "LOGNAME": "somebody-here", "HOSTNAME": "somewhere-here"}
     paths = dict.fromkeys(("TORCH_HOME", "OMP_TOOL_LIBRARIES"), f"{folder}/somewhere-here")
-    # One thread: two that wait for each other take ages on a busy machine.
+    # One thread, because two threads that wait for each other are very slow on a busy machine.
     environment = {**os.environ, **names, **paths, "OMP_NUM_THREADS": "1"}
     made = Finished(folder / "run", capture, environment)
     axes = {
@@ -786,7 +796,7 @@ def alive(session: int) -> list[int]:
 
 
 def outcome(folder: Path) -> list[tuple[str, ...]]:
-    """What two runs of one sweep must agree on."""
+    """The columns that two runs of one sweep must have in common."""
     same = (*CASE_COLUMNS, "status", "reason", "implementation_used", "inputs_detail",
             "peak_memory_bytes", "approx_error_rel_l2", "useful_flops")  # fmt: skip
     return [tuple(row[name] for name in same) for row in table(folder)]
@@ -801,9 +811,7 @@ class TestCommand:
         assert sum(row["status"] == "unsupported" for row in rows) == 2
         assert {row["inputs"] for row in rows} == {"file:some.safetensors"}
 
-    def test_nothing_that_may_be_published_names_the_machine_or_a_path(
-        self, finished: Finished
-    ) -> None:
+    def test_no_file_of_a_run_contains_the_machine_name_or_a_path(self, finished: Finished) -> None:
         stored = json.loads((finished.folder / "environment.json").read_text())
         published = [*texts(stored)]
         published += [cell for row in table(finished.folder) for cell in row.values()]
@@ -816,7 +824,7 @@ class TestCommand:
 
     @LINUX
     @pytest.mark.parametrize("whom", ["the command alone", "the worker too"])
-    def test_a_run_killed_at_any_moment_goes_on_to_the_same_rows(
+    def test_a_run_killed_at_any_moment_is_resumed_to_the_same_rows(
         self, finished: Finished, tmp_path: Path, whom: str
     ) -> None:
         folder = finished.again(tmp_path / "run")
@@ -843,7 +851,7 @@ class TestCommand:
         assert {case_id: after[case_id] for case_id in before} == before, moment
 
     @pytest.mark.parametrize("how", ["by the terminal", "politely"])
-    def test_a_run_that_is_stopped_keeps_what_was_measured(
+    def test_a_stopped_run_keeps_its_measured_rows(
         self, finished: Finished, tmp_path: Path, how: str
     ) -> None:
         folder = finished.again(tmp_path / "run")
@@ -852,7 +860,7 @@ class TestCommand:
         if how == "politely":
             process.terminate()
         else:
-            os.killpg(process.pid, signal.SIGINT)  # Ctrl-C reaches the worker too
+            os.killpg(process.pid, signal.SIGINT)  # Ctrl-C is also sent to the worker
         out, err = process.communicate(timeout=60)
         assert process.returncode == 130
         assert out == ""
@@ -861,7 +869,7 @@ class TestCommand:
         assert "Traceback" not in err
         record = journal.read(folder)
         assert 2 <= len(record.results) < 12
-        # The row that was being put on the disk is in the journal and for the next run to list.
+        # The row that was being flushed is in the journal, and the next run adds it to the table.
         assert len(record.results) - 1 <= len(table(folder)) <= len(record.results)
         counted = {case_id for case_id, count in record.attempts.items() if count}
         assert counted <= set(record.results)
@@ -891,7 +899,7 @@ class TestCommand:
             subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_row_is_written_under_its_own_columns(tmp_path: Path) -> None:
+def test_a_row_is_written_under_the_columns_of_its_file(tmp_path: Path) -> None:
     row = replace(good(cases.case(layer=3, causal=True)), tflops=0.25)
     runner.write_results(tmp_path, [row.case], {row.case_id: row}, {})
     (stored,) = table(tmp_path)

@@ -1,4 +1,4 @@
-"""Sweeps: what their files and overrides may say, and which cases they stand for."""
+"""Sweeps: the valid content of files and overrides, and the cases that they give."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from variants.sliding_window import SlidingWindowAttention
 
 ONE = "sliding_window window_size=8"
 
-WHOLE = ("cpu", "field", "gpu", "smoke")  # the built-in sweeps of every registered variant
+WHOLE = ("cpu", "field", "gpu", "smoke")  # the built-in sweeps with every registered variant
 
 
 def cases(*settings: str, device: str = "cpu") -> list[Case]:
@@ -31,7 +31,7 @@ def cases(*settings: str, device: str = "cpu") -> list[Case]:
 
 
 class TestFiles:
-    def test_axes_at_the_top_hold_for_all_groups(self, tmp_path: Path) -> None:
+    def test_axes_at_the_top_apply_to_all_groups(self, tmp_path: Path) -> None:
         file = tmp_path / "mine.toml"
         file.write_text(
             f'variant = ["{ONE}"]\nheads = [2, 4]\nseq_len = 16\n'
@@ -58,14 +58,14 @@ class TestFiles:
         assert found.name == name
         assert {c.variant for c in planned} == set(variants.REGISTRY)
         assert {c.device for c in planned} == {"cuda" if name == "gpu" else "cpu"}
-        # Whether a method knows only the one or only the other, it has numbers.
+        # A variant that is only causal, or never causal, has cases too.
         asked = {(c.variant, c.causal) for c in planned}
         for variant, cls in variants.REGISTRY.items():
             assert asked & {(variant, causal) for causal in cls.info.causal_choices}
         assert {causal for _, causal in asked} == {False, True}
 
     def test_every_built_in_sweep_is_tested(self) -> None:
-        # That of the peers needs what it races: see test_peers.py.
+        # The sweep of the peers needs the peer packages: see test_peers.py.
         assert {file.stem for file in BUILT_IN.glob("*.toml")} == {*WHOLE, "layer", "long", "peers"}
 
     def test_the_long_sweep_has_one_setting_of_a_knob(self) -> None:
@@ -92,7 +92,7 @@ class TestFiles:
             one = next(c for c in calls if c.heads == heads)
             assert inputs.load(one, {}).query.shape == (1, heads, 1024, 512 // heads)
 
-    def test_a_folder_does_not_hide_a_built_in_sweep(
+    def test_a_folder_of_the_same_name_does_not_hide_a_built_in_sweep(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "smoke").mkdir()
@@ -111,13 +111,13 @@ class TestFiles:
             read(tmp_path / "none.toml")
 
     @pytest.mark.parametrize("content", [b"seq_len = [1,", b"seq_len = 1\nseq_len = 2", b"\xff"])
-    def test_what_is_no_toml_is_named(self, tmp_path: Path, content: bytes) -> None:
+    def test_a_file_that_is_no_toml_is_named(self, tmp_path: Path, content: bytes) -> None:
         file = tmp_path / "mine.toml"
         file.write_bytes(content)
         with pytest.raises(SweepError, match=r"mine\.toml is not valid TOML: "):
             read(file)
 
-    def test_a_sweep_may_say_how_long_a_case_may_take(self) -> None:
+    def test_a_sweep_may_set_the_timeout_of_a_case(self) -> None:
         assert parse("mine", {"seq_len": 16}).timeout == 180
         mine = parse("mine", {"seq_len": 16, "timeout": 30})
         assert mine.timeout == 30
@@ -127,7 +127,7 @@ class TestFiles:
             with pytest.raises(SweepError, match=r"mine: timeout must be a number .*; got "):
                 parse("mine", {"timeout": wrong})
 
-    def test_a_sweep_may_say_how_slow_a_call_may_be(self) -> None:
+    def test_a_sweep_may_set_the_limit_for_slow_calls(self) -> None:
         assert parse("mine", {"seq_len": 16}).slow_call == float("inf")
         mine = parse("mine", {"seq_len": 16, "slow_call": 0.5})
         assert mine.slow_call == 0.5
@@ -136,7 +136,7 @@ class TestFiles:
             parse("mine", {"slow_call": -1})
 
     @pytest.mark.parametrize("content", ["[group]\nheads = [1]", "group = []", "group = [1]"])
-    def test_groups_are_an_array_of_tables(self, tmp_path: Path, content: str) -> None:
+    def test_groups_must_be_an_array_of_tables(self, tmp_path: Path, content: str) -> None:
         file = tmp_path / "mine.toml"
         file.write_text(content)
         with pytest.raises(SweepError, match=r"groups must be written as \[\[group\]\] tables"):
@@ -182,7 +182,7 @@ class TestErrors:
             ("inputs", 5, "must be text; got 5"),
         ],
     )
-    def test_a_value_of_no_use_names_what_would_be(
+    def test_an_invalid_value_is_refused_with_the_valid_ones(
         self, axis: str, value: Any, message: str
     ) -> None:
         with pytest.raises(SweepError, match=f"^{axis} {message}$"):
@@ -193,21 +193,21 @@ class TestErrors:
             with pytest.raises(SweepError, match=axis):
                 parse("mine", {axis: [None]})
 
-    def test_an_axis_has_at_least_one_value(self) -> None:
+    def test_an_axis_needs_at_least_one_value(self) -> None:
         with pytest.raises(SweepError, match="mine: axis 'heads' has no values"):
             parse("mine", {"heads": []})
 
-    def test_an_override_is_written_with_an_equals_sign(self) -> None:
+    def test_an_override_needs_an_equals_sign(self) -> None:
         with pytest.raises(SweepError, match=r"write an override as axis=value,value; got 'heads'"):
             cases("heads")
 
     @pytest.mark.parametrize("text", ["heads=", "heads=1,,2", "heads=1;2", "seed=-1", "heads=²"])
-    def test_an_override_that_is_no_number_is_said(self, text: str) -> None:
+    def test_an_override_that_is_no_number_is_refused(self, text: str) -> None:
         with pytest.raises(SweepError, match="must be a whole number of at least"):
             cases("seq_len=16", text)
 
     def test_an_axis_that_is_overridden_twice_is_refused(self) -> None:
-        """Which of the two is meant cannot be known, and one would be ignored."""
+        """One of the two values would be ignored."""
         with pytest.raises(SweepError, match=r"--set heads is given twice; write .* heads=a,b"):
             cases("seq_len=16", "heads=1", "heads=2")
 
@@ -241,27 +241,29 @@ class TestErrors:
             ("full implementation=fast", "implementation must be one of auto, onednn, .*'fast'"),
         ],
     )
-    def test_a_hyperparameter_of_no_use_names_what_would_be(self, text: str, message: str) -> None:
+    def test_an_invalid_hyperparameter_is_refused_with_the_valid_ones(
+        self, text: str, message: str
+    ) -> None:
         with pytest.raises(SweepError, match=message):
             cases("seq_len=16", f"variant={text}")
 
-    def test_an_implementation_that_a_variant_lacks_names_those_it_has(self) -> None:
+    def test_an_unknown_implementation_is_refused_with_those_of_the_variant(self) -> None:
         with pytest.raises(
             SweepError, match="full: implementation must be one of auto, onednn, sdpa, plain"
         ):
             cases("seq_len=16", "variant=full", "implementation=blocks")
 
-    def test_key_value_heads_divide_the_query_heads(self) -> None:
+    def test_key_value_heads_must_divide_the_query_heads(self) -> None:
         for heads, kv_heads in ((4, 3), (2, 4)):
             message = f"kv_heads must divide heads; got heads={heads}, kv_heads={kv_heads}"
             with pytest.raises(SweepError, match=message):
                 cases("seq_len=16", f"heads={heads}", f"kv_heads={kv_heads}")
 
-    def test_heads_divide_the_width(self) -> None:
+    def test_heads_must_divide_the_width(self) -> None:
         with pytest.raises(SweepError, match="heads must divide width; got width=512, heads=3"):
             cases("seq_len=16", "width=512", "heads=4,3")
 
-    def test_a_width_and_a_head_dim_contradict_each_other(self) -> None:
+    def test_a_width_and_a_head_dim_cannot_be_combined(self) -> None:
         message = r"width is heads \* head_dim and replaces head_dim; got both, give one of them"
         with pytest.raises(SweepError, match=f"--set: {message}"):
             cases("seq_len=16", "width=512", "head_dim=64")
@@ -283,17 +285,17 @@ class TestErrors:
             ("sinks temperature=2 effective_keys=9", "give one of temperature and effective_keys"),
         ],
     )
-    def test_settings_of_inputs_that_make_no_sense_are_said(self, text: str, message: str) -> None:
+    def test_invalid_settings_of_inputs_are_refused(self, text: str, message: str) -> None:
         with pytest.raises(SweepError, match=message):
             cases("seq_len=16", f"inputs={text}")
         with pytest.raises(SweepError, match=message):
             parse("mine", {"seq_len": [16], "inputs": ["gaussian", text]})
 
-    def test_a_capture_that_is_missing_is_named(self, tmp_path: Path) -> None:
+    def test_a_missing_capture_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(SweepError, match=r"none\.safetensors: expected .* got no such file"):
             cases("seq_len=16", f"inputs=file:{tmp_path / 'none.safetensors'}")
 
-    def test_a_layer_that_was_not_captured_names_those_that_were(self) -> None:
+    def test_a_layer_that_was_not_captured_is_refused_with_the_captured_ones(self) -> None:
         with pytest.raises(
             SweepError, match=r"smollm2 holds the layers \[3, 15, 28\]; got layer 4"
         ):
@@ -301,17 +303,17 @@ class TestErrors:
 
 
 class TestCases:
-    def test_an_axis_that_is_absent_has_its_default(self) -> None:
+    def test_a_missing_axis_has_its_default(self) -> None:
         assert cases("seq_len=16", f"variant={ONE}") == [
             case(seq_len=16, heads=8, kv_heads=8, head_dim=64)
         ]
 
-    def test_without_a_variant_every_registered_one_has_its_own_grid(self) -> None:
+    def test_without_a_variant_every_registered_variant_has_its_grid(self) -> None:
         found = [one.attention for one in cases("seq_len=16")]
         assert len(found) == len(set(found))
         assert set(found) == {one for name in variants.REGISTRY for one in variants.grid(name)}
 
-    def test_a_name_asks_for_its_grid_or_for_its_knob_at_the_default(self) -> None:
+    def test_a_name_gives_its_grid_or_the_default_of_its_knob(self) -> None:
         def asked(*settings: str) -> set[str]:
             return {c.hyperparameters for c in cases("seq_len=16", *settings)}
 
@@ -320,7 +322,7 @@ class TestCases:
         assert asked(sizes) == asked(sizes, "settings=grid") == grid
         assert asked(sizes, "settings=default") == {"window_size=256"}
         assert asked(sizes, "settings=default,grid") == grid
-        # What is no number is no quality, and what is written is meant.
+        # A setting that is no number is no knob, and a written setting is kept.
         maps = cases("seq_len=16", "variant=linear,compressed", "settings=default")
         assert len(maps) == 4
         assert asked("variant=sliding_window window_size=8", "settings=default") == {
@@ -329,7 +331,7 @@ class TestCases:
         with pytest.raises(SweepError, match="settings must be one of grid, default; got 'best'"):
             asked("settings=best")
 
-    def test_each_method_is_asked_for_the_form_it_has(self) -> None:
+    def test_each_method_is_causal_if_possible(self) -> None:
         found = cases("seq_len=16", "variant=linformer,lsh,transformer_xl", "causal=if_possible")
         assert {(c.variant, c.causal) for c in found} == {
             ("linformer", False), ("lsh", True), ("transformer_xl", True),
@@ -338,7 +340,7 @@ class TestCases:
     def test_other_operators_can_be_left_out(self) -> None:
         asked = "variant=linear,additive,lsh"
         kept = cases("seq_len=16", asked, "settings=default", "other_operators=false")
-        # Of linear the feature maps that are no approximation of softmax.
+        # For linear, the feature maps that do not approximate softmax.
         left_out = {
             c for c in cases("seq_len=16", asked, "settings=default")
             if c.attention.target == "other_kernel"
@@ -358,11 +360,11 @@ class TestCases:
             settings = {(c.implementation, c.hyperparameters) for c in own}
             wanted = {(a.implementation, a.hyperparameters) for a in variants.grid(variant)}
             assert wanted <= settings
-        # At other lengths a variant has one number for its knob.
+        # At other lengths a variant has one value of its knob.
         other = {c.hyperparameters for c in planned if c.variant == "lsh" and c.seq_len != length}
         assert other == {variants.create("lsh").hyperparameters}
 
-    def test_without_a_variant_those_with_a_step_decode(self) -> None:
+    def test_without_a_variant_those_with_a_step_are_decoded(self) -> None:
         found = cases("seq_len=16", "direction=decode,forward", "causal=true")
         names = {c.variant for c in found if c.direction == "decode"}
         assert names == {
@@ -382,7 +384,7 @@ class TestCases:
         assert points == set(expected)
         assert len(found) == 24
 
-    def test_short_comes_before_long_whatever_the_order_of_the_values(self) -> None:
+    def test_short_cases_come_before_long_ones_for_any_order_of_the_values(self) -> None:
         found = cases("seq_len=1024,16,128", "heads=8,1", "dtype=float32,bfloat16")
         assert [c.seq_len for c in found] == sorted(c.seq_len for c in found)
         found = cases("seq_len=16", "key_len=64,16,1024,128", f"variant={ONE}")
@@ -390,13 +392,13 @@ class TestCases:
         found = cases("seq_len=16,2,1,128", "key_len=256", f"variant={ONE}")
         assert [c.seq_len for c in found] == [1, 2, 16, 128]
 
-    def test_one_shape_comes_together(self) -> None:
+    def test_cases_of_one_shape_are_consecutive(self) -> None:
         found = [
             c.shape for c in cases("seq_len=64,16", "heads=4,2", "seed=1,0", "causal=true,false")
         ]
         assert len([shape for shape, _ in itertools.groupby(found)]) == len(set(found)) == 16
 
-    def test_a_case_that_two_groups_ask_for_is_there_once(self) -> None:
+    def test_a_case_of_two_groups_occurs_once(self) -> None:
         both = parse(
             "mine",
             {
@@ -406,23 +408,23 @@ class TestCases:
         )
         assert [c.seq_len for c in both.cases("cpu", {})] == [16, 32, 64]
 
-    def test_the_same_setting_written_twice_is_one_case(self) -> None:
+    def test_two_texts_of_the_same_setting_give_one_case(self) -> None:
         found = cases("seq_len=16", f"variant={ONE},sliding_window window_size=8,{ONE}")
         assert len(found) == 1
 
-    def test_key_value_heads_are_as_many_as_query_heads_or_as_given(self) -> None:
+    def test_key_value_heads_default_to_the_query_heads(self) -> None:
         found = cases("seq_len=16", "heads=4,8", f"variant={ONE}")
         assert [(c.heads, c.kv_heads) for c in found] == [(4, 4), (8, 8)]
         found = cases("seq_len=16", "heads=4,8", "kv_heads=1,2", f"variant={ONE}")
         assert [(c.heads, c.kv_heads) for c in found] == [(4, 1), (4, 2), (8, 1), (8, 2)]
 
-    def test_keys_are_as_many_as_queries_or_as_given(self) -> None:
+    def test_keys_default_to_the_number_of_queries(self) -> None:
         found = cases("seq_len=16,32", f"variant={ONE}")
         assert [(c.seq_len, c.key_len) for c in found] == [(16, 16), (32, 32)]
         found = cases("seq_len=1,16", "key_len=64", f"variant={ONE}")
         assert {(c.seq_len, c.key_len) for c in found} == {(1, 64), (16, 64)}
 
-    def test_only_captures_have_layers_the_middle_one_unless_asked(self) -> None:
+    def test_only_captures_have_layers_and_the_middle_one_is_the_default(self) -> None:
         found = cases("seq_len=16", "inputs=gaussian,smollm2", f"variant={ONE}")
         assert {(c.inputs, c.layer) for c in found} == {("gaussian", None), ("smollm2", 15)}
         found = cases("seq_len=16", "inputs=gaussian,smollm2", "layer=3,28", f"variant={ONE}")
@@ -432,13 +434,13 @@ class TestCases:
             ("smollm2", 28),
         ]
 
-    def test_a_width_is_shared_by_all_heads(self) -> None:
+    def test_a_width_is_divided_by_all_heads(self) -> None:
         found = cases("seq_len=16", "width=512,64", "heads=1,8", f"variant={ONE}")
         assert sorted((c.heads, c.kv_heads, c.head_dim) for c in found) == [
             (1, 1, 64), (1, 1, 512), (8, 8, 8), (8, 8, 64),
         ]  # fmt: skip
 
-    def test_an_implementation_axis_replaces_that_of_the_variant(self) -> None:
+    def test_an_implementation_axis_replaces_the_implementation_of_the_variant(self) -> None:
         found = cases("seq_len=16", "variant=full", "implementation=plain,sdpa")
         assert [c.implementation for c in found] == ["plain", "sdpa"]
 
@@ -452,7 +454,9 @@ class TestCases:
         settings = ["seq_len=16", "head_dim=8", f"inputs=file:{file}", f"variant={ONE}"]
         assert [(c.inputs, c.layer) for c in cases(*settings)] == [("file:some.safetensors", 15)]
 
-    def test_a_capture_keeps_its_settings_and_may_be_there_at_several(self, tmp_path: Path) -> None:
+    def test_a_capture_keeps_its_settings_and_may_have_several_of_them(
+        self, tmp_path: Path
+    ) -> None:
         (tmp_path / "my models").mkdir()
         file = tmp_path / "my models" / "some of them.safetensors"
         capture_file(file)
@@ -466,7 +470,7 @@ class TestCases:
         settings = ["seq_len=16", "head_dim=8", f"inputs={texts[1]}", f"variant={ONE}"]
         assert [(c.inputs, c.layer) for c in cases(*settings)] == [(f"{name} temperature=2", 15)]
 
-    def test_inputs_have_settings_as_variants_have(self, tmp_path: Path) -> None:
+    def test_inputs_have_settings_like_variants(self, tmp_path: Path) -> None:
         file = tmp_path / "mine.toml"
         file.write_text(
             'seq_len = [16]\ninputs = ["sinks temperature=0.50", "clustered effective_keys=32", '
@@ -485,12 +489,12 @@ class TestCases:
         assert {c.layer for c in found} == {None}
         assert len({c.case_id for c in found}) == 4
 
-    def test_inputs_of_one_meaning_are_one_case(self) -> None:
+    def test_inputs_of_one_meaning_give_one_case(self) -> None:
         text = "inputs=local,local temperature=1,local temperature=1.0"
         assert [c.inputs for c in cases("seq_len=16", f"variant={ONE}", text)] == ["local"]
 
     def test_two_captures_of_one_name_are_refused(self, tmp_path: Path) -> None:
-        """A row could not tell them apart, and one would stand for both."""
+        """A row could not distinguish them, and one capture would replace the other."""
         for folder in ("a", "b"):
             (tmp_path / folder).mkdir()
             capture_file(tmp_path / folder / "some.safetensors")
@@ -501,31 +505,31 @@ class TestCases:
 
 
 class TestOverrides:
-    def test_replace_the_axis_in_every_group(self) -> None:
+    def test_an_override_replaces_the_axis_in_every_group(self) -> None:
         two = parse("mine", {"group": [{"heads": [1], "seq_len": [16]}, {"seq_len": [32]}]})
         changed = two.overridden(["heads=2,4", "causal=TRUE", f"variant={ONE}"])
         added = {"heads": (2, 4), "causal": (True,), "variant": (ONE,)}
         assert changed.groups == ({"seq_len": (16,), **added}, {"seq_len": (32,), **added})
         assert changed.name == "mine"
 
-    def test_groups_that_become_the_same_become_one(self) -> None:
+    def test_groups_that_become_equal_become_one(self) -> None:
         two = parse("mine", {"seq_len": [16], "group": [{"heads": [1]}, {"heads": [2]}]})
         assert len(two.overridden(["heads=4"]).groups) == 1
         assert len(two.overridden(["seq_len=4"]).groups) == 2
 
-    def test_a_width_replaces_a_head_dim_and_the_other_way_round(self) -> None:
+    def test_a_width_replaces_a_head_dim_and_vice_versa(self) -> None:
         narrow = parse("mine", {"seq_len": [16], "head_dim": [16]})
         wide = narrow.overridden(["width=64"])
         assert wide.groups == ({"seq_len": (16,), "width": (64,)},)
         assert wide.overridden(["head_dim=16"]).groups == narrow.groups
 
-    def test_leave_the_sweep_as_it_was(self) -> None:
+    def test_overrides_do_not_change_the_sweep(self) -> None:
         one = parse("mine", {"seq_len": [16]})
         one.overridden(["seq_len=32"])
         assert one.groups == ({"seq_len": (16,)},)
         assert one.overridden([]) == one
 
-    def test_numbers_and_words_are_read_as_the_axis_wants_them(self) -> None:
+    def test_numbers_and_words_are_read_in_the_type_of_the_axis(self) -> None:
         (group,) = (
             Sweep("axes", ({},))
             .overridden(
@@ -544,7 +548,7 @@ class TestOverrides:
 
 class TestReproduction:
     @pytest.mark.parametrize("name", sorted(variants.REGISTRY))
-    def test_a_case_stands_for_exactly_its_attention(self, name: str) -> None:
+    def test_a_case_gives_exactly_its_attention(self, name: str) -> None:
         for attention in [*variants.grid(name), variants.create(name)]:
             asked = case(
                 variant=name,
@@ -554,8 +558,8 @@ class TestReproduction:
             assert asked.attention == attention
 
     @pytest.mark.parametrize("name", sorted(variants.REGISTRY))
-    def test_every_hyperparameter_survives_as_text(self, name: str) -> None:
-        """Also values that no grid has, one field at a time."""
+    def test_every_hyperparameter_is_read_back_from_text(self, name: str) -> None:
+        """Also values outside every grid, one field at a time."""
         for field in dataclasses.fields(variants.REGISTRY[name]):
             default, choices = field.default, field.metadata.get("choices")
             if field.name == "implementation":
@@ -575,7 +579,7 @@ class TestReproduction:
                 )
                 assert asked.attention == attention
 
-    def test_so_does_a_number_with_a_fraction(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_fraction_is_read_back_from_text(self, monkeypatch: pytest.MonkeyPatch) -> None:
         @dataclass(frozen=True, kw_only=True)
         class Warm(SlidingWindowAttention):
             info: ClassVar[Info] = replace(SlidingWindowAttention.info, name="warm")
@@ -593,13 +597,13 @@ class TestReproduction:
                 cases("seq_len=16", f"variant=warm temperature={text}")
 
     @pytest.mark.parametrize("name", WHOLE)
-    def test_the_columns_of_a_row_ask_for_exactly_that_case(self, name: str) -> None:
+    def test_the_columns_of_a_row_give_exactly_its_case(self, name: str) -> None:
         planned = read(name).cases("cpu", {})
         assert len(planned) > 50
         for one in planned:
             assert cases(*as_settings(one)) == [one]
 
-    def test_so_do_those_of_every_axis_away_from_its_default(self) -> None:
+    def test_the_columns_of_a_row_without_defaults_give_exactly_its_case(self) -> None:
         axes = [
             "batch=3", "heads=4", "kv_heads=2", "seq_len=8", "key_len=16", "head_dim=64",
             "causal=true", "dtype=float16", "direction=forward_backward", "seed=5", "layer=28",
@@ -621,10 +625,10 @@ def as_settings(one: Case) -> list[str]:
     return texts
 
 
-def test_the_device_of_the_plan_is_that_of_its_cases() -> None:
+def test_the_device_of_the_plan_is_the_device_of_its_cases() -> None:
     assert {c.device for c in cases("seq_len=16", device="cuda")} == {"cuda"}
 
 
-def test_defaults_are_axes() -> None:
+def test_every_default_belongs_to_an_axis() -> None:
     assert set(sweep.DEFAULTS) < set(AXES)
     assert parse("mine", {axis: list(values) for axis, values in sweep.DEFAULTS.items()})
