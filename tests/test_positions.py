@@ -1,4 +1,4 @@
-"""Each position encoding has the property it was made for, alone and in a layer."""
+"""Each position encoding has its defining property, by itself and in a layer."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def layer_with(position: Position | str | None, **options: Any) -> MultiHeadAtte
     return MultiHeadAttention(WIDTH, HEADS, position=position, dtype=torch.float64, **options)
 
 
-# Added to tokens.
+# Encodings that are added to tokens.
 
 
 @pytest.mark.parametrize("width", [6, 7])
-def test_sinusoids_are_those_of_the_paper(width: int) -> None:
+def test_sinusoids_equal_those_of_the_paper(width: int) -> None:
     found = Sinusoidal(width)(torch.zeros(1, 5, width, dtype=torch.float64), start=1000)[0]
     for row, position in enumerate(range(1000, 1005)):
         for channel in range(width):
@@ -48,7 +48,7 @@ def test_sinusoids_are_those_of_the_paper(width: int) -> None:
             assert float(found[row, channel]) == pytest.approx(expected, abs=1e-12)
 
 
-def test_sinusoids_of_a_shift_are_turned_and_so_their_products_depend_on_it_alone() -> None:
+def test_products_of_sinusoids_depend_only_on_the_distance() -> None:
     table = Sinusoidal(16)(torch.zeros(40, 16, dtype=torch.float64))
     products = table @ table.T
     for shift in (0, 1, 7):
@@ -56,7 +56,7 @@ def test_sinusoids_of_a_shift_are_turned_and_so_their_products_depend_on_it_alon
         assert_close(diagonal, diagonal[:1].expand_as(diagonal))
 
 
-def test_learned_positions_are_rows_of_a_table_that_is_trained() -> None:
+def test_learned_positions_are_rows_of_a_trained_table() -> None:
     position = Learned(WIDTH, 32)
     assert float(position.weight.detach().std()) == pytest.approx(0.02, rel=0.1)
     x = torch.randn(BATCH, TOKENS, WIDTH)
@@ -69,13 +69,13 @@ def test_learned_positions_are_rows_of_a_table_that_is_trained() -> None:
 
 
 @pytest.mark.parametrize("start", [-1, 22])
-def test_learned_positions_end(start: int) -> None:
+def test_positions_outside_the_learned_table_raise(start: int) -> None:
     with pytest.raises(ValueError, match=r"from 0 to 31; got positions .*larger max_len"):
         Learned(WIDTH, 32)(torch.zeros(1, TOKENS, WIDTH), start)
 
 
 @pytest.mark.parametrize("position", [Sinusoidal(WIDTH), Learned(WIDTH, 32)], ids=["sin", "table"])
-def test_added_positions_are_those_of_embeddings_that_have_them(position: Position) -> None:
+def test_added_positions_equal_those_of_embeddings_that_have_them(position: Position) -> None:
     placed, plain = layer_with(position), layer_with(None)
     x = tokens()
     assert_close(placed(x), plain(position(x)))
@@ -93,7 +93,7 @@ def test_positions_keep_the_dtype(dtype: torch.dtype) -> None:
         assert_close(position(x), position(x.double()).to(dtype))
 
 
-# Rotary.
+# Rotary encoding.
 
 
 def turned_by_hand(x: Tensor, start: int, base: float, pairs: list[tuple[int, int]]) -> Tensor:
@@ -109,7 +109,7 @@ def turned_by_hand(x: Tensor, start: int, base: float, pairs: list[tuple[int, in
 
 @pytest.mark.parametrize("start", [0, -3, 5000])
 @pytest.mark.parametrize("base", [10000.0, 500.0])
-def test_rotary_turns_pairs(base: float, start: int) -> None:
+def test_rotary_rotates_pairs_of_channels(base: float, start: int) -> None:
     x = torch.randn(BATCH, HEADS, 5, 8, dtype=torch.float64)
     halves = [(i, i + 4) for i in range(4)]
     neighbours = [(2 * i, 2 * i + 1) for i in range(4)]
@@ -119,7 +119,7 @@ def test_rotary_turns_pairs(base: float, start: int) -> None:
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
-def test_products_of_turned_queries_and_keys_depend_on_the_distance_alone(
+def test_products_of_rotated_queries_and_keys_depend_only_on_the_distance(
     interleaved: bool,
 ) -> None:
     query, key = torch.randn(2, 1, 8, dtype=torch.float64)
@@ -134,7 +134,7 @@ def test_products_of_turned_queries_and_keys_depend_on_the_distance_alone(
     assert product(3, 0) != pytest.approx(product(4, 0))
 
 
-def test_rotary_in_a_layer_turns_query_and_key_and_not_the_value() -> None:
+def test_rotary_in_a_layer_rotates_query_and_key_but_not_the_value() -> None:
     layer, x, memory = layer_with("rotary", kv_heads=2), tokens(), tokens(17)
     turn = Rotary(WIDTH // HEADS)
 
@@ -149,7 +149,7 @@ def test_rotary_in_a_layer_turns_query_and_key_and_not_the_value() -> None:
     assert_close(layer(x, memory, causal=True), expected)
 
 
-def test_with_rotary_a_layer_does_not_see_where_a_sequence_begins() -> None:
+def test_with_rotary_the_output_of_a_layer_does_not_depend_on_the_start_of_the_sequence() -> None:
     layer, x = layer_with("rotary"), tokens()
     mask = torch.zeros(BATCH, TOKENS + 5, dtype=torch.bool)
     mask[:, :5] = True
@@ -157,7 +157,7 @@ def test_with_rotary_a_layer_does_not_see_where_a_sequence_begins() -> None:
     assert_close(layer(later, causal=True, key_padding_mask=mask)[:, 5:], layer(x, causal=True))
 
 
-def test_rotary_needs_pairs() -> None:
+def test_rotary_needs_an_even_head_dim() -> None:
     with pytest.raises(ValueError, match="head_dim must be even; got 7"):
         Rotary(7)
     with pytest.raises(ValueError, match="head_dim must be even; got 3"):
@@ -168,8 +168,8 @@ def test_rotary_needs_pairs() -> None:
 
 
 def bucket_by_hand(distance: int, num_buckets: int, max_distance: int, bidirectional: bool) -> int:
-    """The rule in whole numbers: step k begins where (n / exact)^coarse reaches
-    (max_distance / exact)^k."""
+    """The rule in integers: step k begins where (n / exact)^coarse reaches (max_distance /
+    exact)^k."""
     back, first = -distance, 0
     if bidirectional:
         num_buckets //= 2
@@ -190,7 +190,7 @@ def bucket_by_hand(distance: int, num_buckets: int, max_distance: int, bidirecti
 @pytest.mark.parametrize(
     ("num_buckets", "max_distance"), [(32, 128), (16, 20), (12, 375), (8, 1000), (4, 9)]
 )
-def test_buckets_are_exact_nearby_and_logarithmic_further_away(
+def test_buckets_are_exact_for_small_distances_and_logarithmic_for_large_ones(
     num_buckets: int, max_distance: int, bidirectional: bool
 ) -> None:
     position = RelativeBias(HEADS, num_buckets, max_distance, bidirectional)
@@ -203,7 +203,7 @@ def test_buckets_are_exact_nearby_and_logarithmic_further_away(
 
 
 def published_buckets(distance: Tensor, bidirectional: bool) -> Tensor:
-    """The formula of the T5 paper's code at 32 buckets up to 128, in float32 as there."""
+    """The formula of the T5 paper's code for 32 buckets up to 128, in float32 as in that code."""
     buckets, first = 32, torch.zeros_like(distance)
     if bidirectional:
         buckets = 16
@@ -227,7 +227,7 @@ def test_pretrained_tables_fit(bidirectional: bool) -> None:
 def test_alibi_has_the_slopes_of_the_paper() -> None:
     assert Alibi(8).slopes == [2.0**-k for k in range(1, 9)]
     assert Alibi(16).slopes == pytest.approx([2 ** (-k / 2) for k in range(1, 17)])
-    # 12 heads: those of 8, then the odd ones of 16.
+    # 12 heads: the slopes of 8 heads, then the odd ones of 16 heads.
     assert Alibi(12).slopes == pytest.approx(
         [2.0**-k for k in range(1, 9)] + [2**-0.5, 2**-1.5, 2**-2.5, 2**-3.5]
     )
@@ -237,7 +237,7 @@ def test_alibi_has_the_slopes_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize(("query_len", "key_len"), [(5, 5), (1, 9), (4, 9), (6, 2)])
-def test_a_bias_is_laid_out_as_the_contract_says(query_len: int, key_len: int) -> None:
+def test_a_bias_has_the_layout_of_the_contract(query_len: int, key_len: int) -> None:
     alibi, relative = Alibi(HEADS), RelativeBias(HEADS, 8, 6)
     for i in range(query_len):
         for j in range(key_len):
@@ -285,7 +285,7 @@ def test_a_layer_with_a_bias_adds_it_to_the_scores(name: str, causal: bool) -> N
 
 
 @pytest.mark.parametrize("name", with_distance_bias())
-def test_a_relative_bias_is_trained(name: str) -> None:
+def test_a_relative_bias_can_be_trained(name: str) -> None:
     layer = layer_with("relative_bias", attention=name)
     layer(tokens()).square().sum().backward()
     grad = layer.position.weight.grad
@@ -294,7 +294,7 @@ def test_a_relative_bias_is_trained(name: str) -> None:
 
 
 @pytest.mark.parametrize("position", ["relative_bias", "alibi", RelativeBias(HEADS), Alibi(HEADS)])
-def test_attentions_that_take_no_bias_refuse_one(position: str | Position) -> None:
+def test_attentions_without_support_for_a_bias_refuse_one(position: str | Position) -> None:
     able = ", ".join(with_distance_bias())
     message = (
         "needs distance_bias, which linear feature_map=elu does not support; these variants do: "
@@ -308,12 +308,12 @@ def test_attentions_that_take_no_bias_refuse_one(position: str | Position) -> No
     "arguments",
     [(HEADS, 30), (HEADS, 2), (HEADS, 3, 9, False), (HEADS, 32, 8), (HEADS, 32, 16, False)],
 )
-def test_buckets_that_cannot_be_are_refused(arguments: tuple[Any, ...]) -> None:
+def test_invalid_buckets_are_refused(arguments: tuple[Any, ...]) -> None:
     with pytest.raises(ValueError, match=r"num_buckets must be a multiple of.*max_distance"):
         RelativeBias(*arguments)
 
 
-# What a layer takes.
+# Position arguments of a layer.
 
 
 @pytest.mark.parametrize(
@@ -328,12 +328,12 @@ def test_buckets_that_cannot_be_are_refused(arguments: tuple[Any, ...]) -> None:
         (Alibi(3), "Alibi must be made for the layer's num_heads 4; got 3"),
     ],
 )
-def test_other_positions_are_refused(position: Any, message: str) -> None:
+def test_invalid_positions_are_refused(position: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MultiHeadAttention(WIDTH, HEADS, position=position)
 
 
-def test_what_is_added_needs_one_width() -> None:
+def test_an_added_encoding_needs_query_and_key_of_one_width() -> None:
     with pytest.raises(ValueError, match="must have one width; got embed_dim=24, key_dim=8"):
         MultiHeadAttention(WIDTH, HEADS, position="sinusoidal", key_dim=8)
     MultiHeadAttention(WIDTH, HEADS, position="rotary", key_dim=8)
@@ -345,7 +345,7 @@ def test_tokens_of_another_width_are_refused(position: Position) -> None:
         position(torch.zeros(2, 5, 7))
 
 
-def test_a_position_of_ones_own_is_one_class() -> None:
+def test_a_users_position_encoding_is_one_class() -> None:
     class Reversed(Position):
         def added(self, hidden: Tensor, start: int) -> Tensor:
             return hidden.flip(1)

@@ -1,4 +1,5 @@
-"""Variants as the attention of transformers' models: small random ones, nothing is downloaded."""
+"""Variants as the attention of models of transformers: small random models, nothing is
+downloaded."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ SIZES = {
     "num_attention_heads": HEADS,
     "intermediate_size": 48,
     "max_position_embeddings": 64,
-    # Large, so that attention is far from uniform and a wrong scale or mask would show.
+    # Large weights, so that attention is far from uniform and a wrong scale or mask is detected.
     "initializer_range": 0.5,
     "pad_token_id": 0,
     "bos_token_id": 1,
@@ -100,7 +101,8 @@ LEFT, RIGHT, NONE = [[0] * 5 + [1] * 7, [1] * 12], [[1] * 12, [1] * 7 + [0] * 5]
 PADDINGS = {"left": LEFT, "right": RIGHT, "no": NONE}
 
 
-# transformers' eager attention is a float32 softmax, whatever the model's dtype; its sdpa is not.
+# transformers' eager attention computes softmax in float32 for every dtype of the model; its sdpa
+# does not.
 PRECISE = {"eager": torch.float32, "sdpa": torch.float64}
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 
@@ -111,7 +113,8 @@ def close(found: Tensor, expected: Tensor) -> None:
 
 
 def model(kind: str, own: str = "sdpa", **changes: Any) -> Any:
-    """A random model with an attention of transformers, in the dtype that one can be held to."""
+    """A random model with an attention of transformers, in the dtype in which it can be
+    compared."""
     transformers = pytest.importorskip("transformers")
     head, options = MODELS[kind]
     torch.manual_seed(0)
@@ -142,15 +145,15 @@ def implementations(model: Any) -> set[str]:
 
 
 def replaceable(kind: str, own: str) -> Any:
-    """A model, if this version of transformers lets its attention be replaced."""
+    """A model, if its attention can be replaced in this version of transformers."""
     made = model(kind, own)
     if not made._can_set_attn_implementation():
         pytest.skip(f"{kind} has attention of its own in this version of transformers")
     return made
 
 
-class TestFullIsTheModelsOwnAttention:
-    """In float64, to rounding; what stands at padding is nobody's business, but no NaN."""
+class TestFullIsTheAttentionOfTheModel:
+    """Equal in float64 up to rounding. At padding only NaN is an error."""
 
     @pytest.mark.parametrize(
         ("kind", "own"),
@@ -160,7 +163,7 @@ class TestFullIsTheModelsOwnAttention:
         ],
     )
     @pytest.mark.parametrize("padding", [*PADDINGS, None])
-    def test_tokens(self, kind: str, padding: str | None, own: str) -> None:
+    def test_a_model_of_tokens(self, kind: str, padding: str | None, own: str) -> None:
         made = replaceable(kind, own)
         call = tokens(None if padding is None else PADDINGS[padding])
         expected = output(made, **call)
@@ -171,7 +174,7 @@ class TestFullIsTheModelsOwnAttention:
 
     @pytest.mark.parametrize("own", PRECISE)
     @pytest.mark.parametrize("padding", [*PADDINGS, None])
-    def test_encoder_and_decoder(self, padding: str | None, own: str) -> None:
+    def test_an_encoder_with_a_decoder(self, padding: str | None, own: str) -> None:
         made = model("Bart", own)
         mask = PADDINGS[padding or "no"]
         call = tokens(None if padding is None else mask)
@@ -184,13 +187,13 @@ class TestFullIsTheModelsOwnAttention:
         close(found[real], expected[real])
         assert bool(found.isfinite().all())
 
-    def test_images(self) -> None:
+    def test_a_model_of_images(self) -> None:
         made = model("ViT")
         example = {"pixel_values": torch.randn(2, 3, 16, 16, dtype=torch.float64)}
         expected = output(made, **example)
         close(output(replace_attention(made, "full", example=example), **example), expected)
 
-    def test_scaling(self) -> None:
+    def test_the_scale_of_the_model_is_used(self) -> None:
         made = model("Llama")
         for layer in made.model.layers:
             layer.self_attn.scaling = 0.9
@@ -200,8 +203,8 @@ class TestFullIsTheModelsOwnAttention:
     @pytest.mark.parametrize(
         "changes", [{"scale_attn_weights": False}, {"scale_attn_by_inverse_layer_idx": True}]
     )
-    def test_scaling_of_gpt2(self, changes: dict[str, bool]) -> None:
-        """Older versions of transformers do not hand it over; their own sdpa leaves it out."""
+    def test_the_scale_of_gpt2_is_used(self, changes: dict[str, bool]) -> None:
+        """Older versions of transformers do not pass it on, and their own sdpa ignores it."""
         made = model("GPT2", "eager", **changes)
         expected = output(made, **tokens())
         if hasattr(made.transformer.h[0].attn, "scaling"):
@@ -211,7 +214,7 @@ class TestFullIsTheModelsOwnAttention:
             replace_attention(made, "full")
         assert torch.equal(output(made, **tokens()), expected)
 
-    def test_gradients(self) -> None:
+    def test_gradients_equal_those_of_the_model(self) -> None:
         made = model("Llama")
         call = tokens(LEFT)
         labels = call["input_ids"].masked_fill(call["attention_mask"] == 0, -100)
@@ -222,7 +225,7 @@ class TestFullIsTheModelsOwnAttention:
         for name, parameter in made.named_parameters():
             assert_close(parameter.grad, expected[name], rtol=1e-8, atol=1e-9)
 
-    def test_weights(self) -> None:
+    def test_returned_weights_equal_those_of_the_model(self) -> None:
         made = model("Llama", "eager")
         call = tokens(LEFT) | {"output_attentions": True}
         expected = made(**call).attentions
@@ -231,7 +234,7 @@ class TestFullIsTheModelsOwnAttention:
             close(mine[0, :, 5:], own[0, :, 5:])
             close(mine[1], own[1])
 
-    def test_a_decoder_that_sees_everything(self) -> None:
+    def test_a_decoder_that_is_not_causal(self) -> None:
         made = model("Llama", "eager")
         causal = output(made, **tokens(LEFT))
         made.config.is_causal = False
@@ -243,14 +246,14 @@ class TestFullIsTheModelsOwnAttention:
         close(found[real], expected[real])
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-    def test_half_types(self, dtype: torch.dtype) -> None:
+    def test_half_types_have_a_small_error(self, dtype: torch.dtype) -> None:
         made = model("Llama").to(dtype)
         expected = output(made.double(), **tokens(LEFT))
         found = output(replace_attention(made.to(dtype), "full"), **tokens(LEFT))
         assert found.dtype == dtype
         assert (found - expected)[1].norm() < 0.05 * expected[1].norm()
 
-    def test_a_sequence_of_padding_alone(self) -> None:
+    def test_a_sequence_of_only_padding_gives_finite_numbers(self) -> None:
         made = replace_attention(model("Llama"), "full")
         assert bool(output(made, **tokens([[0] * 12, [1] * 12])).isfinite().all())
 
@@ -277,7 +280,7 @@ class TestOtherVariants:
         assert not torch.allclose(found, output(replace_attention(made, "full"), **call), rtol=0.1)
 
     @pytest.mark.parametrize("name", sorted(REGISTRY))
-    def test_every_variant_encodes_or_says_why_not(self, name: str) -> None:
+    def test_every_variant_works_in_an_encoder_or_raises_with_the_reason(self, name: str) -> None:
         made = model("Splinter", "eager")
         attention = small(name)
         before = output(made, **tokens(RIGHT))
@@ -288,14 +291,16 @@ class TestOtherVariants:
             return
         found = output(replace_attention(made, attention), **tokens(RIGHT))
         assert bool(found.isfinite().all())
-        # What padding holds does not matter.
+        # The values at padding do not matter.
         call = tokens(RIGHT)
         call["input_ids"] = call["input_ids"].masked_fill(call["attention_mask"] == 0, 7)
         real = Tensor(RIGHT).bool()
         close(output(made, **call)[real], found[real])
 
     @pytest.mark.parametrize("name", sorted(REGISTRY))
-    def test_every_variant_is_causal_or_says_why_not(self, name: str) -> None:
+    def test_every_variant_is_causal_in_a_decoder_or_raises_with_the_reason(
+        self, name: str
+    ) -> None:
         made = model("Llama")
         attention = small(name)
         before, own = output(made, **tokens()), implementations(made)
@@ -313,7 +318,7 @@ class TestOtherVariants:
 
 
 def alone_and_padded(length: int, before: int, behind: int) -> tuple[dict[str, Tensor], ...]:
-    """A text by itself, and in a batch between padding, with another one beside it."""
+    """A text by itself, and the same text in a padded batch with another text."""
     generator = torch.Generator().manual_seed(2)
     ids = torch.randint(3, 32, (1, length), generator=generator)
     shape = (2, before + length + behind)
@@ -331,11 +336,14 @@ def alone_and_padded(length: int, before: int, behind: int) -> tuple[dict[str, T
 
 
 class TestPaddedTexts:
-    """A text in a padded batch is read as it is alone, by every variant."""
+    """Every variant gives the same result for a text in a padded batch as for the text by
+    itself."""
 
     @pytest.mark.parametrize(("before", "behind"), [(9, 0), (4, 5)])
     @pytest.mark.parametrize("name", sorted(REGISTRY))
-    def test_a_forward_pass(self, name: str, before: int, behind: int) -> None:
+    def test_a_forward_pass_of_a_padded_text_equals_that_of_the_text_alone(
+        self, name: str, before: int, behind: int
+    ) -> None:
         attention = small(name)
         kind = "Llama" if True in attention.info.causal_choices else "Bert"
         made = replace_attention(model(kind), attention)
@@ -344,7 +352,7 @@ class TestPaddedTexts:
         close(found, output(made, **alone))
 
     @pytest.mark.parametrize("name", sorted(REGISTRY))
-    def test_gradients(self, name: str) -> None:
+    def test_gradients_equal_those_of_the_model(self, name: str) -> None:
         attention = small(name)
         kind = "Llama" if True in attention.info.causal_choices else "Bert"
         made = replace_attention(model(kind), attention)
@@ -358,13 +366,13 @@ class TestPaddedTexts:
             assert_close(one, other, rtol=1e-7, atol=1e-7)
 
     @pytest.mark.parametrize("name", sorted(REGISTRY))
-    def test_a_generation(self, name: str) -> None:
+    def test_generation_from_a_padded_text_equals_that_from_the_text_alone(self, name: str) -> None:
         attention = small(name)
         if True not in attention.info.causal_choices:
             pytest.skip("has no causal form")
         made = replace_attention(model("Llama"), attention)
         alone, padded = alone_and_padded(20, 9, 0)
-        del padded["position_ids"]  # transformers counts them from the first token
+        del padded["position_ids"]  # transformers counts positions from the first token
         alone["attention_mask"] = torch.ones_like(alone["input_ids"])
         options = {
             "max_new_tokens": 12,
@@ -378,15 +386,15 @@ class TestPaddedTexts:
         close(torch.stack(other.scores)[:, 0], torch.stack(one.scores)[:, 0])
 
     @pytest.mark.parametrize("name", sorted(REGISTRY))
-    def test_a_decoder_reads_an_encoder(self, name: str) -> None:
-        """A text of the encoder is padded on the right, as it comes from a tokenizer."""
+    def test_a_decoder_reads_a_padded_encoder(self, name: str) -> None:
+        """Texts of an encoder have padding on the right, as from a tokenizer."""
         attention = small(name)
         if attention.info.causal_choices != (False, True):
             pytest.skip("does not serve such a model")
         made = replace_attention(model("Bart"), attention)
         alone, padded = alone_and_padded(20, 0, 7)
         del padded["position_ids"]
-        for length in (9, 27):  # as many as the encoder has, padding counted, among them
+        for length in (9, 27):  # as many as the encoder has, including padding
             decoder = torch.arange(2 * length).view(2, length) % 29 + 3
             expected = output(made, **alone, decoder_input_ids=decoder[:1])
             close(output(made, **padded, decoder_input_ids=decoder)[:1], expected)
@@ -400,7 +408,8 @@ def test_a_model_with_a_replaced_attention_cannot_be_exported(masked: bool) -> N
         torch.export.export(made, (), call)
 
 
-# Norms and rotary positions of these promote query and key under autocast, and not the value.
+# Norms and rotary positions of these models promote query and key under autocast, but not the
+# value.
 MIXING: dict[str, dict[str, Any]] = {
     "Llama": SIZES | {"num_key_value_heads": 2},
     "Qwen3": SIZES | {"num_key_value_heads": 2, "head_dim": HEAD_DIM},
@@ -429,10 +438,10 @@ class TestAutocast:
         loss.backward()
         return torch.cat([x.grad.flatten() for x in made.parameters()]).double()
 
-    def test_a_step_of_exact_attention_is_that_of_torchs(
+    def test_a_step_of_exact_attention_equals_that_of_torch(
         self, kind: str, half: torch.dtype
     ) -> None:
-        """Each as far from the step without autocast."""
+        """Both have the same distance from the step without autocast."""
         made = self.made(kind)
         exact = self.gradients(made, None)
         own = (self.gradients(made, half) - exact).norm()
@@ -441,14 +450,16 @@ class TestAutocast:
         assert own < 0.2 * exact.norm()
 
     @pytest.mark.parametrize("name", ["sliding_window", "linear", "lsh", "compressed"])
-    def test_a_step_of_others(self, kind: str, half: torch.dtype, name: str) -> None:
+    def test_a_step_of_other_variants_gives_finite_numbers(
+        self, kind: str, half: torch.dtype, name: str
+    ) -> None:
         made = replace_attention(self.made(kind), small(name))
         exact = self.gradients(made, None)
         assert (self.gradients(made, half) - exact).norm() < 0.2 * exact.norm()
 
 
 def generated(made: Any, padding: list[list[int]], **options: Any) -> tuple[Tensor, Tensor]:
-    """Greedy tokens of 20 steps, and the scores that led to them."""
+    """Greedy tokens of 20 steps, and their scores."""
     out = made.generate(
         **tokens(padding),
         max_new_tokens=20,
@@ -471,7 +482,7 @@ class TestGeneration:
     @pytest.mark.parametrize(
         "cache", [{}, {"use_cache": False}, {"cache_implementation": "static"}], ids=str
     )
-    def test_full_generates_what_eager_does(
+    def test_full_generates_the_tokens_of_eager_attention(
         self, kind: str, padding: list[list[int]], cache: dict[str, Any]
     ) -> None:
         made = model(kind, "eager")
@@ -483,7 +494,9 @@ class TestGeneration:
 
     @pytest.mark.parametrize("attention", causal(stable=True), ids=lambda a: a.info.name)
     @pytest.mark.parametrize("kind", ["Llama", "GPT2"])
-    def test_a_cache_changes_nothing(self, kind: str, attention: Attention) -> None:
+    def test_generation_with_a_cache_equals_generation_without(
+        self, kind: str, attention: Attention
+    ) -> None:
         made = replace_attention(model(kind), attention)
         expected, scores = generated(made, LEFT, use_cache=False)
         for cache in ({}, {"cache_implementation": "static"}):
@@ -492,7 +505,7 @@ class TestGeneration:
             close(found_scores, scores)
 
     @pytest.mark.parametrize("attention", causal(stable=False), ids=lambda a: a.info.name)
-    def test_without_a_stable_prefix_there_is_no_going_on(self, attention: Attention) -> None:
+    def test_without_a_stable_prefix_a_cache_is_refused(self, attention: Attention) -> None:
         made = replace_attention(model("Llama"), attention)
         name = attention.info.name
         message = (
@@ -506,11 +519,11 @@ class TestGeneration:
         again = output(made, input_ids=sequences[1:, :-1])
         assert_close(scores[-1][1], again[0, -1], check_dtype=False)
 
-    def test_some_tokens_at_a_time(self) -> None:
+    def test_several_tokens_at_a_time_with_a_cache(self) -> None:
         made = replace_attention(model("Llama"), small("sliding_window"))
         ids = tokens(length=20)["input_ids"]
         expected = output(made, input_ids=ids)
-        # Its name before transformers 5.24, and since.
+        # The name of the argument before transformers 5.24, and after.
         known = inspect.signature(made.forward).parameters
         name = "cache" if "cache" in known else "past_key_values"
         cache = made(input_ids=ids[:, :8], use_cache=True)[name]
@@ -534,7 +547,7 @@ class TestReplacing:
     @pytest.mark.parametrize(
         ("kind", "message"), [("Gemma2", GEMMA2), ("T5", "T5"), ("Bloom", BLOOM)]
     )
-    def test_a_model_that_cannot_have_it_stays_as_it_was(
+    def test_an_unsupported_model_stays_unchanged(
         self, kind: str, message: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         made = model(kind, "eager")
@@ -552,7 +565,7 @@ class TestReplacing:
         assert list(made.state_dict()) == names
         assert not caplog.records
 
-    def test_half_of_the_attention_is_not_enough(self) -> None:
+    def test_a_model_with_only_some_replaceable_attention_is_refused(self) -> None:
         made = model("Llama")
 
         class OwnAttention(nn.Module):
@@ -568,7 +581,7 @@ class TestReplacing:
             replace_attention(made, "full")
         assert implementations(made) == {"sdpa"}
 
-    def test_what_is_no_model_of_transformers(self) -> None:
+    def test_objects_that_are_no_model_of_transformers_are_refused(self) -> None:
         pytest.importorskip("transformers")
         message = "model must be a transformers.PreTrainedModel; got Linear"
         with pytest.raises(ValueError, match=message):
@@ -578,7 +591,7 @@ class TestReplacing:
         with pytest.raises(ValueError, match="text such as 'lsh num_hashes=4'; got <class"):
             replace_attention(model("Llama"), REGISTRY["full"])  # type: ignore[arg-type]
 
-    def test_examples(self) -> None:
+    def test_an_invalid_example_is_refused(self) -> None:
         made = model("ViT")
         with pytest.raises(ValueError, match="ViTModel reads pixel_values: pass example, the "):
             replace_attention(made, "full")
@@ -588,7 +601,7 @@ class TestReplacing:
         assert implementations(made) == {"sdpa"}
 
     @pytest.mark.parametrize("layers", [[0], [1], [2, 0]])
-    def test_layers_that_are_not_named_attend_as_before(self, layers: list[int]) -> None:
+    def test_layers_that_are_not_selected_keep_their_attention(self, layers: list[int]) -> None:
         made = model("Llama", num_hidden_layers=3)
         before = [copy.deepcopy(layer.self_attn) for layer in made.model.layers]
         seen: dict[int, tuple[dict[str, Any], Tensor]] = {}
@@ -601,7 +614,7 @@ class TestReplacing:
             layer.self_attn.register_forward_hook(keep, with_kwargs=True)
         output(made, **tokens())
         for number, (given, out) in seen.items():
-            # A module of its own configuration, which attends by transformers' sdpa.
+            # A module with its own configuration, which uses the sdpa of transformers.
             own = before[number]
             own.config._attn_implementation_internal = "sdpa"
             with torch.no_grad():
@@ -612,7 +625,7 @@ class TestReplacing:
                 close(out, expected)
         assert sorted(seen) == [0, 1, 2]
 
-    def test_learned_tensors_are_those_of_the_replaced_layers(self) -> None:
+    def test_learned_parameters_exist_only_in_the_replaced_layers(self) -> None:
         made = model("Llama")
         replace_attention(made, small("additive"), layers=[1])
         learned = [name for name in made.state_dict() if "attention_parameters" in name]
@@ -620,7 +633,7 @@ class TestReplacing:
         assert all(name.startswith("model.layers.1.") for name in learned)
 
     @pytest.mark.parametrize("layers", [[2], [-1, 0], []])
-    def test_layers_that_there_are_not(self, layers: list[int]) -> None:
+    def test_layers_that_do_not_exist_are_refused(self, layers: list[int]) -> None:
         made = model("Llama")
         before = output(made, **tokens())
         window = variants.create("sliding_window", window_size=2)
@@ -629,7 +642,7 @@ class TestReplacing:
         assert implementations(made) == {"sdpa"}
         assert torch.equal(output(made, **tokens()), before)
 
-    def test_nothing_but_the_attention_changes(self) -> None:
+    def test_only_the_attention_changes(self) -> None:
         made = model("Llama").train()
         names, state = list(made.state_dict()), torch.get_rng_state()
         assert replace_attention(made, "sliding_window") is made
@@ -642,9 +655,10 @@ class TestReplacing:
 
 
 class TestRefusedCalls:
-    """By a model whose attention was replaced; a request is done or refused, never left out."""
+    """Calls of a model with replaced attention: every option is applied or refused, and never
+    ignored."""
 
-    def test_a_window_of_the_models_own(self) -> None:
+    def test_the_sliding_window_of_a_model_is_refused(self) -> None:
         made = replace_attention(model("Mistral"), "full")
         short = tokens(length=8)
         assert_close(output(made, **short), output(model("Mistral"), **short))
@@ -661,7 +675,7 @@ class TestRefusedCalls:
         free = replace_attention(model("Mistral", sliding_window=None), small("sliding_window"))
         assert bool(output(free, **tokens()).isfinite().all())
 
-    def test_packed_sequences(self) -> None:
+    def test_packed_sequences_are_refused(self) -> None:
         made = replace_attention(model("Llama"), "full")
         call = tokens() | {"use_cache": False}
         plain = torch.arange(12).expand(2, -1)
@@ -671,10 +685,10 @@ class TestRefusedCalls:
 
     @pytest.mark.parametrize("additive", [False, True])
     @pytest.mark.parametrize("padding", [LEFT, RIGHT, NONE], ids=PADDINGS)
-    def test_masks_of_all_pairs(
+    def test_masks_of_all_pairs_are_read_or_refused(
         self, padding: list[list[int]], additive: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """One that says no more than causal and padding is as good as these."""
+        """A mask that is only causal and padding is accepted like these two."""
         monkeypatch.setattr(pair_masks, "TILE", 24)  # two rows
         made = replace_attention(model("Llama"), small("sliding_window"))
         call = tokens(padding)
@@ -708,7 +722,7 @@ class TestRefusedCalls:
         ):
             output(made, **call, attention_mask=mask[..., :9])
 
-    def test_dropout_in_training(self) -> None:
+    def test_dropout_in_training_is_refused(self) -> None:
         made = replace_attention(model("Llama", attention_dropout=0.1).train(), "full")
         message = (
             "^full in LlamaAttention: variants have no dropout of attention weights; the model has "
@@ -734,7 +748,7 @@ class TestRefusedCalls:
             "unheard_of",
         ],
     )
-    def test_whatever_else_a_model_asks_for(self, option: str) -> None:
+    def test_other_options_of_a_model_are_refused(self, option: str) -> None:
         transformers = pytest.importorskip("transformers")
         function = transformers.AttentionInterface()[attn_implementation("full")]
         module = nn.Module()
@@ -760,7 +774,7 @@ class TestRefusedCalls:
         assert torch.equal(out, everything)
 
     @pytest.mark.parametrize("name", ["cache", "past_key_values"])
-    def test_a_cache_that_the_model_has_read_already(self, name: str) -> None:
+    def test_a_cache_that_the_model_has_already_applied(self, name: str) -> None:
         transformers = pytest.importorskip("transformers")
         function = transformers.AttentionInterface()[attn_implementation("full")]
         query = torch.randn(1, HEADS, 6, HEAD_DIM)
@@ -784,10 +798,11 @@ class TestRefusedCalls:
         (2, 4, 6, 3),
     ],
 )
-def test_a_mask_shows_the_pairs_that_transformers_shows(
+def test_a_mask_hides_the_pairs_that_transformers_hides(
     causal: bool, queries: int, first: int, keys: int, known: int
 ) -> None:
-    """Of a cache that grows, one of fixed size, and a mask of another length than the keys."""
+    """With a growing cache, with a cache of fixed size, and with a mask of another length than the
+    keys."""
     transformers = pytest.importorskip("transformers")
     masking = transformers.masking_utils
     position = torch.arange(first, first + queries)
@@ -817,8 +832,8 @@ def test_a_mask_shows_the_pairs_that_transformers_shows(
         assert (sight.padding is None) == bool(whole[:, 0, -1, : sight.key_len].all())
 
 
-def test_slots_that_a_cache_has_not_filled_are_no_keys() -> None:
-    """Where a model makes a mask of all pairs, for a cache of nine slots with six in use."""
+def test_empty_slots_of_a_cache_are_no_keys() -> None:
+    """The model makes a mask of all pairs for a cache of nine slots with six in use."""
     key = torch.ones(2, 1, 9, 1)
     for queries in (1, 3, 6):
         mask = torch.ones(6, 9, dtype=torch.bool).tril()[-queries:].repeat(2, 1, 1, 1)
@@ -829,7 +844,7 @@ def test_slots_that_a_cache_has_not_filled_are_no_keys() -> None:
         assert padding.tolist() == [[True] * 2 + [False] * 4, [False] * 6]
 
 
-def test_a_mask_of_one_row_need_not_be_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mask_of_one_row_is_not_compared_with_other_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_masks, "mask_kinds", None)
     mask = Tensor(RIGHT)[:, None, None].bool()
     query = torch.ones(2, 1, 5, 1)
@@ -841,7 +856,7 @@ def test_a_mask_of_one_row_need_not_be_compared(monkeypatch: pytest.MonkeyPatch)
 
 
 class Largest(TorchDispatchMode):
-    """The most elements a tensor had that was made inside."""
+    """The number of elements of the largest tensor that is created inside."""
 
     numel = 0
 
@@ -857,8 +872,8 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("window", [None, 10_000])
-def test_no_mask_of_all_pairs_is_built(padded: bool, window: int | None) -> None:
-    """Neither where a mask is known nor where it has to be looked at."""
+def test_no_mask_of_all_pairs_is_created(padded: bool, window: int | None) -> None:
+    """Neither if the mask is known nor if its values must be read."""
     changes = {"max_position_embeddings": 8192, "num_hidden_layers": 1, "sliding_window": window}
     made = replace_attention(model("Mistral", **changes), variants.create("linear")).float()
     call = tokens([[0] * 100 + [1] * 7900, [1] * 8000] if padded else None, length=8000)
@@ -880,7 +895,7 @@ LEARNERS = [
 
 class TestLearnedTensors:
     @pytest.mark.parametrize("attention", LEARNERS, ids=lambda a: a.info.name)
-    def test_are_trained_with_the_model(self, attention: Attention) -> None:
+    def test_learned_parameters_are_trained_with_the_model(self, attention: Attention) -> None:
         made = model("Llama")
         made.set_attn_implementation(attn_implementation(attention))
         expected = output(made, **tokens())
@@ -908,7 +923,7 @@ class TestLearnedTensors:
         again.load_state_dict(made.state_dict())
         assert torch.equal(output(again, **tokens()), trained)
         assert torch.equal(output(copy.deepcopy(made), **tokens()), trained)
-        # A second time, what was learned stays; another attention takes it away.
+        # A second call keeps the learned parameters; another attention removes them.
         assert torch.equal(output(replace_attention(made, attention), **tokens()), trained)
         replace_attention(made, "full")
         assert set(made.state_dict()) == before
@@ -916,7 +931,7 @@ class TestLearnedTensors:
 
 
 class TestNames:
-    def test_every_setting_has_a_name_that_transformers_takes(self) -> None:
+    def test_every_setting_has_a_name_that_transformers_accepts(self) -> None:
         made = model("Llama")
         names = set()
         attentions = [
@@ -933,7 +948,7 @@ class TestNames:
         assert len(names) == len(set(attentions))
         assert attn_implementation("full") == "full()"
 
-    def test_models_are_made_with_it(self, tmp_path: Path) -> None:
+    def test_models_can_be_created_with_the_name(self, tmp_path: Path) -> None:
         transformers = pytest.importorskip("transformers")
         window = small("sliding_window")
         made = model("Llama")
@@ -951,7 +966,7 @@ class TestNames:
         fresh.load_state_dict(made.state_dict())
         assert torch.equal(output(fresh.double().eval(), **tokens()), expected)
 
-    def test_wrong_names(self) -> None:
+    def test_invalid_names_are_refused(self) -> None:
         pytest.importorskip("transformers")
         for name in ("sdpa", "my/attention", "Flash", "paged|mine"):
             with pytest.raises(
@@ -966,7 +981,7 @@ class TestNames:
             attn_implementation("linear", "ours")
 
 
-def test_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_transformers_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     message = (
         "^attention of pretrained models needs transformers of at least version 4.56, which is not "

@@ -1,4 +1,4 @@
-"""The registry: how a variant is entered, made and listed, and what a mistake is told."""
+"""The registry: registration, creation and listing of variants, and the error messages."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _registry_as_it_was() -> Iterator[None]:
 
 
 def a_class(module: str = "somewhere.tent") -> type[Attention]:
-    """An unregistered variant, as if it stood in a file of that name."""
+    """An unregistered variant, as if it were defined in a file of that name."""
 
     @dataclass(frozen=True)
     class Tent(Attention):
@@ -85,10 +85,10 @@ def exactly(message: str) -> str:
     return f"^{re.escape(message)}$"
 
 
-# --- Entering a variant
+# --- Registering a variant
 
 
-def test_a_variant_is_entered_under_the_name_of_its_file() -> None:
+def test_a_variant_is_registered_under_the_name_of_its_file() -> None:
     cls = entered()
     assert REGISTRY["tent"] is cls
     assert cls.info.name == "tent"
@@ -141,7 +141,7 @@ def test_a_variant_is_entered_under_the_name_of_its_file() -> None:
         "exact",
     ],
 )
-def test_a_wrong_word_is_refused_on_registration(changes: dict[str, Any], message: str) -> None:
+def test_invalid_facts_are_refused_on_registration(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=exactly(message)):
         entered(**changes)
     assert "tent" not in REGISTRY
@@ -181,7 +181,7 @@ def test_a_wrong_word_is_refused_on_registration(changes: dict[str, Any], messag
         ),
     ],
 )
-def test_a_hyperparameter_that_lacks_something_is_refused(field: Any, message: str) -> None:
+def test_an_incomplete_hyperparameter_is_refused(field: Any, message: str) -> None:
     pegged = dataclasses.make_dataclass(
         "Pegged", [("pegs", int, field)], bases=(a_class(),), frozen=True
     )
@@ -199,14 +199,14 @@ def test_a_second_variant_in_one_file_is_refused() -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_every_target_and_capability_of_the_vocabulary_is_accepted(target: str) -> None:
+def test_every_target_and_every_capability_is_accepted(target: str) -> None:
     cls = entered(target=target, supports=set(CAPABILITIES))
     assert cls.info.target == target
     assert cls.info.supports == CAPABILITIES
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_said_of_a_registered_variant_is_complete(name: str) -> None:
+def test_the_declared_facts_of_a_registered_variant_are_complete(name: str) -> None:
     info = REGISTRY[name].info
     assert info.name == name
     assert info.target in TARGETS
@@ -227,7 +227,7 @@ def test_what_is_said_of_a_registered_variant_is_complete(name: str) -> None:
         variants.create(name, **info.exact_when)
 
 
-# --- Making one
+# --- Creating a variant
 
 
 def test_an_unknown_variant_lists_the_known_ones() -> None:
@@ -246,7 +246,7 @@ def test_an_unknown_hyperparameter_lists_the_valid_ones(name: str) -> None:
 
 
 def bad_values(name: str) -> list[tuple[str, Any, str]]:
-    """Values that each field must refuse, from what the field declares of itself."""
+    """Invalid values of each field, from the declaration of the field."""
     found: list[tuple[str, Any, str]] = []
     for field in dataclasses.fields(REGISTRY[name]):
         minimum, choices = field.metadata.get("minimum"), field.metadata.get("choices")
@@ -277,14 +277,14 @@ def bad_values(name: str) -> list[tuple[str, Any, str]]:
     ("name", "field", "value", "message"),
     [(name, *case) for name in NAMES for case in bad_values(name)],
 )
-def test_a_bad_value_is_refused_with_what_would_be_good(
+def test_an_invalid_value_is_refused_with_the_valid_ones(
     name: str, field: str, value: Any, message: str
 ) -> None:
     with pytest.raises(ValueError, match=exactly(f"{name}: {field} {message}; got {value!r}")):
         variants.create(name, **{field: value})
 
 
-# --- What is known of hyperparameters
+# --- Facts about hyperparameters
 
 
 def test_hyperparameters_are_records_in_the_order_of_the_file() -> None:
@@ -333,7 +333,7 @@ def test_hyperparameters_are_records_in_the_order_of_the_file() -> None:
         ({"train": TimesLength(1 / 4), "type": float}, 30, 7.5),
     ],
 )
-def test_a_number_for_trainings_grows_with_the_sequence(
+def test_the_training_value_of_a_number_grows_with_the_sequence(
     known: dict[str, Any], seq_len: int, value: float
 ) -> None:
     record = Hyperparameter(**{"name": "pegs", "type": int, "default": 6} | known)
@@ -354,7 +354,7 @@ def test_the_docstring_of_a_variant_lists_its_hyperparameters() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_help_says_what_a_variant_and_its_hyperparameters_are(name: str) -> None:
+def test_help_describes_a_variant_and_its_hyperparameters(name: str) -> None:
     made = variants.create(name)
     text = inspect.getdoc(type(made))
     assert text is not None
@@ -370,7 +370,7 @@ def test_help_says_what_a_variant_and_its_hyperparameters_are(name: str) -> None
         assert not one.doc.endswith(".")
 
 
-# --- What a made variant is
+# --- Properties of a created variant
 
 
 def test_hyperparameters_are_sorted_text_without_the_implementation() -> None:
@@ -392,7 +392,7 @@ def test_hyperparameters_name_every_setting_in_order(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_equal_settings_are_equal_and_hash_alike_and_cannot_be_changed(name: str) -> None:
+def test_variants_with_equal_settings_are_equal_hashable_and_immutable(name: str) -> None:
     one, other = variants.create(name), variants.create(name)
     assert one == other
     assert one is not other
@@ -418,7 +418,7 @@ def test_a_variant_keeps_no_tensor(name: str) -> None:
     assert vars(made) == settings | {"text": str(made)}
 
 
-def test_exact_attention_has_the_reference() -> None:
+def test_only_exact_attention_declares_a_reference() -> None:
     found = reference_attention()
     assert found.info.is_exact
     assert found.implementation == found.info.reference in found.info.libraries
@@ -429,7 +429,7 @@ def test_exact_attention_has_the_reference() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_grid_is_what_the_file_declares_and_holds_the_defaults(name: str) -> None:
+def test_the_grid_is_the_declared_one_and_contains_the_defaults(name: str) -> None:
     made = variants.grid(name)
     assert made == [REGISTRY[name](**setting) for setting in REGISTRY[name].info.grid]
     assert len(set(made)) == len(made)
@@ -437,12 +437,12 @@ def test_the_grid_is_what_the_file_declares_and_holds_the_defaults(name: str) ->
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_knob_of_quality_goes_through_several_settings(name: str) -> None:
+def test_a_knob_of_quality_has_several_settings(name: str) -> None:
     info, made = REGISTRY[name].info, variants.grid(name)
     default = variants.create(name)
     kept = variants.grid(name, "default")
     assert default in kept
-    for other in kept:  # what differs is no number
+    for other in kept:  # the settings without a knob do not differ in numbers
         numbers = [
             f.name
             for f in dataclasses.fields(other)
@@ -452,13 +452,14 @@ def test_a_knob_of_quality_goes_through_several_settings(name: str) -> None:
     if not info.knob:
         assert kept == made
         return
-    # Powers of two in steps of one factor, as many for each of what differs otherwise.
+    # Powers of two with a constant factor between them, equally many for each combination of the
+    # other settings.
     values = sorted({getattr(one, info.knob[0]) for one in made})
     assert 3 <= len(values) <= 4
     assert len(values) * len(kept) == len(made)
     assert all(value.bit_count() == 1 for value in values)
     assert len({after // before for before, after in pairwise(values)}) == 1
-    # More than one of the settings still has something to leave out at 1024 tokens.
+    # At least two of the settings still omit some keys at 1024 tokens.
     assert values[1] < 1024
 
 
@@ -479,7 +480,7 @@ def test_a_grid_is_the_product_of_its_axes() -> None:
     assert default_knob("tent") == "poles=3"
 
 
-def test_a_grid_of_settings_goes_along_two_numbers_at_once() -> None:
+def test_a_grid_of_settings_may_change_two_numbers_together() -> None:
     cls = entered(a_tent_with_pegs(), grid=[{"poles": n, "pegs": 2 * n} for n in (6, 3)])
     assert variants.grid("tent") == [cls(poles=6, pegs=12), cls()]
     assert cls.info.knob == ("poles", "pegs")
@@ -515,7 +516,7 @@ def test_a_grid_that_is_no_curve_is_refused(grid: Any, message: str) -> None:
     assert "tent" not in REGISTRY
 
 
-def test_settings_that_are_neither_is_refused() -> None:
+def test_an_unknown_kind_of_settings_is_refused() -> None:
     message = "settings must be one of grid, default; got 'best'"
     with pytest.raises(ValueError, match=exactly(message)):
         variants.grid("lsh", "best")
@@ -584,7 +585,7 @@ class MeanAttention(Attention):
 
 
 def in_a_copy(tmp_path: Path, python: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run Python on a copy of the package that has one more file, from outside this checkout."""
+    """Run Python with a copy of the package that has one more file, outside this checkout."""
     package = Path(variants.__file__).parent
     shutil.copytree(
         package, tmp_path / "variants", ignore=shutil.ignore_patterns("__pycache__", ".*")
@@ -602,7 +603,7 @@ def in_a_copy(tmp_path: Path, python: Sequence[str]) -> subprocess.CompletedProc
     )
 
 
-def test_a_new_file_is_a_new_variant_and_nothing_else_is_touched(tmp_path: Path) -> None:
+def test_a_new_file_is_a_new_variant_without_other_changes(tmp_path: Path) -> None:
     code = (
         "import json, variants; print(json.dumps([sorted(variants.REGISTRY), variants.__file__, "
         "[a.hyperparameters for a in variants.grid('mean_of_all')]]))"

@@ -1,4 +1,4 @@
-"""Reports: what is read, how lines are named, what is drawn, and that nothing goes missing."""
+"""Reports: reading of runs, names of lines, figures and tables, and completeness."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ KIND = {kind.name: kind for kind in KINDS}
 
 
 def case(**changes: Any) -> Case:
-    """A case; kv_heads and key_len follow heads and seq_len unless they are given."""
+    """A case. kv_heads and key_len default to heads and seq_len."""
     changes = {
         "kv_heads": changes.get("heads", 8),
         "key_len": changes.get("seq_len", 256),
@@ -121,7 +121,9 @@ def figure_of(kind: Kind, frame: pd.DataFrame) -> tuple[Figure, list[Axes]]:
     return figure, [ax for ax in figure.axes if ax.get_visible()]
 
 
-def test_real_inputs_are_on_top_and_what_most_panels_have_on_the_left(tmp_path: Path) -> None:
+def test_real_inputs_are_the_first_row_and_the_most_frequent_column_is_on_the_left(
+    tmp_path: Path,
+) -> None:
     kinds = [("clustered", None, "float32"), ("smollm2", 3, "float32"), ("smollm2", 3, "bfloat16")]
     rows = [done(inputs=i, layer=layer, dtype=dtype) for i, layer, dtype in kinds]
     write(tmp_path / "run", rows)
@@ -136,7 +138,7 @@ def test_real_inputs_are_on_top_and_what_most_panels_have_on_the_left(tmp_path: 
 
 
 def marks_of(ax: Axes) -> dict[str, float]:
-    """The places on the x axis of the marks of failed cases, by `status:label`."""
+    """The positions of the marks of failed cases on the x axis, by `status:label`."""
     return {
         text.get_gid().removeprefix("failed:"): text.xy[0]
         for text in ax.texts
@@ -167,7 +169,7 @@ def run(tmp_path: Path) -> Path:
 # Reading
 
 
-def test_a_row_reads_back_in_the_types_of_the_schema(tmp_path: Path) -> None:
+def test_a_row_is_read_with_the_types_of_the_schema(tmp_path: Path) -> None:
     rows = [done(layer=3, causal=False), failed(variant="nan", inputs="null")]
     frame = frame_of(tmp_path, rows)
     for row, (_, read) in zip(rows, frame.iterrows(), strict=True):
@@ -180,7 +182,7 @@ def test_a_row_reads_back_in_the_types_of_the_schema(tmp_path: Path) -> None:
     assert frame["layer"].dtype == "Int64"
 
 
-def test_a_missing_folder_says_what_a_results_folder_holds(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported_with_the_content_of_a_results_folder(tmp_path: Path) -> None:
     with pytest.raises(
         ResultsError, match=r"nowhere is not a folder; .* results\.csv and environment"
     ):
@@ -188,7 +190,7 @@ def test_a_missing_folder_says_what_a_results_folder_holds(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["results.csv", "environment.json"])
-def test_a_missing_file_is_named_with_what_is_there(run: Path, name: str) -> None:
+def test_a_missing_file_is_reported_with_the_existing_ones(run: Path, name: str) -> None:
     (run / name).unlink()
     (run / "other.txt").touch()
     with pytest.raises(ResultsError, match=rf"has no {name}; .*this one holds .*other\.txt"):
@@ -204,7 +206,7 @@ def test_missing_columns_are_named(run: Path) -> None:
         read_runs([run])
 
 
-def test_a_run_from_before_a_column_came_reads_as_it_was_meant(run: Path) -> None:
+def test_a_run_without_a_later_column_is_read_with_its_default(run: Path) -> None:
     table = pd.read_csv(run / "results.csv").drop(columns=["projections", "state_bytes"])
     table.to_csv(run / "results.csv", index=False)
     frame = read_runs([run]).frame
@@ -217,7 +219,7 @@ def test_a_run_from_before_a_column_came_reads_as_it_was_meant(run: Path) -> Non
 def test_published_runs_can_be_read(name: str) -> None:
     frame = read_runs([REFERENCE / name]).frame
     assert len(finished(frame)) >= (18 if name.endswith("-long") else 100)
-    # One run is of heads at equal width and of decoding; the others know neither.
+    # One run has heads at equal width and decoding; the others have neither.
     sorts = {"width", "decode"} if name.endswith("-layer") else {"head_dim"}
     assert {part.sort for part in split(frame)} == sorts
 
@@ -239,7 +241,7 @@ def test_the_last_of_two_rows_of_a_case_counts(tmp_path: Path) -> None:
     assert list(frame_of(tmp_path, [done(1.0), done(2.0)])["time_ms_median"]) == [2.0]
 
 
-def test_columns_that_came_later_do_no_harm(run: Path) -> None:
+def test_unknown_columns_are_ignored(run: Path) -> None:
     table = pd.read_csv(run / "results.csv").assign(energy_joules=1)
     table.to_csv(run / "results.csv", index=False)
     assert len(read_runs([run]).frame) == len(RUN)
@@ -277,13 +279,13 @@ def test_an_unreadable_value_is_named(run: Path, column: str, value: str, messag
         read_runs([run])
 
 
-def test_a_damaged_environment_is_named(run: Path) -> None:
+def test_a_damaged_environment_file_is_named(run: Path) -> None:
     (run / "environment.json").write_text("{")
     with pytest.raises(ResultsError, match=r"environment\.json is not a JSON file"):
         read_runs([run])
 
 
-def test_no_run_at_all_is_refused() -> None:
+def test_a_report_without_runs_is_refused() -> None:
     with pytest.raises(ResultsError, match="expected at least one results folder"):
         read_runs([])
 
@@ -291,7 +293,7 @@ def test_no_run_at_all_is_refused() -> None:
 # Names
 
 
-def test_a_label_shows_only_what_varies_within_its_variant(tmp_path: Path) -> None:
+def test_a_label_shows_only_settings_that_vary_within_its_variant(tmp_path: Path) -> None:
     rows = [
         done(variant="lsh", hyperparameters="bucket_size=64 num_hashes=1 seed=0"),
         done(variant="lsh", hyperparameters="bucket_size=64 num_hashes=4 seed=0"),
@@ -308,7 +310,7 @@ def test_a_label_shows_only_what_varies_within_its_variant(tmp_path: Path) -> No
     ]
 
 
-def test_a_setting_with_spaces_in_its_value_stays_whole(tmp_path: Path) -> None:
+def test_a_setting_with_spaces_in_its_value_is_not_split(tmp_path: Path) -> None:
     rows = [done(variant="x", hyperparameters=f"sizes=({n}, 2) top=1") for n in (1, 2)]
     assert list(frame_of(tmp_path, rows)["label"]) == ["x sizes=(1, 2)", "x sizes=(2, 2)"]
 
@@ -328,7 +330,7 @@ def test_a_machine_is_named_after_its_device(
     assert machine_name({"hardware": hardware}, device) == name
 
 
-def test_runs_of_one_machine_join_unless_they_measured_the_same(tmp_path: Path) -> None:
+def test_runs_of_one_machine_are_joined_unless_they_have_a_case_in_common(tmp_path: Path) -> None:
     first = write(tmp_path / "1", [done(seq_len=256)])
     other = write(tmp_path / "2", [done(seq_len=512)])
     again = write(tmp_path / "3", [done(seq_len=256)])
@@ -340,7 +342,7 @@ def test_runs_of_one_machine_join_unless_they_measured_the_same(tmp_path: Path) 
     assert len(read_runs([first, first]).frame) == 1
 
 
-def test_numbers_are_shown_in_human_units() -> None:
+def test_numbers_are_shown_in_readable_units() -> None:
     assert [show_ms(v) for v in (0.02, 1.25, 1500)] == ["20.0 µs", "1.25 ms", "1.50 s"]
     assert [show_bytes(v) for v in (100, 3 * 2**19, 2**30)] == ["100 B", "1.50 MiB", "1.00 GiB"]
     assert [show_count(v) for v in (256, 1000, 1024, 2**20)] == ["256", "1000", "1k", "1M"]
@@ -350,7 +352,7 @@ def test_numbers_are_shown_in_human_units() -> None:
 # The frontier
 
 
-def test_the_frontier_holds_what_nothing_beats_and_an_error_of_zero() -> None:
+def test_the_frontier_contains_undominated_points_and_an_error_of_zero() -> None:
     points = pd.DataFrame(
         {
             "variant": list("abcdefg"),
@@ -361,7 +363,7 @@ def test_the_frontier_holds_what_nothing_beats_and_an_error_of_zero() -> None:
     assert list(frontier(points, TIME, ERROR)["variant"]) == ["a", "b", "f"]
 
 
-def test_what_is_no_better_than_zeros_is_on_no_frontier() -> None:
+def test_points_no_better_than_zeros_are_not_on_the_frontier() -> None:
     points = pd.DataFrame(
         {"variant": list("abc"), TIME.column: [1.0, 2.0, 3.0], ERROR.column: [1.3, 1.0, 0.9]}
     )
@@ -369,7 +371,7 @@ def test_what_is_no_better_than_zeros_is_on_no_frontier() -> None:
     assert frontier(points[:2], TIME, ERROR).empty
 
 
-def test_below_the_floor_only_the_fastest_is_on_the_frontier() -> None:
+def test_below_the_floor_only_the_fastest_point_is_on_the_frontier() -> None:
     points = pd.DataFrame(
         {"variant": list("abc"), TIME.column: [1.0, 2.0, 3.0], ERROR.column: [0.9, 2e-7, 1e-7]}
     )
@@ -387,7 +389,7 @@ def test_a_point_of_zero_error_is_within_the_axes(run: Path) -> None:
 # Slices
 
 
-def test_a_panel_mixes_nothing_but_its_axis(tmp_path: Path) -> None:
+def test_rows_of_a_panel_differ_only_in_its_axis(tmp_path: Path) -> None:
     values: dict[str, tuple[Any, Any]] = {
         "inputs": ("gaussian", "smollm2"),
         "layer": (None, 3),
@@ -406,7 +408,7 @@ def test_a_panel_mixes_nothing_but_its_axis(tmp_path: Path) -> None:
     rows = [done()]
     rows += [done(seq_len=512, key_len=512)]
     rows += [done(**{name: value}) for name, (_, value) in values.items()]
-    # The same at twice as many heads, and as steps of decoding.
+    # The same rows with twice as many heads, and as decoding steps.
     rows += [
         replace(row, heads=2 * row.heads, kv_heads=2 * row.kv_heads, head_dim=row.head_dim // 2)
         for row in rows
@@ -430,7 +432,9 @@ def test_a_panel_mixes_nothing_but_its_axis(tmp_path: Path) -> None:
     assert {"time_vs_length", "time_at_equal_width", "time_per_token"} <= drawn
 
 
-def test_the_slice_with_most_lengths_is_drawn_and_the_rest_is_named(tmp_path: Path) -> None:
+def test_the_slice_with_most_lengths_is_drawn_and_the_other_slices_are_named(
+    tmp_path: Path,
+) -> None:
     rows = [done(seq_len=n) for n in (256, 512, 1024)]
     rows += [done(seq_len=512, heads=n) for n in (1, 2)]
     rows += [done(seq_len=n, inputs="smollm2", layer=15) for n in (256, 512)]
@@ -447,7 +451,7 @@ def test_of_lengths_with_as_many_numbers_the_longest_is_drawn(tmp_path: Path) ->
     assert panel.fixed["seq_len"] == 512
 
 
-def test_a_figure_says_its_slice(run: Path) -> None:
+def test_a_figure_names_its_slice(run: Path) -> None:
     figure, _ = figure_of(KIND["time_vs_length"], read_runs([run]).frame)
     texts = " ".join(text.get_text() for text in figure.texts)
     for word in ("cpu, Some CPU, 2 threads", "causal", "head_dim 64", "8 heads", "gaussian"):
@@ -469,21 +473,21 @@ def test_a_failed_case_is_marked_at_its_length_in_the_color_of_its_line(run: Pat
     assert "×T  timeout" in [text.get_text() for text in legend.get_texts()]
 
 
-def test_a_failed_case_is_named_where_it_has_no_place(run: Path) -> None:
+def test_a_failed_case_is_named_where_it_has_no_position(run: Path) -> None:
     rows = [*RUN, done(variant="linear", seq_len=4096), done(variant="performer", seq_len=4096)]
     _, (ax,) = figure_of(KIND["error_vs_time"], frame_of(run, rows))
     assert list(marks_of(ax)) == ["timeout:lsh"]
     assert "×T lsh" in [text.get_text() for text in ax.texts]
 
 
-def test_failures_that_do_not_fit_are_counted(tmp_path: Path) -> None:
+def test_failures_are_counted_where_their_names_do_not_fit(tmp_path: Path) -> None:
     rows = [done(seq_len=2**n) for n in range(4, 20)]
     rows += [failed(variant=f"v{n}", seq_len=512) for n in range(MOST_LINES - 1)]
     _, (ax,) = figure_of(KIND["time_vs_length"], frame_of(tmp_path, rows))
     assert f"{MOST_LINES - 1}×T" in [text.get_text() for text in ax.texts]
 
 
-def test_a_variant_that_failed_alike_everywhere_is_named_once(tmp_path: Path) -> None:
+def test_a_variant_with_the_same_failure_in_all_settings_is_named_once(tmp_path: Path) -> None:
     rows = [*RUN, *(done(9, implementation=name, seq_len=4096) for name in ("sdpa", "plain"))]
     for setting in ("a=1", "a=2"):
         rows += [failed(variant="nystrom", hyperparameters=setting, seq_len=4096)]
@@ -510,7 +514,7 @@ def names_of(ax: Axes) -> list[str]:
     return [text.get_text() for text in ax.get_yticklabels()]
 
 
-def test_as_many_labels_as_can_be_told_apart_are_lines(tmp_path: Path) -> None:
+def test_a_number_of_labels_up_to_the_limit_is_drawn_as_lines(tmp_path: Path) -> None:
     few = [row for row in MANY if row.variant != "v00"]
     _, (ax,) = figure_of(KIND["time_vs_length"], frame_of(tmp_path, few))
     assert len(lines_of(ax)) == MOST_LINES
@@ -521,7 +525,7 @@ def panels_of(frame: pd.DataFrame) -> list[Panel]:
     return panels(frame, x="seq_len", row="passage", column="dtype")
 
 
-def test_more_have_a_row_each_with_a_dot_at_each_length(tmp_path: Path) -> None:
+def test_more_labels_have_one_row_each_with_a_dot_at_each_length(tmp_path: Path) -> None:
     figure, (ax,) = figure_of(KIND["time_vs_length"], frame_of(tmp_path, MANY))
     names = names_of(ax)
     assert sorted(names) == sorted({row.variant for row in MANY})
@@ -543,14 +547,14 @@ def test_more_have_a_row_each_with_a_dot_at_each_length(tmp_path: Path) -> None:
     assert texts == ["sequence length:", "256", "1k", "fastest exact one"]
 
 
-def test_the_best_row_is_on_top_and_what_got_less_far_below(tmp_path: Path) -> None:
+def test_the_best_row_is_first_and_rows_with_fewer_results_are_last(tmp_path: Path) -> None:
     rows = [row for row in MANY if (row.variant, row.seq_len) != ("v00", 1024)]
     rows += [failed(variant="v00", seq_len=1024)]
     rows += [failed(Status.UNSUPPORTED, "no", variant="v99", seq_len=n) for n in (256, 1024)]
     rows += [done(99, variant="v07", hyperparameters="a=2", seq_len=1024)]
     _, (ax,) = figure_of(KIND["time_vs_length"], frame_of(tmp_path, rows))
     names = names_of(ax)
-    # Those of one variant stand together, where the best of them does.
+    # Rows of one variant are adjacent, at the rank of the best one.
     assert names[:3] == ["v07", "v07 a=2", "v01"]
     assert names[-3:] == ["v06", "v00", "v99"]
     _, (ax,) = figure_of(KIND["error_vs_length"], frame_of(tmp_path, rows))
@@ -558,7 +562,7 @@ def test_the_best_row_is_on_top_and_what_got_less_far_below(tmp_path: Path) -> N
     assert any(line.get_gid() == "zeros" and line.get_xdata()[0] == 1 for line in ax.lines)
 
 
-def test_beside_a_row_stands_what_it_did_not_finish(tmp_path: Path) -> None:
+def test_unfinished_cases_are_named_beside_their_row(tmp_path: Path) -> None:
     rows = [*MANY, failed(variant="v00", seq_len=4096), failed(variant="v01", seq_len=2048)]
     rows += [failed(Status.SKIPPED, variant="v01", seq_len=4096 * k) for k in (1, 2)]
     rows += [failed(Status.UNSUPPORTED, "no", variant="v99", seq_len=n) for n in (256, 1024)]
@@ -575,21 +579,21 @@ def test_beside_a_row_stands_what_it_did_not_finish(tmp_path: Path) -> None:
     }
 
 
-def test_a_length_on_its_own_is_worth_a_panel_of_dots_but_not_of_lines(tmp_path: Path) -> None:
+def test_a_single_length_has_a_panel_of_dots_but_not_of_lines(tmp_path: Path) -> None:
     one = [done(variant=f"v{k:02}", direction="forward_backward") for k in range(MOST_LINES)]
     kind = KIND["time_vs_length"]
     many = panels_of(frame_of(tmp_path, [*MANY, *one]))
     assert len(kind.worth_drawing(many)) == 2
     few = panels_of(frame_of(tmp_path, [*MANY[:8], *one[:4]]))
     assert len(kind.worth_drawing(few)) == 1
-    # Nor where lengths of that direction and dtype are shown, of another layer.
+    # No panel if more lengths of that direction and dtype are drawn for another layer.
     other = [replace(row, inputs="smollm2", layer=3) for row in MANY if row.seq_len == 256]
     again = panels_of(frame_of(tmp_path, [*MANY, *one, *other]))
     assert len(again) == 3
     assert len(kind.worth_drawing(again)) == 2
 
 
-def test_names_stand_beside_all_points_and_over_nothing(tmp_path: Path) -> None:
+def test_names_are_beside_all_points_and_do_not_overlap(tmp_path: Path) -> None:
     _, (ax,) = figure_of(KIND["error_vs_time"], frame_of(tmp_path, MANY))
     weights = {text.get_text(): text.get_fontweight() for text in ax.texts}
     assert {row.variant for row in MANY} <= set(weights)
@@ -597,7 +601,7 @@ def test_names_stand_beside_all_points_and_over_nothing(tmp_path: Path) -> None:
     assert weights["v05"] == "normal"
 
 
-def test_a_name_takes_the_nearest_free_place_or_none() -> None:
+def test_a_name_has_the_nearest_free_place_or_is_left_out() -> None:
     room = Room({0: (50, 50), 1: (50, 62)}, (0, 0, 100, 100))
     first = room.take([0], 30)
     assert first is not None
@@ -606,7 +610,7 @@ def test_a_name_takes_the_nearest_free_place_or_none() -> None:
     assert second is not None
     assert (second.across, second.up, second.is_far) == (7, first.up, False)
     assert room.take([0, 1], 120) is None
-    # A line up from the lower point would pass over the other one.
+    # A line up from the lower point would cross the other point.
     narrow = Room({0: (50, 50), 1: (50, 62)}, (44, 50, 56, 100))
     assert narrow.take([0], 10) is None
     above = narrow.take([0], 10, across_others=True)
@@ -615,7 +619,7 @@ def test_a_name_takes_the_nearest_free_place_or_none() -> None:
     assert above.up > 12 + LINE / 2
 
 
-def test_exact_attention_is_black_and_thick_and_colors_follow_names(tmp_path: Path) -> None:
+def test_exact_attention_is_black_and_thick_and_colors_depend_on_names(tmp_path: Path) -> None:
     variants = [f"v{n:02}" for n in range(20)]
     rows = [done(variant=name, seq_len=n) for name in ["full", *variants] for n in (256, 512)]
     rows += [done(variant="v00", hyperparameters="size=2", seq_len=n) for n in (256, 512)]
@@ -635,7 +639,7 @@ def test_the_error_of_zeros_is_drawn_and_named(run: Path) -> None:
     assert any("returning" in text.get_text() for text in ax.texts)
 
 
-def test_ticks_are_in_human_units(run: Path) -> None:
+def test_ticks_have_readable_units(run: Path) -> None:
     figure, (ax,) = figure_of(KIND["time_vs_length"], read_runs([run]).frame)
     figure.canvas.draw()
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["256", "1k", "4k"]
@@ -665,7 +669,7 @@ def test_an_axis_of_times_has_several_ticks(
     assert seen == ticks
 
 
-def test_one_number_of_heads_is_no_figure(run: Path) -> None:
+def test_a_single_number_of_heads_has_no_figure(run: Path) -> None:
     assert "only one number of heads was measured, 8" in KIND["time_vs_heads"].missing(
         read_runs([run]).frame
     )
@@ -675,7 +679,7 @@ def test_one_number_of_heads_is_no_figure(run: Path) -> None:
 
 
 def at_width(*heads: int, width: int = 512, **changes: Any) -> list[Measurement]:
-    """Rows of 100 ms at one head and 10 ms more for each further one."""
+    """Rows of 100 ms at one head and 10 ms more for each additional head."""
     return [
         done(90 + 10 * count, heads=count, head_dim=width // count, **changes) for count in heads
     ]
@@ -685,24 +689,24 @@ def sorts(frame: pd.DataFrame) -> list[tuple[str, int]]:
     return [(part.sort, len(part.rows)) for part in split(frame)]
 
 
-def test_heads_of_one_width_stand_together_and_nowhere_else(tmp_path: Path) -> None:
+def test_heads_of_one_width_have_their_own_figures(tmp_path: Path) -> None:
     frame = frame_of(tmp_path, at_width(1, 8, 32))
     assert sorts(frame) == [("width", 3)]
     assert split(frame)[0].fixed["width"] == 512
-    # With several lengths the figures against the length are of one head_dim.
+    # With several lengths, the figures against the length have one head_dim.
     lengths = [row for n in (256, 512) for row in at_width(1, 8, 32, seq_len=n)]
     frame = frame_of(tmp_path, lengths)
     assert sorts(frame) == [("head_dim", 2), ("width", 6)]
 
 
-def test_rows_of_an_ordinary_sweep_are_in_both(tmp_path: Path) -> None:
+def test_rows_of_an_ordinary_sweep_are_in_both_figures(tmp_path: Path) -> None:
     rows = [done(seq_len=n) for n in (256, 1024)] + at_width(1, 32)
     frame = frame_of(tmp_path, rows)
     assert sorts(frame) == [("head_dim", 2), ("width", 3)]
     assert set(split(frame)[0].rows["head_dim"]) == {64}
 
 
-def test_equal_width_by_chance_is_no_comparison(tmp_path: Path) -> None:
+def test_accidental_equal_width_is_no_comparison(tmp_path: Path) -> None:
     rows = [done(heads=8, head_dim=64), done(heads=4, head_dim=128, seq_len=512)]
     assert sorts(frame_of(tmp_path, rows)) == [("head_dim", 1), ("head_dim", 1)]
 
@@ -723,7 +727,7 @@ def test_a_figure_has_a_panel_for_each_kind_of_projections(tmp_path: Path) -> No
     assert same.get_title(loc="left").endswith("shared projections")
 
 
-def test_the_page_says_what_more_heads_cost(tmp_path: Path) -> None:
+def test_the_page_states_the_cost_of_more_heads(tmp_path: Path) -> None:
     rows = at_width(1, 2, 4) + at_width(2, 4, variant="lsh")
     rows += [failed(heads=1, head_dim=512, variant="lsh")]
     rows += [failed(heads=h, head_dim=512 // h, variant="performer") for h in (1, 2)]
@@ -770,14 +774,14 @@ def test_other_figures_show_attention_without_projections(tmp_path: Path) -> Non
 
 
 def steps(time: float = 0.1, **changes: Any) -> list[Measurement]:
-    """Steps at two lengths, twice as much held at the second."""
+    """Steps at two lengths; the state is twice as large at the second length."""
     return [
         replace(done(time, direction="decode", seq_len=n, **changes), state_bytes=n * 1024)
         for n in (256, 512)
     ]
 
 
-def test_steps_of_decoding_have_figures_of_their_own(tmp_path: Path) -> None:
+def test_decoding_steps_have_their_own_figures(tmp_path: Path) -> None:
     rows = [*steps(), *steps(0.05, variant="linear"), done(), done(seq_len=512)]
     rows += [failed(variant="lsh", direction="decode")]
     frame = frame_of(tmp_path, rows)
@@ -800,7 +804,7 @@ def test_steps_of_decoding_have_figures_of_their_own(tmp_path: Path) -> None:
         assert any("decoding step" in text.get_text() for text in figure.texts)
 
 
-def test_a_step_is_never_said_to_have_no_projections(tmp_path: Path) -> None:
+def test_a_decoding_step_is_never_labelled_as_without_projections(tmp_path: Path) -> None:
     frame = frame_of(tmp_path, [*steps(), done(projections="shared"), done()])
     shown = dict(zip(frame["direction"] + " " + frame["projections"], frame["call"], strict=True))
     assert shown == {
@@ -810,7 +814,7 @@ def test_a_step_is_never_said_to_have_no_projections(tmp_path: Path) -> None:
     }
 
 
-def test_the_answer_for_decoding_is_by_what_is_held(tmp_path: Path) -> None:
+def test_the_answer_for_decoding_is_by_the_size_of_the_state(tmp_path: Path) -> None:
     rows = [*steps(0.5, variant="linear"), *steps(0.1, variant="performer")]
     rows[1] = replace(rows[1], state_bytes=1024, peak_memory_bytes=2**30)
     _, answer = answers(split(frame_of(tmp_path, rows))[0])
@@ -820,7 +824,7 @@ def test_the_answer_for_decoding_is_by_what_is_held(tmp_path: Path) -> None:
     assert "1.00 KiB" in answer.smallest.numbers
 
 
-def test_the_summary_of_decoding_is_of_tokens_and_states(tmp_path: Path) -> None:
+def test_the_summary_of_decoding_is_about_tokens_and_states(tmp_path: Path) -> None:
     table = summary_table(frame_of(tmp_path, steps()))
     titles = [str(column.header) for column in table.columns]
     assert titles == ["worth choosing", "time per token", "speedup", "state", "error"]
@@ -872,7 +876,7 @@ def test_the_command_names_every_column_of_the_case(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_settings_of_inputs_are_named_and_in_the_command(
+def test_settings_of_inputs_are_in_the_name_and_in_the_command(
     inputs: str, layer: int | None, source: str, tmp_path: Path
 ) -> None:
     row = frame_of(tmp_path, [done(inputs=inputs, layer=layer)]).iloc[0]
@@ -885,7 +889,7 @@ def test_settings_of_inputs_are_named_and_in_the_command(
     assert read == inputs
 
 
-def test_inputs_of_other_settings_are_drawn_apart(tmp_path: Path) -> None:
+def test_inputs_of_other_settings_have_their_own_figures(tmp_path: Path) -> None:
     texts = ("sinks", "sinks temperature=0.5", "sinks temperature=5")
     rows = [done(seq_len=n, inputs=text) for text in texts for n in (256, 512)]
     (part,) = split(frame_of(tmp_path, rows))
@@ -894,7 +898,7 @@ def test_inputs_of_other_settings_are_drawn_apart(tmp_path: Path) -> None:
     assert all(len(panel.rows) == 2 for panel in drawn)
 
 
-def test_the_command_cannot_smuggle_in_another(tmp_path: Path) -> None:
+def test_values_in_the_command_are_quoted_for_the_shell(tmp_path: Path) -> None:
     frame = frame_of(tmp_path, [done(hyperparameters="a=$(reboot)", inputs='x"; reboot')])
     command = reproduce_command(frame.iloc[0])
     assert "--set 'variant=full a=$(reboot)'" in command
@@ -922,18 +926,18 @@ def test_the_summary_fits_a_terminal_and_counts_every_status(tmp_path: Path) -> 
     assert "5 more lengths or directions on the page" in " ".join(text.split())
 
 
-def test_the_summary_lists_what_is_worth_choosing_at_each_length_and_direction(
+def test_the_summary_lists_the_best_methods_at_each_length_and_direction(
     tmp_path: Path,
 ) -> None:
     real: dict[str, Any] = {"inputs": "smollm2", "layer": 15}
     rows = [
         done(1, 1.2, variant="compressed", **real),  # worse than zeros
         done(2, 0.4, variant="lsh", **real),
-        done(3, 0.4, variant="performer", **real),  # as wrong, and slower
+        done(3, 0.4, variant="performer", **real),  # the same error, but slower
         done(9, 1e-7, **real),
         done(4, 0.9, variant="lsh", direction="forward_backward", **real),
         done(2, 0.3, variant="bigbird", seq_len=512, **real),
-        done(1, 0.1, variant="top_k"),  # on noise alone
+        done(1, 0.1, variant="top_k"),  # only on gaussian inputs
         done(5, 0.3, variant="linformer", causal=False, **real),
     ]
     text = printed(summary_table(frame_of(tmp_path, rows)))
@@ -941,7 +945,7 @@ def test_the_summary_lists_what_is_worth_choosing_at_each_length_and_direction(
     assert lines == ["lsh", "full", "bigbird", "lsh", "linformer"]
 
 
-def test_a_method_is_worth_choosing_below_the_error_of_the_mean_of_the_values(
+def test_a_method_is_listed_only_if_its_error_is_below_that_of_the_mean_of_the_values(
     tmp_path: Path,
 ) -> None:
     rows = [
@@ -958,7 +962,7 @@ def test_a_method_is_worth_choosing_below_the_error_of_the_mean_of_the_values(
     assert "none has an error below 0.700" in text
 
 
-def test_there_is_an_answer_for_each_length_where_something_finished(tmp_path: Path) -> None:
+def test_there_is_an_answer_for_each_length_with_a_finished_case(tmp_path: Path) -> None:
     rows = [
         done(1, 1.2, variant="linear", seq_len=1024),
         done(5, 0.05, variant="lsh", seq_len=1024),
@@ -973,14 +977,16 @@ def test_there_is_an_answer_for_each_length_where_something_finished(tmp_path: P
     assert [choice.label for choice in long.choices] == ["lsh", "full"]
 
 
-def test_noise_is_the_answer_where_nothing_captured_is_so_long(tmp_path: Path) -> None:
+def test_gaussian_inputs_give_the_answer_where_no_captured_inputs_have_that_length(
+    tmp_path: Path,
+) -> None:
     rows = [done(1, 0.5, seq_len=n) for n in (256, 16384)]
     rows += [done(1, 0.6, seq_len=256, inputs="smollm2", layer=15)]
     sources = [answer.scene["source"] for answer in answers(split(frame_of(tmp_path, rows))[0])]
     assert sources == ["smollm2 layer 15", "gaussian"]
 
 
-def test_the_listing_has_every_row_and_leaves_out_what_is_the_same(run: Path) -> None:
+def test_the_listing_has_every_row_and_omits_constant_columns(run: Path) -> None:
     table = listing(read_runs([run]).frame)
     assert len(table.rows) == len(RUN)
     assert "causal" in table.constant
@@ -990,7 +996,7 @@ def test_the_listing_has_every_row_and_leaves_out_what_is_the_same(run: Path) ->
     assert ("timeout", "longer than 9 s") in [(cell.text, cell.detail) for cell in broken.cells]
 
 
-def test_reasons_are_counted(tmp_path: Path) -> None:
+def test_reasons_of_failures_are_counted(tmp_path: Path) -> None:
     rows = [failed(Status.UNSUPPORTED, "no", variant=name) for name in "ab"] + [failed()]
     found = reasons(frame_of(tmp_path, rows))
     assert [(it.status, it.reason, it.cases, it.labels) for it in found] == [
@@ -999,7 +1005,7 @@ def test_reasons_are_counted(tmp_path: Path) -> None:
     ]
 
 
-def test_the_machine_is_told_without_what_is_not_a_fact() -> None:
+def test_the_description_of_the_machine_omits_unknown_facts() -> None:
     assert dict(facts(ENVIRONMENT)) == {
         "started (UTC)": "2026-11-20 21:00",
         "sweep": "cpu",
@@ -1014,7 +1020,7 @@ def test_the_machine_is_told_without_what_is_not_a_fact() -> None:
 # The page and the command line
 
 
-def test_a_report_is_one_page_with_its_figures_inside(run: Path) -> None:
+def test_a_report_is_one_page_that_contains_its_figures(run: Path) -> None:
     before = {path: path.read_bytes() for path in run.iterdir()}
     page = build_report([run])
     assert page == run / "report" / "report.html"
@@ -1037,14 +1043,14 @@ def test_a_report_is_one_page_with_its_figures_inside(run: Path) -> None:
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_what_a_file_says_is_text_and_no_markup(tmp_path: Path) -> None:
+def test_text_from_a_file_is_escaped_in_the_page(tmp_path: Path) -> None:
     rows = [done(), failed(reason="<script>alert(1)</script>", variant="<b>")]
     text = build_report([write(tmp_path, rows)]).read_text()
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert(1)" in text
 
 
-def test_slices_have_figures_of_their_own(tmp_path: Path) -> None:
+def test_slices_have_their_own_figures(tmp_path: Path) -> None:
     rows = [done(seq_len=n, causal=causal) for n in (256, 512) for causal in (True, False)]
     out = tmp_path / "out"
     text = build_report([write(tmp_path / "run", rows)], out).read_text()
@@ -1054,7 +1060,7 @@ def test_slices_have_figures_of_their_own(tmp_path: Path) -> None:
     assert 'id="part-2"' in text
 
 
-def test_machines_are_never_on_one_axis(tmp_path: Path) -> None:
+def test_two_machines_are_never_on_one_axis(tmp_path: Path) -> None:
     cpu = write(tmp_path / "cpu", [done(seq_len=n) for n in (256, 512)])
     gpu_rows = [done(seq_len=n, device="cuda") for n in (256, 512)]
     gpu = write(tmp_path / "gpu", gpu_rows, {"hardware": {"gpu": "Some GPU"}})
@@ -1067,7 +1073,7 @@ def test_machines_are_never_on_one_axis(tmp_path: Path) -> None:
     }
 
 
-def test_a_run_of_failures_alone_gives_a_report(tmp_path: Path) -> None:
+def test_a_run_with_only_failures_gives_a_report(tmp_path: Path) -> None:
     rows = [failed(seq_len=n) for n in (256, 512)] + [failed(Status.CRASHED, "signal 9", heads=2)]
     result = CliRunner().invoke(main, ["build", str(write(tmp_path, rows))])
     assert result.exit_code == 0, result.output
@@ -1077,7 +1083,7 @@ def test_a_run_of_failures_alone_gives_a_report(tmp_path: Path) -> None:
     assert "no figure, no case finished" in text
 
 
-def test_a_dtype_in_which_all_fails_has_its_panel(tmp_path: Path) -> None:
+def test_a_dtype_with_only_failures_has_a_panel(tmp_path: Path) -> None:
     rows = [*RUN, *(failed(dtype="bfloat16", seq_len=n) for n in (256, 1024))]
     _, axes = figure_of(KIND["time_vs_length"], frame_of(tmp_path, rows))
     texts = [text.get_text() for ax in axes for text in ax.texts]
@@ -1085,14 +1091,14 @@ def test_a_dtype_in_which_all_fails_has_its_panel(tmp_path: Path) -> None:
     assert len(axes) == 2
 
 
-def test_build_prints_a_summary_and_the_page_last(run: Path) -> None:
+def test_build_prints_a_summary_and_then_the_path_of_the_page(run: Path) -> None:
     result = CliRunner().invoke(main, ["build", str(run), "--out", str(run / "there")])
     assert result.exit_code == 0, result.output
     assert "1 timeout" in result.output
     assert result.output.splitlines()[-1] == str(run / "there" / "report.html")
 
 
-def test_build_refuses_with_status_2_and_one_message(run: Path) -> None:
+def test_build_refuses_bad_input_with_status_2_and_one_message(run: Path) -> None:
     result = CliRunner().invoke(main, ["build", str(run / "nowhere")])
     assert result.exit_code == 2
     assert "is not a folder; expected a results folder" in result.output
@@ -1116,8 +1122,8 @@ def test_a_report_needs_no_torch(run: Path) -> None:
     assert result.stdout.splitlines()[-1] == "loaded []"
 
 
-def test_errors_above_the_ceiling_are_drawn_there_and_said_to_be_more() -> None:
-    """One that is off by thousands would leave no room for the others."""
+def test_errors_above_the_ceiling_are_drawn_at_the_ceiling_and_labelled_as_more() -> None:
+    """An error in the thousands would compress all other points."""
     rows = pd.DataFrame(
         {
             "label": ["a", "b"],

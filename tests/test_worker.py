@@ -1,4 +1,4 @@
-"""One case measured: its numbers, its baselines, and a row for every way to fail."""
+"""Measurement of one case: its numbers, its baselines, and a row for every kind of failure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Attend = Callable[..., Tensor]
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three samples of 1, 2 and 3 ms, where times are not the point."""
+    """Three samples of 1, 2 and 3 ms, for tests that do not depend on times."""
 
     def measure(call: Callable[[], object], *more: object, **named: object) -> Samples:
         call()
@@ -43,7 +43,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[Attend], None]:
-    """Replace the kernel of the sliding window; it gets the right output and the arguments."""
+    """Replace the kernel of the sliding window. The replacement receives the correct output and the
+    arguments."""
     right = SlidingWindowAttention.attend
 
     def install(wrong: Attend) -> None:
@@ -64,12 +65,12 @@ def full(implementation: str, **changes: Any) -> Measurement:
 
 
 def refer(given: inputs.Inputs, causal: bool = False) -> accuracy.Reference:
-    """All rows of given inputs."""
+    """The exact answers of all rows of the given inputs."""
     sample = accuracy.sample_rows(given.query.shape[2], given.key.shape[2], causal=causal)
     return accuracy.Reference.of(given.query, given.key, given.value, sample, causal=causal)
 
 
-def test_cases_with_the_same_inputs_share_what_is_exact_and_get_the_same_numbers(
+def test_cases_with_the_same_inputs_share_exact_answers_and_have_the_same_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = [case(causal=True, direction=d) for d in ("forward", "forward_backward", "forward")]
@@ -84,7 +85,7 @@ def test_cases_with_the_same_inputs_share_what_is_exact_and_get_the_same_numbers
     count(accuracy.Reference, "of", lambda *x, **y: (calls.append("exact"), of(*x, **y))[1])
     with fresh_worker():
         together = [worker.measure(one, settings())[0] for one in asked]
-        # Other inputs have other answers.
+        # Other inputs have other exact answers.
         other = worker.measure(case(causal=True, seed=1), settings())[0]
     assert calls.count("exact") == 2
     assert calls.count("sliding_window") == 2
@@ -96,7 +97,7 @@ def test_cases_with_the_same_inputs_share_what_is_exact_and_get_the_same_numbers
 
 
 class TestNumbers:
-    def test_every_number_of_a_row_follows_from_what_was_seen(self) -> None:
+    def test_every_number_of_a_row_follows_from_the_measurements(self) -> None:
         row, raw = worker.measure(case(), settings(matmul_tflops={"float32": 50.0}))
         samples = raw.samples_ms
         assert row.status is Status.OK
@@ -117,7 +118,7 @@ class TestNumbers:
         assert row.peak_memory_bytes >= 4 * 2 * 32 * 16
         assert row.exact_peak_memory_bytes is not None
         assert row.memory_vs_exact == row.peak_memory_bytes / row.exact_peak_memory_bytes
-        # Within 8 positions on either side: 17 keys a query, fewer near the ends.
+        # Within 8 positions on each side: 17 keys for a query, fewer near the ends.
         pairs = sum(min(31, i + 8) - max(0, i - 8) + 1 for i in range(32))
         assert row.useful_flops == 4 * 2 * 16 * pairs
         assert row.tflops == pytest.approx(row.useful_flops / (median / 1e3) / 1e12)
@@ -150,7 +151,7 @@ class TestNumbers:
         assert seen.approx_error_rel_l2 > 0.05
 
     @pytest.mark.usefixtures("quick")
-    def test_gradients_have_errors_where_there_are_any(self) -> None:
+    def test_gradients_have_errors_in_backward_cases(self) -> None:
         backward, forward = measure(direction="forward_backward"), measure()
         names = [f"grad_{name}_error_rel_l2" for name in ("query", "key", "value")]
         assert all(0.01 < getattr(backward, name) < 2 for name in names)
@@ -158,36 +159,34 @@ class TestNumbers:
         assert backward.approx_error_rel_l2 == forward.approx_error_rel_l2
 
     @pytest.mark.usefixtures("quick")
-    def test_random_numbers_of_a_method_give_a_spread(self) -> None:
+    def test_a_method_with_random_numbers_has_a_spread(self) -> None:
         row = measure(variant="performer", hyperparameters="num_features=8 seed=0")
         assert row.approx_error_seeds == 5
         assert row.approx_error_seed_std is not None
         assert 0 < row.approx_error_seed_std < row.approx_error_rel_l2
 
     @pytest.mark.usefixtures("quick")
-    def test_the_budget_of_baselines_is_that_of_the_operations(self) -> None:
+    def test_the_budget_of_baselines_follows_from_the_operations(self) -> None:
         row = measure(causal=True)
         assert row.baseline_keys == sum(min(i, 8) + 1 for i in range(32)) / 32
         linear = measure(variant="linear", hyperparameters="feature_map=elu")
         assert linear.useful_flops is not None
-        # As many as exact attention reads with these operations, 4 * head_dim for a key.
+        # As many keys as exact attention reads with these operations: 4 * head_dim for each key.
         assert linear.baseline_keys == round(linear.useful_flops / (4 * 16 * 2 * 32))
 
     @pytest.mark.usefixtures("quick")
-    def test_numbers_that_cannot_all_be_true_are_incorrect(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_contradictory_numbers_are_incorrect(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(accuracy, "contradiction", lambda *_: "one is two")
         row = measure()
         assert (row.status, row.reason) == (Status.INCORRECT, "one is two")
 
     @pytest.mark.usefixtures("quick")
-    def test_wall_time_has_a_median_of_its_own(self) -> None:
+    def test_wall_time_has_its_own_median(self) -> None:
         row = measure()
         assert (row.time_ms_median, row.time_ms_min, row.repeats) == (2.0, 1.0, 3)
         assert row.wall_ms_median == 2.5
 
-    def test_building_what_is_re_used_is_not_in_the_time(
+    def test_the_time_excludes_the_preparation_of_reused_tensors(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(SlidingWindowAttention, "prepare", lambda *a, **k: time.sleep(0.05))
@@ -198,7 +197,7 @@ class TestNumbers:
         assert row.time_ms_q3 < 50
 
     @pytest.mark.usefixtures("quick")
-    def test_memory_does_not_depend_on_what_was_measured_before(self) -> None:
+    def test_memory_does_not_depend_on_earlier_measurements(self) -> None:
         first = measure()
         measure(variant="performer", hyperparameters="num_features=64 seed=0")
         full("plain")
@@ -217,13 +216,13 @@ class TestNumbers:
         both = measure(**asked, direction="forward_backward")
         assert both.status is Status.OK
         assert both.useful_flops == factor * (forward.useful_flops or math.nan)
-        # The three gradients are allocated besides all that a forward pass needs.
+        # The three gradients are allocated in addition to the memory of a forward pass.
         gradients = 4 * 32 * 16 * (2 + 1 + 1)
         assert (both.peak_memory_bytes or 0) >= (forward.peak_memory_bytes or 0) + gradients
         assert both.approx_error_rel_l2 == forward.approx_error_rel_l2
 
     @pytest.mark.usefixtures("quick")
-    def test_a_backward_pass_asks_for_every_gradient(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_backward_pass_computes_every_gradient(self, monkeypatch: pytest.MonkeyPatch) -> None:
         asked_for = []
         grad = torch.autograd.grad
 
@@ -238,7 +237,7 @@ class TestNumbers:
         assert set(asked_for) == {(2, 1, 1)}
 
     @pytest.mark.usefixtures("quick")
-    def test_a_method_need_not_use_all_its_inputs(
+    def test_a_method_may_ignore_some_inputs(
         self, broken: Callable[[Attend], None], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A mean of all values has no gradient for query and key."""
@@ -252,9 +251,7 @@ class TestNumbers:
         assert measure(direction="forward_backward").status is Status.OK
 
     @pytest.mark.usefixtures("quick")
-    def test_a_forward_pass_records_nothing_for_a_backward_one(
-        self, broken: Callable[[Attend], None]
-    ) -> None:
+    def test_a_forward_pass_records_no_graph(self, broken: Callable[[Attend], None]) -> None:
         modes = []
 
         def watched(out: Tensor, *tensors: Tensor) -> Tensor:
@@ -280,7 +277,9 @@ class TestBaselines:
         monkeypatch.setattr(worker, "_exact_baselines", count)
         return lengths
 
-    def test_are_measured_once_for_all_variants_of_a_shape(self, counted: list[int]) -> None:
+    def test_baselines_are_measured_once_for_all_variants_of_a_shape(
+        self, counted: list[int]
+    ) -> None:
         rows = [measure(), full("plain"), full("sdpa"), measure(hyperparameters="window_size=4")]
         assert counted == [32]
         assert len({row.exact_ms_median for row in rows}) == 1
@@ -288,7 +287,9 @@ class TestBaselines:
         measure()
         assert counted == [32, 40, 32]
 
-    def test_are_not_those_of_a_shape_that_could_not_be_loaded(self, counted: list[int]) -> None:
+    def test_inputs_that_cannot_be_loaded_do_not_reuse_other_baselines(
+        self, counted: list[int]
+    ) -> None:
         measure()
         for hyperparameters in ("window_size=8", "window_size=4"):
             row = measure(inputs="smollm2", layer=3, hyperparameters=hyperparameters)
@@ -296,23 +297,25 @@ class TestBaselines:
         assert measure().status is Status.OK
         assert counted == [32, 32]
 
-    def test_are_rows_themselves(self) -> None:
+    def test_a_baseline_has_its_own_row(self) -> None:
         row = full("sdpa")
         assert row.status is Status.OK
         assert row.implementation_used == "sdpa"
         assert row.sdpa_ms_median == row.time_ms_median
         assert row.impl_error_rel_l2 == pytest.approx(row.approx_error_rel_l2, rel=1e-6)
 
-    def test_are_not_of_reduced_precision(self) -> None:
+    def test_implementations_of_reduced_precision_are_no_baselines(self) -> None:
         row = full("coarse")
-        assert row.status is Status.OK  # by a bound of its own, as bfloat16 scores need
+        assert row.status is Status.OK  # within the bound for bfloat16 scores
         assert row.impl_error_rel_l2 is not None
         assert row.impl_error_rel_l2 > accuracy.rounding("float32")
         found = worker._Shape.exact
         assert {"sdpa", "plain"} <= found.keys()
         assert "coarse" not in found
 
-    def test_that_fail_leave_the_others(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_failing_baseline_does_not_affect_the_others(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         attend = variants.full.FullAttention.attend
 
         def fail(attention: Attention, *tensors: Tensor, **call: Any) -> Tensor:
@@ -334,7 +337,7 @@ class TestBaselines:
             (11.0, 0.0, "sdpa"),
         ],
     )
-    def test_the_fastest_within_twice_the_error_of_sdpa_counts(
+    def test_the_baseline_is_the_fastest_within_twice_the_error_of_sdpa(
         self, monkeypatch: pytest.MonkeyPatch, plain_ms: float, plain_error: float, chosen: str
     ) -> None:
         def seen(name: str, milliseconds: float, error: float) -> _Seen:
@@ -348,7 +351,7 @@ class TestBaselines:
                 impl_error_rel_l2=error,
                 oracle_rows=1,
             )
-            # A mean or a minimum would choose otherwise.
+            # The mean or the minimum would give another choice.
             samples = Samples([0.1, milliseconds, 1000.0], [])
             return _Seen(samples, 8, 0.0, quality, name)
 
@@ -360,7 +363,9 @@ class TestBaselines:
         assert row.sdpa_ms_median == 10.0
         assert row.speedup_vs_exact == (row.exact_ms_median or math.nan) / 2.0
 
-    def test_none_leaves_the_comparison_empty(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_baselines_the_comparison_is_empty(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(worker, "_exact_baselines", lambda *_: {})
         row = measure()
         assert row.status is Status.OK
@@ -369,7 +374,7 @@ class TestBaselines:
 
 
 class TestRoute:
-    """The route of float32 products that a row is timed on, in a process on the fast one."""
+    """The route of float32 products on which a row is timed, in a process on the fast route."""
 
     @pytest.fixture
     def routes(self, monkeypatch: pytest.MonkeyPatch, fast_route: None) -> list[tuple[str, str]]:
@@ -389,12 +394,14 @@ class TestRoute:
         rows = [measure(), full("sdpa"), full("onednn")]
         assert [row.float32_route for row in rows] == ["fast", "default", "fast"]
         assert {route for name, route in routes if name != "sdpa"} == {"fast"}
-        # Once at torch's defaults with its errors, and for its time on the route.
+        # Once at torch's defaults with its errors, and once for its time on the chosen route.
         assert [route for name, route in routes if name == "sdpa"].count("fast") == 1
         assert float32_route.present() == "fast"
 
     @pytest.mark.usefixtures("fast_route")
-    def test_torch_sdpa_is_timed_on_the_route_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_torch_sdpa_is_timed_on_the_chosen_route_too(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def measure_by_route(call: Callable[[], object], *more: object, **named: object) -> Samples:
             call()
             return Samples([3.0 if float32_route.present() == "fast" else 5.0] * 3, [4.0])
@@ -421,11 +428,13 @@ class TestRoute:
             row = measure(direction="decode", causal=True, seq_len=100)
         assert (row.status, row.float32_route, seen) == (Status.OK, "default", {"default"})
         assert row.sdpa_route_ms_median == row.sdpa_ms_median
-        assert ("auto", "fast") in routes  # the context is read on the chosen route
+        assert ("auto", "fast") in routes  # the context is processed on the chosen route
         assert float32_route.present() == "fast"
 
     @pytest.mark.usefixtures("quick", "fast_route")
-    def test_is_as_before_after_a_case_that_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_route_is_unchanged_after_a_case_that_fails(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def fail(*_: Any, **__: Any) -> Tensor:
             raise RuntimeError("no memory for all pairs")
 
@@ -434,7 +443,7 @@ class TestRoute:
         assert float32_route.present() == "fast"
 
     @pytest.mark.usefixtures("quick", "fast_route")
-    def test_the_floor_of_the_dtype_is_taken_at_torchs_defaults(
+    def test_the_floor_of_the_dtype_is_measured_at_torchs_defaults(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         seen = set()
@@ -465,7 +474,7 @@ class TestIncorrect:
         ],
         ids=["shifted", "zeros", "scaled", "nan", "infinite", "exact attention instead"],
     )
-    def test_an_output_off_its_own_definition_is_a_row_without_numbers(
+    def test_an_output_that_differs_from_its_definition_gives_a_row_without_numbers(
         self, broken: Callable[[Attend], None], wrong: Attend
     ) -> None:
         broken(wrong)
@@ -475,7 +484,7 @@ class TestIncorrect:
         assert row.reason.endswith("rounding in float32 explains at most 1e-05")
         assert all(getattr(row, name) is None for name in NUMBERS)
 
-    def test_what_is_right_at_first_and_wrong_later_is_found(
+    def test_an_output_that_is_wrong_only_in_later_calls_is_detected(
         self, broken: Callable[[Attend], None]
     ) -> None:
         calls = []
@@ -512,7 +521,7 @@ class TestFailures:
             ),
         ],
     )
-    def test_an_exception_of_a_kernel_is_a_row(
+    def test_an_exception_of_a_kernel_gives_a_row(
         self, broken: Callable[[Attend], None], error: Exception, status: Status, reason: str
     ) -> None:
         def fail(*_: Tensor) -> Tensor:
@@ -525,7 +534,7 @@ class TestFailures:
         assert raw == Raw()
         assert all(getattr(row, name) is None for name in NUMBERS)
 
-    def test_a_request_for_more_memory_than_there_is_is_out_of_memory(
+    def test_an_allocation_beyond_the_memory_is_out_of_memory(
         self, broken: Callable[[Attend], None]
     ) -> None:
         broken(lambda out, *_: torch.empty(1 << 60, dtype=torch.uint8))
@@ -533,7 +542,7 @@ class TestFailures:
         assert row.status is Status.OUT_OF_MEMORY
         assert "can't allocate memory" in row.reason
 
-    def test_a_long_message_is_cut(self, broken: Callable[[Attend], None]) -> None:
+    def test_a_long_message_is_truncated(self, broken: Callable[[Attend], None]) -> None:
         def fail(*_: Tensor) -> Tensor:
             raise ValueError("word " * 1000)
 
@@ -550,7 +559,7 @@ class TestFailures:
             (lambda out, *_: None, "NoneType"),
         ],
     )
-    def test_an_output_of_the_wrong_kind_is_an_error(
+    def test_an_output_of_the_wrong_type_or_shape_is_an_error(
         self, broken: Callable[[Attend], None], wrong: Attend, got: str
     ) -> None:
         broken(wrong)
@@ -558,9 +567,7 @@ class TestFailures:
         assert row.status is Status.ERROR
         assert "must be a tensor (1, 2, 32, 16) of torch.float32; got " + got in row.reason
 
-    def test_what_a_backward_pass_needs_is_prepared_where_there_is_one(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_backward_case_prepares_with_gradients(self, monkeypatch: pytest.MonkeyPatch) -> None:
         wanted = []
         monkeypatch.setattr(
             SlidingWindowAttention,
@@ -576,7 +583,7 @@ class TestFailures:
         assert row.status is Status.UNSUPPORTED
         assert row.reason == "xFormers has no operators for a CPU"
 
-    def test_a_variant_without_a_backward_pass_says_so(
+    def test_a_variant_without_a_backward_pass_gives_an_unsupported_row(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         info = SlidingWindowAttention.info
@@ -587,7 +594,9 @@ class TestFailures:
         assert "sliding_window does not support 'backward'" in row.reason
         assert measure().status is Status.OK
 
-    def test_a_variant_without_causal_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_variant_without_causal_gives_an_unsupported_row(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         info = SlidingWindowAttention.info
         without = dataclasses.replace(info, supports=info.supports - {"causal"})
         monkeypatch.setattr(SlidingWindowAttention, "info", without)
@@ -600,7 +609,7 @@ class TestFailures:
 class TestSharedQueriesAndKeys:
     SHARED = "bucket_size=8 num_hashes=1 seed=0 shared_qk=True"
 
-    def test_the_variant_is_given_its_queries_as_keys(self) -> None:
+    def test_the_queries_are_passed_as_keys(self) -> None:
         row = measure(variant="lsh", hyperparameters=self.SHARED)
         assert row.status is Status.OK
         given = inputs.load(case(), {})
@@ -623,13 +632,13 @@ class TestSharedQueriesAndKeys:
 
 @pytest.mark.usefixtures("quick")
 class TestProjections:
-    """The call of a layer; its errors are those of its attention on the inputs of the case."""
+    """The call of a layer. Its errors are those of its attention on the inputs of the case."""
 
     LSH = "bucket_size=8 num_hashes=1 seed=0 shared_qk=True"
 
     @pytest.mark.parametrize("direction", ["forward", "forward_backward"])
     @pytest.mark.parametrize("projections", ["separate", "shared"])
-    def test_the_layer_is_what_is_timed(
+    def test_the_time_is_that_of_the_layer(
         self, monkeypatch: pytest.MonkeyPatch, projections: str, direction: str
     ) -> None:
         timed: list[torch.Size] = []
@@ -651,18 +660,19 @@ class TestProjections:
         row, _ = worker.measure(asked, settings(), exact=False)
         assert (row.status, row.reason) == (Status.OK, "")
         assert timed == [(1, 32, 64)]
-        # Of the hidden states, and of a weight and a bias for each of three or four projections.
+        # Memory of the hidden states, and of a weight and a bias for each of three or four
+        # projections.
         layers = {1 + 2 * (3 if projections == "shared" else 4)}
         alone = {2 if projections == "shared" else 3}
         assert set(gradients) == (layers | alone if direction == "forward_backward" else set())
 
-    def test_errors_are_those_of_the_attention_alone(self) -> None:
+    def test_errors_are_those_of_the_attention_without_projections(self) -> None:
         alone, separate = measure(causal=True), measure(causal=True, projections="separate")
         assert alone.approx_error_rel_l2 == separate.approx_error_rel_l2
         assert alone.impl_error_rel_l2 == separate.impl_error_rel_l2
         assert alone.mass_recall == separate.mass_recall
 
-    def test_with_shared_projections_the_error_is_what_sharing_costs(self) -> None:
+    def test_with_shared_projections_the_error_is_that_of_sharing(self) -> None:
         given = inputs.load(case(), {})
         row = full("auto", projections="shared")
         plain = variants.create("full", implementation="plain")
@@ -672,10 +682,10 @@ class TestProjections:
         assert row.approx_error_rel_l2 == pytest.approx(error, rel=1e-5)
         assert row.impl_error_rel_l2 is not None
         assert row.impl_error_rel_l2 < 1e-6
-        # Exact attention is measured with the same projections, so it is a baseline still.
+        # Exact attention is measured with the same projections, so it is still a baseline.
         assert row.exact_ms_median == row.sdpa_ms_median == 2.0
 
-    def test_a_hashed_attention_that_shares_needs_a_layer_that_does(self) -> None:
+    def test_hashed_attention_with_a_shared_key_needs_a_layer_with_shared_projections(self) -> None:
         asked = {"variant": "lsh", "hyperparameters": self.LSH}
         shared, separate = (measure(**asked, projections=p) for p in ("shared", "separate"))
         assert shared.status is Status.OK
@@ -690,7 +700,9 @@ class TestProjections:
     @pytest.mark.parametrize(
         ("projections", "kv_heads"), [("separate", 4), ("separate", 2), ("shared", 4)]
     )
-    def test_their_operations_count(self, projections: str, kv_heads: int, direction: str) -> None:
+    def test_the_operations_of_projections_count(
+        self, projections: str, kv_heads: int, direction: str
+    ) -> None:
         asked = {"heads": 4, "kv_heads": kv_heads, "direction": direction, "batch": 2}
         layer = MultiHeadAttention(64, 4, kv_heads, shared_qk=projections == "shared")
         weights = sum(x.numel() for x in layer.parameters() if x.ndim == 2)
@@ -709,18 +721,18 @@ class TestProjections:
         assert measure().exact_peak_memory_bytes != row.exact_peak_memory_bytes
 
     @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
-    def test_so_it_is_in_other_dtypes(self, dtype: str) -> None:
+    def test_layers_are_measured_in_other_dtypes(self, dtype: str) -> None:
         for projections in ("separate", "shared"):
             row = measure(projections=projections, dtype=dtype, direction="forward_backward")
             assert (row.status, row.reason) == (Status.OK, "")
 
-    def test_weights_leave_the_global_random_state_alone(self) -> None:
+    def test_drawing_weights_does_not_change_the_global_random_state(self) -> None:
         before = torch.get_rng_state()
         measure(projections="separate")
         assert torch.equal(torch.get_rng_state(), before)
 
     @pytest.mark.parametrize("projections", ["separate", "shared"])
-    def test_a_layer_is_measured_on_itself(self, projections: str) -> None:
+    def test_a_layer_is_measured_only_with_self_attention(self, projections: str) -> None:
         row = measure(projections=projections, key_len=40)
         assert row.status is Status.UNSUPPORTED
         assert row.reason == (
@@ -728,7 +740,7 @@ class TestProjections:
             "got 32 and 40"
         )
 
-    def test_shared_projections_need_as_many_key_heads(self) -> None:
+    def test_shared_projections_need_as_many_key_heads_as_query_heads(self) -> None:
         row = measure(projections="shared", kv_heads=1)
         assert row.status is Status.UNSUPPORTED
         assert "shared_qk=True uses the query as the key: it needs kv_heads ==" in row.reason
