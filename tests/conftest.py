@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if function in seen:
                 continue
             seen.add(function)
-            reason = f"needs a CUDA device ({need[function]} of this function)"
+            reason = f"needs a CUDA device ({need[function]} items of this function)"
             item.add_marker(pytest.mark.skip(reason=reason))
         left.append(item)
     items[:] = left

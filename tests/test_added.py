@@ -150,7 +150,7 @@ class TestRow:
         row, _ = worker.measure(case(implementation="mine"), settings())
         assert row.status is Status.INCORRECT
 
-    def test_an_implementation_with_a_declared_difference_is_measured_and_its_row_says_so(
+    def test_an_implementation_with_a_declared_difference_is_measured_and_its_row_names_it(
         self,
     ) -> None:
         add(attend=zeros, differs="returns zeros")

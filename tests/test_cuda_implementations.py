@@ -220,7 +220,7 @@ def test_the_kernel_for_a_gpu_follows_a_fixed_rule(
     assert plain.choose_implementation(tensor, key) == "plain"  # type: ignore[arg-type]
 
 
-def test_padding_uses_a_kernel_with_correct_masks_whatever_kernel_is_fastest(
+def test_padding_uses_a_kernel_with_correct_masks_even_if_another_is_fastest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cuda_sdpa, "fastest", lambda query, key: "flash")

@@ -202,7 +202,7 @@ def drawn_blocks(
     seen = support(attention, blocks * size, heads)
     tiles = seen.unflatten(-1, (blocks, size)).unflatten(-3, (blocks, size)).transpose(-3, -2)
     part, whole = tiles.any(-1).any(-1), tiles.all(-1).all(-1)
-    assert bool((part == whole).all()), "a block is seen in part"
+    assert bool((part == whole).all()), "only a part of a block is visible"
     return [
         [{j for j in range(blocks) if whole[h, i, j]} for i in range(blocks)] for h in range(heads)
     ]
@@ -227,7 +227,9 @@ def test_bigbird_sees_neighbour_blocks_global_blocks_and_the_given_number_of_ran
             assert fixed <= rows[i]
             assert len(rows[i] - fixed) == draws
     if draws:
-        assert len({tuple(map(frozenset, rows)) for rows in seen}) == HEADS, "heads draw alike"
+        assert len({tuple(map(frozenset, rows)) for rows in seen}) == HEADS, (
+            "all heads have the same draws"
+        )
 
 
 @pytest.mark.parametrize("blocks", [2, 3, 4, 5, 6, 7, 8])

@@ -90,8 +90,8 @@ def test_block_lists_match_the_pattern(name: str, size: int) -> None:
         dense(lists[2 * which], lists[2 * which + 1]) for which in range(4)
     )
     assert not (part & full).any()
-    assert bool((part | full)[seen].all()), "a kernel would leave out what is seen"
-    assert bool(whole[full].all()), "a kernel would show what is not seen"
+    assert bool((part | full)[seen].all()), "a kernel would omit visible pairs"
+    assert bool(whole[full].all()), "a kernel would include hidden pairs"
     assert torch.equal(part_by_key, part.mT)
     assert torch.equal(full_by_key, full.mT)
     # A longer list costs time. With random blocks the list may be longer than necessary, because

@@ -155,7 +155,7 @@ class TestKernels:
         assert all(torch.equal(product, expected) for product in found)
         float32_route.take("fast")
         if torch.equal(torch.bmm(left, right), expected):
-            pytest.skip("both routes give the same product here, so this shows nothing")
+            pytest.skip("both routes give the same product here")
 
     @pytest.mark.parametrize("attention", implementations())
     def test_kernels_are_correct_on_both_routes(

@@ -19,7 +19,7 @@ at_every_length = pytest.mark.parametrize(("query_len", "key_len"), LENGTHS)
 
 
 Slots = Callable[[int, int, bool], list[list[int]]]
-"""Which tokens stand together in each slot that a query sees: (position, key_len, causal)."""
+"""The tokens in each slot that a query can see: (position, key_len, causal)."""
 
 
 def by_slots(

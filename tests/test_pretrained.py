@@ -148,7 +148,7 @@ def replaceable(kind: str, own: str) -> Any:
     """A model, if its attention can be replaced in this version of transformers."""
     made = model(kind, own)
     if not made._can_set_attn_implementation():
-        pytest.skip(f"{kind} has attention of its own in this version of transformers")
+        pytest.skip(f"{kind} has a separate attention in this version of transformers")
     return made
 
 
@@ -240,7 +240,7 @@ class TestFullIsTheAttentionOfTheModel:
         made.config.is_causal = False
         expected = output(made, **tokens(LEFT))
         if torch.equal(expected, causal):
-            pytest.skip("this version of transformers knows no decoder that sees everything")
+            pytest.skip("this version of transformers has no decoder that is not causal")
         found = output(replace_attention(made, "full"), **tokens(LEFT))
         real = Tensor(LEFT).bool()
         close(found[real], expected[real])
@@ -390,7 +390,7 @@ class TestPaddedTexts:
         """Texts of an encoder have padding on the right, as from a tokenizer."""
         attention = small(name)
         if attention.info.causal_choices != (False, True):
-            pytest.skip("does not serve such a model")
+            pytest.skip("does not support an encoder with a decoder")
         made = replace_attention(model("Bart"), attention)
         alone, padded = alone_and_padded(20, 0, 7)
         del padded["position_ids"]
@@ -883,7 +883,7 @@ def test_no_mask_of_all_pairs_is_created(padded: bool, window: int | None) -> No
     made.set_attn_implementation("eager")
     with Largest() as largest:
         made.model(input_ids=call["input_ids"][:, :2000])
-    assert largest.numel > 2000 * 2000, "it does not see what it should"
+    assert largest.numel > 2000 * 2000, "a mask of all pairs was not recorded"
 
 
 LEARNERS = [

@@ -95,7 +95,7 @@ def test_the_page_shows_every_row_and_a_figure(tmp_path: Path) -> None:
     assert (folder / "report" / "figures" / "model-1.png").stat().st_size > 10_000
 
 
-def test_it_is_a_separate_page_if_there_are_other_runs(tmp_path: Path) -> None:
+def test_the_page_is_separate_if_there_are_other_runs(tmp_path: Path) -> None:
     other = write(tmp_path / "other", [done(1.0)])
     said = build(other, store(tmp_path / "run"))
     assert f"{other}/report/model.html" in said

@@ -353,7 +353,7 @@ class TestOrderOfEvents:
             (64, 2): Status.SKIPPED,
         }
 
-    def test_a_slow_method_is_skipped_if_the_sweep_says_so_also_when_it_is_resumed(
+    def test_a_slow_method_is_skipped_if_the_sweep_has_a_limit_also_when_it_is_resumed(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch
     ) -> None:
         def slow(asked: Any, given: Any, exact: bool) -> Any:
@@ -838,7 +838,7 @@ class TestCommand:
         deadline = time.monotonic() + 20
         while alive(process.pid) and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert not alive(process.pid), "an orphan would measure beside the next run"
+        assert not alive(process.pid), "an orphaned worker would run during the next run"
         before = journal.read(folder).results
         process = finished.start("--resume", folder)
         _, err = process.communicate(timeout=120)

@@ -133,7 +133,7 @@ def test_tracing_a_program_leaves_nothing_in_the_cache(act: Any) -> None:
     assert tensor_cache.held_tensors() == []
     kept = numbers(3)
     act()
-    assert len(made) > 2, "a tensor that was made before became a constant of the program"
+    assert len(made) > 2, "an existing tensor became a constant of the program"
     assert tensor_cache.held_tensors() == [kept]
     assert type(numbers(3)) is Tensor
 

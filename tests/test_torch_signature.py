@@ -59,7 +59,7 @@ def test_the_arguments_are_those_of_torch() -> None:
     assert found == wanted
 
 
-def test_it_can_replace_torchs_function(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_method_can_replace_torchs_function(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = torch.nn.TransformerEncoderLayer(32, HEADS, dim_feedforward=8, dropout=0.0)
     tokens = torch.randn(LENGTH, BATCH, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -106,7 +106,7 @@ def test_chance_is_the_most_frequent_answer_of_each_sequence(task: str) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_batch_depends_on_the_generator_alone(task: str) -> None:
+def test_a_batch_depends_only_on_the_generator(task: str) -> None:
     state = torch.get_rng_state()
     assert torch.equal(drawn(task, 32).tokens, drawn(task, 32).tokens)
     assert not torch.equal(drawn(task, 32).tokens, drawn(task, 32, seed=1).tokens)

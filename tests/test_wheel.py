@@ -47,7 +47,7 @@ def test_a_wheel_contains_every_file_of_the_packages(wheel: ZipFile) -> None:
     assert "variants/py.typed" in found
 
 
-def test_mypy_knows_the_types_of_a_users_script(
+def test_mypy_checks_the_types_of_a_users_script(
     wheel: ZipFile, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     """The wheel is installed in an environment, because mypy reads only typed packages there."""

@@ -59,7 +59,7 @@ def test_a_bias_multiplies_weights_by_its_exponential(attention: Attention, shap
 
 
 @pytest.mark.parametrize(("attention", "shape"), biased(["odd length, grouped heads"]))
-def test_every_named_implementation_supports_a_bias_or_raises_that_it_takes_none(
+def test_every_named_implementation_supports_a_bias_or_refuses_it(
     attention: Attention, shape: Shape
 ) -> None:
     """For implementations that cannot run here, the check of availability is skipped."""
@@ -88,7 +88,7 @@ def test_every_named_implementation_supports_a_bias_or_raises_that_it_takes_none
 def test_a_constant_bias_changes_no_output(attention: Attention, shape: Shape) -> None:
     """Each head has its own constant. The output is a weighted mean and does not change."""
     if not attention.convex:
-        pytest.skip("its weights form no mean")
+        pytest.skip("its weights do not sum to one")
     inputs = shape.tensors()
     entries = shape.query_len + shape.key_len - 1
     constant = torch.arange(shape.heads, dtype=torch.float64)[:, None] * 3 - 2

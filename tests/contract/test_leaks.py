@@ -60,7 +60,7 @@ def test_causal_output_does_not_depend_on_later_tokens(
             reached |= not torch.equal(after[:, :, row + 1 :], before[:, :, row + 1 :])
             after = attention.weights(*changed[:2], causal=True)
             assert_close(after[:, :, kept], weights[:, :, kept], rtol=1e-12, atol=1e-12)
-    assert reached, "the changes reached no row at all"
+    assert reached, "the changes affect no row"
 
 
 @pytest.mark.parametrize("attention", attentions(where=supports("causal", "cross_attention")))
@@ -87,7 +87,7 @@ def test_causal_rows_do_not_depend_on_the_number_of_tokens_if_prefix_stable(
                 assert_close(part, whole[:, :, first:last], rtol=1e-9, atol=1e-9)
             changed |= not torch.allclose(part, whole[:, :, first:last], rtol=1e-3)
     if attention == variants.create(attention.info.name, **small_settings(attention.info.name)):
-        assert changed != attention.prefix_stable, "it says that rows change, and none does"
+        assert changed != attention.prefix_stable, "prefix_stable is False, but no row changes"
 
 
 @pytest.mark.parametrize("attention", attentions(where=supports("causal")))

@@ -60,7 +60,7 @@ def test_every_named_implementation_gives_the_same_result(
             with suppress(UnsupportedError):
                 assert_same_answers(named, attention, shape, call)
                 ran += 1
-        assert ran, f"{name} is available and refuses every call"
+        assert ran, f"{name} is available but refuses every call"
 
 
 @pytest.mark.parametrize("attention", attentions("small"))

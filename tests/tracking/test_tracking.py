@@ -17,7 +17,7 @@ LENGTHS = (1024, 4096)
 @pytest.mark.parametrize("seq_len", LENGTHS)
 @pytest.mark.parametrize("direction", ["forward", "forward_backward"])
 @pytest.mark.parametrize("name", sorted(variants.REGISTRY))
-def test_the_time_of_a_call(benchmark: Any, name: str, direction: str, seq_len: int) -> None:
+def test_time_of_a_call(benchmark: Any, name: str, direction: str, seq_len: int) -> None:
     attention = variants.create(name)
     causal = attention.info.causal_only
     generator = torch.Generator().manual_seed(0)
