@@ -1,4 +1,4 @@
-"""Settings of the test run, and fixtures that several files use.
+"""Settings of the test run, and shared fixtures.
 
 Warnings are errors only where the installed packages have the tested versions. A newer release of
 any package may add a warning; that is not an error of this project.
