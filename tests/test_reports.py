@@ -237,7 +237,7 @@ def test_a_published_run_has_errors_at_a_million_tokens() -> None:
     assert len(runs.per_head) == len(finished(runs.frame))
 
 
-def test_the_last_of_two_rows_of_a_case_counts(tmp_path: Path) -> None:
+def test_the_last_of_two_rows_of_a_case_is_used(tmp_path: Path) -> None:
     assert list(frame_of(tmp_path, [done(1.0), done(2.0)])["time_ms_median"]) == [2.0]
 
 
@@ -444,7 +444,7 @@ def test_the_slice_with_most_lengths_is_drawn_and_the_other_slices_are_named(
     assert also_measured(part.rows, drawn) == "inputs smollm2 layer 15; heads 1, 2"
 
 
-def test_of_lengths_with_as_many_numbers_the_longest_is_drawn(tmp_path: Path) -> None:
+def test_the_longest_of_equally_measured_lengths_is_drawn(tmp_path: Path) -> None:
     rows = [done(seq_len=n, heads=heads) for n in (256, 512) for heads in (4, 8)]
     (part,) = split(frame_of(tmp_path, rows))
     (panel,) = panels(part.rows, x="heads", row="direction", column="dtype")
