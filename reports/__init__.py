@@ -1,4 +1,4 @@
-"""How runs are shown: figures, a page, tables. Reads files, never runs a kernel.
+"""Shows runs as figures, an HTML page and tables. It reads files and runs no kernel.
 
 From Python: `reports.build.build_report([Path("results/cpu")])`.
 """

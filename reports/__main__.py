@@ -18,7 +18,7 @@ CHECKOUT = Path(__file__).parents[1]
 
 @click.group()
 def main() -> None:
-    """Show what was measured: figures and a page, from results folders."""
+    """Make figures and an HTML page from results folders."""
 
 
 @main.command()
@@ -33,8 +33,9 @@ def main() -> None:
 def build(runs: tuple[Path, ...], out: Path | None) -> None:
     """Make figures and report.html from one or more results folders.
 
-    A results folder holds results.csv, or model.csv of `python -m bench model`, and
-    environment.json; none is changed. Beside other runs those with a model have model.html.
+    A results folder holds environment.json, and results.csv or model.csv (of `python -m bench
+    model`). The command does not change these files. If there are runs of both kinds, those with
+    model.csv are shown in model.html.
     """
     folder = out or runs[0] / "report"
     models = [run for run in runs if holds_model(run)]
@@ -69,8 +70,8 @@ def build(runs: tuple[Path, ...], out: Path | None) -> None:
     help="Folder that holds README.md and docs/; this checkout by default.",
 )
 def docs(check: bool, root: Path) -> None:
-    """Rewrite the generated files: docs/variants/, and parts of README.md and docs/columns.md."""
-    # Imported here: these modules import torch, and a report needs none.
+    """Rewrite docs/variants/, the types of `create`, and parts of README.md and docs/columns.md."""
+    # Imported here because these modules import torch, which a report does not need.
     from reports.documents.docstrings import DocstringError
     from reports.documents.generated import BlockError, rewrite, stale_files
 

@@ -1,4 +1,4 @@
-"""How wrong each method is, beside what a budget like its own could do: a table for each scene."""
+"""The errors of each method and of baselines of the same budget: a table for each scene."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ SCENE = ("source", "causal", "dtype", "seq_len", "heads", "head_dim", "keys", "b
 MEAN, RANDOM = MEAN_OF_VALUES, "random_keys_error_rel_l2"
 FLOOR, ROUNDING = "dtype_floor_rel_l2", "impl_error_rel_l2"
 NAMES = {MEAN: "the mean of V", RANDOM: "random keys"}
-TWICE = 2.0  # within twice what rounding explains, an error is no loss against anything
+TWICE = 2.0  # an error of at most this multiple of the rounding is never marked as beaten
 
 
 @dataclass(frozen=True)
 class AccuracyColumn:
-    """A number of each line; a group of columns has a heading in common."""
+    """A column of numbers; the columns of a group share a heading."""
 
     title: str
     name: str
     group: str
     show: Callable[[float], str] = show_error
-    always: bool = False  # shown empty too, where a run has it anywhere
+    always: bool = False  # shown even if it is empty here, if another table has it
 
     @property
     def about(self) -> str:
-        """What it is, in a sentence."""
+        """The meaning of the column, in a sentence."""
         return DESCRIPTIONS[self.name]
 
 
@@ -62,7 +62,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Line:
-    """A method at one of its settings; `beaten` says by which baselines, in words."""
+    """A method at one of its settings; `beaten` names the baselines with no larger error."""
 
     label: str
     is_other: bool
@@ -74,7 +74,7 @@ class Line:
 
 @dataclass(frozen=True)
 class AccuracyTable:
-    """The lines of one scene, the least error first; the first table of a slice `is_open`."""
+    """The lines of one scene, the smallest error first; the first table of a slice `is_open`."""
 
     title: str
     columns: Sequence[AccuracyColumn]
@@ -83,13 +83,13 @@ class AccuracyTable:
 
     @property
     def groups(self) -> list[tuple[str, int]]:
-        """The headings over the columns, and how many each is over."""
+        """The headings of groups of columns, and the number of columns of each."""
         names = [column.group for column in self.columns]
         return [(name, names.count(name)) for name in dict.fromkeys(names)]
 
     @property
     def ranked(self) -> list[Line]:
-        """The lines of what approximates softmax attention."""
+        """The lines of methods that approximate softmax attention."""
         return [line for line in self.lines if not line.is_other]
 
     @property
@@ -99,7 +99,7 @@ class AccuracyTable:
 
 
 def tables(parts: Sequence[Slice]) -> list[list[AccuracyTable]]:
-    """The tables of each part, each scene in the first part that has it."""
+    """The tables of each part; a scene is only in the first part that has it."""
     every = pd.concat([part.rows for part in parts])
     known = {column.name for column in COLUMNS if every[column.name].notna().any()}
     seen: set[int] = set()
@@ -112,7 +112,7 @@ def tables(parts: Sequence[Slice]) -> list[list[AccuracyTable]]:
 
 
 def beaten_by(row: pd.Series[Any]) -> tuple[str, ...]:
-    """What a row's error is not below, in words; nothing if it is rounding and no more."""
+    """The baselines with no larger error than the row's; empty if this error is only rounding."""
     error, rounding = row[ERROR.column], row[[FLOOR, ROUNDING]].astype("float64").max()
     if error <= TWICE * rounding:
         return ()
@@ -123,10 +123,10 @@ def beaten_by(row: pd.Series[Any]) -> tuple[str, ...]:
 def _of_part(part: Slice, rows: pd.DataFrame, known: Collection[str]) -> Iterator[AccuracyTable]:
     done = finished(rows).dropna(subset=[ERROR.column])
     scenes = [(rows, _scene(rows, part)) for _, rows in done.groupby(list(SCENE), sort=True)]
-    # Made inputs rank methods in another order than real ones; the longest shows most.
+    # Captured inputs come first, since synthetic ones rank methods differently; then the longest.
     scenes.sort(key=lambda it: _place(it[0]))
     for number, (own, title) in enumerate(scenes):
-        # Forward and backward are two rows of one line: gradients are in the second alone.
+        # A line joins the rows of both directions: only `forward_backward` has errors of gradients.
         lines = own.sort_values("direction").groupby("label", sort=True).first().reset_index()
         lines = lines.sort_values([ERROR.column, "label"])
         columns = [

@@ -1,4 +1,4 @@
-"""The short answer: which methods are worth choosing, for each length, dtype and direction."""
+"""The short answer: the methods worth choosing for each length, dtype and direction."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from reports.slices import SCENE, Fixed, Slice, pick
 
 @dataclass(frozen=True)
 class Choice:
-    """A method that is worth choosing, and its numbers in words, as of `summary_of`."""
+    """A method that is worth choosing, and its numbers in words, in the order of `summary_of`."""
 
     label: str
     numbers: tuple[str, ...]
@@ -26,8 +26,8 @@ class Choice:
 class Answer:
     """The methods that are worth choosing among the cases of one length, the fastest first.
 
-    Of `cases` rows `done` finished. `limit` is the error that a choice is below. `smallest` needs
-    the least memory, or holds the least state, of all methods below it.
+    `done` of the `cases` rows finished. The error of each choice is below `limit`. `smallest` is
+    the method with the least memory, in decoding the smallest state, of all methods below `limit`.
     """
 
     scene: Fixed
@@ -39,17 +39,17 @@ class Answer:
 
     @property
     def limit_in_words(self) -> str:
-        """The limit, and what scores as much."""
+        """The limit, and the output that has this error."""
         what = "the mean of the values" if self.limit < 1 else "an output of zeros"
         return f"{show_error(self.limit)}, the error of {what}"
 
 
 def answers(part: Slice) -> list[Answer]:
-    """An answer for each dtype, direction and length of a slice; none where nothing finished.
+    """An answer for each dtype, direction and length of a slice that has a finished case.
 
     A method is worth choosing if no other one is both faster and more accurate, and if its error is
-    below that of the mean of the values and of zeros. One that is another operator than softmax
-    attention is counted and never chosen. Captured inputs are taken where that length has any.
+    below that of the mean of the values and of zeros. A method that is another operator than
+    softmax attention is counted and never chosen. A length with captured inputs uses only these.
     """
     found = []
     metrics = summary_of(part)
@@ -73,18 +73,18 @@ def answers(part: Slice) -> list[Answer]:
 
 
 def summary_of(part: Slice) -> Sequence[Metric]:
-    """Time, speedup, memory and error: of decoding, a token's time and what is held for the next
-    one."""
+    """The metrics of an answer: time, speedup, memory and error; in decoding, time per token,
+    speedup, state and error."""
     return DECODING if part.sort == "decode" else SUMMARY
 
 
 def numbers(row: pd.Series, metrics: Sequence[Metric]) -> list[str]:
-    """The values of a row in words; empty where there is none."""
+    """The values of a row in words; a missing value is an empty text."""
     return ["" if pd.isna(row[m.column]) else m.show(float(row[m.column])) for m in metrics]
 
 
 def _scenes(part: Slice) -> Iterator[tuple[Fixed, pd.DataFrame]]:
-    """What is the same in the rows of an answer, and these rows."""
+    """The values that the rows of an answer share, and these rows, for each answer."""
     by = ["dtype", "direction", "seq_len"]
     free = [name for name in SCENE if name not in by]
     for key, group in part.rows.groupby(by, sort=True):
@@ -98,7 +98,7 @@ def _scenes(part: Slice) -> Iterator[tuple[Fixed, pd.DataFrame]]:
 
 
 def _limit(done: pd.DataFrame) -> float:
-    """The error from which on a method does no better than one that needs no query."""
+    """The smallest error of an output that ignores the queries: zeros or the mean of the values."""
     assert ERROR.useless is not None
     return float(min([ERROR.useless, *done[MEAN_OF_VALUES].dropna()]))
 

@@ -1,4 +1,4 @@
-"""From results folders to a folder with figures and a page."""
+"""Makes a folder with figures and a page from results folders."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ DOTS_PER_INCH = 150
 
 
 def build_report(runs: Sequence[Path], out: Path | None = None) -> Path:
-    """Write figures and report.html into `out`, else into `report` in the first run; the page."""
+    """Write figures and report.html into `out`, by default `report` in the first run.
+
+    Returns:
+        The path of report.html.
+    """
     return write_report(read_runs(runs), out or Path(runs[0]) / "report")
 
 
 def write_report(runs: Runs, out: Path) -> Path:
-    """The same for runs that are read already."""
+    """Like `build_report`, for runs that are already read."""
     target = out / "report.html"
     drawings = draw_all(runs, figures_folder(out))
     target.write_text(page(runs, drawings), encoding="utf-8")
@@ -32,14 +36,18 @@ def write_report(runs: Runs, out: Path) -> Path:
 
 
 def figures_folder(out: Path) -> Path:
-    """Where the figures of a report belong; ResultsError if `out` is a file."""
+    """The folder for the figures of a report.
+
+    Raises:
+        ResultsError: `out` is a file.
+    """
     if out.exists() and not out.is_dir():
         raise ResultsError(f"expected a folder for the report, got the file {out}")
     return out / "figures"
 
 
 def draw_all(runs: Runs, folder: Path) -> list[Drawing]:
-    """Every figure of every slice, as PNG files in `folder`."""
+    """Draw every figure of every slice to PNG files in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     looks = styles(runs.frame)
     drawings = []
@@ -70,7 +78,7 @@ def _draw_one(kind: Kind, part: Slice, looks: Styles, folder: Path) -> Drawing:
 
 
 def _draw_heads(part: Slice, runs: Runs, looks: Styles, folder: Path) -> list[Drawing]:
-    """None without several heads that are known one by one."""
+    """Draw the errors of single heads; empty unless several heads are known."""
     drawn = single_heads.drawn(part, runs.per_head)
     if not drawn:
         return []
@@ -86,5 +94,5 @@ def _save(figure: Figure, kind: Kind, part: Slice, folder: Path) -> Path:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """A figure as a PNG file, as large as what is on it."""
+    """Write a figure to a PNG file, cropped to its content."""
     figure.savefig(path, dpi=DOTS_PER_INCH, bbox_inches="tight", pad_inches=0.12)

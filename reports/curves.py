@@ -1,4 +1,4 @@
-"""The settings of a method along its knob of quality: one curve of error against time."""
+"""Curves of error against time: the settings of a method along its knob of quality."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ import pandas as pd
 
 from reports.names import labels, marked, settings_of
 
-LUCK = "seed"  # one number is as good as another
-LEAST = float("-inf")  # the place of a setting that an older run does not name
+LUCK = "seed"  # its numbers have no order of quality
+LEAST = float("-inf")  # sorts a setting that an older run does not name before all others
 
 
 def with_curves(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add what curves are made of; a row that is no part of one is a curve of its own.
+    """Add the columns of curves; a row that belongs to no curve is a curve of its own.
 
-    `curve` is the label without the knob; `knob` the names of the hyperparameters that make it,
-    `setting` their numbers, and `place` its rank on the curve, from 0. `is_default` says whether
-    the knob is at its default, as far as `default_knob` tells, `window_size=256`. Where that is
-    empty, as in runs that did not record it, the knob is the number that varies in the rows of the
-    variant, if it is only one.
+    - `curve`: the label without the knob
+    - `knob`: the names of the hyperparameters that are the knob
+    - `setting`: their numbers
+    - `place`: the rank of the setting on the curve, from 0
+    - `is_default`: whether the knob is at the default in `default_knob`, as `window_size=256`
+
+    If `default_knob` is empty, as in runs that did not record it, the knob is the one numeric
+    hyperparameter that varies in the rows of the variant; there is no knob if several vary.
     """
     settings = frame["hyperparameters"].map(settings_of)
     knobs = {
@@ -50,8 +53,7 @@ def with_curves(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def one_setting(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of each curve the rows of one setting: the default, or where that is not among them the one
-    in the middle."""
+    """The rows of one setting of each curve: the default, or the middle one without a default."""
     kept = []
     for _, own in rows.groupby("curve"):
         places = sorted(own["place"].unique())
@@ -62,9 +64,9 @@ def one_setting(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def name_of(rows: pd.DataFrame) -> str:
-    """A curve in words, with the ends of what these rows have of it: `lsh, num_hashes 1 to 8`.
+    """The name of a curve, with its first and last setting in these rows: `lsh, num_hashes 1 to 8`.
 
-    Where a knob has one setting only, the label names it if others are anywhere.
+    If the rows have one setting only, the name is their label.
     """
     ends = rows.sort_values("place").iloc[[0, -1]]
     first, last = ends["setting"]
@@ -75,7 +77,7 @@ def name_of(rows: pd.DataFrame) -> str:
 
 
 def _knob(settings: pd.Series, recorded: pd.Series) -> Sequence[str]:
-    """The names of the hyperparameters that are the knob of a variant; none if it has none."""
+    """The names of the hyperparameters that are the knob of a variant; empty if it has no knob."""
     if said := max(recorded, key=len):
         return tuple(settings_of(said))
     values: dict[str, set[str | None]] = {

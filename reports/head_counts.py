@@ -1,4 +1,4 @@
-"""What more heads cost at equal width: each number of heads beside the fewest."""
+"""The costs of more heads at equal total width, relative to the fewest heads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from reports.slices import Slice, describe, panels
 
 @dataclass(frozen=True)
 class HeadCountCell:
-    """A method at one number of heads: its time, and what else is said of it."""
+    """A method at one number of heads: its time, its memory or status, and its error."""
 
     time: str
     lines: tuple[str, ...]
@@ -25,7 +25,7 @@ class HeadCountCell:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Methods by numbers of heads; a row starts with the label."""
+    """A table of methods by number of heads; a row starts with the label of the method."""
 
     title: str
     heads: Sequence[int]
@@ -33,8 +33,10 @@ class Comparison:
 
 
 def comparisons(part: Slice) -> list[Comparison]:
-    """A table for each direction, source and kind of projections of a slice of one width; of the
-    methods that finished anywhere."""
+    """The tables of a slice of one width: one for each direction, source and kind of projections.
+
+    They contain the methods that finished with at least one number of heads.
+    """
     found = []
     for panel in panels(part.rows, x="heads", row="passage", column="call"):
         heads = sorted(panel.rows["heads"].unique())
@@ -50,7 +52,7 @@ def comparisons(part: Slice) -> list[Comparison]:
 
 
 def _cell(row: pd.Series[Any] | None, base: pd.Series[Any]) -> HeadCountCell:
-    """The numbers of `base` itself; of another row what it is times that."""
+    """The numbers of a row; for rows other than `base`, as multiples of those of `base`."""
     if row is None:
         return HeadCountCell("", (), "", False)
     if row["status"] != OK:

@@ -1,4 +1,4 @@
-"""The page: one file that holds its figures, tables and script, and needs no network."""
+"""The HTML page: one file with its figures, tables and script. It needs no network."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from reports.slices import DIRECTIONS, Slice, describe
 from reports.tables import status_counts
 
 TEMPLATE = "report.html"
-PIXELS_PER_PIXEL = 1.5  # of a figure, and of the page
+PIXELS_PER_PIXEL = 1.5  # pixels of a figure for each pixel of the page
 ENVIRONMENT_PARTS = ("model", "hardware", "software", "limits", "settings")
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure in a file, or the reason why there is none, and what is said about it."""
+    """A figure in a file, or the reason why there is none, and the texts about it."""
 
     kind: Kind
     part: Slice
@@ -99,18 +99,18 @@ def render(template: str, **names: Any) -> str:
 
 
 def embedded(path: Path) -> str:
-    """A PNG file as the address of an image."""
+    """A PNG file as a data URL."""
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
 
 
 def width(path: Path) -> int:
-    """How wide a PNG file is drawn on the page, so that letters are as large in all figures."""
-    pixels = int.from_bytes(path.read_bytes()[16:20], "big")  # where the format has it
+    """The width of a PNG file on the page; with it, letters have one size in all figures."""
+    pixels = int.from_bytes(path.read_bytes()[16:20], "big")  # the width in the PNG header
     return round(pixels / PIXELS_PER_PIXEL)
 
 
 def facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What is known of a machine, as names and values."""
+    """The facts about a machine and its run, as names and values."""
     if start := environment.get("started_utc"):
         yield "started (UTC)", str(start)[:16].replace("T", " ")
     sweep = environment.get("sweep")

@@ -1,4 +1,4 @@
-"""What the inputs are like: how exact attention spreads its weight on them."""
+"""The table of inputs: how exact attention distributes its weights on them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from reports.metrics import show_count, show_number, show_percent
 from reports.rows import Runs, finished
 from reports.slices import captured_first
 
-# What the numbers depend on; the first names a line, the others are shown where they vary.
+# The numbers depend on these. The first names a line, the others are shown if they vary.
 SCENE = ("source", "causal", "rows", "seq_len", "memory", "heads", "head_dim", "batch", "seed")
 TITLES = {"source": "inputs", "seq_len": "length", "memory": "keys", "rows": "queries"}
 
 
 @dataclass(frozen=True)
 class Descriptor:
-    """A number of inputs, and what it means in a sentence."""
+    """A number that describes inputs, and its meaning in a sentence."""
 
     title: str
     column: str
@@ -31,41 +31,40 @@ DESCRIPTORS = (
         "effective keys",
         "effective_keys",
         show_number,
-        "so many keys of equal weight would be as spread out as a query's exact weights (the "
-        "exponential of their entropy): where they are few, a method must find them; where they "
-        "are many, averages do.",
+        "the number of equal weights that have the same entropy as a query's exact weights. If it "
+        "is small, a method must find these keys; if it is large, averages are accurate.",
     ),
     Descriptor(
         "sink mass",
         "sink_mass",
         show_percent,
-        "weight on the very first key, which a method that always sees it has for nothing.",
+        "weight on the first key. A method that always sees the first key has it without a search.",
     ),
     Descriptor(
         "mass within 128",
         "near_mass",
         show_percent,
-        "weight on keys at a distance of at most 128, which is what a window of that size keeps.",
+        "weight on keys at a distance of at most 128. A window of that size keeps it.",
     ),
     Descriptor(
         "top-64 mass",
         "top64_mass",
         show_percent,
-        "weight on the 64 heaviest keys, the most that any choice of 64 keys for a query keeps.",
+        "weight on the 64 keys with the largest weights. No other 64 keys of a query have more.",
     ),
     Descriptor(
         "logit spread",
         "logit_spread",
         show_number,
-        "standard deviation of a query's scaled scores over its keys: at 0 all keys weigh the "
-        "same, and the mean of V is exact.",
+        "standard deviation of a query's scaled scores over its keys. At 0 all keys have the same "
+        "weight, and the mean of V is exact.",
     ),
 )
 
 
 @dataclass(frozen=True)
 class Number:
-    """The mean over heads, and the least and greatest of them where they are known."""
+    """The mean over heads, and the range of the heads if it is known."""
 
     mean: str
     reach: str
@@ -73,19 +72,19 @@ class Number:
 
 @dataclass(frozen=True)
 class InputsTable:
-    """A line for each inputs: words by `titles`, then numbers by `DESCRIPTORS`."""
+    """A line for each kind of inputs: words by `titles`, then numbers by `DESCRIPTORS`."""
 
     titles: Sequence[str]
     lines: Sequence[tuple[Sequence[str], Sequence[Number]]]
 
     @property
     def has_heads(self) -> bool:
-        """Whether anything is known of single heads."""
+        """Whether a line has the range of its heads."""
         return any(number.reach for _, numbers in self.lines for number in numbers)
 
 
 def described(runs: Runs) -> InputsTable | None:
-    """The inputs of all runs, captured ones first; None where nothing was said of them."""
+    """The inputs of all runs, captured ones first; None if no row describes its inputs."""
     columns = [descriptor.column for descriptor in DESCRIPTORS]
     done = finished(runs.frame)
     done = done[done[columns].notna().any(axis=1)]
@@ -107,7 +106,7 @@ def described(runs: Runs) -> InputsTable | None:
 
 
 def _number(rows: pd.DataFrame, of_heads: pd.DataFrame, descriptor: Descriptor) -> Number:
-    # Rows of one scene agree but for the rounding of their dtype.
+    # Rows of one scene differ only by the rounding of their dtype.
     mean = rows[descriptor.column].median()
     show, values = descriptor.show, of_heads[descriptor.column].dropna()
     reach = f"{show(values.min())} to {show(values.max())}" if values.nunique() > 1 else ""

@@ -1,4 +1,4 @@
-"""All rows of a page: which columns vary, what each cell says, how the cases ended."""
+"""The table of all cases on the page, and the reasons why cases did not finish."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from reports.rows import OK
 from reports.slices import describe
 from reports.tables import reproduce_command
 
-# Columns of the case, in the order in which they stand in the table if they vary.
+# Columns of the case that the table shows if they vary, in this order.
 CASE = (
     "machine",
     "source",
@@ -44,7 +44,7 @@ MOST_REASONS = 40
 
 @dataclass(frozen=True)
 class ListedColumn:
-    """A column of the table; with `choices` there is a menu to filter by."""
+    """A column of the table; with `choices`, the page has a menu that filters by it."""
 
     title: str
     is_number: bool = False
@@ -53,7 +53,7 @@ class ListedColumn:
 
 @dataclass(frozen=True)
 class ListedCell:
-    """What a reader sees, what is sorted and filtered by, and what stands below in small."""
+    """A cell: its text, the value for sorting and filters, and a detail in small letters."""
 
     text: str
     value: str
@@ -62,7 +62,7 @@ class ListedCell:
 
 @dataclass(frozen=True)
 class Row:
-    """One case: its cells, and what unfolds."""
+    """One case: its cells, and the command and the inputs that a click unfolds."""
 
     cells: tuple[ListedCell, ...]
     is_ok: bool
@@ -72,7 +72,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Listing:
-    """The table, and in words what is the same in all of its rows."""
+    """The table; `constant` names the values that all rows share."""
 
     constant: str
     columns: tuple[ListedColumn, ...]
@@ -81,7 +81,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Reason:
-    """How several cases ended."""
+    """A status and a reason, with the cases that ended so."""
 
     status: str
     reason: str
@@ -122,7 +122,7 @@ def _row(row: pd.Series, varying: Sequence[str], metrics: Sequence[Metric]) -> R
 
 
 def reasons(frame: pd.DataFrame) -> Sequence[Reason]:
-    """The cases that did not end well, by status and reason, the most frequent first."""
+    """The cases that did not finish, by status and reason, the most frequent first."""
     failed = frame[frame["status"] != OK]
     found = [
         Reason(str(status), str(reason), len(rows), _few(sorted(rows["label"].unique())))

@@ -1,4 +1,4 @@
-"""What is measured, as records: axes, titles, orders and the frontier's direction follow."""
+"""The measured columns as records; axes, titles, orders and the frontier follow from them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-MEAN_OF_VALUES = "mean_value_error_rel_l2"  # the column of the error that needs no method at all
+MEAN_OF_VALUES = "mean_value_error_rel_l2"  # the error of the mean of all visible values
 
 
 def show_ms(value: float) -> str:
@@ -40,12 +40,12 @@ def show_error(value: float) -> str:
 
 
 def show_ratio(value: float) -> str:
-    """How many times: 12.3×."""
+    """A ratio: 12.3×."""
     return f"{_three_digits(value)}×"
 
 
 def show_percent(value: float) -> str:
-    """A part of one: 0.123 -> `12.3 %`."""
+    """A fraction: 0.123 -> `12.3 %`."""
     return f"{_three_digits(100 * value)} %"
 
 
@@ -66,11 +66,12 @@ def _three_digits(value: float) -> str:
 class Metric:
     """A column that can be ranked or drawn.
 
-    `label` stands on an axis, `short` over a column. `low` and `high` are the columns of its
-    interval, `exact` that of the fastest exact implementation. A logarithmic axis is linear below
-    `linear_below`, so that zero has a place on it, and numbers above `ceiling` are drawn there.
-    From `useless` on a point is on no frontier, however good it is otherwise. `floor` and `trivial`
-    are the columns of what it could be at best, and of what it is to be better than.
+    `label` is the text of an axis, `short` the heading of a column. `low` and `high` are the
+    columns of the interval, and `exact` is the column of the fastest exact implementation. `floor`
+    is the column of the best possible value, and `trivial` the column of the value of a method
+    that ignores the query. A logarithmic axis is linear below `linear_below`, so that it can show
+    zero. Numbers above `ceiling` are drawn at the ceiling. A point with at least `useless` is on
+    no frontier.
     """
 
     column: str
@@ -135,8 +136,8 @@ ERROR = Metric(
     floor="dtype_floor_rel_l2",
     trivial=MEAN_OF_VALUES,
     linear_below=0.01,
-    useless=1.0,  # what an output of zeros scores
-    ceiling=10.0,  # a method that is not made to stand in for softmax may be off by thousands
+    useless=1.0,  # the error of an output of zeros
+    ceiling=10.0,  # methods that do not approximate softmax can have errors of thousands
 )
 SPEEDUP = Metric(
     column="speedup_vs_exact",
@@ -175,7 +176,7 @@ ROOFLINE = Metric(
     show=show_percent,
 )
 
-# The numbers in tables, in order: a few in a terminal, more on the page.
+# The columns of tables, in order: of an answer, of an answer on decoding, and of all cases.
 SUMMARY = (TIME, SPEEDUP, MEMORY, ERROR)
 DECODING = (TOKEN_TIME, SPEEDUP, STATE, ERROR)
 TABLE = (TIME, SPEEDUP, MEMORY, STATE, ERROR, MASS_RECALL, ROOFLINE)

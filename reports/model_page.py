@@ -36,7 +36,7 @@ BETWEEN = ("perplexity_ratio_low", "perplexity_ratio_high")
 
 @dataclass(frozen=True)
 class Group:
-    """What one figure shows, and its rows as a table."""
+    """A figure: the values that its rows share, its file, and its rows as a table."""
 
     fixed: Fixed
     path: Path
@@ -44,12 +44,12 @@ class Group:
 
 
 def holds_model(folder: Path) -> bool:
-    """Whether a results folder is of `python -m bench model`."""
+    """Whether `python -m bench model` wrote a results folder."""
     return (folder / FILE).is_file() and not (folder / RESULTS).is_file()
 
 
 def write_models(folders: Sequence[Path], out: Path, name: str) -> Path:
-    """Write figures, and a page of that name, into `out`; the page."""
+    """Write figures and the page `name` into `out`; return the path of the page."""
     folder = figures_folder(out)
     runs = read_models(folders)
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,10 +76,10 @@ def write_models(folders: Sequence[Path], out: Path, name: str) -> Path:
 
 
 def read_models(folders: Sequence[Path]) -> Runs:
-    """The rows of some runs, of a case that was measured twice on one machine the last.
+    """The rows of runs; only the last row of a case that was measured twice on one machine.
 
-    With `machine`, `label`, the change of the perplexity as `CHANGE` has it, and a row for exact
-    attention by torch SDPA, `is_reference`, where there is none.
+    Added are the columns `machine` and `label`, the columns of `CHANGE`, and rows for exact
+    attention by torch SDPA (`is_reference`) if there are none.
     """
     frames: list[pd.DataFrame] = []
     environments: dict[str, dict[str, Any]] = {}
@@ -113,7 +113,7 @@ def read_models(folders: Sequence[Path]) -> Runs:
 
 
 def _references(rows: pd.DataFrame) -> pd.DataFrame:
-    """Exact attention as every row has it, where it has no row of its own."""
+    """Rows of exact attention, made from the reference numbers of other rows, if it has no rows."""
     same = [name for name in CASE_COLUMNS if name not in ("variant", "implementation")]
     same = [*(name for name in same if name != "hyperparameters"), "machine"]
     exact, reference = exact_variant(), reference_implementation()
@@ -143,7 +143,7 @@ def _ordered(rows: pd.DataFrame) -> list[tuple[object, pd.Series]]:
 
 
 def _cells(row: pd.Series) -> list[str]:
-    """As the heading of the template has them."""
+    """The cells of a row, in the order of the headings in model.html."""
     first = [row["label"], str(row["seq_len"]), row["layers"]]
     if row["status"] != OK:
         return [*first, f"{row['status'].replace('_', ' ')}: {row['reason']}"]

@@ -1,4 +1,4 @@
-"""What a reader sees instead of raw columns: names of lines, machines and inputs."""
+"""Readable names in place of raw columns: names of lines, machines and inputs."""
 
 from __future__ import annotations
 
@@ -10,26 +10,30 @@ import pandas as pd
 
 from bench.measurement import DIFFERS
 
-ALONE = "attention alone"  # before the names of other calls, by alphabet too
-OTHER_KERNEL = "other_kernel"  # a target that is not softmax attention
-OTHER_OPERATOR = "another operator"  # what is said of it
+ALONE = "attention alone"  # the first of all calls by alphabet, too
+OTHER_KERNEL = "other_kernel"  # the target of methods that do not approximate softmax attention
+OTHER_OPERATOR = "another operator"  # the mark of these methods in labels
 
 
 def with_names(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add `other_operator`, whether a row is of another operator than softmax attention; `label` of
-    a line; `source`, the inputs with their layer; `passage`, the direction and the source; `width`,
-    that of all heads together; `grouping`, `memory`, `call` and `keys`.
+    """Add columns with readable names.
 
-    `grouping` names the key/value heads where they are fewer than the query heads, `memory` the
-    keys where they are not as many as the queries, `call` what is timed where that could be a
-    layer, as it is in some rows; of `keys` alone errors depend there.
+    - `other_operator`: whether the method is another operator than softmax attention
+    - `label`: the name of a line
+    - `source`: the inputs and their layer
+    - `passage`: the direction and the source
+    - `width`: heads times head_dim
+    - `grouping`: the number of key/value heads, if it differs from that of the query heads
+    - `memory`: the number of keys, if it differs from the number of queries
+    - `call`: whether attention alone or a layer is timed; empty if no row times a layer
+    - `keys`: whether the key is the query; errors depend on this, and not on the rest of `call`
     """
     layer = frame["layer"].astype("string")
     heads, keys = frame["kv_heads"], frame["key_len"]
     projections = frame["projections"]
     projected = projections != "none"
     calls = (projections + " projections").where(projected, ALONE)
-    # Steps of decoding have none, and need not say so.
+    # Decoding steps have no projections, so their call needs no name.
     calls = calls.where(projected | (frame["direction"] != "decode"), "")
     source = frame["inputs"].where(layer.isna(), frame["inputs"] + " layer " + layer.fillna(""))
     names, others = labels(frame), other_operators(frame)
@@ -49,12 +53,12 @@ def with_names(frame: pd.DataFrame) -> pd.DataFrame:
 def labels(
     frame: pd.DataFrame, without: Mapping[str, Collection[str]] | None = None
 ) -> pd.Series[str]:
-    """A name per row: the variant, and what varies within that variant in this data.
+    """A name for each row: the variant, and the settings of that variant that vary in this data.
 
-    `lsh num_hashes=4` if the number of hashes varies and nothing else; `full/sdpa` if
-    implementations of `full` are compared, and `full` for the one it chooses itself. One that
-    computes something else says `(differs)`. `without` has hyperparameters of variants that are
-    not named.
+    The name is `lsh num_hashes=4` if only the number of hashes varies. If implementations of `full`
+    are compared, the names are `full/sdpa` and so on, and `full` for `auto`. The name of an
+    implementation that computes something else ends in `(differs)`. Names leave out the
+    hyperparameters in `without`, which is by variant.
     """
     left_out = without or {}
     settings = frame["hyperparameters"].map(settings_of)
@@ -78,7 +82,7 @@ def labels(
 
 
 def marked(names: pd.Series[str], others: pd.Series[bool]) -> pd.Series[str]:
-    """Names that say which are of another operator."""
+    """The names, with a mark on those of another operator."""
     return names.mask(others, names + f" ({OTHER_OPERATOR})")
 
 
@@ -88,28 +92,29 @@ def differing(frame: pd.DataFrame) -> pd.Series[bool]:
 
 
 def other_operators(frame: pd.DataFrame) -> pd.Series[bool]:
-    """Whether a row's method is no approximation of softmax attention, as one that finished says.
+    """Whether a row's method is another operator than softmax attention.
 
-    So a case that failed is named like those of the same settings that did not.
+    Only finished rows have a target. A failed row takes it from finished rows with the same
+    settings, so both have the same name.
     """
     same = [frame["variant"], frame["hyperparameters"]]
     return (frame["target"] == OTHER_KERNEL).groupby(same).transform("any")
 
 
 def settings_of(text: str) -> dict[str, str]:
-    """`name=value name=value` as a dict; a value may hold spaces."""
+    """Parse `name=value name=value` to a dict; a value may contain spaces."""
     return dict(re.findall(r"(\w+)=(.*?)(?= \w+=|$)", text))
 
 
 def allocator(environment: Mapping[str, Any]) -> str:
-    """`kept` if the C library was told to give no memory back between calls, else `default`."""
+    """`kept` if the C library keeps freed memory between calls, else `default`."""
     settings = environment.get("settings")
     given = settings.get("MALLOC_MMAP_MAX_") if isinstance(settings, dict) else None
     return "kept" if given == "0" else "default"
 
 
 def machine_name(environment: Mapping[str, Any], device: str) -> str:
-    """The device and the hardware behind it, as far as the environment names it."""
+    """The device, and its hardware if the environment names it."""
     hardware = environment.get("hardware")
     hardware = hardware if isinstance(hardware, dict) else {}
     if device != "cpu":

@@ -1,4 +1,4 @@
-"""The rows that no other row beats in both of two metrics."""
+"""Finds the rows that no other row beats in both of two metrics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from reports.metrics import Metric
 
 
 def frontier(rows: pd.DataFrame, x: Metric, y: Metric, floor: float = 0.0) -> pd.DataFrame:
-    """The rows that are best in `y` among all that are as good in `x`, from the best `x` on.
+    """The rows for which no other row is at least as good in both `x` and `y`, the best `x` first.
 
     Values of `y` below `floor` count as equal to it.
     """
@@ -24,9 +24,10 @@ def frontier(rows: pd.DataFrame, x: Metric, y: Metric, floor: float = 0.0) -> pd
 
 
 def rounding(rows: pd.DataFrame, y: Metric) -> float:
-    """An error that is rounding and no more: twice the least of exact attention; 0 without it.
+    """The largest error that counts as rounding: twice the smallest error of exact attention.
 
-    So a slower exact implementation is not on the frontier for the luck of its last bits.
+    It is 0 without rows of exact attention. Because of this limit, a slower exact implementation
+    with other last bits is not on the frontier.
     """
     exact = rows.loc[rows["variant"] == exact_variant(), y.column].dropna()
     return 2 * float(exact.min()) if len(exact) else 0.0

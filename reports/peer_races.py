@@ -1,7 +1,8 @@
-"""These implementations against public ones, under each setting of the memory allocator.
+"""Compares our implementations with public ones, under each setting of the memory allocator.
 
-glibc's malloc may give memory back after every call and fetch it page by page for the next, which
-decides races at long lengths; so a win counts if it holds with memory kept as well.
+glibc's malloc may return memory to the system after every call and request it page by page in the
+next call. At long lengths this decides which implementation is faster. So a result counts if it
+also holds when memory is kept.
 """
 
 from __future__ import annotations
@@ -38,20 +39,20 @@ CASE = (
     "projections",
     "seq_len",
 )
-ERROR = 2.0  # times the public one's own error that rounded scores may have
+ERROR = 2.0  # the largest error of rounded scores, as a multiple of the public one's
 FASTER, SLOWER, UNDECIDED, ONE_SETTING = "faster", "slower", "undecided", "one setting only"
 
 
 @dataclass(frozen=True)
 class Duel:
-    """The fastest of ours and the fastest public one, of one case under one setting."""
+    """Our fastest implementation and the fastest public one in a case, under one setting."""
 
     ours: pd.Series[Any]
     public: pd.Series[Any]
 
     @property
     def ratio(self) -> str:
-        """How many times as fast ours is."""
+        """The time of the public implementation divided by ours."""
         return show_ratio(self.public[TIME.column] / self.ours[TIME.column])
 
     @property
@@ -64,7 +65,7 @@ class Duel:
 
     @property
     def verdict(self) -> str:
-        """A difference counts if the middle halves of the calls do not overlap."""
+        """The result for ours; undecided if the middle halves of the times overlap."""
         ours, public = self._rows
         if ours["time_ms_q3"] < public["time_ms_q1"]:
             return FASTER
@@ -83,11 +84,11 @@ class Race:
     settings: str
     case: str
     duels: Mapping[str, Duel]
-    differs: str  # how the public one departs from the variant; empty if it computes the same
+    differs: str  # how the public code differs from the variant; empty if it computes the same
 
     @property
     def verdict(self) -> str:
-        """What holds under all settings; on a GPU the allocator does not matter."""
+        """The verdict that holds under all settings; on a GPU one setting is enough."""
         verdicts = {duel.verdict for duel in self.duels.values()}
         first = next(iter(self.duels.values())).ours
         if len(self.duels) < len(ALLOCATORS) and first["device"] == "cpu":
@@ -96,8 +97,11 @@ class Race:
 
 
 def races(frame: pd.DataFrame) -> list[Race]:
-    """Every case that one of ours and a public one finished; of public code that computes the same
-    first. None without runs to which implementations were added."""
+    """Every case that one of our implementations and a public one finished.
+
+    Races against public code that computes the same come first. The list is empty for runs to which
+    no implementations were added.
+    """
     done = finished(frame)
     done = done[done["modules"] != ""]
     found = []
@@ -115,14 +119,14 @@ def races(frame: pd.DataFrame) -> list[Race]:
 
 
 def by_attention(found: Sequence[Race]) -> list[tuple[Race, list[Race]]]:
-    """The races of one attention and one kind of opponent together, behind the first of them."""
+    """Groups of races with one attention and one kind of public code, each with its first race."""
     groups = groupby(found, key=lambda race: (race.variant, race.settings, race.differs != ""))
     listed = [list(group) for _, group in groups]
     return [(group[0], group) for group in listed]
 
 
 def standing(found: Sequence[Race]) -> str:
-    """How the races against code that computes the same ended, in words; empty without any."""
+    """The number of each verdict against code that computes the same, in words."""
     verdicts = [race.verdict for race in found if not race.differs]
     counts = [
         f"{verdicts.count(word)} {word}"
@@ -137,8 +141,8 @@ def _duel(rows: pd.DataFrame) -> Duel | None:
     if others.empty:
         return None
     public = _fastest(others)
-    # Rounded scores do not count where the public one is more exact, or where that is not known, as
-    # it computes something else.
+    # Rounded scores do not count if the public implementation is more accurate, or if its error is
+    # not known because it computes something else.
     near = ours["impl_error_rel_l2"] <= ERROR * public["impl_error_rel_l2"]
     ours = ours[~has_reduced_precision(ours) | near]
     return None if ours.empty else Duel(_fastest(ours), public)

@@ -1,4 +1,4 @@
-"""Read the results of runs, and refuse what this version did not write."""
+"""Reads the results of runs, and refuses files that this version cannot read."""
 
 from __future__ import annotations
 
@@ -22,21 +22,20 @@ from reports.typed import read_texts, typed
 RESULTS = "results.csv"
 ENVIRONMENT = "environment.json"
 OK = Status.OK.value
-HEADS = "heads.csv"  # where a run has it: a row for each head of each case that finished
+HEADS = "heads.csv"  # optional: a row for each head of each finished case
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Rows of all runs, and what each machine was.
+    """Rows of all runs, and the environment of each machine.
 
-    Besides the columns of the schema, `frame` has `label` (of a line in a figure),
-    `other_operator`, `machine`, `source` (the inputs and their layer), `grouping` and `memory`: see
-    `with_names`; for those of curves see `with_curves`. `hardware` is the machine without its
-    `allocator` setting; `modules` are those that added implementations; `public` says of a row
-    whether its implementation is public code.
+    `frame` has the columns of the schema, the columns of `with_names` (`label`, `source` and
+    others), the columns of `with_curves`, and these: `machine` names the machine, `hardware` is
+    the same name without the `allocator` setting, `modules` lists the modules that added
+    implementations, and `public` is True if the implementation of the row is public code.
 
-    `per_head` has a row for each head: `case`, its row in `frame`, and the columns of `Head`; none
-    for runs without them.
+    `per_head` has a row for each head: `case` (the number of its row in `frame`) and the columns
+    of `HeadRow`. It is empty for runs without such rows.
     """
 
     frame: pd.DataFrame
@@ -66,13 +65,13 @@ def read_runs(folders: Sequence[Path]) -> Runs:
 
 
 def read_rows(folder: Path) -> pd.DataFrame:
-    """The rows of one folder, each column in the type its field has in `Measurement`."""
+    """The rows of one folder; each column has the type of its field in `Measurement`."""
     frame = read_table(existing(folder, RESULTS), Measurement, LATER)
     return frame.drop_duplicates(list(CASE_COLUMNS), keep="last", ignore_index=True)
 
 
 def read_table(path: Path, schema: type, later: Mapping[str, Any]) -> pd.DataFrame:
-    """A CSV file whose columns are the fields of a dataclass; those of `later` may be absent."""
+    """A CSV file with the fields of a dataclass as columns; those of `later` may be absent."""
     text = read_texts(path)
     earlier = {name: "" if default is None else str(default) for name, default in later.items()}
     text = text.assign(**{name: earlier[name] for name in set(later) - set(text.columns)})
@@ -81,7 +80,7 @@ def read_table(path: Path, schema: type, later: Mapping[str, Any]) -> pd.DataFra
         raise ResultsError(
             f"{path} lacks {len(missing)} of the {len(expected)} expected columns: "
             f"{', '.join(missing)}. The run may come from another version of this program; "
-            "run it again, or report it with the version it was made with"
+            "run it again, or build its report with the version that wrote it"
         )
     if text.empty:
         raise ResultsError(f"{path} holds a header and no rows: nothing has been measured yet")
@@ -90,7 +89,7 @@ def read_table(path: Path, schema: type, later: Mapping[str, Any]) -> pd.DataFra
 
 
 def read_heads(folder: Path, frame: pd.DataFrame, first: int = 0) -> pd.DataFrame:
-    """The heads of the rows of `frame`, which are numbered from `first` on."""
+    """The heads of the rows of `frame`; `first` is the number of the first of these rows."""
     path = folder / HEADS
     columns = ["case", *HEAD_COLUMNS[len(CASE_COLUMNS) :]]
     if not path.is_file():
@@ -107,7 +106,7 @@ def read_heads(folder: Path, frame: pd.DataFrame, first: int = 0) -> pd.DataFram
 
 
 def read_environment(folder: Path) -> dict[str, Any]:
-    """What the machine of a run was."""
+    """The content of environment.json of a run."""
     path = existing(folder, ENVIRONMENT)
     try:
         environment = json.loads(path.read_text(encoding="utf-8"))
@@ -119,12 +118,16 @@ def read_environment(folder: Path) -> dict[str, Any]:
 
 
 def finished(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows that have numbers."""
+    """The rows of finished cases; only these have numbers."""
     return frame[frame["status"] == OK]
 
 
 def existing(folder: Path, name: str) -> Path:
-    """A file of a results folder; ResultsError if it is not there."""
+    """The path of a file in a results folder.
+
+    Raises:
+        ResultsError: the file does not exist.
+    """
     if not folder.is_dir():
         raise ResultsError(
             f"{folder} is not a folder; expected a results folder, which holds {RESULTS} and "
@@ -140,7 +143,7 @@ def existing(folder: Path, name: str) -> Path:
 
 
 def _described(frame: pd.DataFrame, environment: Mapping[str, Any]) -> pd.DataFrame:
-    """With what the environment says of the rows."""
+    """Add the columns that come from the environment of the run."""
     hardware = pd.Series(
         [machine_name(environment, device) for device in frame["device"]], frame.index
     )
@@ -163,7 +166,10 @@ def _described(frame: pd.DataFrame, environment: Mapping[str, Any]) -> pd.DataFr
 def _told_apart(
     runs: Sequence[tuple[pd.DataFrame, dict[str, Any]]],
 ) -> list[tuple[pd.DataFrame, dict[str, Any]]]:
-    """The runs with a `machine` column; a case measured twice on one machine tells by its start."""
+    """Add a `machine` column to the runs.
+
+    If two runs measured one case on the same machine, the column also has the starts of the runs.
+    """
     named = [(_described(frame, env), env) for frame, env in runs]
     key = [*CASE_COLUMNS, "machine"]
     together = pd.concat([frame[key] for frame, _ in named], ignore_index=True)

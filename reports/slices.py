@@ -1,10 +1,11 @@
-"""Which rows stand together in one figure, one panel, one line.
+"""Selects the rows of one figure, one panel and one line.
 
-A line holds nothing constant by luck: a slice fixes what splits figures, a panel fixes its row and
-column and picks one value of everything else that is not on an axis.
+Rows of a line differ only along x; every other column is fixed explicitly. A slice fixes the
+columns that split figures. A panel fixes its row and its column, and picks one value of each other
+column that is not on an axis.
 
-There are slices of three sorts: calls of one width of a head; those of one width of all heads
-together, with several numbers of heads; and steps of decoding.
+There are three sorts of slices: calls with one head_dim; calls with one total width of all heads
+and several numbers of heads; and decoding steps.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from reports.metrics import show_count
 from reports.rows import finished
 
 Sort = Literal["head_dim", "width", "decode"]
-# One set of figures for each combination of these, and of the width of one head or of all.
+# There is one set of figures for each combination of these columns and of head_dim or width.
 ALIKE = ("machine", "causal", "batch", "grouping", "memory")
 SPLIT: Mapping[Sort, Sequence[str]] = {
     "head_dim": ("machine", "causal", "head_dim", *ALIKE[2:]),
     "width": ("machine", "causal", "width", *ALIKE[2:]),
     "decode": ("machine", "direction", "causal", "head_dim", *ALIKE[2:]),
 }
-# Within a figure these are on an axis, a facet, or picked.
+# Within a figure, each of these is on an axis, in a facet, or fixed at one value.
 SCENE = ("source", "dtype", "heads", "seq_len", "direction", "call", "seed")
 DIRECTIONS = {"forward_backward": "forward + backward", "decode": "decoding step"}
 
@@ -35,8 +36,10 @@ Fixed = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Slice:
-    """Rows that agree in everything of `SPLIT`; `name` is a file name part, empty if it is the
-    only one of its sort."""
+    """Rows with the same values in the columns of `SPLIT`.
+
+    `name` is a part of file names. It is empty if this is the only slice of its sort.
+    """
 
     sort: Sort
     name: str
@@ -46,7 +49,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Panel:
-    """Rows of one set of axes: they agree in all but what is on the x axis, and the label."""
+    """Rows of one set of axes; they differ only in the label and along the x axis."""
 
     row: Any
     column: Any
@@ -55,9 +58,10 @@ class Panel:
 
 
 def split(frame: pd.DataFrame) -> list[Slice]:
-    """The slices of a frame, by sort, and the one with the most numbers first.
+    """The slices of a frame by sort; in each sort, the slice with the most finished rows is first.
 
-    A row may be in two of them, as a number of heads at one width and as a case of its head_dim.
+    A row can be in two slices: with other numbers of heads of the same total width, and with other
+    cases of its head_dim.
     """
     decoding = frame["direction"] == "decode"
     calls, steps = frame[~decoding], frame[decoding]
@@ -70,15 +74,15 @@ def split(frame: pd.DataFrame) -> list[Slice]:
 
 
 def _of_several_widths(calls: pd.DataFrame) -> pd.Series[bool]:
-    """Whether a case was measured with more and narrower, or fewer and wider heads as well."""
+    """Whether a case was also measured with other numbers of heads at the same total width."""
     same = [*SPLIT["width"], *(dim for dim in SCENE if dim != "heads")]
     return calls.groupby(same)["head_dim"].transform("nunique") > 1
 
 
 def _shown(calls: pd.DataFrame, wide: pd.DataFrame) -> pd.Index[int]:
-    """The rows that need no figures by head_dim, as those by width show all of that head_dim.
+    """The rows that need no figures by head_dim, because figures by width show that head_dim.
 
-    Where this leaves no figure against the length, the head_dim with the most rows keeps its own.
+    If this leaves no figure against the length, the head_dim with the most rows keeps its figures.
     """
     shown: list[int] = []
     for _, alike in calls.groupby(list(ALIKE)):
@@ -108,7 +112,7 @@ def _slices(sort: Sort, frame: pd.DataFrame) -> list[Slice]:
 
 
 def panels(rows: pd.DataFrame, *, x: str, row: str, column: str) -> list[Panel]:
-    """One panel for each value of `row` and `column` there is."""
+    """One panel for each pair of values of `row` and `column` in the rows."""
     free = [dim for dim in SCENE if dim not in (x, row, column)]
     result = []
     for key, group in rows.groupby([row, column], sort=True):
@@ -121,11 +125,12 @@ def panels(rows: pd.DataFrame, *, x: str, row: str, column: str) -> list[Panel]:
 def pick(
     rows: pd.DataFrame, *, x: str, free: Sequence[str], among: pd.DataFrame
 ) -> tuple[Fixed, pd.DataFrame]:
-    """The values of `free` that show most, and their rows.
+    """The values of `free` that the panel shows, and their rows.
 
-    Most points along `x`; then, of those with at least three quarters of the most finished rows,
-    the longest sequence; then what is most common in `among`; then more heads; then what comes
-    first by alphabet, as attention alone does.
+    Candidates have the most values along `x`, and at least three quarters of the largest number of
+    finished rows. Among them the first criterion that differs decides: the longest sequence, the
+    most common values in `among`, more finished rows, more heads, the alphabet (in which
+    "attention alone" is the first call).
     """
     common = finished(among).groupby(list(free)).size().to_dict()
     candidates = []
@@ -150,14 +155,14 @@ def pick(
 
 
 def captured_first(rows: pd.DataFrame) -> tuple[bool, str, int]:
-    """The order of rows of one source: captured inputs before made ones, layers by number."""
+    """A sort key for rows of one source: captured inputs before synthetic ones, then the layer."""
     first = rows.iloc[0]
     made = bool(pd.isna(first["layer"]))
     return made, first["inputs"], 0 if made else int(first["layer"])
 
 
 def describe(fixed: Fixed) -> str:
-    """Fixed values in words, separated by middle dots; what is as usual is left out."""
+    """Fixed values in words, separated by middle dots; empty ones are left out."""
     words = []
     for name, value in fixed.items():
         match name:
@@ -173,9 +178,9 @@ def describe(fixed: Fixed) -> str:
             case "machine" | "dtype" | "grouping" | "memory" | "call":
                 words.append(str(value))
             case "passage" | "keys":
-                pass  # the direction and the source, or the call, stand for themselves
+                pass  # the direction, the source and the call have words of their own
             case "inputs" if "source" in fixed:
-                pass  # the source names the inputs, and their layer
+                pass  # the source names the inputs and their layer
             case "source" | "inputs":
                 words.append(f"inputs {value}")
             case _:
@@ -190,7 +195,7 @@ def common(parts: Sequence[Fixed]) -> dict[str, Any]:
 
 
 def also_measured(rows: pd.DataFrame, drawn: Sequence[Panel]) -> str:
-    """What `rows` hold of the picked dimensions that no panel shows."""
+    """The values in `rows` that no panel shows, for the dimensions with one picked value."""
     parts = []
     for dim in drawn[0].fixed:
         shown = {panel.fixed[dim] for panel in drawn}

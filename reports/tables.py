@@ -14,11 +14,11 @@ from bench.measurement import CASE_COLUMNS
 from reports.answers import answers, summary_of
 from reports.slices import common, describe, split
 
-SUMMARY_ROWS = 60  # at most, a heading for each group included
+SUMMARY_ROWS = 60  # the most rows, including the heading of each group
 
 
 def summary_table(frame: pd.DataFrame) -> Table:
-    """The methods worth choosing, for each length, dtype and direction, for a terminal."""
+    """A table for the terminal: the methods worth choosing by length, dtype and direction."""
     parts = split(frame)
     alike = [part for part in parts if part.sort == parts[0].sort]
     found = [(part, answer) for part in alike for answer in answers(part)]
@@ -85,7 +85,7 @@ def _spelled(value: object) -> str:
 
 
 def _quoted(word: str) -> str:
-    """A word of a shell: bare or in double quotes where that is safe in every shell."""
+    """A word for a shell: bare or in double quotes if that is safe in every shell."""
     if re.fullmatch(r"[\w.=:+/,-]+", word):
         return word
     return f'"{word}"' if re.fullmatch(r"[\w .=:+/,()-]+", word) else shlex.quote(word)

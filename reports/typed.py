@@ -1,4 +1,4 @@
-"""CSV files of a run, each column in the type that is asked for."""
+"""Reads CSV files of a run and converts their columns to types."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _TRUTHS = {"true": True, "false": False}
 
 
 class ResultsError(ValueError):
-    """A run that cannot be read: what was expected and what was found."""
+    """A run cannot be read; the message gives the expected and the actual content."""
 
 
 def read_texts(path: Path) -> pd.DataFrame:
-    """Every value of a CSV file as it is written."""
+    """Every value of a CSV file as text, unchanged."""
     try:
         return pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False)
     except pd.errors.EmptyDataError:
@@ -29,7 +29,7 @@ def read_texts(path: Path) -> pd.DataFrame:
 
 
 def typed(text: pd.Series[str], hint: Any, path: Path) -> pd.Series[Any]:
-    """The column in the type that `hint` says; a value that is not of it is named."""
+    """Convert a column to the type `hint`; the error names a value that is not of this type."""
     is_union = isinstance(hint, types.UnionType)
     kinds = set(typing.get_args(hint)) if is_union else {hint}
     empty = text == ""

@@ -138,7 +138,7 @@ class TestOneSetting:
         assert len(KIND["error_vs_time"].shown(many)) == MOST_LINES + 1
 
     def test_the_caption_states_that_one_setting_is_shown(self, tmp_path: Path) -> None:
-        said = "Of each method one setting of its knob"
+        said = "The figure shows one setting of the knob of each method"
         for rows, figures in (
             ([*window(64, 256), *others(MOST_LINES - 1)], {"error_vs_time"}),
             (window(64, 256), {drawing for drawing in KIND if "_vs_" in drawing}),
