@@ -1,4 +1,4 @@
-"""The example of an answer in the README: what the report says of the reference run."""
+"""The example of an answer in the README: a part of the closing table of the reference run."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SEQ_LEN = 4096
 
 
 def example() -> str:
-    """The part of the closing table of the reference run that has the longest captured inputs with
-    a causal mask, as a block of text."""
+    """The closing table of the causal cases of `SEQ_LEN` tokens in the reference run, as a block of
+    text."""
     rows = read_runs([REFERENCE]).frame
     rows = rows[rows["causal"] & (rows["seq_len"] == SEQ_LEN)]
     console = Console(file=io.StringIO(), width=WIDTH, color_system=None, legacy_windows=False)

@@ -1,8 +1,8 @@
 """The parts of a variant's docstrings.
 
-The module's docstring has a sentence "Name: a query sees ..." and a paragraph "Differs from public
-code: ...". The class's has the definition with indented formulas, "Costs: ..." and, if the variant
-decodes, "Decoding: ...".
+The docstring of the module has a sentence "Name: a query sees ..." and a paragraph "Differs from
+public code: ...". The docstring of the class has the definition with indented formulas, "Costs:
+..." and, if the variant decodes, "Decoding: ...".
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import sys
 
 from variants import REGISTRY
 
-# Paragraphs of a class's docstring that are not its definition; registration adds the last.
+# Paragraphs of a class docstring that are not the definition; registration adds the last one.
 LABELS = ("Costs:", "Decoding:", "Hyperparameters:")
 
 
 class DocstringError(ValueError):
-    """A docstring without a part that the variant's page needs."""
+    """A docstring lacks a part that the page of the variant needs."""
 
 
 def summary(name: str) -> str:
@@ -27,7 +27,7 @@ def summary(name: str) -> str:
 
 
 def title(name: str) -> str:
-    """The method's name as its file begins; its registry name where it does not."""
+    """The method's name at the start of its file; without one, its name in the registry."""
     method, colon, _ = REGISTRY[name].info.summary.partition(": ")
     return method if colon else name
 
@@ -44,12 +44,12 @@ def definition(name: str) -> str:
 
 
 def costs(name: str) -> str:
-    """The letters of the costs and what they stand for."""
+    """The meaning of the letters in the costs."""
     return _labelled(_where(name), _class(name), "Costs")
 
 
 def decoding(name: str) -> str:
-    """The state of decoding."""
+    """The text on the state of decoding."""
     return _labelled(_where(name), _class(name), "Decoding")
 
 

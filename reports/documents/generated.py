@@ -1,4 +1,4 @@
-"""Files that are made from the code, whole or between two marks: written, or checked."""
+"""Writes or checks the files that are generated from the code, whole or between two marks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VARIANTS = "docs/variants"  # every file of this folder is generated
 
 
 class BlockError(ValueError):
-    """A page without the place that a generated block belongs to."""
+    """A page has no place for a generated block."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Block:
     make: Callable[[], str]
 
     def inserted(self, text: str) -> str:
-        """The page's text with this block made anew.
+        """The text of the page with this block generated again.
 
         Raises:
             BlockError: the page does not have each mark once, in this order.
@@ -57,16 +57,18 @@ BLOCKS = (
 
 
 def stale_files(root: Path) -> list[str]:
-    """The generated files under `root` that are not what the code makes now."""
+    """The generated files under `root` that differ from the output of the code."""
     return [path for path, _ in _changes(root)]
 
 
 def rewrite(root: Path) -> list[str]:
-    """Bring the generated files up to date, and delete those of variants that are gone.
+    """Update the generated files, and delete those of variants that no longer exist.
 
     Returns:
-        The files that changed. All of them are written, or, if a page has no place for its block,
-        none.
+        The files that changed.
+
+    Raises:
+        BlockError: a page has no place for its block. No file is then written.
     """
     changes = list(_changes(root))
     for path, content in changes:
@@ -80,7 +82,7 @@ def rewrite(root: Path) -> list[str]:
 
 
 def _changes(root: Path) -> Iterator[tuple[str, bytes | None]]:
-    """Path and new content of each file that must change; None if it must go."""
+    """Path and new content of each file that must change; None if it must be deleted."""
     pages: dict[str, str] = {}
     for block in BLOCKS:
         file = root / block.page

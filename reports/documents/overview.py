@@ -11,7 +11,7 @@ CAUSAL = {(False, True): "yes", (True,): "only", (False,): "no"}
 
 
 def names() -> list[str]:
-    """The registered variants, in the order of the alphabet."""
+    """The registered variants, in alphabetical order."""
     return sorted(REGISTRY)
 
 

@@ -18,19 +18,19 @@ from variants import Attention
 from variants.contract.registry import reference_attention
 
 TOKENS = 96
-LAYER, HEAD = 28, 1  # a head with a first token that all see, local and distant keys
+LAYER, HEAD = 28, 1  # a head with weight on the first key, on near and on distant keys
 CELL = 3  # pixels of a query or key
 GAP = 12  # pixels between the two pictures
 LEVELS = 16
 FAINTEST = 0.15  # place in a colour map of the smallest weight that is not 0
-TOLERANCE = 24  # of a colour channel: about the distance of two levels, less than that to white
+TOLERANCE = 24  # of a colour channel: about the difference of two levels, less than that to white
 
 Pixels = npt.NDArray[np.uint8]
 
 
 @cache
 def png(name: str) -> bytes:
-    """Exact softmax weights on the left, those of the variant at its small settings on the right.
+    """A PNG file: exact softmax weights on the left, those of the variant (small) on the right.
 
     Rows are queries, columns are keys.
     """
@@ -49,13 +49,15 @@ def png(name: str) -> bytes:
 
 
 def small(name: str) -> Attention:
-    """The variant with settings that leave a structure on `TOKENS` tokens."""
+    """The variant with settings that are small enough to show its structure on `TOKENS` tokens."""
     return variants.create(name, **{one.name: one.small for one in variants.hyperparameters(name)})
 
 
 def same(old: bytes, new: bytes) -> bool:
-    """Whether two files show the same picture: versions of libraries may write it in other bytes,
-    and round a colour to the next one."""
+    """Whether two files show the same picture.
+
+    Other versions of libraries may write it in other bytes, and round a colour to the next one.
+    """
     if not old:
         return False
     before, after = (_pixels(content).astype(int) for content in (old, new))
@@ -74,7 +76,7 @@ def _tokens() -> tuple[Tensor, Tensor]:
 
 
 def _drawn(weights: Tensor) -> Pixels:
-    """Positive weights in blue, negative ones in red, the darker the larger; 0 in white."""
+    """Pixels of weights: positive in blue, negative in red, larger ones darker, 0 in white."""
     shares = weights[0, 0] / weights.abs().max()
     # The square root keeps small weights visible.
     levels = (shares.abs().sqrt() * LEVELS).ceil().clamp(max=LEVELS)

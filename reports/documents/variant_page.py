@@ -9,8 +9,8 @@ from reports.documents import docstrings, markdown, pictures
 from variants import REGISTRY, Attention
 from variants.contract.implementations import meaning
 
-HEADS, HEAD_DIM = 8, 64  # of the shapes of learned tensors
-LENGTHS = (256, 1024, 4096)  # tokens after which the size of a decoding state is shown
+HEADS, HEAD_DIM = 8, 64  # in the shapes of learned tensors and in the example of a call
+LENGTHS = (256, 1024, 4096)  # tokens; the page shows the size of the decoding state after them
 
 CAPABILITIES = {
     "causal": "`causal=True`",
@@ -146,8 +146,8 @@ def _learned(name: str) -> str:
     if not rows:
         return ""
     return (
-        f"Learned tensors, of `init_parameters({HEADS}, {HEAD_DIM})` ({HEADS} heads, head_dim "
-        f"{HEAD_DIM}):\n\n{markdown.table(('name', 'shape'), sorted(rows))}"
+        f"Learned tensors that `init_parameters({HEADS}, {HEAD_DIM})` returns ({HEADS} heads, "
+        f"head_dim {HEAD_DIM}):\n\n{markdown.table(('name', 'shape'), sorted(rows))}"
     )
 
 
@@ -156,11 +156,11 @@ def _supports(name: str) -> str:
     rows = [(text, "yes" if word in info.supports else "no") for word, text in CAPABILITIES.items()]
     if info.causal_only:
         rows[0] = (CAPABILITIES["causal"], "yes; calls without it are refused")
-    convex = "yes" if info.convex else "no: they may be negative, or not sum to 1"
+    convex = "yes" if info.convex else "no"
     rows += [
         ("approximates", TARGETS[info.target]),
         ("besides the tokens, a row depends on", POSITIONS[info.positions]),
-        ("weights are a mean of values", convex),
+        ("weights are not negative and sum to 1", convex),
         ("equals softmax attention", _exact(name)),
     ]
     if "causal" in info.supports:

@@ -1,1 +1,1 @@
-"""What is drawn: kinds of figures as records, and how their panels, marks and legends are made."""
+"""Kinds of figures as records, and the drawing of their panels, marks and legends."""

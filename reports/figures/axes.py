@@ -1,4 +1,4 @@
-"""What is drawn in one set of axes against a count: scales in human units, lines, intervals."""
+"""Draws in one set of axes: scales with readable units, lines and intervals."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from reports.metrics import Metric, show_count
 from reports.rows import finished
 
 MOST_TICKS = 7
-MARGIN = 1.5  # what is left of the first count and right of the last, as a factor
+MARGIN = 1.5  # factor between the ends of the axis and the first and the last count
 
 
 def points(rows: pd.DataFrame, x: str, y: Metric) -> pd.DataFrame:
-    """The rows that have a place in the axes, their numbers as floats, at most the ceiling."""
+    """The rows that can be drawn; their numbers are floats and at most the ceiling."""
     drawn = _drawn(y)
     numbers = finished(rows).astype(dict.fromkeys([x, *drawn], "float64"))
     numbers = numbers.replace([np.inf, -np.inf], np.nan)
@@ -29,7 +29,7 @@ def points(rows: pd.DataFrame, x: str, y: Metric) -> pd.DataFrame:
 
 
 def reach(placed: pd.DataFrame, metric: Metric) -> tuple[float, float]:
-    """The least and the greatest number of a metric, its intervals and levels included."""
+    """The smallest and the largest number of a metric, including its intervals and levels."""
     numbers = placed[_drawn(metric)]
     return numbers.min().min(), numbers.max().max()
 
@@ -40,7 +40,7 @@ def _drawn(metric: Metric) -> list[str]:
 
 
 def draw_lines(ax: Axes, placed: pd.DataFrame, x: str, y: Metric, styles: Styles) -> None:
-    """A line for each label, with its interval as a band; as a bar if it is a lone point."""
+    """Draw a line for each label, with its interval as a band, or as a bar for a single point."""
     for label, line in placed.groupby("label"):
         style = styles[str(label)]
         if y.low and y.high:
@@ -50,7 +50,7 @@ def draw_lines(ax: Axes, placed: pd.DataFrame, x: str, y: Metric, styles: Styles
                 ax.fill_between(interval[x], low, high, color=style.color, alpha=0.12, linewidth=0)
             else:
                 ax.vlines(interval[x], low, high, color=style.color, linewidth=1)
-        # Exact attention is thick and lies at the bottom, so that it hides no other line.
+        # The line of exact attention is thick; it is drawn below the others to hide none of them.
         is_exact = (line["variant"] == exact_variant()).all()
         ax.plot(
             line[x],
@@ -67,9 +67,9 @@ def draw_lines(ax: Axes, placed: pd.DataFrame, x: str, y: Metric, styles: Styles
 
 
 def draw_zeros_line(ax: Axes, *, named: bool, across: bool = True) -> None:
-    """The error of an output that is all zeros: above it, no answer would have been better.
+    """Draw a line at the error of an output of zeros, which is better than any method above it.
 
-    Across the axes, or down them where errors are on the x axis.
+    The line is horizontal with `across`, else vertical, for axes with errors along x.
     """
     line = ax.axhline if across else ax.axvline
     line(1, color="0.2", linewidth=1.1, linestyle=(0, (1, 1.5)), zorder=1.2, gid="zeros")
@@ -88,7 +88,7 @@ def draw_zeros_line(ax: Axes, *, named: bool, across: bool = True) -> None:
 
 
 def scale_counts(ax: Axes, values: Sequence[int]) -> None:
-    """A base-2 x axis with a tick at each measured value, thinned if they are many."""
+    """Set a base-2 x axis with a tick at each measured value, or at some if there are many."""
     ticks = sorted(set(values))
     ax.set_xscale("log", base=2)
     ax.set_xlim(ticks[0] / MARGIN, ticks[-1] * MARGIN)
@@ -98,7 +98,7 @@ def scale_counts(ax: Axes, values: Sequence[int]) -> None:
 
 
 def room(values: Sequence[int], width: float) -> float:
-    """The width that a value has to itself on that axis, in the unit of `width`."""
+    """The width of free space around each value on that axis, in the unit of `width`."""
     ticks = np.log2(sorted(set(values)))
     margin = np.log2(MARGIN)
     nearest = min([2 * margin, *np.diff(ticks)])
@@ -108,9 +108,9 @@ def room(values: Sequence[int], width: float) -> float:
 def scale_metric(
     ax: Axes, which: str, metric: Metric, low: float, high: float, *, names: bool = False
 ) -> None:
-    """An axis in human units around the values from `low` to `high`; zero may be among them.
+    """Set an axis with readable units around the values from `low` to `high`.
 
-    With `names` there is room for words to the left of the points.
+    With `names`, the axis has space for names to the left of the points.
     """
     axis, set_scale, set_limits = (
         (ax.yaxis, ax.set_yscale, ax.set_ylim)
@@ -141,7 +141,7 @@ def scale_metric(
 
 
 def _formatter(show: Callable[[float], str], ceiling: float | None = None) -> FuncFormatter:
-    """Ticks are round numbers: `10.0 ms` is `10 ms` there. At the ceiling stands what is above."""
+    """Ticks are round numbers: `10 ms`, not `10.0 ms`. The tick at the ceiling has a `≥`."""
 
     def text(value: float, _: int | None = None) -> str:
         least = "≥ " if value == ceiling else ""

@@ -1,4 +1,4 @@
-"""Cases that did not end well, in figures: a cross and a letter in a band above the axes."""
+"""Marks of cases that did not finish: a cross and a letter in a band above the axes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ LETTERS: Mapping[str, str] = {
     Status.INCORRECT: "I",
     Status.SKIPPED: "S",
 }
-STACK = 6  # marks above one another before a second column begins
-FONT, LINE, CROSS, LETTER = 7.5, 9.0, 15.0, 5.2  # size, height, and widths of a mark, in points
+STACK = 6  # marks in a column before a second column begins
+FONT, LINE, CROSS, LETTER = 7.5, 9.0, 15.0, 5.2  # in points: letters, height of a line, widths
 GROUND = "0.94"
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A failed case, or several if it has no label, and its place in points from its anchor."""
+    """The mark of a failed case, or of several if it has no label; offsets are in points."""
 
     label: str
     status: str
@@ -42,9 +42,9 @@ class Mark:
 
 
 def stacked(rows: pd.DataFrame, x: str, room: float) -> list[Mark]:
-    """Above the place of each failed case on the x axis; `room` is the width there, in points.
+    """Marks above the x value of each failed case; `room` is the free width there, in points.
 
-    Where they do not fit, there is one mark for each status, with the number of cases.
+    If they do not fit, there is one mark for each status, with the number of cases.
     """
     most = STACK * max(1, int(room // CROSS))
     failed = _failed(rows)
@@ -56,9 +56,9 @@ def stacked(rows: pd.DataFrame, x: str, room: float) -> list[Mark]:
 
 
 def listed(rows: pd.DataFrame, width: float) -> list[Mark]:
-    """One after another, with their names, where a failed case has no place on the x axis.
+    """Marks with names in rows, for figures in which a failed case has no x value.
 
-    A variant that ended the same way in all of its cases is named once.
+    A variant is named once if all of its cases ended in the same way.
     """
     failed = _failed(rows)
     alike = failed.groupby(["variant", "status"])["label"].transform("size")
@@ -81,7 +81,7 @@ def band_height(placed: list[Mark]) -> float:
 
 
 def draw_marks(ax: Axes, placed: list[Mark], styles: Styles, height: float) -> None:
-    """The band and the marks; `height` is that of the axes, in points."""
+    """Draw the band and the marks; `height` is the height of the axes, in points."""
     if not placed:
         return
     band = band_height(placed) / height

@@ -1,4 +1,4 @@
-"""What every figure has: a grid of axes of a fixed size, titles over panels, a title over all."""
+"""The parts of every figure: a grid of axes of fixed size, titles of panels, a common title."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.transforms import offset_copy
 from reports.figures.kinds import Kind
 from reports.slices import Fixed, Panel, describe
 
-LETTERS_PER_INCH = 13  # of a panel's title
+LETTERS_PER_INCH = 13  # in the title of a panel
 
 
 def grid(
@@ -23,7 +23,7 @@ def grid(
     panel: tuple[float, float],
     between: tuple[float, float],
 ) -> tuple[Figure, list[list[Axes]]]:
-    """Hidden axes on the same scales; the size of a panel, and what is between two, in inches."""
+    """Hidden axes on the same scales; the size of a panel and the space between two, in inches."""
     width, height = panel
     across, down = between
     size = (columns * (width + across), rows * (height + down))
@@ -51,15 +51,15 @@ def grid(
 
 
 def panel_title(kind: Kind, panel: Panel, shared: Fixed, width: float) -> str:
-    """What is a panel's own, in lines that fit its width in inches."""
+    """The values that differ between panels, in lines that fit `width` in inches."""
     own = {kind.column: panel.column, kind.row: panel.row, **panel.fixed}
     text = describe({name: value for name, value in own.items() if name not in shared})
     return textwrap.fill(text, int(width * LETTERS_PER_INCH))
 
 
 def title(figure: Figure, kind: Kind, shared: Fixed, ax: Axes, head: float) -> None:
-    """The title and what all panels share, `head` points above the axes of the first one."""
-    width = figure.get_size_inches()[0] + 2.2  # the legend stands beside the grid
+    """Write the title and the values that all panels share, `head` points above the first axes."""
+    width = figure.get_size_inches()[0] + 2.2  # the legend is beside the grid
     lines = textwrap.wrap(describe(shared), int(width * 14))
     foot = head + 24
     corner = ax.get_position()

@@ -16,14 +16,16 @@ from reports.metrics import Metric
 from reports.names import OTHER_OPERATOR
 from reports.pareto import frontier, rounding
 
-LETTER, BOLD = 4.6, 5.3  # what a letter of a name takes, in points
+LETTER, BOLD = 4.6, 5.3  # the width of a letter of a name, in points
 SMALLEST, LARGEST = 10, 36  # marks, in square points
 LEADER = {"arrowstyle": "-", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
 
 
 def draw_frontier(ax: Axes, placed: pd.DataFrame, x: Metric, y: Metric, styles: Styles) -> None:
-    """A line for each curve, in the order of its knob, with marks that grow along it; what nothing
-    beats in both metrics is joined by a grey line, with bold names."""
+    """Draw a line for each curve in the order of its knob, with marks that grow along it.
+
+    A grey line joins the points that no other point beats in both metrics; their names are bold.
+    """
     for curve, own in placed.sort_values("place").groupby("curve"):
         style = styles[str(curve)]
         at = own[x.column], own[y.column]
@@ -56,8 +58,10 @@ def draw_frontier(ax: Axes, placed: pd.DataFrame, x: Metric, y: Metric, styles: 
 def _name(
     ax: Axes, best: pd.DataFrame, placed: pd.DataFrame, x: Metric, y: Metric, styles: Styles
 ) -> None:
-    """Write each variant beside one of its points: those of `best` first, and bold. Of the others
-    the ones without room are left to the legend."""
+    """Write each variant beside one of its points; those of `best` come first and are bold.
+
+    Other variants without free space are named in the legend only.
+    """
     figure = ax.get_figure(root=True)
     assert figure is not None
     to_points = 72 / figure.dpi

@@ -1,4 +1,4 @@
-"""Which figures there are, as records."""
+"""The kinds of figures, as records."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from reports.metrics import ERROR, MEMORY, STATE, TIME, TOKEN_TIME, Metric
 from reports.rows import finished
 from reports.slices import Panel, Sort
 
-MOST_LINES = 10  # in one set of axes; more are ranked, each in a row of its own
+MOST_LINES = 10  # in one set of axes; a figure with more labels is a ranking
 COUNTS = {"seq_len": "sequence length", "heads": "query heads"}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One sort of figure: y against x, and a panel for each value of `row` and `column`; drawn of
-    slices of that `sort`."""
+    """A kind of figure: y against x, with a panel for each pair of values of `row` and `column`.
+
+    It is drawn for slices of that `sort`.
+    """
 
     name: str
     title: str
@@ -37,13 +39,13 @@ class Kind:
 
     @property
     def x_label(self) -> str:
-        """What stands along that axis."""
+        """The text of the x axis."""
         if isinstance(self.x, Metric):
             return self.x.label
         return "tokens so far" if self.sort == "decode" else COUNTS[self.x]
 
     def missing(self, rows: pd.DataFrame) -> str:
-        """Why there is nothing to see in these rows; empty if there is."""
+        """The reason why these rows have no figure; empty if they have one."""
         done = finished(rows).dropna(subset=[self.x_column, self.y.column])
         if done.empty:
             return "no case finished with these numbers"
@@ -52,20 +54,20 @@ class Kind:
         return ""
 
     def shown(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """One setting of each curve, where all are too many and are not what is drawn."""
+        """The rows to draw: one setting of each curve if all are too many for lines."""
         if isinstance(self.x, Metric) or rows["label"].nunique() <= MOST_LINES:
             return rows
         return one_setting(rows)
 
     def is_ranking(self, drawn: Sequence[Panel]) -> bool:
-        """Whether there are too many labels to tell their lines apart."""
+        """Whether there are too many labels to distinguish their lines."""
         labels = {label for panel in drawn for label in panel.rows["label"]}
         return isinstance(self.x, str) and len(labels) > MOST_LINES
 
     def worth_drawing(self, drawn: Sequence[Panel]) -> list[Panel]:
-        """Without the panels that show one place on the x axis only, if others show several.
+        """Leave out panels with one x value, if other panels have several.
 
-        Rows of dots may show a single length, if its dtype and direction stand nowhere else.
+        A ranking keeps a panel with one length if no other panel has its dtype and direction.
         """
         if isinstance(self.x, Metric):
             return list(drawn)
@@ -82,13 +84,13 @@ def _way(panel: Panel) -> tuple[str, str]:
     return first["dtype"], first["direction"]
 
 
-_TIMES = "Median time of a call, and the middle half of the calls."
-_MEMORY = "The most bytes allocated at once beyond the inputs, the output included."
+_TIMES = "The median time of a call, with the middle half of the calls as an interval."
+_MEMORY = "The most bytes allocated at one time beyond the inputs, including the output."
 _LEVELS = (
-    "Dashed, where it was measured: the floor, which is the error of exact attention in that "
-    "dtype; with dots: the mean of V, the error of the mean of all visible values."
+    "Lines, if measured: dashed is the floor, the error of exact attention in that dtype; "
+    "dash-dotted is the mean of V, the error of the mean of all visible values."
 )
-_WIDTH = "The heads share one width: twice as many are half as wide."
+_WIDTH = "The total width is fixed: with twice as many heads, each head is half as wide."
 
 KINDS = (
     Kind(
@@ -98,8 +100,8 @@ KINDS = (
         y=TIME,
         row="passage",
         column="dtype",
-        reading=f"{_TIMES} What lies under the black lines, or left of the upright one in its "
-        "colour, is faster than exact attention.",
+        reading=f"{_TIMES} A method below the black lines is faster than exact attention. Where "
+        "dots replace lines, those left of the vertical line of their colour are faster.",
     ),
     Kind(
         name="memory_vs_length",
@@ -117,23 +119,23 @@ KINDS = (
         y=ERROR,
         row="inputs",
         column="dtype",
-        reading="Distance of the output from exact attention on the same inputs, and its 95 % "
-        "interval over query rows. Below 0.01 the axis is linear, so that rounding and zero "
-        f"have a place on it; what is above {ERROR.ceiling:g} is drawn there. {_LEVELS}",
+        reading="The distance of the output from exact attention on the same inputs, with its "
+        "95 % interval over query rows. Below 0.01 the axis is linear, so that it shows rounding "
+        f"and zero; errors above {ERROR.ceiling:g} are drawn at {ERROR.ceiling:g}. {_LEVELS}",
     ),
     Kind(
         name="error_vs_time",
-        title="Error against time: what is worth its time",
+        title="Error against time: the methods worth choosing",
         x=TIME,
         y=ERROR,
         row="inputs",
         column="dtype",
-        reading="Down and left is better. Nothing is both faster and more accurate than the "
-        "points on the grey line, whose names are bold; each of the others is beaten by one of "
-        f"them, or has an error of {ERROR.useless:g} or more, no better than zeros. A thin line "
-        "joins the settings of a method in the order of its knob, which grows with the marks. "
-        "Errors within the rounding of exact attention count as equal; another operator than "
-        f"softmax attention does not count. {_LEVELS}",
+        reading="Down and left is better. No method is both faster and more accurate than a point "
+        "on the grey line; the names of these points are bold. Every other point is beaten by one "
+        f"of them, or has an error of {ERROR.useless:g} or more, which is no better than zeros. A "
+        "thin line joins the settings of a method in the order of its knob; larger marks are "
+        "larger values of the knob. Errors within the rounding of exact attention count as equal. "
+        f"The grey line leaves out methods of another operator than softmax attention. {_LEVELS}",
     ),
     Kind(
         name="time_vs_heads",
@@ -142,7 +144,7 @@ KINDS = (
         y=TIME,
         row="direction",
         column="dtype",
-        reading=f"{_TIMES} All heads are equally wide, so that more of them are more work.",
+        reading=f"{_TIMES} All heads have the same width, so more heads are more work.",
     ),
     Kind(
         name="time_at_equal_width",
@@ -171,11 +173,12 @@ KINDS = (
         y=ERROR,
         row="source",
         column="keys",
-        reading="Distance of the output from exact attention with as many heads on the same "
-        "inputs, and its 95 % interval over query rows. Separate projections leave it as it is, as "
-        "it is taken behind them; where query and key share theirs, the key is the query, and the "
-        "error of exact attention is what sharing costs. Heads that are fewer or more than the "
-        "captured ones are these joined or split, so that exact attention is another, too.",
+        reading="The distance of the output from exact attention with the same number of heads on "
+        "the same inputs, with its 95 % interval over query rows. Separate projections do not "
+        "change it, because it is measured after them. If query and key share a projection, the "
+        "key is the query, and the error of exact attention is the cost of sharing. For other "
+        "numbers of heads than the captured one, captured heads are joined or split, so exact "
+        "attention differs as well.",
         sort="width",
     ),
     Kind(
@@ -185,19 +188,19 @@ KINDS = (
         y=TOKEN_TIME,
         row="source",
         column="dtype",
-        reading="Median time of a step of one token, and the middle half of the steps. A flat "
-        "line, or dots in one place, cost as much at any length.",
+        reading="The median time of a step of one token, with the middle half of the steps as an "
+        "interval. A flat line, or dots in one place, mean the same cost at every length.",
         sort="decode",
     ),
     Kind(
         name="state_vs_context",
-        title="Decoding: what is held between two steps",
+        title="Decoding: bytes held between two steps",
         x="seq_len",
         y=STATE,
         row="source",
         column="dtype",
-        reading="Bytes of the state after so many tokens, room for later ones included. A flat "
-        "line, or dots in one place, hold as much at any length.",
+        reading="The bytes of the state after that many tokens, including space for later "
+        "tokens. A flat line, or dots in one place, mean the same size at every length.",
         sort="decode",
     ),
 )

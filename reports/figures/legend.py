@@ -13,14 +13,14 @@ from reports.figures.failures import LETTERS, Mark
 from reports.figures.style import Styles
 from reports.metrics import Metric
 
-LINE = 0.175  # inches of height that an entry takes
-FEWEST = 24  # entries that may stand in a column, however low the figure is
+LINE = 0.175  # height of an entry, in inches
+FEWEST = 24  # entries that a column may have, even if the figure is lower
 
 
 def by_ends(labels: Iterable[str], panels: Sequence[pd.DataFrame], y: Metric) -> list[str]:
-    """The labels in the order in which their lines end in the first panel, from the top."""
+    """The labels from the top, in the order of the line ends in the first panel that has them."""
     ends: dict[str, float] = {}
-    for points in panels:  # points are in order, so that the last of a line stays
+    for points in panels:  # points are sorted by x, so the last of a line stays
         ends = {**dict(zip(points["label"], points[y.column], strict=True)), **ends}
     return sorted(labels, key=lambda label: (-ends.get(label, float("-inf")), label))
 
@@ -28,15 +28,14 @@ def by_ends(labels: Iterable[str], panels: Sequence[pd.DataFrame], y: Metric) ->
 def entries(
     names: Mapping[str, str], marks: Sequence[Mark], styles: Styles, *, line: bool
 ) -> list[Line2D]:
-    """An entry for each label or curve, with or without a line, and for each status among the
-    marks."""
+    """Entries for each label or curve, with or without a line, and for each status of the marks."""
     found = [mark.status for mark in marks]
     listed = (styles[key].handle(name, line=line) for key, name in names.items())
     return [*listed, *statuses(found)]
 
 
 def statuses(found: Iterable[str]) -> list[Line2D]:
-    """A heading and an entry for each status among those found that has a letter."""
+    """A heading and an entry for each status in `found` that has a letter."""
     present = set(found)
     listed = [
         text(f"×{letter}  {status.replace('_', ' ')}")
@@ -47,7 +46,7 @@ def statuses(found: Iterable[str]) -> list[Line2D]:
 
 
 def draw(figure: Figure, beside: Axes, handles: Sequence[Line2D], *, gap: float) -> None:
-    """The legend, `gap` inches from the axes, its top at theirs."""
+    """Draw the legend `gap` inches right of the axes, aligned with their top."""
     width, height = figure.get_size_inches()
     box = beside.get_position()
     has_lines = any(handle.get_linewidth() for handle in handles)
@@ -65,5 +64,5 @@ def draw(figure: Figure, beside: Axes, handles: Sequence[Line2D], *, gap: float)
 
 
 def text(text: str) -> Line2D:
-    """An entry that is words alone."""
+    """An entry that is only text."""
     return Line2D([], [], linewidth=0, label=text)

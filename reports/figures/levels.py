@@ -1,6 +1,6 @@
-"""What an error is to be held against: the rounding of the dtype, and the mean of all values.
+"""Lines to compare an error with: the rounding of the dtype, and the mean of all values.
 
-Both depend on the inputs and the length and on no method, so that they are lines.
+Both depend on the inputs and the length and on no method, so each is one line.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ FLOOR, MEAN = "floor", "mean of V"
 DASHES = {FLOOR: (4, 2), MEAN: (7, 2, 1.5, 2)}
 COLOR = "0.25"
 FONT = 7.5
-UNSEEN = 0.05  # a difference as a part of the value, or of the linear end of the axis
+UNSEEN = 0.05  # a relative difference that counts as none
 
 Colors = Mapping[int, str]  # by length
 
 
 @dataclass(frozen=True)
 class Level:
-    """A line: `sort` is what it is, `name` what stands beside it."""
+    """A line; `sort` is `FLOOR` or `MEAN`, `name` is the text beside the line."""
 
     sort: str
     name: str
-    values: pd.Series[float]  # by the place on the other axis
+    values: pd.Series[float]  # by the value on the other axis
 
 
 def levels(points: pd.DataFrame, x: str, y: Metric) -> list[Level]:
-    """The levels of one panel, by `x`; none where they were not measured."""
+    """The levels of one panel, by `x`; empty if they were not measured."""
     if points.empty:
         return []
     dtypes = " and ".join(sorted(points["dtype"].unique()))
@@ -51,7 +51,7 @@ def levels(points: pd.DataFrame, x: str, y: Metric) -> list[Level]:
 
 
 def draw_lines(ax: Axes, points: pd.DataFrame, x: str, y: Metric) -> None:
-    """From place to place on the x axis; across the axes where it is the same at all of them."""
+    """Draw each level along x; it is a horizontal line if it is the same at all x values."""
     for level in levels(points, x, y):
         if _is_flat(level.values, y):
             _across(ax, level)
@@ -61,13 +61,13 @@ def draw_lines(ax: Axes, points: pd.DataFrame, x: str, y: Metric) -> None:
 
 
 def draw_across(ax: Axes, points: pd.DataFrame, x: str, y: Metric) -> None:
-    """One level for a panel whose points are all of one length."""
+    """Draw each level as a horizontal line, for a panel with points of one length."""
     for level in levels(points, x, y):
         _across(ax, level)
 
 
 def draw_upright(ax: Axes, points: pd.DataFrame, x: str, y: Metric, colors: Colors) -> None:
-    """Where errors are on the x axis: a line at each length in its colour."""
+    """Draw vertical levels, for errors along x: a line for each length in its colour."""
     for level in levels(points, x, y):
         for count, color in colors.items():
             if count in level.values.index:
@@ -75,7 +75,7 @@ def draw_upright(ax: Axes, points: pd.DataFrame, x: str, y: Metric, colors: Colo
 
 
 def handles(points: pd.DataFrame, x: str, y: Metric, color: str = COLOR) -> list[Line2D]:
-    """The entries of all levels of a figure in its legend."""
+    """The legend entries of all levels of a figure."""
     return [
         Line2D([], [], **_look(level, color) | {"label": level.name})
         for level in levels(points, x, y)
@@ -93,7 +93,7 @@ def _across(ax: Axes, level: Level) -> None:
 
 
 def _name(ax: Axes, level: Level) -> None:
-    """The floor has its name below the left end, as panels may be of several dtypes."""
+    """Write the floor below its left end, because panels may have several dtypes."""
     if level.sort == FLOOR:
         ax.annotate(
             level.name,

@@ -1,4 +1,4 @@
-"""Places for names beside points, where nothing else is. All lengths are in points."""
+"""Free places for names beside points of a figure. All lengths are in points (1/72 inch)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 LINE = 9.0  # the height of a name
 MARKER = 4.0  # half the size of a point
 FAR = 14.0  # from here on a name needs a line to its point
-STEPS = 12  # at which that line is looked at
+STEPS = 12  # spots of that line that are checked
 
 Spot = Sequence[float]  # across, up
 Box = tuple[float, float, float, float]  # left, low, right, high
@@ -17,7 +17,7 @@ Box = tuple[float, float, float, float]  # left, low, right, high
 
 @dataclass(frozen=True)
 class Place:
-    """Where a name begins, from its point."""
+    """The start of a name, relative to its point."""
 
     point: int
     across: float
@@ -25,12 +25,12 @@ class Place:
 
     @property
     def is_far(self) -> bool:
-        """Whether a line must tell whose name it is."""
+        """Whether the name needs a line to its point."""
         return abs(self.up + LINE / 2) > FAR
 
 
 class Room:
-    """What is still free around the points, and other spots where no name shall stand."""
+    """The free area around points; names must not cover points, names or the spots `others`."""
 
     def __init__(self, spots: Mapping[int, Spot], within: Box, others: Sequence[Spot] = ()) -> None:
         self._spots, self._within = spots, within
@@ -39,8 +39,10 @@ class Room:
     def take(
         self, points: Sequence[int], width: float, *, across_others: bool = False
     ) -> Place | None:
-        """The nearest free place for a name near one of the points; the line to it may pass over
-        other names and points only if told so."""
+        """The nearest free place for a name beside one of the points; None without any.
+
+        The line to the name may cross other names and points only with `across_others`.
+        """
         for across, up in _offsets(width):
             for point in points:
                 place = Place(point, across, up)
@@ -73,7 +75,7 @@ class Room:
 
 
 def between(start: Spot, end: Spot) -> Iterator[Spot]:
-    """Spots on the way, as near to one another as leaves no room for a name."""
+    """Spots on the way from `start` to `end`, so dense that no name fits between them."""
     across, up = end[0] - start[0], end[1] - start[1]
     steps = math.ceil(math.hypot(across, up) / (2 * MARKER))
     for k in range(1, steps):
@@ -81,7 +83,7 @@ def between(start: Spot, end: Spot) -> Iterator[Spot]:
 
 
 def _offsets(width: float) -> Iterator[tuple[float, float]]:
-    """Beside a point, below and above it, then farther off."""
+    """Offsets of a name: beside its point, below and above it, then farther away."""
     for up in (-9, 0, -4, -15, 6, -22, 13, -30, 21, -38, 29, -46, 37):
         yield -7 - width, up
         yield 7, up

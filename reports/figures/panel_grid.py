@@ -1,4 +1,4 @@
-"""How the panels of a figure stand together: grid, titles, shared scales, legend."""
+"""Arranges the panels of a figure: grid, titles, shared scales, legend."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from reports.slices import Fixed, Panel
 
 PANEL_WIDTHS = {1: 5.4, 2: 3.3, 3: 2.6}  # inches, by the number of columns
 PANEL_HEIGHT = 2.6
-NAMED = 1.35, 1.8  # times as wide and as high are panels of curves with names beside them
+NAMED = 1.35, 1.8  # factors of width and height for panels with names beside curves
 TITLE_LINE = 12  # points
-ACROSS, DOWN = 0.22, 0.4  # inches between panels; a title and a band come on top of `DOWN`
+ACROSS, DOWN = 0.22, 0.4  # inches between panels; titles and bands are added to `DOWN`
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A panel at its place in the grid, with all that is drawn in it."""
+    """A panel with its row and column in the grid, and its content."""
 
     i: int
     j: int
@@ -37,12 +37,12 @@ class Placed:
 
     @property
     def head(self) -> float:
-        """What stands above its axes, in points, but for the first line of the title."""
+        """The height above its axes in points, without the first line of the title."""
         return failures.band_height(self.marks) + TITLE_LINE * self.title.count("\n")
 
 
 def draw(kind: Kind, drawn: Sequence[Panel], shared: Fixed, styles: Styles) -> Figure:
-    """One figure. `shared` is what its panels agree in; the rest of it stands in their titles."""
+    """Draw a figure. `shared` has the values of all panels; titles of panels show the others."""
     if kind.is_ranking(drawn):
         return ranking.draw(kind, drawn, shared)
     columns = len({panel.column for panel in drawn})
@@ -82,13 +82,13 @@ def draw(kind: Kind, drawn: Sequence[Panel], shared: Fixed, styles: Styles) -> F
         *levels.handles(points, "seq_len", kind.y),
         *legend.entries(names, marks, styles, line=isinstance(kind.x, str)),
     ]
-    # The name of the line at 1.0 stands between the last panel and the legend.
+    # The name of the line at 1.0 is between the last panel and the legend.
     legend.draw(figure, grid[0][-1], entries, gap=0.87 if kind.y is ERROR else 0.12)
     return figure
 
 
 def _placed(kind: Kind, drawn: Sequence[Panel], shared: Fixed, width: float) -> list[Placed]:
-    # Real inputs on top, and what most panels have on the left.
+    # Captured inputs are at the top; the most frequent value of `column` is on the left.
     made = {
         panel.row: "layer" in panel.rows and bool(panel.rows["layer"].isna().all())
         for panel in drawn

@@ -1,4 +1,4 @@
-"""What a variant does to a pretrained model, against what its attention takes."""
+"""The figure of a pretrained model: rise of the perplexity against attention time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHANGE = Metric(
     high="perplexity_change_high",
     linear_below=0.01,
     useless=1.0,  # twice the perplexity
-    ceiling=100.0,  # a method that is not made to stand in for softmax may be off by thousands
+    ceiling=100.0,  # methods that do not approximate softmax can rise by thousands
 )
 ATTENTION_TIME = Metric(
     column="attention_per_token_ms",
@@ -43,16 +43,16 @@ KIND = Kind(
     y=CHANGE,
     row="layers",
     column="seq_len",
-    reading="How much the perplexity of the model rises where its attention is replaced, and its "
-    "95 % interval, against the time that a token spends in attention calls. Exact attention is "
-    "black, full/sdpa the one that every other was timed beside. What nothing beats in both is "
-    "joined by the grey line, with bold names, up to twice the perplexity. The scale is linear "
+    reading="The rise of the model's perplexity when its attention is replaced, with its 95 % "
+    "interval, against the time of the attention calls for each token. Exact attention is black; "
+    "full/sdpa is timed beside every other method. The grey line joins the methods that no other "
+    "method beats in both, up to twice the perplexity; their names are bold. The scale is linear "
     "below 1 %.",
 )
 
 
 def figures(frame: pd.DataFrame) -> Iterator[tuple[dict[str, str], list[Panel]]]:
-    """What each figure's panels agree in, and the panels."""
+    """For each figure, the values that its panels share, and the panels."""
     for key, alike in frame.groupby(list(SPLIT), sort=True):
         fixed = dict(zip(SPLIT, map(str, key), strict=True))
         yield (

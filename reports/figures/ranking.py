@@ -1,7 +1,6 @@
-"""Many methods in one figure: a row for each, a dot for each length, the best at the top.
+"""Draws many methods in one figure: a row for each, a dot for each length, the best at the top.
 
-Lines that cross cannot be told apart by colour once they are more than a few; a row has its name
-beside it.
+Colours cannot distinguish many lines that cross. A row has its name beside it.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ from reports.slices import Fixed, Panel
 
 COLUMNS = 3  # panels side by side
 WIDTHS = {1: 4.6, 2: 3.1, 3: 2.4}  # of a panel, in inches, by the number of columns
-ROW = 0.165  # inches of height that a method takes
-ACROSS, DOWN = 0.5, 0.95  # between panels; a title of several lines comes on top of `DOWN`
+ROW = 0.165  # height of a row, in inches
+ACROSS, DOWN = 0.5, 0.95  # inches between panels; further lines of titles are added to `DOWN`
 TITLE_LINE = 12  # points
 DOT, UPRIGHT, FONT, SMALL = 5.5, 11, 8.5, 6.5  # points
 
-Colors = Mapping[int, str]  # by the count that a dot stands for
+Colors = Mapping[int, str]  # by length or number of heads of a dot
 
 
 def draw(kind: Kind, drawn: Sequence[Panel], shared: Fixed) -> Figure:
-    """One figure, its panels from left to right and then below."""
+    """Draw a figure; its panels go from left to right and then down."""
     assert isinstance(kind.x, str)
     x, y = kind.x, kind.y
     rows = pd.concat([panel.rows for panel in drawn])
@@ -74,21 +73,22 @@ def draw(kind: Kind, drawn: Sequence[Panel], shared: Fixed) -> Figure:
 
 
 def ranked(rows: pd.DataFrame, placed: Sequence[pd.DataFrame], x: str, y: Metric) -> list[str]:
-    """The labels from the best down, those of one variant together.
+    """The labels from best to worst; those of one variant are together.
 
-    The first panel that has a number of a label counts: who got furthest along `x` comes first,
-    then who is best there. What finished nowhere comes last, and by error what is another operator
-    than softmax attention, which none of these errors is a fault of.
+    The first panel that has a number of a label counts: the label with the largest `x` comes first,
+    then the one with the best `y` there. Labels without a finished case come last. In a ranking by
+    error, methods of another operator than softmax attention come after all others, because their
+    error does not measure their quality.
     """
     sign = 1 if y.better == "lower" else -1
     keys: dict[str, tuple[float, float]] = {}
-    for points in placed:  # in order of x, so that the last of a label is the furthest
+    for points in placed:  # sorted by x, so the last of a label has the largest x
         last = points.drop_duplicates("label", keep="last")
         for label, reach, value in zip(last["label"], last[x], last[y.column], strict=True):
             keys.setdefault(label, (-reach, sign * value))
     variants = dict(zip(rows["label"], rows["variant"], strict=True))
     apart = _apart(rows, y)
-    nowhere = (0.0, 0.0)  # of those that got somewhere the first number is negative
+    nowhere = (0.0, 0.0)  # of labels with a finished case the first number is negative
     best: dict[str, tuple[float, float]] = {}
     for label, variant in variants.items():
         best[variant] = min(best.get(variant, nowhere), keys.get(label, nowhere))
@@ -101,7 +101,7 @@ def ranked(rows: pd.DataFrame, placed: Sequence[pd.DataFrame], x: str, y: Metric
 
 
 def _apart(rows: pd.DataFrame, y: Metric) -> set[str]:
-    """The labels that come after the others."""
+    """The labels that come after all others."""
     return set(rows.loc[rows["other_operator"], "label"]) if y is ERROR else set()
 
 
@@ -116,7 +116,7 @@ def _name_rows(ax: Axes, order: Sequence[str], exact: Collection[str], *, named:
 def _draw_dots(
     ax: Axes, points: pd.DataFrame, order: Sequence[str], x: str, y: Metric, colors: Colors
 ) -> None:
-    """A dot and its interval for each number, and lines down at those of exact attention."""
+    """Draw a dot and its interval for each number, and vertical lines at exact attention."""
     if y is ERROR:
         axes.draw_zeros_line(ax, named=False, across=False)
     levels.draw_upright(ax, points, x, y, colors)
@@ -136,7 +136,7 @@ def _draw_dots(
 
 
 def _draw_failures(ax: Axes, rows: pd.DataFrame, order: Sequence[str], x: str) -> None:
-    """Right of a row: how its cases ended that have no dot, and where, if not everywhere."""
+    """Write the statuses of failed cases right of a row; with x, unless all cases ended so."""
     failed = rows.drop(finished(rows).index)
     for label, own in failed.groupby("label"):
         texts = []
@@ -163,7 +163,7 @@ def _counts(values: pd.Series[int]) -> str:
 
 
 def _key(kind: Kind, colors: Colors) -> Iterator[Line2D]:
-    """What the colours stand for, and the lines."""
+    """Legend entries for the colours and the lines."""
     yield legend.text(f"{kind.x_label}:")
     for count, color in colors.items():
         yield _mark("o", DOT, color, show_count(count))

@@ -1,4 +1,4 @@
-"""Each head on its own: how wrong a few methods are on it, against how many keys matter there."""
+"""The error of a few methods on each single head, against the effective keys of the head."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ KIND = Kind(
     name="error_by_head",
     title="Error of each head against its effective keys",
     x=EFFECTIVE_KEYS,
-    # What the floor and the mean of all values are on one head is not known.
+    # The floor and the error of the mean of all values are not known for single heads.
     y=replace(ERROR, floor=None, trivial=None),
     row="source",
     column="dtype",
-    reading="A point for each head and method, and its 95 % interval. Of each method the setting "
-    f"of the least error, of the {MOST} methods with the least. Heads differ: what serves one with "
-    "few effective keys may fail on one with many.",
+    reading="A point for each head and method, with its 95 % interval. The figure shows the "
+    f"{MOST} methods with the smallest error, each at its best setting. Heads differ: a method "
+    "that is accurate on a head with few effective keys may fail on one with many.",
 )
 
 
 def rows_of(part: Slice, per_head: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a slice, once for each head, with the numbers of the head; empty without any."""
+    """The rows of a slice, once for each head, with the numbers of the head; may be empty."""
     cases = finished(part.rows).drop(columns=list(HEADS))
     return per_head[["case", *HEADS]].join(cases, on="case", how="inner").reset_index(drop=True)
 
 
 def drawn(part: Slice, per_head: pd.DataFrame) -> list[Panel]:
-    """A panel for each source and dtype of which several heads are known, at the longest length."""
+    """A panel for each source and dtype with several known heads, at the longest length."""
     rows = rows_of(part, per_head)
     if part.sort != KIND.sort or rows.empty:
         return []
@@ -55,7 +55,7 @@ def drawn(part: Slice, per_head: pd.DataFrame) -> list[Panel]:
 
 
 def _few(rows: pd.DataFrame) -> pd.DataFrame:
-    """Those of the methods of least error, each at its best setting."""
+    """The rows of the methods with the smallest error, each at its best setting."""
     able = rows[~rows["other_operator"] & (rows["variant"] != exact_variant())]
     errors = able.groupby(["variant", "label"])[ERROR.column].median().sort_values()
     best = errors.reset_index().drop_duplicates("variant")["label"].head(MOST)
@@ -63,7 +63,7 @@ def _few(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(found: list[Panel], part: Slice, styles: Styles) -> tuple[Figure, Fixed]:
-    """One figure, and what its panels share."""
+    """Draw a figure; return it and the values that its panels share."""
     shared = {
         **part.fixed,
         **common([{KIND.column: p.column, KIND.row: p.row, **p.fixed} for p in found]),

@@ -1,8 +1,8 @@
-"""How a line looks: colour by variant, dash by setting, marker by both. Exact attention is black.
-A curve looks like the first of its settings.
+"""Styles of lines: colour by variant, dash by setting, marker by both. Exact attention is black.
+A curve has the style of its first setting.
 
-Everything is assigned by the sorted names in the data, so that a variant looks the same in all
-figures of a report and no list of names is kept here.
+Styles are assigned by the sorted names in the data. So a variant looks the same in all figures of a
+report, and this file needs no list of names.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from reports.declared import exact_variant
 
-# Those that are taken for one another are not neighbours.
+# Similar markers are not neighbours.
 MARKERS = ("o", "s", "^", "h", "D", "v", "8", "P", "<", "p", "d", "H", ">")
 DASHES: tuple[tuple[float, ...], ...] = (
     (),
@@ -37,7 +37,7 @@ class Style:
     width: float
 
     def handle(self, label: str, *, line: bool = True) -> Line2D:
-        """Its entry in a legend."""
+        """The entry of the label in a legend."""
         return Line2D(
             [],
             [],
@@ -76,7 +76,7 @@ def styles(frame: pd.DataFrame) -> dict[str, Style]:
 
 
 def _colors(variants: list[str]) -> dict[str, str]:
-    """Hues around the circle; if they are many, neighbours also differ in lightness."""
+    """Hues around the colour circle; if there are many, neighbours also differ in lightness."""
     lightness = (0.55,) if len(variants) <= 8 else (0.56, 0.38, 0.7)
     circles = [sns.husl_palette(len(variants), s=0.95, l=level) for level in lightness]
     chosen = [circles[i % len(circles)][i] for i in range(len(variants))]
