@@ -62,15 +62,6 @@ def fresh() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def few_heads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A score buffer of a quarter of the default size: two heads then fill it as eight heads fill
-    the default one."""
-    from variants.engines.primitives import head_slabs
-
-    monkeypatch.setattr(head_slabs, "SCORES_CPU", head_slabs.SCORES_CPU // 4)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """torch computes on one thread, here and in processes that a test starts: small tensors gain

@@ -206,7 +206,10 @@ def test_a_key_of_zeros_writes_nothing_and_has_no_gradient() -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_long_sequences_stay_in_range(rule: str) -> None:
-    """Powers of the decay over thousands of steps underflow, and their inverses would overflow."""
+    """Powers of the decay over thousands of steps underflow, and their inverses would overflow.
+
+    The gradient of a decay is a sum of shares that nearly cancel, so its error is larger.
+    """
     attention = variants.create("chunked_state", rule=rule)
     query, key, value = (numbers(1, 1, 8192, 8, seed=seed) for seed in range(3))
     # The state halves at each step.
@@ -229,8 +232,10 @@ def test_long_sequences_stay_in_range(rule: str) -> None:
     last = attention(query[:, :, -200:], key[:, :, -2000:], value[:, :, -2000:], **call)
     if rule == "gated_delta":
         assert_close(exact[0][:, :, -200:], last)
-    for mine, right in zip(found, exact, strict=True):
-        assert float((mine - right).norm()) <= 1e-5 * float(right.norm())
+    names = ["output", "query", "key", "value", *quick]
+    for name, mine, right in zip(names, found, exact, strict=True):
+        bound = 2e-4 if name == "decay_logit" else 1e-6
+        assert float((mine - right).norm()) <= bound * float(right.norm()), name
 
 
 def test_repeated_keys_do_not_reduce_precision() -> None:

@@ -133,8 +133,9 @@ def test_a_second_derivative_of_an_added_kernel(monkeypatch: pytest.MonkeyPatch)
         def backward(ctx: Any, *grads: Tensor) -> Tensor:
             return grads[0] * 2
 
-    monkeypatch.setattr(added, "ADDED", dict(added.ADDED))
-    monkeypatch.setattr("variants.contract.attention.ADDED", added.ADDED)
+    own = dict(added.ADDED)
+    for module in ("added", "registry", "variant"):
+        monkeypatch.setattr(f"variants.contract.{module}.ADDED", own)
     add_implementation(
         "full", "mine", attend=lambda attention, query, key, value, **call: Kernel.apply(query)
     )
