@@ -8,7 +8,7 @@ import pandas as pd
 
 from reports.names import labels, marked, settings_of
 
-LUCK = "seed"  # its numbers have no order of quality
+SEED = "seed"  # its numbers have no order of quality
 LEAST = float("-inf")  # sorts a setting that an older run does not name before all others
 
 
@@ -86,7 +86,7 @@ def _knob(settings: pd.Series, recorded: pd.Series) -> Sequence[str]:
     varying = [
         name
         for name, found in values.items()
-        if len(found) > 1 and name != LUCK and all(map(_is_number, found))
+        if len(found) > 1 and name != SEED and all(map(_is_number, found))
     ]
     return tuple(varying) if len(varying) == 1 else ()
 

@@ -140,9 +140,12 @@ def _two_runs() -> None:
 def _run_target(words: Sequence[str]) -> str | None:
     """Run the commands of a make target."""
     given = [] if any(word.startswith("PYTHON=") for word in words) else ["PYTHON=python"]
+    # In a test that `make` started, the messages of make would name a level of recursion.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     done = subprocess.run(
         [*words, *given, "--dry-run", "--no-print-directory"],
         cwd=ROOT,
+        env=own,
         capture_output=True,
         text=True,
     )

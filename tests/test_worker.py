@@ -692,7 +692,7 @@ class TestProjections:
         assert shared.approx_error_rel_l2 == measure(**asked).approx_error_rel_l2
         assert separate.status is Status.UNSUPPORTED
         assert separate.reason == (
-            "lsh shared_qk=True needs queries that are the keys: make the layer with "
+            "lsh shared_qk=True needs a layer that uses its queries as keys: make the layer with "
             "shared_qk=True; got shared_qk=False"
         )
 

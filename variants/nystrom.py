@@ -62,7 +62,7 @@ class NystromAttention(Attention):
     num_landmarks: int = hyperparameter(
         64,
         minimum=1,
-        doc="number of landmarks, each of which is the mean of a segment of tokens",
+        doc="number of landmarks; each is the mean of a segment of tokens",
         small=8,
         train=TimesLength(1 / 2),
     )

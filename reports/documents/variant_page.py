@@ -51,7 +51,7 @@ def text(name: str) -> str:
         _learned(name),
         "## Costs",
         f"Time O({info.time}), memory O({info.memory}), with {docstrings.costs(name)}",
-        "## What it supports",
+        "## Supported properties",
         _supports(name),
         "## Implementations",
         _implementations(name),

@@ -236,7 +236,7 @@ def create(
     """Nyström attention: a query sees all keys through landmarks, the means of consecutive
     tokens.
 
-    num_landmarks: number of landmarks, each of which is the mean of a segment of tokens
+    num_landmarks: number of landmarks; each is the mean of a segment of tokens
     num_iterations: number of steps of the iteration that approximates the pseudo-inverse
     """
 
