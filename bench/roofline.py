@@ -14,10 +14,11 @@ from bench import clock
 from bench.torch_defaults import torch_defaults
 from variants.engines.primitives.float32_route import present
 
+SECONDS = 0.5  # sampling time of one operation
 SUSPICIOUS = 1.05  # a row above this share of the limit was measured wrongly
 
 
-def measure(device: torch.device, dtypes: list[str], seconds: float = 0.5) -> dict[str, Any]:
+def measure(device: torch.device, dtypes: list[str], seconds: float = SECONDS) -> dict[str, Any]:
     """The best matrix product rate of each dtype, in TFLOP/s, and the copy bandwidth, in GB/s.
 
     Several shapes and operations (matmul, a 1×1 convolution) are timed; the fastest is the limit.

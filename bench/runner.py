@@ -181,7 +181,9 @@ def _run(
         else:
             progress.say("measuring the limits of the machine")
             dtypes = sorted({case.dtype for case in cases})
-            limits = process.call(worker.measure_limits, device, dtypes, timeout=SET_UP_SECONDS)
+            limits = process.call(
+                worker.measure_limits, device, dtypes, seconds, timeout=SET_UP_SECONDS
+            )
             plan: dict[str, Any] = {
                 "name": sweep.name,
                 "groups": [dict(group) for group in sweep.groups],

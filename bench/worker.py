@@ -86,9 +86,10 @@ def start(log: str, on_gpu: bool, modules: Sequence[str] = ()) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def measure_limits(device: str, dtypes: list[str]) -> dict[str, object]:
-    """The limits of the machine. Runs in the worker, as the parent process does not use devices."""
-    return roofline.measure(torch.device(device), dtypes)
+def measure_limits(device: str, dtypes: list[str], seconds: float) -> dict[str, object]:
+    """The limits of the machine, for cases that are sampled for `seconds`. Runs in the worker, as
+    the parent process does not use devices."""
+    return roofline.measure(torch.device(device), dtypes, min(roofline.SECONDS, 5 * seconds))
 
 
 def describe(device: str) -> dict[str, Any]:

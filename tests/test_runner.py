@@ -67,7 +67,6 @@ def process(log: Path) -> Iterator[Worker]:
     process.replace()
 
 
-@pytest.mark.serial
 class TestWorker:
     def test_one_process_serves_all_calls_while_none_fails(self, process: Worker) -> None:
         pids = {process.call(os.getpid, timeout=60) for _ in range(3)}
@@ -187,7 +186,6 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     return Ended(rows, folder)
 
 
-@pytest.mark.serial
 class TestFailingWorkers:
     def test_every_case_has_one_row(self, ended: Ended) -> None:
         assert len(ended.rows) == 15
@@ -802,7 +800,6 @@ def outcome(folder: Path) -> list[tuple[str, ...]]:
     return [tuple(row[name] for name in same) for row in table(folder)]
 
 
-@pytest.mark.serial
 class TestCommand:
     def test_every_case_is_measured(self, finished: Finished) -> None:
         rows = table(finished.folder)

@@ -78,8 +78,8 @@ class AdditiveAttention(Attention):
         queries, keys, vector = self._hidden(query[:, :, rows], key, call.scale, call.parameters)
         scores = queries.new_zeros(*queries.shape[:3], key.shape[2])
         for unit in range(self.hidden_dim):  # all units at once need hidden_dim times the memory
-            hidden = torch.tanh(queries[..., unit, None] + keys[..., None, :, unit])
-            scores = scores + vector[:, unit, None, None] * hidden
+            hidden = (queries[..., unit, None] + keys[..., None, :, unit]).tanh_()
+            scores = torch.addcmul(scores, vector[:, unit, None, None], hidden)
         return masked_softmax(scores, allowed)
 
     def default_scale(self, head_dim: int) -> float:
