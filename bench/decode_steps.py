@@ -53,7 +53,7 @@ class Decoder:
 
 
 def checked_rows(length: int) -> Tensor:
-    """The tokens that are decoded one by one; in a context of one token, this token."""
+    """The rows of the tokens that are decoded one by one: the only row if there is one token."""
     return torch.arange(min(max(1, length - CHECKED), length - 1), length)
 
 

@@ -235,8 +235,8 @@ def _exact_baselines(case: Case, given: Inputs, settings: Settings) -> dict[str,
 
 
 def _see(attention: Attention, case: Case, given: Inputs, settings: Settings) -> _Seen:
-    """Measure an attention: torch SDPA at torch's defaults, others on the route of float32 products
-    that this process has chosen."""
+    """Measure torch SDPA at torch's defaults, and every other attention on the route of float32
+    products that this process has chosen."""
     as_it_comes = _used(attention, case, given) == reference_attention().implementation
     with torch_defaults() if as_it_comes else nullcontext():
         return _see_here(attention, case, given, settings)

@@ -80,7 +80,7 @@ def _of_several_widths(calls: pd.DataFrame) -> pd.Series[bool]:
 
 
 def _shown(calls: pd.DataFrame, wide: pd.DataFrame) -> pd.Index[int]:
-    """The rows that need no figures by head_dim, because figures by width show that head_dim.
+    """The rows with a head_dim that the figures by width already show.
 
     If this leaves no figure against the length, the head_dim with the most rows keeps its figures.
     """

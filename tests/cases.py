@@ -51,7 +51,7 @@ def case(**changes: Any) -> Case:
 
 
 def good(asked: Case, **seen: Any) -> Measurement:
-    """A row with status ok and a time of one millisecond, unless `changes` differ."""
+    """A row with status ok and a time of one millisecond, except for the numbers in `seen`."""
     numbers = {"time_ms_q1": 1.0, "time_ms_median": 1.0, "time_ms_q3": 1.0}
     return Measurement.of(asked, Status.OK, **(numbers | seen))
 

@@ -71,6 +71,7 @@ class TestEntered:
             ({"name": "auto"}, "sliding_window has an implementation 'auto' already"),
             ({"name": "mine"}, "sliding_window has an implementation 'mine' already"),
             ({"name": "my kernel"}, "must be letters, digits and underscores; got 'my kernel'"),
+            ({"attend": None}, "sliding_window/other: attend must be a function; got None"),
             ({"supports": {"magic"}}, r"sliding_window/other: supports \['magic'\] is not in"),
         ],
     )

@@ -178,7 +178,9 @@ def _exact(name: str) -> str:
         return "always"
     (key, value), *others = exact.items()
     assert not others
-    return f"with `{key}` = 1" if value == 1 else f"with `{key}` as large as the sequence"
+    return (
+        f"with `{key}` as large as the sequence" if value == 1 << 40 else f"with `{key}` = {value}"
+    )
 
 
 def _implementations(name: str) -> str:

@@ -23,7 +23,7 @@ def grid(
     panel: tuple[float, float],
     between: tuple[float, float],
 ) -> tuple[Figure, list[list[Axes]]]:
-    """Hidden axes on the same scales; the size of a panel and the space between two, in inches."""
+    """Make a grid of hidden axes that share scales. `panel` and `between` are in inches."""
     width, height = panel
     across, down = between
     size = (columns * (width + across), rows * (height + down))

@@ -18,7 +18,7 @@ FEWEST = 24  # entries that a column may have, even if the figure is lower
 
 
 def by_ends(labels: Iterable[str], panels: Sequence[pd.DataFrame], y: Metric) -> list[str]:
-    """The labels from the top, in the order of the line ends in the first panel that has them."""
+    """The labels in the order of their line ends, from top to bottom."""
     ends: dict[str, float] = {}
     for points in panels:  # points are sorted by x, so the last of a line stays
         ends = {**dict(zip(points["label"], points[y.column], strict=True)), **ends}

@@ -151,6 +151,21 @@ def wrong_calls() -> list[Any]:
             {"key_padding_mask": torch.zeros(2, 1, 6, dtype=torch.bool)},
             r"bool of shape \(2, 6\), True = padding; got torch.bool of shape \(2, 1, 6\)",
         ),
+        "mask is a list": (
+            (query, key, value),
+            {"key_padding_mask": [[True]]},
+            "key_padding_mask must be a tensor; got list",
+        ),
+        "causal is a word": (
+            (query, key, value),
+            {"causal": "no"},
+            "causal must be True or False; got 'no'",
+        ),
+        "scale is a word": (
+            (query, key, value),
+            {"scale": "x"},
+            "scale must be a number or None; got 'x'",
+        ),
         "mask dtype": (
             (query, key, value),
             {"key_padding_mask": torch.zeros(2, 6)},

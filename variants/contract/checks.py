@@ -70,6 +70,14 @@ def check_call(
             f"{name}: query, key and value must be on one device; "
             f"got {query.device}, {key.device}, {value.device}"
         )
+    if not isinstance(causal, bool | torch.SymBool):
+        raise ValueError(f"{name}: causal must be True or False; got {causal!r}")
+    scales = int | float | torch.SymInt | torch.SymFloat | None
+    if not isinstance(given.scale, scales):
+        raise ValueError(f"{name}: scale must be a number or None; got {given.scale!r}")
+    for word, tensor in (("key_padding_mask", key_padding_mask), ("distance_bias", distance_bias)):
+        if tensor is not None and not isinstance(tensor, Tensor):
+            raise ValueError(f"{name}: {word} must be a tensor; got {type(tensor).__name__}")
     if causal:
         require(attention, "causal")
     elif attention.info.causal_only:

@@ -38,7 +38,10 @@ class Hyperparameter:
         for use in ("small", "train"):
             if declared.get(use) is None:
                 declared[use] = field.default
-        return cls(field.name, type(field.default), field.default, **declared)
+        kind = type(field.default)
+        if kind is float and type(declared.get("minimum")) is int:
+            declared["minimum"] = float(declared["minimum"])
+        return cls(field.name, kind, field.default, **declared)
 
     @property
     def valid(self) -> str:
@@ -148,6 +151,7 @@ def check_declared(name: str, found: tuple[Hyperparameter, ...]) -> None:
                 f"{name}: hyperparameter {one.name!r} needs its meaning: "
                 f"hyperparameter({one.default!r}, doc='...')"
             )
+        _check_limits(f"{name}: hyperparameter {one.name!r}", one)
         grows = isinstance(one.train, TimesLength)
         for use, value in (
             ("default", one.default),
@@ -158,3 +162,32 @@ def check_declared(name: str, found: tuple[Hyperparameter, ...]) -> None:
                 one.check(value)
             except ValueError as error:
                 raise ValueError(f"{name}: {use} value: {error}") from error
+
+
+def _check_limits(which: str, one: Hyperparameter) -> None:
+    """Check that `minimum`, `step` and `choices` fit the type of a hyperparameter."""
+    number = one.type in (int, float)
+    if one.minimum is not None and not (number and type(one.minimum) is one.type):
+        raise ValueError(
+            f"{which}: minimum must be a number of the type of the default, {one.type.__name__}; "
+            f"got {one.minimum!r}"
+        )
+    if type(one.step) is not int or one.step < 1 or (one.step > 1 and one.type is not int):
+        raise ValueError(
+            f"{which}: step must be an integer of at least 1, and 1 unless the default is an "
+            f"integer; got {one.step!r}"
+        )
+    if one.choices is not None and not (
+        isinstance(one.choices, tuple)
+        and one.choices
+        and all(type(choice) is one.type for choice in one.choices)
+    ):
+        raise ValueError(
+            f"{which}: choices must be a tuple of values of the type of the default, "
+            f"{one.type.__name__}; got {one.choices!r}"
+        )
+    if isinstance(one.train, TimesLength) and not (number and one.train.factor > 0):
+        raise ValueError(
+            f"{which}: TimesLength needs a number as default and a factor above 0; got factor "
+            f"{one.train.factor!r}"
+        )

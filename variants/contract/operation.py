@@ -93,7 +93,7 @@ def _attention_backward(
         except BaseException as error:
             found.append(error)
 
-    # torch records no gradients inside an operation, but it does in another thread.
+    # Autograd is off inside an operation, in this thread only: a new thread computes gradients.
     thread = threading.Thread(target=differentiate)
     thread.start()
     thread.join()

@@ -9,11 +9,11 @@ from typing import Any
 from variants.contract.attention import Attention
 from variants.contract.registry import REGISTRY, create
 
-INTEGER = re.compile(r"[+-]?\d+")
-NUMBER = re.compile(r"[+-]?(inf|(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)")
+INTEGER = re.compile(r"[+-]?[0-9]+")
+NUMBER = re.compile(r"[+-]?(inf|([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?)")
 
 
-def parse(text: str, **defaults: Any) -> Attention:
+def parse(text: str, /, **defaults: Any) -> Attention:
     """The attention that a text describes: the name of a variant, then settings as `name=value`,
     separated by spaces. Settings that are not in the text have the value in `defaults`, or else the
     default of the variant.
@@ -27,6 +27,10 @@ def parse(text: str, **defaults: Any) -> Attention:
         ValueError: a text in another format, an unknown variant, an unknown setting, or a value
             that is out of range. The message lists the valid names or values.
     """
+    if not isinstance(text, str):
+        raise ValueError(
+            f"the text of an attention must be a str such as 'lsh num_hashes=4'; got {text!r}"
+        )
     name, *words = text.split() or [""]
     cls = REGISTRY.get(name)
     kinds = {field.name: type(field.default) for field in dataclasses.fields(cls)} if cls else {}

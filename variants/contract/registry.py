@@ -174,6 +174,8 @@ def add_implementation(
     info = REGISTRY[variant].info
     if name in ("auto", *info.implementations) or (variant, name) in ADDED:
         raise ValueError(f"{variant} has an implementation {name!r} already")
+    if not callable(attend):
+        raise ValueError(f"{variant}/{name}: attend must be a function; got {attend!r}")
     if not name.isidentifier():
         raise ValueError(
             f"{variant}: the name of an implementation must be letters, digits and underscores; "
@@ -187,7 +189,7 @@ def add_implementation(
     ADDED[variant, name] = Added(attend, unavailable, own - {"step"}, differs)
 
 
-def create(name: str, **hyperparameters: Any) -> Attention:
+def create(name: str, /, **hyperparameters: Any) -> Attention:
     """Make a variant by its registry name: `create("sliding_window", window_size=256)`.
 
     An unknown name, an unknown hyperparameter or a value out of range raises a ValueError that
@@ -229,7 +231,7 @@ def default_knob(name: str) -> str:
 
 
 def _registered(name: str) -> type[Attention]:
-    if name not in REGISTRY:
+    if not isinstance(name, str) or name not in REGISTRY:
         raise ValueError(f"unknown variant {name!r}; known variants: {', '.join(sorted(REGISTRY))}")
     return REGISTRY[name]
 

@@ -39,8 +39,11 @@ def read_arguments(
             f"{name}: give attn_mask or is_causal=True, not both, as in torch; a causal call of "
             "padded sequences is attention(..., causal=True, key_padding_mask=...)"
         )
+    if attn_mask is not None and not isinstance(attn_mask, Tensor):
+        raise ValueError(f"{name}: attn_mask must be a tensor; got {type(attn_mask).__name__}")
     causal, padding = is_causal, None
-    if query.ndim == key.ndim == value.ndim == 4:  # otherwise the call raises the error
+    tensors = all(isinstance(x, Tensor) for x in (query, key, value))
+    if tensors and query.ndim == key.ndim == value.ndim == 4:  # otherwise the call raises the error
         heads, kv_heads = query.shape[1], key.shape[1]
         if not enable_gqa and kv_heads not in (1, heads):
             raise ValueError(
@@ -125,7 +128,8 @@ def _read_pairs(
         causal, everything = mask_kinds(lambda rows: visible[:, :, rows], queries, keys, ~shown)
     if not (causal or everything):
         raise UnsupportedError(
-            f"{name}: attn_mask hides other keys than this method can hide. {POSSIBLE}"
+            f"{name}: attn_mask hides keys in a pattern that this method does not support. "
+            f"{POSSIBLE}"
         )
     if causal and everything:  # one query
         causal = attention.info.causal_only

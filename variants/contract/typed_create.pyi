@@ -26,6 +26,7 @@ from variants.transformer_xl import TransformerXlAttention
 @overload
 def create(
     name: Literal["adaptive_span"],
+    /,
     *,
     max_span: int = 1024,
     ramp_size: int = 32,
@@ -41,6 +42,7 @@ def create(
 @overload
 def create(
     name: Literal["additive"],
+    /,
     *,
     hidden_dim: int = 64,
     implementation: str = "auto",
@@ -53,6 +55,7 @@ def create(
 @overload
 def create(
     name: Literal["attention_sinks"],
+    /,
     *,
     window_size: int = 256,
     num_sink_tokens: int = 4,
@@ -68,6 +71,7 @@ def create(
 @overload
 def create(
     name: Literal["bigbird"],
+    /,
     *,
     block_size: int = 64,
     num_random_blocks: int = 3,
@@ -88,6 +92,7 @@ def create(
 @overload
 def create(
     name: Literal["block_summary"],
+    /,
     *,
     block_size: int = 128,
     implementation: str = "auto",
@@ -101,6 +106,7 @@ def create(
 @overload
 def create(
     name: Literal["block_top_k"],
+    /,
     *,
     block_size: int = 128,
     top_k: int = 4,
@@ -116,6 +122,7 @@ def create(
 @overload
 def create(
     name: Literal["chunked_state"],
+    /,
     *,
     rule: Literal["retention", "gated_delta"] = "retention",
     chunk_size: int = 64,
@@ -131,6 +138,7 @@ def create(
 @overload
 def create(
     name: Literal["compressed"],
+    /,
     *,
     block_size: int = 64,
     compression: Literal["mean", "convolution"] = "mean",
@@ -147,6 +155,7 @@ def create(
 @overload
 def create(
     name: Literal["full"],
+    /,
     *,
     implementation: str = "auto",
 ) -> FullAttention:
@@ -155,6 +164,7 @@ def create(
 @overload
 def create(
     name: Literal["hierarchical"],
+    /,
     *,
     block_size: int = 64,
     implementation: str = "auto",
@@ -168,6 +178,7 @@ def create(
 @overload
 def create(
     name: Literal["linear"],
+    /,
     *,
     feature_map: Literal["elu", "relu"] = "elu",
     implementation: str = "auto",
@@ -180,6 +191,7 @@ def create(
 @overload
 def create(
     name: Literal["linformer"],
+    /,
     *,
     projected_len: int = 256,
     seed: int = 0,
@@ -195,6 +207,7 @@ def create(
 @overload
 def create(
     name: Literal["longformer"],
+    /,
     *,
     window_size: int = 256,
     num_global_tokens: int = 64,
@@ -210,6 +223,7 @@ def create(
 @overload
 def create(
     name: Literal["lsh"],
+    /,
     *,
     bucket_size: int = 64,
     num_hashes: int = 1,
@@ -228,6 +242,7 @@ def create(
 @overload
 def create(
     name: Literal["nystrom"],
+    /,
     *,
     num_landmarks: int = 64,
     num_iterations: int = 6,
@@ -243,6 +258,7 @@ def create(
 @overload
 def create(
     name: Literal["performer"],
+    /,
     *,
     num_features: int = 256,
     seed: int = 0,
@@ -257,6 +273,7 @@ def create(
 @overload
 def create(
     name: Literal["sliding_window"],
+    /,
     *,
     window_size: int = 256,
     implementation: str = "auto",
@@ -269,6 +286,7 @@ def create(
 @overload
 def create(
     name: Literal["top_k"],
+    /,
     *,
     top_k: int = 64,
     implementation: str = "auto",
@@ -281,6 +299,7 @@ def create(
 @overload
 def create(
     name: Literal["transformer_xl"],
+    /,
     *,
     segment_size: int = 512,
     memory_size: int = 512,
@@ -294,5 +313,5 @@ def create(
     """
 
 @overload
-def create(name: str, *, implementation: str = "auto") -> Attention:
+def create(name: str, /, *, implementation: str = "auto") -> Attention:
     """A variant whose name is not known when types are checked; settings as `**settings`."""

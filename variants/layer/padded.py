@@ -22,7 +22,8 @@ def leading_padding(key_padding_mask: Tensor | None) -> Tensor | None:
 def leading_padding_of(
     state: State, key_padding_mask: Tensor | None, device: torch.device
 ) -> Tensor | None:
-    """Count the same for a step; `key_padding_mask` covers only the new tokens."""
+    """Count the padding before each first token, for a step. `key_padding_mask` covers only the new
+    tokens."""
     starts = state.starts_with(key_padding_mask)
     if not starts:
         return None

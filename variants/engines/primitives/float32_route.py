@@ -1,9 +1,10 @@
 """The library that multiplies float32 matrices on a CPU, which is a setting of the process.
 
-By default torch multiplies with MKL. If float32 products may be rounded to bfloat16, torch
-multiplies with oneDNN. On processors without bfloat16 instructions that are faster than float32,
-oneDNN multiplies in float32 and can be twice as fast as MKL for small matrices. On other processors
-oneDNN does round. So the error is measured before this route is chosen.
+By default torch multiplies with MKL. If the program allows torch to round float32 products to
+bfloat16 (precision "medium"), torch multiplies with oneDNN. On processors without bfloat16
+instructions that are faster than float32, oneDNN multiplies in float32 and can be twice as fast as
+MKL for small matrices. On other processors oneDNN does round. So the error is measured before this
+route is chosen.
 
 Kernels never change the setting. A program chooses it once.
 """
@@ -43,7 +44,7 @@ def choose_float32_route(wanted: Literal["auto", "default"] = "auto") -> Float32
 
     Args:
         wanted: "auto" takes the fast route if its measured error is at most twice the error of
-            torch's default; "default" takes torch's default.
+            torch's default, and otherwise changes nothing; "default" takes torch's default.
 
     Returns:
         The route that is now in use, with the measured errors.
@@ -66,8 +67,9 @@ def choose_float32_route(wanted: Literal["auto", "default"] = "auto") -> Float32
         raise ValueError(f"wanted must be 'auto' or 'default'; got {wanted!r}")
     default, fast = errors()
     name: ROUTES = "fast" if wanted == "auto" and fast <= TOLERANCE * default else "default"
-    take(name)
-    return Float32Route(name, default, fast)
+    if name == "fast" or wanted == "default":
+        take(name)
+    return Float32Route(present(), default, fast)
 
 
 def present() -> ROUTES:
