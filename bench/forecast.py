@@ -76,7 +76,7 @@ def slower_than_exact(case: Case, results: Mapping[str, Measurement], seconds: f
     assert last.speedup_vs_exact is not None
     slower = 1 / last.speedup_vs_exact
     growth, of_exact = _operations(case, last), _growth(reference_attention(), case, last)
-    if slower < SLOWER or growth is None or of_exact is None or growth < 0.9 * of_exact:
+    if slower < SLOWER or growth is None or of_exact is None or growth < 0.75 * of_exact:
         return ""
     expected = growth * _seconds(last)
     if expected <= seconds:

@@ -134,6 +134,13 @@ def test_a_slow_case_of_a_method_slower_than_exact_attention_is_skipped() -> Non
     assert slower(long, short, (case(seq_len=1024, **TOP_K), 50.0, 0.9))
 
 
+def test_operations_that_grow_in_part_with_the_length_alone_do_not_keep_a_slow_method() -> None:
+    """The projections of `additive` are a third of its operations at 256 tokens."""
+    additive = {"variant": "additive", "hyperparameters": "hidden_dim=64", "causal": True}
+    short = case(seq_len=256, head_dim=64, **additive), 17.0, 0.05
+    assert slower(case(seq_len=1024, head_dim=64, **additive), short, seconds=0.1)
+
+
 def test_only_inputs_mask_and_dtype_may_differ_in_the_comparison() -> None:
     long = case(seq_len=16384, **TOP_K)
     others = {"inputs": "smollm2", "layer": 3, "seed": 2, "causal": False, "dtype": "bfloat16"}
