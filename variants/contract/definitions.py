@@ -101,11 +101,17 @@ def normalised(kernel: Tensor) -> Tensor:
     return kernel / safe_total(kernel.sum(-1, keepdim=True))
 
 
+def biased_scores(query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
+    """Scaled scores as `dot_products` gives them, with the distance bias of the call, if any."""
+    scores = dot_products(query, key, rows, call.scale)
+    if call.distance_bias is None:
+        return scores
+    bias = distance_bias_of(rows, query.shape[2], key.shape[2], call.distance_bias)
+    return scores + bias.to(scores.dtype)
+
+
 def softmax_weights(query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
     """Exact softmax attention weights of some query rows."""
-    scores = dot_products(query, key, rows, call.scale)
-    if call.distance_bias is not None:
-        bias = distance_bias_of(rows, query.shape[2], key.shape[2], call.distance_bias)
-        scores = scores + bias.to(scores.dtype)
+    scores = biased_scores(query, key, rows, call)
     allowed = visible(rows, query.shape[2], key.shape[2], call)
     return masked_softmax(scores, allowed)

@@ -12,7 +12,7 @@ from torch import Tensor
 from variants.contract.attention import Attention
 from variants.contract.call import Call
 from variants.contract.checks import UnsupportedError
-from variants.contract.definitions import distance_bias_of, dot_products, masked_softmax, visible
+from variants.contract.definitions import biased_scores, masked_softmax, visible
 from variants.contract.pattern import Pattern
 from variants.contract.tensor_cache import cached
 from variants.contract.variant import Memory
@@ -59,11 +59,7 @@ class MaskedAttention(Attention):
     def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
         allowed = visible(rows, query.shape[2], key.shape[2], call)
         allowed = allowed & self._pattern(query, key, call.causal).mask(rows)
-        scores = dot_products(query, key, rows, call.scale)
-        if call.distance_bias is not None:
-            bias = distance_bias_of(rows, query.shape[2], key.shape[2], call.distance_bias)
-            scores = scores + bias.to(scores.dtype)
-        return masked_softmax(scores, allowed)
+        return masked_softmax(biased_scores(query, key, rows, call), allowed)
 
     def remember(self, heads: int, key: Tensor, value: Tensor, call: Call) -> Memory:
         # A pattern that supports steps consists of the first keys and a window.
