@@ -34,9 +34,11 @@ define install
     --no-build-isolation --editable '.$(1)'
 endef
 
-# Runs the tests with an interpreter. Tests that measure or limit time run after the others.
+# Runs the tests with an interpreter of Python. Triton's own interpreter runs GPU kernels on a CPU,
+# if the variable is set before they are imported. Tests that measure or limit time run after the others.
 define tests
-@$(1) -m pytest --numprocesses auto --maxprocesses 8 -m 'not serial'
+@$(1) -m pytest --numprocesses auto --maxprocesses 8 -m 'not serial and not interpreted'
+@TRITON_INTERPRET=1 $(1) -m pytest --numprocesses auto --maxprocesses 8 -m interpreted
 @$(1) -m pytest -m serial
 endef
 

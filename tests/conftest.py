@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.versions import ROOT, differing, installed, tested
+from variants.engines.gpu import launches
 from variants.engines.primitives import float32_route
 
 DIFFERING = differing(tested((ROOT / "constraints.txt").read_text()), installed())
@@ -34,8 +35,13 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without a CUDA device, keep one item of each function that needs one. That item is skipped
-    and reports how many items it replaces."""
+    """Skip the tests of interpreted kernels without Triton's interpreter. Without a CUDA device,
+    keep one item of each function that needs one. That item is skipped and reports how many items
+    it replaces."""
+    if not launches.interpreted():
+        for item in items:
+            if item.get_closest_marker("interpreted"):
+                item.add_marker(pytest.mark.skip(reason="needs TRITON_INTERPRET=1"))
     if torch.cuda.is_available():
         return
     functions = {item: item.nodeid.partition("[")[0] for item in items}

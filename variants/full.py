@@ -22,6 +22,7 @@ from variants.contract.variant import Memory
 from variants.engines.decode import decode_attend
 from variants.engines.decode.kv_cache import Kept
 from variants.engines.libraries import cuda_sdpa, fused_sdpa, xformers
+from variants.engines.primitives.device import on_gpu
 from variants.engines.tiled import tile_loop
 
 
@@ -112,7 +113,7 @@ class FullAttention(Attention):
         return visible_pairs(query_len, key_len, causal=causal)
 
     def choose_implementation(self, query: Tensor, key: Tensor) -> str:
-        if self.implementation == "auto" and query.device.type == "cuda":
+        if self.implementation == "auto" and on_gpu(query.device):
             return cuda_sdpa.fastest(query, key) or "sdpa"
         if self.implementation == "auto" and not fused_sdpa.widening_pays(key):
             return "sdpa"

@@ -26,6 +26,7 @@ from variants.contract.definitions import (
 from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
 from variants.engines.libraries import fused_sdpa
+from variants.engines.primitives.device import on_gpu
 from variants.engines.tiled import tile_loop
 
 
@@ -76,7 +77,7 @@ class NystromAttention(Attention):
         queries, keys, shown = self._landmarks(query, key, call.key_padding_mask)
         hidden = None if call.key_padding_mask is None else ~shown
         dtype, wide = query.dtype, queries.dtype
-        on_cpu = query.device.type == "cpu"
+        on_cpu = not on_gpu(query.device)
         # On a CPU, tiles are faster for few queries. They convert half-precision inputs to float32
         # one tile at a time.
         attend_keys: Callable[..., Tensor] = tile_loop.full if on_cpu else fused_sdpa.attend

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from variants.engines.primitives.device import on_gpu
 from variants.engines.primitives.precision import Precision
 from variants.engines.primitives.row_slices import row_slices
 from variants.engines.primitives.softmax_tile import HIDDEN
@@ -40,7 +41,7 @@ def attend(
     """
     batch, heads, rows, head_dim = query.shape
     kv_heads = parts[0][0].shape[1]
-    if (fused or query.device.type == "cuda") and bias is None and len(parts) == 1:
+    if (fused or on_gpu(query.device)) and bias is None and len(parts) == 1:
         grouped = heads != kv_heads
         return scaled_dot_product_attention(query, *parts[0], scale=scale, enable_gqa=grouped)
     precision = Precision.of(query)

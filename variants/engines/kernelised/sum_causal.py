@@ -21,6 +21,7 @@ from variants.engines.kernelised.feature_map import (
     room,
     slabs,
 )
+from variants.engines.primitives.device import on_gpu
 from variants.engines.primitives.precision import Precision, product
 from variants.engines.primitives.row_slices import row_slices
 from variants.engines.primitives.softmax_tile import HIDDEN
@@ -210,7 +211,7 @@ def _ascending(rows: Rows, scales: Tensor) -> Iterator[_Chunks]:
             first = torch.cat([carried[:, None], last[:, :-1]], dim=1)
             # In most chunks the highest exponent does not change, and all factors are 1. On a GPU
             # this test would wait for the device.
-            if scales.device.type == "cuda" or bool((last[:, -1] > carried).any()):
+            if on_gpu(scales.device) or bool((last[:, -1] > carried).any()):
                 within, past = _within(scale), (first[..., None] - scale).exp_()[..., None]
                 to_last = (scale - last[..., None]).exp_()[..., None]
                 decay = (first - last).exp_()[..., None, None]

@@ -23,6 +23,7 @@ from torch.nn.functional import pad
 
 from variants.contract.call import Call
 from variants.contract.checks import UnsupportedError
+from variants.engines.primitives.device import on_gpu
 
 KERNELS: dict[str, Callable[[SDPAParams, bool], bool]] = {
     "flash": can_use_flash_attention,
@@ -90,7 +91,7 @@ def fastest(query: Tensor, key: Tensor) -> str | None:
     channels, otherwise FlashAttention; each only if the kernel supports the tensors according to
     torch.
     """
-    if query.device.type != "cuda" or query.dtype not in (torch.float16, torch.bfloat16):
+    if not on_gpu(query.device) or query.dtype not in (torch.float16, torch.bfloat16):
         return None
     if query.shape[2] != key.shape[2]:
         return None

@@ -8,6 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from variants.contract.call import Call
 from variants.contract.definitions import compute_dtype
+from variants.engines.primitives.device import on_gpu
 from variants.engines.tiled import tile_loop
 
 WIDENED_FROM = 256  # keys; with fewer keys, converting half types to float32 is not faster
@@ -40,7 +41,7 @@ def attend(
         # The kernel hides scores before it scales them: hidden keys would get a weight, or NaN.
         query, scale = query * scale, 1.0
     dtype = query.dtype
-    if query.device.type == "cpu" and dtype is not torch.float64:
+    if not on_gpu(query.device) and dtype is not torch.float64:
         widen = widening_pays(key) if widen is None else widen
         # A CPU has no fast float16 products.
         if widen or dtype is torch.float16:

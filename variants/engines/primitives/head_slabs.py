@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from variants.engines.primitives.device import on_gpu
 from variants.engines.primitives.softmax_tile import Scratch
 
 # Bytes of scores that are held at a time. On a CPU this is a few times the L2 cache, so that there
@@ -20,7 +21,7 @@ LARGE_HEAD = 1 << 20  # bytes of a key head; from this size on, a call for each 
 
 def budget(device: torch.device, dtype: torch.dtype) -> int:
     """Number of scores of `dtype` that are held at a time."""
-    return (SCORES_GPU if device.type == "cuda" else SCORES_CPU) // dtype.itemsize
+    return (SCORES_GPU if on_gpu(device) else SCORES_CPU) // dtype.itemsize
 
 
 class Slab(NamedTuple):
@@ -83,7 +84,7 @@ def one_by_one(
     first make larger keys: each head then uses the memory of the previous head again."""
     kv_heads = key.shape[1]
     group = query.shape[1] // kv_heads
-    if query.device.type == "cuda" or key[0, 0].nbytes < LARGE_HEAD:
+    if on_gpu(query.device) or key[0, 0].nbytes < LARGE_HEAD:
         return attend(query, key, value, slice(0, query.shape[1]))
     parts = zip(query.split(group, 1), key.split(1, 1), value.split(1, 1), strict=True)
     owned = [slice(start, start + group) for start in range(0, query.shape[1], group)]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from variants.contract.definitions import compute_dtype
+from variants.engines.primitives.device import on_gpu
 
 
 class Precision(NamedTuple):
@@ -23,7 +24,7 @@ class Precision(NamedTuple):
         wide = compute_dtype(tensor.dtype)
         if coarse and tensor.dtype is not torch.float64:
             return cls(torch.bfloat16, torch.bfloat16)
-        return cls(wide if tensor.device.type == "cpu" else tensor.dtype, wide)
+        return cls(tensor.dtype if on_gpu(tensor.device) else wide, wide)
 
 
 def product(left: Tensor, right: Tensor, precision: Precision, out: Tensor) -> Tensor:

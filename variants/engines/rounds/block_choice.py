@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 
 from variants.contract.call import Call
 from variants.engines.primitives import head_slabs
+from variants.engines.primitives.device import on_gpu
 from variants.engines.primitives.softmax_tile import Scratch
 from variants.engines.rounds.merge_rounds import Round, Rounds
 from variants.engines.rounds.round_tiles import RoundTiles, grouped, stable_order
@@ -130,7 +131,7 @@ class ChosenRounds(Rounds):
         asked = int((codes < len(slots)).sum())
         rows = order[:asked]
         table, block = grouped(codes[rows], rows, len(slots), min(ROWS, slots.shape[1]))
-        partial = hollow[block].tolist() if codes.device.type == "cpu" else None
+        partial = None if on_gpu(codes.device) else hollow[block].tolist()
         return Round(
             RoundTiles(slots, block[:, None], table, key_place, partial),
             # Other blocks end before the query, and contain a key that is not padding.

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from variants.engines.primitives.device import on_gpu
 from variants.engines.rounds.merge_rounds import Round, Rounds
 from variants.engines.rounds.round_tiles import RoundTiles, grouped, stable_order
 
@@ -139,6 +140,6 @@ def cut_into_tiles(ranks: Ranks, chunk: int, rows: int) -> RoundTiles:
     both = torch.stack([before, chunks], dim=1)
     slots = slots.view(-1, chunk)
     partial = None
-    if device.type == "cpu":
+    if not on_gpu(device):
         partial = (slots < 0).any(1)[both].any(1).tolist()
     return RoundTiles(slots, both, table, key_place, partial)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from variants.engines.primitives.device import on_gpu
+
 
 class RoundTiles(NamedTuple):
     """The tiles of a round. Rows are counted over the slab; -1 is an empty slot."""
@@ -53,7 +55,7 @@ def grouped(group: Tensor, rows: Tensor, groups: int, size: int) -> tuple[Tensor
 
 def stable_order(codes: Tensor, limit: int) -> Tensor:
     """Indices that sort `codes` (items), all below `limit`; equal codes are sorted by index."""
-    if codes.device.type == "cpu" and limit <= 1 << 16:
+    if not on_gpu(codes.device) and limit <= 1 << 16:
         # NumPy sorts 16-bit numbers with radix sort, about fifteen times faster than torch.
         return torch.from_numpy(codes.numpy().astype("uint16").argsort(kind="stable"))
     return codes.argsort(stable=True)

@@ -1,0 +1,85 @@
+"""Whether Triton kernels can run, and their registration as torch operations.
+
+Each launch of a Triton kernel is an operation of the library `variants_gpu`. So fake tensors have
+the right shapes, and a count of operations counts the kernel once.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+
+from variants.engines.primitives.device import on_gpu
+
+_library = torch.library.Library("variants_gpu", "FRAGMENT")
+
+
+def interpreted() -> bool:
+    """Whether Triton runs kernels in its interpreter, which reads CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def unavailable(device: torch.device) -> str | None:
+    """The reason why Triton kernels cannot run on this device; None if they can."""
+    if device.type == "cpu" and not interpreted():
+        return "Triton kernels run on CUDA only"
+    if device.type not in ("cpu", "cuda") and not on_gpu(device):
+        return f"Triton kernels run on CUDA only; got a tensor on {device.type}"
+    return None if device.type == "meta" else _missing()
+
+
+@cache
+def _missing() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    try:
+        import triton.language  # noqa: F401
+    except Exception as error:  # the import searches for drivers and compilers
+        return f"Triton cannot be imported ({' '.join(str(error).split())[:300]})"
+    return None
+
+
+def operation(
+    schema: str, shapes: Callable[..., Any]
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function that launches exactly one kernel, and return the operation.
+
+    Args:
+        schema: name, arguments and results, as `torch.library.Library.define` reads them.
+        shapes: gets the same arguments, and returns empty tensors like the results. Fake tensors
+            use it.
+    """
+    name = schema.split("(")[0]
+
+    def register(launch: Callable[..., Any]) -> Callable[..., Any]:
+        _library.define(schema)
+        _library.impl(name, launch, "CPU")
+        _library.impl(name, launch, "CUDA")
+        torch.library.register_fake(f"variants_gpu::{name}", shapes, lib=_library)
+        found: Callable[..., Any] = getattr(torch.ops.variants_gpu, name)
+        return found
+
+    return register
+
+
+def launch(
+    kernel: Any,
+    grid: tuple[int, ...],
+    *arguments: Any,
+    num_warps: int = 4,
+    num_stages: int = 2,
+    **constants: Any,
+) -> None:
+    """Start a Triton kernel on `grid` programs. Every launch uses this function, so that a test can
+    record the launches and compile the kernels without a GPU.
+
+    Args:
+        arguments: tensors and numbers, in the order of the kernel's parameters.
+        constants: the parameters that are `tl.constexpr`.
+    """
+    kernel[grid](*arguments, **constants, num_warps=num_warps, num_stages=num_stages)
