@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from pebble import ProcessExpired, ProcessPool
 
 from bench import environment, forecast, journal, worker
+from bench.interrupts import delayed_interrupts
 from bench.measurement import (
     COLUMNS,
     HEAD_COLUMNS,
@@ -67,15 +68,17 @@ class Worker:
         """Call the function in the worker. Raises CaseTimeout, WorkerDied or its own exception."""
         if self._pool is not None and not self._pool.active:
             self.replace()  # it died since the last call
-        if self._pool is None:
-            self._pool = ProcessPool(
-                max_workers=1,
-                initializer=worker.start,
-                initargs=self._arguments,
-                context=multiprocessing.get_context("spawn"),
-            )
+        with delayed_interrupts():
+            if self._pool is None:
+                self._pool = ProcessPool(
+                    max_workers=1,
+                    initializer=worker.start,
+                    initargs=self._arguments,
+                    context=multiprocessing.get_context("spawn"),
+                )
+            future = self._pool.schedule(function, args=list(arguments), timeout=timeout)
         try:
-            return self._pool.schedule(function, args=list(arguments), timeout=timeout).result()
+            return future.result()
         except ProcessExpired as error:
             raise WorkerDied(_death(error.exitcode)) from error
         except BrokenProcessPool as error:
@@ -100,8 +103,9 @@ class Worker:
         """End the process; the next call starts a new one."""
         self._exact_shape = None
         if self._pool is not None:
-            self._pool.stop()
-            self._pool.join()
+            with delayed_interrupts():
+                self._pool.stop()
+                self._pool.join()
             self._pool = None
 
 

@@ -16,6 +16,7 @@ from typing import IO, Any
 import torch
 from pebble import ProcessExpired, ProcessPool
 
+from bench.interrupts import delayed_interrupts
 from bench.measurement import Status, attention_columns
 from bench.progress import Progress
 from bench.training.fit import Point, Trained, fit
@@ -114,9 +115,10 @@ def _run(trainings: Sequence[Training], rows: CsvFile, points: CsvFile) -> list[
     progress = Progress([(training, 1.0) for training in trainings])
     found: list[Mapping[str, Any]] = []
     try:
-        asked: dict[Future[Any], Training] = {
-            pool.schedule(_train, args=[one]): one for one in trainings
-        }
+        with delayed_interrupts():
+            asked: dict[Future[Any], Training] = {
+                pool.schedule(_train, args=[one]): one for one in trainings
+            }
         progress.begin(trainings[0])
         for future in as_completed(asked):
             training = asked[future]
@@ -132,8 +134,9 @@ def _run(trainings: Sequence[Training], rows: CsvFile, points: CsvFile) -> list[
             progress.say(training.label)
     finally:
         progress.close()
-        pool.stop()
-        pool.join()
+        with delayed_interrupts():
+            pool.stop()
+            pool.join()
     return found
 
 
