@@ -1,4 +1,4 @@
-"""Delays an interrupt while a process pool changes its queue."""
+"""Delays an interrupt while the main thread uses a process pool."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+NOTICED = 0.1  # seconds after which a loop looks for a delayed interrupt
 
 
 @contextmanager
-def delayed_interrupts() -> Iterator[None]:
+def delayed_interrupts() -> Iterator[list[int]]:
     """Handle SIGINT and SIGTERM after the block instead of in the middle of it.
 
-    KeyboardInterrupt in `queue.Queue.put` can leave a condition with a stale waiter. The next item
-    then wakes no thread, and a pool that waits for its threads never stops.
+    KeyboardInterrupt inside a method of `queue.Queue` or `Future` can leave a lock held or a
+    condition with a stale waiter. The threads of the pool then wait for ever, and so does a stop of
+    the pool. Yields a list to which the numbers of the received signals are added; a block that
+    waits must end when the list is not empty.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread handles signals
-        return
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # only the main thread handles signals
+        return
 
     def receive(number: int, frame: FrameType | None) -> None:
         received.append(number)
@@ -32,7 +35,7 @@ def delayed_interrupts() -> Iterator[None]:
     for number in handlers:
         signal.signal(number, receive)
     try:
-        yield
+        yield received
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import TimeoutError as CaseTimeout
+from concurrent.futures import wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from typing import Any, TypeVar
 from pebble import ProcessExpired, ProcessPool
 
 from bench import environment, forecast, journal, worker
-from bench.interrupts import delayed_interrupts
+from bench.interrupts import NOTICED, delayed_interrupts
 from bench.measurement import (
     COLUMNS,
     HEAD_COLUMNS,
@@ -68,17 +69,21 @@ class Worker:
         """Call the function in the worker. Raises CaseTimeout, WorkerDied or its own exception."""
         if self._pool is not None and not self._pool.active:
             self.replace()  # it died since the last call
-        with delayed_interrupts():
-            if self._pool is None:
-                self._pool = ProcessPool(
-                    max_workers=1,
-                    initializer=worker.start,
-                    initargs=self._arguments,
-                    context=multiprocessing.get_context("spawn"),
-                )
-            future = self._pool.schedule(function, args=list(arguments), timeout=timeout)
         try:
-            return future.result()
+            with delayed_interrupts() as received:
+                if self._pool is None:
+                    self._pool = ProcessPool(
+                        max_workers=1,
+                        initializer=worker.start,
+                        initargs=self._arguments,
+                        context=multiprocessing.get_context("spawn"),
+                    )
+                future = self._pool.schedule(function, args=list(arguments), timeout=timeout)
+                while not received and not future.done():
+                    wait([future], timeout=NOTICED)
+                if not received:
+                    return future.result()
+            raise KeyboardInterrupt  # the handler of the signal raised nothing
         except ProcessExpired as error:
             raise WorkerDied(_death(error.exitcode)) from error
         except BrokenProcessPool as error:

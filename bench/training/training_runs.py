@@ -6,8 +6,8 @@ import csv
 import multiprocessing
 import os
 import signal
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, as_completed
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import IO, Any
 import torch
 from pebble import ProcessExpired, ProcessPool
 
-from bench.interrupts import delayed_interrupts
+from bench.interrupts import NOTICED, delayed_interrupts
 from bench.measurement import Status, attention_columns
 from bench.progress import Progress
 from bench.training.fit import Point, Trained, fit
@@ -115,12 +115,12 @@ def _run(trainings: Sequence[Training], rows: CsvFile, points: CsvFile) -> list[
     progress = Progress([(training, 1.0) for training in trainings])
     found: list[Mapping[str, Any]] = []
     try:
+        progress.begin(trainings[0])
         with delayed_interrupts():
             asked: dict[Future[Any], Training] = {
                 pool.schedule(_train, args=[one]): one for one in trainings
             }
-        progress.begin(trainings[0])
-        for future in as_completed(asked):
+        for future in _as_completed(asked):
             training = asked[future]
             try:
                 row, curve = future.result()
@@ -138,6 +138,15 @@ def _run(trainings: Sequence[Training], rows: CsvFile, points: CsvFile) -> list[
             pool.stop()
             pool.join()
     return found
+
+
+def _as_completed(futures: Iterable[Future[Any]]) -> Iterator[Future[Any]]:
+    """The futures in the order in which they end. An interrupt is raised between two waits."""
+    left = set(futures)
+    while left:
+        with delayed_interrupts():
+            done, left = wait(left, NOTICED, FIRST_COMPLETED)
+        yield from done
 
 
 def _start() -> None:
