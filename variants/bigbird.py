@@ -28,7 +28,7 @@ from variants.masked.masked_attention import MaskedAttention
     memory="n·d",
     target="masked_softmax",
     supports={"causal", "key_padding_mask", "cross_attention", "backward", "distance_bias"},
-    implementations=("blocks", "coarse", "flex"),
+    implementations=("blocks", "coarse", "triton", "flex"),
     reduced_precision={"coarse"},
     libraries={"flex"},
     exact_when={"block_size": 1 << 40},

@@ -17,12 +17,12 @@ from variants.contract.attention import Attention
 from variants.contract.call import Call
 from variants.contract.checks import UnsupportedError
 from variants.contract.definitions import softmax_weights, visible_pairs
+from variants.contract.device import on_gpu
 from variants.contract.registry import register
 from variants.contract.variant import Memory
 from variants.engines.decode import decode_attend
 from variants.engines.decode.kv_cache import Kept
 from variants.engines.libraries import cuda_sdpa, fused_sdpa, xformers
-from variants.engines.primitives.device import on_gpu
 from variants.engines.tiled import tile_loop
 
 

@@ -24,7 +24,7 @@ from variants.masked.masked_attention import MaskedAttention
     memory="n·d",
     target="masked_softmax",
     supports={"causal", "key_padding_mask", "cross_attention", "backward", "distance_bias", "step"},
-    implementations=("blocks", "coarse", "flex"),
+    implementations=("blocks", "coarse", "triton", "flex"),
     reduced_precision={"coarse"},
     libraries={"flex"},
     exact_when={"window_size": 1 << 40},

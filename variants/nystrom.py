@@ -23,10 +23,10 @@ from variants.contract.definitions import (
     masked_softmax,
     softmax_weights,
 )
+from variants.contract.device import on_gpu
 from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
 from variants.engines.libraries import fused_sdpa
-from variants.engines.primitives.device import on_gpu
 from variants.engines.tiled import tile_loop
 
 

@@ -29,6 +29,7 @@ MEANINGS = {
     "flash": Meaning("torch's FlashAttention kernel", ("cuda",)),
     "cudnn": Meaning("torch's cuDNN kernel", ("cuda",)),
     "efficient": Meaning("torch's memory-efficient kernel", ("cuda",)),
+    "triton": Meaning("a kernel of this project in Triton", ("cuda",)),
     "flex": Meaning(
         "torch's FlexAttention; compiles at the first call, and has no gradient on a CPU"
     ),

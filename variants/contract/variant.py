@@ -13,6 +13,7 @@ from torch import Tensor
 
 from variants.contract.added import ADDED, Added, added_names
 from variants.contract.call import Call, Parameters
+from variants.contract.device import on_gpu, triton_unavailable
 from variants.contract.hyperparameter import declared_by
 from variants.contract.info import Info
 
@@ -105,13 +106,16 @@ class Variant(ABC):
     def unavailable(self, implementation: str, device: torch.device) -> str | None:
         """The reason why an implementation of this file cannot run on a device of this machine;
         None if it can."""
-        return None
+        return triton_unavailable(device) if implementation == "triton" else None
 
     def choose_implementation(self, query: Tensor, key: Tensor) -> str:
-        """The implementation that a call with these tensors uses; never compiles anything."""
-        return (
-            self.info.implementations[0] if self.implementation == "auto" else self.implementation
-        )
+        """The implementation that a call with these tensors uses; never compiles on a CPU."""
+        if self.implementation != "auto":
+            return self.implementation
+        fused = "triton" in self.info.implementations and query.dtype is not torch.float64
+        if fused and on_gpu(query.device) and self.unavailable("triton", query.device) is None:
+            return "triton"
+        return self.info.implementations[0]
 
     def useful_pairs(self, query_len: int, key_len: int, *, causal: bool) -> float | None:
         """Query-key pairs that one head must score; None for methods that score no pairs."""

@@ -18,10 +18,12 @@ from variants.contract.tensor_cache import cached
 from variants.contract.variant import Memory
 from variants.engines.decode import decode_attend
 from variants.engines.decode.kv_cache import Ends
+from variants.engines.gpu import block_softmax
 from variants.engines.libraries import flex, fused_sdpa, xformers
 from variants.engines.primitives.row_slices import row_slices
 from variants.engines.tiled import tile_loop
 from variants.masked.pattern_layouts import layouts_of
+from variants.masked.pattern_ranges import tiles_of
 
 # Implementations of libraries; all other implementations of a subclass use `tile_loop`.
 LIBRARIES = {"flex": flex.attend, "xformers": xformers.attend_window}
@@ -45,6 +47,16 @@ class MaskedAttention(Attention):
         coarse = implementation == "coarse"
         if pattern.covers_everything() and not coarse:
             return fused_sdpa.attend(query, key, value, call)
+        if implementation == "triton":
+            return block_softmax.run(
+                query,
+                key,
+                value,
+                tiles_of(pattern, query.device),
+                scale=call.scale,
+                key_bias=tile_loop.hidden_keys(call.key_padding_mask, query.dtype),
+                distance_bias=call.distance_bias,
+            )
         return tile_loop.run(
             query,
             key,
@@ -92,13 +104,18 @@ class MaskedAttention(Attention):
 
     def build(self, query: Tensor, key: Tensor, call: Call) -> None:
         pattern = self._pattern(query, key, call.causal)
-        if self.choose_implementation(query, key) == "flex":
+        implementation = self.choose_implementation(query, key)
+        if implementation == "flex":
             flex.prepare(query, key, pattern, call)
+        elif implementation == "triton":
+            tiles_of(pattern, query.device)
 
     def unavailable(self, implementation: str, device: torch.device) -> str | None:
         if implementation == "xformers":
             return xformers.unavailable(device)
-        return flex.unavailable(device) if implementation == "flex" else None
+        if implementation == "flex":
+            return flex.unavailable(device)
+        return super().unavailable(implementation, device)
 
     def useful_pairs(self, query_len: int, key_len: int, *, causal: bool) -> float:
         return self.pattern(8, query_len, key_len, causal).pairs()

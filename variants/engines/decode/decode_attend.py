@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from variants.engines.primitives.device import on_gpu
+from variants.contract.device import on_gpu
 from variants.engines.primitives.precision import Precision
 from variants.engines.primitives.row_slices import row_slices
 from variants.engines.primitives.softmax_tile import HIDDEN

@@ -1,4 +1,4 @@
-"""Whether Triton kernels can run, and their registration as torch operations.
+"""Starts Triton kernels, and registers them as torch operations.
 
 Each launch of a Triton kernel is an operation of the library `variants_gpu`. So fake tensors have
 the right shapes, and a count of operations counts the kernel once.
@@ -6,42 +6,17 @@ the right shapes, and a count of operations counts the kernel once.
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
 
-from variants.engines.primitives.device import on_gpu
+from variants.contract.device import interpreted
+from variants.contract.device import triton_unavailable as unavailable
+
+__all__ = ["interpreted", "launch", "operation", "unavailable"]
 
 _library = torch.library.Library("variants_gpu", "FRAGMENT")
-
-
-def interpreted() -> bool:
-    """Whether Triton runs kernels in its interpreter, which reads CPU tensors."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def unavailable(device: torch.device) -> str | None:
-    """The reason why Triton kernels cannot run on this device; None if they can."""
-    if device.type == "cpu" and not interpreted():
-        return "Triton kernels run on CUDA only"
-    if device.type not in ("cpu", "cuda") and not on_gpu(device):
-        return f"Triton kernels run on CUDA only; got a tensor on {device.type}"
-    return None if device.type == "meta" else _missing()
-
-
-@cache
-def _missing() -> str | None:
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed"
-    try:
-        import triton.language  # noqa: F401
-    except Exception as error:  # the import searches for drivers and compilers
-        return f"Triton cannot be imported ({' '.join(str(error).split())[:300]})"
-    return None
 
 
 def operation(

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from variants.contract.definitions import compute_dtype
+from variants.contract.device import on_gpu
 from variants.contract.modes import no_autocast
 from variants.engines.kernelised.feature_map import (
     Features,
@@ -21,7 +22,6 @@ from variants.engines.kernelised.feature_map import (
     room,
     slabs,
 )
-from variants.engines.primitives.device import on_gpu
 from variants.engines.primitives.precision import Precision, product
 from variants.engines.primitives.row_slices import row_slices
 from variants.engines.primitives.softmax_tile import HIDDEN

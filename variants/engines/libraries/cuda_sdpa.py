@@ -23,7 +23,7 @@ from torch.nn.functional import pad
 
 from variants.contract.call import Call
 from variants.contract.checks import UnsupportedError
-from variants.engines.primitives.device import on_gpu
+from variants.contract.device import on_gpu
 
 KERNELS: dict[str, Callable[[SDPAParams, bool], bool]] = {
     "flash": can_use_flash_attention,

@@ -8,7 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from variants.contract.call import Call
 from variants.contract.definitions import compute_dtype
-from variants.engines.primitives.device import on_gpu
+from variants.contract.device import on_gpu
 from variants.engines.tiled import tile_loop
 
 WIDENED_FROM = 256  # keys; with fewer keys, converting half types to float32 is not faster

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from variants.engines.primitives.device import on_gpu
+from variants.contract.device import on_gpu
 from variants.engines.primitives.softmax_tile import Scratch
 
 # Bytes of scores that are held at a time. On a CPU this is a few times the L2 cache, so that there

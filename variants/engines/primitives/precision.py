@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from variants.contract.definitions import compute_dtype
-from variants.engines.primitives.device import on_gpu
+from variants.contract.device import on_gpu
 
 
 class Precision(NamedTuple):

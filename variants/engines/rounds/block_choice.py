@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from variants.contract.call import Call
+from variants.contract.device import on_gpu
 from variants.engines.primitives import head_slabs
-from variants.engines.primitives.device import on_gpu
 from variants.engines.primitives.softmax_tile import Scratch
 from variants.engines.rounds.merge_rounds import Round, Rounds
 from variants.engines.rounds.round_tiles import RoundTiles, grouped, stable_order

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from variants.engines.primitives.device import on_gpu
+from variants.contract.device import on_gpu
 from variants.engines.rounds.merge_rounds import Round, Rounds
 from variants.engines.rounds.round_tiles import RoundTiles, grouped, stable_order
 

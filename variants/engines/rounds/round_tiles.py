@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from variants.engines.primitives.device import on_gpu
+from variants.contract.device import on_gpu
 
 
 class RoundTiles(NamedTuple):

@@ -1,0 +1,59 @@
+"""A `Pattern` as ranges of keys, for the kernels of a GPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from variants.contract.pattern import Pattern
+from variants.contract.tensor_cache import cached
+from variants.engines.gpu.key_ranges import KeyRanges, Tiles, tiles
+
+ROWS = 64  # query rows of a tile; a larger tile reads more keys that its rows do not see
+KEYS = 64
+
+
+@cached
+def tiles_of(pattern: Pattern, device: torch.device) -> Tiles:
+    """The lists of all rows, kept while the pattern is in use."""
+    return tiles(ranges_of(pattern), ROWS, KEYS, device)
+
+
+def ranges_of(pattern: Pattern) -> KeyRanges:
+    """The ranges of each block of rows: the band, the global keys and the random blocks."""
+    size, key_len = pattern.block_size, pattern.key_len
+    position = pattern.offset
+    lead = position % size
+    groups = -(-(lead + pattern.query_len) // size)
+    own = position // size + np.arange(groups)
+    first_row = own * size
+    everything = np.zeros(groups, dtype=bool)
+    if pattern.global_rows:
+        # Groups of a pattern with blocks are either global or not: its ends are whole blocks.
+        everything = (first_row >= 0) & (first_row < pattern.leading)
+        everything |= first_row >= key_len - pattern.trailing
+    band = ((own - pattern.window) * size, (own + pattern.window + 1) * size)
+    parts = [(np.where(everything, 0, band[0]), np.where(everything, key_len, band[1]))]
+    if pattern.leading:
+        parts.append((np.zeros(groups), np.full(groups, pattern.leading)))
+    if pattern.trailing:
+        parts.append((np.full(groups, key_len - pattern.trailing), np.full(groups, key_len)))
+    bounds = np.stack([np.stack(part, -1) for part in parts], 1)[None]
+    if pattern.random_blocks is not None:
+        table = pattern.random_blocks.cpu().numpy()
+        drawn = table[:, np.clip(own, 0, table.shape[1] - 1)]
+        drawn = np.where((own < 0)[:, None], -1, drawn)
+        random = np.stack([drawn * size, np.where(drawn < 0, 0, (drawn + 1) * size)], -1)
+        random[..., 0] = np.maximum(random[..., 0], 0)
+        shape = (len(table), *bounds.shape[1:])
+        bounds = np.concatenate([np.broadcast_to(bounds, shape), random], 2)
+    bounds = np.clip(bounds, 0, key_len).astype(np.int64)
+    return KeyRanges(
+        bounds,
+        pattern.query_len,
+        key_len,
+        group_rows=size,
+        lead=lead,
+        offset=pattern.offset,
+        causal=pattern.causal,
+    )
