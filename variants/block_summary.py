@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,10 @@ from variants.contract.definitions import (
 from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.pattern import Pattern
 from variants.contract.registry import register
+from variants.contract.tensor_cache import cached
+from variants.engines.gpu import block_softmax, pooled_means
+from variants.engines.gpu.key_ranges import KeyRanges, Table, Tiles, stacked, tiles
+from variants.engines.gpu.pooled_means import joined_levels
 from variants.engines.libraries import fused_sdpa
 from variants.engines.primitives import head_slabs
 from variants.engines.primitives.precision import Precision
@@ -41,7 +46,7 @@ from variants.engines.tiled.layouts.block_summaries import BlockSummaries
     memory="n·d + b²",
     target="softmax",
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
-    implementations=("blocks",),
+    implementations=("blocks", "triton"),
     exact_when={"block_size": 1 << 40},
     grid={"block_size": (32, 64, 128, 256)},
 )
@@ -69,6 +74,13 @@ class BlockSummaryAttention(Attention):
         if (key_len - 1) // self.block_size - min(0, offset) // self.block_size <= 1:
             # All blocks are neighbours.
             return fused_sdpa.attend(query, key, value, call)
+        if self.choose_implementation(query, key) == "triton":
+            levels = joined_levels((1, self.block_size), key_len)
+            seen = pooled_means.pooled(key, value, call.key_padding_mask, levels)
+            tiles = _tiles(query_len, key_len, self.block_size, call.causal, query.device)
+            return block_softmax.run(
+                query, seen.key, seen.value, tiles, scale=call.scale, key_bias=seen.bias()
+            )
         dtype = Precision.of(query).operands
         first = max(0, -offset) if call.causal else 0
         layout = BlockSummaries(query_len, key_len, self.block_size, first, causal=call.causal)
@@ -86,6 +98,10 @@ class BlockSummaryAttention(Attention):
             )
 
         return head_slabs.one_by_one(attend, query, key, value).to(query.dtype)
+
+    def build(self, query: Tensor, key: Tensor, call: Call) -> None:
+        if self.choose_implementation(query, key) == "triton":
+            _tiles(query.shape[2], key.shape[2], self.block_size, call.causal, query.device)
 
     def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
         query_len, key_len = query.shape[2], key.shape[2]
@@ -111,3 +127,33 @@ class BlockSummaryAttention(Attention):
         if not causal:
             far = far + (last - (own + 1).clamp(min=-1)).clamp(min=0)
         return 4.0 * batch * heads * head_dim * (near + float(far.sum()))
+
+
+@cached
+def _tiles(
+    query_len: int, key_len: int, block_size: int, causal: bool, device: torch.device
+) -> Tiles:
+    """The near tokens and the far blocks of each block of queries, in a list of all tokens followed
+    by all blocks."""
+    offset, blocks = key_len - query_len, -(-key_len // block_size)
+    lead = offset % block_size
+    own = offset // block_size + np.arange(-(-(lead + query_len) // block_size))
+    after = 1 if causal else 2
+    near = (own - 1) * block_size, np.minimum((own + after) * block_size, key_len)
+    parts: list[tuple[Table | int, Table | int]] = [
+        near,
+        (key_len, key_len + np.minimum(own - 1, blocks)),
+    ]
+    if not causal:
+        parts.append((key_len + np.maximum(own + 2, 0), key_len + blocks))
+    ranges = KeyRanges(
+        stacked(parts, key_len + blocks),
+        query_len,
+        key_len + blocks,
+        group_rows=block_size,
+        lead=lead,
+        offset=offset,
+        causal=causal,
+        tokens=key_len,
+    )
+    return tiles(ranges, 64, 64, device)

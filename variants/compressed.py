@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,10 @@ from variants.contract.definitions import (
 from variants.contract.draws import lasting
 from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
+from variants.contract.tensor_cache import cached
+from variants.engines.gpu import block_softmax, pooled_means
+from variants.engines.gpu.key_ranges import KeyRanges, Tiles, stacked, tiles
+from variants.engines.gpu.pooled_means import joined_levels
 from variants.engines.primitives.precision import Precision
 from variants.engines.tiled import pooled_keys, tile_loop
 from variants.engines.tiled.layouts.strided import Strided
@@ -40,7 +45,7 @@ from variants.engines.tiled.pooled_keys import Pooled
     memory="n·d",
     target="biased_softmax",
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
-    implementations=("blocks",),
+    implementations=("blocks", "triton"),
     exact_when={"block_size": 1},
     grid={"block_size": (4, 16, 64), "compression": ("mean", "convolution")},
 )
@@ -86,15 +91,24 @@ class CompressedAttention(Attention):
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         query_len, key_len = query.shape[2], key.shape[2]
         dtype = Precision.of(query).operands
-        items = pooled_keys.tokens(key.to(dtype), value.to(dtype), call.key_padding_mask)
         size = min(self.block_size, key_len)
-        if self.compression == "mean":
+        fused = self.choose_implementation(query, key) == "triton"
+        items = pooled_keys.tokens(key.to(dtype), value.to(dtype), call.key_padding_mask)
+        if self.compression == "mean" and fused:
+            levels = joined_levels((size,), key_len)
+            items = pooled_means.pooled(key, value, call.key_padding_mask, levels)
+        elif self.compression == "mean":
             items = pooled_keys.pool(items, size)
         else:
             items = Pooled(
                 _convolved(items.key, call.parameters["key_taps"].to(dtype), size),
                 _convolved(items.value, call.parameters["value_taps"].to(dtype), size),
                 pooled_keys.grouped(items.size, 1, size).amax(-1),
+            )
+        if fused:
+            tiles = _tiles(query_len, key_len, size, call.causal, query.device)
+            return block_softmax.run(
+                query, items.key, items.value, tiles, scale=call.scale, key_bias=items.bias()
             )
         first = max(0, query_len - key_len) if call.causal else 0
         layout = Strided(
@@ -115,6 +129,11 @@ class CompressedAttention(Attention):
             key_bias=items.bias(),
         )
         return out.to(query.dtype)
+
+    def build(self, query: Tensor, key: Tensor, call: Call) -> None:
+        if self.choose_implementation(query, key) == "triton":
+            size = min(self.block_size, key.shape[2])
+            _tiles(query.shape[2], key.shape[2], size, call.causal, query.device)
 
     def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
         query_len, key_len = query.shape[2], key.shape[2]
@@ -167,3 +186,15 @@ def _convolved(tokens: Tensor, taps: Tensor, size: int) -> Tensor:
     parts = pooled_keys.grouped(tokens, 2, size)
     by_group = taps[:, :size].unflatten(0, (tokens.shape[1], -1))
     return torch.einsum("bknsc,kgs->bkgnc", parts, by_group).flatten(1, 2)
+
+
+@cached
+def _tiles(query_len: int, tokens: int, size: int, causal: bool, device: torch.device) -> Tiles:
+    """The blocks that each query sees: if causal, those that end at its position or before."""
+    blocks = -(-tokens // size)
+    positions = tokens - query_len + np.arange(query_len)
+    seen = np.where(positions >= tokens - 1, blocks, (positions + 1) // size)
+    ranges = KeyRanges(
+        stacked([(0, seen if causal else np.full(query_len, blocks))], blocks), query_len, blocks
+    )
+    return tiles(ranges, 64, 64, device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,9 @@ from variants.contract.definitions import (
 from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
 from variants.contract.tensor_cache import cached
+from variants.engines.gpu import block_softmax, pooled_means
+from variants.engines.gpu.key_ranges import KeyRanges, Table, Tiles, stacked, tiles
+from variants.engines.gpu.pooled_means import joined_levels
 from variants.engines.libraries import fused_sdpa
 from variants.engines.primitives import head_slabs
 from variants.engines.primitives.precision import Precision
@@ -42,7 +46,7 @@ from variants.engines.tiled.pooled_keys import Pooled
     memory="n·d + b²·log(n/b)",
     target="softmax",
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
-    implementations=("blocks",),
+    implementations=("blocks", "triton"),
     exact_when={"block_size": 1 << 40},
     grid={"block_size": (32, 64, 128, 256)},
 )
@@ -76,6 +80,14 @@ class HierarchicalAttention(Attention):
         levels = _levels(query_len, key_len, self.block_size)
         if levels == 0:
             return fused_sdpa.attend(query, key, value, call)
+        if self.choose_implementation(query, key) == "triton":
+            sizes = [1 << level for level in range(levels + 1)]
+            joined = joined_levels(sizes, key_len, self.block_size // 2)
+            groups = pooled_means.pooled(key, value, call.key_padding_mask, joined)
+            tiles = _tiles(query_len, key_len, self.block_size, call.causal, query.device)
+            return block_softmax.run(
+                query, groups.key, groups.value, tiles, scale=call.scale, key_bias=groups.bias()
+            )
         dtype = Precision.of(query).operands
         layout = _layout(query_len, key_len, self.block_size, call.causal, query.device)
 
@@ -96,6 +108,12 @@ class HierarchicalAttention(Attention):
             )
 
         return head_slabs.one_by_one(attend, query, key, value).to(query.dtype)
+
+    def build(self, query: Tensor, key: Tensor, call: Call) -> None:
+        lengths = query.shape[2], key.shape[2]
+        fused = self.choose_implementation(query, key) == "triton"
+        if fused and _levels(*lengths, self.block_size) > 0:
+            _tiles(*lengths, self.block_size, call.causal, query.device)
 
     def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
         query_len, key_len = query.shape[2], key.shape[2]
@@ -184,3 +202,45 @@ def _inside(blocks: Tensor, begin: int, count: int) -> Tensor:
     """Return the numbers of these blocks of a level in the joined list, -1 for missing blocks. The
     level has `count` blocks, which begin at `begin`."""
     return torch.where((blocks >= 0) & (blocks < count), blocks + begin, -1)
+
+
+@cached
+def _tiles(
+    query_len: int, key_len: int, block_size: int, causal: bool, device: torch.device
+) -> Tiles:
+    """The near tokens and the far groups of each level, for each block of queries, in the joined
+    list of all levels."""
+    half, offset = block_size // 2, key_len - query_len
+    levels = _levels(query_len, key_len, block_size)
+    joined = joined_levels([1 << level for level in range(levels + 1)], key_len, half)
+    lead = offset % block_size
+    own = offset // block_size + np.arange(-(-(lead + query_len) // block_size))
+    parts: list[tuple[Table | int, Table | int]] = []
+
+    def add(level: int, first: Table, stop: Table) -> None:
+        """Half blocks `first` to `stop` of a level."""
+        last = -(-key_len // (half << level))
+        begin = joined.begins[level]
+        ends = (begin + np.clip(x, 0, last) * half for x in (first, stop))
+        parts.append((next(ends), next(ends)))
+
+    add(0, 2 * own - 2, 2 * own + (2 if causal else 4))
+    for level in range(levels):
+        # The same far blocks as in `_layout`.
+        block = own >> level
+        odd = block % 2
+        add(level + 1, block - 2 - odd, block - 1)
+        if not causal:
+            add(level + 1, block + 2, block + 4 - odd)
+    ranges = KeyRanges(
+        stacked(parts, joined.length),
+        query_len,
+        joined.length,
+        group_rows=block_size,
+        lead=lead,
+        offset=offset,
+        causal=causal,
+        tokens=joined.begins[1],
+    )
+    # Blocks of keys begin where groups of half a block begin, so that most are fully visible.
+    return tiles(ranges, 64, 64 if half % 64 == 0 else 32, device)

@@ -18,6 +18,15 @@ PATTERNS = (
     "bigbird block_size=16 num_random_blocks=2",
     "bigbird block_size=24 num_random_blocks=1 num_global_blocks=1",
 )
+# Each row sees means of groups of tokens.
+POOLED = (
+    "block_summary block_size=16",
+    "block_summary block_size=13",
+    "hierarchical block_size=8",
+    "hierarchical block_size=64",
+    "compressed block_size=4",
+    "compressed block_size=3 compression=convolution",
+)
 # heads, kv_heads, query_len, key_len, head_dim
 SHAPES = ((2, 1, 150, 150, 16), (2, 2, 67, 200, 24), (1, 1, 200, 70, 8))
 LIMITS = {torch.float32: 2e-6, torch.float16: 2e-3}
@@ -67,12 +76,12 @@ def compare(
 @pytest.mark.interpreted
 @pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("text", PATTERNS)
-def test_patterns(text: str, shape: tuple[int, ...], causal: bool) -> None:
+@pytest.mark.parametrize("text", PATTERNS + POOLED)
+def test_outputs_and_gradients(text: str, shape: tuple[int, ...], causal: bool) -> None:
     compare(text, shape, causal, torch.float32, padded=False)
 
 
 @pytest.mark.interpreted
-@pytest.mark.parametrize("text", PATTERNS)
+@pytest.mark.parametrize("text", PATTERNS + POOLED)
 def test_float16_with_padding(text: str) -> None:
     compare(text, SHAPES[0], True, torch.float16, padded=True)

@@ -7,7 +7,7 @@ import torch
 
 from variants.contract.pattern import Pattern
 from variants.contract.tensor_cache import cached
-from variants.engines.gpu.key_ranges import KeyRanges, Tiles, tiles
+from variants.engines.gpu.key_ranges import KeyRanges, Table, Tiles, stacked, tiles
 
 ROWS = 64  # query rows of a tile; a larger tile reads more keys that its rows do not see
 KEYS = 64
@@ -32,22 +32,22 @@ def ranges_of(pattern: Pattern) -> KeyRanges:
         # Groups of a pattern with blocks are either global or not: its ends are whole blocks.
         everything = (first_row >= 0) & (first_row < pattern.leading)
         everything |= first_row >= key_len - pattern.trailing
-    band = ((own - pattern.window) * size, (own + pattern.window + 1) * size)
-    parts = [(np.where(everything, 0, band[0]), np.where(everything, key_len, band[1]))]
+    first = np.where(everything, 0, (own - pattern.window) * size)
+    end = np.where(everything, key_len, (own + pattern.window + 1) * size)
+    parts: list[tuple[Table | int, Table | int]] = [(first, end)]
     if pattern.leading:
-        parts.append((np.zeros(groups), np.full(groups, pattern.leading)))
+        parts.append((0, pattern.leading))
     if pattern.trailing:
-        parts.append((np.full(groups, key_len - pattern.trailing), np.full(groups, key_len)))
-    bounds = np.stack([np.stack(part, -1) for part in parts], 1)[None]
+        parts.append((key_len - pattern.trailing, key_len))
+    bounds = stacked(parts, key_len)
     if pattern.random_blocks is not None:
         table = pattern.random_blocks.cpu().numpy()
         drawn = table[:, np.clip(own, 0, table.shape[1] - 1)]
         drawn = np.where((own < 0)[:, None], -1, drawn)
         random = np.stack([drawn * size, np.where(drawn < 0, 0, (drawn + 1) * size)], -1)
-        random[..., 0] = np.maximum(random[..., 0], 0)
+        random = np.clip(random, 0, key_len)
         shape = (len(table), *bounds.shape[1:])
         bounds = np.concatenate([np.broadcast_to(bounds, shape), random], 2)
-    bounds = np.clip(bounds, 0, key_len).astype(np.int64)
     return KeyRanges(
         bounds,
         pattern.query_len,

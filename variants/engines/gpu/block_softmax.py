@@ -16,8 +16,7 @@ from torch.autograd.function import once_differentiable
 from variants.contract.modes import untraced
 from variants.engines.gpu.key_ranges import Tiles
 from variants.engines.gpu.launches import launch, operation
-
-LEAST_WIDTH = 16  # channels of the smallest operand of a product
+from variants.engines.gpu.widths import padded_width
 
 
 def run(
@@ -279,9 +278,9 @@ def _constants(
 ) -> dict[str, Any]:
     return {
         "CHANNELS": query.shape[-1],
-        "WIDTH": _width(query.shape[-1]),
+        "WIDTH": padded_width(query.shape[-1]),
         "VALUE_CHANNELS": value.shape[-1],
-        "VALUE_WIDTH": _width(value.shape[-1]),
+        "VALUE_WIDTH": padded_width(value.shape[-1]),
         "ROWS": numbers[0],
         "KEYS": numbers[1],
         "RANGES": bounds.shape[2],
@@ -292,14 +291,9 @@ def _constants(
     }
 
 
-def _width(channels: int) -> int:
-    """The next power of two, which a tile of a kernel needs."""
-    return max(LEAST_WIDTH, 1 << (channels - 1).bit_length())
-
-
 def _options(query: Tensor, numbers: Sequence[int]) -> dict[str, int]:
     """Warps and stages of a program: shared memory holds as many blocks of keys as there are
     stages."""
-    wide = _width(query.shape[-1]) * query.dtype.itemsize
+    wide = padded_width(query.shape[-1]) * query.dtype.itemsize
     stages = 3 if wide <= 128 else 2 if wide <= 256 else 1
     return {"num_warps": 8 if numbers[0] > 64 else 4, "num_stages": stages}

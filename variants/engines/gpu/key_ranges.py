@@ -3,6 +3,7 @@ reads. The tables are made on the CPU with NumPy, once for each shape, and kept 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,6 +36,13 @@ class KeyRanges:
     offset: int = 0
     causal: bool = False
     tokens: int = 1 << 30
+
+
+def stacked(parts: Sequence[tuple[Table | int, Table | int]], key_len: int) -> Table:
+    """Bounds (1, groups, ranges, 2) of ranges, each with its first keys and ends for all groups.
+    Ranges are cut to the keys 0 to `key_len`."""
+    ends = np.broadcast_arrays(*(end for part in parts for end in part))
+    return np.clip(np.stack(ends, -1), 0, key_len).reshape(1, -1, len(parts), 2)
 
 
 class Lists(NamedTuple):
