@@ -28,6 +28,9 @@ from variants.contract.draws import lasting
 from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.pattern import Pattern
 from variants.contract.registry import register
+from variants.contract.tensor_cache import cached
+from variants.engines.gpu import block_softmax
+from variants.engines.gpu.moving_tiles import tiles_within
 from variants.engines.primitives.softmax_tile import HIDDEN
 from variants.engines.tiled import tile_loop
 from variants.engines.tiled.layouts import window
@@ -41,7 +44,7 @@ from variants.engines.tiled.layouts import window
     memory="n·d",
     target="biased_softmax",
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
-    implementations=("blocks",),
+    implementations=("blocks", "triton"),
     grid={"max_span": (128, 256, 512, 1024)},
     positions="distance",
 )
@@ -76,6 +79,8 @@ class AdaptiveSpanAttention(Attention):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         query_len, key_len = query.shape[2], key.shape[2]
+        if self.choose_implementation(query, key) == "triton":
+            return self._fused(query, key, value, call)
         rows = window.ROWS
         # The number of keys before a tile is rounded up to whole tiles, so that neighbouring heads
         # can share one layout.
@@ -101,8 +106,7 @@ class AdaptiveSpanAttention(Attention):
             together = list(members)
             layout.heads = range(together[0], together[-1] + 1)
             layouts.append(layout)
-        # For each entry of the distance bias: the query position minus the key position.
-        distances = key_len - 1 - torch.arange(query_len + key_len - 1, device=query.device)
+        distances = _distances(query_len, key_len, query.device)
         dtype = compute_dtype(query.dtype)
         return tile_loop.run(
             query,
@@ -115,6 +119,29 @@ class AdaptiveSpanAttention(Attention):
                 call.parameters["span"].to(dtype), distances, call.causal
             ),
         )
+
+    def _fused(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
+        """Compute the call by kernels for a GPU; the spans stay on the device."""
+        query_len, key_len = query.shape[2], key.shape[2]
+        span = call.parameters["span"].to(compute_dtype(query.dtype))
+        # A span of NaN gives NaN, and may not give a wrong number of blocks.
+        longest = span.detach().nan_to_num(nan=self.max_span).clamp(0, self.max_span)
+        reach = (longest.double() + self.ramp_size).ceil().int() - 1
+        distances = _distances(query_len, key_len, query.device)
+        bias = self._log_share(span, distances, call.causal)
+        return block_softmax.run(
+            query,
+            key,
+            value,
+            tiles_within(reach, query_len, key_len, causal=call.causal),
+            scale=call.scale,
+            key_bias=tile_loop.hidden_keys(call.key_padding_mask, query.dtype),
+            distance_bias=bias + 0 * span[:, None],
+        )
+
+    def build(self, query: Tensor, key: Tensor, call: Call) -> None:
+        if self.choose_implementation(query, key) == "triton":
+            _distances(query.shape[2], key.shape[2], query.device)
 
     def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
         query_len, key_len = query.shape[2], key.shape[2]
@@ -164,3 +191,9 @@ class AdaptiveSpanAttention(Attention):
             seen = seen & (distances >= 0)
         log = share.clamp(torch.finfo(share.dtype).tiny, 1).log()
         return torch.where(seen, log, HIDDEN)
+
+
+@cached
+def _distances(query_len: int, key_len: int, device: torch.device) -> Tensor:
+    """Return the query position minus the key position, for each entry of the distance bias."""
+    return key_len - 1 - torch.arange(query_len + key_len - 1, device=device)

@@ -22,6 +22,7 @@ from variants.contract.registry import register
 from variants.contract.variant import Memory
 from variants.engines.decode import decode_attend
 from variants.engines.decode.kv_cache import Kept
+from variants.engines.gpu import whole_softmax
 from variants.engines.libraries import cuda_sdpa, fused_sdpa, xformers
 from variants.engines.tiled import tile_loop
 
@@ -34,7 +35,7 @@ from variants.engines.tiled import tile_loop
     memory="n·d",
     target="softmax",
     supports={"causal", "key_padding_mask", "cross_attention", "backward", "distance_bias", "step"},
-    implementations=("onednn", "sdpa", "plain", "coarse", *cuda_sdpa.KERNELS, "xformers"),
+    implementations=("onednn", "sdpa", "plain", "coarse", "triton", *cuda_sdpa.KERNELS, "xformers"),
     reduced_precision={"coarse"},
     libraries={"sdpa", *cuda_sdpa.KERNELS, "xformers"},
     reference="sdpa",
@@ -53,8 +54,9 @@ class FullAttention(Attention):
     the fast route (`variants.choose_float32_route`). `plain` computes a matrix product, a softmax
     and a second matrix product for one block of query rows after another; `coarse` does the same
     with scores in bfloat16. On CUDA, `flash`, `cudnn` and `efficient` select torch's kernels of
-    these names, and `xformers` selects the kernel of the library xFormers. `auto` selects `onednn`
-    on a CPU if there are enough keys, and the fastest of torch's kernels on CUDA.
+    these names, `triton` selects the kernel of this project, and `xformers` the kernel of xFormers.
+    `auto` selects `onednn` on a CPU if there are enough keys, and the fastest of torch's kernels on
+    CUDA.
 
     Costs: n tokens, d = head_dim.
 
@@ -67,8 +69,7 @@ class FullAttention(Attention):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         implementation = self.choose_implementation(query, key)
-        # With padding or a bias, `auto` does not use the CUDA kernels: `fused_sdpa` computes these
-        # calls with `tile_loop`.
+        # With padding or a bias, `auto` does not use torch's CUDA kernels.
         own = call.key_padding_mask is not None or call.distance_bias is not None
         if implementation in cuda_sdpa.KERNELS and self.implementation == "auto" and own:
             implementation = "sdpa"
@@ -78,6 +79,8 @@ class FullAttention(Attention):
             if implementation == "xformers":
                 return xformers.attend(query, key, value, call)
             return cuda_sdpa.attend(implementation, query, key, value, call)
+        if implementation == "triton":
+            return whole_softmax.attend(query, key, value, call)
         if implementation in ("plain", "coarse"):
             return tile_loop.full(query, key, value, call, coarse=implementation == "coarse")
         return fused_sdpa.attend(query, key, value, call, widen=implementation == "onednn")
@@ -124,8 +127,6 @@ class FullAttention(Attention):
             return "it computes in float32, and only on a CPU"
         if implementation == "xformers":
             return xformers.unavailable(device)
-        return (
-            cuda_sdpa.unavailable(implementation, device)
-            if implementation in cuda_sdpa.KERNELS
-            else None
-        )
+        if implementation in cuda_sdpa.KERNELS:
+            return cuda_sdpa.unavailable(implementation, device)
+        return super().unavailable(implementation, device)

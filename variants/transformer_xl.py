@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -32,6 +33,8 @@ from variants.contract.tensor_cache import cached
 from variants.contract.variant import Memory
 from variants.engines.decode import decode_attend
 from variants.engines.decode.kv_cache import Kept
+from variants.engines.gpu import block_softmax
+from variants.engines.gpu.key_ranges import KeyRanges, Tiles, stacked, tiles
 from variants.engines.primitives import head_slabs
 from variants.engines.primitives.softmax_tile import HIDDEN
 from variants.engines.tiled import tile_loop
@@ -50,7 +53,7 @@ BAND_SEGMENT = 512  # longest segment that one tile of `Window` computes
     memory="n·d",
     target="biased_softmax",
     supports={"causal", "key_padding_mask", "cross_attention", "backward", "step"},
-    implementations=("blocks", "coarse"),
+    implementations=("blocks", "coarse", "triton"),
     reduced_precision={"coarse"},
     causal_only=True,
     grid=[{"segment_size": n, "memory_size": n} for n in (128, 256, 512, 1024)],
@@ -103,9 +106,9 @@ class TransformerXlAttention(Attention):
         offset = key_len - query_len
         own = waves[offset:] if offset >= 0 else pad(waves, (0, 0, -offset, 0))
         sin, cos = own.chunk(2, dim=-1)
-        layouts = _segments(query_len, key_len, self.segment_size, self.memory_size, query.device)
+        lengths = query_len, key_len, self.segment_size, self.memory_size
         bias = tile_loop.hidden_keys(call.key_padding_mask, dtype)
-        coarse = self.choose_implementation(query, key) == "coarse"
+        implementation = self.choose_implementation(query, key)
 
         def attend(query: Tensor, key: Tensor, value: Tensor, some: slice) -> Tensor:
             learned = {name: tensor[some].to(dtype) for name, tensor in call.parameters.items()}
@@ -114,14 +117,25 @@ class TransformerXlAttention(Attention):
             # sin(p - j) = sin p cos j - cos p sin j; cos(p - j) = cos p cos j + sin p sin j
             by_sin = torch.addcmul(cosines * sin, sines, cos, value=-1)
             by_cos = torch.addcmul(sines * sin, cosines, cos)
+            queries = torch.cat([content, by_sin, by_cos], dim=-1)
+            keys = torch.cat([key.to(dtype), waves.expand(*key.shape[:2], -1, -1)], dim=-1)
+            if implementation == "triton":
+                return block_softmax.run(
+                    queries.to(query.dtype),
+                    keys.to(key.dtype),
+                    value,
+                    _tiles(*lengths, query.device),
+                    scale=call.scale,
+                    key_bias=bias,
+                )
             return tile_loop.run(
-                torch.cat([content, by_sin, by_cos], dim=-1),
-                torch.cat([key.to(dtype), waves.expand(*key.shape[:2], -1, -1)], dim=-1),
+                queries,
+                keys,
                 value.to(dtype),
-                layouts,
+                _segments(*lengths, query.device),
                 scale=call.scale,
                 key_bias=bias,
-                coarse=coarse,
+                coarse=implementation == "coarse",
             )
 
         return head_slabs.one_by_one(attend, query, key, value).to(query.dtype)
@@ -196,6 +210,9 @@ class TransformerXlAttention(Attention):
     def build(self, query: Tensor, key: Tensor, call: Call) -> None:
         dtype = compute_dtype(query.dtype)
         _sinusoids(key.shape[2], _num_waves(query.shape[-1]), dtype, query.device)
+        if self.choose_implementation(query, key) == "triton":
+            lengths = query.shape[2], key.shape[2]
+            _tiles(*lengths, self.segment_size, self.memory_size, query.device)
 
     def useful_pairs(self, query_len: int, key_len: int, *, causal: bool) -> float:
         rows = torch.arange(max(0, query_len - key_len), query_len, device="cpu")
@@ -265,3 +282,19 @@ def _segments(
         begin = max(0, start + offset - memory)
         layouts.append(AllKeys(query_len, key_len, *rows, causal=True, device=device, begin=begin))
     return layouts
+
+
+@cached
+def _tiles(query_len: int, key_len: int, segment: int, memory: int, device: torch.device) -> Tiles:
+    """The keys from the memory of a query's segment to its own position."""
+    offset = key_len - query_len
+    start = np.arange(-(-query_len // segment)) * segment + offset
+    ranges = KeyRanges(
+        stacked([(start - memory, np.full_like(start, key_len))], key_len),
+        query_len,
+        key_len,
+        group_rows=segment,
+        offset=offset,
+        causal=True,
+    )
+    return tiles(ranges, 64, 64, device)

@@ -27,9 +27,24 @@ POOLED = (
     "compressed block_size=4",
     "compressed block_size=3 compression=convolution",
 )
+OTHERS = (
+    "transformer_xl segment_size=24 memory_size=10",
+    "transformer_xl segment_size=100 memory_size=90",
+    "adaptive_span max_span=60 ramp_size=8",
+)
 # heads, kv_heads, query_len, key_len, head_dim
 SHAPES = ((2, 1, 150, 150, 16), (2, 2, 67, 200, 24), (1, 1, 200, 70, 8))
 LIMITS = {torch.float32: 2e-6, torch.float16: 2e-3}
+
+
+def cases() -> list[tuple[str, tuple[int, ...], bool]]:
+    """Each text with and without `causal`, with changing shapes."""
+    found = []
+    for number, text in enumerate(PATTERNS + POOLED + OTHERS):
+        causal_only = variants.parse(text).info.causal_only
+        for causal in (True,) if causal_only else (False, True):
+            found.append((text, SHAPES[(number + causal) % len(SHAPES)], causal))
+    return found
 
 
 def drawn(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -45,43 +60,86 @@ def drawn(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor, T
 
 def error(found: Tensor, expected: Tensor) -> float:
     assert found.isfinite().all()
-    return float((found.detach().double() - expected).norm() / expected.norm().clamp(min=1e-30))
+    difference = (found.detach().double() - expected.detach()).norm()
+    return float(difference / expected.detach().norm().clamp(min=1e-30))
 
 
 def compare(
-    text: str, shape: tuple[int, ...], causal: bool, dtype: torch.dtype, padded: bool
+    text: str,
+    shape: tuple[int, ...],
+    causal: bool,
+    dtype: torch.dtype,
+    *,
+    padded: bool = False,
+    biased: bool = False,
 ) -> None:
-    attention = variants.parse(f"{text} implementation=triton")
+    """Compare output and all gradients with those of the definition in float64."""
+    attention = variants.parse(text + " implementation=triton")
     query, key, value = drawn(shape, dtype)
     padding = None
     if padded:
         padding = torch.zeros(2, shape[3], dtype=torch.bool)
         padding[0, -9:] = True
+    learned = {
+        name: tensor.requires_grad_()
+        for name, tensor in attention.init_parameters(shape[0], shape[4], seed=1).items()
+    }
+    bias = None
+    if biased:
+        bias = torch.randn(shape[0], shape[2] + shape[3] - 1).requires_grad_()
+    leaves = [query, key, value, *learned.values()] + ([] if bias is None else [bias])
+    wide = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    wide_learned = dict(zip(learned, wide[3:], strict=False))
     with pretended_gpu("cpu"):
-        out = attention(query, key, value, causal=causal, key_padding_mask=padding)
+        out = attention(
+            *(query, key, value),
+            causal=causal,
+            key_padding_mask=padding,
+            distance_bias=bias,
+            parameters=learned or None,
+        )
         weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
-        grads = torch.autograd.grad(out, (query, key, value), weight)
-    wide = [x.detach().double().requires_grad_() for x in (query, key, value)]
-    weights = attention.weights(wide[0], wide[1], causal=causal, key_padding_mask=padding)
+        grads = torch.autograd.grad(out, leaves, weight)
+    weights = attention.weights(
+        *wide[:2],
+        causal=causal,
+        key_padding_mask=padding,
+        distance_bias=None if bias is None else wide[-1],
+        parameters=wide_learned or None,
+    )
     values = wide[2].repeat_interleave(shape[0] // shape[1], dim=1)
     if padding is not None:
         values = values.masked_fill(padding[:, None, :, None], 0)
     expected = weights @ values
+    assert error(out, expected) < LIMITS[dtype]
+    names = ["query", "key", "value", *learned, "bias"]
     expected_grads = torch.autograd.grad(expected, wide, weight.double())
-    assert error(out, expected.detach()) < LIMITS[dtype]
-    for name, found, right in zip(["query", "key", "value"], grads, expected_grads, strict=True):
-        assert error(found, right) < 2 * LIMITS[dtype], name
+    for name, found, right in zip(names, grads, expected_grads, strict=False):
+        assert error(found, right) < 3 * LIMITS[dtype], name
 
 
 @pytest.mark.interpreted
-@pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("text", PATTERNS + POOLED)
+@pytest.mark.parametrize(("text", "shape", "causal"), cases(), ids=str)
 def test_outputs_and_gradients(text: str, shape: tuple[int, ...], causal: bool) -> None:
-    compare(text, shape, causal, torch.float32, padded=False)
+    compare(text, shape, causal, torch.float32)
 
 
 @pytest.mark.interpreted
-@pytest.mark.parametrize("text", PATTERNS + POOLED)
+@pytest.mark.parametrize("text", PATTERNS + POOLED + OTHERS)
 def test_float16_with_padding(text: str) -> None:
     compare(text, SHAPES[0], True, torch.float16, padded=True)
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize("text", ["sliding_window window_size=20", "full"])
+def test_padding_and_distance_bias(text: str) -> None:
+    compare(text, SHAPES[1], True, torch.float32, padded=True, biased=True)
+
+
+def test_spans_of_nan_give_nan() -> None:
+    attention = variants.create("adaptive_span", max_span=60, ramp_size=8)
+    distances = torch.arange(-5, 6)
+    span = torch.tensor([3.0, torch.nan])
+    bias = attention._log_share(span, distances, True) + 0 * span[:, None]  # type: ignore[attr-defined]
+    assert bias[0].isfinite().all()
+    assert bias[1].isnan().all()

@@ -13,20 +13,25 @@ from variants.contract.attention import Attention
 from variants.contract.call import Call
 from variants.contract.checks import UnsupportedError
 from variants.contract.definitions import biased_scores, masked_softmax, visible
+from variants.contract.device import on_gpu
 from variants.contract.pattern import Pattern
 from variants.contract.tensor_cache import cached
 from variants.contract.variant import Memory
 from variants.engines.decode import decode_attend
 from variants.engines.decode.kv_cache import Ends
 from variants.engines.gpu import block_softmax
-from variants.engines.libraries import flex, fused_sdpa, xformers
+from variants.engines.libraries import flash_window, flex, fused_sdpa, xformers
 from variants.engines.primitives.row_slices import row_slices
 from variants.engines.tiled import tile_loop
 from variants.masked.pattern_layouts import layouts_of
 from variants.masked.pattern_ranges import tiles_of
 
 # Implementations of libraries; all other implementations of a subclass use `tile_loop`.
-LIBRARIES = {"flex": flex.attend, "xformers": xformers.attend_window}
+LIBRARIES = {
+    "flash": flash_window.attend,
+    "flex": flex.attend,
+    "xformers": xformers.attend_window,
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,9 @@ class MaskedAttention(Attention):
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         pattern = self._pattern(query, key, call.causal)
         implementation = self.choose_implementation(query, key)
+        biased = call.key_padding_mask is not None or call.distance_bias is not None
+        if implementation == "flash" and self.implementation == "auto" and biased:
+            implementation = self._own_implementation(query, key)
         if (library := LIBRARIES.get(implementation)) is not None:
             if call.distance_bias is not None:
                 raise UnsupportedError(f"implementation {implementation!r} takes no distance_bias")
@@ -110,7 +118,19 @@ class MaskedAttention(Attention):
         elif implementation == "triton":
             tiles_of(pattern, query.device)
 
+    def choose_implementation(self, query: Tensor, key: Tensor) -> str:
+        if self.implementation == "auto" and "flash" in self.info.implementations:
+            fits = on_gpu(query.device) and flash_window.takes(query, key)
+            if fits and flash_window.unavailable(query.device) is None:
+                return "flash"
+        return self._own_implementation(query, key)
+
+    def _own_implementation(self, query: Tensor, key: Tensor) -> str:
+        return super().choose_implementation(query, key)
+
     def unavailable(self, implementation: str, device: torch.device) -> str | None:
+        if implementation == "flash":
+            return flash_window.unavailable(device)
         if implementation == "xformers":
             return xformers.unavailable(device)
         if implementation == "flex":

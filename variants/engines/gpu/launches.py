@@ -10,13 +10,21 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from variants.contract.device import interpreted
+from variants.contract.device import interpreted, on_gpu
 from variants.contract.device import triton_unavailable as unavailable
 
-__all__ = ["interpreted", "launch", "operation", "unavailable"]
+__all__ = ["interpreted", "launch", "operation", "preferred", "unavailable"]
 
 _library = torch.library.Library("variants_gpu", "FRAGMENT")
+
+
+def preferred(query: Tensor) -> bool:
+    """Whether a call without another choice uses Triton kernels; they have no float64."""
+    if query.dtype is torch.float64 or not on_gpu(query.device):
+        return False
+    return unavailable(query.device) is None
 
 
 def operation(

@@ -9,6 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from variants.contract.call import Call
 from variants.contract.definitions import compute_dtype
 from variants.contract.device import on_gpu
+from variants.engines.gpu import launches, whole_softmax
 from variants.engines.tiled import tile_loop
 
 WIDENED_FROM = 256  # keys; with fewer keys, converting half types to float32 is not faster
@@ -30,12 +31,9 @@ def attend(
     """
     unlike = call.causal and query.shape[2] != key.shape[2]
     if call.key_padding_mask is not None or call.distance_bias is not None or unlike:
-        return tile_loop.full(
-            query,
-            key,
-            value,
-            call,
-        )
+        if launches.preferred(query):
+            return whole_softmax.attend(query, key, value, call)
+        return tile_loop.full(query, key, value, call)
     causal, scale = call.causal, call.scale
     if causal and scale <= 0:
         # The kernel hides scores before it scales them: hidden keys would get a weight, or NaN.

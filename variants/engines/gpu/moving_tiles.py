@@ -1,0 +1,78 @@
+"""Lists of blocks within a distance that is known only on the device."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from variants.contract.tensor_cache import cached
+from variants.engines.gpu.key_ranges import Lists, Tiles
+
+ROWS = 64  # query rows of a tile
+KEYS = 64  # keys of a block
+
+
+def tiles_within(reach: Tensor, query_len: int, key_len: int, *, causal: bool) -> Tiles:
+    """The blocks of keys at most `reach` positions away from a row, int32 (heads,).
+
+    No score is hidden, and every block is listed as partly visible: the caller adds a bias that
+    hides the other keys, also later keys if `causal`. The lists of a head are ranges of blocks, so
+    `blocks` counts them.
+    """
+    shape = _shape(query_len, key_len, reach.device)
+    reach = reach[:, None]
+    forward = 0 if causal else reach
+    # Rows with positions p see keys p - reach to p + forward; key j is seen from j - forward to
+    # j + reach.
+    by_query = _ranges(shape.rows, shape.keys, shape.row_first, shape.row_last, reach, forward)
+    by_key = _ranges(shape.keys, shape.rows, shape.key_first, shape.key_last, forward, reach)
+    return Tiles(ROWS, KEYS, shape.bounds, by_query, by_key, (0, 1 << 30, 0, 1, 0))
+
+
+class _Shape(NamedTuple):
+    """Tables that do not depend on the distance; int32."""
+
+    rows: Tensor  # numbers of the tiles of rows
+    keys: Tensor  # numbers of the blocks of keys
+    row_first: Tensor  # position of the first row of a tile, in keys
+    row_last: Tensor
+    key_first: Tensor  # position of the first key of a block, in rows
+    key_last: Tensor
+    bounds: Tensor  # (1, 1, 0, 2): no ranges
+
+
+@cached
+def _shape(query_len: int, key_len: int, device: torch.device) -> _Shape:
+    with torch.device("cpu"):
+        offset = key_len - query_len
+        rows = torch.arange(-(-query_len // ROWS), dtype=torch.int32)
+        keys = torch.arange(-(-key_len // KEYS), dtype=torch.int32)
+        tables = (
+            rows,
+            keys,
+            rows * ROWS + offset,
+            ((rows + 1) * ROWS).clamp(max=query_len) - 1 + offset,
+            keys * KEYS - offset,
+            ((keys + 1) * KEYS).clamp(max=key_len) - 1 - offset,
+            torch.zeros(1, 1, 0, 2, dtype=torch.int32),
+        )
+    return _Shape(*(table.to(device) for table in tables))
+
+
+def _ranges(
+    tiles: Tensor,
+    blocks: Tensor,
+    first: Tensor,
+    last: Tensor,
+    before: Tensor | int,
+    after: Tensor | int,
+) -> Lists:
+    """For each tile the blocks from `first` - `before` to `last` + `after`. Tiles and blocks have
+    the same size."""
+    assert ROWS == KEYS
+    start = torch.div(first - before, KEYS, rounding_mode="floor").clamp_(0, len(blocks))
+    stop = torch.div(last + after + KEYS, KEYS, rounding_mode="floor").clamp_(0, len(blocks))
+    start, stop = torch.broadcast_tensors(start, stop)
+    return Lists(tiles, torch.stack([start, stop, stop], dim=-1).contiguous(), blocks)
