@@ -215,21 +215,21 @@ def _exact_baselines(case: Case, given: Inputs, settings: Settings) -> dict[str,
             if implementation in cls.info.reduced_precision:
                 continue  # less accurate than exact attention
             attention = variants.create(name, implementation=implementation)
-            if attention.unavailable(implementation, torch.device(case.device)):
-                continue
-            if case.direction == "decode":
-                # Other implementations have the decoding step of `auto`.
-                if implementation != cls.info.reference:
-                    attention = variants.create(name)
-                implementation = _used(attention, case, given)
-                if implementation in found:
-                    continue
             try:
+                if attention.unavailable(implementation, torch.device(case.device)):
+                    continue
+                if case.direction == "decode":
+                    # Other implementations have the decoding step of `auto`.
+                    if implementation != cls.info.reference:
+                        attention = variants.create(name)
+                    implementation = _used(attention, case, given)
+                    if implementation in found:
+                        continue
                 found[implementation] = seen = _see(attention, case, given, settings)
                 if attention == reference_attention() and case.device == "cpu":
                     median = _on_route_ms(attention, case, given, settings, seen)
                     found[implementation] = replace(seen, on_route_ms=median)
-            except (UnsupportedError, MemoryError, RuntimeError) as error:
+            except Exception as error:  # a baseline that fails must not fail the other rows
                 print(f"no exact baseline by {implementation}: {error}", file=sys.stderr)
     return found
 
@@ -267,10 +267,12 @@ def _see_here(attention: Attention, case: Case, given: Inputs, settings: Setting
         raise UnsupportedError(
             "shared_qk needs as many keys and key/value heads as queries and query heads"
         )
-    # Code is compiled separately for calls with a backward pass.
-    wanted = query.detach().requires_grad_(case.direction == "forward_backward")
+    # Code is compiled separately for calls with a backward pass, and for the mode of autograd.
+    trains = case.direction == "forward_backward"
+    wanted = query.detach().requires_grad_(trains)
     started = time.perf_counter()
-    attention.prepare(wanted, wanted if shared else key, causal=case.causal)
+    with torch.set_grad_enabled(trains):
+        attention.prepare(wanted, wanted if shared else key, causal=case.causal)
     alone = _closure(attention, given, key, case)
     prepare_ms = 1e3 * (time.perf_counter() - started)
     call, shape = alone, tuple(query.shape)
@@ -283,8 +285,8 @@ def _see_here(attention: Attention, case: Case, given: Inputs, settings: Setting
     with torch_defaults() if decoder else nullcontext():
         started = time.perf_counter()
         _check_output(call(), shape, query.dtype)
-        # A call of more than a second is enough warm-up.
-        warm = time.perf_counter() - started > 1.0
+        # A call of some seconds is enough warm-up. The first call on a GPU may compile a kernel.
+        warm = time.perf_counter() - started > (1.0 if device.type == "cpu" else 10.0)
         samples = clock.measure(call, device, settings.seconds, warm=warm)
         if layer is not None:
             _check_output(call(), shape, query.dtype)

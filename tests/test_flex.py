@@ -233,6 +233,23 @@ def test_a_second_call_and_another_mask_compile_nothing() -> None:
     assert {name: entry.user_override for name, entry in limits.items()} == before
 
 
+@HERE
+def test_other_random_blocks_compile_nothing_and_are_used() -> None:
+    from torch._dynamo.utils import counters
+
+    query, key, value = (torch.randn(1, 2, 160, 16) for _ in range(3))
+    with torch.no_grad():
+        first = variants.create("bigbird", block_size=16, implementation="flex")
+        first(query, key, value, causal=True)
+        compiled = counters["stats"]["unique_graphs"]
+        other = dataclasses.replace(first, seed=1)
+        found = other(query, key, value, causal=True)
+    assert counters["stats"]["unique_graphs"] == compiled
+    expected = other.weights(query, key, causal=True) @ value
+    assert_close(found, expected)
+    assert not torch.allclose(found, first(query, key, value, causal=True))
+
+
 def test_compiled_functions_have_separate_recompilation_limits() -> None:
     codes = [flex._to_compile()._torchdynamo_orig_callable.__code__ for _ in range(2)]
     assert codes[0] is not codes[1]

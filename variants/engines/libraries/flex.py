@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -65,12 +65,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, call: Ca
         torch.is_inference_mode_enabled(),
         torch.get_num_threads(),
     )
-    kept = _kept.get(pattern)
-    if kept is None:
-        kept = _kept[pattern] = _CompiledPattern(pattern)
     size = _block_size(pattern, query, gradient)
-    mask = kept.block_mask(pattern, size, gradient, call.key_padding_mask, query.device)
-    return kept.compiled(signature)(query, key, value, mask, call.scale, _options(query, size))
+    mask = _block_mask(pattern, size, gradient, call.key_padding_mask, query.device)
+    compiled = _kernels(pattern).compiled(signature)
+    return compiled(query, key, value, mask, call.scale, _options(query, size))
 
 
 def prepare(query: Tensor, key: Tensor, pattern: Pattern, call: Call) -> None:
@@ -118,42 +116,12 @@ def _options(query: Tensor, size: int) -> dict[str, Any]:
     return {}
 
 
-class _CompiledPattern:
-    """The functions that are compiled once for a pattern."""
+class _Kernels:
+    """The functions that are compiled once for the numbers of a pattern. Its random blocks are
+    data, so patterns that differ only in their draws share the functions."""
 
-    def __init__(self, pattern: Pattern) -> None:
-        # Limits the numbers to the 32 bits of the kernel.
-        most = pattern.query_len + pattern.key_len
-        self._bounded = dataclasses.replace(
-            pattern, window=min(pattern.window, most), block_size=min(pattern.block_size, most)
-        )
+    def __init__(self) -> None:
         self._compiled: dict[tuple[Any, ...], Callable[..., Tensor]] = {}
-
-    def block_mask(
-        self,
-        pattern: Pattern,
-        size: int,
-        gradient: bool,
-        key_padding_mask: Tensor | None,
-        device: torch.device,
-    ) -> Any:
-        from torch.nn.attention.flex_attention import BlockMask
-
-        lists = block_lists(pattern, size, key_padding_mask is not None, gradient, device)
-        bounded = self._bounded
-
-        def mask(batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
-            seen = bounded.sees(head, row + bounded.offset, column)
-            if key_padding_mask is not None:
-                seen = seen & ~key_padding_mask[batch, column]
-            return seen
-
-        return BlockMask(
-            (pattern.query_len, pattern.key_len),
-            *lists,
-            BLOCK_SIZE=(size, size),
-            mask_mod=mask,
-        )
 
     def compiled(self, signature: tuple[Any, ...]) -> Callable[..., Tensor]:
         if signature not in self._compiled:
@@ -161,8 +129,53 @@ class _CompiledPattern:
         return self._compiled[signature]
 
 
-# An entry is dropped with its pattern, because lists and kernels need memory.
-_kept: WeakKeyDictionary[Pattern, _CompiledPattern] = WeakKeyDictionary()
+# Kernels are dropped with the last pattern that uses them, because they need memory.
+_shared: WeakValueDictionary[tuple[Any, ...], _Kernels] = WeakValueDictionary()
+_kept: WeakKeyDictionary[Pattern, _Kernels] = WeakKeyDictionary()
+
+
+def _kernels(pattern: Pattern) -> _Kernels:
+    kept = _kept.get(pattern)
+    if kept is None:
+        drawn = pattern.random_blocks
+        numbers = tuple(
+            getattr(pattern, field.name)
+            for field in dataclasses.fields(pattern)
+            if field.name != "random_blocks"
+        )
+        layout = None if drawn is None else (drawn.shape, drawn.stride(), drawn.device)
+        kept = _kept[pattern] = _shared.setdefault((numbers, layout), _Kernels())
+    return kept
+
+
+def _block_mask(
+    pattern: Pattern,
+    size: int,
+    gradient: bool,
+    key_padding_mask: Tensor | None,
+    device: torch.device,
+) -> Any:
+    from torch.nn.attention.flex_attention import BlockMask
+
+    lists = block_lists(pattern, size, key_padding_mask is not None, gradient, device)
+    # Limits the numbers to the 32 bits of the kernel.
+    most = pattern.query_len + pattern.key_len
+    bounded = dataclasses.replace(
+        pattern, window=min(pattern.window, most), block_size=min(pattern.block_size, most)
+    )
+
+    def mask(batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        seen = bounded.sees(head, row + bounded.offset, column)
+        if key_padding_mask is not None:
+            seen = seen & ~key_padding_mask[batch, column]
+        return seen
+
+    return BlockMask(
+        (pattern.query_len, pattern.key_len),
+        *lists,
+        BLOCK_SIZE=(size, size),
+        mask_mod=mask,
+    )
 
 
 def _to_compile() -> Callable[..., Tensor]:
