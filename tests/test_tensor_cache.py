@@ -14,7 +14,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import variants
+from variants import Attention
 from variants.contract import tensor_cache
+from variants.contract.call import Keywords
 from variants.contract.pattern import Pattern
 from variants.contract.tensor_cache import cached
 
@@ -170,3 +173,22 @@ def test_a_child_process_does_not_wait_for_a_lock_of_a_missing_thread() -> None:
             os._exit(0 if numbers(3).tolist() == [0, 1, 2] else 1)
         _, status = os.waitpid(child, 0)
     assert status == 0
+
+
+@pytest.mark.parametrize(
+    "attention",
+    [
+        *(variants.create(name) for name in ("additive", "transformer_xl", "adaptive_span")),
+        variants.create("chunked_state", rule="gated_delta"),
+        variants.create("compressed", compression="convolution"),
+    ],
+    ids=str,
+)
+def test_learned_tensors_of_the_seed_are_moved_once(attention: Attention) -> None:
+    """A call that copies them to a GPU waits for the copy. Another dtype stands for a device."""
+    query = torch.zeros(1, 2, 8, 16, dtype=torch.float64)
+    first, second = (attention.resolve(query, Keywords(causal=True)) for _ in range(2))
+    assert first.parameters
+    for name, tensor in first.parameters.items():
+        assert tensor.dtype is torch.float64
+        assert second.parameters[name] is tensor

@@ -337,15 +337,27 @@ class Attention(Variant):
         if parameters is not None:
             check_parameters(self, parameters, seeded, query.device)
             return parameters
+        if not seeded:
+            return seeded
         # Learned tensors are not inputs: they stay in float32 if the query has a half type.
-        dtype = compute_dtype(query.dtype)
-        return {name: tensor.to(query.device, dtype) for name, tensor in seeded.items()}
+        placing = query.device, compute_dtype(query.dtype)
+        return dict(_placed_seeded(self, query.shape[1], query.shape[3], *placing))
 
 
 @tensor_cache.cached
 def _seeded(attention: Attention, heads: int, head_dim: int) -> Parameters:
     """The learned tensors of seed 0, drawn once for many calls. Callers must not write to them."""
     return attention.init_parameters(heads, head_dim)
+
+
+@tensor_cache.cached
+def _placed_seeded(
+    attention: Attention, heads: int, head_dim: int, device: torch.device, dtype: torch.dtype
+) -> Parameters:
+    """`_seeded` in another place, which no later call copies there again: a call would wait for the
+    copy to a GPU."""
+    drawn = _seeded(attention, heads, head_dim)
+    return {name: tensor.to(device, dtype) for name, tensor in drawn.items()}
 
 
 def _only_once(name: str, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:

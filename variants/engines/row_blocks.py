@@ -84,7 +84,8 @@ def _parts(query: Tensor, key: Tensor, causal: bool, width: int) -> Iterator[_Ro
     """Blocks of all rows that see a key."""
     (batch, _, query_len, _), (_, kv_heads, key_len, _) = query.shape, key.shape
     group, offset = query.shape[1] // kv_heads, key_len - query_len
-    room = head_slabs.budget(query.device, query.dtype) // (width * group * key_len)
+    room = head_slabs.budget(query.device, query.dtype, query.numel())
+    room //= width * group * key_len
     at_once = max(1, room // ROWS)
     step = max(1, min(room, ROWS))
     for sequence in range(batch):

@@ -45,7 +45,8 @@ def attend(
         grouped = heads != kv_heads
         return scaled_dot_product_attention(query, *parts[0], scale=scale, enable_gqa=grouped)
     precision = Precision.of(query)
-    asked = (query.to(precision.scores) * scale).to(precision.operands)
+    of_query, of_scores = precision.scales(scale)
+    asked = (query.to(precision.scores) * of_query).to(precision.operands)
     asked = asked.reshape(batch * kv_heads, -1, head_dim)
     scores = torch.cat(
         [
@@ -55,6 +56,8 @@ def attend(
         ],
         dim=-1,
     )
+    if of_scores != 1:
+        scores.mul_(of_scores)
     if bias is not None:
         by_head = scores.view(batch, heads, rows, -1)
         by_head += bias.to(scores.dtype)

@@ -165,7 +165,7 @@ def transposed_product(
 def room(query: Tensor, features: Features, precision: Precision) -> int:
     """Number of features that are held at a time. Exponential features are expensive, so larger
     products are faster. If features are cheap, both operands should fit the cache."""
-    size = head_slabs.budget(query.device, precision.scores)
+    size = head_slabs.budget(query.device, precision.scores, query.numel())
     return size if features.exponential else size // 2
 
 

@@ -15,13 +15,20 @@ from variants.engines.primitives.softmax_tile import Scratch
 # Bytes of scores that are held at a time. On a CPU this is a few times the L2 cache, so that there
 # are few calls; measured in docs/performance.md.
 SCORES_CPU = 4 << 20
+# On a GPU more scores need fewer launches, but memory must stay in proportion to the inputs.
 SCORES_GPU = 512 << 20
+SCORES_PER_INPUT = 4  # scores for each element of the query, on a GPU
+SMALLEST_GPU = 4 << 20
 LARGE_HEAD = 1 << 20  # bytes of a key head; from this size on, a call for each key head is faster
 
 
-def budget(device: torch.device, dtype: torch.dtype) -> int:
-    """Number of scores of `dtype` that are held at a time."""
-    return (SCORES_GPU if on_gpu(device) else SCORES_CPU) // dtype.itemsize
+def budget(device: torch.device, dtype: torch.dtype, inputs: int) -> int:
+    """Number of scores of `dtype` that are held at a time; `inputs` is the number of elements of
+    the query, or of another input of that size."""
+    if not on_gpu(device):
+        return SCORES_CPU // dtype.itemsize
+    size = max(SMALLEST_GPU // dtype.itemsize, SCORES_PER_INPUT * inputs)
+    return min(SCORES_GPU // dtype.itemsize, size)
 
 
 class Slab(NamedTuple):

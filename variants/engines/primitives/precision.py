@@ -26,6 +26,11 @@ class Precision(NamedTuple):
             return cls(torch.bfloat16, torch.bfloat16)
         return cls(tensor.dtype if on_gpu(tensor.device) else wide, wide)
 
+    def scales(self, scale: float) -> tuple[float, float]:
+        """The factors on the query and on the scores. A query in a half type stays as it is: it
+        would be rounded again, and this error is as large as the other errors together."""
+        return (scale, 1.0) if self.operands is self.scores else (1.0, scale)
+
 
 def product(left: Tensor, right: Tensor, precision: Precision, out: Tensor) -> Tensor:
     """Batched product into `out`; all (..., rows, columns) with the same leading dimensions."""

@@ -53,9 +53,11 @@ def weights(
     scratch: Scratch,
     lse: Tensor | None = None,
     *,
+    scale: float = 1.0,
     given: bool = False,
 ) -> Tensor:
-    """Softmax weights (..., rows, keys); `query` (..., rows, head_dim) is already scaled.
+    """Softmax weights (..., rows, keys) of `query` (..., rows, head_dim). `scale` multiplies the
+    scores, besides the factor that `query` may have already (`Precision.scales`).
 
     Writes the log-sum-exp of each row to `lse` (..., rows); if `given`, reads it from `lse`. A row
     that sees no key has the weights 0 and the log-sum-exp -inf.
@@ -63,6 +65,8 @@ def weights(
     shape = (*query.shape[:-1], key.shape[-2])
     scores = scratch("scores", shape, precision.scores)
     product(query, key.transpose(-2, -1), precision, scores)
+    if scale != 1:
+        scores.mul_(scale)
     may_be_empty = hide(scores)
     if lse is not None and given:
         return scores.sub_(lse.to(scores.dtype)[..., None]).exp_()
@@ -89,9 +93,11 @@ def forward(
     precision: Precision,
     scratch: Scratch,
     lse: Tensor | None = None,
+    *,
+    scale: float = 1.0,
 ) -> Tensor:
-    """The output (..., rows, head_dim), in a buffer; writes `lse` as `weights` does."""
-    seen = weights(query, key, hide, precision, scratch, lse).to(precision.operands)
+    """The output (..., rows, head_dim), in a buffer; `lse` and `scale` as in `weights`."""
+    seen = weights(query, key, hide, precision, scratch, lse, scale=scale).to(precision.operands)
     shape = (*query.shape[:-1], value.shape[-1])
     return product(seen, value, precision, scratch("out", shape, precision.scores))
 
@@ -106,16 +112,19 @@ def backward(
     grad_out: Tensor,
     delta: Tensor,
     lse: Tensor | None = None,
+    *,
+    scale: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the scaled query, the keys, the values and the scores, in buffers.
+    """Gradients of the given query, the keys, the values and the scores, in buffers.
 
     Args:
+        scale: as in `weights`.
         grad_out: (..., rows, head_dim).
         delta: sum of out * grad_out of each row, (..., rows).
         lse: as in `weights`, over all tiles from which the result of a row is merged; inf for a row
             that sees no key. None if each row is in one tile.
     """
-    seen = weights(query, key, hide, precision, scratch, lse, given=True)
+    seen = weights(query, key, hide, precision, scratch, lse, scale=scale, given=True)
     operands = precision.operands
     grad_value = scratch("grad value", value.shape, precision.scores)
     product(seen.to(operands).transpose(-2, -1), grad_out, precision, grad_value)
@@ -127,4 +136,7 @@ def backward(
     product(changed, key, precision, grad_query)
     grad_key = scratch("grad key", key.shape, precision.scores)
     product(changed.transpose(-2, -1), query, precision, grad_key)
+    if scale != 1:
+        grad_query.mul_(scale)
+        grad_key.mul_(scale)
     return grad_query, grad_key, grad_value, grad_scores

@@ -114,8 +114,10 @@ class States:
     def chunks(self) -> Iterator[tuple[Chunks, Decay]]:
         """Chunks of all positions in their order; the first query begins a new chunk."""
         tile = len(self.log_decay) * self.size * max(self.size, *self.channels)
-        step = self.size * min(max(1, _room(self.log_decay.device, self.dtype) // tile), CHUNKS)
         queries, total = self.lengths
+        inputs = len(self.log_decay) * total * self.channels[0]
+        room = _room(self.log_decay.device, self.dtype, inputs)
+        step = self.size * min(max(1, room // tile), CHUNKS)
         found = []
         for first, last in ((0, total - queries), (total - queries, total)):
             whole = first + (last - first) // self.size * self.size
@@ -176,8 +178,9 @@ def heads_together(query: Tensor, key: Tensor, size: int, dtype: torch.dtype) ->
     """Slabs of heads that pass through the chunks together. A slab is as large as the budget for
     some chunks of each head allows."""
     rows = min(size * CHUNKS, key.shape[2])
-    return slabs(query, key, _room(query.device, dtype) // (rows * max(size, query.shape[3])))
+    room = _room(query.device, dtype, query.numel())
+    return slabs(query, key, room // (rows * max(size, query.shape[3])))
 
 
-def _room(device: torch.device, dtype: torch.dtype) -> int:
-    return budget(device, dtype) // 2
+def _room(device: torch.device, dtype: torch.dtype, inputs: int) -> int:
+    return budget(device, dtype, inputs) // 2

@@ -47,7 +47,7 @@ def best_blocks(
         numbers = torch.arange(blocks, device=positions.device)[:, None]
         shape = (*query.shape[:2], min(count, blocks), len(positions))
         chosen = torch.empty(shape, dtype=torch.int64, device=query.device)
-        room = head_slabs.budget(query.device, torch.float64)
+        room = head_slabs.budget(query.device, torch.float64, query.numel())
         step = max(1, room // blocks)
         for slab in head_slabs.slabs(query, key, room // (len(positions) * blocks)):
             hidden = slab.sequences(hollow, query.shape[1])
@@ -77,7 +77,7 @@ def _means(
     blocks = -(-key_len // size)
     shape = (batch, kv_heads, blocks, head_dim)
     means = torch.empty(shape, dtype=torch.float64, device=key.device)
-    room = head_slabs.budget(key.device, torch.float64)
+    room = head_slabs.budget(key.device, torch.float64, key.numel())
     for slab in head_slabs.slabs(key, key, room // (key_len * head_dim)):
         keys = scratch.copy("keys", slab.queries(key).float(), torch.float64)
         sums = slab.queries(means)

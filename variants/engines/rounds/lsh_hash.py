@@ -26,7 +26,7 @@ def hashed(tensor: Tensor, rotations: tuple[Tensor, ...], num_heads: int, rounds
     together = torch.cat(rotations, dim=-1).mT.flatten(1, 2)
     size = length * together.shape[1]
     with torch.no_grad(), no_autocast(tensor.device):
-        room = head_slabs.budget(tensor.device, torch.float32)
+        room = head_slabs.budget(tensor.device, torch.float32, tensor.numel())
         for slab in head_slabs.slabs(found, tensor, room // size):
             rows = slab.working(tensor, "rows", torch.float32, scratch)
             which = torch.arange(slab.heads.start, slab.heads.stop, device=tensor.device)

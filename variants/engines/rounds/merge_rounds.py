@@ -87,6 +87,11 @@ class _Settings(NamedTuple):
     trains: bool  # whether a backward pass may follow
     precision: Precision
 
+    @property
+    def scales(self) -> tuple[float, float]:
+        """The factors on the query and on the scores."""
+        return self.precision.scales(self.scale)
+
 
 class _Work(NamedTuple):
     """A round with the tensors that it reads."""
@@ -108,7 +113,8 @@ class _Work(NamedTuple):
     def portions(self) -> Iterator[slice]:
         """Parts of about the same number of tiles, with scores that fit the budget."""
         count = len(self.tiles.rows)
-        room = head_slabs.budget(self.query.device, self.settings.precision.scores)
+        dtype = self.settings.precision.scores
+        room = head_slabs.budget(self.query.device, dtype, self.query.numel())
         parts = -(-count // max(1, room // self.tiles.scores))
         for part in range(parts):
             yield slice(part * count // parts, (part + 1) * count // parts)
@@ -118,14 +124,15 @@ class _Work(NamedTuple):
         return self.tiles.slots[self.tiles.chunks[part]].flatten(1)
 
     def tensors(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Scaled queries, keys and values of some tiles, (tiles, rows or keys, head_dim)."""
+        """Queries, keys and values of some tiles, (tiles, rows or keys, head_dim)."""
         slots = self.slots(part)
         if self.group > 1:
             head = slots.div(self.key_len, rounding_mode="floor")
             slots = slots + (head.div(self.group, rounding_mode="floor") - head) * self.key_len
         query = self.take("query", self.query, self.tiles.rows[part])
         key, value = self.take("key", self.key, slots), self.take("value", self.value, slots)
-        return query.mul_(self.settings.scale), key, value
+        of_query, _ = self.settings.scales
+        return query if of_query == 1 else query.mul_(of_query), key, value
 
     def take(self, name: str, tensor: Tensor, index: Tensor) -> Tensor:
         """Rows (..., head_dim) of a matrix in the dtype of the operands, in a buffer; an arbitrary
@@ -222,7 +229,9 @@ class _Rounds(torch.autograd.Function):
                     lse = scratch("lse", rows.shape, wide) if merges else None
                     hide = partial(now.hide, part)
                     tensors = now.tensors(part)
-                    result = softmax_tile.forward(*tensors, hide, settings.precision, scratch, lse)
+                    result = softmax_tile.forward(
+                        *tensors, hide, settings.precision, scratch, lse, scale=settings.scales[1]
+                    )
                     place = torch.where(rows < 0, count, rows).flatten()
                     found.index_copy_(0, place, result.flatten(0, 1).to(found.dtype))
                     if lse is not None:
@@ -278,9 +287,10 @@ class _Rounds(torch.autograd.Function):
                         now.take("grad out", grad_out, rows),
                         delta[some].to(precision.scores),
                         row_lse,
+                        scale=settings.scales[1],
                     )
                     place = torch.where(rows < 0, count, rows).flatten()
-                    taken = row_grad.mul_(settings.scale).flatten(0, 1).to(wide)
+                    taken = row_grad.mul_(settings.scales[0]).flatten(0, 1).to(wide)
                     grad_query.index_add_(0, place, taken)
                     chunks = tiles.chunks[part].flatten()
                     for total, share in zip(shares, pair_grads, strict=True):

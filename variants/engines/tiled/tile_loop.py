@@ -100,7 +100,7 @@ def _spare(layouts: Sequence[Layout]) -> int:
 
 
 class _Portion(NamedTuple):
-    """Some tiles of some heads, with their scaled queries, keys and values."""
+    """Some tiles of some heads, with their queries, keys and values."""
 
     layout: Layout
     steps: range
@@ -122,7 +122,8 @@ def _portions(
     scratch: softmax_tile.Scratch,
 ) -> Iterator[_Portion]:
     """All tiles in portions. The scores of a portion fit the budget."""
-    room = head_slabs.budget(query.device, precision.scores)
+    room = head_slabs.budget(query.device, precision.scores, query.numel())
+    of_query, _ = precision.scales(scale)
     zero = query.shape[2] - 1 + _spare(layouts)
     bias = None if distance_bias is None else distance_bias.to(precision.scores)
     for layout in layouts:
@@ -148,7 +149,7 @@ def _portions(
                     steps,
                     slab,
                     (
-                        scratch.copy("query", rows, precision.operands, scale),
+                        scratch.copy("query", rows, precision.operands, of_query),
                         layout.gather(keys, steps, slab.heads, "key", scratch),
                         layout.gather(values, steps, slab.heads, "value", scratch),
                     ),
@@ -208,9 +209,12 @@ class _Tiles(torch.autograd.Function):
         out[:, :, : min(layout.first for layout in layouts)] = 0
         inputs = query, key, value, key_bias, distance_bias
         scratch = softmax_tile.Scratch(query.device)
+        _, of_scores = precision.scales(scale)
         with no_autocast(query.device):
             for portion in _portions(*inputs, layouts, scale, precision, scratch):
-                part = softmax_tile.forward(*portion.tensors, portion.hide, precision, scratch)
+                part = softmax_tile.forward(
+                    *portion.tensors, portion.hide, precision, scratch, scale=of_scores
+                )
                 _put(portion.slab.queries(out), part, portion.layout, portion.steps)
         ctx.save_for_backward(*inputs, out)
         ctx.settings = layouts, scale, precision
@@ -230,6 +234,7 @@ class _Tiles(torch.autograd.Function):
         grad_bias = torch.zeros_like(distance_bias) if wanted else None
         inputs = query, key, value, key_bias, distance_bias
         scratch = softmax_tile.Scratch(query.device)
+        of_query, of_scores = precision.scales(scale)
         with no_autocast(query.device):
             for portion in _portions(*inputs, layouts, scale, precision, scratch):
                 layout, steps, slab = portion.layout, portion.steps, portion.slab
@@ -243,8 +248,9 @@ class _Tiles(torch.autograd.Function):
                     scratch,
                     scratch.copy("grad out", grad_rows, precision.operands),
                     delta,
+                    scale=of_scores,
                 )
-                _put(slab.queries(grad_query), part.mul_(scale), layout, steps)
+                _put(slab.queries(grad_query), part.mul_(of_query), layout, steps)
                 for total, share in ((grad_key, key_share), (grad_value, value_share)):
                     with slab.adding(total) as own:
                         layout.scatter(share, own, steps, slab.heads)

@@ -15,6 +15,7 @@ from variants.engines.tiled.layouts.layout import Layout, corner
 from variants.engines.tiled.relative_bias import KeyRuns
 
 DENSE_ROWS = 256  # fewest rows of a tile with all keys
+TYPICAL_WIDTH = 64
 SMALL = 1 << 21  # entries up to which the bias of a pattern is cached
 
 
@@ -94,7 +95,8 @@ def _pattern_bias(
 
 def dense_rows(rows: int, keys: int, *, causal: bool, device: torch.device) -> int:
     """Number of rows of a tile with many keys."""
-    at_once = budget(device, torch.float32) // keys
+    # The width of a head is not known here.
+    at_once = budget(device, torch.float32, TYPICAL_WIDTH * rows) // keys
     if causal:
         at_once = min(at_once, DENSE_ROWS)  # so that later keys can be left out
     return max(1, min(rows, max(DENSE_ROWS, at_once)))
