@@ -95,14 +95,21 @@ def fastest(query: Tensor, key: Tensor) -> str | None:
         return None
     if query.shape[2] != key.shape[2]:
         return None
-    recent = torch.cuda.get_device_capability(query.device) >= (9, 0)
+    recent = _capability(query.device) >= (9, 0)
     names = ("cudnn", "flash") if recent and query.shape[-1] <= 128 else ("flash",)
     return next((name for name in names if _takes(name, query, key, key, causal=True)), None)
+
+
+def _capability(device: torch.device) -> tuple[int, int]:
+    """The compute capability; that of an H100 for a device that is only pretended to be a GPU."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
 
 
 def _takes(
     name: str, query: Tensor, key: Tensor, value: Tensor, *, causal: bool, debug: bool = False
 ) -> bool:
+    if query.is_meta and on_gpu(query.device):
+        return True  # a simulation assumes a recent GPU
     grouped = query.shape[1] != key.shape[1]
     return KERNELS[name](SDPAParams(query, key, value, None, 0.0, causal, grouped), debug)
 
