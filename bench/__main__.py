@@ -21,6 +21,7 @@ from bench import compare as comparison
 from bench import journal, runner, variant_tables
 from bench.inputs import CaptureError
 from bench.inputs.capture import capture as make_capture
+from bench.launches.launch_command import launches
 from bench.measurement import Measurement, Status
 from bench.model.command import model
 from bench.model.text import ModelError
@@ -49,6 +50,7 @@ def main() -> None:
 
 
 main.add_command(model)
+main.add_command(launches)
 
 
 def _import_option(command: click.decorators.FC) -> click.decorators.FC:

@@ -64,6 +64,11 @@ class OperationCount(TorchDispatchMode):
             self._paused = before
             self.peak_bytes = max(peak, self.live_bytes)
 
+    def give(self, *tensors: Tensor) -> None:
+        """Tensors that exist before the call; their memory is not counted."""
+        for tensor in tensors:
+            self._live[tensor.untyped_storage()._cdata] = 0
+
     def wait(self, kind: str) -> None:
         """Record that the host waits for the device."""
         if not self._paused:
@@ -184,6 +189,8 @@ class OperationCount(TorchDispatchMode):
         storage = tensor.untyped_storage()
         address, size = storage._cdata, storage.nbytes()
         before = self._live.get(address)
+        if before == 0 or (before is None and not size):
+            return
         self._live[address] = size
         self.live_bytes += size - (before or 0)
         if before is None:

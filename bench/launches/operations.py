@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+OWN = "variants_gpu::"  # kernels of this project; they overwrite what they write
 # Operations that start no kernel, besides views.
 WITHOUT_KERNEL = frozenset(
     {
@@ -82,7 +83,7 @@ def is_view(operation: Any) -> bool:
 def kernels(operation: Any, arguments: tuple[Any, ...]) -> int:
     """Kernels that one operation starts."""
     name = name_of(operation)
-    if operation._schema.name.startswith("variants_gpu::"):
+    if operation._schema.name.startswith(OWN):
         return 1
     if is_view(operation) or name in WITHOUT_KERNEL:
         return 0
@@ -102,6 +103,7 @@ def nbytes(tensor: Tensor) -> int:
 def moved(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
     """Bytes that an operation reads and writes in the memory of the device, each operand once."""
     name = name_of(operation)
+    own = operation._schema.name.startswith(OWN)
     results = {id(x): x for x in _tensors(out)}
     reads: dict[int, Tensor] = {}
     writes: dict[int, Tensor] = {}
@@ -111,7 +113,7 @@ def moved(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: An
             results.pop(id(tensor), None)
             if written:
                 writes[id(tensor)] = tensor
-            if not written or not (declared.is_out or name in OVERWRITES):
+            if not written or not (own or declared.is_out or name in OVERWRITES):
                 reads[id(tensor)] = tensor
     writes |= results
     if name in READS_SOME:
@@ -121,7 +123,7 @@ def moved(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: An
         changed = sum(nbytes(x) for key, x in reads.items() if key not in writes)
         if any(x.is_floating_point() for x in writes.values()):
             source = [x for key, x in reads.items() if key not in writes and x.is_floating_point()]
-            changed += 2 * sum(map(nbytes, source))
+            changed += (2 if "add" in name else 1) * sum(map(nbytes, source))
         return changed
     repeats = max(1, kernels(operation, args)) if name in ("sort", "argsort", "cumsum") else 1
     return repeats * (sum(map(nbytes, reads.values())) + sum(map(nbytes, writes.values())))

@@ -54,7 +54,8 @@ class Shape:
 class CallWork:
     """The work of one call.
 
-    launches: kernels. At the limit of the count, `cut` is True and all numbers are too small.
+    launches: kernels. If there are more than the limit of the count, it is the limit, `cut` is
+        True, and all other numbers are too small.
     waits: for each kind and place, how often the host waits for the device.
     mixed: for each place, operations with tensors on two devices, which a GPU refuses.
     least_bytes: bytes of query, key, value and output; with a backward pass also of their
@@ -113,6 +114,7 @@ def simulate(
     backward = direction == FORWARD_BACKWARD
     leaves = tuple(x.requires_grad_(backward) for x in dict.fromkeys((query, key, value)))
     grad = torch.empty_like(query)
+    count.give(*leaves, grad)
     with pretended_gpu("meta"), _keeping(count) as kept, GpuFunctions(count):
         cut = False
         try:
@@ -126,18 +128,11 @@ def simulate(
     inputs = sum(x.nbytes for x in leaves)
     least = (inputs + query.nbytes) * (2 if backward else 1)
     kept_bytes = sum(x.untyped_storage().nbytes() for x in kept())
-    useful = attention.useful_flops(
-        shape.batch,
-        shape.heads,
-        shape.seq_len,
-        shape.seq_len,
-        shape.head_dim,
-        causal=shape.causal,
-    )
     # The products inside fused kernels are not seen.
-    unavoidable = device_seconds(0, (useful or 0.0) * (3.5 if backward else 1), query.dtype)
+    useful = 0.0 if cut else _useful_flops(attention, shape) * (3.5 if backward else 1)
+    unavoidable = device_seconds(0, useful, query.dtype)
     return CallWork(
-        launches=count.launches,
+        launches=most_launches if cut and most_launches else count.launches,
         waits=count.waits,
         mixed=count.mixed,
         kernels=count.kernels,
@@ -150,6 +145,14 @@ def simulate(
         kept_bytes=kept_bytes,
         cut=cut,
     )
+
+
+def _useful_flops(attention: Attention, shape: Shape) -> float:
+    length = shape.seq_len
+    counted = attention.useful_flops(
+        shape.batch, shape.heads, length, length, shape.head_dim, causal=shape.causal
+    )
+    return counted or 0.0
 
 
 @contextmanager
