@@ -10,26 +10,43 @@ from dataclasses import dataclass
 
 import torch
 
+from bench.device_sampler import DeviceSampler
+from bench.stream import CudaStream, Stream
+
 WARM_UP_SECONDS = 0.1
 MINIMUM_SAMPLES = 3
 INTERVAL = {
     "cpu": 0.02,
     "cuda": 0.01,
 }  # sampling stops at this relative half width of the median's 95 % interval
+LAUNCH_BOUND = 1.2  # times the device time; a longer wall time is mostly time of the host
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Times of single calls in ms, in the order of the calls."""
+    """Times of single calls in ms, in the order of the calls.
+
+    `runs_ahead` is whether the host can enqueue the whole call before the device begins it, so that
+    the device times contain no time of the host; None on a CPU.
+    """
 
     device_ms: list[float]
     wall_ms: list[float]
+    runs_ahead: bool | None = None
 
     @property
     def quartiles(self) -> tuple[float, float, float]:
         """First quartile, median, third quartile of the device time."""
         low, middle, high = statistics.quantiles(self.device_ms, n=4, method="inclusive")
         return low, middle, high
+
+    @property
+    def launch_bound(self) -> bool | None:
+        """Whether the host takes longer to launch the call than the device to run it; None if the
+        device times contain time of the host."""
+        if not self.runs_ahead:
+            return None
+        return statistics.median(self.wall_ms) > LAUNCH_BOUND * self.quartiles[1]
 
 
 def half_width(samples: list[float]) -> float:
@@ -44,40 +61,44 @@ def half_width(samples: list[float]) -> float:
 
 
 def measure(
-    call: Callable[[], object], device: torch.device, seconds: float, *, warm: bool = False
+    call: Callable[[], object],
+    device: torch.device,
+    seconds: float,
+    *,
+    warm: bool = False,
+    watch: Callable[[], None] | None = None,
 ) -> Samples:
     """Time `call` for about `seconds` and at least `MINIMUM_SAMPLES` times.
 
     A warm-up comes first, unless the call is `warm` already. On a GPU, the device time is the time
-    between two events on the stream, after the L2 cache was flushed. The wall time is measured
-    separately, over a call and the synchronisation after it.
+    between two events on the stream, with a cold L2 cache and without time of the host
+    (`device_sampler`). The wall time is the time of a call and the synchronisation after it. There,
+    `watch` is called from time to time while the device works.
     """
-    on_gpu = device.type == "cuda"
+    stream = CudaStream(device) if device.type == "cuda" else None
     if not warm:
-        _warm_up(call, device)
-    flush = None
-    if on_gpu:
-        cache = torch.cuda.get_device_properties(device).L2_cache_size
-        flush = torch.empty(max(2 * cache, 1 << 20), dtype=torch.int8, device=device)
+        _warm_up(call, stream)
+    sampler = None if stream is None else DeviceSampler(call, stream, watch)
     samples: list[float] = []
     started = time.perf_counter()
     while True:
-        samples.extend(_on_gpu(call, flush, 5) if flush is not None else [_wall(call, device)])
+        samples.extend([_wall(call, None)] if sampler is None else sampler.batch())
         enough = half_width(samples) <= INTERVAL[device.type]
         if len(samples) >= MINIMUM_SAMPLES and (enough or time.perf_counter() - started > seconds):
             break
-    wall = [_wall(call, device) for _ in range(min(len(samples), 10))] if on_gpu else samples
-    return Samples(samples, wall)
+    if sampler is None:
+        return Samples(samples, samples)
+    return Samples(samples, sampler.walls(min(len(samples), 10)), sampler.runs_ahead)
 
 
-def _warm_up(call: Callable[[], object], device: torch.device) -> None:
+def _warm_up(call: Callable[[], object], stream: Stream | None) -> None:
     """Call until the medians of two groups of calls agree within 2 %, or enough time has passed."""
     started = time.perf_counter()
     before = math.inf
     while True:
-        group = [_wall(call, device)]
+        group = [_wall(call, stream)]
         if sum(group) < 1e3 * WARM_UP_SECONDS:
-            group += [_wall(call, device) for _ in range(4)]
+            group += [_wall(call, stream) for _ in range(4)]
         now = statistics.median(group)
         spent = time.perf_counter() - started
         settled = spent >= WARM_UP_SECONDS and abs(now - before) <= 0.02 * now
@@ -86,21 +107,9 @@ def _warm_up(call: Callable[[], object], device: torch.device) -> None:
         before = now
 
 
-def _wall(call: Callable[[], object], device: torch.device) -> float:
+def _wall(call: Callable[[], object], stream: Stream | None) -> float:
     start = time.perf_counter()
     call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if stream is not None:
+        stream.synchronize()
     return 1e3 * (time.perf_counter() - start)
-
-
-def _on_gpu(call: Callable[[], object], flush: torch.Tensor, count: int) -> list[float]:
-    """Enqueue several calls and synchronise once, so that events do not wait for the host."""
-    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(count)]
-    for start, stop in events:
-        flush.zero_()
-        start.record()
-        call()
-        stop.record()
-    torch.cuda.synchronize(flush.device)
-    return [start.elapsed_time(stop) for start, stop in events]
