@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import variants
 from bench.measurement import Status
@@ -183,6 +186,38 @@ class TestMeasure:
         timed = [name for name in order[3:] if name != "other"][2:]
         pairs = [["full", "sliding_window"], ["sliding_window", "full"]]
         assert timed == [name for pair in (pairs * 2)[:count] for name in pair]
+
+    def test_no_timed_call_reads_a_number_of_a_tensor(
+        self, setup: Setup, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """On a GPU each of these reads waits for the device, and the time would contain it."""
+        inside: list[str] = []
+        reads: list[list[str]] = []
+        span = Stopwatch.span
+
+        @contextmanager
+        def spied(self: Stopwatch, name: str) -> Iterator[None]:
+            inside.append(name)
+            try:
+                with span(self, name):
+                    yield
+            finally:
+                inside.pop()
+
+        class Spy(TorchDispatchMode):
+            def __torch_dispatch__(
+                self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+            ) -> Any:
+                if func is torch.ops.aten._local_scalar_dense.default:
+                    reads.append(list(inside))
+                return func(*args, **(kwargs or {}))
+
+        monkeypatch.setattr(Stopwatch, "span", spied)
+        with Spy():
+            assert row(setup, "sliding_window window_size=8").status is Status.OK
+        assert reads  # of the losses, for example
+        timed = {attending.OWN, attending.EXACT}
+        assert not [names for names in reads if timed & set(names)]
 
     def test_failures_are_rows_and_leave_the_model_unchanged(
         self, setup: Setup, monkeypatch: pytest.MonkeyPatch

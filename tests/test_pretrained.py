@@ -855,6 +855,40 @@ def test_a_mask_of_one_row_is_not_compared_with_other_rows(monkeypatch: pytest.M
         assert torch.equal(sight.padding, ~mask[:, 0, 0])
 
 
+@pytest.mark.parametrize("inference", [False, True])
+def test_the_values_of_a_mask_are_read_when_it_is_made(inference: bool) -> None:
+    """Reading them in each layer would wait for a GPU each time."""
+    transformers = pytest.importorskip("transformers")
+    make = transformers.AttentionMaskInterface()[attn_implementation("full")]
+    asked: dict[str, Any] = {"batch_size": 2, "kv_length": 12}
+    asked["mask_function"] = transformers.masking_utils.causal_mask_function
+    asked |= {"q_length": 12, "q_offset": 0}
+    query = torch.ones(2, 1, 12, 1)
+    with torch.inference_mode(inference):
+        for attention_mask in (None, Tensor(NONE), Tensor(RIGHT)):
+            mask = make(**asked, attention_mask=attention_mask)
+            with NoReads():
+                sight = read_mask(mask, query, query, causal=True)
+            hidden = attention_mask is not None and not attention_mask.all()
+            assert (sight.padding is not None) == hidden
+        if not inference:
+            mask = make(**asked)
+            mask[0, 0, 3] = False  # a mask that was written to is read again
+            sight = read_mask(mask, query, query, causal=True)
+            assert sight.padding is not None
+            assert sight.padding[0, 3]
+
+
+class NoReads(TorchDispatchMode):
+    """Refuses to read a number of a tensor."""
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        assert function is not torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
 class Largest(TorchDispatchMode):
     """The number of elements of the largest tensor that is created inside."""
 

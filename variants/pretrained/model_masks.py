@@ -29,6 +29,11 @@ PLAIN = (
 )
 
 
+# The attribute of a mask that was made here: whether it shows every key, and its version. All
+# layers get the same mask, so they need not read its values, which would wait for a GPU each time.
+NOTED = "_shows_every_key"
+
+
 class Sight(NamedTuple):
     """The facts in a mask of `key_len` keys; `padding` is (batch, key_len), True = hidden."""
 
@@ -101,7 +106,10 @@ def make_mask(
         missing = max(0, seen - attention_mask.shape[1])
         mask = pad(attention_mask[:, :seen].bool(), (0, missing))
     # With one query and the keys up to its position, the module decides whether it is causal.
-    return mask[:, None, None] if everything else mask[:, None]
+    made = mask[:, None, None] if everything else mask[:, None]
+    shows_every_key = attention_mask is None or bool(mask.all())
+    setattr(made, NOTED, (shows_every_key, _version(made)))
+    return made
 
 
 def read_mask(mask: Tensor | None, query: Tensor, key: Tensor, *, causal: bool | None) -> Sight:
@@ -126,7 +134,7 @@ def read_mask(mask: Tensor | None, query: Tensor, key: Tensor, *, causal: bool |
             raise UnsupportedError(f"{PLAIN}; got no mask, and the module has no is_causal either")
         return Sight(causal, key_len, None)
     if mask.ndim == 3:
-        return Sight(True, mask.shape[2], _padding(mask[:, 0], batch))
+        return Sight(True, mask.shape[2], _padding(mask, mask[:, 0], batch))
     if mask.ndim != 4 or mask.shape[3] < key_len or mask.shape[2] not in (1, query_len):
         raise UnsupportedError(
             f"{PLAIN}; got a mask of shape {tuple(mask.shape)} for {query_len} queries and "
@@ -137,7 +145,7 @@ def read_mask(mask: Tensor | None, query: Tensor, key: Tensor, *, causal: bool |
         raise UnsupportedError(f"{PLAIN}; got a mask that adds numbers to the scores")
     last = shown[:, 0, -1]
     if shown.shape[1] == 1 and shown.shape[2] < query_len:
-        return Sight(False, key_len, _padding(last, batch))
+        return Sight(False, key_len, _padding(mask, last, batch))
     if causal and query_len < key_len:
         # The last slots of a cache may be empty. The last query is at the last visible slot.
         key_len = max(query_len, int(last.any(0).nonzero().max()) + 1 if last.any() else 0)
@@ -147,7 +155,7 @@ def read_mask(mask: Tensor | None, query: Tensor, key: Tensor, *, causal: bool |
     kinds = mask_kinds(lambda rows: shown[:, :, rows], queries, keys, ~last)
     if not any(kinds):
         raise UnsupportedError(f"{PLAIN}; got another mask of shape {tuple(mask.shape)}")
-    return Sight(bool(causal) if all(kinds) else kinds[0], key_len, _padding(last, batch))
+    return Sight(bool(causal) if all(kinds) else kinds[0], key_len, _padding(mask, last, batch))
 
 
 def _known(mask_function: Callable[..., Tensor]) -> tuple[bool, bool] | None:
@@ -162,5 +170,15 @@ def _known(mask_function: Callable[..., Tensor]) -> tuple[bool, bool] | None:
     return None
 
 
-def _padding(shown: Tensor, batch: int) -> Tensor | None:
-    return None if bool(shown.all()) else ~shown.expand(batch, -1)
+def _padding(mask: Tensor, shown: Tensor, batch: int) -> Tensor | None:
+    """The padding of the keys `shown` (batch or 1, keys), which are the first keys of a mask."""
+    shows_every_key, version = getattr(mask, NOTED, (None, None))
+    known = shows_every_key is not None and version == _version(mask)
+    if not known or (not shows_every_key and shown.shape[1] < mask.shape[-1]):
+        shows_every_key = bool(shown.all())
+    return None if shows_every_key else ~shown.expand(batch, -1)
+
+
+def _version(mask: Tensor) -> int | None:
+    """A number that changes when a tensor is written to; None in inference mode."""
+    return None if mask.is_inference() else mask._version
