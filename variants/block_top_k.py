@@ -16,11 +16,13 @@ from torch import Tensor
 from variants.contract.attention import Attention
 from variants.contract.call import Call
 from variants.contract.definitions import dot_products, masked_softmax, query_positions, visible
+from variants.contract.device import on_gpu
 from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
+from variants.engines.gpu import block_selection, gathered_softmax, launches
 from variants.engines.libraries import fused_sdpa
-from variants.engines.rounds import merge_rounds
-from variants.engines.rounds.block_choice import ChosenRounds, best_blocks
+from variants.engines.rounds import block_choice, merge_rounds
+from variants.engines.rounds.block_choice import ChosenRounds
 
 
 @register(
@@ -31,7 +33,7 @@ from variants.engines.rounds.block_choice import ChosenRounds, best_blocks
     memory="n·(k + d)",
     target="masked_softmax",
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
-    implementations=("blocks", "coarse"),
+    implementations=("blocks", "coarse", "triton"),
     reduced_precision={"coarse"},
     exact_when={"block_size": 1 << 40},
     grid={"block_size": (128,), "top_k": (2, 4, 8, 16)},
@@ -60,12 +62,18 @@ class BlockTopKAttention(Attention):
     )
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
-        coarse = self.choose_implementation(query, key) == "coarse"
+        implementation = self.choose_implementation(query, key)
+        coarse = implementation == "coarse"
         if self.top_k >= -(-key.shape[2] // self.block_size) and not coarse:
             return fused_sdpa.attend(query, key, value, call)
         rows = torch.arange(query.shape[2], device=query.device)
         positions = query_positions(rows, query.shape[2], key.shape[2])
         chosen = self._chosen(query, positions, key, call)
+        if implementation == "triton":
+            gathered = block_selection.listed(chosen, key.shape[2], self.block_size, call)
+            return gathered_softmax.attend(
+                query, key, value, gathered, gathered_softmax.Rules(call.scale)
+            )
         turns = ChosenRounds(
             chosen, key.shape[2], self.block_size, call.causal, call.key_padding_mask
         )
@@ -100,4 +108,9 @@ class BlockTopKAttention(Attention):
         return batch * heads * head_dim * float(4 * seen.sum() + 2 * scored.sum())
 
     def _chosen(self, query: Tensor, positions: Tensor, key: Tensor, call: Call) -> Tensor:
-        return best_blocks(query, positions, key, call, size=self.block_size, count=self.top_k)
+        """Return the chosen blocks. On a GPU with Triton, all implementations and the definition
+        use the same kernel."""
+        device = query.device
+        on_device = on_gpu(device) and launches.unavailable(device) is None
+        choose = block_selection.best_blocks if on_device else block_choice.best_blocks
+        return choose(query, positions, key, call, size=self.block_size, count=self.top_k)

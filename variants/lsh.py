@@ -26,10 +26,12 @@ from variants.contract.definitions import (
     query_positions,
     visible,
 )
+from variants.contract.device import on_gpu
 from variants.contract.draws import lasting
 from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
 from variants.contract.tensor_cache import cached
+from variants.engines.gpu import gathered_softmax, hashed_ranges, launches
 from variants.engines.rounds import merge_rounds
 from variants.engines.rounds.lsh_hash import hashed
 from variants.engines.rounds.lsh_sort import HashedRounds, Ranks
@@ -45,7 +47,7 @@ FACTOR_BITS = 5  # one rotation gives at most 2^5 buckets; more buckets need sev
     memory="R·n·c",
     target="biased_softmax",
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
-    implementations=("buckets", "coarse"),
+    implementations=("buckets", "coarse", "triton"),
     reduced_precision={"coarse"},
     exact_when={"bucket_size": 1 << 40},
     grid={"bucket_size": (64,), "num_hashes": (1, 2, 4, 8)},
@@ -93,6 +95,9 @@ class LshAttention(Attention):
         return False  # the number of buckets depends on the number of keys
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
+        implementation = self.choose_implementation(query, key)
+        if implementation == "triton":
+            return self._attend_on_gpu(query, key, value, call)
         hashed = HashedRounds(
             *self._hash(query, key, call.causal),
             call.key_padding_mask,
@@ -106,7 +111,7 @@ class LshAttention(Attention):
             value,
             hashed,
             scale=call.scale,
-            coarse=self.choose_implementation(query, key) == "coarse",
+            coarse=implementation == "coarse",
         )
         own = self._own(query, key, call.key_padding_mask)
         if bool((alone := empty & (own >= 0)).any()):
@@ -114,6 +119,20 @@ class LshAttention(Attention):
             values = expand_heads(value, query.shape[1]).gather(2, index)
             out = torch.where(alone[..., None], values, out)
         return out
+
+    def _attend_on_gpu(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
+        with torch.no_grad():
+            gathered = hashed_ranges.ranges(
+                *self._hash(query, key, call.causal),
+                call.key_padding_mask,
+                buckets=1 << sum(self._factors(key.shape[2], call.causal)),
+                chunk=self.bucket_size,
+                causal=call.causal,
+            )
+        rules = gathered_softmax.Rules(
+            call.scale, hides_later=call.causal, hides_own=self.shared_qk, own_value=True
+        )
+        return gathered_softmax.attend(query, self._keys(key), value, gathered, rules)
 
     def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
         query_len, key_len = query.shape[2], key.shape[2]
@@ -163,7 +182,17 @@ class LshAttention(Attention):
         return normalize(key.to(compute_dtype(key.dtype)), dim=-1).to(key.dtype)
 
     def _hash(self, query: Tensor, key: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
-        """Return the buckets (batch, heads, num_hashes, len) of queries and keys, from float32."""
+        """Return the buckets (batch, heads, num_hashes, len) of queries and keys, from float32.
+        On a GPU with Triton, all implementations and the definition use the same kernel."""
+        device = query.device
+        if on_gpu(device) and launches.unavailable(device) is None:
+            factors = self._factors(key.shape[2], causal)
+            settings = self.num_hashes, query.shape[3], factors, self.seed
+            beside = _beside(query.shape[1], *settings, device)
+            one, two = (
+                hashed_ranges.hashed(x, beside, sum(factors), len(factors)) for x in (query, key)
+            )
+            return one, two
         rotations = self._rotations(query, key, causal)
         heads = query.shape[1]
         query_bucket, key_bucket = (
@@ -226,3 +255,17 @@ def _rotations(
         shapes = [(heads, num_hashes, head_dim, 2 ** (bits - 1)) for bits in factors]
         matrices = [torch.randn(s, generator=generator, dtype=torch.float32) for s in shapes]
         return tuple(matrix.to(device) for matrix in matrices)
+
+
+@cached
+def _beside(
+    heads: int,
+    num_hashes: int,
+    head_dim: int,
+    factors: tuple[int, ...],
+    seed: int,
+    device: torch.device,
+) -> Tensor:
+    """The rotations beside each other, (heads, num_hashes, head_dim, sum of their widths)."""
+    nothing = torch.empty(heads, num_hashes, head_dim, 0, device=device)
+    return torch.cat([nothing, *_rotations(heads, num_hashes, head_dim, factors, seed, device)], -1)
