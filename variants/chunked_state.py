@@ -20,7 +20,11 @@ from variants.contract.definitions import compute_dtype, dot_products, expand_he
 from variants.contract.draws import lasting
 from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
+from variants.contract.tensor_cache import cached
 from variants.contract.variant import Memory
+from variants.engines.gpu import delta_state, feature_sum
+from variants.engines.gpu.feature_sum import Rule
+from variants.engines.libraries import fla
 from variants.engines.recurrent.delta_rule import SHORTEST, GatedDelta
 from variants.engines.recurrent.retention import Retention
 
@@ -35,7 +39,8 @@ ROWS = 256  # number of keys in one triangular system of the definition
     memory="n·d",
     target="other_kernel",
     supports={"causal", "key_padding_mask", "cross_attention", "backward", "step"},
-    implementations=("chunks",),
+    implementations=("chunks", "triton", "fla"),
+    libraries={"fla"},
     grid={"rule": ("retention", "gated_delta")},
     convex=False,
     causal_only=True,
@@ -77,7 +82,18 @@ class ChunkedStateAttention(Attention):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         # Padded keys and values are zero, so they write nothing.
+        implementation = self.choose_implementation(query, key)
+        if implementation == "triton" and self.rule == "retention":
+            fixed = (_log_decays(query.shape[1], query.device),)
+            rule = Rule("decay", True, query.shape[-1], call.scale, 1.0, fixed)
+            return feature_sum.attend(query, key, value, None, rule)
         log_decay, log_write = self._logarithms(query.shape[1], query, call.parameters)
+        if implementation == "triton":
+            return delta_state.attend(query, key, value, log_decay, log_write, call.scale)
+        if implementation == "fla":
+            gates = None if self.rule == "retention" else (log_decay, log_write)
+            keys = key if gates is None else _unit(key.float()).to(key.dtype)
+            return fla.decayed(query, keys, value, call.scale, gates)
         size = min(self.chunk_size, key.shape[2])
         blind = max(0, query.shape[2] - key.shape[2])  # queries before the first key
         inputs = query[:, :, blind:], key, value
@@ -138,6 +154,16 @@ class ChunkedStateAttention(Attention):
             rows.append(asked[:, :, some] @ state)
         return torch.cat(rows, dim=2).to(query.dtype), (state,)
 
+    def unavailable(self, implementation: str, device: torch.device) -> str | None:
+        if implementation == "fla":
+            return fla.unavailable(device)
+        return super().unavailable(implementation, device)
+
+    def choose_implementation(self, query: Tensor, key: Tensor) -> str:
+        chosen = super().choose_implementation(query, key)
+        wide = self.implementation == "auto" and not feature_sum.fits(query)
+        return "chunks" if wide else chosen
+
     def init_parameters(self, heads: int, head_dim: int, seed: int = 0) -> Parameters:
         """Draw `decay_logit` and `write_logit` (heads,) of the delta rule. Their sigmoids are decay
         and write, near 1 - 2^(-5-h) and 1/2."""
@@ -173,6 +199,13 @@ class ChunkedStateAttention(Attention):
         dtype = compute_dtype(like.dtype)
         decay, write = (parameters[name].to(dtype) for name in ("decay_logit", "write_logit"))
         return logsigmoid(decay), logsigmoid(write)
+
+
+@cached
+def _log_decays(heads: int, device: torch.device) -> Tensor:
+    """Return the logarithms of the decays of retention (heads,) in float32."""
+    steps = torch.arange(heads, dtype=torch.float64) + 5
+    return torch.log1p(-torch.exp2(-steps)).float().to(device)
 
 
 def _unit(keys: Tensor) -> Tensor:

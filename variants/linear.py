@@ -25,6 +25,8 @@ from variants.contract.definitions import (
 from variants.contract.hyperparameter import hyperparameter
 from variants.contract.registry import register
 from variants.contract.variant import Memory
+from variants.engines.gpu import feature_sum
+from variants.engines.gpu.feature_sum import Rule
 from variants.engines.kernelised import sum_all
 from variants.engines.kernelised.feature_map import Features
 from variants.engines.libraries import fla
@@ -41,7 +43,7 @@ from variants.engines.primitives.softmax_tile import Scratch
     memory="n·d",
     target="other_kernel",
     supports={"causal", "key_padding_mask", "cross_attention", "backward", "step"},
-    implementations=("chunks", "coarse", "fla"),
+    implementations=("chunks", "coarse", "triton", "fla"),
     reduced_precision={"coarse"},
     libraries={"fla"},
     grid={"feature_map": ("elu", "relu")},
@@ -82,6 +84,9 @@ class LinearAttention(Attention):
             if call.key_padding_mask is not None:
                 keys = keys.masked_fill(call.key_padding_mask[:, None, :, None], 0)
             return fla.attend(queries, keys, value, causal=call.causal)
+        if implementation == "triton":
+            rule = Rule(self.feature_map, call.causal, query.shape[-1], call.scale)
+            return feature_sum.attend(query, key, value, call.key_padding_mask, rule)
         return sum_all.attend(
             query,
             key,
@@ -123,7 +128,14 @@ class LinearAttention(Attention):
         return (sums[..., :-1] / safe_total(sums[..., -1:])).to(query.dtype), (state,)
 
     def unavailable(self, implementation: str, device: torch.device) -> str | None:
-        return fla.unavailable(device) if implementation == "fla" else None
+        if implementation == "fla":
+            return fla.unavailable(device)
+        return super().unavailable(implementation, device)
+
+    def choose_implementation(self, query: Tensor, key: Tensor) -> str:
+        chosen = super().choose_implementation(query, key)
+        wide = self.implementation == "auto" and not feature_sum.fits(query)
+        return "chunks" if wide else chosen
 
     def default_scale(self, head_dim: int) -> float:
         return 1.0

@@ -22,6 +22,8 @@ from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
 from variants.contract.tensor_cache import cached
 from variants.contract.variant import Memory
+from variants.engines.gpu import feature_sum
+from variants.engines.gpu.feature_sum import Rule
 from variants.engines.kernelised import sum_all
 from variants.engines.kernelised.feature_map import Features
 from variants.engines.primitives.head_slabs import Slab
@@ -37,7 +39,7 @@ from variants.engines.primitives.softmax_tile import HIDDEN, Scratch
     memory="n·m",
     target="softmax",
     supports={"causal", "key_padding_mask", "cross_attention", "backward", "step"},
-    implementations=("chunks", "coarse"),
+    implementations=("chunks", "coarse", "triton"),
     reduced_precision={"coarse"},
     grid={"num_features": (64, 128, 256, 512)},
     positions="none",
@@ -76,13 +78,17 @@ class PerformerAttention(Attention):
     seed: int = hyperparameter(0, doc="seed of the random directions")
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
+        implementation = self.choose_implementation(query, key)
+        if implementation == "triton":
+            rule = self._rule(query, call.causal, call.scale)
+            return feature_sum.attend(query, key, value, call.key_padding_mask, rule)
         return sum_all.attend(
             query,
             key,
             value,
             self._features(query, call.scale),
             call,
-            coarse=self.choose_implementation(query, key) == "coarse",
+            coarse=implementation == "coarse",
         )
 
     def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
@@ -125,8 +131,17 @@ class PerformerAttention(Attention):
             rows.append(weights[:, :, None] @ mean)
         return torch.cat(rows, dim=2).to(query.dtype), (mean, log_total)
 
+    def choose_implementation(self, query: Tensor, key: Tensor) -> str:
+        chosen = super().choose_implementation(query, key)
+        wide = self.implementation == "auto" and not feature_sum.fits(query)
+        return "chunks" if wide else chosen
+
     def build(self, query: Tensor, key: Tensor, call: Call) -> None:
-        self._features(query, self.default_scale(query.shape[-1]))
+        scale = self.default_scale(query.shape[-1])
+        if self.choose_implementation(query, key) == "triton":
+            self._rule(query, call.causal, scale)
+        else:
+            self._features(query, scale)
 
     def useful_flops(
         self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
@@ -149,6 +164,13 @@ class PerformerAttention(Attention):
         drawn = query.shape[1], self.num_features, query.shape[3], self.seed, query.device
         wide = compute_dtype(query.dtype)
         return _RandomFeatures(_for_keys(*drawn, wide), _for_queries(*drawn, wide, scale))
+
+    def _rule(self, query: Tensor, causal: bool, scale: float) -> Rule:
+        heads, head_dim = query.shape[1::2]
+        drawn = heads, self.num_features, head_dim, self.seed, query.device, query.dtype
+        return Rule(
+            "exp", causal, self.num_features, 1.0, head_dim**-0.25, _in_two_parts(*drawn, scale)
+        )
 
     def _placed_directions(self, query: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
         return _directions(
@@ -274,3 +296,21 @@ def _for_queries(
     scale multiplies these matrices."""
     keys = _for_keys(heads, num_features, head_dim, seed, device, dtype)
     return keys * (scale * math.sqrt(head_dim))
+
+
+@cached
+def _in_two_parts(
+    heads: int,
+    num_features: int,
+    head_dim: int,
+    seed: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return `_for_queries` and `_for_keys`, each rounded to `dtype`, and the rest in `dtype`."""
+    drawn = heads, num_features, head_dim, seed, device, compute_dtype(dtype)
+    wide = _for_queries(*drawn, scale), _for_keys(*drawn)
+    queries, keys = (x.to(dtype) for x in wide)
+    rest = [(x - high).to(dtype) for x, high in zip(wide, (queries, keys), strict=True)]
+    return queries, rest[0], keys, rest[1]
