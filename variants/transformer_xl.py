@@ -35,6 +35,7 @@ from variants.engines.decode import decode_attend
 from variants.engines.decode.kv_cache import Kept
 from variants.engines.gpu import block_softmax
 from variants.engines.gpu.key_ranges import KeyRanges, Tiles, stacked, tiles
+from variants.engines.gpu.relative_queries import relative_queries
 from variants.engines.primitives import head_slabs
 from variants.engines.primitives.softmax_tile import HIDDEN
 from variants.engines.tiled import tile_loop
@@ -102,13 +103,15 @@ class TransformerXlAttention(Attention):
         dtype = compute_dtype(query.dtype)
         query_len, key_len = query.shape[2], key.shape[2]
         waves = _sinusoids(key_len, _num_waves(query.shape[-1]), dtype, query.device)
+        implementation = self.choose_implementation(query, key)
+        if implementation == "triton":
+            return self._fused(query, key, value, waves, call)
         # Queries before the first key see no key, so their sinusoids can have any value.
         offset = key_len - query_len
         own = waves[offset:] if offset >= 0 else pad(waves, (0, 0, -offset, 0))
         sin, cos = own.chunk(2, dim=-1)
         lengths = query_len, key_len, self.segment_size, self.memory_size
         bias = tile_loop.hidden_keys(call.key_padding_mask, dtype)
-        implementation = self.choose_implementation(query, key)
 
         def attend(query: Tensor, key: Tensor, value: Tensor, some: slice) -> Tensor:
             learned = {name: tensor[some].to(dtype) for name, tensor in call.parameters.items()}
@@ -119,15 +122,6 @@ class TransformerXlAttention(Attention):
             by_cos = torch.addcmul(sines * sin, cosines, cos)
             queries = torch.cat([content, by_sin, by_cos], dim=-1)
             keys = torch.cat([key.to(dtype), waves.expand(*key.shape[:2], -1, -1)], dim=-1)
-            if implementation == "triton":
-                return block_softmax.run(
-                    queries.to(query.dtype),
-                    keys.to(key.dtype),
-                    value,
-                    _tiles(*lengths, query.device),
-                    scale=call.scale,
-                    key_bias=bias,
-                )
             return tile_loop.run(
                 queries,
                 keys,
@@ -139,6 +133,22 @@ class TransformerXlAttention(Attention):
             )
 
         return head_slabs.one_by_one(attend, query, key, value).to(query.dtype)
+
+    def _fused(
+        self, query: Tensor, key: Tensor, value: Tensor, waves: Tensor, call: Call
+    ) -> Tensor:
+        """Compute the call by kernels for a GPU."""
+        query_len, key_len = query.shape[2], key.shape[2]
+        learned = {name: tensor.to(waves.dtype) for name, tensor in call.parameters.items()}
+        own = _sinusoids(key_len, waves.shape[1], key.dtype, key.device)
+        return block_softmax.run(
+            relative_queries(query, **learned, waves=waves, offset=key_len - query_len),
+            torch.cat([key, own.expand(*key.shape[:2], -1, -1)], dim=-1),
+            value,
+            _tiles(query_len, key_len, self.segment_size, self.memory_size, query.device),
+            scale=call.scale,
+            key_bias=tile_loop.hidden_keys(call.key_padding_mask, query.dtype),
+        )
 
     def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
         dtype = compute_dtype(query.dtype)
@@ -213,6 +223,7 @@ class TransformerXlAttention(Attention):
         if self.choose_implementation(query, key) == "triton":
             lengths = query.shape[2], key.shape[2]
             _tiles(*lengths, self.segment_size, self.memory_size, query.device)
+            _sinusoids(key.shape[2], _num_waves(query.shape[-1]), key.dtype, key.device)
 
     def useful_pairs(self, query_len: int, key_len: int, *, causal: bool) -> float:
         rows = torch.arange(max(0, query_len - key_len), query_len, device="cpu")
