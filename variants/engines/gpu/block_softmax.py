@@ -229,7 +229,7 @@ def _key_gradient(
         *(bounds, order, ends, blocks, grad_out, lse, delta, grad_key, grad_value),
         *_sizes(query, key, value, distance_bias, bounds, ends, scale, numbers, key.shape[1]),
         **_constants(query, value, key_bias, distance_bias, bounds, numbers),
-        **_options(query, numbers),
+        **_options(query, numbers, sums=query.shape[-1] + value.shape[-1]),
     )
     return grad_key, grad_value
 
@@ -287,13 +287,14 @@ def _constants(
         "CAUSAL": bool(numbers[-1]),
         "HAS_KEY_BIAS": key_bias is not None,
         "HAS_DISTANCES": distance_bias is not None,
-        "PRECISION": "ieee",
+        "PRECISION": "tf32x3",  # with "ieee" a float32 tile needs ten times the registers
     }
 
 
-def _options(query: Tensor, numbers: Sequence[int]) -> dict[str, int]:
-    """Warps and stages of a program: shared memory holds as many blocks of keys as there are
-    stages."""
+def _options(query: Tensor, numbers: Sequence[int], sums: int = 0) -> dict[str, int]:
+    """Warps and stages of a program. Shared memory holds as many blocks of keys as there are
+    stages. A program that keeps `sums` channels of sums for each key needs more registers."""
     wide = padded_width(query.shape[-1]) * query.dtype.itemsize
     stages = 3 if wide <= 128 else 2 if wide <= 256 else 1
-    return {"num_warps": 8 if numbers[0] > 64 else 4, "num_stages": stages}
+    warps = 8 if numbers[0] > 64 or sums > 160 else 4
+    return {"num_warps": warps, "num_stages": stages}

@@ -48,11 +48,11 @@ def levels(
     sums = tile.to(tl.float32) * size[:, None]
     left = count
     for level in tl.static_range(1, LEVELS + 1):
-        groups: tl.constexpr = CHUNK >> level
-        sums = _halve(sums, groups, WIDTH)
-        size = tl.sum(tl.reshape(size, (groups, 2)), 1)
+        # A constexpr of its own cannot be assigned again in the next round of the loop.
+        sums = _halve(sums, CHUNK >> level, WIDTH)
+        size = tl.sum(tl.reshape(size, (CHUNK >> level, 2)), 1)
         left = (left + 1) // 2
-        numbers = chunk * groups + tl.arange(0, groups)
+        numbers = chunk * (CHUNK >> level) + tl.arange(0, CHUNK >> level)
         means = (sums / tl.maximum(size, 1.0)[:, None]).to(Joined.dtype.element_ty)
         begin = tl.load(Begins + level)
         kept = (numbers[:, None] < left) & (channels[None, :] < CHANNELS)

@@ -17,8 +17,6 @@ from variants.engines.gpu.launches import launch, operation
 from variants.engines.gpu.widths import padded_width
 
 ROWS = 64
-# The products have few terms, and their rounding adds to that of the scores.
-PRECISION = "ieee"
 
 
 def relative_queries(
@@ -106,7 +104,7 @@ def _forward(
         (-(-query_len // ROWS), batch * heads),
         *(query, content_bias, position_bias, projection, waves, out),
         *(query_len, offset, heads, *query.stride()[:3]),
-        **_constants(head_dim, projection.shape[1]),
+        **_constants(head_dim, projection.shape[1], query.dtype),
     )
     return out
 
@@ -138,17 +136,19 @@ def _backward(
         *(query, position_bias, projection, waves, grad),
         *(found, grad_content, grad_position, grad_projection),
         *(query_len, offset, heads, *query.stride()[:3]),
-        **_constants(head_dim, projection.shape[1]),
+        **_constants(head_dim, projection.shape[1], query.dtype),
     )
     return found
 
 
-def _constants(head_dim: int, num_waves: int) -> dict[str, Any]:
+def _constants(head_dim: int, num_waves: int, dtype: torch.dtype) -> dict[str, Any]:
     return {
         "CHANNELS": head_dim,
         "WIDTH": padded_width(head_dim),
         "HALF": num_waves // 2,
         "HALF_WIDTH": padded_width(num_waves // 2),
         "ROWS": ROWS,
-        "PRECISION": PRECISION,
+        # Products of TF32 numbers are more precise than half types; three of them than float32.
+        "PRECISION": "tf32x3" if dtype is torch.float32 else "tf32",
+        "num_warps": 8,
     }
