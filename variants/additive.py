@@ -25,6 +25,7 @@ from variants.contract.draws import lasting
 from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
 from variants.engines import row_blocks
+from variants.engines.gpu import additive_softmax
 
 
 @register(
@@ -35,7 +36,7 @@ from variants.engines import row_blocks
     memory="n·(a + d)",
     target="other_kernel",
     supports={"causal", "key_padding_mask", "cross_attention", "backward"},
-    implementations=("row_blocks",),
+    implementations=("row_blocks", "triton"),
     positions="none",
 )
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ class AdditiveAttention(Attention):
 
     Each query head learns its own projections and vector, with `hidden_dim` hidden units. The
     default scale is 1, because the sum inside tanh does not grow with head_dim as a dot product
-    does. The method does not approximate softmax attention, so it is not ranked by its error.
+    does. The method does not approximate softmax attention, so it is not ranked by its error. It is
+    a reference, not a fast method: it computes hidden_dim exponentials for every visible pair, so
+    on a GPU it is slower than exact attention at every length.
 
     Costs: n tokens, d = head_dim, a = hidden_dim.
     """
@@ -62,6 +65,10 @@ class AdditiveAttention(Attention):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         queries, keys, vector = self._hidden(query, key, call.scale, call.parameters)
+        if self.choose_implementation(query, key) == "triton":
+            units = queries.mT, keys.mT
+            padding = call.key_padding_mask
+            return additive_softmax.attend(*units, value, vector, padding, call.causal)
         out = row_blocks.attend(
             _attend,
             queries,

@@ -85,6 +85,7 @@ def _choose(
         BLOCKS=size_of_tile,
         PLACES=1 << count.bit_length(),
         CHANNELS=channels,
+        num_warps=4 if channels <= 64 else 8,
     )
     return chosen
 

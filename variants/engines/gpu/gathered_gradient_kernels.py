@@ -82,7 +82,7 @@ def gathered_query_gradient_kernel(
             hidden + sequence * key_len, key_at, position, own, first, last, stop,
             HIDES_LATER, HIDES_OWN, PADDED,
         )  # fmt: skip
-        weights = tl.where(seen, tl.exp2(scores - row_lse[:, None]), 0.0)
+        weights = tl.exp2(tl.where(seen, scores - row_lse[:, None], float("-inf")))
         change = tl.dot(grads, tl.trans(v), input_precision=PRECISION)
         change = weights * (change - row_delta[:, None])
         summed += tl.dot(change.to(k.dtype), k, input_precision=PRECISION)
@@ -142,7 +142,7 @@ def gathered_key_gradient_kernel(
             hidden + sequence * key_len, key_at, position, own, first, last, keys,
             HIDES_LATER, HIDES_OWN, PADDED,
         )  # fmt: skip
-        weights = tl.where(seen, tl.exp2(scores - row_lse[:, None]), 0.0)
+        weights = tl.exp2(tl.where(seen, scores - row_lse[:, None], float("-inf")))
         change = tl.dot(grads, tl.trans(v), input_precision=PRECISION)
         change = weights * (change - row_delta[:, None])
         value_sum += tl.dot(tl.trans(weights).to(grads.dtype), grads, input_precision=PRECISION)

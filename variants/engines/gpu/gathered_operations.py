@@ -34,7 +34,14 @@ def _rows_of_a_tile(query: Tensor) -> int:
 
 
 def _precision(query: Tensor) -> str:
-    return "ieee" if query.dtype is torch.float32 else "tf32"
+    # Three products of TF32 keep the accuracy of float32; "ieee" does not use the tensor cores, and
+    # needs more registers than there are.
+    return "tf32x3" if query.dtype is torch.float32 else "tf32"
+
+
+def _warps(query: Tensor) -> int:
+    """Warps of a program, so that its sums fit the registers."""
+    return 8 if _channels(query.shape[-1]) * query.element_size() > 128 else 4
 
 
 def _tiles(length: int, size: int) -> int:
@@ -109,6 +116,7 @@ def forward(query: Tensor, key: Tensor, value: Tensor, *arguments: Any) -> tuple
         *(_bytes(hidden, low), out, lse, scale, first, *sizes, copies * key.shape[2]),
         *_strides(query, key, value),
         **constants,
+        num_warps=_warps(query),
         OWN_VALUE=own_value and not arguments[-1],
     )
     return out, lse
@@ -192,6 +200,7 @@ def query_gradient(query: Tensor, key: Tensor, value: Tensor, *arguments: Any) -
         *(_bytes(hidden, low), grad_out, lse, delta, result, scale, first, *sizes),
         *(copies * key.shape[2], *_strides(query, key, value, grad_out)),
         **constants,
+        num_warps=_warps(query),
     )
     return result
 
@@ -232,6 +241,7 @@ def key_gradient(
         *(*_sizes(query, key, order), copies * key.shape[2], tiles),
         *_strides(query, key, value, grad_out),
         **constants,
+        num_warps=_warps(query),
     )
     return grads
 

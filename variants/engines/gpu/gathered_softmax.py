@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from variants.contract.modes import untraced
 from variants.engines.gpu import gathered_operations as operations
 
-SHARES = 1 << 30  # bytes of float32 shares of several rounds that are held at a time
+SHARES = 4  # float32 tensors of the size of the query that hold shares of rounds at a time
 
 
 class Gathered(NamedTuple):
@@ -60,10 +60,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, gathered: Gathered, rules:
     return out
 
 
-def _portions(heads: int, size: int, unit: int) -> list[tuple[int, int]]:
-    """First head and number of heads of parts that hold at most `SHARES` bytes, in multiples of
-    `unit` heads. `size` is the bytes of one head."""
-    step = max(1, SHARES // (size * unit)) * unit
+def _portions(heads: int, shares: int, unit: int) -> list[tuple[int, int]]:
+    """First head and number of heads of parts that are computed one after the other, in multiples
+    of `unit` heads, so that at most `SHARES` of the `shares` of all heads are held at a time."""
+    parts = -(-shares // SHARES)
+    step = max(1, heads // unit // parts) * unit
     return [(first, min(step, heads - first)) for first in range(0, heads, step)]
 
 
@@ -72,7 +73,7 @@ class _Gathered(torch.autograd.Function):
     def forward(
         ctx: Any, rules: Rules, copies: int, query: Tensor, key: Tensor, value: Tensor, *held: Any
     ) -> Tensor:
-        (batch, heads, query_len, head_dim), order = query.shape, held[0]
+        (batch, heads, query_len, _), order = query.shape, held[0]
         rounds = order.numel() // (batch * heads * query_len)
         flags = astuple(rules)
         hidden = held[4]
@@ -83,8 +84,7 @@ class _Gathered(torch.autograd.Function):
         else:
             out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
             lse = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
-            one = rounds * query_len * head_dim * 4
-            for first, count in _portions(batch * heads, one, 1):
+            for first, count in _portions(batch * heads, rounds, 1):
                 found = operations.forward(
                     query, key, value, *held, copies, *flags, first, count, True
                 )
@@ -101,8 +101,8 @@ class _Gathered(torch.autograd.Function):
             grad_out = grad_out.contiguous()
         query, key, value, out, lse, *held = ctx.saved_tensors
         rules, copies, rounds = ctx.settings
-        batch, heads, query_len, head_dim = query.shape
-        _, kv_heads, key_len, _ = key.shape
+        batch, heads = query.shape[:2]
+        kv_heads, key_len = key.shape[1:3]
         flags = astuple(rules)
         hidden = held[4]
         delta = operations.row_delta(out, grad_out)
@@ -111,8 +111,7 @@ class _Gathered(torch.autograd.Function):
             grad_query = operations.query_gradient(*inputs, 0, batch * heads, False)
         else:
             grad_query = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-            one = rounds * query_len * head_dim * 4
-            for first, count in _portions(batch * heads, one, 1):
+            for first, count in _portions(batch * heads, rounds, 1):
                 share = operations.query_gradient(*inputs, first, count, True)
                 operations.sum_copies(share, grad_query, grad_out, lse, hidden, False, first, 1)
         low, high = held[1], held[2]
@@ -131,8 +130,7 @@ class _Gathered(torch.autograd.Function):
             grad_key, grad_value = (
                 torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (key, value)
             )
-            one = copies * key_len * head_dim * 8
-            for first, count in _portions(batch * heads, one, group):
+            for first, count in _portions(batch * heads, 2 * copies, group):
                 shares = operations.key_gradient(*inputs, *ranges, first, count, True)
                 for share, total, adds in zip(
                     shares, (grad_key, grad_value), (False, rules.own_value), strict=True
