@@ -25,6 +25,7 @@ from variants.contract.modes import no_autocast
 from variants.contract.registry import register
 from variants.contract.tensor_cache import cached
 from variants.engines.libraries import fused_sdpa
+from variants.engines.primitives.device import on_gpu
 
 # Number of tokens in a piece. Entries are drawn piece by piece, so that a longer sequence only adds
 # draws. Products are summed piece by piece, because the rounding error of one sum over all tokens
@@ -71,6 +72,8 @@ class LinformerAttention(Attention):
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         if key.shape[2] <= self.projected_len:
             return fused_sdpa.attend(query, key, value, call)
+        if on_gpu(key.device):
+            return self._attend_on_gpu(query, key, value, call)
         for_keys, for_values = self._projections(key)
         out = fused_sdpa.attend(
             query.to(for_keys.dtype),
@@ -93,7 +96,10 @@ class LinformerAttention(Attention):
 
     def build(self, query: Tensor, key: Tensor, call: Call) -> None:
         if key.shape[2] > self.projected_len:
-            self._projections(key)
+            if on_gpu(key.device):
+                self._matrices(key)
+            else:
+                self._projections(key)
 
     def useful_flops(
         self, batch: int, heads: int, query_len: int, key_len: int, head_dim: int, *, causal: bool
@@ -102,6 +108,19 @@ class LinformerAttention(Attention):
         seen = min(key_len, self.projected_len)
         projected = key_len if key_len > self.projected_len else 0
         return 4.0 * batch * heads * head_dim * seen * (query_len + projected)
+
+    def _attend_on_gpu(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
+        for_keys, for_values = self._matrices(key)
+        keys = _ProjectedTogether.apply(key, for_keys, self.projected_len)
+        values = _ProjectedTogether.apply(value, for_values, self.projected_len)
+        # Projected keys are large, so their softmax needs the precision of float32.
+        out = fused_sdpa.attend(query.to(keys.dtype), keys, values, call.masked(None, None))
+        return out.to(query.dtype)
+
+    def _matrices(self, key: Tensor) -> Tensor:
+        pieces = -(-key.shape[2] // PIECE)
+        drawn = _drawn_matrices(self.projected_len, pieces, self.seed, key.device, key.dtype)
+        return drawn[..., : key.shape[2]]
 
     def _projections(self, key: Tensor) -> Tensor:
         """Return E and F for each piece of tokens, as `_draws` does, in the compute dtype."""
@@ -145,12 +164,57 @@ class _Projected(torch.autograd.Function):
         return grad_tokens, None
 
 
+class _ProjectedTogether(torch.autograd.Function):
+    """As `_Projected`, for all heads in one product, with a matrix of `_drawn_matrices`. A GPU
+    reads the matrix again for each head and does not copy it."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, matrix: Tensor, projected_len: int) -> Tensor:
+        ctx.save_for_backward(matrix)
+        ctx.projected_len, ctx.dtype = projected_len, tokens.dtype
+        with no_autocast(tokens.device):
+            flat = tokens.flatten(0, 1)
+            left = matrix.expand(len(flat), -1, -1)
+            if len(matrix) == projected_len:
+                return torch.bmm(left, flat).unflatten(0, tokens.shape[:2])
+            both = torch.bmm(left, flat, torch.float32)
+            return both.unflatten(1, (2, -1)).sum(1).unflatten(0, tokens.shape[:2])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (matrix,) = ctx.saved_tensors
+        with no_autocast(matrix.device):
+            # The gradient is rounded, so the rest of the matrix would not make it more precise.
+            own = matrix[: ctx.projected_len].mT
+            flat = grads[0].to(ctx.dtype).flatten(0, 1)
+            found = torch.bmm(own.expand(len(flat), -1, -1), flat)
+        return found.unflatten(0, grads[0].shape[:2]), None, None
+
+
 @cached
 def _draws(projected_len: int, pieces: int, seed: int, device: torch.device) -> Tensor:
     """Draw E and F for each piece of tokens, (2, pieces, projected_len, PIECE); cached."""
+    return _drawn(projected_len, pieces, seed).to(device)
+
+
+@cached
+def _drawn_matrices(
+    projected_len: int, pieces: int, seed: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Draw E and F (2, rows, tokens) in `dtype`. In a half type, the rows are the rounded entries
+    and then what the rounding left."""
+    drawn = _drawn(projected_len, pieces, seed).to(device).transpose(1, 2).flatten(2)
+    high = drawn.to(dtype)
+    if dtype not in (torch.float16, torch.bfloat16):
+        return high
+    return torch.cat([high, (drawn - high).to(dtype)], 1)
+
+
+def _drawn(projected_len: int, pieces: int, seed: int) -> Tensor:
     with lasting(seed) as generator:
         shape = (2, projected_len, PIECE)
         drawn = [
             torch.randn(shape, generator=generator, dtype=torch.float32) for _ in range(pieces)
         ]
-        return (torch.stack(drawn, 1) / projected_len**0.5).to(device)
+        return torch.stack(drawn, 1) / projected_len**0.5

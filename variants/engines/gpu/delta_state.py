@@ -17,7 +17,7 @@ from variants.contract.checks import UnsupportedError
 from variants.contract.definitions import expand_heads
 from variants.engines.gpu import feature_launches
 from variants.engines.gpu.feature_launches import chunk_outputs, chunks_of, padded, strides
-from variants.engines.gpu.feature_sum import Rule, fits, gradients
+from variants.engines.gpu.feature_sum import Rule, fits, gradients, refusal
 from variants.engines.gpu.launches import launch, operation
 
 COLUMNS = 16  # columns of a state that a program of the scan owns
@@ -33,10 +33,7 @@ def attend(
         UnsupportedError: float64; heads that are too wide.
     """
     if not fits(query):
-        raise UnsupportedError(
-            f"implementation 'triton' has no kernel for {query.shape[-1]} channels in "
-            f"{str(query.dtype).removeprefix('torch.')}"
-        )
+        raise UnsupportedError(refusal(query))
     # Queries before the first key see no key.
     blind = max(0, query.shape[2] - key.shape[2])
     out: Tensor = DeltaSum.apply(
@@ -48,8 +45,7 @@ def attend(
 def _precision(like: Tensor) -> str:
     """The precision of products in the recurrence. Its errors add up over the sequence, so it is
     higher than that of products in the dtype of the inputs."""
-    names = {torch.bfloat16: "tf32", torch.float16: "tf32x3"}
-    return names.get(like.dtype, "ieee")
+    return "tf32" if like.dtype is torch.bfloat16 else "tf32x3"
 
 
 def _chunks(
@@ -176,10 +172,11 @@ class DeltaSum(torch.autograd.Function):
         # product of a row with itself does not belong to them. It only adds a multiple of the unit
         # key, which is removed below, and cancels in the gradient of the decay.
         rule = ctx.rule._replace(scale=1.0)
-        asked = [unit, unit, written]
+        # Products are rounded as those of the inputs; gradients are float32.
+        asked = [unit.to(query.dtype), unit, written]
         rows = [torch.empty_like(unit), *[nothing] * 3]
         found, later = gradients(asked, None, state, rows, back.neg(), rule)
-        grad_decay += _decay_grad(asked, found, states, later[0])
+        grad_decay += _decay_grad([unit, unit, written], found, states, later[0])
         grad_unit += found[0]
         grad_unit += found[1]
         along = (grad_unit * unit).sum(-1, keepdim=True)

@@ -25,7 +25,9 @@ from variants.engines.gpu.feature_grad_launches import (
 )
 from variants.engines.gpu.feature_launches import chunk_outputs, chunk_states, scan_states
 
-WIDEST = 128  # channels; the tiles of wider heads do not fit a GPU's shared memory
+# Most channels of a head; the tiles of wider heads do not fit a GPU's shared memory. Types other
+# than bfloat16 are multiplied in float32.
+WIDEST, WIDEST_FLOAT32 = 128, 64
 
 
 class Rule(NamedTuple):
@@ -51,7 +53,14 @@ class Rule(NamedTuple):
 
 def fits(query: Tensor) -> bool:
     """Whether the kernels compute calls with this query."""
-    return query.dtype is not torch.float64 and query.shape[-1] <= WIDEST
+    widest = WIDEST if query.dtype is torch.bfloat16 else WIDEST_FLOAT32
+    return query.dtype is not torch.float64 and query.shape[-1] <= widest
+
+
+def refusal(query: Tensor) -> str:
+    """The reason why the kernels do not compute a call with this query."""
+    dtype = str(query.dtype).removeprefix("torch.")
+    return f"implementation 'triton' has no kernel for {query.shape[-1]} channels in {dtype}"
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, padding: Tensor | None, rule: Rule) -> Tensor:
@@ -62,10 +71,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, padding: Tensor | None, ru
         UnsupportedError: float64; heads that are too wide.
     """
     if not fits(query):
-        raise UnsupportedError(
-            f"implementation 'triton' takes at most {WIDEST} channels, and not float64; "
-            f"got {query.shape[-1]} channels in {str(query.dtype).removeprefix('torch.')}"
-        )
+        raise UnsupportedError(refusal(query))
     # Queries before the first key see no key.
     blind = max(0, query.shape[2] - key.shape[2]) if rule.causal else 0
     out: Tensor = FeatureSum.apply(query[:, :, blind:], key, value, padding, rule)

@@ -40,6 +40,8 @@ def product(left: Tensor, right: Tensor, precision: Precision, out: Tensor) -> T
         torch.mm(left[0], right[0], out=target[0])
     elif precision.operands is precision.scores:
         torch.bmm(left, right, out=target)
+    elif target.is_contiguous():
+        torch.bmm(left, right, precision.scores, out=target)
     else:
         target.copy_(torch.bmm(left, right, precision.scores))
     return out
