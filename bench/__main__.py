@@ -21,6 +21,7 @@ from bench import compare as comparison
 from bench import journal, runner, variant_tables
 from bench.inputs import CaptureError
 from bench.inputs.capture import capture as make_capture
+from bench.launches import sweep_time
 from bench.launches.launch_command import launches
 from bench.measurement import Measurement, Status
 from bench.model.command import model
@@ -172,9 +173,15 @@ def run(
 def plan(
     sweep: str | None, settings: tuple[str, ...], device: str, modules: tuple[str, ...]
 ) -> None:
-    """Count the cases of a sweep for each variant and length, without measuring them."""
+    """Count the cases of a sweep for each variant and length, without measuring them.
+
+    For a GPU, also say how long the sweep takes there; this needs no GPU. The sweep `gpu` is
+    planned for a GPU unless --device says otherwise.
+    """
     _import(modules)
-    device = chosen_device(device)
+    if device == "auto" and sweep == "gpu":
+        device = "cuda"
+    device = device if device == "cuda" else chosen_device(device)
     chosen, files = _resolve(sweep, settings, device)
     cases = chosen.cases(device, files)
     lengths = sorted({case.seq_len for case in cases})
@@ -185,7 +192,12 @@ def plan(
     for name in sorted({case.variant for case in cases}):
         counts = [sum(c.variant == name and c.seq_len == n for c in cases) for n in lengths]
         table.add_row(name, *map(str, counts))
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    if device == "cuda":
+        expected, said = sweep_time.table(chosen, files)
+        console.print(expected)
+        console.print(said, highlight=False)
 
 
 @main.command(name="list")

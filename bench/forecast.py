@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 
 from bench import clock
+from bench.accuracy.errors import SEEDS
 from bench.measurement import Case, Measurement, Status, without_lengths
 from bench.work import useful_flops
 from variants import Attention
@@ -44,14 +45,23 @@ def hopeless(case: Case, results: Mapping[str, Measurement], timeout: float) -> 
     growth = longer = case.seq_len / last.seq_len
     if len(shorter) == 2:
         growth = min(longer ** _exponent(*shorter), _operations(case, last) or longer)
-    seconds = LEAST_CALLS * growth * _seconds(last)
+    calls = least_calls(case)
+    seconds = calls * growth * _seconds(last)
     if seconds <= timeout:
         return ""
     told = " and ".join(f"{_seconds(row):.2g} s at seq_len {row.seq_len}" for row in shorter)
     return (
-        f"{LEAST_CALLS} calls would take at least {seconds:.2g} s, and {timeout:g} s are allowed: "
+        f"{calls} calls would take at least {seconds:.2g} s, and {timeout:g} s are allowed: "
         f"a call took {told}"
     )
+
+
+def least_calls(case: Case) -> int:
+    """The calls that a case makes at least: `LEAST_CALLS`, calls with other seeds, and one for the
+    errors of the gradients."""
+    seeded = "seed" in vars(case.attention) and case.direction != "decode"
+    gradients = case.direction == "forward_backward"
+    return LEAST_CALLS + (SEEDS - 1 if seeded else 0) + gradients
 
 
 def slower_than_exact(case: Case, results: Mapping[str, Measurement], seconds: float) -> str:

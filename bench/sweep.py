@@ -42,12 +42,14 @@ DEFAULTS: dict[str, tuple[Any, ...]] = {
 # decode, those with a decoding step); as many keys and key/value heads as queries and query heads;
 # the middle layer of a capture. `settings` is the choice of settings for a variant without
 # hyperparameters: its whole grid, or only those with the quality knob at its default.
-# `other_operators` is whether to include methods that do not approximate softmax attention. `width`
-# is the total width of all heads, and replaces head_dim.
+# `other_operators` is whether to include methods that do not approximate softmax attention.
+# `longest` has texts `VARIANT=TOKENS`: the longest sequence of a variant that is slow there.
+# `width` is the total width of all heads, and replaces head_dim.
 OPTIONAL = (
     "variant",
     "settings",
     "other_operators",
+    "longest",
     "implementation",
     "layer",
     "kv_heads",
@@ -117,11 +119,18 @@ class Sweep:
 
     def cases(self, device: str, files: Mapping[str, Path]) -> list[Case]:
         """All cases without duplicates, shortest first; SweepError if one is invalid."""
-        found: dict[Case, None] = {}
+        grouped = self.grouped(device, files)
+        return sorted((case for group in grouped for case in group), key=_order)
+
+    def grouped(self, device: str, files: Mapping[str, Path]) -> list[list[Case]]:
+        """The cases of each group without those of earlier groups; SweepError if one is invalid."""
+        found: set[Case] = set()
+        groups = []
         for group in self.groups:
-            for case in _expand(group, device, files):
-                found.setdefault(case)
-        return sorted(found, key=_order)
+            new = dict.fromkeys(c for c in _expand(group, device, files) if c not in found)
+            found.update(new)
+            groups.append(list(new))
+        return groups
 
 
 def read(source: str | Path) -> Sweep:
@@ -204,6 +213,8 @@ def _check_value(axis: str, value: Any) -> Any:
         raise SweepError(f"causal must be true, false or {IF_POSSIBLE}; got {value!r}")
     if axis == "other_operators" and not isinstance(value, bool):
         raise SweepError(f"other_operators must be true or false; got {value!r}")
+    if axis == "longest":
+        _longest((value,))
     is_text = isinstance(value, str) and value.strip()
     if axis in ("variant", "implementation", "inputs") and not is_text:
         raise SweepError(f"{axis} must be text; got {value!r}")
@@ -215,6 +226,17 @@ def _check_value(axis: str, value: Any) -> Any:
         except inputs.InputsError as error:
             raise SweepError(str(error)) from error
     return value
+
+
+def _longest(texts: Iterable[Any]) -> dict[str, int]:
+    """The longest sequence of each variant that has a limit."""
+    limits = {}
+    for text in texts:
+        name, _, tokens = str(text).partition("=")
+        if name not in variants.REGISTRY or not tokens.isdecimal() or int(tokens) < 1:
+            raise SweepError(f"longest must be VARIANT=TOKENS, such as full=16384; got {text!r}")
+        limits[name] = int(tokens)
+    return limits
 
 
 def _parse_setting(text: str) -> tuple[str, tuple[Any, ...]]:
@@ -274,6 +296,7 @@ def _expand(
     except ValueError as error:  # an unknown variant, setting, family or layer; the message is kept
         raise SweepError(str(error)) from error
     axes = {**DEFAULTS, **group}
+    limits = _longest(axes.get("longest", ()))
     names = ["width" if name == "head_dim" and "width" in group else name for name in DEFAULTS]
     names.insert(0, "seq_len")
     for point in itertools.product(*(axes[name] for name in names)):
@@ -286,6 +309,8 @@ def _expand(
             layers[shape["inputs"]],
             attentions,
         ):
+            if max(shape["seq_len"], key_len) > limits.get(attention.info.name, math.inf):
+                continue
             if shape["direction"] == "decode" and "variant" not in group:
                 if "step" not in attention.supports:
                     continue

@@ -22,6 +22,7 @@ import variants
 from bench import __main__ as command
 from bench import journal, runner
 from bench.journal import FILE
+from bench.launches import sweep_time
 from bench.measurement import COLUMNS, Measurement, Raw, Status
 from bench.sweep import read
 from tests import cases
@@ -114,7 +115,6 @@ class TestBadInput:
             ),
             (["--set", "inputs=file:none"], "none: expected a .safetensors file made by capture"),
             (["--device", "tpu"], "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
-            (["--device", "cuda"], "torch finds no CUDA device here; valid: auto, cpu"),
             (["cpu", "gpu"], r"unexpected extra argument"),
             (["--sett", "heads=1"], "No such option.*--sett"),
         ],
@@ -144,6 +144,7 @@ class TestBadInput:
         [
             (["--out", "a", "--resume", "b"], "give --out for a new run or --resume for an old"),
             (["--resume", "nosuch"], r"nosuch holds no run that could be resumed"),
+            (["--device", "cuda"], "torch finds no CUDA device here; valid: auto, cpu"),
             (["--seconds", "0"], "'--seconds': 0.0 is not in the range"),
             (["--timeout", "0.5"], "'--timeout': 0.5 is not in the range"),
         ],
@@ -284,6 +285,21 @@ class TestPlan:
         said = bench("plan", "--set", ONE)
         assert said.out.lstrip().startswith("cpu on cpu: ")
         assert "bigbird" not in said.out
+
+    def test_plan_for_a_gpu_says_how_long_the_sweep_takes_without_one(self, bench: Bench) -> None:
+        words = "--device", "cuda", "--set", "seq_len=1024", "--set", "variant=full,linformer"
+        said = bench("plan", *words)
+        assert said.status == 0
+        assert "axes on cuda: " in said.out
+        assert re.search(r"axes takes about \d+\.\d minutes on an H100", " ".join(said.out.split()))
+        for column in ("group", "cases", "refused", "calls", "compiling", "exact", "other", "all"):
+            assert column in said.out
+
+    def test_the_gpu_sweep_is_planned_for_a_gpu(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sweep_time, "table", lambda sweep, files: ("a table", "a sentence"))
+        assert "gpu on cuda: " in bench("plan", "gpu").out
 
     def test_plan_measures_nothing(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delattr(runner, "run")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from torch import Tensor
@@ -178,6 +179,37 @@ def test_a_case_makes_at_least_the_assumed_number_of_calls(
         row, _ = worker.measure(replace(case()), settings(seconds=0.0), exact=False)
     assert row.status is Status.OK, row.reason
     assert len(calls) == forecast.LEAST_CALLS if slow else len(calls) > forecast.LEAST_CALLS
+
+
+@pytest.mark.parametrize(
+    ("asked", "calls"),
+    [
+        ({"variant": "linear", "hyperparameters": ""}, 6),
+        ({"variant": "performer", "hyperparameters": ""}, 6 + 4),
+        ({"variant": "performer", "hyperparameters": "", "direction": "forward_backward"}, 11),
+        ({"variant": "linear", "hyperparameters": "", "direction": "forward_backward"}, 7),
+    ],
+)
+def test_calls_with_other_seeds_and_for_gradients_are_counted(
+    monkeypatch: pytest.MonkeyPatch, asked: dict[str, str], calls: int
+) -> None:
+    """All calls of a slow case, in the timed closure and outside of it."""
+    made = []
+    attend = Attention.run
+
+    def counted(self: Attention, *given: Any) -> Tensor:
+        made.append(1)
+        return attend(self, *given)
+
+    monkeypatch.setattr(Attention, "run", counted)
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(worker.time, "perf_counter", lambda: 2.0 * next(ticks))
+    planned = case(seq_len=64, **asked)
+    assert forecast.least_calls(planned) == calls
+    with fresh_worker():
+        row, _ = worker.measure(planned, settings(seconds=0.0), exact=False)
+    assert row.status is Status.OK, row.reason
+    assert len(made) == calls
 
 
 @pytest.mark.parametrize("projections", ["separate", "shared"])

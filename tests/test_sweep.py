@@ -176,6 +176,9 @@ class TestErrors:
             ("causal", "yes", "must be true, false or if_possible; got 'yes'"),
             ("causal", 1, "must be true, false or if_possible; got 1"),
             ("other_operators", "no", "must be true or false; got 'no'"),
+            ("longest", "full", "must be VARIANT=TOKENS, such as full=16384; got 'full'"),
+            ("longest", "fll=9", "must be VARIANT=TOKENS, such as full=16384; got 'fll=9'"),
+            ("longest", "full=0", "must be VARIANT=TOKENS, such as full=16384; got 'full=0'"),
             ("variant", 5, "must be text; got 5"),
             ("variant", " ", "must be text; got ' '"),
             ("implementation", "", "must be text; got ''"),
@@ -336,6 +339,13 @@ class TestCases:
         assert {(c.variant, c.causal) for c in found} == {
             ("linformer", False), ("lsh", True), ("transformer_xl", True),
         }  # fmt: skip
+
+    def test_a_slow_variant_can_end_at_shorter_sequences(self) -> None:
+        found = cases("seq_len=16,32,64", "variant=full,lsh", "settings=default", "longest=lsh=32")
+        assert {c.seq_len for c in found if c.variant == "lsh"} == {16, 32}
+        assert {c.seq_len for c in found if c.variant == "full"} == {16, 32, 64}
+        longer = cases("seq_len=16", "key_len=64", "variant=lsh", "longest=lsh=32")
+        assert not longer
 
     def test_other_operators_can_be_left_out(self) -> None:
         asked = "variant=linear,additive,lsh"

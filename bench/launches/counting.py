@@ -99,7 +99,7 @@ class OperationCount(TorchDispatchMode):
         moved = operations.moved(func, args, kwargs, out)
         products = operations.flops(func, args, out)
         self.launches += kernels
-        self.kernels[operations.name_of(func)] += kernels
+        self.kernels[func._schema.name.removeprefix("aten::")] += kernels
         self.moved_bytes += moved
         self.flops += products
         kinds = [x.dtype for x in tree_leaves(args) if isinstance(x, Tensor)]

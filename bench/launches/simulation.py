@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -55,7 +56,8 @@ class CallWork:
     """The work of one call.
 
     launches: kernels. If there are more than the limit of the count, it is the limit, `cut` is
-        True, and all other numbers are too small.
+        True, and all other numbers are too small, except `seconds`: the time of the counted part
+        is multiplied by the share of the products that the method needs.
     waits: for each kind and place, how often the host waits for the device.
     mixed: for each place, operations with tensors on two devices, which a GPU refuses.
     least_bytes: bytes of query, key, value and output; with a backward pass also of their
@@ -129,7 +131,10 @@ def simulate(
     least = (inputs + query.nbytes) * (2 if backward else 1)
     kept_bytes = sum(x.untyped_storage().nbytes() for x in kept())
     # The products inside fused kernels are not seen.
-    useful = 0.0 if cut else _useful_flops(attention, shape) * (3.5 if backward else 1)
+    useful = _useful_flops(attention, shape) * (3.5 if backward else 1)
+    seconds = max(host_seconds(count.launches), count.device_seconds)
+    if cut and count.flops:
+        seconds *= max(1.0, useful / count.flops)
     unavoidable = device_seconds(0, useful, query.dtype)
     return CallWork(
         launches=most_launches if cut and most_launches else count.launches,
@@ -139,7 +144,7 @@ def simulate(
         moved_bytes=count.moved_bytes,
         least_bytes=least,
         flops=count.flops,
-        seconds=max(host_seconds(count.launches), count.device_seconds, unavoidable),
+        seconds=max(seconds, unavoidable),
         peak_bytes=count.peak_bytes - kept_bytes,
         input_bytes=inputs,
         kept_bytes=kept_bytes,
@@ -147,6 +152,7 @@ def simulate(
     )
 
 
+@cache
 def _useful_flops(attention: Attention, shape: Shape) -> float:
     length = shape.seq_len
     counted = attention.useful_flops(

@@ -16,6 +16,7 @@ class Meaning:
 
     text: str
     devices: tuple[str, ...] = ("cpu", "cuda")
+    compiles: bool = False  # for each shape, at the first call
 
 
 OWN = Meaning("a kernel of this project, made of torch operations")
@@ -31,7 +32,8 @@ MEANINGS = {
     "efficient": Meaning("torch's memory-efficient kernel", ("cuda",)),
     "triton": Meaning("a kernel of this project in Triton", ("cuda",)),
     "flex": Meaning(
-        "torch's FlexAttention; compiles at the first call, and has no gradient on a CPU"
+        "torch's FlexAttention; compiles at the first call, and has no gradient on a CPU",
+        compiles=True,
     ),
     "xformers": Meaning("xFormers' memory-efficient kernel", ("cuda",)),
     "fla": Meaning("flash-linear-attention; causal, bfloat16", ("cuda",)),
