@@ -33,6 +33,8 @@ def table(before: Path, after: Path) -> Table:
         label += f" n={row['seq_len']} h={row['heads']}"
         if row["projections"] != "none":
             label += f" {row['projections']} projections"
+        if row["launch"] != "eager":
+            label += f" in a {row['launch']}"
         if row["status_before"] != "ok" or row["status_after"] != "ok":
             shown.add_row(label, row["status_before"], row["status_after"], "", "")
             continue

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from bench import gpu_sensors
 from variants.engines.primitives import float32_route
 
 PACKAGES = (
@@ -62,6 +63,7 @@ def describe(device: torch.device) -> dict[str, Any]:
             if device.type == "cuda"
             else None,
         },
+        "gpu_sensors": gpu_sensors.described(device),
         "float32_products": _products(device),
         # Values with a path are left out: published files must not contain local paths.
         "settings": {

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DIRECTIONS = ("forward", "forward_backward", "decode")
 PROJECTIONS = ("none", "separate", "shared")
+LAUNCHES = ("eager", "graph")
 DIFFERS = "computes something else: "  # prefix of the reason of a row with status ok
 
 
@@ -101,6 +102,13 @@ class Case(AttentionColumns):
         "none",
         came_later=True,
     )
+    launch: str = column(
+        "eager: the host launches each kernel of the timed call; graph: the call was recorded once "
+        "as a CUDA graph and is replayed, which needs one launch; peak_memory_bytes is that of the "
+        "call without a graph",
+        "eager",
+        came_later=True,
+    )
 
     @property
     def case_id(self) -> str:
@@ -128,7 +136,8 @@ class Case(AttentionColumns):
         )
         shape = f"n={self.seq_len} h={self.heads} {self.dtype} {self.direction}"
         layer = "" if self.projections == "none" else f" {self.projections} projections"
-        return f"{name} {shape}{layer}"
+        graph = " in a graph" if self.launch == "graph" else ""
+        return f"{name} {shape}{layer}{graph}"
 
     def _asked(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(Case)}
@@ -159,6 +168,41 @@ class Measurement(Case):
     repeats: int | None = column("number of timed calls", None)
     wall_ms_median: float | None = column(
         "median wall time of a call, including synchronisation with the device, ms", None
+    )
+    launch_bound: bool | None = column(
+        "on a GPU: whether wall_ms_median is more than 1.2 times time_ms_median, so that the host "
+        "takes longer to launch the call than the device to run it; empty if host_in_time",
+        None,
+        came_later=True,
+    )
+    host_in_time: bool | None = column(
+        "on a GPU: whether time_ms_median contains time of the host, because the host cannot run "
+        "ahead of the device: the call waits for the device, or has more launches than the queue "
+        "of the device holds (about a thousand)",
+        None,
+        came_later=True,
+    )
+    sm_clock_mhz: float | None = column(
+        "on a GPU: median clock of its processors during the timed calls, MHz; empty without "
+        "NVIDIA's driver library NVML",
+        None,
+        came_later=True,
+    )
+    power_w: float | None = column(
+        "on a GPU: median power of the board during the timed calls, W", None, came_later=True
+    )
+    throttled: bool | None = column(
+        "on a GPU: whether the driver lowered the clock during a timed call, because of the power "
+        "limit or the temperature",
+        None,
+        came_later=True,
+    )
+    energy_mj: float | None = column(
+        "on a GPU: energy of the board for one call, mJ, by the counter of the driver over calls "
+        "that follow each other for the seconds of `energy` in the sweep; empty if the counter "
+        "advances too rarely in this time, or differs from the power sensor by more than a fifth",
+        None,
+        came_later=True,
     )
     prepare_ms: float | None = column(
         "time to build the objects that later calls of this shape reuse (drawn patterns, "
@@ -291,6 +335,19 @@ class Measurement(Case):
         None,
         came_later=True,
     )
+    deterministic: bool | None = column(
+        "whether two forward calls on the same inputs give the same bits; empty for other "
+        "directions, layers, and calls of more than 10 ms",
+        None,
+        came_later=True,
+    )
+    batch_invariant: bool | None = column(
+        "whether the first sequence gives the same bits alone as in a batch (of two if the case "
+        "has one); empty as `deterministic`, and if the first call took more than a second, as "
+        "another batch may compile again",
+        None,
+        came_later=True,
+    )
     oracle_rows: int | None = column("query rows per head on which errors were measured", None)
 
     baseline_keys: float | None = column(
@@ -347,7 +404,12 @@ class Measurement(Case):
         None,
     )
     tflops: float | None = column("useful_flops per second of time_ms_median, in 1e12", None)
-    roofline_fraction: float | None = column("tflops / this machine's measured matmul rate", None)
+    roofline_fraction: float | None = column(
+        "tflops / this machine's measured matmul rate in the dtype; for decode: bytes of the state "
+        "that hold tokens, per second of time_ms_median, / this machine's measured read bandwidth: "
+        "above 1 if a step reads a part of its state only, or reads it from a cache",
+        None,
+    )
 
     def __post_init__(self) -> None:
         numbers = [f.name for f in dataclasses.fields(self) if f.name in NUMBERS]
@@ -396,6 +458,7 @@ class Raw:
 
     samples_ms: Sequence[float] = ()
     heads: Sequence[HeadRow] = ()
+    spoiled: bool = False  # the worker process must not measure other cases
 
 
 def without_lengths(case: Case) -> Case:

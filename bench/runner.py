@@ -201,6 +201,8 @@ def _run(
             }
             if math.isfinite(sweep.slow_call):
                 plan["slow_call"] = sweep.slow_call
+            if sweep.energy:
+                plan["energy"] = sweep.energy
             if modules:
                 plan["modules"] = list(modules)
                 plan["added"] = [f"{variant}/{name}" for variant, name in ADDED]
@@ -211,7 +213,10 @@ def _run(
                 files={name: str(path.resolve()) for name, path in files.items()},
             )
             write_json(folder / "environment.json", present)
-        settings = worker.Settings(files, limits["matmul_tflops"], seconds)
+        # Runs that were begun by older versions have no read bandwidth.
+        settings = worker.Settings(
+            files, limits["matmul_tflops"], seconds, limits.get("read_gb_per_s"), sweep.energy
+        )
         written = time.monotonic()
         for case in cases:
             if case.case_id in results:
@@ -227,7 +232,7 @@ def _run(
                 book.interrupted(case)
                 raise
             results[case.case_id], heads[case.case_id] = row, raw.heads
-            if row.status not in KEEPS_WORKER:
+            if row.status not in KEEPS_WORKER or raw.spoiled:
                 process.replace()
             progress.advance(case, row.status)
             if time.monotonic() - written > REWRITE_SECONDS:

@@ -1,10 +1,12 @@
 """A sweep: axes in a TOML file. Every combination of their values is a case.
 
 Keys at the top of the file are axes of all groups; each `[[group]]` table adds or replaces axes. A
-file without groups is one group. Cases are in the order of the values. Two keys at the top are not
-axes. `timeout` is the number of seconds after which a case is stopped; the default is 180.
+file without groups is one group. Cases are in the order of the values. Three keys at the top are
+not axes. `timeout` is the number of seconds after which a case is stopped; the default is 180.
 `slow_call` is the number of seconds that a call may take if the method is slower than exact
-attention; the default is no limit.
+attention; the default is no limit. `energy` is the number of seconds in which a call is repeated to
+measure its energy on a GPU; the default is 0, no energy, because the counter of a GPU needs about a
+second for each case.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any
 import variants
 from bench import inputs
 from bench.decode_steps import stepped_by
-from bench.measurement import DIRECTIONS, PROJECTIONS, Case, attention_columns
+from bench.measurement import DIRECTIONS, LAUNCHES, PROJECTIONS, Case, attention_columns
 from variants import Attention
 from variants.contract.registry import SETTINGS
 
@@ -37,6 +39,7 @@ DEFAULTS: dict[str, tuple[Any, ...]] = {
     "direction": ("forward",),
     "seed": (0,),
     "projections": ("none",),
+    "launch": ("eager",),
 }
 # Defaults of the optional axes: every registered variant with the settings of its grid (for
 # decode, those with a decoding step); as many keys and key/value heads as queries and query heads;
@@ -56,7 +59,11 @@ OPTIONAL = (
     "key_len",
     "width",
 )
-SECONDS = {"timeout": 1.0, "slow_call": 0.0}  # keys at the top that are not axes, and their minimum
+SECONDS = {
+    "timeout": 1.0,
+    "slow_call": 0.0,
+    "energy": 0.0,
+}  # keys at the top that are not axes, and their minimum
 AXES = (*OPTIONAL, "seq_len", *DEFAULTS)
 # A value of `causal`: causal for methods that can be causal, not causal for others.
 IF_POSSIBLE = "if_possible"
@@ -74,6 +81,7 @@ class Sweep:
     name: str
     groups: tuple[Mapping[str, tuple[Any, ...]], ...]
     timeout: float = 180.0  # seconds after which a case is stopped
+    energy: float = 0.0  # seconds in which a call is repeated to measure its energy on a GPU
     slow_call: float = math.inf  # limit in seconds for a call that is slower than exact attention
 
     def overridden(self, settings: Iterable[str]) -> Sweep:
@@ -198,6 +206,7 @@ def _check_value(axis: str, value: Any) -> Any:
         "dtype": DTYPES,
         "direction": DIRECTIONS,
         "projections": PROJECTIONS,
+        "launch": LAUNCHES,
         "settings": SETTINGS,
     }
     choices = known.get(axis)

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,18 @@ import torch
 from torch import Tensor
 
 import variants
-from bench import accuracy, clock, decode_steps, environment, inputs, memory, projections, roofline
+from bench import (
+    accuracy,
+    clock,
+    cuda_graph,
+    decode_steps,
+    environment,
+    inputs,
+    instruments,
+    memory,
+    projections,
+    roofline,
+)
 from bench.accuracy import Accuracy, Reference
 from bench.decode_steps import Decoder
 from bench.inputs import CaptureError, Inputs, InputsError
@@ -44,6 +55,8 @@ class Settings:
     files: Mapping[str, Path]
     matmul_tflops: Mapping[str, float | None]
     seconds: float  # sampling time of a case
+    read_gb_per_s: float | None = None
+    energy: float = 0.0  # seconds in which calls are repeated to measure their energy
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,8 @@ class _Seen:
     implementation: str
     float32_route: str = ""  # empty on a GPU
     state_bytes: int | None = None
+    filled_bytes: int | None = None  # state_bytes without free space
+    instruments: Mapping[str, float | bool | None] = field(default_factory=dict)  # more columns
     on_route_ms: float | None = None  # median of torch SDPA on the chosen route, CPU only
 
 
@@ -118,7 +133,8 @@ def measure(case: Case, settings: Settings, exact: bool = True) -> tuple[Measure
     try:
         return _measure(case, settings, exact)
     except Exception as error:
-        return Measurement.of(case, *failure(error, settings.files)), Raw()
+        row = Measurement.of(case, *failure(error, settings.files))
+        return row, Raw(spoiled=cuda_graph.spoiled())
 
 
 def failure(error: Exception, files: Mapping[str, Path]) -> tuple[Status, str]:
@@ -158,6 +174,7 @@ class _Shape:
 
 def _enter(case: Case, settings: Settings, *, exact: bool) -> None:
     """Make the shape of a case the current one: load its inputs and measure its baselines."""
+    cuda_graph.refuse(case)
     if _Shape.key != case.shape:
         same_inputs = _Shape.key is not None and _Shape.inputs_key == _inputs_key(case)
         _Shape.key = None
@@ -172,9 +189,12 @@ def _enter(case: Case, settings: Settings, *, exact: bool) -> None:
 
 
 def _inputs_key(case: Case) -> tuple[Any, ...]:
-    """The fields that inputs and exact outputs depend on; they do not depend on a backward pass."""
-    forward = case.direction == "forward_backward"
-    return replace(case, direction="forward").shape if forward else case.shape
+    """The fields that inputs and exact outputs depend on; they depend neither on a backward pass
+    nor on the launch."""
+    same = replace(case, launch="eager")
+    if case.direction == "forward_backward":
+        same = replace(same, direction="forward")
+    return same.shape
 
 
 def _sample(case: Case) -> accuracy.Sample:
@@ -202,7 +222,8 @@ def _measure(case: Case, settings: Settings, exact: bool) -> tuple[Measurement, 
     else:
         seen = _see(attention, case, _Shape.inputs, settings)
     row = _row(attention, case, seen, settings)
-    return row, Raw(seen.samples.device_ms, seen.accuracy.heads if row.status is Status.OK else ())
+    heads = seen.accuracy.heads if row.status is Status.OK else ()
+    return row, Raw(seen.samples.device_ms, heads, spoiled=cuda_graph.spoiled())
 
 
 def _exact_baselines(case: Case, given: Inputs, settings: Settings) -> dict[str, _Seen]:
@@ -285,16 +306,33 @@ def _see_here(attention: Attention, case: Case, given: Inputs, settings: Setting
     with torch_defaults() if decoder else nullcontext():
         started = time.perf_counter()
         _check_output(call(), shape, query.dtype)
+        first_ms = 1e3 * (time.perf_counter() - started)
+        timed = cuda_graph.recorded(call, device) if case.launch == "graph" else call
+        watch = instruments.watch(device)
+        first_ms = 1e3 * (time.perf_counter() - started)
+        timed = cuda_graph.recorded(call, device) if case.launch == "graph" else call
+        watch = instruments.watch(device)
         # A call of some seconds is enough warm-up. The first call on a GPU may compile a kernel.
-        warm = time.perf_counter() - started > (1.0 if device.type == "cpu" else 10.0)
-        samples = clock.measure(call, device, settings.seconds, warm=warm)
+        warm = timed is call and first_ms > (1e3 if device.type == "cpu" else 1e4)
+        samples = clock.measure(timed, device, settings.seconds, warm=warm, watch=watch)
+        samples = clock.measure(timed, device, settings.seconds, warm=warm, watch=watch)
         if layer is not None:
-            _check_output(call(), shape, query.dtype)
-        last = alone()
+            _check_output(timed(), shape, query.dtype)
+        last = timed() if layer is None else alone()
         _check_output(last, shape if layer is None else tuple(query.shape), query.dtype)
         out = decoder.out if decoder else last[:, :, _Shape.reference.sample.rows]
         quality = _accuracy(attention, case, out, shared)
         del last, out
+        more = instruments.columns(
+            attention,
+            case,
+            timed,
+            (query, key, given.value),
+            samples,
+            watch,
+            first_ms=prepare_ms + first_ms,
+            energy_seconds=settings.energy,
+        )
         return _Seen(
             samples=samples,
             peak_bytes=memory.peak_bytes(call, device),
@@ -303,6 +341,8 @@ def _see_here(attention: Attention, case: Case, given: Inputs, settings: Setting
             implementation=_used(attention, case, given),
             float32_route=float32_route.present() if device.type == "cpu" else "",
             state_bytes=decoder.state.nbytes if decoder else None,
+            filled_bytes=decoder.state.filled_bytes if decoder else None,
+            instruments=more,
         )
 
 
@@ -402,6 +442,8 @@ def _row(attention: Attention, case: Case, seen: _Seen, settings: Settings) -> M
             Status.INCORRECT,
             f"{tflops:.3g} TFLOP/s is {fraction:.0%} of the measured matmul rate of this machine",
         )
+    if seen.filled_bytes is not None and settings.read_gb_per_s:
+        fraction = seen.filled_bytes / median / 1e6 / settings.read_gb_per_s
     sdpa = _Shape.exact.get(reference_attention().implementation)
     exact = _fastest_exact(sdpa)
     exact_ms = exact.samples.quartiles[1] if exact else None
@@ -429,6 +471,7 @@ def _row(attention: Attention, case: Case, seen: _Seen, settings: Settings) -> M
         exact_peak_memory_bytes=exact.peak_bytes if exact else None,
         memory_vs_exact=seen.peak_bytes / exact.peak_bytes if exact else None,
         target=attention.target,
+        **seen.instruments,
         **errors.columns,
         **_Shape.described,
         useful_flops=flops,

@@ -30,6 +30,7 @@ CASE = (
     "head_dim",
     "seed",
     "projections",
+    "launching",
 )
 TITLES = {
     "hyperparameters": "settings",
@@ -37,6 +38,7 @@ TITLES = {
     "grouping": "kv heads",
     "memory": "keys",
     "seq_len": "length",
+    "launching": "launch",
 }
 MOST_CHOICES = 40  # a column with more different values has no menu to filter by
 MOST_REASONS = 40

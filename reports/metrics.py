@@ -168,7 +168,7 @@ EFFECTIVE_KEYS = Metric(
 )
 ROOFLINE = Metric(
     column="roofline_fraction",
-    label="part of the measured matmul rate",
+    label="part of the measured limit",
     short="roofline",
     unit="",
     better="higher",

@@ -26,6 +26,7 @@ def with_names(frame: pd.DataFrame) -> pd.DataFrame:
     - `grouping`: the number of key/value heads, if it differs from that of the query heads
     - `memory`: the number of keys, if it differs from the number of queries
     - `call`: whether attention alone or a layer is timed; empty if no row times a layer
+    - `launching`: how the kernels of the call are launched; empty if no row replays a graph
     - `keys`: whether the key is the query; errors depend on this, and not on the rest of `call`
     """
     layer = frame["layer"].astype("string")
@@ -35,6 +36,8 @@ def with_names(frame: pd.DataFrame) -> pd.DataFrame:
     calls = (projections + " projections").where(projected, ALONE)
     # Decoding steps have no projections, so their call needs no name.
     calls = calls.where(projected | (frame["direction"] != "decode"), "")
+    graphs = frame["launch"] == "graph"
+    launching = graphs.map({True: "replayed as a CUDA graph", False: "launched by the host"})
     source = frame["inputs"].where(layer.isna(), frame["inputs"] + " layer " + layer.fillna(""))
     names, others = labels(frame), other_operators(frame)
     return frame.assign(
@@ -44,6 +47,7 @@ def with_names(frame: pd.DataFrame) -> pd.DataFrame:
         passage=frame["direction"].astype(str) + " of " + source.astype(str),
         width=frame["heads"] * frame["head_dim"],
         call=calls if projected.any() else "",
+        launching=launching if graphs.any() else "",
         keys=(projections == "shared").map({True: "shared with the query", False: "own"}),
         grouping=("kv_heads=" + heads.astype(str)).where(heads != frame["heads"], ""),
         memory=("key_len=" + keys.astype(str)).where(keys != frame["seq_len"], ""),

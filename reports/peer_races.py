@@ -37,6 +37,7 @@ CASE = (
     "memory",
     "seed",
     "projections",
+    "launch",
     "seq_len",
 )
 ERROR = 2.0  # the largest error of rounded scores, as a multiple of the public one's

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,9 +72,7 @@ def read_rows(folder: Path) -> pd.DataFrame:
 
 def read_table(path: Path, schema: type, later: Mapping[str, Any]) -> pd.DataFrame:
     """A CSV file with the fields of a dataclass as columns; those of `later` may be absent."""
-    text = read_texts(path)
-    earlier = {name: "" if default is None else str(default) for name, default in later.items()}
-    text = text.assign(**{name: earlier[name] for name in set(later) - set(text.columns)})
+    text = with_earlier(read_texts(path), later, later)
     expected = [field.name for field in dataclasses.fields(schema)]
     if missing := [column for column in expected if column not in text.columns]:
         raise ResultsError(
@@ -88,13 +86,21 @@ def read_table(path: Path, schema: type, later: Mapping[str, Any]) -> pd.DataFra
     return pd.DataFrame({name: typed(text[name], hints[name], path) for name in expected})
 
 
+def with_earlier(
+    text: pd.DataFrame, names: Collection[str], later: Mapping[str, Any]
+) -> pd.DataFrame:
+    """Add those of the columns `names` that an older file lacks, with their value for it."""
+    earlier = {name: "" if later[name] is None else str(later[name]) for name in names}
+    return text.assign(**{name: earlier[name] for name in set(names) - set(text.columns)})
+
+
 def read_heads(folder: Path, frame: pd.DataFrame, first: int = 0) -> pd.DataFrame:
     """The heads of the rows of `frame`; `first` is the number of the first of these rows."""
     path = folder / HEADS
     columns = ["case", *HEAD_COLUMNS[len(CASE_COLUMNS) :]]
     if not path.is_file():
         return pd.DataFrame(columns=columns, dtype="float64")
-    text = read_texts(path)
+    text = with_earlier(read_texts(path), set(LATER) & set(HEAD_COLUMNS), LATER)
     if missing := [column for column in HEAD_COLUMNS if column not in text.columns]:
         raise ResultsError(f"{path} lacks the expected columns {', '.join(missing)}")
     hints = typing.get_type_hints(Measurement) | typing.get_type_hints(HeadRow)

@@ -21,7 +21,7 @@ from reports.rows import finished
 
 Sort = Literal["head_dim", "width", "decode"]
 # There is one set of figures for each combination of these columns and of head_dim or width.
-ALIKE = ("machine", "causal", "batch", "grouping", "memory")
+ALIKE = ("machine", "causal", "batch", "grouping", "memory", "launching")
 SPLIT: Mapping[Sort, Sequence[str]] = {
     "head_dim": ("machine", "causal", "head_dim", *ALIKE[2:]),
     "width": ("machine", "causal", "width", *ALIKE[2:]),
@@ -175,7 +175,7 @@ def describe(fixed: Fixed) -> str:
                 words.append(f"{value} head" + ("s" if value != 1 else ""))
             case "direction":
                 words.append(DIRECTIONS.get(str(value), str(value)))
-            case "machine" | "dtype" | "grouping" | "memory" | "call":
+            case "machine" | "dtype" | "grouping" | "memory" | "call" | "launching":
                 words.append(str(value))
             case "passage" | "keys":
                 pass  # the direction, the source and the call have words of their own

@@ -37,9 +37,9 @@ def typed(text: pd.Series[str], hint: Any, path: Path) -> pd.Series[Any]:
         raise _unreadable(text, empty, "a value", path)
     if bool in kinds:
         truths = text.str.lower().map(_TRUTHS)
-        if truths.isna().any():
-            raise _unreadable(text, truths.isna(), "True or False", path)
-        return truths.astype(bool)
+        if (wrong := truths.isna() & ~empty).any():
+            raise _unreadable(text, wrong, "True or False", path)
+        return truths.astype("boolean" if empty.any() else bool)
     if int in kinds or float in kinds:
         numbers = pd.to_numeric(text.mask(empty), errors="coerce").astype("float64")
         if (wrong := numbers.isna() & ~empty & (text.str.lower() != "nan")).any():

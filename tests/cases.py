@@ -135,7 +135,7 @@ def no_exact(asked: Case, given: Settings) -> None:
 
 def limits(device: str, dtypes: list[str], seconds: float) -> dict[str, object]:
     """Return limits so high that no row exceeds them, without measuring."""
-    return {"matmul_tflops": dict.fromkeys(dtypes, 1e6), "copy_gb_per_s": 1e6}
+    return {"matmul_tflops": dict.fromkeys(dtypes, 1e6), "copy_gb_per_s": 1e6, "read_gb_per_s": 1e6}
 
 
 def misfortune(asked: Case, given: Settings, exact: bool = True) -> tuple[Measurement, Raw]:

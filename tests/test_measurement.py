@@ -44,7 +44,7 @@ FIXED_CASE = [
     "direction",
     "seed",
 ]
-CAME_LATER = {"projections": "none"}
+CAME_LATER = {"projections": "none", "launch": "eager"}
 FIXED_OUTCOME = ["status", "reason", "implementation_used"]
 FIXED_NUMBERS = [
     "time_ms_median",
@@ -100,6 +100,7 @@ OTHER_VALUES: dict[str, Any] = {
     "direction": "forward_backward",
     "seed": 1,
     "projections": "shared",
+    "launch": "graph",
 }
 
 
@@ -109,7 +110,7 @@ def test_the_fixed_columns_exist() -> None:
 
 
 def test_a_case_has_the_fixed_columns_and_they_are_first_in_a_row() -> None:
-    assert list(CASE_COLUMNS) == [*FIXED_CASE, "projections"]
+    assert list(CASE_COLUMNS) == [*FIXED_CASE, "projections", "launch"]
     assert COLUMNS[: len(CASE_COLUMNS)] == CASE_COLUMNS
     assert {name: LATER[name] for name in CAME_LATER} == CAME_LATER
     assert not set(LATER) & set(FIXED_CASE + FIXED_OUTCOME + FIXED_NUMBERS)
@@ -204,3 +205,7 @@ def test_a_label_includes_the_implementation_if_the_case_names_one() -> None:
 
 def test_a_label_includes_the_projections_if_there_are_any() -> None:
     assert case(projections="shared").label.endswith(" float32 forward shared projections")
+
+
+def test_a_label_says_if_the_call_is_replayed_from_a_graph() -> None:
+    assert case(launch="graph").label.endswith(" float32 forward in a graph")

@@ -22,7 +22,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from bench.measurement import CASE_COLUMNS, COLUMNS, Case, Measurement, Status
+from bench.measurement import CASE_COLUMNS, COLUMNS, HEAD_COLUMNS, Case, Measurement, Status
+from bench.runner import write_table
 from bench.sweep import Sweep
 from reports.__main__ import main
 from reports.answers import answers
@@ -41,6 +42,7 @@ from reports.pareto import frontier
 from reports.rows import ResultsError, finished, read_runs
 from reports.slices import Panel, also_measured, common, panels, split
 from reports.tables import reproduce_command, summary_table
+from tests.cases import HEAD
 from tests.conftest import DIFFERING
 
 CASE = Case(
@@ -213,6 +215,32 @@ def test_a_run_without_a_later_column_is_read_with_its_default(run: Path) -> Non
     assert set(frame["projections"]) == {"none"}
     assert frame["state_bytes"].isna().all()
     assert frame["state_bytes"].dtype == "Int64"
+
+
+def test_a_number_of_truth_may_be_empty(tmp_path: Path) -> None:
+    rows = [replace(done(), deterministic=True), done(seq_len=8192, key_len=8192)]
+    assert frame_of(tmp_path, rows)["deterministic"].tolist() == [True, pd.NA]
+
+
+def test_graphs_have_figures_of_their_own(tmp_path: Path) -> None:
+    eager = [done(seq_len=n, key_len=n) for n in (256, 512)]
+    graph = [replace(row, launch="graph", time_ms_median=0.1) for row in eager]
+    assert set(frame_of(tmp_path / "eager", eager)["launching"]) == {""}
+    parts = split(frame_of(tmp_path / "both", eager + graph))
+    assert {part.name for part in parts} == {"launched-by-the-host", "replayed-as-a-cuda-graph"}
+    for part in parts:
+        assert part.rows["launch"].nunique() == 1
+    menus = [column.title for column in listing(frame_of(tmp_path / "c", eager + graph)).columns]
+    assert "launch" in menus
+
+
+def test_heads_of_an_older_run_were_launched_by_the_host(run: Path) -> None:
+    row = done()
+    write_table(run / "results.csv", COLUMNS, [asdict(row)])
+    heads = [asdict(row.case) | asdict(HEAD)]
+    columns = [name for name in HEAD_COLUMNS if name != "launch"]
+    write_table(run / "heads.csv", columns, [{name: heads[0][name] for name in columns}])
+    assert len(read_runs([run]).per_head) == 1
 
 
 @pytest.mark.parametrize("name", sorted(p.parent.name for p in REFERENCE.glob("*/results.csv")))
@@ -404,6 +432,7 @@ def test_rows_of_a_panel_differ_only_in_its_axis(tmp_path: Path) -> None:
         "direction": ("forward", "forward_backward"),
         "seed": (0, 1),
         "projections": ("none", "separate"),
+        "launch": ("eager", "graph"),
     }
     rows = [done()]
     rows += [done(seq_len=512, key_len=512)]
@@ -854,7 +883,7 @@ def test_the_command_names_every_column_of_the_case(tmp_path: Path) -> None:
         "--set implementation=auto --set inputs=smollm2 --set layer=15 --set dtype=float32 "
         "--set batch=1 --set heads=8 --set kv_heads=8 --set seq_len=4096 --set key_len=4096 "
         "--set head_dim=64 --set causal=true --set direction=forward --set seed=0 "
-        "--set projections=none"
+        "--set projections=none --set launch=eager"
     )
     for name in CASE_COLUMNS:
         if name not in ("device", "hyperparameters"):

@@ -38,9 +38,9 @@ def test_the_limits_of_this_machine_are_positive() -> None:
     assert isinstance(rates, dict)
     assert set(rates) == {"float32"}
     assert 1e-4 < rates["float32"] < 1e4
-    bandwidth = limits["copy_gb_per_s"]
-    assert isinstance(bandwidth, float)
-    assert 0.1 < bandwidth < 1e5
+    for name in ("copy_gb_per_s", "read_gb_per_s"):
+        assert isinstance(limits[name], float)
+        assert 0.1 < limits[name] < 1e5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -62,7 +62,10 @@ def test_a_limit_is_the_best_rate_in_tera_operations_per_second(
     expected = 2 * 2048**3 / 0.002 / 1e12
     assert limits["matmul_tflops"] == pytest.approx({"float32": expected, "float64": expected})
     routes = 2 if route == "fast" else 1
-    assert len(two_milliseconds) == routes * 4 + 3 + 1
+    assert len(two_milliseconds) == routes * 4 + 3 + 3
+    rates = limits["matmul_tflops_by_route"]
+    assert rates["float32"] == pytest.approx(dict.fromkeys(("default", "fast")[:routes], expected))
+    assert rates["float64"] == pytest.approx({"default": expected})
 
 
 def test_the_bandwidth_counts_bytes_read_and_bytes_written(
@@ -74,6 +77,45 @@ def test_the_bandwidth_counts_bytes_read_and_bytes_written(
     assert isinstance(target, torch.Tensor)
     assert target.nbytes == 2**26
     assert not target.any()
+
+
+def test_the_bandwidth_of_reading_counts_bytes_read(
+    two_milliseconds: list[Callable[[], object]],
+) -> None:
+    limits = roofline.measure(CPU, [])
+    assert limits["read_gb_per_s"] == pytest.approx(2**26 / 0.002 / 1e9)
+    for call in two_milliseconds[1:]:
+        out = call()
+        assert isinstance(out, torch.Tensor)
+        assert out.nbytes < 2**26 / 1000
+
+
+def test_a_decoding_step_is_held_against_the_read_bandwidth(
+    two_milliseconds: list[Callable[[], object]],
+) -> None:
+    asked = {"direction": "decode", "causal": True, "heads": 4, "kv_heads": 2}
+    found = case(variant="full", hyperparameters="", implementation="sdpa", **asked)
+    row = worker.measure(found, settings(read_gb_per_s=0.5))[0]
+    # Keys and values of 32 tokens in 2 heads of 16 channels, in 4 ms in the median.
+    assert row.roofline_fraction == pytest.approx(2 * 32 * 2 * 16 * 4 / 0.004 / 0.5e9)
+    assert (row.useful_flops, row.tflops) == (None, None)
+
+
+def test_a_route_is_left_after_its_measurement() -> None:
+    before = torch.get_float32_matmul_precision()
+    with roofline._tf32():
+        assert torch.backends.cuda.matmul.allow_tf32
+    assert torch.get_float32_matmul_precision() == before
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_float32_has_a_second_route_on_a_gpu_and_on_the_fast_route(route: str) -> None:
+    cuda = torch.device("cuda")
+    assert list(roofline._routes(cuda, "float32")) == ["default", "tf32"]
+    assert list(roofline._routes(cuda, "bfloat16")) == ["default"]
+    own = ["default", "fast"] if route == "fast" else ["default"]
+    assert list(roofline._routes(CPU, "float32")) == own
+    assert list(roofline._routes(CPU, "float64")) == ["default"]
 
 
 def measured(limits: Mapping[str, float | None], **changes: object) -> Measurement:

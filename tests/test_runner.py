@@ -360,13 +360,14 @@ class TestOrderOfEvents:
 
         in_process.setattr(runner.worker, "measure", slow)
         group = {"variant": ("full", "top_k top_k=4"), "head_dim": (16,), "seq_len": (16, 32)}
-        sweep = Sweep("tiny", (group,), slow_call=2.0)
+        sweep = Sweep("tiny", (group,), slow_call=2.0, energy=0.5)
         given = {"device": "cpu", "files": {}, "seconds": 0.001, "timeout": 60.0}
         rows = runner.run(sweep, tmp_path, **given)
         skipped = [(row.variant, row.seq_len) for row in rows if row.status is Status.SKIPPED]
         assert skipped == [("top_k", 32)]
         recorded = json.loads((tmp_path / "environment.json").read_text())["sweep"]
         assert recorded["slow_call"] == 2.0
+        assert recorded["energy"] == 0.5
 
     def test_a_case_that_would_exceed_the_timeout_by_forecast_is_skipped(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch

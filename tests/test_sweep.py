@@ -127,6 +127,13 @@ class TestFiles:
             with pytest.raises(SweepError, match=r"mine: timeout must be a number .*; got "):
                 parse("mine", {"timeout": wrong})
 
+    def test_a_sweep_may_measure_energy(self) -> None:
+        assert parse("mine", {"seq_len": 16}).energy == 0
+        mine = parse("mine", {"seq_len": 16, "energy": 2})
+        assert mine.overridden(["heads=1"]).located()[0].energy == 2.0
+        with pytest.raises(SweepError, match=r"mine: energy must be a number .*; got -1"):
+            parse("mine", {"energy": -1})
+
     def test_a_sweep_may_set_the_limit_for_slow_calls(self) -> None:
         assert parse("mine", {"seq_len": 16}).slow_call == float("inf")
         mine = parse("mine", {"seq_len": 16, "slow_call": 0.5})

@@ -125,6 +125,12 @@ class TestNumbers:
         assert row.roofline_fraction == pytest.approx(row.tflops / 50)
         assert row.oracle_rows == 32
         assert {name for name in NUMBERS if getattr(row, name) is None} == {
+            "launch_bound",
+            "host_in_time",
+            "sm_clock_mhz",
+            "power_w",
+            "throttled",
+            "energy_mj",
             "state_bytes",
             "approx_error_seed_std",
             "approx_error_seeds",

@@ -54,6 +54,11 @@ class State:
         storages = [tensor.untyped_storage() for tensor in _tensors(self.memory)]
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
+    @property
+    def filled_bytes(self) -> int:
+        """`nbytes` without the free space."""
+        return _filled(self.memory)
+
 
 def first_state(attention: Variant, query: Tensor, key: Tensor, value: Tensor, call: Call) -> State:
     """The state after the first tokens."""
@@ -170,6 +175,16 @@ def _tensors(memory: Memory) -> Iterator[Tensor]:
             yield part
         elif isinstance(part, tuple):
             yield from _tensors(part)
+
+
+def _filled(part: object) -> int:
+    """Bytes of a part of a memory. Buffers with free space state their own `filled_bytes`."""
+    if isinstance(part, Tensor):
+        return part.nbytes
+    own: int | None = getattr(part, "filled_bytes", None)
+    if own is None:
+        return sum(map(_filled, part)) if isinstance(part, tuple) else 0
+    return own
 
 
 def _shape(query: Tensor, key: Tensor) -> tuple[int, int, int, int]:

@@ -51,6 +51,12 @@ class Kept(NamedTuple):
         return self.stop - self.start
 
     @property
+    def filled_bytes(self) -> int:
+        """Bytes of the tokens, without free slots."""
+        parts = (self.keys, self.values, self.hidden)
+        return sum(part.nbytes for part in parts if part is not None)
+
+    @property
     def keys(self) -> Tensor:
         return self.key[:, :, self.start : self.stop]
 
