@@ -13,9 +13,9 @@ from torch import Tensor
 from tests.contract import test_memory_growth, test_rounding
 from tests.contract.attentions import attentions, supports
 from variants import Attention
+from variants.contract.device import pretended_gpu
 from variants.engines.libraries import cuda_sdpa
 from variants.engines.primitives import head_slabs
-from variants.engines.primitives.device import pretended_gpu
 from variants.engines.tiled.layouts import all_keys
 
 

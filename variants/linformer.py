@@ -19,13 +19,13 @@ from torch.autograd.function import once_differentiable
 from variants.contract.attention import Attention
 from variants.contract.call import Call
 from variants.contract.definitions import compute_dtype, dot_products, softmax_weights
+from variants.contract.device import on_gpu
 from variants.contract.draws import lasting
 from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.modes import no_autocast
 from variants.contract.registry import register
 from variants.contract.tensor_cache import cached
 from variants.engines.libraries import fused_sdpa
-from variants.engines.primitives.device import on_gpu
 
 # Number of tokens in a piece. Entries are drawn piece by piece, so that a longer sequence only adds
 # draws. Products are summed piece by piece, because the rounding error of one sum over all tokens

@@ -17,7 +17,7 @@ from bench.launches.estimate import device_seconds, host_seconds
 from variants import Attention
 from variants.contract import tensor_cache
 from variants.contract.call import Keywords
-from variants.engines.primitives.device import pretended_gpu
+from variants.contract.device import pretended_gpu
 
 FORWARD, FORWARD_BACKWARD = "forward", "forward_backward"
 

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from variants.contract.modes import untraced
 from variants.engines.gpu.key_ranges import Tiles
 from variants.engines.gpu.launches import launch, operation
-from variants.engines.gpu.widths import padded_width
+from variants.engines.gpu.tile_widths import padded_width
 
 
 def run(

@@ -45,7 +45,7 @@ def stacked(parts: Sequence[tuple[Table | int, Table | int]], key_len: int) -> T
     return np.clip(np.stack(ends, -1), 0, key_len).reshape(1, -1, len(parts), 2)
 
 
-class Lists(NamedTuple):
+class TileLists(NamedTuple):
     """The blocks that tiles read.
 
     order: the tiles, int32 (tiles,), long lists first, so that they do not run alone at the end.
@@ -65,8 +65,8 @@ class Tiles(NamedTuple):
     rows: int  # query rows of a tile
     keys: int  # keys of a block
     bounds: Tensor  # int32 (heads or 1, groups, ranges, 2)
-    by_query: Lists
-    by_key: Lists  # for each block of keys the tiles of rows that see it
+    by_query: TileLists
+    by_key: TileLists  # for each block of keys the tiles of rows that see it
     numbers: tuple[int, ...]  # offset, tokens, lead, group_rows, causal
 
 
@@ -143,7 +143,7 @@ def _lists(
     heads: int,
     tile_count: int,
     device: torch.device,
-) -> Lists:
+) -> TileLists:
     line = head * tile_count + tile
     order = np.lexsort((block, whole, line))
     count = np.bincount(line, minlength=heads * tile_count)
@@ -151,7 +151,7 @@ def _lists(
     middle = stop - np.bincount(line[whole], minlength=heads * tile_count)
     ends = np.stack([stop - count, middle, stop], -1).reshape(heads, tile_count, 3)
     longest = count.reshape(heads, tile_count).max(0)
-    return Lists(
+    return TileLists(
         _on(np.argsort(-longest, kind="stable"), device),
         _on(ends, device),
         _on(block[order], device),

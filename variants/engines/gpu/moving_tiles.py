@@ -1,4 +1,4 @@
-"""Lists of blocks within a distance that is known only on the device."""
+"""TileLists of blocks within a distance that is known only on the device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from variants.contract.tensor_cache import cached
-from variants.engines.gpu.key_ranges import Lists, Tiles
+from variants.engines.gpu.key_ranges import TileLists, Tiles
 
 ROWS = 64  # query rows of a tile
 KEYS = 64  # keys of a block
@@ -21,17 +21,17 @@ def tiles_within(reach: Tensor, query_len: int, key_len: int, *, causal: bool) -
     hides the other keys, also later keys if `causal`. The lists of a head are ranges of blocks, so
     `blocks` counts them.
     """
-    shape = _shape(query_len, key_len, reach.device)
+    tables = _tables(query_len, key_len, reach.device)
     reach = reach[:, None]
     forward = 0 if causal else reach
     # Rows with positions p see keys p - reach to p + forward; key j is seen from j - forward to
     # j + reach.
-    by_query = _ranges(shape.rows, shape.keys, shape.row_first, shape.row_last, reach, forward)
-    by_key = _ranges(shape.keys, shape.rows, shape.key_first, shape.key_last, forward, reach)
-    return Tiles(ROWS, KEYS, shape.bounds, by_query, by_key, (0, 1 << 30, 0, 1, 0))
+    by_query = _ranges(tables.rows, tables.keys, tables.row_first, tables.row_last, reach, forward)
+    by_key = _ranges(tables.keys, tables.rows, tables.key_first, tables.key_last, forward, reach)
+    return Tiles(ROWS, KEYS, tables.bounds, by_query, by_key, (0, 1 << 30, 0, 1, 0))
 
 
-class _Shape(NamedTuple):
+class _Tables(NamedTuple):
     """Tables that do not depend on the distance; int32."""
 
     rows: Tensor  # numbers of the tiles of rows
@@ -44,7 +44,7 @@ class _Shape(NamedTuple):
 
 
 @cached
-def _shape(query_len: int, key_len: int, device: torch.device) -> _Shape:
+def _tables(query_len: int, key_len: int, device: torch.device) -> _Tables:
     with torch.device("cpu"):
         offset = key_len - query_len
         rows = torch.arange(-(-query_len // ROWS), dtype=torch.int32)
@@ -58,7 +58,7 @@ def _shape(query_len: int, key_len: int, device: torch.device) -> _Shape:
             ((keys + 1) * KEYS).clamp(max=key_len) - 1 - offset,
             torch.zeros(1, 1, 0, 2, dtype=torch.int32),
         )
-    return _Shape(*(table.to(device) for table in tables))
+    return _Tables(*(table.to(device) for table in tables))
 
 
 def _ranges(
@@ -68,11 +68,11 @@ def _ranges(
     last: Tensor,
     before: Tensor | int,
     after: Tensor | int,
-) -> Lists:
+) -> TileLists:
     """For each tile the blocks from `first` - `before` to `last` + `after`. Tiles and blocks have
     the same size."""
     assert ROWS == KEYS
     start = torch.div(first - before, KEYS, rounding_mode="floor").clamp_(0, len(blocks))
     stop = torch.div(last + after + KEYS, KEYS, rounding_mode="floor").clamp_(0, len(blocks))
     start, stop = torch.broadcast_tensors(start, stop)
-    return Lists(tiles, torch.stack([start, stop, stop], dim=-1).contiguous(), blocks)
+    return TileLists(tiles, torch.stack([start, stop, stop], dim=-1).contiguous(), blocks)

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from variants.contract.tensor_cache import cached
 from variants.engines.gpu.launches import launch, operation
-from variants.engines.gpu.widths import padded_width
+from variants.engines.gpu.tile_widths import padded_width
 from variants.engines.tiled.pooled_keys import Pooled
 
 AT_ONCE = 6  # levels that one launch halves
