@@ -16,6 +16,7 @@ from torch import Tensor
 
 from variants.contract.attention import Attention
 from variants.contract.call import Call
+from variants.contract.checks import UnsupportedError
 from variants.contract.definitions import (
     compute_dtype,
     dot_products,
@@ -26,6 +27,7 @@ from variants.contract.definitions import (
 from variants.contract.device import on_gpu
 from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
+from variants.engines.gpu import landmark_inverse
 from variants.engines.libraries import fused_sdpa
 from variants.engines.tiled import tile_loop
 
@@ -38,7 +40,7 @@ from variants.engines.tiled import tile_loop
     memory="n·d",
     target="softmax",
     supports={"key_padding_mask", "cross_attention", "backward"},
-    implementations=("products",),
+    implementations=("products", "triton"),
     exact_when={"num_landmarks": 1 << 40},
     grid={"num_landmarks": (32, 64, 128, 256)},
     convex=False,
@@ -74,6 +76,8 @@ class NystromAttention(Attention):
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         if self._is_exact(query, key):
             return fused_sdpa.attend(query, key, value, call)
+        if self.choose_implementation(query, key) == "triton":
+            return self._attend_on_gpu(query, key, value, call)
         queries, keys, shown = self._landmarks(query, key, call.key_padding_mask)
         hidden = None if call.key_padding_mask is None else ~shown
         dtype, wide = query.dtype, queries.dtype
@@ -118,6 +122,50 @@ class NystromAttention(Attention):
         steps = self.num_iterations * (rows**2 * columns * 2 + rows**3 * 2)
         return batch * heads * (4.0 * head_dim * products + 2.0 * steps)
 
+    def choose_implementation(self, query: Tensor, key: Tensor) -> str:
+        chosen = super().choose_implementation(query, key)
+        replaced = self.implementation == "auto" and not self._has_kernel(query)
+        return "products" if replaced else chosen
+
+    def _has_kernel(self, query: Tensor) -> bool:
+        half = query.dtype in (torch.float16, torch.bfloat16)
+        return half and landmark_inverse.fits(self.num_landmarks, query.shape[-1])
+
+    def _attend_on_gpu(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
+        """`attend` for half types: the inverse in float32 by one kernel, and few products. The
+        error of an inverse in float32 is smaller than that of the rounded output."""
+        if not self._has_kernel(query):
+            raise UnsupportedError(
+                "implementation 'triton' takes bfloat16 and float16, and at most "
+                f"{landmark_inverse.LARGEST} landmarks and {landmark_inverse.WIDEST} channels"
+            )
+        padding, hidden = call.key_padding_mask, None
+        if padding is None:
+            queries, keys = self._means(query), self._means(key)
+            nothing = torch.zeros(len(key), keys.shape[2], dtype=torch.bool, device=key.device)
+        else:
+            queries, keys, shown = self._landmarks(query, key, padding)
+            nothing = hidden = ~shown
+        inverse = landmark_inverse.inverse(
+            queries.contiguous(), keys.contiguous(), nothing, call.scale, self.num_iterations
+        )
+        # A softmax over all keys for few rows: a fused kernel would use few programs.
+        rows = (queries * call.scale).unflatten(1, (key.shape[1], -1)).flatten(2, 3)
+        scores = rows @ key.float().mT
+        if padding is None:
+            weights = torch.softmax(scores, -1)
+        else:
+            weights = masked_softmax(scores, ~padding[:, None, None, :])
+        means = (weights @ value.float()).unflatten(2, (-1, queries.shape[2])).flatten(1, 2)
+        keys = expand_heads(keys, query.shape[1])
+        out = fused_sdpa.attend(query.float(), keys, inverse @ means, call.masked(hidden, None))
+        return out.to(query.dtype)
+
+    def _means(self, tokens: Tensor) -> Tensor:
+        """Return the means over each segment, (batch, heads, segments, channels) in float32."""
+        parts = [part.mean(3, dtype=torch.float32) for part in self._segments(tokens)]
+        return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
+
     def _is_exact(self, query: Tensor, key: Tensor) -> bool:
         return max(query.shape[2], key.shape[2]) <= self.num_landmarks
 
@@ -140,6 +188,10 @@ class NystromAttention(Attention):
 
     def _sums(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the sums over each segment of tokens, (batch, heads, segments, channels)."""
+        return torch.cat([part.sum(3, dtype=dtype) for part in self._segments(tokens)], 2)
+
+    def _segments(self, tokens: Tensor) -> list[Tensor]:
+        """Return the segments of each size, (batch, heads, segments, size, channels)."""
         length = tokens.shape[2]
         segments = min(self.num_landmarks, length)
         size, longer = divmod(length, segments)
@@ -147,7 +199,7 @@ class NystromAttention(Attention):
         parts = [tokens[:, :, cut:].unflatten(2, (segments - longer, size))]
         if longer:
             parts.insert(0, tokens[:, :, :cut].unflatten(2, (longer, size + 1)))
-        return torch.cat([part.sum(3, dtype=dtype) for part in parts], 2)
+        return parts
 
     def _inverse(self, queries: Tensor, keys: Tensor, shown: Tensor, scale: float) -> Tensor:
         """Return A⁺ (batch, heads, columns, rows) in float64. The largest entries of the inverse
