@@ -42,8 +42,8 @@ class TopKAttention(Attention):
         weights[i] = softmax over j of s[i, j],  where s[i, j] >= the top_k-th highest s[i, :]
 
     No method that selects `top_k` keys for each query keeps more attention weight, because this
-    method computes all scores first. It is a reference, not a fast method. The selection has no
-    gradient.
+    method computes all scores first. It is a reference, not a fast method, also on a GPU: scores
+    are computed in float64 and written to memory, in blocks of rows. The selection has no gradient.
 
     Costs: n tokens, d = head_dim, k = top_k.
     """

@@ -18,13 +18,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from variants.contract.definitions import compute_dtype
+from variants.contract.device import on_gpu
 from variants.contract.modes import no_autocast
 from variants.engines.primitives import head_slabs, softmax_tile
 from variants.engines.primitives.precision import Precision
 from variants.engines.primitives.softmax_tile import HIDDEN, Scratch
 from variants.engines.rounds.round_tiles import RoundTiles
 
-MERGED = 1 << 13  # rows that are merged at a time, so that they stay in the cache
+MERGED = 1 << 13  # rows that are merged at a time on a CPU, so that they stay in the cache
 # With fewer multiplications or fewer matrices in a batched product, a CPU may use code that rounds
 # differently. The number of tiles depends on later tokens, but earlier rows must not depend on it.
 LEAST_PRODUCT, LEAST_TILES = 1 << 13, 2
@@ -237,8 +238,9 @@ class _Rounds(torch.autograd.Function):
                     if lse is not None:
                         found_lse.index_copy_(0, place, lse.flatten())
                 if turn > 0:
-                    for piece in range(0, count, MERGED):
-                        part = slice(piece, min(piece + MERGED, count))
+                    merged = count if on_gpu(query.device) else MERGED
+                    for piece in range(0, count, merged):
+                        part = slice(piece, min(piece + merged, count))
                         _merge(total[part], total_lse[part], found[part], found_lse[part])
         out = total[:count].view(query.shape).to(query.dtype)
         lse = total_lse[:count].view(query.shape[:3])
