@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 import variants
-from variants.contract.device import pretended_gpu
+from variants import REGISTRY, UnsupportedError
+from variants.contract.device import interpreted, pretended_gpu
 
 # Each text is a variant whose tiles have partly visible, fully visible and unseen blocks.
 PATTERNS = (
@@ -143,3 +144,18 @@ def test_spans_of_nan_give_nan() -> None:
     bias = attention._log_share(span, distances, True) + 0 * span[:, None]  # type: ignore[attr-defined]
     assert bias[0].isfinite().all()
     assert bias[1].isnan().all()
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, cls in REGISTRY.items() if "triton" in cls.info.implementations]
+)
+def test_float64_and_a_cpu_are_refused(name: str) -> None:
+    attention = variants.create(name, implementation="triton")
+    causal = attention.info.causal_choices[-1]
+    query, key, value = (torch.zeros(1, 2, 8, 8, dtype=torch.float64) for _ in range(3))
+    reason = "takes float16, bfloat16 and float32; got float64"
+    with pretended_gpu("cpu"), pytest.raises(UnsupportedError, match=reason):
+        attention(query, key, value, causal=causal)
+    if not interpreted():
+        with pytest.raises(UnsupportedError, match="Triton kernels run on CUDA only"):
+            attention(query.float(), key.float(), value.float(), causal=causal)

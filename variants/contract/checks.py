@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from variants.contract.call import Keywords, Parameters
+from variants.contract.device import triton_unavailable
 from variants.contract.modes import pretended, tracing
 from variants.contract.variant import Variant
 
@@ -78,6 +79,8 @@ def check_call(
     for word, tensor in (("key_padding_mask", key_padding_mask), ("distance_bias", distance_bias)):
         if tensor is not None and not isinstance(tensor, Tensor):
             raise ValueError(f"{name}: {word} must be a tensor; got {type(tensor).__name__}")
+    if attention.implementation == "triton":
+        _check_triton(name, query)
     if causal:
         require(attention, "causal")
     elif attention.info.causal_only:
@@ -94,6 +97,14 @@ def check_call(
     if distance_bias is not None:
         require(attention, "distance_bias")
         check_bias(name, distance_bias, query, key_len)
+
+
+def _check_triton(name: str, query: Tensor) -> None:
+    reason = triton_unavailable(query.device)
+    if query.dtype is torch.float64:
+        reason = "it takes float16, bfloat16 and float32; got float64"
+    if reason is not None:
+        raise UnsupportedError(f"{name}: implementation 'triton' cannot run: {reason}")
 
 
 def require_real(name: str, method: str, *tensors: Tensor) -> None:
