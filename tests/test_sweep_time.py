@@ -50,9 +50,11 @@ def test_a_case_costs_its_calls_its_baselines_and_its_compiling() -> None:
 
 
 def test_the_time_grows_with_the_work_of_a_call() -> None:
-    common = {"variant": ["additive"], "heads": [16], "dtype": ["bfloat16"]}
-    short, long = (seconds(seq_len=[n], **common) for n in (4096, 16384))
-    assert long.calls > 4 * short.calls
+    exact = variants.create("full", implementation="sdpa")
+    found = [planned(variant=[exact.text], seq_len=[n], heads=[16]) for n in (16384, 65536)]
+    short, long = (sweep.cases("cuda", {})[0] for sweep in found)
+    times = [sweep_time.seconds_of_call(case.attention, case) for case in (short, long)]
+    assert times[1] == pytest.approx(16 * times[0], rel=0.1)
 
 
 def test_a_case_that_the_variant_refuses_takes_no_time() -> None:
