@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from bench import forecast, worker
+from bench import forecast, repeatability, worker
 from bench.measurement import Case, Measurement, Status
 from tests.cases import case, fresh_worker, good, settings
 from variants.contract.attention import Attention
@@ -173,6 +173,7 @@ def test_a_case_makes_at_least_the_assumed_number_of_calls(
 
     monkeypatch.setattr(worker, "_closure", counted)
     if slow:
+        monkeypatch.setattr(repeatability, "SLOW_MS", 0.0)
         ticks = iter(range(10**6))
         monkeypatch.setattr(worker.time, "perf_counter", lambda: 2.0 * next(ticks))
     with fresh_worker():
@@ -202,6 +203,7 @@ def test_calls_with_other_seeds_and_for_gradients_are_counted(
         return attend(self, *given)
 
     monkeypatch.setattr(Attention, "run", counted)
+    monkeypatch.setattr(repeatability, "SLOW_MS", 0.0)
     ticks = iter(range(10**6))
     monkeypatch.setattr(worker.time, "perf_counter", lambda: 2.0 * next(ticks))
     planned = case(seq_len=64, **asked)
