@@ -4,6 +4,7 @@ SHELL := /bin/sh
 BASE_PYTHON ?= python3
 DEVICE ?= auto
 FAIL_OVER ?=
+OUT ?= results/gpu-check
 # glibc reads these at the start of a process. The process then keeps freed memory between calls.
 KEPT := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=34359738368 MALLOC_TOP_PAD_=268435456
 ifndef RUN
@@ -57,6 +58,10 @@ bench: $(BENCH_READY) ## measure this machine (SWEEP=, SET="axis=v1,v2 ...", DEV
 smoke: $(BENCH_READY) ## the whole pipeline, sweep to report, in under a minute
 	@$(PYTHON) -m bench run smoke --device $(DEVICE) --out $(RUN)-smoke
 	@$(PYTHON) -m reports build $(RUN)-smoke
+
+.PHONY: gpu-check
+gpu-check: $(BENCH_READY) ## on a GPU machine: run all that needs a GPU once, in nine minutes (OUT=)
+	@$(PYTHON) -m bench.gpu_check $(if $(filter cpu,$(DEVICE)),--device cpu) --out $(OUT)
 
 .PHONY: peers
 peers: $(PEERS_READY) ## race public implementations, under two settings of the memory allocator

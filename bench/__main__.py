@@ -19,6 +19,7 @@ from rich.table import Table
 import variants
 from bench import compare as comparison
 from bench import journal, runner, variant_tables
+from bench.gpu_check.check_command import gpu_check
 from bench.inputs import CaptureError
 from bench.inputs.capture import capture as make_capture
 from bench.launches import sweep_time
@@ -51,6 +52,7 @@ def main() -> None:
 
 
 main.add_command(model)
+main.add_command(gpu_check)
 main.add_command(launches)
 
 
@@ -113,7 +115,7 @@ def run(
     timeout: float | None,
 ) -> None:
     """Measure a sweep: a .toml file, or the name of a built-in one (cpu, field, gpu,
-    layer, long, smoke, peers).
+    gpu_check, layer, long, smoke, peers).
 
     Without SWEEP, the default sweep of the device (cpu or gpu) is measured. If SWEEP is left out
     and --set contains seq_len, the sweep has only the axes of --set and default values for others.

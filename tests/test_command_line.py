@@ -92,8 +92,8 @@ class TestBadInput:
         [
             (
                 ["nosuch"],
-                "no sweep 'nosuch'; give a .toml file, or one of: cpu, field, gpu, layer, "
-                "long, peers, smoke",
+                "no sweep 'nosuch'; give a .toml file, or one of: cpu, field, gpu, "
+                "gpu_check, layer, long, peers, smoke",
             ),
             (["nosuch.toml"], r"cannot read the sweep nosuch\.toml: No such file or directory"),
             (["--set", "heads"], "write an override as axis=value,value; got 'heads'"),

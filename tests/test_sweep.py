@@ -66,7 +66,9 @@ class TestFiles:
 
     def test_every_built_in_sweep_is_tested(self) -> None:
         # The sweep of the peers needs the peer packages: see test_peers.py.
-        assert {file.stem for file in BUILT_IN.glob("*.toml")} == {*WHOLE, "layer", "long", "peers"}
+        assert {file.stem for file in BUILT_IN.glob("*.toml")} == {
+            *(*WHOLE, "gpu_check", "layer", "long", "peers")
+        }
 
     def test_the_long_sweep_has_one_setting_of_a_knob(self) -> None:
         planned = read("long").cases("cpu", {})
@@ -102,7 +104,7 @@ class TestFiles:
     def test_an_unknown_sweep_names_the_built_in_ones(self) -> None:
         with pytest.raises(
             SweepError,
-            match=r"no sweep 'cpuu'; .* one of: cpu, field, gpu, layer, long, peers, smoke$",
+            match=r"no sweep 'cpuu'; .* one of: cpu, field, gpu, gpu_check, layer, long, peers, smoke$",
         ):
             read("cpuu")
 

@@ -1,0 +1,1 @@
+"""Runs everything once that needs a GPU, in a few minutes: `make gpu-check`."""

@@ -1,0 +1,73 @@
+"""Runs the sweep `gpu_check` by the project's own command, and prints its rows."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+SWEEP = "gpu_check"
+# On a CPU: every row of the sweep as a short one.
+SHORT = ("seq_len=64", "heads=1", "implementation=auto", "inputs=gaussian", "head_dim=16")
+LOG_BYTES = 200_000
+SHOWN = (
+    "variant", "implementation_used", "seq_len", "head_dim", "dtype", "direction", "status",
+    "time_ms_median", "wall_ms_median", "exact_ms_median", "speedup_vs_exact",
+    "impl_error_rel_l2", "prepare_ms", "roofline_fraction", "reason",
+)  # fmt: skip
+
+
+@click.command()
+@click.option("--device", default="cuda")
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--run", "folder", type=click.Path(path_type=Path), required=True)
+def main(device: str, out: Path, folder: Path) -> None:
+    """Run the sweep; its rows are kept also if it is interrupted."""
+    if importlib.util.find_spec("pebble") is None:
+        click.echo("the sweep is left out: pebble is missing; put its wheel into .whl/")
+        return
+    command = [sys.executable, "-m", "bench", "run", SWEEP, "--device", device]
+    command += ["--out", str(folder)]
+    if device == "cpu":
+        command += ["--seconds", "0.01"]
+        command += [word for setting in SHORT for word in ("--set", setting)]
+    process = subprocess.Popen(command)
+    try:
+        process.wait()
+    except KeyboardInterrupt:  # the sweep got it too, and writes its rows
+        process.wait()
+    finally:
+        _keep(out, folder)
+
+
+def _keep(out: Path, folder: Path) -> None:
+    log = folder / "worker.log"
+    if log.is_file():
+        click.echo(log.read_bytes()[-LOG_BYTES:].decode(errors="replace"))
+    if not (folder / "results.csv").is_file():
+        click.echo("the sweep has no rows")
+        return
+    shutil.copy(folder / "results.csv", out / "sweep.csv")
+    with (out / "sweep.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        cells = (f"{row[name][:60]}" for name in SHOWN if row[name])
+        click.echo(" | ".join(_rounded(cell) for cell in cells))
+    statuses = [row["status"] for row in rows]
+    click.echo(", ".join(f"{statuses.count(x)} {x}" for x in sorted(set(statuses))))
+
+
+def _rounded(cell: str) -> str:
+    try:
+        return cell if cell.isdecimal() else f"{float(cell):.4g}"
+    except ValueError:
+        return cell
+
+
+if __name__ == "__main__":
+    main()
