@@ -104,7 +104,7 @@ class TestFiles:
     def test_an_unknown_sweep_names_the_built_in_ones(self) -> None:
         with pytest.raises(
             SweepError,
-            match=r"no sweep 'cpuu'; .* one of: cpu, field, gpu, gpu_check, layer, long, peers, smoke$",
+            match=r"no sweep 'cpuu'; .*: cpu, field, gpu, gpu_check, layer, long, peers, smoke$",
         ):
             read("cpuu")
 
