@@ -309,12 +309,8 @@ def _see_here(attention: Attention, case: Case, given: Inputs, settings: Setting
         first_ms = 1e3 * (time.perf_counter() - started)
         timed = cuda_graph.recorded(call, device) if case.launch == "graph" else call
         watch = instruments.watch(device)
-        first_ms = 1e3 * (time.perf_counter() - started)
-        timed = cuda_graph.recorded(call, device) if case.launch == "graph" else call
-        watch = instruments.watch(device)
         # A call of some seconds is enough warm-up. The first call on a GPU may compile a kernel.
         warm = timed is call and first_ms > (1e3 if device.type == "cpu" else 1e4)
-        samples = clock.measure(timed, device, settings.seconds, warm=warm, watch=watch)
         samples = clock.measure(timed, device, settings.seconds, warm=warm, watch=watch)
         if layer is not None:
             _check_output(timed(), shape, query.dtype)

@@ -29,8 +29,8 @@ from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.pattern import Pattern
 from variants.contract.registry import register
 from variants.contract.tensor_cache import cached
-from variants.engines.gpu import block_softmax
-from variants.engines.gpu.moving_tiles import tiles_within
+from variants.engines.gpu.listed import block_softmax
+from variants.engines.gpu.listed.moving_tiles import tiles_within
 from variants.engines.primitives.softmax_tile import HIDDEN
 from variants.engines.tiled import tile_loop
 from variants.engines.tiled.layouts import window

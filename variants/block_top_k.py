@@ -19,7 +19,8 @@ from variants.contract.definitions import dot_products, masked_softmax, query_po
 from variants.contract.device import on_gpu
 from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
-from variants.engines.gpu import block_selection, gathered_softmax, launches
+from variants.engines.gpu import launches
+from variants.engines.gpu.selected import block_selection, gathered_softmax
 from variants.engines.libraries import fused_sdpa
 from variants.engines.rounds import block_choice, merge_rounds
 from variants.engines.rounds.block_choice import ChosenRounds

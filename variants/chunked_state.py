@@ -22,8 +22,8 @@ from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
 from variants.contract.tensor_cache import cached
 from variants.contract.variant import Memory
-from variants.engines.gpu import delta_state, feature_sum
-from variants.engines.gpu.feature_sum import Rule
+from variants.engines.gpu.sums import delta_state, feature_sum
+from variants.engines.gpu.sums.feature_sum import Rule
 from variants.engines.libraries import fla
 from variants.engines.recurrent.delta_rule import SHORTEST, GatedDelta
 from variants.engines.recurrent.retention import Retention

@@ -28,9 +28,9 @@ from variants.contract.draws import lasting
 from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
 from variants.contract.tensor_cache import cached
-from variants.engines.gpu import block_softmax, pooled_means
-from variants.engines.gpu.key_ranges import KeyRanges, Tiles, stacked, tiles
-from variants.engines.gpu.pooled_means import joined_levels
+from variants.engines.gpu.listed import block_softmax, pooled_means
+from variants.engines.gpu.listed.key_ranges import KeyRanges, Tiles, stacked, tiles
+from variants.engines.gpu.listed.pooled_means import joined_levels
 from variants.engines.primitives.precision import Precision
 from variants.engines.tiled import pooled_keys, tile_loop
 from variants.engines.tiled.layouts.strided import Strided

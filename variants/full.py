@@ -22,7 +22,7 @@ from variants.contract.registry import register
 from variants.contract.variant import Memory
 from variants.engines.decode import decode_attend
 from variants.engines.decode.kv_cache import Kept
-from variants.engines.gpu import whole_softmax
+from variants.engines.gpu.listed import whole_softmax
 from variants.engines.libraries import cuda_sdpa, fused_sdpa, xformers
 from variants.engines.tiled import tile_loop
 

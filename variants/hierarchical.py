@@ -27,9 +27,9 @@ from variants.contract.definitions import (
 from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
 from variants.contract.tensor_cache import cached
-from variants.engines.gpu import block_softmax, pooled_means
-from variants.engines.gpu.key_ranges import KeyRanges, Table, Tiles, stacked, tiles
-from variants.engines.gpu.pooled_means import joined_levels
+from variants.engines.gpu.listed import block_softmax, pooled_means
+from variants.engines.gpu.listed.key_ranges import KeyRanges, Table, Tiles, stacked, tiles
+from variants.engines.gpu.listed.pooled_means import joined_levels
 from variants.engines.libraries import fused_sdpa
 from variants.engines.primitives import head_slabs
 from variants.engines.primitives.precision import Precision

@@ -25,8 +25,8 @@ from variants.contract.definitions import (
 from variants.contract.hyperparameter import hyperparameter
 from variants.contract.registry import register
 from variants.contract.variant import Memory
-from variants.engines.gpu import feature_sum
-from variants.engines.gpu.feature_sum import Rule
+from variants.engines.gpu.sums import feature_sum
+from variants.engines.gpu.sums.feature_sum import Rule
 from variants.engines.kernelised import sum_all
 from variants.engines.kernelised.feature_map import Features
 from variants.engines.libraries import fla

@@ -31,7 +31,8 @@ from variants.contract.draws import lasting
 from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
 from variants.contract.tensor_cache import cached
-from variants.engines.gpu import gathered_softmax, hashed_ranges, launches
+from variants.engines.gpu import launches
+from variants.engines.gpu.selected import gathered_softmax, hashed_ranges
 from variants.engines.rounds import merge_rounds
 from variants.engines.rounds.lsh_hash import hashed
 from variants.engines.rounds.lsh_sort import HashedRounds, Ranks

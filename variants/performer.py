@@ -22,8 +22,8 @@ from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
 from variants.contract.tensor_cache import cached
 from variants.contract.variant import Memory
-from variants.engines.gpu import feature_sum
-from variants.engines.gpu.feature_sum import Rule
+from variants.engines.gpu.sums import feature_sum
+from variants.engines.gpu.sums.feature_sum import Rule
 from variants.engines.kernelised import sum_all
 from variants.engines.kernelised.feature_map import Features
 from variants.engines.primitives.head_slabs import Slab

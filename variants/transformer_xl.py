@@ -33,9 +33,9 @@ from variants.contract.tensor_cache import cached
 from variants.contract.variant import Memory
 from variants.engines.decode import decode_attend
 from variants.engines.decode.kv_cache import Kept
-from variants.engines.gpu import block_softmax
-from variants.engines.gpu.key_ranges import KeyRanges, Tiles, stacked, tiles
-from variants.engines.gpu.relative_queries import relative_queries
+from variants.engines.gpu.listed import block_softmax
+from variants.engines.gpu.listed.key_ranges import KeyRanges, Tiles, stacked, tiles
+from variants.engines.gpu.listed.relative_queries import relative_queries
 from variants.engines.primitives import head_slabs
 from variants.engines.primitives.softmax_tile import HIDDEN
 from variants.engines.tiled import tile_loop

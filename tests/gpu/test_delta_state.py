@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import variants
-from variants.engines.gpu import delta_state, feature_grad_launches, feature_launches
+from variants.engines.gpu.sums import delta_state, feature_grad_launches, feature_launches
 
 pytestmark = pytest.mark.interpreted
 

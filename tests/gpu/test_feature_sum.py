@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import variants
-from variants.engines.gpu import feature_grad_launches, feature_launches, launches
+from variants.engines.gpu import launches
+from variants.engines.gpu.sums import feature_grad_launches, feature_launches
 
 pytestmark = pytest.mark.interpreted
 

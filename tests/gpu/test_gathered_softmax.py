@@ -12,7 +12,7 @@ from torch import Tensor
 import variants
 from variants.contract.call import Call
 from variants.contract.device import pretended_gpu
-from variants.engines.gpu import block_selection, gathered_softmax, hashed_ranges
+from variants.engines.gpu.selected import block_selection, gathered_softmax, hashed_ranges
 from variants.engines.rounds import block_choice, lsh_hash
 from variants.engines.rounds.lsh_sort import Ranks
 

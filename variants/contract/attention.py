@@ -12,7 +12,13 @@ from torch.autograd import forward_ad
 
 from variants.contract import decoding, padding, tensor_cache, torch_signature, traced
 from variants.contract.call import Call, Keywords, Parameters
-from variants.contract.checks import UnsupportedError, check_call, check_parameters, require_real
+from variants.contract.checks import (
+    UnsupportedError,
+    check_call,
+    check_parameters,
+    check_triton,
+    require_real,
+)
 from variants.contract.decoding import State
 from variants.contract.definitions import compute_dtype, without_padding
 from variants.contract.modes import as_autocast, no_autocast, pretended, tracing, untraced
@@ -262,6 +268,7 @@ class Attention(Variant):
     def _checked(self, query: Tensor, key: Tensor, value: Tensor, given: Keywords) -> Tensor:
         query, key, value = as_autocast(query, key, value)
         check_call(self, query, key, value, given)
+        check_triton(self, query)
         if tracing() or any(pretended(x) for x in (query, key, value)):
             if not self._is_native(query, key, given):
                 return traced.call(self.text, query, key, value, given)

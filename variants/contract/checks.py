@@ -79,8 +79,6 @@ def check_call(
     for word, tensor in (("key_padding_mask", key_padding_mask), ("distance_bias", distance_bias)):
         if tensor is not None and not isinstance(tensor, Tensor):
             raise ValueError(f"{name}: {word} must be a tensor; got {type(tensor).__name__}")
-    if attention.implementation == "triton":
-        _check_triton(name, query)
     if causal:
         require(attention, "causal")
     elif attention.info.causal_only:
@@ -99,11 +97,15 @@ def check_call(
         check_bias(name, distance_bias, query, key_len)
 
 
-def _check_triton(name: str, query: Tensor) -> None:
+def check_triton(attention: Variant, query: Tensor) -> None:
+    """Raise UnsupportedError if the chosen implementation is a Triton kernel that cannot run."""
+    if attention.implementation != "triton":
+        return
     reason = triton_unavailable(query.device)
     if query.dtype is torch.float64:
         reason = "it takes float16, bfloat16 and float32; got float64"
     if reason is not None:
+        name = attention.info.name
         raise UnsupportedError(f"{name}: implementation 'triton' cannot run: {reason}")
 
 

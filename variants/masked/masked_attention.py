@@ -19,7 +19,7 @@ from variants.contract.tensor_cache import cached
 from variants.contract.variant import Memory
 from variants.engines.decode import decode_attend
 from variants.engines.decode.kv_cache import Ends
-from variants.engines.gpu import block_softmax
+from variants.engines.gpu.listed import block_softmax
 from variants.engines.libraries import flash_window, flex, fused_sdpa, xformers
 from variants.engines.primitives.row_slices import row_slices
 from variants.engines.tiled import tile_loop

@@ -7,7 +7,7 @@ import torch
 
 from variants.contract.pattern import Pattern
 from variants.contract.tensor_cache import cached
-from variants.engines.gpu.key_ranges import KeyRanges, Table, Tiles, stacked, tiles
+from variants.engines.gpu.listed.key_ranges import KeyRanges, Table, Tiles, stacked, tiles
 
 ROWS = 64  # query rows of a tile; a larger tile reads more keys that its rows do not see
 KEYS = 64

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from variants.contract.modes import untraced
-from variants.engines.gpu.gathered_operations import row_delta
 from variants.engines.gpu.launches import launch, operation
+from variants.engines.gpu.selected.gathered_operations import row_delta
 
 ROWS, KEYS = 64, 64
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from variants.engines.gpu.gathered_softmax_kernels import LOG2_E, load_rows
+from variants.engines.gpu.selected.gathered_softmax_kernels import LOG2_E, load_rows
 
 
 @triton.jit

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from variants.engines.gpu.feature_launches import padded
 from variants.engines.gpu.launches import launch, operation
+from variants.engines.gpu.sums.feature_launches import padded
 
 # Most landmarks, and channels of a head; larger matrices do not fit the registers of a program.
 LARGEST, WIDEST = 64, 128
@@ -68,7 +68,7 @@ def _steps(queries: Tensor, keys: Tensor, hidden: Tensor, scale: float, iteratio
 def invert(queries: Tensor, keys: Tensor, hidden: Tensor, scale: float, iterations: int) -> Tensor:
     """The inverse after each number of iterations from 0 on, (batch, heads, iterations + 1, size,
     size); zeros fill it up to `size` rows and columns."""
-    from variants.engines.gpu.inverse_kernels import invert as kernel
+    from variants.engines.gpu.landmark_inverse_kernels import invert as kernel
 
     found = _steps(queries, keys, hidden, scale, iterations)
     launch(
@@ -106,7 +106,7 @@ def invert_gradient(
     grad: Tensor,
 ) -> list[Tensor]:
     """Gradients of queries and of keys (batch, heads, columns, head_dim), for each query head."""
-    from variants.engines.gpu.inverse_kernels import invert_gradient as kernel
+    from variants.engines.gpu.landmark_inverse_kernels import invert_gradient as kernel
 
     found = _gradients(queries, keys, hidden, scale, iterations, steps, grad)
     launch(

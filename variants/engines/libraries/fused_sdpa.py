@@ -9,7 +9,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from variants.contract.call import Call
 from variants.contract.definitions import compute_dtype
 from variants.contract.device import on_gpu
-from variants.engines.gpu import launches, whole_softmax
+from variants.engines.gpu import launches
+from variants.engines.gpu.listed import whole_softmax
 from variants.engines.tiled import tile_loop
 
 WIDENED_FROM = 256  # keys; with fewer keys, converting half types to float32 is not faster

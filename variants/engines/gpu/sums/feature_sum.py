@@ -18,12 +18,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from variants.contract.checks import UnsupportedError
-from variants.engines.gpu.feature_grad_launches import (
+from variants.engines.gpu.sums.feature_grad_launches import (
     gradient_terms,
     key_gradient,
     query_gradient,
 )
-from variants.engines.gpu.feature_launches import chunk_outputs, chunk_states, scan_states
+from variants.engines.gpu.sums.feature_launches import chunk_outputs, chunk_states, scan_states
 
 # Most channels of a head; the tiles of wider heads do not fit a GPU's shared memory. Types other
 # than bfloat16 are multiplied in float32.

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from variants.contract.tensor_cache import cached
-from variants.engines.gpu.gathered_softmax import Gathered
 from variants.engines.gpu.launches import launch, operation
+from variants.engines.gpu.selected.gathered_softmax import Gathered
 
 ITEMS = 256  # sorted queries of a program
 
@@ -36,7 +36,7 @@ def hashed(rows: Tensor, rotations: Tensor, bits: int, count: int) -> Tensor:
     "hash_rows(Tensor rows, Tensor rotations, int bits, int count) -> Tensor", _bucket_shapes
 )
 def _hash_rows(rows: Tensor, rotations: Tensor, bits: int, count: int) -> Tensor:
-    from variants.engines.gpu.hashed_ranges_kernels import hash_rows_kernel
+    from variants.engines.gpu.selected.hashed_ranges_kernels import hash_rows_kernel
 
     buckets = _bucket_shapes(rows, rotations, bits, count)
     batch, num_heads, rounds, length = buckets.shape
@@ -77,7 +77,7 @@ def _ranges(
     chunk: int,
     causal: bool,
 ) -> tuple[Tensor, Tensor]:
-    from variants.engines.gpu.hashed_ranges_kernels import hashed_ranges_kernel
+    from variants.engines.gpu.selected.hashed_ranges_kernels import hashed_ranges_kernel
 
     low, high = _range_shapes(query_codes)
     total = query_codes.numel()

@@ -10,7 +10,7 @@ divided by the sum of the weights of the row. It has the scales of the state, se
 import triton
 import triton.language as tl
 
-from variants.engines.gpu.feature_tile_kernels import (
+from variants.engines.gpu.sums.feature_tile_kernels import (
     HIDDEN,
     directions,
     elementwise,

@@ -117,7 +117,7 @@ def chunk_states(
     root: float,
 ) -> list[Tensor]:
     """The terms of each chunk of keys, before an empty slot, for `heads` states of a sequence."""
-    from variants.engines.gpu.feature_sum_kernels import chunk_states as kernel
+    from variants.engines.gpu.sums.feature_sum_kernels import chunk_states as kernel
 
     _, key, value = inputs
     state = _states(inputs, fixed, padding, heads, features, kind, root)
@@ -148,7 +148,7 @@ def scan_states(
     state: list[Tensor], fixed: list[Tensor], heads: int, kind: str, causal: bool, reverse: bool
 ) -> None:
     """Replace terms by the state before each chunk, in reverse after it, and of all chunks."""
-    from variants.engines.gpu.feature_sum_kernels import scan_states as kernel
+    from variants.engines.gpu.sums.feature_sum_kernels import scan_states as kernel
 
     states, slots, features, channels = state[0].shape
     width = padded(channels)
@@ -205,7 +205,7 @@ def chunk_outputs(
 ) -> list[Tensor]:
     """Outputs, and float32 numbers of each row: the sum of weights, its scale, and the scale of the
     keys of its chunk up to this row."""
-    from variants.engines.gpu.feature_sum_kernels import chunk_outputs as kernel
+    from variants.engines.gpu.sums.feature_sum_kernels import chunk_outputs as kernel
 
     query, key, _ = inputs
     found = _outputs(inputs, fixed, padding, state, state_heads, kind, causal, scale, root)

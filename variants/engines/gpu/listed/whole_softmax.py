@@ -7,8 +7,8 @@ from torch import Tensor
 
 from variants.contract.call import Call
 from variants.contract.tensor_cache import cached
-from variants.engines.gpu import block_softmax
-from variants.engines.gpu.key_ranges import KeyRanges, Tiles, stacked, tiles
+from variants.engines.gpu.listed import block_softmax
+from variants.engines.gpu.listed.key_ranges import KeyRanges, Tiles, stacked, tiles
 from variants.engines.tiled.tile_loop import hidden_keys
 
 ROWS, KEYS = 128, 64

@@ -101,7 +101,7 @@ def _forward_shapes(query: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     f"gathered_forward({_INPUTS}{_RULES}{_HEADS}) -> (Tensor out, Tensor lse)", _forward_shapes
 )
 def forward(query: Tensor, key: Tensor, value: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-    from variants.engines.gpu.gathered_softmax_kernels import gathered_forward_kernel
+    from variants.engines.gpu.selected.gathered_softmax_kernels import gathered_forward_kernel
 
     order, low, high, place, hidden, copies, scale, later, own, own_value, first, count, _ = (
         arguments
@@ -141,7 +141,7 @@ def merge(
     own_value: bool,
     first_head: int,
 ) -> None:
-    from variants.engines.gpu.gathered_softmax_kernels import merge_items_kernel
+    from variants.engines.gpu.selected.gathered_softmax_kernels import merge_items_kernel
 
     count, rounds, query_len, head_dim = partial.shape
     heads = out.shape[1]
@@ -164,7 +164,7 @@ def _delta_shapes(out: Tensor, grad_out: Tensor) -> Tensor:
 
 @operation("row_delta(Tensor out, Tensor grad_out) -> Tensor", _delta_shapes)
 def row_delta(out: Tensor, grad_out: Tensor) -> Tensor:
-    from variants.engines.gpu.gathered_gradient_kernels import row_delta_kernel
+    from variants.engines.gpu.selected.gathered_gradient_kernels import row_delta_kernel
 
     batch, heads, query_len, head_dim = out.shape
     delta = _delta_shapes(out, grad_out)
@@ -184,7 +184,9 @@ def _query_shapes(query: Tensor, *arguments: Any) -> Tensor:
 
 @operation(f"gathered_query_gradient({_INPUTS}{_GRADS}{_RULES}{_HEADS}) -> Tensor", _query_shapes)
 def query_gradient(query: Tensor, key: Tensor, value: Tensor, *arguments: Any) -> Tensor:
-    from variants.engines.gpu.gathered_gradient_kernels import gathered_query_gradient_kernel
+    from variants.engines.gpu.selected.gathered_gradient_kernels import (
+        gathered_query_gradient_kernel,
+    )
 
     order, low, high, place, hidden, grad_out, lse, delta, copies, scale, later, own = arguments[
         :12
@@ -224,7 +226,7 @@ def _key_shapes(query: Tensor, key: Tensor, *arguments: Any) -> tuple[Tensor, Te
 def key_gradient(
     query: Tensor, key: Tensor, value: Tensor, *arguments: Any
 ) -> tuple[Tensor, Tensor]:
-    from variants.engines.gpu.gathered_gradient_kernels import gathered_key_gradient_kernel
+    from variants.engines.gpu.selected.gathered_gradient_kernels import gathered_key_gradient_kernel
 
     order, low, high, place, hidden, grad_out, lse, delta, copies, scale, later, own = arguments[
         :12
@@ -261,7 +263,7 @@ def sum_copies(
     first_head: int,
     group: int,
 ) -> None:
-    from variants.engines.gpu.gathered_gradient_kernels import sum_copies_kernel
+    from variants.engines.gpu.selected.gathered_gradient_kernels import sum_copies_kernel
 
     heads, copies, length, head_dim = parts.shape
     launch(

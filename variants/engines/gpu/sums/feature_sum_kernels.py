@@ -10,7 +10,7 @@ highest exponent among the keys of the state. So all factors are at most 1.
 import triton
 import triton.language as tl
 
-from variants.engines.gpu.feature_tile_kernels import (
+from variants.engines.gpu.sums.feature_tile_kernels import (
     HIDDEN,
     SMALLEST,
     elementwise,

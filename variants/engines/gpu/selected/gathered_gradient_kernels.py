@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from variants.engines.gpu.gathered_softmax_kernels import (
+from variants.engines.gpu.selected.gathered_softmax_kernels import (
     LOG2_E,
     key_places,
     load_items,

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from variants.contract.modes import untraced
-from variants.engines.gpu import gathered_operations as operations
+from variants.engines.gpu.selected import gathered_operations as operations
 
 SHARES = 4  # float32 tensors of the size of the query that hold shares of rounds at a time
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from variants.engines.gpu.gathered_softmax_kernels import load_rows
+from variants.engines.gpu.selected.gathered_softmax_kernels import load_rows
 
 
 @triton.jit

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from variants.contract.tensor_cache import cached
-from variants.engines.gpu.key_ranges import TileLists, Tiles
+from variants.engines.gpu.listed.key_ranges import TileLists, Tiles
 
 ROWS = 64  # query rows of a tile
 KEYS = 64  # keys of a block

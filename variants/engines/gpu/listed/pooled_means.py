@@ -111,7 +111,7 @@ def _halved_means(
     levels: int,
     copies: bool,
 ) -> None:
-    from variants.engines.gpu import pooled_means_kernels
+    from variants.engines.gpu.listed import pooled_means_kernels
 
     batch, heads, count, channels = source.shape
     launch(
@@ -143,7 +143,7 @@ def _group_means(
     begin: int,
     copies: bool,
 ) -> None:
-    from variants.engines.gpu import pooled_means_kernels
+    from variants.engines.gpu.listed import pooled_means_kernels
 
     batch, heads, count, channels = source.shape
     launch(
@@ -177,7 +177,7 @@ def _token_gradient(
     group_sizes: Tensor,
     count: int,
 ) -> Tensor:
-    from variants.engines.gpu import pooled_means_kernels
+    from variants.engines.gpu.listed import pooled_means_kernels
 
     batch, heads, length, channels = grad.shape
     found = grad.new_empty(batch, heads, count, channels)

@@ -95,7 +95,7 @@ def _forward(
     waves: Tensor,
     offset: int,
 ) -> Tensor:
-    from variants.engines.gpu import relative_queries_kernels
+    from variants.engines.gpu.listed import relative_queries_kernels
 
     batch, heads, query_len, head_dim = query.shape
     out = query.new_empty(batch, heads, query_len, head_dim + projection.shape[1])
@@ -126,7 +126,7 @@ def _backward(
     grad_projection: Tensor,
     offset: int,
 ) -> Tensor:
-    from variants.engines.gpu import relative_queries_kernels
+    from variants.engines.gpu.listed import relative_queries_kernels
 
     batch, heads, query_len, head_dim = query.shape
     found = torch.empty_like(query, memory_format=torch.contiguous_format)

@@ -15,10 +15,10 @@ from torch.nn.functional import pad
 
 from variants.contract.checks import UnsupportedError
 from variants.contract.definitions import expand_heads
-from variants.engines.gpu import feature_launches
-from variants.engines.gpu.feature_launches import chunk_outputs, chunks_of, padded, strides
-from variants.engines.gpu.feature_sum import Rule, fits, gradients, refusal
 from variants.engines.gpu.launches import launch, operation
+from variants.engines.gpu.sums import feature_launches
+from variants.engines.gpu.sums.feature_launches import chunk_outputs, chunks_of, padded, strides
+from variants.engines.gpu.sums.feature_sum import Rule, fits, gradients, refusal
 
 COLUMNS = 16  # columns of a state that a program of the scan owns
 SHORTEST = 1e-15  # norm up to which a key counts as zero
@@ -64,7 +64,7 @@ def delta_chunks(
     key: Tensor, value: Tensor, log_decay: Tensor, log_write: Tensor, precision: str
 ) -> list[Tensor]:
     """Unit keys, free rows and known rows, (batch, heads, key_len, head_dim) in float32."""
-    from variants.engines.gpu.delta_state_kernels import delta_chunks as kernel
+    from variants.engines.gpu.sums.delta_state_kernels import delta_chunks as kernel
 
     found = _chunks(key, value, log_decay, log_write, precision)
     batch, kv_heads, key_len, channels = key.shape
@@ -96,7 +96,7 @@ def _states(rows: list[Tensor], log_decay: Tensor, precision: str) -> list[Tenso
 def delta_states(rows: list[Tensor], log_decay: Tensor, precision: str) -> list[Tensor]:
     """Written rows, from the result of `delta_chunks`; and the states before each chunk and after
     all chunks, (batch · heads, chunks + 1, head_dim, head_dim)."""
-    from variants.engines.gpu.delta_state_kernels import delta_states as kernel
+    from variants.engines.gpu.sums.delta_state_kernels import delta_states as kernel
 
     found = _states(rows, log_decay, precision)
     batch, heads, key_len, channels = rows[0].shape

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from variants.contract.modes import untraced
-from variants.engines.gpu.key_ranges import Tiles
 from variants.engines.gpu.launches import launch, operation
+from variants.engines.gpu.listed.key_ranges import Tiles
 from variants.engines.gpu.tile_widths import padded_width
 
 
@@ -130,7 +130,7 @@ def _forward(
     scale: float,
     numbers: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    from variants.engines.gpu import block_softmax_kernels
+    from variants.engines.gpu.listed import block_softmax_kernels
 
     out, lse = _forward_shapes(query, key, value)
     launch(
@@ -174,7 +174,7 @@ def _query_gradient(
     scale: float,
     numbers: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    from variants.engines.gpu import block_softmax_kernels
+    from variants.engines.gpu.listed import block_softmax_kernels
 
     grad_query, delta = _query_shapes(query)
     launch(
@@ -219,7 +219,7 @@ def _key_gradient(
     scale: float,
     numbers: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    from variants.engines.gpu import block_softmax_kernels
+    from variants.engines.gpu.listed import block_softmax_kernels
 
     grad_key, grad_value = _key_shapes(query, key, value)
     launch(

@@ -10,7 +10,7 @@ state before the chunk (Yang et al., 2024, https://arxiv.org/abs/2406.06484).
 import triton
 import triton.language as tl
 
-from variants.engines.gpu.feature_tile_kernels import head_start, load_rows, store_rows
+from variants.engines.gpu.sums.feature_tile_kernels import head_start, load_rows, store_rows
 
 SHORTEST = tl.constexpr(1e-15)  # norm up to which a key counts as zero
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from variants.engines.gpu.feature_launches import (
+from variants.engines.gpu.launches import launch, operation
+from variants.engines.gpu.sums.feature_launches import (
     INPUTS,
     ROWS,
     SETTINGS,
@@ -21,7 +22,6 @@ from variants.engines.gpu.feature_launches import (
     seen,
     strides,
 )
-from variants.engines.gpu.launches import launch, operation
 
 
 def _query_gradient(
@@ -59,7 +59,7 @@ def query_gradient(
     root: float,
 ) -> list[Tensor]:
     """The gradient of queries, and `delta`."""
-    from variants.engines.gpu.feature_grad_kernels import query_gradient as kernel
+    from variants.engines.gpu.sums.feature_grad_kernels import query_gradient as kernel
 
     query, key, _ = inputs
     found = [torch.empty_like(rows[0]), torch.empty_like(rows[1])]
@@ -116,7 +116,7 @@ def gradient_terms(
     scale: float,
 ) -> list[Tensor]:
     """The terms of each chunk of queries in the gradient of the state: of its sums and totals."""
-    from variants.engines.gpu.feature_grad_kernels import gradient_terms as kernel
+    from variants.engines.gpu.sums.feature_grad_kernels import gradient_terms as kernel
 
     query, key, _ = inputs
     found = _terms(inputs, fixed, state, rows, grad, delta, kind, causal, scale)
@@ -175,7 +175,7 @@ def key_gradient(
     root: float,
 ) -> list[Tensor]:
     """Gradients of keys and values; `grad_state` is the result of `gradient_terms`, scanned."""
-    from variants.engines.gpu.feature_grad_kernels import key_gradient as kernel
+    from variants.engines.gpu.sums.feature_grad_kernels import key_gradient as kernel
 
     query, key, _ = inputs
     found = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs[1:]]

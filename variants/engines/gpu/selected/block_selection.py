@@ -13,8 +13,8 @@ from torch import Tensor
 
 from variants.contract.call import Call
 from variants.contract.tensor_cache import cached
-from variants.engines.gpu.gathered_softmax import Gathered
 from variants.engines.gpu.launches import launch, operation
+from variants.engines.gpu.selected.gathered_softmax import Gathered
 
 
 def _mean_shapes(key: Tensor, hidden: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
@@ -31,7 +31,7 @@ def _mean_shapes(key: Tensor, hidden: Tensor | None, size: int) -> tuple[Tensor,
     _mean_shapes,
 )
 def _means(key: Tensor, hidden: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
-    from variants.engines.gpu.block_selection_kernels import block_means_kernel
+    from variants.engines.gpu.selected.block_selection_kernels import block_means_kernel
 
     means, counts = _mean_shapes(key, hidden, size)
     batch, kv_heads, key_len, head_dim = key.shape
@@ -68,7 +68,7 @@ def _choose(
     count: int,
     causal: bool,
 ) -> Tensor:
-    from variants.engines.gpu.block_selection_kernels import choose_blocks_kernel
+    from variants.engines.gpu.selected.block_selection_kernels import choose_blocks_kernel
 
     chosen = _choice_shapes(query, count, causal)
     batch, heads, query_len, head_dim = query.shape

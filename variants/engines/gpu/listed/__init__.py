@@ -1,0 +1,1 @@
+"""Softmax over keys that can be listed before the call."""

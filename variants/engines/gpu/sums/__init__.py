@@ -1,0 +1,1 @@
+"""Sums of features, and states that decay."""
