@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import worker
+from bench import clock, worker
 from bench.measurement import Measurement, Status
 from tests.cases import case, settings
 from variants.contract import tensor_cache
@@ -78,7 +78,9 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def to_compile() -> Callable[..., Tensor]:
         names = {frame.f_code.co_name for frame in _frames()}
-        found.append("prepare" if "prepare" in names else "call")
+        # A test of another batch is left out if a call compiles for seconds.
+        if "is_batch_invariant" not in names:
+            found.append("prepare" if "prepare" in names else "call")
 
         def plain(query: Tensor, key: Tensor, value: Tensor, mask: Any, *more: Any) -> Tensor:
             rows, columns = torch.arange(query.shape[2])[:, None], torch.arange(key.shape[2])
@@ -124,3 +126,17 @@ def test_draws_of_other_seeds_compile_nothing(compilations: list[str]) -> None:
     assert row.status is Status.OK, row.reason
     assert row.approx_error_seed_std is None or row.approx_error_seed_std > 0
     assert compilations == ["prepare"]
+
+
+def test_a_case_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_exact_baselines", lambda *_: {})
+    times: list[object] = []
+    real = clock.measure
+
+    def measured(*given: Any, **named: Any) -> clock.Samples:
+        times.append(given)
+        return real(*given, **named)
+
+    monkeypatch.setattr(clock, "measure", measured)
+    assert measure().status is Status.OK
+    assert len(times) == 1
