@@ -428,9 +428,12 @@ def _row(attention: Attention, case: Case, seen: _Seen, settings: Settings) -> M
         tflops = flops / median / 1e9
         limit = settings.matmul_tflops.get(case.dtype)
         if limit and tflops > roofline.SUSPICIOUS * limit:
-            # The limit may have been measured while the machine was busy: measure it again.
-            again = roofline.measure(torch.device(case.device), [case.dtype])
-            limit = max(limit, again["matmul_tflops"].get(case.dtype) or 0.0)
+            # The limit may have been measured while the machine was busy: measure it again. An
+            # implementation of reduced precision multiplies in bfloat16, whatever its inputs are.
+            reduced = seen.implementation in attention.info.reduced_precision
+            dtypes = [case.dtype, *(["bfloat16"] if reduced else [])]
+            again = roofline.measure(torch.device(case.device), dtypes)
+            limit = max(limit, *(rate or 0.0 for rate in again["matmul_tflops"].values()))
         fraction = tflops / limit if limit else None
     if fraction is not None and fraction > roofline.SUSPICIOUS:
         return Measurement.of(

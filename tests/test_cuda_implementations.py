@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import variants
+from tests.gpu.synchronisation import no_waits
 from variants import UnsupportedError
 from variants.contract.call import Call
 from variants.contract.pattern import Pattern
@@ -431,9 +433,22 @@ def test_a_second_call_does_not_wait_for_the_gpu(
         torch.autograd.grad(out, inputs, torch.ones_like(out))
 
     call()
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waits():
         call()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_warning_of_torch_about_its_mode_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[str] = []
+
+    def set_mode(mode: str) -> None:
+        if not modes:
+            warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=2)
+        modes.append(mode)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with no_waits():
+            assert modes == ["error"]
+    assert modes == ["error", "default"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import clock, worker
+from bench import clock, roofline, worker
 from bench.measurement import Measurement, Status
 from tests.cases import case, settings
 from variants.contract import tensor_cache
@@ -140,3 +140,21 @@ def test_a_case_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock, "measure", measured)
     assert measure().status is Status.OK
     assert len(times) == 1
+
+
+@pytest.mark.parametrize(
+    ("implementation", "status"), [("coarse", Status.OK), ("blocks", Status.INCORRECT)]
+)
+def test_reduced_precision_is_held_against_the_rate_of_bfloat16(
+    implementation: str, status: Status, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An implementation that rounds operands to bfloat16 may be faster than float32 products."""
+    rates = {"float32": 1e-9, "bfloat16": 1e6}
+
+    def measured(device: torch.device, dtypes: list[str], *_: Any) -> dict[str, Any]:
+        return {"matmul_tflops": {name: rates[name] for name in dtypes}}
+
+    monkeypatch.setattr(roofline, "measure", measured)
+    asked = case(implementation=implementation)
+    row, _ = worker.measure(asked, settings(matmul_tflops={"float32": 1e-9}))
+    assert row.status is status, row.reason
