@@ -39,7 +39,7 @@ endef
 # if the variable is set before they are imported. Tests that measure or limit time run after the others.
 define tests
 @$(1) -m pytest --numprocesses auto --maxprocesses 8 -m 'not serial and not interpreted'
-@TRITON_INTERPRET=1 $(1) -m pytest --numprocesses auto --maxprocesses 8 -m interpreted
+@env TRITON_INTERPRET=1 $(1) -m pytest --numprocesses auto --maxprocesses 8 -m interpreted
 @$(1) -m pytest -m serial
 endef
 

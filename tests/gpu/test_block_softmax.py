@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import variants
-from variants import REGISTRY, UnsupportedError
+from variants import REGISTRY, Attention, UnsupportedError
 from variants.contract.device import interpreted, pretended_gpu
 
 # Each text is a variant whose tiles have partly visible, fully visible and unseen blocks.
@@ -146,16 +146,26 @@ def test_spans_of_nan_give_nan() -> None:
     assert bias[1].isnan().all()
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, cls in REGISTRY.items() if "triton" in cls.info.implementations]
-)
-def test_float64_and_a_cpu_are_refused(name: str) -> None:
+FUSED = [name for name, cls in REGISTRY.items() if "triton" in cls.info.implementations]
+
+
+def zeros(attention: Attention, dtype: torch.dtype) -> Tensor:
+    query, key, value = (torch.zeros(1, 2, 8, 8, dtype=dtype) for _ in range(3))
+    return attention(query, key, value, causal=attention.info.causal_choices[-1])
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize("name", FUSED)
+def test_float64_is_refused(name: str) -> None:
     attention = variants.create(name, implementation="triton")
-    causal = attention.info.causal_choices[-1]
-    query, key, value = (torch.zeros(1, 2, 8, 8, dtype=torch.float64) for _ in range(3))
     reason = "takes float16, bfloat16 and float32; got float64"
     with pretended_gpu("cpu"), pytest.raises(UnsupportedError, match=reason):
-        attention(query, key, value, causal=causal)
-    if not interpreted():
-        with pytest.raises(UnsupportedError, match="Triton kernels run on CUDA only"):
-            attention(query.float(), key.float(), value.float(), causal=causal)
+        zeros(attention, torch.float64)
+
+
+@pytest.mark.skipif(interpreted(), reason="Triton's interpreter runs on a CPU")
+@pytest.mark.parametrize("name", FUSED)
+def test_a_cpu_is_refused(name: str) -> None:
+    attention = variants.create(name, implementation="triton")
+    with pytest.raises(UnsupportedError, match="Triton kernels run on CUDA only"):
+        zeros(attention, torch.float32)

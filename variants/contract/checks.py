@@ -102,7 +102,7 @@ def check_triton(attention: Variant, query: Tensor) -> None:
     if attention.implementation != "triton":
         return
     reason = triton_unavailable(query.device)
-    if query.dtype is torch.float64:
+    if reason is None and query.dtype is torch.float64:
         reason = "it takes float16, bfloat16 and float32; got float64"
     if reason is not None:
         name = attention.info.name
