@@ -32,7 +32,7 @@ KEPT = Path(tempfile.gettempdir()) / f"attention-benchmark-triton-{os.getuid()}"
 MOST_STACK = {64: 1024, 128: 2048}
 # One program for each head inverts a matrix of 64 landmarks, whatever the length: it holds several
 # matrices, and its time is small.
-OF_ONE_PROGRAM = {"inverse_kernels.invert_gradient": 4096}
+OF_ONE_PROGRAM = {"landmark_inverse_kernels.invert_gradient": 4096}
 ATTENTIONS = compiled.attentions_by_kernels()
 LENGTH = 1600  # longer than the blocks that a query chooses, and no multiple of a tile
 
