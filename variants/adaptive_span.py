@@ -31,6 +31,7 @@ from variants.contract.registry import register
 from variants.contract.tensor_cache import cached
 from variants.engines.gpu.listed import block_softmax
 from variants.engines.gpu.listed.moving_tiles import tiles_within
+from variants.engines.gpu.tile_widths import tile_sizes
 from variants.engines.primitives.softmax_tile import HIDDEN
 from variants.engines.tiled import tile_loop
 from variants.engines.tiled.layouts import window
@@ -129,11 +130,12 @@ class AdaptiveSpanAttention(Attention):
         reach = (longest.double() + self.ramp_size).ceil().int() - 1
         distances = _distances(query_len, key_len, query.device)
         bias = self._log_share(span, distances, call.causal)
+        size = min(tile_sizes(query.shape[-1], query.dtype))
         return block_softmax.run(
             query,
             key,
             value,
-            tiles_within(reach, query_len, key_len, causal=call.causal),
+            tiles_within(reach, query_len, key_len, size=size, causal=call.causal),
             scale=call.scale,
             key_bias=tile_loop.hidden_keys(call.key_padding_mask, query.dtype),
             distance_bias=bias + 0 * span[:, None],

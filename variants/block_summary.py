@@ -31,6 +31,7 @@ from variants.contract.tensor_cache import cached
 from variants.engines.gpu.listed import block_softmax, pooled_means
 from variants.engines.gpu.listed.key_ranges import KeyRanges, Table, Tiles, stacked, tiles
 from variants.engines.gpu.listed.pooled_means import joined_levels
+from variants.engines.gpu.tile_widths import tile_sizes
 from variants.engines.libraries import fused_sdpa
 from variants.engines.primitives import head_slabs
 from variants.engines.primitives.precision import Precision
@@ -77,7 +78,7 @@ class BlockSummaryAttention(Attention):
         if self.choose_implementation(query, key) == "triton":
             levels = joined_levels((1, self.block_size), key_len)
             seen = pooled_means.pooled(key, value, call.key_padding_mask, levels)
-            tiles = _tiles(query_len, key_len, self.block_size, call.causal, query.device)
+            tiles = self._listed(query, key, call.causal)
             return block_softmax.run(
                 query, seen.key, seen.value, tiles, scale=call.scale, key_bias=seen.bias()
             )
@@ -101,7 +102,13 @@ class BlockSummaryAttention(Attention):
 
     def build(self, query: Tensor, key: Tensor, call: Call) -> None:
         if self.choose_implementation(query, key) == "triton":
-            _tiles(query.shape[2], key.shape[2], self.block_size, call.causal, query.device)
+            self._listed(query, key, call.causal)
+
+    def _listed(self, query: Tensor, key: Tensor, causal: bool) -> Tiles:
+        """Return the blocks of keys that the tiles of a kernel for a GPU read."""
+        sizes = tile_sizes(query.shape[-1], query.dtype)
+        lengths = query.shape[2], key.shape[2]
+        return _tiles(*lengths, self.block_size, causal, sizes, query.device)
 
     def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
         query_len, key_len = query.shape[2], key.shape[2]
@@ -131,7 +138,12 @@ class BlockSummaryAttention(Attention):
 
 @cached
 def _tiles(
-    query_len: int, key_len: int, block_size: int, causal: bool, device: torch.device
+    query_len: int,
+    key_len: int,
+    block_size: int,
+    causal: bool,
+    sizes: tuple[int, int],
+    device: torch.device,
 ) -> Tiles:
     """The near tokens and the far blocks of each block of queries, in a list of all tokens followed
     by all blocks."""
@@ -156,4 +168,4 @@ def _tiles(
         causal=causal,
         tokens=key_len,
     )
-    return tiles(ranges, 64, 64, device)
+    return tiles(ranges, *sizes, device)

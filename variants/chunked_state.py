@@ -159,10 +159,8 @@ class ChunkedStateAttention(Attention):
             return fla.unavailable(device)
         return super().unavailable(implementation, device)
 
-    def choose_implementation(self, query: Tensor, key: Tensor) -> str:
-        chosen = super().choose_implementation(query, key)
-        wide = self.implementation == "auto" and not feature_sum.fits(query)
-        return "chunks" if wide else chosen
+    def triton_takes(self, query: Tensor) -> bool:
+        return feature_sum.fits(query)
 
     def init_parameters(self, heads: int, head_dim: int, seed: int = 0) -> Parameters:
         """Draw `decay_logit` and `write_logit` (heads,) of the delta rule. Their sigmoids are decay

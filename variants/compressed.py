@@ -31,6 +31,7 @@ from variants.contract.tensor_cache import cached
 from variants.engines.gpu.listed import block_softmax, pooled_means
 from variants.engines.gpu.listed.key_ranges import KeyRanges, Tiles, stacked, tiles
 from variants.engines.gpu.listed.pooled_means import joined_levels
+from variants.engines.gpu.tile_widths import tile_sizes
 from variants.engines.primitives.precision import Precision
 from variants.engines.tiled import pooled_keys, tile_loop
 from variants.engines.tiled.layouts.strided import Strided
@@ -106,7 +107,7 @@ class CompressedAttention(Attention):
                 pooled_keys.grouped(items.size, 1, size).amax(-1),
             )
         if fused:
-            tiles = _tiles(query_len, key_len, size, call.causal, query.device)
+            tiles = self._listed(query, key, call.causal)
             return block_softmax.run(
                 query, items.key, items.value, tiles, scale=call.scale, key_bias=items.bias()
             )
@@ -132,8 +133,13 @@ class CompressedAttention(Attention):
 
     def build(self, query: Tensor, key: Tensor, call: Call) -> None:
         if self.choose_implementation(query, key) == "triton":
-            size = min(self.block_size, key.shape[2])
-            _tiles(query.shape[2], key.shape[2], size, call.causal, query.device)
+            self._listed(query, key, call.causal)
+
+    def _listed(self, query: Tensor, key: Tensor, causal: bool) -> Tiles:
+        """Return the blocks of keys that the tiles of a kernel for a GPU read."""
+        sizes = tile_sizes(query.shape[-1], query.dtype)
+        lengths = query.shape[2], key.shape[2]
+        return _tiles(*lengths, min(self.block_size, key.shape[2]), causal, sizes, query.device)
 
     def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
         query_len, key_len = query.shape[2], key.shape[2]
@@ -189,7 +195,14 @@ def _convolved(tokens: Tensor, taps: Tensor, size: int) -> Tensor:
 
 
 @cached
-def _tiles(query_len: int, tokens: int, size: int, causal: bool, device: torch.device) -> Tiles:
+def _tiles(
+    query_len: int,
+    tokens: int,
+    size: int,
+    causal: bool,
+    sizes: tuple[int, int],
+    device: torch.device,
+) -> Tiles:
     """The blocks that each query sees: if causal, those that end at its position or before."""
     blocks = -(-tokens // size)
     positions = tokens - query_len + np.arange(query_len)
@@ -197,4 +210,4 @@ def _tiles(query_len: int, tokens: int, size: int, causal: bool, device: torch.d
     ranges = KeyRanges(
         stacked([(0, seen if causal else np.full(query_len, blocks))], blocks), query_len, blocks
     )
-    return tiles(ranges, 64, 64, device)
+    return tiles(ranges, *sizes, device)

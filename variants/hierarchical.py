@@ -30,6 +30,7 @@ from variants.contract.tensor_cache import cached
 from variants.engines.gpu.listed import block_softmax, pooled_means
 from variants.engines.gpu.listed.key_ranges import KeyRanges, Table, Tiles, stacked, tiles
 from variants.engines.gpu.listed.pooled_means import joined_levels
+from variants.engines.gpu.tile_widths import tile_sizes
 from variants.engines.libraries import fused_sdpa
 from variants.engines.primitives import head_slabs
 from variants.engines.primitives.precision import Precision
@@ -84,7 +85,7 @@ class HierarchicalAttention(Attention):
             sizes = [1 << level for level in range(levels + 1)]
             joined = joined_levels(sizes, key_len, self.block_size // 2)
             groups = pooled_means.pooled(key, value, call.key_padding_mask, joined)
-            tiles = _tiles(query_len, key_len, self.block_size, call.causal, query.device)
+            tiles = self._listed(query, key, call.causal)
             return block_softmax.run(
                 query, groups.key, groups.value, tiles, scale=call.scale, key_bias=groups.bias()
             )
@@ -113,7 +114,13 @@ class HierarchicalAttention(Attention):
         lengths = query.shape[2], key.shape[2]
         fused = self.choose_implementation(query, key) == "triton"
         if fused and _levels(*lengths, self.block_size) > 0:
-            _tiles(*lengths, self.block_size, call.causal, query.device)
+            self._listed(query, key, call.causal)
+
+    def _listed(self, query: Tensor, key: Tensor, causal: bool) -> Tiles:
+        """Return the blocks of keys that the tiles of a kernel for a GPU read."""
+        sizes = tile_sizes(query.shape[-1], query.dtype)
+        lengths = query.shape[2], key.shape[2]
+        return _tiles(*lengths, self.block_size, causal, sizes, query.device)
 
     def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
         query_len, key_len = query.shape[2], key.shape[2]
@@ -206,7 +213,12 @@ def _inside(blocks: Tensor, begin: int, count: int) -> Tensor:
 
 @cached
 def _tiles(
-    query_len: int, key_len: int, block_size: int, causal: bool, device: torch.device
+    query_len: int,
+    key_len: int,
+    block_size: int,
+    causal: bool,
+    sizes: tuple[int, int],
+    device: torch.device,
 ) -> Tiles:
     """The near tokens and the far groups of each level, for each block of queries, in the joined
     list of all levels."""
@@ -243,4 +255,4 @@ def _tiles(
         tokens=joined.begins[1],
     )
     # Blocks of keys begin where groups of half a block begin, so that most are fully visible.
-    return tiles(ranges, 64, 64 if half % 64 == 0 else 32, device)
+    return tiles(ranges, sizes[0], sizes[1] if half % sizes[1] == 0 else 32, device)

@@ -132,10 +132,8 @@ class LinearAttention(Attention):
             return fla.unavailable(device)
         return super().unavailable(implementation, device)
 
-    def choose_implementation(self, query: Tensor, key: Tensor) -> str:
-        chosen = super().choose_implementation(query, key)
-        wide = self.implementation == "auto" and not feature_sum.fits(query)
-        return "chunks" if wide else chosen
+    def triton_takes(self, query: Tensor) -> bool:
+        return feature_sum.fits(query)
 
     def default_scale(self, head_dim: int) -> float:
         return 1.0

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from variants.contract.attention import Attention
 from variants.contract.call import Call
-from variants.contract.checks import UnsupportedError
 from variants.contract.definitions import (
     compute_dtype,
     dot_products,
@@ -122,23 +121,13 @@ class NystromAttention(Attention):
         steps = self.num_iterations * (rows**2 * columns * 2 + rows**3 * 2)
         return batch * heads * (4.0 * head_dim * products + 2.0 * steps)
 
-    def choose_implementation(self, query: Tensor, key: Tensor) -> str:
-        chosen = super().choose_implementation(query, key)
-        replaced = self.implementation == "auto" and not self._has_kernel(query)
-        return "products" if replaced else chosen
-
-    def _has_kernel(self, query: Tensor) -> bool:
+    def triton_takes(self, query: Tensor) -> bool:
         half = query.dtype in (torch.float16, torch.bfloat16)
         return half and landmark_inverse.fits(self.num_landmarks, query.shape[-1])
 
     def _attend_on_gpu(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         """`attend` for half types: the inverse in float32 by one kernel, and few products. The
         error of an inverse in float32 is smaller than that of the rounded output."""
-        if not self._has_kernel(query):
-            raise UnsupportedError(
-                "implementation 'triton' takes bfloat16 and float16, and at most "
-                f"{landmark_inverse.LARGEST} landmarks and {landmark_inverse.WIDEST} channels"
-            )
         padding, hidden = call.key_padding_mask, None
         if padding is None:
             queries, keys = self._means(query), self._means(key)

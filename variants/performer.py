@@ -131,10 +131,8 @@ class PerformerAttention(Attention):
             rows.append(weights[:, :, None] @ mean)
         return torch.cat(rows, dim=2).to(query.dtype), (mean, log_total)
 
-    def choose_implementation(self, query: Tensor, key: Tensor) -> str:
-        chosen = super().choose_implementation(query, key)
-        wide = self.implementation == "auto" and not feature_sum.fits(query)
-        return "chunks" if wide else chosen
+    def triton_takes(self, query: Tensor) -> bool:
+        return feature_sum.fits(query)
 
     def build(self, query: Tensor, key: Tensor, call: Call) -> None:
         scale = self.default_scale(query.shape[-1])

@@ -26,6 +26,7 @@ from variants.contract.definitions import (
     query_positions,
     visible,
 )
+from variants.contract.device import triton_takes
 from variants.contract.draws import lasting
 from variants.contract.hyperparameter import TimesLength, hyperparameter
 from variants.contract.registry import register
@@ -36,6 +37,7 @@ from variants.engines.decode.kv_cache import Kept
 from variants.engines.gpu.listed import block_softmax
 from variants.engines.gpu.listed.key_ranges import KeyRanges, Tiles, stacked, tiles
 from variants.engines.gpu.listed.relative_queries import relative_queries
+from variants.engines.gpu.tile_widths import tile_sizes
 from variants.engines.primitives import head_slabs
 from variants.engines.primitives.softmax_tile import HIDDEN
 from variants.engines.tiled import tile_loop
@@ -145,10 +147,20 @@ class TransformerXlAttention(Attention):
             relative_queries(query, **learned, waves=waves, offset=key_len - query_len),
             torch.cat([key, own.expand(*key.shape[:2], -1, -1)], dim=-1),
             value,
-            _tiles(query_len, key_len, self.segment_size, self.memory_size, query.device),
+            self._listed(query, key),
             scale=call.scale,
             key_bias=tile_loop.hidden_keys(call.key_padding_mask, query.dtype),
         )
+
+    def triton_takes(self, query: Tensor) -> bool:
+        # The channels of the positions are beside those of the content.
+        return triton_takes(2 * query.shape[-1], query.dtype)
+
+    def _listed(self, query: Tensor, key: Tensor) -> Tiles:
+        """Return the blocks of keys that the tiles of a kernel for a GPU read."""
+        sizes = tile_sizes(2 * query.shape[-1], query.dtype)
+        lengths = query.shape[2], key.shape[2]
+        return _tiles(*lengths, self.segment_size, self.memory_size, sizes, query.device)
 
     def dense_weights(self, query: Tensor, key: Tensor, rows: Tensor, call: Call) -> Tensor:
         dtype = compute_dtype(query.dtype)
@@ -221,8 +233,7 @@ class TransformerXlAttention(Attention):
         dtype = compute_dtype(query.dtype)
         _sinusoids(key.shape[2], _num_waves(query.shape[-1]), dtype, query.device)
         if self.choose_implementation(query, key) == "triton":
-            lengths = query.shape[2], key.shape[2]
-            _tiles(*lengths, self.segment_size, self.memory_size, query.device)
+            self._listed(query, key)
             _sinusoids(key.shape[2], _num_waves(query.shape[-1]), key.dtype, key.device)
 
     def useful_pairs(self, query_len: int, key_len: int, *, causal: bool) -> float:
@@ -296,7 +307,14 @@ def _segments(
 
 
 @cached
-def _tiles(query_len: int, key_len: int, segment: int, memory: int, device: torch.device) -> Tiles:
+def _tiles(
+    query_len: int,
+    key_len: int,
+    segment: int,
+    memory: int,
+    sizes: tuple[int, int],
+    device: torch.device,
+) -> Tiles:
     """The keys from the memory of a query's segment to its own position."""
     offset = key_len - query_len
     start = np.arange(-(-query_len // segment)) * segment + offset
@@ -308,4 +326,4 @@ def _tiles(query_len: int, key_len: int, segment: int, memory: int, device: torc
         offset=offset,
         causal=True,
     )
-    return tiles(ranges, 64, 64, device)
+    return tiles(ranges, *sizes, device)

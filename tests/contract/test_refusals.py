@@ -37,6 +37,7 @@ HOOKS = {
     "default_scale",
     "unavailable",
     "choose_implementation",
+    "triton_takes",
     "traceable",
     "useful_pairs",
     "useful_flops",

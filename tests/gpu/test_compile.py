@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+import variants
 from tests.gpu import compiled_kernels as compiled
 from tests.gpu.compiled_kernels import CompiledKernel
 from variants import Attention, UnsupportedError
@@ -96,6 +97,26 @@ def test_every_kernel_compiles_for_wide_heads_and_in_float32(
     except UnsupportedError as error:
         pytest.skip(str(error))
     assert_within_limits(kernels, 128)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("full", torch.float32), ("transformer_xl", torch.bfloat16)], ids=str
+)
+def test_the_largest_tiles_fit_shared_memory(name: str, dtype: torch.dtype) -> None:
+    """Tiles of 128 rows, and heads that are twice as wide."""
+    attention = variants.create(name, implementation="triton")
+    kernels = compile_call(attention, dtype, 128)
+    assert {"block_softmax_kernels.key_gradient"} <= {kernel.name for kernel in kernels}
+    assert_within_limits(kernels, 128)
+
+
+def test_all_warps_load_a_term_before_one_of_them_replaces_it() -> None:
+    kernels = compile_call(
+        variants.create("performer", implementation="triton"), torch.bfloat16, 64
+    )
+    scans = [kernel for kernel in kernels if kernel.name.endswith(".scan_states")]
+    assert scans
+    assert all("bar.sync" in kernel.ptx for kernel in scans)
 
 
 def test_resources_beyond_the_limits_are_problems() -> None:

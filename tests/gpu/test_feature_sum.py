@@ -75,8 +75,9 @@ def test_outputs_and_gradients(name: str, causal: bool, dtype: torch.dtype) -> N
     assert_close(found, right, BOUND[dtype])
 
 
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("lengths", [(21, 37), (40, 19), (1, 33)])
+@pytest.mark.parametrize(
+    ("lengths", "causal"), [((21, 37), True), ((40, 19), True), ((1, 33), True), ((40, 19), False)]
+)
 @pytest.mark.parametrize("name", METHODS)
 def test_other_lengths_grouped_heads_and_padding(
     name: str, lengths: tuple[int, int], causal: bool
@@ -87,6 +88,7 @@ def test_other_lengths_grouped_heads_and_padding(
     padding = torch.rand(2, lengths[1], generator=torch.Generator().manual_seed(3)) < 0.3
     padding[0, 0] = True
     padding[:, -1] = False
+    padding = padding.T.contiguous().T  # a mask need not be contiguous
     call = {"causal": causal, "key_padding_mask": padding, "scale": 0.7}
     found, right = answers(name, inputs, torch.float32, **call)
     assert_close(found, right, BOUND[torch.float32])

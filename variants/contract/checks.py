@@ -102,8 +102,9 @@ def check_triton(attention: Variant, query: Tensor) -> None:
     if attention.implementation != "triton":
         return
     reason = triton_unavailable(query.device)
-    if reason is None and query.dtype is torch.float64:
-        reason = "it takes float16, bfloat16 and float32; got float64"
+    if reason is None and not attention.triton_takes(query):
+        dtype = str(query.dtype).removeprefix("torch.")
+        reason = f"it has no kernel for {query.shape[-1]} channels in {dtype} with these settings"
     if reason is not None:
         name = attention.info.name
         raise UnsupportedError(f"{name}: implementation 'triton' cannot run: {reason}")

@@ -16,6 +16,8 @@ from functools import cache
 
 import torch
 
+WIDEST_BYTES = 512  # of one row of an operand of a Triton kernel
+
 _gpus = {"cuda"}
 
 
@@ -39,6 +41,12 @@ def pretended_gpu(device_type: str) -> Iterator[None]:
 def interpreted() -> bool:
     """Whether Triton runs kernels in its interpreter, which reads CPU tensors."""
     return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def triton_takes(head_dim: int, dtype: torch.dtype) -> bool:
+    """Whether tiles with so many channels fit the registers and the shared memory of a GPU. Triton
+    kernels have no float64."""
+    return dtype is not torch.float64 and head_dim * dtype.itemsize <= WIDEST_BYTES
 
 
 def triton_unavailable(device: torch.device) -> str | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from variants.contract.added import ADDED, Added, added_names
 from variants.contract.call import Call, Parameters
-from variants.contract.device import on_gpu, triton_unavailable
+from variants.contract.device import on_gpu, triton_takes, triton_unavailable
 from variants.contract.hyperparameter import declared_by
 from variants.contract.info import Info
 
@@ -108,11 +108,15 @@ class Variant(ABC):
         None if it can."""
         return triton_unavailable(device) if implementation == "triton" else None
 
+    def triton_takes(self, query: Tensor) -> bool:
+        """Whether the Triton kernels of this variant take calls with such a query."""
+        return triton_takes(query.shape[-1], query.dtype)
+
     def choose_implementation(self, query: Tensor, key: Tensor) -> str:
         """The implementation that a call with these tensors uses; never compiles on a CPU."""
         if self.implementation != "auto":
             return self.implementation
-        fused = "triton" in self.info.implementations and query.dtype is not torch.float64
+        fused = "triton" in self.info.implementations and self.triton_takes(query)
         if fused and on_gpu(query.device) and self.unavailable("triton", query.device) is None:
             return "triton"
         return self.info.implementations[0]

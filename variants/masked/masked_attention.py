@@ -20,6 +20,7 @@ from variants.contract.variant import Memory
 from variants.engines.decode import decode_attend
 from variants.engines.decode.kv_cache import Ends
 from variants.engines.gpu.listed import block_softmax
+from variants.engines.gpu.tile_widths import tile_sizes
 from variants.engines.libraries import flash_window, flex, fused_sdpa, xformers
 from variants.engines.primitives.row_slices import row_slices
 from variants.engines.tiled import tile_loop
@@ -60,7 +61,7 @@ class MaskedAttention(Attention):
                 query,
                 key,
                 value,
-                tiles_of(pattern, query.device),
+                tiles_of(pattern, tile_sizes(query.shape[-1], query.dtype), query.device),
                 scale=call.scale,
                 key_bias=tile_loop.hidden_keys(call.key_padding_mask, query.dtype),
                 distance_bias=call.distance_bias,
@@ -116,7 +117,7 @@ class MaskedAttention(Attention):
         if implementation == "flex":
             flex.prepare(query, key, pattern, call)
         elif implementation == "triton":
-            tiles_of(pattern, query.device)
+            tiles_of(pattern, tile_sizes(query.shape[-1], query.dtype), query.device)
 
     def choose_implementation(self, query: Tensor, key: Tensor) -> str:
         if self.implementation == "auto" and "flash" in self.info.implementations:

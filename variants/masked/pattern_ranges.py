@@ -9,14 +9,11 @@ from variants.contract.pattern import Pattern
 from variants.contract.tensor_cache import cached
 from variants.engines.gpu.listed.key_ranges import KeyRanges, Table, Tiles, stacked, tiles
 
-ROWS = 64  # query rows of a tile; a larger tile reads more keys that its rows do not see
-KEYS = 64
-
 
 @cached
-def tiles_of(pattern: Pattern, device: torch.device) -> Tiles:
-    """The lists of all rows, kept while the pattern is in use."""
-    return tiles(ranges_of(pattern), ROWS, KEYS, device)
+def tiles_of(pattern: Pattern, sizes: tuple[int, int], device: torch.device) -> Tiles:
+    """The lists of all rows for tiles of some rows and keys, kept while the pattern is in use."""
+    return tiles(ranges_of(pattern), *sizes, device)
 
 
 def ranges_of(pattern: Pattern) -> KeyRanges:

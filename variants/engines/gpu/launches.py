@@ -7,22 +7,26 @@ the right shapes, and a count of operations counts the kernel once.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from variants.contract.device import interpreted, on_gpu
+from variants.contract.checks import UnsupportedError
+from variants.contract.device import interpreted, on_gpu, triton_takes
 from variants.contract.device import triton_unavailable as unavailable
 
 __all__ = ["interpreted", "launch", "operation", "preferred", "unavailable"]
+
+MOST_PROGRAMS = 65535  # CUDA's limit on all axes of a grid but the first
 
 _library = torch.library.Library("variants_gpu", "FRAGMENT")
 
 
 def preferred(query: Tensor) -> bool:
-    """Whether a call without another choice uses Triton kernels; they have no float64."""
-    if query.dtype is torch.float64 or not on_gpu(query.device):
+    """Whether a call without another choice uses the softmax kernels in Triton."""
+    if not (on_gpu(query.device) and triton_takes(query.shape[-1], query.dtype)):
         return False
     return unavailable(query.device) is None
 
@@ -65,4 +69,12 @@ def launch(
         arguments: tensors and numbers, in the order of the kernel's parameters.
         constants: the parameters that are `tl.constexpr`.
     """
-    kernel[grid](*arguments, **constants, num_warps=num_warps, num_stages=num_stages)
+    if max(grid[1:], default=0) > MOST_PROGRAMS:
+        raise UnsupportedError(
+            f"Triton kernels take at most {MOST_PROGRAMS} heads of all sequences together; "
+            f"got {max(grid[1:])}"
+        )
+    place = next(one.device for one in arguments if isinstance(one, Tensor))
+    # Triton starts kernels on the current device.
+    with torch.cuda.device(place) if place.type == "cuda" else nullcontext():
+        kernel[grid](*arguments, **constants, num_warps=num_warps, num_stages=num_stages)

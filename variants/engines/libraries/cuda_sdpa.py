@@ -63,6 +63,9 @@ def _run(
     name: str, query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float
 ) -> Tensor:
     """The operation of a kernel, called as `scaled_dot_product_attention` calls it."""
+    if scale <= 0:
+        # The kernels hide keys and subtract the maximum before they scale.
+        query, scale = query * scale, 1.0
     aten = torch.ops.aten
     head_dim = query.shape[-1]
     if name == "flash" and head_dim % 8:

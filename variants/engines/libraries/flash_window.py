@@ -57,8 +57,8 @@ def _windowed(
     query: Tensor, key: Tensor, value: Tensor, window: int, causal: bool, scale: float
 ) -> Tensor:
     """The operation of the kernel; its tensors are (batch, seq_len, heads, head_dim)."""
-    if causal and scale <= 0:
-        # The kernel scales scores after it has hidden keys.
+    if scale <= 0:
+        # The kernel hides keys and subtracts the maximum before it scales.
         query, scale = query * scale, 1.0
     radius = min(window, key.shape[2])  # the kernel has 32-bit numbers
     out: Tensor = torch.ops.aten._flash_attention_forward(
@@ -78,7 +78,10 @@ def _missing(device: torch.device) -> str | None:
     value = torch.ones_like(query)
     value[:, :, 0] = 65.0  # the first row is seen by the rows 0 to 8
     try:
-        out = _windowed(query, query, value, 8, True, 1.0)[0, 0, :, 0].tolist()
+        with torch.no_grad():
+            out = _windowed(query, query, value, 8, True, 1.0)[0, 0, :, 0].tolist()
+    except torch.OutOfMemoryError:
+        raise  # the result would be kept
     except Exception as error:
         text = " ".join(str(error).split())[:300]
         return f"torch's FlashAttention kernel does not run with a window: {text}"

@@ -25,7 +25,9 @@ def _load(
     if CHANNELS < WIDTH:
         inside = inside & (channels[None, :] < CHANNELS)
     return tl.load(
-        Tensor + base + rows[:, None] * row_stride + channels[None, :], mask=inside, other=0.0
+        Tensor + base + rows[:, None].to(tl.int64) * row_stride + channels[None, :],
+        mask=inside,
+        other=0.0,
     )
 
 
@@ -35,7 +37,8 @@ def _store(Tensor, base, rows, limit, tile, CHANNELS: tl.constexpr, WIDTH: tl.co
     inside = rows[:, None] < limit
     if CHANNELS < WIDTH:
         inside = inside & (channels[None, :] < CHANNELS)
-    tl.store(Tensor + base + rows[:, None] * CHANNELS + channels[None, :], tile, mask=inside)
+    place = base + rows[:, None].to(tl.int64) * CHANNELS + channels[None, :]
+    tl.store(Tensor + place, tile, mask=inside)
 
 
 @triton.jit
@@ -196,7 +199,7 @@ def _query_step(
     if WANTS_DISTANCES:
         entry = columns[None, :] - rows[:, None] + (query_len - 1)
         valid = (rows[:, None] < query_len) & (columns[None, :] < key_len)
-        tl.atomic_add(GradDistances + entry, changes, mask=valid & (weights > 0))
+        tl.atomic_add(GradDistances + entry, changes, mask=valid & (weights > 0), sem="relaxed")
     return grads + tl.dot(changes.to(key.dtype), key, input_precision=PRECISION)
 
 

@@ -10,25 +10,27 @@ from torch import Tensor
 from variants.contract.tensor_cache import cached
 from variants.engines.gpu.listed.key_ranges import TileLists, Tiles
 
-ROWS = 64  # query rows of a tile
-KEYS = 64  # keys of a block
 
-
-def tiles_within(reach: Tensor, query_len: int, key_len: int, *, causal: bool) -> Tiles:
-    """The blocks of keys at most `reach` positions away from a row, int32 (heads,).
+def tiles_within(reach: Tensor, query_len: int, key_len: int, *, size: int, causal: bool) -> Tiles:
+    """The blocks of `size` keys at most `reach` positions away from a tile of `size` rows.
+    `reach` is int32 (heads,).
 
     No score is hidden, and every block is listed as partly visible: the caller adds a bias that
     hides the other keys, also later keys if `causal`. The lists of a head are ranges of blocks, so
     `blocks` counts them.
     """
-    tables = _tables(query_len, key_len, reach.device)
+    tables = _tables(query_len, key_len, size, reach.device)
     reach = reach[:, None]
     forward = 0 if causal else reach
     # Rows with positions p see keys p - reach to p + forward; key j is seen from j - forward to
     # j + reach.
-    by_query = _ranges(tables.rows, tables.keys, tables.row_first, tables.row_last, reach, forward)
-    by_key = _ranges(tables.keys, tables.rows, tables.key_first, tables.key_last, forward, reach)
-    return Tiles(ROWS, KEYS, tables.bounds, by_query, by_key, (0, 1 << 30, 0, 1, 0))
+    by_query = _ranges(
+        tables.rows, tables.keys, tables.row_first, tables.row_last, reach, forward, size
+    )
+    by_key = _ranges(
+        tables.keys, tables.rows, tables.key_first, tables.key_last, forward, reach, size
+    )
+    return Tiles(size, size, tables.bounds, by_query, by_key, (0, 1 << 30, 0, 1, 0))
 
 
 class _Tables(NamedTuple):
@@ -44,18 +46,18 @@ class _Tables(NamedTuple):
 
 
 @cached
-def _tables(query_len: int, key_len: int, device: torch.device) -> _Tables:
+def _tables(query_len: int, key_len: int, size: int, device: torch.device) -> _Tables:
     with torch.device("cpu"):
         offset = key_len - query_len
-        rows = torch.arange(-(-query_len // ROWS), dtype=torch.int32)
-        keys = torch.arange(-(-key_len // KEYS), dtype=torch.int32)
+        rows = torch.arange(-(-query_len // size), dtype=torch.int32)
+        keys = torch.arange(-(-key_len // size), dtype=torch.int32)
         tables = (
             rows,
             keys,
-            rows * ROWS + offset,
-            ((rows + 1) * ROWS).clamp(max=query_len) - 1 + offset,
-            keys * KEYS - offset,
-            ((keys + 1) * KEYS).clamp(max=key_len) - 1 - offset,
+            rows * size + offset,
+            ((rows + 1) * size).clamp(max=query_len) - 1 + offset,
+            keys * size - offset,
+            ((keys + 1) * size).clamp(max=key_len) - 1 - offset,
             torch.zeros(1, 1, 0, 2, dtype=torch.int32),
         )
     return _Tables(*(table.to(device) for table in tables))
@@ -68,11 +70,11 @@ def _ranges(
     last: Tensor,
     before: Tensor | int,
     after: Tensor | int,
+    size: int,
 ) -> TileLists:
     """For each tile the blocks from `first` - `before` to `last` + `after`. Tiles and blocks have
     the same size."""
-    assert ROWS == KEYS
-    start = torch.div(first - before, KEYS, rounding_mode="floor").clamp_(0, len(blocks))
-    stop = torch.div(last + after + KEYS, KEYS, rounding_mode="floor").clamp_(0, len(blocks))
+    start = torch.div(first - before, size, rounding_mode="floor").clamp_(0, len(blocks))
+    stop = torch.div(last + after + size, size, rounding_mode="floor").clamp_(0, len(blocks))
     start, stop = torch.broadcast_tensors(start, stop)
     return TileLists(tiles, torch.stack([start, stop, stop], dim=-1).contiguous(), blocks)

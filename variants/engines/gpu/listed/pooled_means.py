@@ -33,7 +33,7 @@ class Levels(NamedTuple):
 
 def pooled(key: Tensor, value: Tensor, key_padding_mask: Tensor | None, levels: Levels) -> Pooled:
     """The joined list of (batch, kv_heads, key_len, head_dim) keys and values."""
-    size = None if key_padding_mask is None else (~key_padding_mask).float()
+    size = None if key_padding_mask is None else (~key_padding_mask).float().contiguous()
     joined_key, joined_size = _Means.apply(key, size, levels)
     joined_value, _ = _Means.apply(value, size, levels)
     return Pooled(joined_key, joined_value, joined_size)

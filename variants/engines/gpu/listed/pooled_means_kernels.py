@@ -32,7 +32,9 @@ def levels(
     inside = (rows[:, None] < count) & (channels[None, :] < CHANNELS)
     base = sequence * source_batch + head * source_head
     tile = tl.load(
-        Source + base + rows[:, None] * source_row + channels[None, :], mask=inside, other=0.0
+        Source + base + rows[:, None].to(tl.int64) * source_row + channels[None, :],
+        mask=inside,
+        other=0.0,
     )
     if HAS_SIZE:
         size = tl.load(SourceSize + sequence * size_batch + rows, mask=rows < count, other=0.0)
@@ -42,7 +44,11 @@ def levels(
     target_size = JoinedSize + sequence * length
     if COPIES:
         begin = tl.load(Begins)
-        tl.store(target + (begin + rows[:, None]) * CHANNELS + channels[None, :], tile, mask=inside)
+        tl.store(
+            target + (begin + rows[:, None]).to(tl.int64) * CHANNELS + channels[None, :],
+            tile,
+            mask=inside,
+        )
         if head == 0:
             tl.store(target_size + begin + rows, size, mask=rows < count)
     sums = tile.to(tl.float32) * size[:, None]
@@ -56,7 +62,7 @@ def levels(
         means = (sums / tl.maximum(size, 1.0)[:, None]).to(Joined.dtype.element_ty)
         begin = tl.load(Begins + level)
         kept = (numbers[:, None] < left) & (channels[None, :] < CHANNELS)
-        place = target + (begin + numbers[:, None]) * CHANNELS + channels[None, :]
+        place = target + (begin + numbers[:, None]).to(tl.int64) * CHANNELS + channels[None, :]
         tl.store(place, means, mask=kept)
         if head == 0:
             tl.store(target_size + begin + numbers, size, mask=numbers < left)
@@ -86,14 +92,20 @@ def groups(
         rows = start + tl.arange(0, ROWS)
         inside = (rows[:, None] < stop) & (channels[None, :] < CHANNELS)
         tile = tl.load(
-            Source + base + rows[:, None] * source_row + channels[None, :], mask=inside, other=0.0
+            Source + base + rows[:, None].to(tl.int64) * source_row + channels[None, :],
+            mask=inside,
+            other=0.0,
         )
         if HAS_SIZE:
             size = tl.load(SourceSize + sequence * size_batch + rows, mask=rows < stop, other=0.0)
         else:
             size = tl.where(rows < stop, 1.0, 0.0)
         if COPIES:
-            tl.store(target + rows[:, None] * CHANNELS + channels[None, :], tile, mask=inside)
+            tl.store(
+                target + rows[:, None].to(tl.int64) * CHANNELS + channels[None, :],
+                tile,
+                mask=inside,
+            )
             if head == 0:
                 tl.store(target_size + rows, size, mask=rows < stop)
         sums += tl.sum(tile.to(tl.float32) * size[:, None], 0)
@@ -130,12 +142,14 @@ def gradient(
         # A copy of a token has the gradient of the token, also if the token is padding.
         share = tl.where(group_size == 1, 1.0, size / tl.maximum(total, 1.0))
         part = tl.load(
-            source + number[:, None] * CHANNELS + channels[None, :], mask=inside, other=0.0
+            source + number[:, None].to(tl.int64) * CHANNELS + channels[None, :],
+            mask=inside,
+            other=0.0,
         )
         sums += part.to(tl.float32) * share[:, None]
-    place = Grad + tl.program_id(1).to(tl.int64) * count * CHANNELS
+    target = Grad + tl.program_id(1).to(tl.int64) * count * CHANNELS
     tl.store(
-        place + rows[:, None] * CHANNELS + channels[None, :],
+        target + rows[:, None].to(tl.int64) * CHANNELS + channels[None, :],
         sums.to(Grad.dtype.element_ty),
         mask=inside,
     )

@@ -11,7 +11,7 @@ def _rows_of(Tensor, base, rows, stride, limit, first, CHANNELS: tl.constexpr, W
     """Channels `first` to `first` + CHANNELS of some rows, in float32; 0 outside."""
     channels = tl.arange(0, WIDTH)
     inside = (rows[:, None] < limit) & (channels[None, :] < CHANNELS)
-    place = base + rows[:, None] * stride + first + channels[None, :]
+    place = base + rows[:, None].to(tl.int64) * stride + first + channels[None, :]
     return tl.load(Tensor + place, mask=inside, other=0.0).to(tl.float32)
 
 
@@ -20,7 +20,7 @@ def _keep(Tensor, base, rows, stride, limit, first, tile, CHANNELS: tl.constexpr
           WIDTH: tl.constexpr):  # fmt: skip
     channels = tl.arange(0, WIDTH)
     inside = (rows[:, None] < limit) & (channels[None, :] < CHANNELS)
-    place = base + rows[:, None] * stride + first + channels[None, :]
+    place = base + rows[:, None].to(tl.int64) * stride + first + channels[None, :]
     tl.store(Tensor + place, tile.to(Tensor.dtype.element_ty), mask=inside)
 
 
@@ -102,11 +102,15 @@ def backward(
     target = tl.program_id(1).to(tl.int64) * query_len * CHANNELS
     _keep(GradQuery, target, rows, CHANNELS, query_len, 0, content + grad_asked, CHANNELS, WIDTH)
     used = channels < CHANNELS
-    tl.atomic_add(GradContent + head * CHANNELS + channels, tl.sum(content, 0), mask=used)
-    tl.atomic_add(GradPosition + head * CHANNELS + channels, tl.sum(grad_asked, 0), mask=used)
+    tl.atomic_add(
+        GradContent + head * CHANNELS + channels, tl.sum(content, 0), mask=used, sem="relaxed"
+    )
+    tl.atomic_add(
+        GradPosition + head * CHANNELS + channels, tl.sum(grad_asked, 0), mask=used, sem="relaxed"
+    )
     kept = (waves[:, None] < HALF) & used[None, :]
     place = GradProjection + own + waves[:, None] * CHANNELS + channels[None, :]
     part = tl.dot(tl.trans(grad_sines), asked, input_precision=PRECISION)
-    tl.atomic_add(place, part, mask=kept)
+    tl.atomic_add(place, part, mask=kept, sem="relaxed")
     part = tl.dot(tl.trans(grad_cosines), asked, input_precision=PRECISION)
-    tl.atomic_add(place + HALF * CHANNELS, part, mask=kept)
+    tl.atomic_add(place + HALF * CHANNELS, part, mask=kept, sem="relaxed")

@@ -72,6 +72,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, padding: Tensor | None, ru
     """
     if not fits(query):
         raise UnsupportedError(refusal(query))
+    padding = None if padding is None else padding.contiguous()
     # Queries before the first key see no key.
     blind = max(0, query.shape[2] - key.shape[2]) if rule.causal else 0
     out: Tensor = FeatureSum.apply(query[:, :, blind:], key, value, padding, rule)

@@ -101,22 +101,27 @@ def scan_states(
         following = tl.maximum(chunk - 1, 0) if REVERSE else tl.minimum(chunk + 1, chunks - 1)
         place = SUMS + (first + following) * features * channels + at
         waiting = tl.load(place, mask=inside, other=0.0)
+        if KIND != "decay":
+            own_total = tl.load(TOTALS + slot + feature, mask=keep, other=0.0)
+        if KIND == "exp" and (CAUSAL or not REVERSE):
+            own = tl.load(SCALES + slot + feature, mask=keep, other=HIDDEN)
+        # All warps have loaded the terms of this chunk before one of them replaces the terms.
+        tl.debug_barrier()
         tl.store(SUMS + slot * channels + at, carried, mask=inside)
+        if KIND != "decay":
+            tl.store(TOTALS + slot + feature, total, mask=keep)
+        if KIND == "exp" and not REVERSE:
+            tl.store(SCALES + slot + feature, scale, mask=keep)
         if KIND == "decay":
             carried = carried * factor + term
         else:
-            own_total = tl.load(TOTALS + slot + feature, mask=keep, other=0.0)
-            tl.store(TOTALS + slot + feature, total, mask=keep)
             if KIND == "exp" and not REVERSE:
-                own = tl.load(SCALES + slot + feature, mask=keep, other=HIDDEN)
-                tl.store(SCALES + slot + feature, scale, mask=keep)
                 both = tl.maximum(scale, own)
                 past, new = tl.exp(scale - both), tl.exp(own - both)
                 carried = carried * past[:, None] + term * new[:, None]
                 total = total * past + own_total * new
                 scale = both
             elif KIND == "exp" and CAUSAL:
-                own = tl.load(SCALES + slot + feature, mask=keep, other=HIDDEN)
                 after = tl.load(SCALES + slot + features + feature, mask=keep, other=HIDDEN)
                 past = tl.exp(own - after)
                 carried = carried * past[:, None] + term
