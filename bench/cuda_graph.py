@@ -11,12 +11,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from bench.measurement import Case
 from variants import UnsupportedError
+from variants.contract import tensor_cache
 
 WARM_UP_CALLS = 3  # on the stream of the recording; kernels compile and kept tensors are made
 
@@ -58,11 +60,21 @@ def recorded(call: Callable[[], Tensor], device: torch.device) -> Callable[[], T
                 f"the call cannot be recorded as a CUDA graph: {first}"
             ) from error
 
-    def replay() -> Tensor:
-        graph.replay()
-        return out
+    return _Replay(graph, out, tensor_cache.held_tensors())
 
-    return replay
+
+@dataclass(frozen=True)
+class _Replay:
+    """A recorded call."""
+
+    graph: torch.cuda.CUDAGraph
+    out: Tensor
+    # The graph reads kept tensors at their places, also after the cache has dropped them.
+    held: list[Tensor]
+
+    def __call__(self) -> Tensor:
+        self.graph.replay()
+        return self.out
 
 
 def spoiled() -> bool:
@@ -93,6 +105,8 @@ def _side_stream(device: torch.device) -> Iterator[None]:
     """Make another stream the current one, as the default stream cannot be recorded."""
     outer, own = torch.cuda.current_stream(device), torch.cuda.Stream(device)
     own.wait_stream(outer)
-    with torch.cuda.stream(own):
-        yield
-    outer.wait_stream(own)
+    try:
+        with torch.cuda.stream(own):
+            yield
+    finally:
+        outer.wait_stream(own)

@@ -8,6 +8,9 @@ device reaches the first event, all kernels of the call are in its queue.
 The host cannot run ahead of a call that waits for the device, and of one with more launches than
 the queue holds (about a thousand). Such a call is detected and sampled without filler work; its
 span contains host time.
+
+After each call, the sampler asks whether the device has passed the first event already. If it has,
+the filler was too short: the batch is dropped, and the filler is made longer.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from bench.stream import Stream
 BATCH = 5  # samples between two synchronisations
 MARGIN = 1.5  # filler time, as a multiple of the host time of a call
 LEAST_FILLER_MS = 0.05
+MOST_DOUBLINGS = 3  # of the filler; after them, the host cannot run ahead
 LEAST_PROBE_MS = 1.0  # filler time while it is tested whether the host can run ahead
 # Calls above this time are sampled one by one, without filler work, and each gives a wall time too:
 # host time before the first launch is below 1 % of them, and few calls are made.
@@ -50,6 +54,7 @@ class DeviceSampler:
         """
         self._call, self._stream, self._watch = call, stream, watch
         self._filler, self.is_slow, self._given = 0.0, False, False
+        self._doublings = 0
         first = self._single(cold=True)
         self.is_slow = first.wall > SLOW_MS
         self._singles = [first] if self.is_slow else []
@@ -69,7 +74,19 @@ class DeviceSampler:
             else:
                 self._singles.append(self._single(cold=True))
             return [self._singles[-1].device]
-        events = []
+        while True:
+            times, late = self._batch()
+            if late <= BATCH / 2:
+                return times
+            if self._doublings == MOST_DOUBLINGS:
+                self.runs_ahead, self._filler = False, 0.0
+            else:
+                self._doublings, self._filler = self._doublings + 1, 2 * self._filler
+
+    def _batch(self) -> tuple[list[float], int]:
+        """Times of a batch, and the number of calls that the device began before the host had
+        enqueued them; 0 without filler work."""
+        events, late = [], 0
         for _ in range(BATCH):
             start, stop = self._stream.event(), self._stream.event()
             if self._filler:
@@ -78,11 +95,12 @@ class DeviceSampler:
             start.record()
             self._call()
             stop.record()
+            late += bool(self._filler) and start.query()
             events.append((start, stop))
         if self._watch is not None:
             self._watch()
         self._stream.synchronize()
-        return [start.elapsed_time(stop) for start, stop in events]
+        return [start.elapsed_time(stop) for start, stop in events], late
 
     def walls(self, count: int) -> list[float]:
         """Times of a call and the synchronisation after it, in ms, with a warm cache."""

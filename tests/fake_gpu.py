@@ -21,6 +21,13 @@ class FakeEvent:
         self._gpu.host += HOST_EVENT_MS
         self.at = max(self._gpu.host, self._gpu.free)
 
+    def query(self) -> bool:
+        """Whether the device has reached this event."""
+        return self.at <= self._gpu.host
+
+    def synchronize(self) -> None:
+        self._gpu.host = max(self._gpu.host, self.at)
+
     def elapsed_time(self, later: FakeEvent) -> float:
         assert later.at <= self._gpu.host, "the host has not waited for this event"
         return later.at - self.at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,6 +18,7 @@ from bench.measurement import Case, Measurement, Raw, Status
 from bench.sweep import parse
 from tests.cases import InProcess, case, good, limits, settings
 from variants import UnsupportedError
+from variants.contract import tensor_cache
 
 pytestmark = [pytest.mark.serial, pytest.mark.usefixtures("fresh")]
 
@@ -217,6 +219,50 @@ def test_kept_tensors_are_made_before_the_recording(no_cuda: dict[str, Any]) -> 
     replay = cuda_graph.recorded(call, CUDA)
     assert recordings == [0] * (cuda_graph.WARM_UP_CALLS + 1) + [1]
     assert replay() is replay()
+
+
+def test_a_replay_holds_the_tensors_that_were_kept(no_cuda: dict[str, Any]) -> None:
+    @tensor_cache.cached
+    def table(length: int) -> Tensor:
+        return torch.arange(length)
+
+    replay = cuda_graph.recorded(lambda: table(7) * 2, CUDA)
+    place = weakref.ref(table(7))
+    tensor_cache.clear()
+    assert place() is not None
+    del replay
+    assert place() is None
+
+
+def test_the_stream_is_left_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[tuple[object, object]] = []
+
+    class Stream:
+        def wait_stream(self, other: object) -> None:
+            waits.append((self, other))
+
+    outer, own = Stream(), Stream()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: outer)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: own)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    with pytest.raises(LookupError), cuda_graph._side_stream(CUDA):
+        raise LookupError
+    assert waits == [(own, outer), (outer, own)]
+
+
+def test_no_baseline_is_measured_after_a_failed_recording(
+    replays: Replays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def failing(call: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
+        tried.append(1)
+        cuda_graph._failed = True
+        raise UnsupportedError("cannot be recorded")
+
+    monkeypatch.setattr(cuda_graph, "recorded", failing)
+    worker.measure_exact(case(launch="graph"), settings())
+    assert len(tried) == 1
 
 
 @pytest.mark.parametrize("spoiled", [False, True])

@@ -9,8 +9,8 @@ import torch
 
 from bench import clock
 from bench.clock import Samples
-from bench.device_sampler import SLOW_MS
-from bench.stream import CudaStream
+from bench.device_sampler import MOST_DOUBLINGS, SLOW_MS
+from bench.stream import CudaStream, settled_rate
 from tests.fake_gpu import FakeGpu, on_fake_gpu
 
 CUDA = torch.device("cuda")
@@ -71,6 +71,48 @@ def test_a_host_that_is_interrupted_once_can_still_run_ahead(gpu: FakeGpu) -> No
         gpu.work(0.05, next(delays, 0.1))
 
     assert clock.measure(call, CUDA, 0.2, warm=True).runs_ahead is True
+
+
+@pytest.mark.parametrize(
+    ("host_ms", "ahead", "times"), [(0.9, True, 4), (40.0, False, 2**MOST_DOUBLINGS)]
+)
+def test_filler_that_is_too_short_is_made_longer_or_given_up(
+    gpu: FakeGpu, host_ms: float, ahead: bool, times: int
+) -> None:
+    first = iter([0.1] * 4)  # the host is slower after the filler was chosen
+
+    def call() -> None:
+        gpu.work(0.05, next(first, host_ms))
+
+    samples = clock.measure(call, CUDA, 0.2, warm=True)
+    assert samples.runs_ahead is ahead
+    assert gpu.fillers[-1] == pytest.approx(0.215 * times, rel=0.02)
+    expected = 0.05 if ahead else host_ms
+    assert samples.quartiles[1] == pytest.approx(expected, abs=0.06 if not ahead else 0.006)
+
+
+def test_the_rate_of_filler_work_is_that_of_the_settled_clock() -> None:
+    rates = iter([300.0] * 2 + [900.0, 1500.0, 1800.0])
+    slept = []
+
+    def sleep(cycles: int) -> float:
+        slept.append(cycles / 1e3 / next(rates, 1900.0))
+        return slept[-1]
+
+    assert settled_rate(sleep) == pytest.approx(1900e3)
+    assert sum(slept) >= 50
+
+
+def test_a_clock_that_does_not_settle_ends_the_calibration() -> None:
+    rates = itertools.cycle([1000.0, 2000.0])
+    calls = []
+
+    def sleep(cycles: int) -> float:
+        calls.append(cycles)
+        return cycles / 1e3 / next(rates)
+
+    assert settled_rate(sleep) == pytest.approx(2000e3)
+    assert len(calls) < 300
 
 
 def test_a_slow_call_is_made_as_often_as_on_a_cpu(gpu: FakeGpu) -> None:

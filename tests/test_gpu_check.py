@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import subprocess
 import sys
@@ -11,17 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner
 
 import variants
-from bench.gpu_check import check_command, machine, planned_calls, slow_calls, variant_times
+from bench.gpu_check import check_command, machine
 from bench.gpu_check.check_command import gpu_check
 from bench.gpu_check.parts import GRACE, CheckPart, run
 from bench.sweep import read
 from tests.versions import ROOT
-
-CPU = torch.device("cpu")
 
 
 def ran(tmp_path: Path, code: str, seconds: float = 60.0) -> tuple[str, str]:
@@ -100,70 +95,6 @@ def test_the_sweep_is_valid(device: str) -> None:
     cases = read("gpu_check").cases(device, {})
     assert 30 < len(cases) < 80
     assert set(variants.REGISTRY) == {case.variant for case in cases}
-
-
-def test_every_variant_is_planned_after_exact_attention() -> None:
-    calls = planned_calls.planned([16384, 65536], 16)
-    assert calls[0].label.startswith("full")
-    assert len({call.key for call in calls}) == len(calls)
-    for name, cls in variants.REGISTRY.items():
-        keys = {call.key for call in calls if call.attention == variants.create(name)}
-        directions = 2 if "backward" in cls.info.supports else 1
-        assert len(keys) == 2 * directions
-
-
-@pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three attentions instead of all, one of which fails."""
-    real = planned_calls.planned
-
-    def planned(lengths: list[int], heads: int) -> list[planned_calls.PlannedCall]:
-        names = ("full sdpa", "sliding_window", "linear fla", "top_k")
-        return [call for call in real(lengths, heads) if call.label in names]
-
-    for module in (variant_times, slow_calls):
-        monkeypatch.setattr(module, "planned", planned)
-
-
-@pytest.mark.usefixtures("few")
-def test_times_profiles_and_simulated_numbers_of_tiny_calls(tmp_path: Path) -> None:
-    rows, simulated = tmp_path / "variants.csv", tmp_path / "simulated.json"
-    asked = ["--device", "cpu", "--seq-len", "32,64", "--heads", "2"]
-    asked += ["--rows", str(rows), "--simulated", str(simulated)]
-
-    def invoke(command: object, *more: str) -> str:
-        done = CliRunner().invoke(command, [*asked, *more])  # type: ignore[arg-type]
-        assert done.exit_code == 0, done.output
-        return done.output
-
-    invoke(variant_times.main, "--simulate")
-    assert json.loads(simulated.read_text())["sliding_window 32 forward"]["simulated_waits"] == 0
-    assert not rows.exists()
-    invoke(variant_times.main, "--warm", "0/2")
-    text = invoke(variant_times.main)
-    assert "unsupported: flash-linear-attention" in text
-    with rows.open(newline="") as file:
-        found = {(x["variant"], x["seq_len"], x["direction"]): x for x in csv.DictReader(file)}
-    window = found["sliding_window", "64", "forward_backward"]
-    assert window["status"] == "ok"
-    assert float(window["device_ms"]) > 0
-    assert float(window["exact_over_this"]) > 0
-    assert int(window["simulated_launches"]) > 0
-    # A run that was interrupted goes on with the calls that have no row.
-    kept = rows.read_text().splitlines()
-    rows.write_text("\n".join(kept[:-1]) + "\n")
-    assert len(invoke(variant_times.main, "--resumed").splitlines()) == 2
-    assert len(rows.read_text().splitlines()) == len(kept)
-    assert "top_k 64 forward" in invoke(slow_calls.main)
-
-
-def test_a_call_whose_device_is_lost_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(self: planned_calls.PlannedCall, device: torch.device) -> None:
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
-
-    monkeypatch.setattr(planned_calls.PlannedCall, "made", lost)
-    row = variant_times.timed(planned_calls.planned([32], 2)[0], CPU, {}, None)
-    assert any(word in row["status"] for word in variant_times.BROKEN)
 
 
 def test_the_machine_is_described() -> None:

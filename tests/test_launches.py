@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -300,6 +301,12 @@ def test_invalid_arguments_end_with_one_message(arguments: tuple[str, ...], reas
 )
 def test_kernels_are_told_from_copies_by_name(name: str, counts: bool) -> None:
     assert profiled.is_kernel(name) == counts
+
+
+def test_named_parts_of_a_program_are_no_kernels() -> None:
+    assert profiled.is_annotation(SimpleNamespace(name="mine", is_user_annotation=True))
+    assert not profiled.is_annotation(SimpleNamespace(name="kernel", is_user_annotation=False))
+    assert not profiled.is_annotation(SimpleNamespace(name="kernel"))  # an older torch
 
 
 @pytest.mark.gpu

@@ -11,7 +11,10 @@ from torch import Tensor
 import variants
 from bench.launches.simulation import FORWARD, FORWARD_BACKWARD, Shape
 from variants import Attention, UnsupportedError
+from variants.contract.implementations import meaning
 from variants.contract.registry import reference_attention
+
+Key = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,14 @@ class PlannedCall:
         return name if implementation == "auto" else f"{name} {implementation}"
 
     @property
-    def key(self) -> tuple[str, str, str]:
-        return self.label, str(self.shape.seq_len), self.direction
+    def key(self) -> Key:
+        """Variant, length, direction and mask, as in the columns of a row."""
+        return self.label, str(self.shape.seq_len), self.direction, str(self.shape.causal)
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the first call at each shape compiles for seconds."""
+        return meaning(self.attention.implementation).compiles
 
     def made(self, device: torch.device) -> Callable[[], Tensor]:
         """The call on random inputs, which is prepared here.
@@ -76,29 +85,51 @@ class PlannedCall:
         return found * (3.0 if attention.target == "other_kernel" else 3.5)
 
 
-def planned(lengths: list[int], heads: int) -> list[PlannedCall]:
-    """All calls: exact attention, then every variant as `auto`, then libraries.
+def baselines() -> list[Attention]:
+    """The exact attentions that every call is compared with: torch's own, and the fastest here."""
+    reference = reference_attention()
+    return [reference, variants.create(reference.info.name)]
 
-    A library may compile for seconds, and methods whose work grows with the square of the length
-    take long, so both are last.
+
+def planned(lengths: list[int], heads: int) -> list[PlannedCall]:
+    """All calls: exact attention with each mask, then every variant as `auto`, then methods whose
+    work grows with the square of the length, then libraries.
+
+    An implementation that compiles for each shape is planned at the shortest length alone.
     """
     own = [variants.create(name) for name in sorted(variants.REGISTRY)]
-    own.sort(key=lambda attention: "n²" in attention.info.time)
-    exact = reference_attention()
     libraries = [
         variants.create(name, implementation=implementation)
         for name, cls in sorted(variants.REGISTRY.items())
         for implementation in cls.info.implementations
         if implementation in cls.info.libraries
     ]
-    found: list[PlannedCall] = []
-    for group in ([exact], own, libraries):
-        for direction in (FORWARD, FORWARD_BACKWARD):
-            for length in lengths:
-                for attention in group:
-                    if direction == FORWARD or "backward" in attention.supports:
-                        causal = attention.info.causal_choices[-1]
-                        shape = Shape(seq_len=length, heads=heads, causal=causal)
-                        found.append(PlannedCall(attention, shape, direction))
-    unique = {call.key: call for call in found}
+    groups = (
+        baselines(),
+        [attention for attention in own if "n²" not in attention.info.time],
+        [attention for attention in own if "n²" in attention.info.time],
+        libraries,
+    )
+    found = [
+        call
+        for group in groups
+        for direction in (FORWARD, FORWARD_BACKWARD)
+        for length in lengths
+        for attention in group
+        if direction == FORWARD or "backward" in attention.supports
+        for call in _with_masks(attention, length, heads, direction)
+        if length == min(lengths) or not call.compiles
+    ]
+    unique: dict[Key, PlannedCall] = {}
+    for call in found:
+        unique.setdefault(call.key, call)
     return list(unique.values())
+
+
+def _with_masks(attention: Attention, length: int, heads: int, direction: str) -> list[PlannedCall]:
+    """A call with each mask for the baselines, and a causal one, if possible, for the others."""
+    masks = attention.info.causal_choices
+    if attention not in baselines():
+        masks = masks[-1:]
+    shapes = [Shape(seq_len=length, heads=heads, causal=causal) for causal in masks]
+    return [PlannedCall(attention, shape, direction) for shape in shapes]

@@ -9,8 +9,8 @@ import click
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from bench.gpu_check.call_rows import read
 from bench.gpu_check.planned_calls import planned
-from bench.gpu_check.variant_times import read
 from bench.options import numbers
 
 PROFILED = 8

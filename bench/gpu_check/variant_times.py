@@ -1,41 +1,42 @@
 """Times each variant beside exact attention, with its launches and waits beside those of the
-simulation. A row is written as soon as it is known."""
+simulation.
+
+A call that does not end, or that breaks the device for its process, has a row too. Then the process
+is replaced by a new one, which goes on with the calls that have no row.
+"""
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import click
 import torch
 from torch import Tensor
 
 from bench import clock, memory, roofline
+from bench.gpu_check import call_rows
+from bench.gpu_check.call_rows import SLOW, Row
 from bench.gpu_check.planned_calls import PlannedCall, planned
+from bench.gpu_check.simulated_calls import expected, write_simulated
 from bench.launches import profiled
-from bench.launches.simulation import FORWARD_BACKWARD, simulate
 from bench.options import numbers
 from variants import UnsupportedError
-from variants.contract.registry import reference_attention
 
-COLUMNS = (
-    "variant", "seq_len", "direction", "causal", "status", "implementation", "device_ms",
-    "wall_ms", "exact_ms", "exact_over_this", "tflops", "share_of_limit", "launches",
-    "simulated_launches", "waits", "simulated_waits", "simulated_ms", "simulated_bytes_ratio",
-    "peak_mib", "first_call_s", "finite", "wait_places", "kernels",
-)  # fmt: skip
 SECONDS = 0.05  # sampling time of a call
-SLOW = 0.4  # seconds of a call that is timed once, and not at a longer length
-MOST_LAUNCHES = 5000  # after which a simulation ends
-BROKEN = ("CUDA error", "an illegal", "device-side assert", "unspecified launch failure")
-Row = dict[str, Any]
+# Above this time, a call is neither profiled nor repeated for its memory.
+LONG_MS = 1000.0
+# Seconds after which a call is given up. One that compiles is given more.
+LONGEST, LONGEST_COMPILING = 25.0, 60.0
+# Share of the memory of each process that compiles kernels beside the tests.
+WARM_SHARE = 0.12
 
 
 @click.command()
@@ -47,6 +48,7 @@ Row = dict[str, Any]
 @click.option("--simulate", "only_simulate", is_flag=True, help="Write --simulated, and end.")
 @click.option("--warm", help="i/n: make a part of the calls once, so that kernels are compiled.")
 @click.option("--resumed", is_flag=True, help="Leave out the calls that have a row.")
+@click.option("--limit", type=float, help="TFLOP/s of matrix products; measured if not given.")
 def main(
     device: str,
     lengths: str,
@@ -56,48 +58,106 @@ def main(
     only_simulate: bool,
     warm: str | None,
     resumed: bool,
+    limit: float | None,
 ) -> None:
     """Time all calls, or prepare for it."""
     calls = planned(numbers("--seq-len", lengths) or [], heads)
+    place = torch.device(device)
     if only_simulate:
         write_simulated(calls, simulated)
-        return
-    place = torch.device(device)
-    if warm is not None:
-        first, step = map(int, warm.split("/"))
-        shortest = calls[0].shape.seq_len
-        some = [call for call in calls if call.shape.seq_len == shortest]
-        for call in some[first::step]:
-            run_once(call, place)
-        return
-    if not resumed:
-        with file.open("w", newline="", encoding="utf-8") as target:
-            csv.DictWriter(target, COLUMNS).writeheader()
-    limit = _matmul_tflops(place)
-    click.echo(f"matrix products in bfloat16: {limit} TFLOP/s" if limit else "no limit measured")
-    rows = read(file)
+    elif warm is not None:
+        warm_up(calls, place, *map(int, warm.split("/")))
+    else:
+        if not resumed:
+            call_rows.begin(file)
+        if limit is None:
+            limit = _matmul_tflops(place)
+        click.echo(f"matrix products in bfloat16: {limit} TFLOP/s" if limit else "no limit")
+        time_all(calls, place, file, simulated, limit)
+
+
+def warm_up(calls: list[PlannedCall], device: torch.device, first: int, step: int) -> None:
+    """Make every `step`-th of the shortest calls once. Failures are reported by another process."""
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(WARM_SHARE)
+    shortest = calls[0].shape.seq_len
+    for call in [call for call in calls if call.shape.seq_len == shortest][first::step]:
+        try:
+            call.made(device)()
+        except Exception as error:
+            click.echo(f"{call.key}: {error}")
+
+
+def time_all(
+    calls: list[PlannedCall],
+    device: torch.device,
+    file: Path,
+    simulated: Path,
+    limit: float | None,
+) -> None:
+    """Time the calls that have no row yet, and write their rows."""
+    rows = call_rows.read(file)
     for call in calls:
         if call.key in rows:
             continue
-        begun = {"variant": call.label, "seq_len": call.shape.seq_len, "direction": call.direction}
-        row = timed(call, place, rows, limit) if not _too_slow(call, rows) else {"status": "slow"}
-        row = begun | {"causal": call.shape.causal} | row | _expected(call, simulated)
-        rows[call.key] = {name: str(row.get(name, "")) for name in COLUMNS}
-        with file.open("a", newline="", encoding="utf-8") as target:
-            csv.DictWriter(target, COLUMNS).writerow(rows[call.key])
-        click.echo(_line(rows[call.key]))
-        if any(word in str(row["status"]) for word in BROKEN):
-            # No later call of this process can use the device.
-            sys.stdout.flush()
-            again = [word for word in sys.argv[1:] if word != "--resumed"]
-            module = "bench.gpu_check.variant_times"
-            os.execv(sys.executable, [sys.executable, "-m", module, *again, "--resumed"])
+        if call_rows.too_slow(call, rows):
+            row: Row = {"status": "slow"}
+        else:
+            with _given_up(call, file, limit):
+                row = timed(call, device, rows, limit)
+        rows[call.key] = call_rows.append(file, call, row | expected(call, simulated))
+        click.echo(call_rows.line(rows[call.key]))
+        if _failed(row) and device_is_lost(device):
+            restart(limit)
+
+
+@contextmanager
+def _given_up(call: PlannedCall, file: Path, limit: float | None) -> Iterator[None]:
+    """After some time, write a row for a call that has not ended, and replace this process."""
+
+    def give_up() -> None:
+        click.echo(call_rows.line(call_rows.append(file, call, {"status": "timeout"})))
+        restart(limit)
+
+    timer = threading.Timer(LONGEST_COMPILING if call.compiles else LONGEST, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def restart(limit: float | None) -> NoReturn:
+    """Replace this process by one that goes on with the calls that have no row."""
+    sys.stdout.flush()
+    arguments = [word for word in sys.argv[1:] if word != "--resumed"]
+    more = [] if limit is None or "--limit" in arguments else ["--limit", str(limit)]
+    module = "bench.gpu_check.variant_times"
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments, *more, "--resumed"])
+
+
+def _failed(row: Row) -> bool:
+    """Whether an unexpected error happened, which the device may not survive."""
+    status = str(row["status"])
+    return not status.startswith(("ok", "unsupported", "slow")) or "no_work" in row
+
+
+def device_is_lost(device: torch.device) -> bool:
+    """Whether no later call of this process can use the device."""
+    try:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        torch.ones(1, device=device).item()
+    except Exception:
+        return True
+    return False
 
 
 def timed(
     planned_call: PlannedCall,
     device: torch.device,
-    rows: dict[tuple[str, str, str], Row],
+    rows: call_rows.Rows,
     limit: float | None,
 ) -> Row:
     """The measured columns of one call; a failure is a status."""
@@ -105,21 +165,26 @@ def timed(
     try:
         started = time.perf_counter()
         call = planned_call.made(device)
+        before = _allocated(device)
         out = call()
         row["finite"] = bool(out.isfinite().all())
         row["first_call_s"] = round(time.perf_counter() - started, 2)
         row["implementation"] = planned_call.attention.choose_implementation(out, out)
+        del out
         row |= _times(call, device)
-        row["peak_mib"] = round(memory.peak_bytes(call, device) / 2**20, 1)
-        row |= _relative(planned_call, row, rows, limit)
-        if device.type == "cuda":
-            row |= _work(call)
+        long = row["device_ms"] > LONG_MS and device.type == "cuda"
+        peak = _peak(device) - before if long else memory.peak_bytes(call, device)
+        row["peak_mib"] = round(peak / 2**20, 1)
+        row |= call_rows.relative(planned_call, row["device_ms"], rows)
+        row |= _rates(planned_call, row["device_ms"], limit)
         row["status"] = "ok"
     except UnsupportedError as error:
-        row["status"] = f"unsupported: {error}"
+        return row | {"status": f"unsupported: {error}"}
     except Exception as error:
         traceback.print_exc()
-        row["status"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return row | {"status": _sentence(error)}
+    if device.type == "cuda" and not long:
+        row |= work(call)
     return row
 
 
@@ -132,27 +197,43 @@ def _times(call: Callable[[], Tensor], device: torch.device) -> Row:
     if once > SLOW:
         return {"device_ms": 1e3 * once, "wall_ms": 1e3 * once}
     samples = clock.measure(call, device, SECONDS)
-    return {"device_ms": samples.quartiles[1], "wall_ms": sorted(samples.wall_ms)[0]}
+    ahead = samples.runs_ahead
+    return {
+        "device_ms": samples.quartiles[1],
+        "wall_ms": sorted(samples.wall_ms)[0],
+        "host_in_time": "" if ahead is None else not ahead,
+    }
 
 
-def _relative(
-    call: PlannedCall, row: Row, rows: dict[tuple[str, str, str], Row], limit: float | None
-) -> Row:
-    found: Row = {}
-    exact = PlannedCall(reference_attention(), call.shape, call.direction)
-    exact_ms = rows.get(exact.key, {}).get("device_ms")
-    if exact_ms:
-        found["exact_ms"] = exact_ms
-        found["exact_over_this"] = round(float(exact_ms) / row["device_ms"], 3)
-    if flops := call.flops():
-        found["tflops"] = round(flops / row["device_ms"] / 1e9, 2)
-        if limit:
-            found["share_of_limit"] = round(found["tflops"] / limit, 3)
-    return found
+def _allocated(device: torch.device) -> int:
+    """Bytes that are allocated on a GPU; the peak is counted anew from here."""
+    if device.type != "cuda":
+        return 0
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
 
 
-def _work(call: Callable[[], Tensor]) -> Row:
-    kernels, waits = profiled.kernels_of(call), profiled.waits_of(call)
+def _peak(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device)
+
+
+def _rates(call: PlannedCall, device_ms: float, limit: float | None) -> Row:
+    if not (flops := call.flops()):
+        return {}
+    tflops = flops / device_ms / 1e9
+    return {
+        "tflops": round(tflops, 2),
+        "share_of_limit": round(tflops / limit, 3) if limit else "",
+    }
+
+
+def work(call: Callable[[], Tensor]) -> Row:
+    """Kernels and waits of a call. A fault of the profiler does not change the status of a row."""
+    try:
+        kernels, waits = profiled.kernels_of(call), profiled.waits_of(call)
+    except Exception as error:
+        traceback.print_exc()
+        return {"kernels": f"not profiled: {_sentence(error)}", "no_work": True}
     return {
         "launches": kernels.total(),
         "waits": waits.total(),
@@ -161,85 +242,15 @@ def _work(call: Callable[[], Tensor]) -> Row:
     }
 
 
+def _sentence(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
 def _matmul_tflops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     found: float | None = roofline.measure(device, ["bfloat16"], 0.1)["matmul_tflops"]["bfloat16"]
     return found
-
-
-def run_once(call: PlannedCall, device: torch.device) -> None:
-    """One call, whose failure another process will report."""
-    try:
-        call.made(device)()
-    except Exception as error:
-        click.echo(f"{call.key}: {error}")
-
-
-def write_simulated(calls: list[PlannedCall], file: Path) -> None:
-    """Write what the simulation expects of every call, after each of them."""
-    found: dict[str, Row] = {}
-    for call in calls:
-        try:
-            work = simulate(call.attention, call.shape, call.direction, most_launches=MOST_LAUNCHES)
-        except Exception as error:  # a kernel that needs data, or a library without a simulation
-            found[_name(call)] = {"simulated_launches": f"{type(error).__name__}"}
-        else:
-            found[_name(call)] = {
-                "simulated_launches": f"> {work.launches}" if work.cut else work.launches,
-                "simulated_waits": work.waits.total(),
-                "simulated_ms": round(1e3 * work.seconds, 3),
-                "simulated_bytes_ratio": round(work.bytes_ratio, 2),
-            }
-        partial = file.with_suffix(".part")
-        partial.write_text(json.dumps(found, indent=0), encoding="utf-8")
-        partial.replace(file)
-
-
-def _name(call: PlannedCall) -> str:
-    return " ".join(call.key)
-
-
-def _expected(call: PlannedCall, file: Path) -> Row:
-    """The simulated columns of a call, if the simulation has reached it."""
-    if not file.is_file():
-        return {}
-    found: dict[str, Row] = json.loads(file.read_text(encoding="utf-8"))
-    return found.get(_name(call), {})
-
-
-def read(file: Path) -> dict[tuple[str, str, str], Row]:
-    """The rows of a file, by the key of their calls."""
-    with file.open(newline="", encoding="utf-8") as source:
-        return {
-            (row["variant"], row["seq_len"], row["direction"]): row
-            for row in csv.DictReader(source)
-        }
-
-
-def _too_slow(call: PlannedCall, rows: dict[tuple[str, str, str], Row]) -> bool:
-    """Whether a shorter call, or the forward pass alone, was slow already."""
-    for (label, length, direction), row in rows.items():
-        shorter = int(length) <= call.shape.seq_len
-        like = direction == call.direction or call.direction == FORWARD_BACKWARD
-        same = label == call.label and shorter and like and row["wall_ms"]
-        if same and float(row["wall_ms"]) > 1e3 * SLOW:
-            return True
-    return False
-
-
-def _line(row: Row) -> str:
-    if row["status"] != "ok":
-        return f"{row['variant']:26s} {row['seq_len']:>6s} {row['direction']:17s} {row['status']}"
-    ratio, share = row["exact_over_this"] or "-", row["share_of_limit"] or "-"
-    return (
-        f"{row['variant']:26s} {row['seq_len']:>6s} {row['direction']:17s} "
-        f"{row['implementation']:8s} {float(row['device_ms']):9.3f} ms  exact/this {ratio:>6s}  "
-        f"limit {share:>6s}  launches {row['launches'] or '-'} ({row['simulated_launches']})  "
-        f"waits {row['waits'] or '-'} ({row['simulated_waits']})  "
-        f"simulated {row['simulated_ms']} ms  peak {row['peak_mib']} MiB"
-        f"{'' if row['finite'] == 'True' else '  NOT FINITE'}"
-    )
 
 
 if __name__ == "__main__":

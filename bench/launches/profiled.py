@@ -65,9 +65,14 @@ def kernels_of(call: Callable[[], object]) -> Counter[str]:
         torch.cuda.synchronize()
     found: Counter[str] = Counter()
     for event in seen.events() or ():
-        if event.device_type.name == "CUDA" and is_kernel(event.name):
+        if event.device_type.name == "CUDA" and not is_annotation(event) and is_kernel(event.name):
             found[event.name] += 1
     return found
+
+
+def is_annotation(event: object) -> bool:
+    """Whether an event of the device is the span of a named part of a program, not a kernel."""
+    return bool(getattr(event, "is_user_annotation", False))
 
 
 def is_kernel(name: str) -> bool:
