@@ -170,6 +170,7 @@ def test_launch_bound_compares_medians() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.serial
 def test_a_tiny_kernel_takes_microseconds_and_is_launch_bound() -> None:
     x = torch.zeros(64, device="cuda")
     samples = clock.measure(lambda: x.add_(1).mul_(1), CUDA, 0.1)
@@ -178,12 +179,14 @@ def test_a_tiny_kernel_takes_microseconds_and_is_launch_bound() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.serial
 def test_a_call_that_reads_a_number_waits() -> None:
     x = torch.zeros(64, device="cuda")
     assert clock.measure(lambda: x.sum().item(), CUDA, 0.1).runs_ahead is False
 
 
 @pytest.mark.gpu
+@pytest.mark.serial
 @pytest.mark.parametrize("ms", [1.0, 20.0])
 def test_filler_work_lasts_as_long_as_asked(ms: float) -> None:
     stream = CudaStream(CUDA)

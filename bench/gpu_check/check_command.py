@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -12,9 +11,11 @@ from pathlib import Path
 
 import click
 
-from bench.gpu_check.parts import CheckPart, run, show, start, stop
+from bench.gpu_check import gpu_tests
+from bench.gpu_check.beside import Beside
+from bench.gpu_check.gpu_tests import ROOT
+from bench.gpu_check.parts import CheckPart, interruptible, run, show
 
-ROOT = Path(__file__).parent.parent.parent
 SECONDS = 525.0
 WARM_PROCESSES = 4  # that compile kernels while the tests run
 SIMULATED = "simulated.json"
@@ -29,26 +30,20 @@ def parts(device: str, out: Path, folder: Path) -> list[CheckPart]:
     sweep = ("--device", device, "--out", str(out), "--run", str(folder / "sweep"))
     return [
         CheckPart("environment", 45, ("bench.gpu_check.machine", "--device", device)),
-        CheckPart("tests", 150, _tests(device)),
-        CheckPart("sweep", 120, ("bench.gpu_check.small_sweep", *sweep)),
-        CheckPart("variants", 170, ("bench.gpu_check.variant_times", *calls, *rows)),
-        CheckPart("profiles", 40, ("bench.gpu_check.slow_calls", *calls, *rows)),
+        CheckPart("tests", 110, gpu_tests.arguments(device, serial=False)),
+        CheckPart("tests", 40, gpu_tests.arguments(device, serial=True), alone=True),
+        CheckPart("sweep", 120, ("bench.gpu_check.small_sweep", *sweep), alone=True),
+        CheckPart("variants", 170, ("bench.gpu_check.variant_times", *calls, *rows), alone=True),
+        CheckPart("profiles", 40, ("bench.gpu_check.slow_calls", *calls, *rows), alone=True),
     ]
 
 
-def _tests(device: str) -> tuple[str, ...]:
-    """The tests with the marker `gpu`; on a CPU they are collected and skipped."""
-    files = [
-        str(file.relative_to(ROOT))
-        for file in sorted((ROOT / "tests").rglob("test_*.py"))
-        if any(word in file.read_text(encoding="utf-8") for word in ("mark.gpu", "CUDA,"))
-    ]
-    if device == "cpu":
-        files = files[:3]
-    workers = ("-n", "6") if importlib.util.find_spec("xdist") and device == "cuda" else ()
-    shown = ("-q", "-rfE", "--tb=short", "-W", "default", "--maxfail=200")
-    only = ("-m", "gpu", "-p", "no:cacheprovider", "--continue-on-collection-errors")
-    return ("pytest", *workers, *shown, *only, *files)
+def beside(device: str, wanted: list[CheckPart]) -> list[tuple[str, ...]]:
+    """The commands that prepare the timing of variants: they simulate calls and compile kernels."""
+    timing = [part.arguments for part in wanted if part.name == "variants"]
+    shares = range(WARM_PROCESSES if device == "cuda" else 0)
+    warm = [("--warm", f"{share}/{WARM_PROCESSES}") for share in shares]
+    return [(*words, *more) for words in timing for more in (("--simulate",), *warm)]
 
 
 def environment_of(folder: Path) -> dict[str, str]:
@@ -66,6 +61,8 @@ def environment_of(folder: Path) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        # Several parts and workers compile at the same time, and each would start a process a core.
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
         "COLUMNS": "200",
     }
 
@@ -98,38 +95,42 @@ def gpu_check(device: str, out: Path, seconds: float, chosen: tuple[str, ...]) -
     started = time.monotonic()
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="gpu-check-") as name:
+    with tempfile.TemporaryDirectory(prefix="gpu-check-") as name, interruptible():
         folder = Path(name)
         asked = parts(device, out, folder)
         if unknown := set(chosen) - {part.name for part in asked}:
             raise click.UsageError(f"--part: unknown {', '.join(sorted(unknown))}")
         wanted = [part for part in asked if not chosen or part.name in chosen]
+        for part in wanted:
+            (out / part.file).unlink(missing_ok=True)
         environment = environment_of(folder)
-        beside = []
-        if any(part.name == "variants" for part in wanted):
-            *_, times, _ = asked
-            beside.append(start((*times.arguments, "--simulate"), environment))
-            for share in range(WARM_PROCESSES if device == "cuda" else 0):
-                warm = f"{share}/{WARM_PROCESSES}"
-                beside.append(start((*times.arguments, "--warm", warm), environment))
+        prepare = Beside(beside(device, wanted), environment)
         os.chdir(ROOT)
-        spare = 0.0
         try:
-            for part in wanted:
-                begun = time.monotonic()
-                left = seconds - (begun - started)
-                click.echo(f"\n=== {part.name} ({begun - started:.0f} s)")
-                # Time that earlier parts left over is for the measurements.
-                limit = part.seconds + (spare if part.name == "variants" else 0.0)
-                limit = min(limit, left)
+            for index, part in enumerate(wanted):
+                # The environment is small, and is read first if the device does not work.
+                if part.name != "environment":
+                    prepare.start()
+                if part.alone:
+                    prepare.wait()
+                spent = time.monotonic() - started
+                click.echo(f"\n=== {part.name} ({spent:.0f} s)")
+                limit = seconds_of(part, wanted[index + 1 :], seconds - spent)
                 if limit < 5:
                     click.echo("no time left")
                     continue
                 ended = run(part, out, limit, environment)
-                spare += part.seconds - (time.monotonic() - begun)
-                show(part.name, out, click.echo)
+                show(part, out, click.echo)
                 click.echo(f"--- {part.name}: {ended}")
         finally:
-            for process in beside:
-                stop(process)
+            prepare.stop()
+            for partial in out.glob("*.part"):
+                partial.unlink()
     click.echo(f"\n{out}: {', '.join(sorted(file.name for file in out.iterdir()))}")
+
+
+def seconds_of(part: CheckPart, later: list[CheckPart], left: float) -> float:
+    """The limit of a part. Time that other parts leave is for the timing of variants."""
+    if part.name == "variants":
+        return min(left, max(part.seconds, left - sum(one.seconds for one in later)))
+    return min(part.seconds, left)

@@ -13,6 +13,7 @@ import variants
 from bench import environment
 
 NEEDED = ("pebble", "pandas", "seaborn", "jinja2", "click", "rich", "safetensors", "pytest")
+SMI_SECONDS = 10.0
 
 
 @click.command()
@@ -20,8 +21,7 @@ NEEDED = ("pebble", "pandas", "seaborn", "jinja2", "click", "rich", "safetensors
 def main(device: str) -> None:
     """Print everything that decides which code runs."""
     if device == "cuda":
-        done = subprocess.run(["nvidia-smi"], capture_output=True, text=True, check=False)
-        click.echo("\n".join(done.stdout.splitlines()[:15]))
+        click.echo(_driver())
         click.echo(torch.cuda.get_device_properties(0))
         click.echo(f"cudnn {torch.backends.cudnn.version()}")
     click.echo(json.dumps(environment.describe(torch.device(device)), indent=1))
@@ -30,6 +30,17 @@ def main(device: str) -> None:
     for name, cls in sorted(variants.REGISTRY.items()):
         for implementation in cls.info.implementations:
             click.echo(f"{name} {implementation}: {_reason(name, implementation, device)}")
+
+
+def _driver() -> str:
+    """The first lines of nvidia-smi, or why there are none."""
+    try:
+        done = subprocess.run(
+            ["nvidia-smi"], capture_output=True, text=True, check=False, timeout=SMI_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"no output of nvidia-smi: {error}"
+    return "\n".join(done.stdout.splitlines()[:15])
 
 
 def _version(name: str) -> str:

@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +19,35 @@ GRACE = 15.0  # seconds from the interrupt of a part to its end
 
 @dataclass(frozen=True)
 class CheckPart:
-    """A module of Python with its arguments. Its output is written to `name`.txt."""
+    """A module of Python with its arguments. Its output is added to `name`.txt.
+
+    While a part runs that is `alone`, this command runs nothing else.
+    """
 
     name: str
     seconds: float
     arguments: tuple[str, ...]
+    alone: bool = False
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}.txt"
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM and SIGINT raise KeyboardInterrupt, so that outputs are kept and no process is
+    left. Processes that a shell starts in the background ignore SIGINT, and their children too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def run(part: CheckPart, folder: Path, seconds: float, environment: Mapping[str, str]) -> str:
@@ -32,7 +57,7 @@ def run(part: CheckPart, folder: Path, seconds: float, environment: Mapping[str,
     processes that it started.
     """
     started = time.monotonic()
-    with (folder / f"{part.name}.txt").open("wb") as output:
+    with (folder / part.file).open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *part.arguments],
             stdout=output,
@@ -58,17 +83,20 @@ def start(arguments: tuple[str, ...], environment: Mapping[str, str]) -> subproc
 def stop(process: subprocess.Popen[bytes]) -> None:
     """End a process and the processes that it started."""
     _signal(process, signal.SIGKILL)
-    process.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):  # a driver can hold it for longer
+        process.wait(GRACE)
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> str:
     try:
         code = process.wait(seconds)
         return "done" if code == 0 else f"exit {code}"
-    except subprocess.TimeoutExpired:
+    except (subprocess.TimeoutExpired, KeyboardInterrupt) as error:
         _signal(process, signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(GRACE)
+        if isinstance(error, KeyboardInterrupt):
+            raise
         return "stopped"
     finally:
         stop(process)
@@ -79,8 +107,8 @@ def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
         os.killpg(process.pid, number)
 
 
-def show(name: str, folder: Path, say: Callable[[str], None]) -> None:
+def show(part: CheckPart, folder: Path, say: Callable[[str], None]) -> None:
     """Print the end of a part's output."""
-    text = (folder / f"{name}.txt").read_text(encoding="utf-8", errors="replace")
+    text = (folder / part.file).read_text(encoding="utf-8", errors="replace")
     for line in text.splitlines()[-SHOWN:]:
         say(line[:220])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.util
 import shutil
@@ -15,6 +16,8 @@ SWEEP = "gpu_check"
 # On a CPU: every row of the sweep as a short one.
 SHORT = ("seq_len=64", "heads=1", "implementation=auto", "inputs=gaussian", "head_dim=16")
 LOG_BYTES = 200_000
+COPY_SECONDS = 3.0  # between two copies of the rows; a killed part has those of the last one
+LAST_SECONDS = 10.0  # after an interrupt, less than the grace that this part has itself
 SHOWN = (
     "variant", "implementation_used", "seq_len", "head_dim", "dtype", "direction", "status",
     "time_ms_median", "wall_ms_median", "exact_ms_median", "speedup_vs_exact",
@@ -37,22 +40,41 @@ def main(device: str, out: Path, folder: Path) -> None:
         command += ["--seconds", "0.01"]
         command += [word for setting in SHORT for word in ("--set", setting)]
     process = subprocess.Popen(command)
+    follow(process, out, folder)
+
+
+def follow(process: subprocess.Popen[bytes], out: Path, folder: Path) -> None:
+    """Wait for a sweep, and copy its rows meanwhile and at its end."""
     try:
-        process.wait()
+        while process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(COPY_SECONDS)
+            _copy(out, folder)
     except KeyboardInterrupt:  # the sweep got it too, and writes its rows
-        process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(LAST_SECONDS)
     finally:
+        process.kill()
         _keep(out, folder)
+
+
+def _copy(out: Path, folder: Path) -> bool:
+    """Copy the rows, if the sweep has written any."""
+    if not (folder / "results.csv").is_file():
+        return False
+    partial = out / "sweep.part"
+    shutil.copy(folder / "results.csv", partial)
+    partial.replace(out / "sweep.csv")
+    return True
 
 
 def _keep(out: Path, folder: Path) -> None:
     log = folder / "worker.log"
     if log.is_file():
         click.echo(log.read_bytes()[-LOG_BYTES:].decode(errors="replace"))
-    if not (folder / "results.csv").is_file():
+    if not _copy(out, folder):
         click.echo("the sweep has no rows")
         return
-    shutil.copy(folder / "results.csv", out / "sweep.csv")
     with (out / "sweep.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
