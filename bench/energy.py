@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 from bench.gpu_sensors import Sensors
 from bench.stream import Stream
@@ -42,13 +43,14 @@ def per_call_mj(
     advances: list[tuple[float, float, int]] = []  # seconds, mJ, and calls so far
     watts: list[float] = []
     calls = 0
+    ended = _enqueue(call, group, stream)
     started = time.perf_counter()
     while time.perf_counter() - started < seconds:
-        for _ in range(group):
-            call()
-        calls += group
-        watt = sensors.read().power_w  # while the device works
-        stream.synchronize()
+        # The device goes on with the next group while the host waits for this one and reads.
+        following = _enqueue(call, group, stream)
+        watt = sensors.read().power_w
+        ended.synchronize()
+        calls, ended = calls + group, following
         now = sensors.energy_mj()
         if now is None:
             return None
@@ -57,11 +59,21 @@ def per_call_mj(
             last = now
         if advances and watt is not None:
             watts.append(watt)
+    stream.synchronize()
     if len(advances) <= LEAST_ADVANCES:
         return None
-    (begun, first_mj, first_calls), (ended, last_mj, last_calls) = advances[0], advances[-1]
-    by_counter = (last_mj - first_mj) / 1e3 / (ended - begun)
+    (first_s, first_mj, first_calls), (last_s, last_mj, last_calls) = advances[0], advances[-1]
+    by_counter = (last_mj - first_mj) / 1e3 / (last_s - first_s)
     by_sensor = statistics.fmean(watts) if watts else 0.0
     if abs(by_counter - by_sensor) > TOLERANCE * by_sensor:
         return None
     return (last_mj - first_mj) / (last_calls - first_calls)
+
+
+def _enqueue(call: Callable[[], object], count: int, stream: Stream) -> Any:
+    """Enqueue calls, and return the event of their end."""
+    for _ in range(count):
+        call()
+    event = stream.event()
+    event.record()
+    return event

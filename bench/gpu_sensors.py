@@ -26,6 +26,7 @@ THROTTLING = {
     0x40: "temperature, by the hardware",
     0x80: "power brake",
 }
+MISSING = 13  # NVML_ERROR_FUNCTION_NOT_FOUND
 PAUSE = 0.02  # seconds between two readings of a watch
 
 
@@ -98,7 +99,7 @@ class Nvml:
 
     def facts(self) -> dict[str, Any]:
         driver = ctypes.create_string_buffer(80)
-        known = not self._library.nvmlSystemGetDriverVersion(driver, 80)
+        known = not self._call("nvmlSystemGetDriverVersion", driver, 80)
         limit = self._number("nvmlDeviceGetEnforcedPowerLimit")
         return {
             "driver": driver.value.decode() if known else None,
@@ -110,7 +111,7 @@ class Nvml:
     def _power(self) -> float | None:
         """The power now; the usual function gives the mean of the last second on newer GPUs."""
         value = _FieldValue(field=POWER_INSTANT)
-        failed = self._library.nvmlDeviceGetFieldValues(self._handle, 1, ctypes.byref(value))
+        failed = self._call("nvmlDeviceGetFieldValues", self._handle, 1, ctypes.byref(value))
         if failed or value.status:
             usual = self._number("nvmlDeviceGetPowerUsage")
             return None if usual is None else usual / 1e3
@@ -118,9 +119,14 @@ class Nvml:
 
     def _number(self, function: str, *arguments: int, wide: bool = False) -> float | None:
         value = ctypes.c_ulonglong() if wide else ctypes.c_uint()
-        call = getattr(self._library, function)
-        failed = call(self._handle, *arguments, ctypes.byref(value))
+        failed = self._call(function, self._handle, *arguments, ctypes.byref(value))
         return None if failed else float(value.value)
+
+    def _call(self, function: str, *arguments: Any) -> int:
+        """The status of a call, 0 if it succeeded. Drivers lack functions of later ones, and may
+        have removed others."""
+        call = getattr(self._library, function, None)
+        return MISSING if call is None else call(*arguments)
 
 
 @cache

@@ -13,11 +13,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-import variants
 from bench.gpu_check import beside, check_command, gpu_tests, machine, small_sweep
 from bench.gpu_check.beside import Beside
 from bench.gpu_check.check_command import gpu_check
 from bench.gpu_check.parts import GRACE, CheckPart, run
+from bench.launches import sweep_time
+from bench.launches.sweep_time import GroupTime
 from bench.sweep import read
 from tests import conftest
 from tests.versions import ROOT
@@ -272,8 +273,23 @@ def test_a_worker_of_tests_ends_with_its_broken_device(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_the_sweep_is_valid(device: str) -> None:
     cases = read("gpu_check").cases(device, {})
-    assert 30 < len(cases) < 80
-    assert set(variants.REGISTRY) == {case.variant for case in cases}
+    assert 15 < len(cases) < 40
+    for axis, values in {
+        "causal": {False, True},
+        "dtype": {"bfloat16", "float32"},
+        "direction": {"forward", "forward_backward"},
+        "launch": {"eager", "graph"},
+        "head_dim": {64, 128},
+    }.items():
+        assert {getattr(case, axis) for case in cases} == values
+
+
+def test_the_sweep_fits_its_part() -> None:
+    sweep, files = read("gpu_check").located()
+    start = GroupTime(other=sweep_time.START_SECONDS)
+    expected = sum(sweep_time.of_sweep(sweep, files), start).seconds
+    (part,) = [one for one in check_command.parts("cuda", Path(), Path()) if one.name == "sweep"]
+    assert expected <= 110 < part.seconds
 
 
 def test_the_machine_is_described() -> None:

@@ -37,7 +37,13 @@ class Driver:
         }
         self._values = values | changes
         self.instant: int | None = 345_000
+        self.lacks: set[str] = set()
         self.uuid, self.bus, self.starts = b"GPU-1", b"00000000:1b:00.0", True
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("nvml") and name in self.lacks:
+            raise AttributeError(name)
+        return super().__getattribute__(name)
 
     def __getattr__(self, name: str) -> Callable[..., int]:
         if name not in self._values:
@@ -103,6 +109,15 @@ class TestNvml:
         assert sensors.read() == SensorState()
         assert sensors.energy_mj() is None
         assert sensors.facts()["counts_energy"] is False
+
+    def test_a_driver_without_the_functions_has_no_values(self) -> None:
+        driver = Driver()
+        driver._values.clear()
+        driver.lacks = {"nvmlSystemGetDriverVersion", "nvmlDeviceGetFieldValues"}
+        sensors = opened(driver)
+        assert sensors.read() == SensorState()
+        assert sensors.energy_mj() is None
+        assert sensors.facts()["driver"] is None
 
     def test_older_gpus_have_the_usual_power(self) -> None:
         driver = Driver()
@@ -193,6 +208,21 @@ class TestEnergy:
         call = gpu.call(1, call_ms, 0.01)
         found = energy.per_call_mj(call, gpu, Board(gpu), call_ms, 2.0)
         assert found == pytest.approx(500 * call_ms, rel=0.05)
+
+    def test_the_device_works_while_the_counter_is_read(self, gpu: FakeGpu) -> None:
+        works: list[bool] = []
+
+        class Slow(Board):
+            """Reading takes some time of the host."""
+
+            def energy_mj(self) -> float | None:
+                works.append(gpu.free > gpu.host)
+                gpu.host += 2.0
+                return super().energy_mj()
+
+        found = energy.per_call_mj(gpu.call(1, 3.0, 0.01), gpu, Slow(gpu), 3.0, 2.0)
+        assert found == pytest.approx(500 * 3.0, rel=0.05)
+        assert all(works[1:])
 
     def test_a_short_time_is_not_enough(self, gpu: FakeGpu) -> None:
         call = gpu.call(1, 3.0, 0.01)

@@ -19,8 +19,8 @@ LOG_BYTES = 200_000
 COPY_SECONDS = 3.0  # between two copies of the rows; a killed part has those of the last one
 LAST_SECONDS = 10.0  # after an interrupt, less than the grace that this part has itself
 SHOWN = (
-    "variant", "implementation_used", "seq_len", "head_dim", "dtype", "direction", "status",
-    "time_ms_median", "wall_ms_median", "exact_ms_median", "speedup_vs_exact",
+    "variant", "implementation_used", "seq_len", "head_dim", "dtype", "direction", "launch",
+    "status", "time_ms_median", "wall_ms_median", "exact_ms_median", "speedup_vs_exact",
     "impl_error_rel_l2", "prepare_ms", "roofline_fraction", "reason",
 )  # fmt: skip
 
