@@ -9,8 +9,9 @@ ROOT = Path(__file__).parent.parent.parent
 WORKERS = 6
 # Files whose name has one of these words, in this order; then the others; what compiles is last.
 FIRST = (
-    "test_cuda_graph", "test_device_sampler", "test_gpu_sensors", "test_launches",
-    "test_accuracy_devices", "test_rounding", "test_decoding", "test_cuda_implementations",
+    "test_on_a_device", "test_cuda_graph", "test_device_sampler", "test_gpu_sensors",
+    "test_launches", "test_accuracy_devices", "test_rounding", "test_decoding",
+    "test_cuda_implementations",
 )  # fmt: skip
 LAST = ("test_flex",)
 NAMES_A_GPU = ("mark.gpu", "CUDA,")  # words of files with tests for a GPU

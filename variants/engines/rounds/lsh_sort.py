@@ -72,6 +72,7 @@ class Ranks(NamedTuple):
         cls, query_bucket: Tensor, key_bucket: Tensor, hidden: Tensor | None, *, causal: bool
     ) -> Ranks:
         """Order by bucket, then by position; `hidden` keys (slab, key_len) have no rank."""
+        query_bucket, key_bucket = query_bucket.long(), key_bucket.long()  # a kernel gives int32
         (slab, query_len), key_len = query_bucket.shape, key_bucket.shape[1]
         device = query_bucket.device
         # Queries and keys are sorted together, so the number of keys before a query is a running
