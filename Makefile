@@ -35,11 +35,14 @@ define install
     --no-build-isolation --editable '.$(1)'
 endef
 
+# One process more than there are cores, because some tests wait for processes that they start.
+WORKERS := --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --maxprocesses 8
+
 # Runs the tests with an interpreter of Python. Triton's own interpreter runs GPU kernels on a CPU,
 # if the variable is set before they are imported. Tests that measure or limit time run after the others.
 define tests
-@$(1) -m pytest --numprocesses auto --maxprocesses 8 -m 'not serial and not interpreted'
-@env TRITON_INTERPRET=1 $(1) -m pytest --numprocesses auto --maxprocesses 8 -m interpreted
+@$(1) -m pytest $(WORKERS) -m 'not serial and not interpreted and not wide_kernels'
+@env TRITON_INTERPRET=1 $(1) -m pytest $(WORKERS) -m interpreted
 @$(1) -m pytest -m serial
 endef
 
@@ -91,6 +94,10 @@ list: $(BENCH_READY) ## show the variants, and their implementations that run he
 .PHONY: test
 test: $(TEST_READY) ## run the tests
 	$(call tests,$(PYTHON))
+
+.PHONY: kernels
+kernels: $(TEST_READY) ## compile the kernels of a GPU for wide heads and float32 too, without a GPU
+	@$(PYTHON) -m pytest $(WORKERS) tests/gpu/test_compile.py
 
 .PHONY: test-latest
 test-latest: latest ## run the tests with the newest allowed versions, and list the changes

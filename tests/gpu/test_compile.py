@@ -81,6 +81,7 @@ def started() -> dict[str, frozenset[str]]:
     return found
 
 
+@pytest.mark.wide_kernels
 @pytest.mark.parametrize(
     ("dtype", "head_dim"), [(torch.bfloat16, 128), (torch.float32, 64)], ids=str
 )
@@ -99,6 +100,7 @@ def test_every_kernel_compiles_for_wide_heads_and_in_float32(
     assert_within_limits(kernels, 128)
 
 
+@pytest.mark.wide_kernels
 @pytest.mark.parametrize(
     ("name", "dtype"), [("full", torch.float32), ("transformer_xl", torch.bfloat16)], ids=str
 )
