@@ -48,7 +48,7 @@ def assert_lists_are_right(found: Tiles, seen: Mask) -> None:
                 assert whole.shape[1] == keys
                 assert whole.all()
             visible = {int(key) // keys for key in part.any(0).nonzero()[0]}
-            assert visible <= {*partly, *fully}
+            assert visible == {*partly, *fully}, "a block is missing, or read in vain"
             pairs |= {(tile, block, block in fully) for block in (*partly, *fully)}
         turned = set()
         for block in range(-(-seen.shape[2] // keys)):

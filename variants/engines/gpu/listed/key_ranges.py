@@ -114,7 +114,10 @@ def _pairs(ranges: KeyRanges, rows: int, keys: int) -> tuple[Table, Table, NDArr
     low = np.where(seen, first, np.iinfo(np.int64).max).min(2, keepdims=True)
     high = np.where(seen, stop, -1).max(2, keepdims=True)
     touches = (first[:, :, 1:] <= stop[:, :, :-1]) & (first[:, :, :-1] <= stop[:, :, 1:])
-    touches |= ~(seen[:, :, 1:] & seen[:, :, :-1])
+    # A group without keys may stand before or after the others, but not between them.
+    begun = np.logical_or.accumulate(seen, 2)[:, :, :-1]
+    touches &= seen[:, :, 1:] & seen[:, :, :-1]
+    touches |= ~seen[:, :, 1:] | ~begun
     joined = touches.all(2, keepdims=True)
     empty = ~seen.any(2, keepdims=True)
     alone = np.zeros_like(seen)
