@@ -15,20 +15,18 @@ from variants.contract.info import Info
 
 
 def of_all() -> Iterator[Table | Text]:
-    """A table of all variants, and a line for each implementation that cannot run here."""
+    """A table of all variants, and a line for each reason why implementations cannot run here."""
     table = Table(title="variants", show_lines=True)
     devices = _devices()
     for column in ("variant", "implementation", *(d.type for d in devices), "settings, support"):
         table.add_column(column)
-    reasons = []
+    reasons: dict[tuple[str, str], list[str]] = {}
     for name, cls in sorted(REGISTRY.items()):
         found = _refusals(name, devices)
         for implementation, refusals in found.items():
-            reasons += [
-                Text(f"{name}/{implementation} on {device}: {reason}")
-                for device, reason in refusals.items()
-                if reason
-            ]
+            for device, reason in refusals.items():
+                if reason:
+                    reasons.setdefault((device, reason), []).append(f"{name}/{implementation}")
         table.add_row(
             name,
             "\n".join(found),
@@ -39,7 +37,8 @@ def of_all() -> Iterator[Table | Text]:
             f"{variants.create(name).hyperparameters or 'none'}\n{_supports(cls.info)}",
         )
     yield table
-    yield from reasons
+    for (device, reason), refused in reasons.items():
+        yield Text(f"not on {device}: {', '.join(refused)}: {reason}")
 
 
 def of_one(name: str) -> Iterator[Table | Text]:

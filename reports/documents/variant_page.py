@@ -7,6 +7,7 @@ import torch
 import variants
 from reports.documents import docstrings, markdown, pictures
 from variants import REGISTRY, Attention
+from variants.contract.device import pretended_gpu
 from variants.contract.implementations import meaning
 
 HEADS, HEAD_DIM = 8, 64  # in the shapes of learned tensors and in the example of a call
@@ -190,12 +191,23 @@ def _implementations(name: str) -> str:
         found = meaning(implementation)
         where = ("yes" if device in found.devices else "no" for device in ("cpu", "cuda"))
         rows.append((f"`{implementation}`", found.text, *where))
-    first = f"`{info.implementations[0]}`"
-    chosen = "chooses by device and length" if info.is_exact else f"uses {first}"
+    first, on_cuda = info.implementations[0], _on_cuda(name)
+    chosen = f"uses `{first}`"
+    if info.is_exact:
+        chosen = "chooses by device and length"
+    elif on_cuda != first:
+        chosen = f"uses `{first}` on a CPU, and `{on_cuda}` on CUDA if it can run there"
     return (
         f'The default, `implementation="auto"`, {chosen}. `python -m bench list` shows what runs '
         "on this machine.\n\n" + markdown.table(("name", "what it is", "CPU", "CUDA"), rows)
     )
+
+
+def _on_cuda(name: str) -> str:
+    """The implementation that a GPU uses for bfloat16 and heads of 64 channels."""
+    query = torch.empty(1, 16, 4096, HEAD_DIM, dtype=torch.bfloat16, device="meta")
+    with pretended_gpu("meta"):
+        return variants.create(name).choose_implementation(query, query)
 
 
 def _decoding(name: str) -> str:
