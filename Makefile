@@ -63,7 +63,7 @@ smoke: $(BENCH_READY) ## the whole pipeline, sweep to report, in under a minute
 	@$(PYTHON) -m reports build $(RUN)-smoke
 
 .PHONY: gpu-check
-gpu-check: $(BENCH_READY) ## on a GPU machine: run all that needs a GPU once, in nine minutes (OUT=)
+gpu-check: $(TEST_READY) ## on a GPU machine: run all that needs a GPU once, in nine minutes (OUT=)
 	@$(PYTHON) -m bench.gpu_check $(if $(filter cpu,$(DEVICE)),--device cpu) --out $(OUT)
 
 .PHONY: peers

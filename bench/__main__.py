@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 
 import click
@@ -27,7 +26,7 @@ from bench.launches.launch_command import launches
 from bench.measurement import Measurement, Status
 from bench.model.command import model
 from bench.model.text import ModelError
-from bench.options import DEVICES, chosen_device, numbers
+from bench.options import DEVICES, chosen_device, import_modules, numbers
 from bench.sweep import SECONDS, Sweep, SweepError, read
 from bench.sweep import parse as parse_sweep
 from bench.training import training_runs as trainings
@@ -131,7 +130,7 @@ def run(
                 "resumed run imports the same modules"
             )
         modules = recorded
-        _import(modules)
+        import_modules(modules)
         chosen, files = _recorded(record)
         device = chosen_device(device) if device != "auto" else record.header["device"]
         if device != record.header["device"]:
@@ -147,7 +146,7 @@ def run(
                 )
         folder = resume
     else:
-        _import(modules)
+        import_modules(modules)
         device = chosen_device(device)
         chosen, files = _resolve(sweep, settings, device)
         folder = out or Path("results") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{device}"
@@ -180,7 +179,7 @@ def plan(
     For a GPU, also say how long the sweep takes there; this needs no GPU. The sweep `gpu` is
     planned for a GPU unless --device says otherwise.
     """
-    _import(modules)
+    import_modules(modules)
     if device == "auto" and sweep == "gpu":
         device = "cuda"
     device = device if device == "cuda" else chosen_device(device)
@@ -210,7 +209,7 @@ def list_(variant: str | None, modules: tuple[str, ...]) -> None:
 
     With VARIANT, show details of one variant and the meaning of each hyperparameter.
     """
-    _import(modules)
+    import_modules(modules)
     console = Console()
     try:
         for part in variant_tables.of_one(variant) if variant else variant_tables.of_all():
@@ -357,15 +356,6 @@ def train(
     click.echo(folder)
     if any(row["status"] != Status.OK for row in rows):
         sys.exit(1)
-
-
-def _import(modules: Iterable[str]) -> None:
-    for module in modules:
-        try:
-            import_module(module)
-        # A module that adds an implementation twice raises ValueError.
-        except (ImportError, ValueError) as error:
-            raise click.UsageError(f"--import {module}: {error}") from error
 
 
 def _resolve(

@@ -49,7 +49,7 @@ class Sensors(Protocol):
         """Energy of the whole board since the driver was loaded, in mJ."""
 
     def facts(self) -> dict[str, Any]:
-        """What does not change: driver, limits."""
+        """The facts that do not change: driver, limits."""
 
 
 class _FieldValue(ctypes.Structure):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from importlib import import_module
+
 import click
 import torch
 
@@ -23,3 +26,13 @@ def numbers(option: str, text: str | None) -> list[int] | None:
         return None if text is None else [int(word) for word in text.split(",")]
     except ValueError:
         raise click.UsageError(f"{option} takes numbers as 3,15,28; got {text!r}") from None
+
+
+def import_modules(modules: Iterable[str]) -> None:
+    """Import the modules of `--import`."""
+    for module in modules:
+        try:
+            import_module(module)
+        # A module that adds an implementation twice raises ValueError.
+        except (ImportError, ValueError) as error:
+            raise click.UsageError(f"--import {module}: {error}") from error

@@ -1,4 +1,4 @@
-"""What the simulation expects of planned calls, written by a process beside the measurements."""
+"""The simulated counts of planned calls, written by a process beside the measurements."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a call does on a GPU: kernels, waits, bytes moved. Simulated on a machine without one."""
+"""The work of a call on a GPU: kernels, waits, bytes. Simulated on a machine without one."""

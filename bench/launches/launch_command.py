@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import click
@@ -15,7 +14,7 @@ from rich.table import Table
 import variants
 from bench.launches import budget, profiled
 from bench.launches.simulation import FORWARD, FORWARD_BACKWARD, CallWork, Shape, simulate
-from bench.options import numbers
+from bench.options import import_modules, numbers
 from bench.sweep import DTYPES
 from variants import Attention, UnsupportedError
 from variants.contract.registry import reference_attention
@@ -36,6 +35,9 @@ COLUMNS = (
     "source",
     "over budget",
 )
+# The columns on a narrow terminal.
+NARROW = ("variant", "seq_len", "direction", "launches", "bytes", "times exact", "over budget")
+WIDE = 150
 
 
 @dataclass(frozen=True)
@@ -141,8 +143,7 @@ def launches(
     query, key, value and output (and their gradients), `memory` the peak divided by the same.
     `ms` is an estimate if the row is simulated. The last line names the calls over budget.
     """
-    for module in modules:
-        import_module(module)
+    import_modules(modules)
     try:
         asked = [variants.parse(text) for text in texts or sorted(variants.REGISTRY)]
     except ValueError as error:
@@ -173,10 +174,13 @@ def launches(
         click.echo(json.dumps([_record(row) for row in rows], indent=1))
         return
     table = Table()
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column in COLUMNS[:3] else "right")
+    shown = COLUMNS if console.width >= WIDE else NARROW
+    for column in shown:
+        table.add_column(
+            column, justify="left" if column in COLUMNS[:3] else "right", overflow="fold"
+        )
     for row in rows:
-        table.add_row(*(str(row.cells()[column]) for column in COLUMNS))
+        table.add_row(*(str(row.cells()[column]) for column in shown))
     console.print(table)
     if places:
         for row in rows:

@@ -1,4 +1,4 @@
-"""What one operation of torch costs on a GPU: kernels, bytes, multiplications and additions.
+"""The cost of one operation of torch on a GPU: kernels, bytes, multiplications and additions.
 
 The numbers of kernels are those of torch's CUDA code for large tensors.
 """

@@ -17,6 +17,7 @@ from bench.launches.estimate import device_seconds, host_seconds
 from variants import Attention
 from variants.contract import tensor_cache
 from variants.contract.call import Keywords
+from variants.contract.checks import check_call
 from variants.contract.device import pretended_gpu
 
 FORWARD, FORWARD_BACKWARD = "forward", "forward_backward"
@@ -113,6 +114,7 @@ def simulate(
     query, key, value = shape.empty()
     if attention.uses_shared_qk:
         key = query
+    check_call(attention, query, key, value, Keywords(causal=shape.causal))
     backward = direction == FORWARD_BACKWARD
     leaves = tuple(x.requires_grad_(backward) for x in dict.fromkeys((query, key, value)))
     grad = torch.empty_like(query)

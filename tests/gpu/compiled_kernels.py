@@ -136,12 +136,15 @@ def _resources(built: Any) -> str:
 
 
 def attentions_by_kernels() -> list[Attention]:
-    """The attentions that have kernels of this project, at their default settings."""
-    return [
-        variants.create(name, implementation="triton")
+    """The attentions that have kernels of this project, at their default settings, and settings
+    with other kernels."""
+    names = [
+        name
         for name, cls in sorted(variants.REGISTRY.items())
         if "triton" in cls.info.implementations
     ]
+    texts = [*names, "chunked_state rule=gated_delta", "lsh num_hashes=4"]
+    return [variants.parse(f"{text} implementation=triton") for text in texts]
 
 
 def call(attention: Attention, dtype: torch.dtype, head_dim: int, length: int = 512) -> None:

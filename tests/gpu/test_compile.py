@@ -57,7 +57,7 @@ def assert_within_limits(kernels: list[CompiledKernel], head_dim: int) -> None:
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS, ids=lambda x: x.info.name)
+@pytest.mark.parametrize("attention", ATTENTIONS, ids=str)
 def test_every_kernel_compiles(attention: Attention) -> None:
     kernels = compile_call(attention, torch.bfloat16, 64)
     assert kernels, compiled.NO_KERNEL
@@ -85,7 +85,7 @@ def started() -> dict[str, frozenset[str]]:
 @pytest.mark.parametrize(
     ("dtype", "head_dim"), [(torch.bfloat16, 128), (torch.float32, 64)], ids=str
 )
-@pytest.mark.parametrize("attention", ATTENTIONS, ids=lambda x: x.info.name)
+@pytest.mark.parametrize("attention", ATTENTIONS, ids=str)
 def test_every_kernel_compiles_for_wide_heads_and_in_float32(
     attention: Attention, dtype: torch.dtype, head_dim: int
 ) -> None:

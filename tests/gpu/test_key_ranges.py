@@ -104,3 +104,13 @@ def test_blocks_within_a_distance(query_len: int, key_len: int, causal: bool) ->
     if causal:
         seen &= distance >= 0
     assert_lists_are_right(found, seen)
+
+
+@pytest.mark.parametrize("first", [0, 1, 63, 64, 65])
+@pytest.mark.parametrize("stop", [127, 128, 129])
+def test_a_block_is_fully_visible_only_from_its_first_to_its_last_key(
+    first: int, stop: int
+) -> None:
+    bounds = np.array([[[[first, stop]]]])
+    ranges = KeyRanges(bounds, query_len=64, key_len=192, group_rows=64)
+    assert_lists_are_right(tiles(ranges, 64, 64, CPU), mask_of(ranges))

@@ -10,7 +10,8 @@ import variants
 from variants import REGISTRY, UnsupportedError
 
 CUDA = torch.device("cuda")
-FUSED = sorted(name for name, cls in REGISTRY.items() if "triton" in cls.info.implementations)
+NAMES = sorted(name for name, cls in REGISTRY.items() if "triton" in cls.info.implementations)
+FUSED = [*NAMES, "chunked_state rule=gated_delta", "lsh num_hashes=4"]
 # Norm of the error over the norm of the exact result: a few roundings of the dtype.
 LIMITS = {torch.bfloat16: 2e-2, torch.float16: 3e-3, torch.float32: 3e-5}
 
@@ -24,9 +25,9 @@ def error(found: Tensor, exact: Tensor) -> float:
 @pytest.mark.gpu
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("dtype", list(LIMITS), ids=str)
-@pytest.mark.parametrize("name", FUSED)
-def test_outputs_and_gradients(name: str, dtype: torch.dtype, head_dim: int) -> None:
-    attention = variants.create(name, implementation="triton")
+@pytest.mark.parametrize("text", FUSED)
+def test_outputs_and_gradients(text: str, dtype: torch.dtype, head_dim: int) -> None:
+    attention = variants.parse(f"{text} implementation=triton")
     causal = attention.info.causal_choices[-1]
     generator = torch.Generator().manual_seed(0)
     leaves = [
@@ -52,10 +53,10 @@ def test_outputs_and_gradients(name: str, dtype: torch.dtype, head_dim: int) -> 
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", FUSED)
-def test_a_second_call_gives_the_same_bits(name: str) -> None:
+@pytest.mark.parametrize("text", FUSED)
+def test_a_second_call_gives_the_same_bits(text: str) -> None:
     """A race between warps or programs shows as a difference."""
-    attention = variants.create(name, implementation="triton")
+    attention = variants.parse(f"{text} implementation=triton")
     generator = torch.Generator().manual_seed(0)
     inputs = [
         torch.randn(1, 4, 4096, 64, generator=generator).to(CUDA, torch.bfloat16) for _ in range(3)

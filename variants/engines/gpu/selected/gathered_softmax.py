@@ -36,7 +36,7 @@ class Gathered(NamedTuple):
 
 @dataclass(frozen=True)
 class Rules:
-    """What hides keys of a range, and the output of a row that sees no key.
+    """The rules that hide keys of a range, and the output of a row that sees no key.
 
     own_value: the value at the position of the query instead of 0.
     """
