@@ -35,8 +35,7 @@ define install
     --no-build-isolation --editable '.$(1)'
 endef
 
-# One process more than there are cores, because some tests wait for processes that they start.
-WORKERS := --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --maxprocesses 8
+WORKERS := --numprocesses auto --maxprocesses 8
 
 # Runs the tests with an interpreter of Python. Triton's own interpreter runs GPU kernels on a CPU,
 # if the variable is set before they are imported. Tests that measure or limit time run after the others.
