@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from variants.contract.modes import untraced
 from variants.engines.gpu.launches import launch, operation
 from variants.engines.gpu.selected.gathered_operations import row_delta
+from variants.engines.gpu.tile_widths import padded_width
 
 ROWS, KEYS = 64, 64
 
@@ -84,7 +85,7 @@ def _sizes(query_units: Tensor, key_units: Tensor, value: Tensor) -> tuple[int, 
 
 
 def _constants(value: Tensor, hidden: Tensor | None, causal: bool) -> dict[str, Any]:
-    channels = max(16, 1 << (value.shape[-1] - 1).bit_length())
+    channels = padded_width(value.shape[-1])
     return {
         "CAUSAL": causal,
         "PADDED": hidden is not None,
@@ -141,7 +142,7 @@ def _query_gradient(*arguments: Any) -> tuple[Tensor, Tensor]:
         *(*_pointers(*arguments[:5]), grad_out, lse, delta, *found),
         *(*_sizes(*arguments[:3]), tiles, *value.stride()[:3], *grad_out.stride()[:3]),
         **_constants(value, hidden, causal),
-        UNITS=max(16, 1 << (query_units.shape[2] - 1).bit_length()),
+        UNITS=padded_width(query_units.shape[2]),
     )
     return found
 
@@ -169,6 +170,6 @@ def _key_gradient(*arguments: Any) -> tuple[Tensor, Tensor]:
         *(*_pointers(*arguments[:5]), grad_out, lse, delta, *found),
         *(*_sizes(*arguments[:3]), *value.stride()[:3], *grad_out.stride()[:3]),
         **constants,
-        UNITS=max(16, 1 << (query_units.shape[2] - 1).bit_length()),
+        UNITS=padded_width(query_units.shape[2]),
     )
     return found

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from variants.engines.gpu.launches import launch, operation
-from variants.engines.gpu.sums.feature_launches import padded
+from variants.engines.gpu.tile_widths import padded_width
 
 # Most landmarks, and channels of a head; larger matrices do not fit the registers of a program.
 LARGEST, WIDEST = 64, 128
@@ -41,7 +41,7 @@ def inverse(queries: Tensor, keys: Tensor, hidden: Tensor, scale: float, iterati
 
 
 def _size(queries: Tensor, keys: Tensor) -> int:
-    return padded(max(queries.shape[2], keys.shape[2]))
+    return padded_width(max(queries.shape[2], keys.shape[2]))
 
 
 def _numbers(queries: Tensor, keys: Tensor, scale: float) -> tuple[float, ...]:
@@ -53,7 +53,7 @@ def _constants(queries: Tensor, keys: Tensor, iterations: int) -> dict[str, Any]
         "ITERATIONS": iterations,
         "PRECISION": "tf32x3",
         "SIZE": _size(queries, keys),
-        "CHANNELS": padded(keys.shape[3]),
+        "CHANNELS": padded_width(keys.shape[3]),
         "num_warps": 8,
         "num_stages": 1,
     }

@@ -15,6 +15,7 @@ from variants.contract.call import Call
 from variants.contract.tensor_cache import cached
 from variants.engines.gpu.launches import launch, operation
 from variants.engines.gpu.selected.gathered_softmax import Gathered
+from variants.engines.gpu.tile_widths import padded_width
 
 
 def _mean_shapes(key: Tensor, hidden: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
@@ -43,7 +44,7 @@ def _means(key: Tensor, hidden: Tensor | None, size: int) -> tuple[Tensor, Tenso
         *(kv_heads, key_len, head_dim, blocks, size, *key.stride()[:3]),
         PADDED=hidden is not None,
         ROWS=32,
-        CHANNELS=max(16, 1 << (head_dim - 1).bit_length()),
+        CHANNELS=padded_width(head_dim),
     )
     return means, counts
 
@@ -72,7 +73,7 @@ def _choose(
 
     chosen = _choice_shapes(query, count, causal)
     batch, heads, query_len, head_dim = query.shape
-    channels = max(16, 1 << (head_dim - 1).bit_length())
+    channels = padded_width(head_dim)
     size_of_tile = 64 if channels <= 128 else 32  # float32 means and queries in shared memory
     launch(
         choose_blocks_kernel,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from variants.contract.tensor_cache import cached
 from variants.engines.gpu.launches import launch, operation
+from variants.engines.gpu.tile_widths import padded_width
 
 _INPUTS = "Tensor query, Tensor key, Tensor value, Tensor order, Tensor low, Tensor high, "
 _INPUTS += "Tensor? place, Tensor? hidden, "
@@ -18,19 +19,14 @@ _HEADS = "int first_head, int num_heads, bool shares"
 _GRADS = "Tensor grad_out, Tensor lse, Tensor delta, "
 
 
-def _channels(head_dim: int) -> int:
-    """Channels of a tile: a power of two, and enough for the tensor cores."""
-    return max(16, 1 << (head_dim - 1).bit_length())
-
-
 def keys_of_a_tile(query: Tensor) -> int:
     """Number of keys of a tile, so that queries, keys and values fit the shared memory."""
-    wide = _channels(query.shape[-1]) * query.element_size()
+    wide = padded_width(query.shape[-1]) * query.element_size()
     return 64 if wide <= 256 else 32 if wide <= 512 else 16
 
 
 def _rows_of_a_tile(query: Tensor) -> int:
-    return 64 if _channels(query.shape[-1]) * query.element_size() <= 512 else 32
+    return 64 if padded_width(query.shape[-1]) * query.element_size() <= 512 else 32
 
 
 def _precision(query: Tensor) -> str:
@@ -41,7 +37,7 @@ def _precision(query: Tensor) -> str:
 
 def _warps(query: Tensor) -> int:
     """Warps of a program, so that its sums fit the registers."""
-    return 8 if _channels(query.shape[-1]) * query.element_size() > 128 else 4
+    return 8 if padded_width(query.shape[-1]) * query.element_size() > 128 else 4
 
 
 def _tiles(length: int, size: int) -> int:
@@ -81,7 +77,7 @@ def _hiding(
         "PRECISION": _precision(query),
         "ROWS": _rows_of_a_tile(query),
         "KEYS": keys_of_a_tile(query),
-        "CHANNELS": _channels(query.shape[-1]),
+        "CHANNELS": padded_width(query.shape[-1]),
     }
 
 
@@ -154,7 +150,7 @@ def merge(
         PADDED=hidden is not None,
         OWN_VALUE=own_value,
         ROWS=32,
-        CHANNELS=_channels(head_dim),
+        CHANNELS=padded_width(head_dim),
     )
 
 
@@ -173,7 +169,7 @@ def row_delta(out: Tensor, grad_out: Tensor) -> Tensor:
         (_tiles(query_len, 32), batch * heads),
         *(out, grad_out, delta, heads, query_len, head_dim, *_strides(grad_out)),
         ROWS=32,
-        CHANNELS=_channels(head_dim),
+        CHANNELS=padded_width(head_dim),
     )
     return delta
 
@@ -274,5 +270,5 @@ def sum_copies(
         PADDED=hidden is not None,
         OWN_VALUE=own_value,
         ROWS=32,
-        CHANNELS=_channels(head_dim),
+        CHANNELS=padded_width(head_dim),
     )

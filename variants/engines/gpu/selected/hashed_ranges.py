@@ -13,6 +13,7 @@ from torch import Tensor
 from variants.contract.tensor_cache import cached
 from variants.engines.gpu.launches import launch, operation
 from variants.engines.gpu.selected.gathered_softmax import Gathered
+from variants.engines.gpu.tile_widths import padded_width
 
 ITEMS = 256  # sorted queries of a program
 
@@ -50,7 +51,7 @@ def _hash_rows(rows: Tensor, rotations: Tensor, bits: int, count: int) -> Tensor
         ROTATIONS=count,
         AXES=16,
         ROWS=64,
-        CHANNELS=max(16, 1 << (head_dim - 1).bit_length()),
+        CHANNELS=padded_width(head_dim),
     )
     return buckets
 

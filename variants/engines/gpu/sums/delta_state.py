@@ -17,8 +17,9 @@ from variants.contract.checks import UnsupportedError
 from variants.contract.definitions import expand_heads
 from variants.engines.gpu.launches import launch, operation
 from variants.engines.gpu.sums import feature_launches
-from variants.engines.gpu.sums.feature_launches import chunk_outputs, chunks_of, padded, strides
+from variants.engines.gpu.sums.feature_launches import chunk_outputs, chunks_of, strides
 from variants.engines.gpu.sums.feature_sum import Rule, fits, gradients, refusal
+from variants.engines.gpu.tile_widths import padded_width
 
 COLUMNS = 16  # columns of a state that a program of the scan owns
 SHORTEST = 1e-15  # norm up to which a key counts as zero
@@ -68,7 +69,7 @@ def delta_chunks(
 
     found = _chunks(key, value, log_decay, log_write, precision)
     batch, kv_heads, key_len, channels = key.shape
-    heads, width = len(log_decay), padded(channels)
+    heads, width = len(log_decay), padded_width(channels)
     launch(
         kernel,
         (chunks_of(key_len), batch * heads),
@@ -100,7 +101,7 @@ def delta_states(rows: list[Tensor], log_decay: Tensor, precision: str) -> list[
 
     found = _states(rows, log_decay, precision)
     batch, heads, key_len, channels = rows[0].shape
-    width = padded(channels)
+    width = padded_width(channels)
     launch(
         kernel,
         (batch * heads, -(-channels // COLUMNS)),

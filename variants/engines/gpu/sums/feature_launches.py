@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from variants.engines.gpu.launches import launch, operation
+from variants.engines.gpu.tile_widths import padded_width
 
 ROWS = 64  # rows of a chunk
 FEATURES = 64  # random features that a program computes at a time
@@ -34,11 +35,6 @@ def operands(dtype: torch.dtype) -> tuple[torch.dtype, str]:
     features leave the range of float16, so float16 inputs are multiplied in float32. Three
     TF32 products are as precise as one float32 product, for which a GPU has no matrix unit."""
     return (dtype, "ieee") if dtype is torch.bfloat16 else (torch.float32, "tf32x3")
-
-
-def padded(channels: int) -> int:
-    """The width of a tile: a power of two, at least 16 because of matrix products."""
-    return max(16, 1 << (channels - 1).bit_length())
 
 
 def chunks_of(length: int) -> int:
@@ -65,7 +61,7 @@ def constants(like: Tensor, kind: str, features: int, padding: Tensor | None) ->
     import triton.language as tl
 
     dtype, precision = operands(like.dtype)
-    width = padded(like.shape[-1])
+    width = padded_width(like.shape[-1])
     large = width > 64 or kind == "exp"
     return {
         "KIND": kind,
@@ -75,7 +71,7 @@ def constants(like: Tensor, kind: str, features: int, padding: Tensor | None) ->
         "PRECISION": precision,
         "ROWS": ROWS,
         "CHANNELS": width,
-        "FEATURES": min(FEATURES, padded(features)) if kind == "exp" else width,
+        "FEATURES": min(FEATURES, padded_width(features)) if kind == "exp" else width,
         "num_warps": 8 if large else 4,
         "num_stages": 1,
     }
@@ -151,7 +147,7 @@ def scan_states(
     from variants.engines.gpu.sums.feature_sum_kernels import scan_states as kernel
 
     states, slots, features, channels = state[0].shape
-    width = padded(channels)
+    width = padded_width(channels)
     block = max(1, SCANNED // width)
     launch(
         kernel,
