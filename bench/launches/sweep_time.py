@@ -96,7 +96,7 @@ def of_sweep(sweep: Sweep, files: Mapping[str, Path]) -> list[GroupTime]:
     """The time of each group on a GPU."""
     shapes: set[object] = set()
     compiled: set[object] = set()
-    energy = float(getattr(sweep, "energy", 0.0))  # seconds of repeated calls for each case
+    energy = sweep.energy  # seconds of repeated calls for each case
     found = []
     for cases in sweep.grouped("cuda", files):
         total = GroupTime()

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from variants.contract.modes import untraced
+from variants.contract.strides import readable
 from variants.engines.gpu.launches import launch, operation
 from variants.engines.gpu.selected.gathered_operations import row_delta
 from variants.engines.gpu.tile_widths import padded_width
@@ -38,7 +39,7 @@ def attend(
         vector: float32 (heads, units), the weights of the units.
         hidden: bool (batch, key_len), keys that no query sees.
     """
-    value = value if value.stride(-1) == 1 else value.contiguous()
+    value = readable(value)
     whole = query_units.contiguous(), key_units.contiguous(), value, vector.contiguous()
     hidden = None if hidden is None else hidden.contiguous()
     out: Tensor = untraced(_Additive.apply)(*whole, hidden, causal)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from variants.contract.modes import untraced
+from variants.contract.strides import readable
 from variants.engines.gpu.launches import launch, operation
 from variants.engines.gpu.listed.key_ranges import Tiles
 from variants.engines.gpu.tile_widths import padded_width
@@ -64,7 +65,7 @@ class _BlockSoftmax(torch.autograd.Function):
         tiles: Tiles,
         scale: float,
     ) -> Tensor:
-        query, key, value = (_readable(x) for x in (query, key, value))
+        query, key, value = map(readable, (query, key, value))
         biases = _whole(key_bias), _whole(distance_bias)
         out, lse = _forward(
             query, key, value, *biases, tiles.bounds, *tiles.by_query, scale, _numbers(tiles)
@@ -91,11 +92,6 @@ class _BlockSoftmax(torch.autograd.Function):
         if grad_bias is not None:
             grad_bias = grad_bias.to(distance_bias.dtype)
         return grad_query, grad_key, grad_value, None, grad_bias, None, None
-
-
-def _readable(tensor: Tensor) -> Tensor:
-    """The tensor with consecutive channels."""
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 def _whole(tensor: Tensor | None) -> Tensor | None:

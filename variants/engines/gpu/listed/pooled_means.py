@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from variants.contract.strides import readable
 from variants.contract.tensor_cache import cached
 from variants.engines.gpu.launches import launch, operation
 from variants.engines.gpu.tile_widths import padded_width
@@ -44,7 +45,7 @@ class _Means(torch.autograd.Function):
     def forward(
         ctx: Any, tokens: Tensor, size: Tensor | None, levels: Levels
     ) -> tuple[Tensor, Tensor]:
-        tokens = tokens if tokens.stride(-1) == 1 else tokens.contiguous()
+        tokens = readable(tokens)
         batch, heads, count, channels = tokens.shape
         # Rows between two levels are not written; they must be finite and have size 0.
         new = tokens.new_zeros if levels.has_gaps else tokens.new_empty

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from variants.contract.modes import untraced
+from variants.contract.strides import readable
 from variants.engines.gpu.launches import launch, operation
 from variants.engines.gpu.tile_widths import padded_width
 
@@ -54,7 +55,7 @@ class _RelativeQueries(torch.autograd.Function):
         waves: Tensor,
         offset: int,
     ) -> Tensor:
-        query = query if query.stride(-1) == 1 else query.contiguous()
+        query = readable(query)
         ctx.save_for_backward(query, position_bias, position_projection, waves)
         ctx.offset = offset
         out: Tensor = _forward(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from variants.contract.call import Call
+from variants.contract.strides import readable
 from variants.contract.tensor_cache import cached
 from variants.engines.gpu.launches import launch, operation
 from variants.engines.gpu.selected.gathered_softmax import Gathered
@@ -98,7 +99,7 @@ def best_blocks(
     blocks), queries). Blocks after the first are in no order."""
     size = min(size, key.shape[2])
     with torch.no_grad():
-        query, key = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key))
+        query, key = map(readable, (query, key))
         padding = call.key_padding_mask
         means, counts = _means(key, None if padding is None else padding.contiguous(), size)
         sign = (call.scale > 0) - (call.scale < 0)

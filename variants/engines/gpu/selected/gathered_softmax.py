@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from variants.contract.modes import untraced
+from variants.contract.strides import readable
 from variants.engines.gpu.selected import gathered_operations as operations
 
 SHARES = 4  # float32 tensors of the size of the query that hold shares of rounds at a time
@@ -53,7 +54,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, gathered: Gathered, rules:
     Args:
         query, key, value: as in `Attention.__call__`.
     """
-    query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
+    query, key, value = map(readable, (query, key, value))
     out: Tensor = untraced(_Gathered.apply)(
         rules, gathered.copies, query, key, value, *gathered[:5]
     )

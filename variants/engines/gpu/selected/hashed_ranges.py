@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from variants.contract.strides import readable
 from variants.contract.tensor_cache import cached
 from variants.engines.gpu.launches import launch, operation
 from variants.engines.gpu.selected.gathered_softmax import Gathered
@@ -28,7 +29,7 @@ def hashed(rows: Tensor, rotations: Tensor, bits: int, count: int) -> Tensor:
     """Bucket numbers as `lsh_hash.hashed` defines them, int32. `rotations` (heads, rounds,
     head_dim, width) are `count` rotations beside each other, which give `bits` bits."""
     with torch.no_grad():
-        rows = rows if rows.stride(-1) == 1 else rows.contiguous()
+        rows = readable(rows)
         found: Tensor = _hash_rows(rows, rotations, bits, count)
         return found
 

@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from variants.contract.checks import UnsupportedError
 from variants.contract.definitions import expand_heads
+from variants.contract.strides import readable
 from variants.engines.gpu.launches import launch, operation
 from variants.engines.gpu.sums import feature_launches
 from variants.engines.gpu.sums.feature_launches import chunk_outputs, chunks_of, strides
@@ -153,7 +154,7 @@ class DeltaSum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         query, key, value, log_decay, log_write = ctx.saved_tensors
-        grad = grads[0] if grads[0].stride(-1) == 1 else grads[0].contiguous()
+        grad = readable(grads[0])
         precision, nothing = _precision(query), query.new_empty(0, dtype=torch.float32)
         unit, written, states = _solved(key, value, log_decay, log_write, precision)
         state, rows = (

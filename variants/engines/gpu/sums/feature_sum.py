@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from variants.contract.checks import UnsupportedError
+from variants.contract.strides import readable
 from variants.engines.gpu.sums.feature_grad_launches import (
     gradient_terms,
     key_gradient,
@@ -139,7 +140,7 @@ class FeatureSum(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         query, key, value, padding, *rows = ctx.saved_tensors
         inputs = [query, key, value]
-        grad = grads[0] if grads[0].stride(-1) == 1 else grads[0].contiguous()
+        grad = readable(grads[0])
         state = states(inputs, padding, ctx.rule)
         found, _ = gradients(inputs, padding, state, rows, grad, ctx.rule)
         return *found, None, None
