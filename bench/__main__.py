@@ -16,23 +16,24 @@ from rich.console import Console
 from rich.table import Table
 
 import variants
-from bench import compare as comparison
-from bench import journal, runner, variant_tables
-from bench.gpu_check.check_command import gpu_check
+from bench.cli import compare as comparison
+from bench.cli import variant_tables
+from bench.cli.gpu_check_command import gpu_check
+from bench.cli.launch_command import launches
+from bench.cli.model_command import model
+from bench.cli.options import DEVICES, chosen_device, import_modules, numbers
 from bench.inputs import CaptureError
 from bench.inputs.capture import capture as make_capture
 from bench.launches import sweep_time
-from bench.launches.launch_command import launches
-from bench.measurement import Measurement, Status
-from bench.model.command import model
-from bench.model.text import ModelError
-from bench.options import DEVICES, chosen_device, import_modules, numbers
-from bench.sweep import SECONDS, Sweep, SweepError, read
-from bench.sweep import parse as parse_sweep
-from bench.training import training_runs as trainings
-from bench.training import training_summary
-from bench.training.settings import attention_at
-from bench.training.tasks import TASKS
+from bench.loop import journal, runner
+from bench.plan.sweep import SECONDS, Sweep, SweepError, read
+from bench.plan.sweep import parse as parse_sweep
+from bench.schema.measurement import Measurement, Status
+from bench.workloads.model.text import ModelError
+from bench.workloads.training import training_runs as trainings
+from bench.workloads.training import training_summary
+from bench.workloads.training.settings import attention_at
+from bench.workloads.training.tasks import TASKS
 
 ERRORS = (
     SweepError,

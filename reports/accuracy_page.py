@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.measurement import DESCRIPTIONS
+from bench.schema.measurement import DESCRIPTIONS
 from reports.metrics import ERROR, MEAN_OF_VALUES, show_count, show_error, show_number, show_percent
 from reports.rows import finished
 from reports.slices import Slice, captured_first, describe

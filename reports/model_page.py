@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.model.row import CASE_COLUMNS, FILE, NUMBERS, ModelRow
+from bench.schema.model_row import CASE_COLUMNS, FILE, NUMBERS, ModelRow
 from reports.build import figures_folder, save
 from reports.curves import with_curves
 from reports.declared import exact_variant, reference_implementation

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.measurement import CASE_COLUMNS, HEAD_COLUMNS, LATER, HeadRow, Measurement, Status
+from bench.schema.measurement import CASE_COLUMNS, HEAD_COLUMNS, LATER, HeadRow, Measurement, Status
 from reports.curves import with_curves
 from reports.declared import calls_library
 from reports.names import allocator, machine_name, with_names

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from bench.measurement import CASE_COLUMNS
+from bench.schema.measurement import CASE_COLUMNS
 from reports.answers import answers, summary_of
 from reports.slices import common, describe, split
 

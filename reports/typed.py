@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.measurement import Status
+from bench.schema.measurement import Status
 
 _TRUTHS = {"true": True, "false": False}
 

@@ -19,11 +19,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bench import environment, worker
 from bench.inputs.captured import KEYS
-from bench.measurement import Case, HeadRow, Measurement, Raw, Status
-from bench.runner import Worker
-from bench.worker import Settings
+from bench.instruments import environment
+from bench.loop.runner import Worker
+from bench.schema.measurement import Case, HeadRow, Measurement, Raw, Status
+from bench.workloads import worker
+from bench.workloads.worker import Settings
 
 # Seeds at which the worker process is killed or hangs, and a length that exceeds any memory.
 KILLED, HANGS = 10, 30

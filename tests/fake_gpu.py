@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench import clock, device_sampler
+from bench.instruments import clock, device_sampler
 
 DEVICE_FLUSH_MS, HOST_FLUSH_MS, HOST_EVENT_MS = 0.04, 0.02, 0.005
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 import variants
-from bench import accuracy
-from bench.accuracy import ROUNDING, Accuracy, Reference, last_rows, sample_rows
-from bench.accuracy.sampled_rows import PAIRS
+from bench.instruments import accuracy
+from bench.instruments.accuracy import ROUNDING, Accuracy, Reference, last_rows, sample_rows
+from bench.instruments.accuracy.sampled_rows import PAIRS
 from variants import Attention
 
 pytestmark = pytest.mark.usefixtures("fresh")

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import variants
-from bench import accuracy
-from bench.accuracy import Reference, sample_rows
+from bench.instruments import accuracy
+from bench.instruments.accuracy import Reference, sample_rows
 
 DEVICES = [
     "cpu",

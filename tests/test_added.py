@@ -17,9 +17,9 @@ from click.testing import CliRunner
 from torch import Tensor
 
 import variants
-from bench import worker
 from bench.__main__ import main
-from bench.measurement import DIFFERS, Status
+from bench.schema.measurement import DIFFERS, Status
+from bench.workloads import worker
 from tests.cases import case, fresh_worker, settings
 from variants import Call, UnsupportedError, add_implementation
 from variants.contract.added import ADDED

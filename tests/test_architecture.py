@@ -40,14 +40,14 @@ NOT_ON_IMPORT = frozenset(
         "IPython",
     }
 )
-SCHEMAS = frozenset({"bench.measurement", "bench.model.row"})
+SCHEMA = "bench.schema"
 # Names of a package and of transformers' own attention that are also names of implementations.
 NAMES_OF_OTHERS = frozenset(
     {
-        ("bench.environment", "triton"),
-        ("bench.environment", "xformers"),
+        ("bench.instruments.environment", "triton"),
+        ("bench.instruments.environment", "xformers"),
         ("bench.inputs.capture", "sdpa"),
-        ("bench.model.measure", "sdpa"),
+        ("bench.workloads.model.measure", "sdpa"),
     }
 )
 # The documents describe variants and draw their weights on captured inputs.
@@ -144,7 +144,7 @@ def reports_read_files(root: Path) -> list[str]:
         if found.importer.partition(".")[0] != "reports":
             continue
         documents = _within(found.importer, DOCUMENTS)
-        schema = found.module in SCHEMAS or (documents and found.module == CAPTURED)
+        schema = _within(found.module, SCHEMA) or (documents and found.module == CAPTURED)
         if found.top == "bench" and not schema:
             wrong.append(str(found))
         if found.top == "variants" and not documents:
@@ -282,13 +282,13 @@ def folder(tmp_path: Path, files: dict[str, str]) -> Path:
         "variants/contract/__init__.py": "",
         "variants/contract/registry.py": "import torch.nn.functional",
         "bench/__init__.py": "",
-        "bench/measurement.py": "import variants",
-        "bench/worker.py": "def run():\n    import transformers",
+        "bench/schema/measurement.py": "import variants",
+        "bench/workloads/worker.py": "def run():\n    import transformers",
         "reports/__init__.py": "",
         "reports/__main__.py": "def docs():\n    from reports.documents import table",
         "reports/documents/__init__.py": "",
         "reports/documents/table.py": "import variants\nfrom bench.inputs.captured import Capture",
-        "reports/build.py": "import matplotlib\nfrom bench.measurement import Case",
+        "reports/build.py": "import matplotlib\nfrom bench.schema.measurement import Case",
     }
     for name, text in (innocent | files).items():
         file = tmp_path / name
@@ -323,9 +323,9 @@ def test_a_project_that_keeps_the_rules_passes(rule: object, tmp_path: Path) -> 
         ),
         (
             circles,
-            "bench/measurement.py",
-            "def f():\n    from bench.measurement import Case",
-            "bench.measurement -> bench.measurement",
+            "bench/schema/measurement.py",
+            "def f():\n    from bench.schema.measurement import Case",
+            "bench.schema.measurement -> bench.schema.measurement",
         ),
         (
             names_used_twice,
@@ -342,14 +342,14 @@ def test_a_project_that_keeps_the_rules_passes(rule: object, tmp_path: Path) -> 
         (
             reports_read_files,
             "reports/x.py",
-            "from bench import worker",
-            "reports.x imports bench.worker",
+            "from bench.workloads import worker",
+            "reports.x imports bench.workloads.worker",
         ),
         (
             reports_read_files,
             "reports/x.py",
-            "import bench.worker",
-            "reports.x imports bench.worker",
+            "import bench.workloads.worker",
+            "reports.x imports bench.workloads.worker",
         ),
         (reports_read_files, "reports/x.py", "import bench", "reports.x imports bench"),
         (
@@ -367,8 +367,8 @@ def test_a_project_that_keeps_the_rules_passes(rule: object, tmp_path: Path) -> 
         (
             reports_read_files,
             "reports/documents/x.py",
-            "import bench.worker",
-            "reports.documents.x imports bench.worker",
+            "import bench.workloads.worker",
+            "reports.documents.x imports bench.workloads.worker",
         ),
         (
             reports_read_files,
@@ -421,9 +421,9 @@ def test_a_project_that_keeps_the_rules_passes(rule: object, tmp_path: Path) -> 
         ),
         (
             variants_by_name,
-            "bench/model/x.py",
+            "bench/workloads/model/x.py",
             "def f(attention):\n    return getattr(attention, 'shared_qk', False)",
-            "bench.model.x names 'shared_qk'",
+            "bench.workloads.model.x names 'shared_qk'",
         ),
         (names_that_say_nothing, "bench/utils.py", "", "bench.utils"),
         (names_that_say_nothing, "variants/helpers/x.py", "", "variants.helpers.x"),

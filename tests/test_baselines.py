@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 import variants
-from bench import accuracy
-from bench.accuracy import Reference, sample_rows, weights
-from bench.accuracy.weights import Weighed
+from bench.instruments import accuracy
+from bench.instruments.accuracy import Reference, sample_rows, weights
+from bench.instruments.accuracy.weights import Weighed
 from variants.contract.call import Call
 from variants.contract.definitions import expand_heads, softmax_weights
 

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench import clock
-from bench.clock import Samples, half_width, measure
+from bench.instruments import clock
+from bench.instruments.clock import Samples, half_width, measure
 
 CPU = torch.device("cpu")
 

@@ -20,11 +20,11 @@ import torch
 
 import variants
 from bench import __main__ as command
-from bench import journal, runner
-from bench.journal import FILE
 from bench.launches import sweep_time
-from bench.measurement import COLUMNS, Measurement, Raw, Status
-from bench.sweep import read
+from bench.loop import journal, runner
+from bench.loop.journal import FILE
+from bench.plan.sweep import read
+from bench.schema.measurement import COLUMNS, Measurement, Raw, Status
 from tests import cases
 from tests.cases import InProcess, capture_file, good
 

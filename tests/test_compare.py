@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bench.compare import CompareError, table
-from bench.measurement import COLUMNS, Measurement, Status
-from bench.runner import write_results
+from bench.cli.compare import CompareError, table
+from bench.loop.runner import write_results
+from bench.schema.measurement import COLUMNS, Measurement, Status
 from tests.cases import case, good
 
 Rows = Sequence[Measurement]

@@ -12,10 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import clock, cuda_graph, inputs, memory, runner, worker
-from bench.clock import Samples
-from bench.measurement import Case, Measurement, Raw, Status
-from bench.sweep import parse
+from bench import inputs
+from bench.instruments import clock, cuda_graph, memory
+from bench.instruments.clock import Samples
+from bench.loop import runner
+from bench.plan.sweep import parse
+from bench.schema.measurement import Case, Measurement, Raw, Status
+from bench.workloads import worker
 from tests.cases import InProcess, case, good, limits, settings
 from variants import UnsupportedError
 from variants.contract import tensor_cache

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
-from bench.measurement import Measurement, Status
+from bench.schema.measurement import Measurement, Status
 from reports.build import draw_all
 from reports.curves import name_of, one_setting
 from reports.figures.kinds import MOST_LINES

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 import variants
-from bench import decode_steps, inputs, worker
-from bench.decode_steps import Decoder
-from bench.measurement import Measurement, Status
+from bench import inputs
+from bench.schema.measurement import Measurement, Status
+from bench.workloads import decode_steps, worker
+from bench.workloads.decode_steps import Decoder
 from tests.cases import case, settings
 from variants.contract.decoding import Memory
 from variants.engines.decode.kv_cache import Ends

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import memory
-from bench.accuracy import oracle
-from bench.accuracy.description import Description, describe, mean_effective_keys
+from bench.instruments import memory
+from bench.instruments.accuracy import oracle
+from bench.instruments.accuracy.description import Description, describe, mean_effective_keys
 from variants.contract.definitions import expand_heads
 
 NAMES = ("effective_keys", "sink_mass", "near_mass", "top64_mass", "logit_spread")

@@ -7,10 +7,10 @@ import itertools
 import pytest
 import torch
 
-from bench import clock
-from bench.clock import Samples
-from bench.device_sampler import MOST_DOUBLINGS, SLOW_MS
-from bench.stream import CudaStream, settled_rate
+from bench.instruments import clock
+from bench.instruments.clock import Samples
+from bench.instruments.device_sampler import MOST_DOUBLINGS, SLOW_MS
+from bench.instruments.stream import CudaStream, settled_rate
 from tests.fake_gpu import FakeGpu, on_fake_gpu
 
 CUDA = torch.device("cuda")

@@ -13,7 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.testing import assert_close
 
 import variants
-from bench import accuracy, memory
+from bench.instruments import accuracy, memory
 from variants.contract.pattern import Pattern
 from variants.engines.libraries import cuda_sdpa
 from variants.engines.primitives import head_slabs

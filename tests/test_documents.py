@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 import variants
-from bench.measurement import COLUMNS
-from bench.model.row import COLUMNS as MODEL_COLUMNS
+from bench.schema.measurement import COLUMNS
+from bench.schema.model_row import COLUMNS as MODEL_COLUMNS
 from reports.__main__ import main
 from reports.documents import (
     create_stub,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import variants
-from bench import accuracy, memory
+from bench.instruments import accuracy, memory
 from variants import Attention
 from variants.contract.pattern import Pattern
 from variants.engines.primitives.head_slabs import slabs

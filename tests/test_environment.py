@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import environment
+from bench.instruments import environment
 from tests.cases import texts
 
 CPU = torch.device("cpu")

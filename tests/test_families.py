@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import inputs, memory
-from bench.accuracy.description import describe
+from bench import inputs
 from bench.inputs import families
-from bench.measurement import Case
+from bench.instruments import memory
+from bench.instruments.accuracy.description import describe
+from bench.schema.measurement import Case
 from tests.cases import case
 from variants.contract.definitions import expand_heads
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import variants
-from bench import accuracy
+from bench.instruments import accuracy
 from variants import Float32Route, choose_float32_route
 from variants.engines.primitives import float32_route
 

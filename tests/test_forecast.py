@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from bench import forecast, repeatability, worker
-from bench.measurement import Case, Measurement, Status
+from bench.instruments import repeatability
+from bench.plan import forecast
+from bench.schema.measurement import Case, Measurement, Status
+from bench.workloads import worker
 from tests.cases import case, fresh_worker, good, settings
 from variants.contract.attention import Attention
 from variants.layer import MultiHeadAttention

@@ -13,13 +13,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from bench.gpu_check import beside, check_command, gpu_tests, machine, small_sweep
+from bench.cli import gpu_check_command as check_command
+from bench.cli.gpu_check_command import gpu_check
+from bench.gpu_check import beside, gpu_tests, machine, small_sweep
 from bench.gpu_check.beside import Beside
-from bench.gpu_check.check_command import gpu_check
 from bench.gpu_check.parts import GRACE, CheckPart, run
 from bench.launches import sweep_time
 from bench.launches.sweep_time import GroupTime
-from bench.sweep import read
+from bench.plan.sweep import read
 from tests import conftest
 from tests.versions import ROOT
 
@@ -79,7 +80,7 @@ def test_the_command_starts_without_packages_that_a_machine_may_lack() -> None:
     hidden = "import sys\nfor name in ('pebble', 'pandas', 'seaborn', 'xformers', 'fla'):\n"
     code = hidden + "    sys.modules[name] = None\n"
     code += "from bench.gpu_check import machine, slow_calls, small_sweep, variant_times\n"
-    code += "from bench.gpu_check.check_command import gpu_check\n"
+    code += "from bench.cli.gpu_check_command import gpu_check\n"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
@@ -185,7 +186,7 @@ def test_a_signal_keeps_the_output_and_leaves_no_process(
         "try:\n    time.sleep(600)\nexcept KeyboardInterrupt:\n    print('saved', flush=True)\n"
     )
     (tmp_path / "command.py").write_text(
-        "from bench.gpu_check import check_command\n"
+        "from bench.cli import gpu_check_command as check_command\n"
         "from bench.gpu_check.parts import CheckPart\n"
         "made = [CheckPart('one', 60, ('program',)), CheckPart('two', 60, ('this',))]\n"
         "check_command.parts = lambda *_: made\n"

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 import variants
-from bench.accuracy import Reference, Sample, gradient_errors, gradients, oracle, sample_rows
+from bench.instruments.accuracy import (
+    Reference,
+    Sample,
+    gradient_errors,
+    gradients,
+    oracle,
+    sample_rows,
+)
 from variants.contract.definitions import expand_heads
 
 Tensors = tuple[Tensor, Tensor, Tensor]

@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
 import variants
-from bench.memory import _allocations
+from bench.instruments.memory import _allocations
 from tests.contract.attentions import attentions, small_settings
 from variants import REGISTRY, Attention
 

@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import variants
-from bench import inputs, worker
+from bench import inputs
 from bench.inputs import CaptureError, Inputs, InputsError
 from bench.inputs.captured import Capture
-from bench.measurement import Case, Measurement, Raw, Status
+from bench.schema.measurement import Case, Measurement, Raw, Status
+from bench.workloads import worker
 from tests.cases import capture_file, case, settings
 
 pytestmark = pytest.mark.usefixtures("fresh")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.interrupts import SIGNALS, delayed_interrupts
+from bench.loop.interrupts import SIGNALS, delayed_interrupts
 
 
 @pytest.fixture(autouse=True)

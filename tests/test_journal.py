@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import journal
-from bench.journal import FILE, Journal, JournalError
-from bench.measurement import Measurement, Raw, Status
+from bench.loop import journal
+from bench.loop.journal import FILE, Journal, JournalError
+from bench.schema.measurement import Measurement, Raw, Status
 from tests.cases import HEAD, case, good
 
 FIRST, SECOND = case(seed=1), case(seed=2)

@@ -253,7 +253,7 @@ def test_the_memory_of_a_simulation_is_that_of_a_real_call() -> None:
 def run(*arguments: str) -> Any:
     from click.testing import CliRunner
 
-    from bench.launches.launch_command import launches as command
+    from bench.cli.launch_command import launches as command
 
     return CliRunner().invoke(command, list(arguments), catch_exceptions=False)
 

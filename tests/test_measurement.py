@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench.measurement import (
+from bench.schema.measurement import (
     CASE_COLUMNS,
     COLUMNS,
     DESCRIPTIONS,
@@ -158,7 +158,7 @@ def test_the_id_of_a_case_never_changes() -> None:
 
 def test_the_id_of_a_case_is_the_same_in_another_process() -> None:
     asked = case(causal=True, layer=3)
-    code = f"from bench.measurement import Case; print({asked!r}.case_id)"
+    code = f"from bench.schema.measurement import Case; print({asked!r}.case_id)"
     for seed in ("1", "2"):
         seen = subprocess.run(
             [sys.executable, "-c", code],

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.memory import peak_bytes, peak_of
+from bench.instruments.memory import peak_bytes, peak_of
 
 CPU = torch.device("cpu")
 

@@ -14,14 +14,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import variants
-from bench.measurement import Status
-from bench.model import attending, measure, reading, stopwatch
-from bench.model.measure import open_model
-from bench.model.plan import Setup, attentions, plan
-from bench.model.reading import BLOCKS, Reading, can_be_chunked, looks_ahead, read
-from bench.model.row import ModelRow
-from bench.model.stopwatch import Stopwatch
-from bench.model.text import NOVEL, ModelError, read_text
+from bench.schema.measurement import Status
+from bench.schema.model_row import ModelRow
+from bench.workloads.model import attending, measure, reading, stopwatch
+from bench.workloads.model.measure import open_model
+from bench.workloads.model.plan import Setup, attentions, plan
+from bench.workloads.model.reading import BLOCKS, Reading, can_be_chunked, looks_ahead, read
+from bench.workloads.model.stopwatch import Stopwatch
+from bench.workloads.model.text import NOVEL, ModelError, read_text
 from tests.tiny_model import make_model, save_model, save_text, token_ids
 from variants.pretrained.model_call import AttentionFunction
 
@@ -308,7 +308,7 @@ class TestPlan:
 
 
 def test_a_length_has_at_least_two_tokens_for_each_block() -> None:
-    from bench.model.command import model
+    from bench.cli.model_command import model
 
     (option,) = [p for p in model.params if p.name == "seq_lens"]
     assert option.type.min == 2 * BLOCKS  # type: ignore[attr-defined]

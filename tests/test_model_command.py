@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 import bench.__main__ as command
-from bench import journal
-from bench.measurement import Status
-from bench.model import model_runs
-from bench.model.row import COLUMNS, NUMBERS, ModelRow
-from bench.runner import WorkerDied
+from bench.loop import journal
+from bench.loop.runner import WorkerDied
+from bench.schema.measurement import Status
+from bench.schema.model_row import COLUMNS, NUMBERS, ModelRow
+from bench.workloads.model import model_runs
 from tests.tiny_model import save_model, save_text
 
 VARIANTS = (

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from bench import memory
-from bench.accuracy import oracle
+from bench.instruments import memory
+from bench.instruments.accuracy import oracle
 from variants.contract.call import Call
 from variants.contract.definitions import expand_heads, softmax_weights
 

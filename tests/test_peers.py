@@ -18,10 +18,11 @@ from torch import Tensor
 
 import bench.peers
 import variants
-from bench import runner, worker
-from bench.measurement import DIFFERS, Status
+from bench.loop import runner
 from bench.peers import packages, performer_pytorch
-from bench.sweep import read
+from bench.plan.sweep import read
+from bench.schema.measurement import DIFFERS, Status
+from bench.workloads import worker
 from tests.cases import case, fresh_worker, settings
 from variants import UnsupportedError
 from variants.contract.added import ADDED

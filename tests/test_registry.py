@@ -26,7 +26,7 @@ from torch import Tensor
 
 import variants
 from bench.__main__ import main as bench
-from bench.training.settings import attention_at
+from bench.workloads.training.settings import attention_at
 from reports.documents import overview, variant_page
 from tests.contract.attentions import settings, small_settings
 from variants import CAPABILITIES, REGISTRY, Attention, register
@@ -691,7 +691,7 @@ def test_a_new_file_is_tested_by_the_contract(tmp_path: Path) -> None:
 
 
 def test_a_fraction_is_a_hyperparameter_like_any_other() -> None:
-    from bench.sweep import parse
+    from bench.plan.sweep import parse
 
     @dataclass(frozen=True)
     class Decay(Attention):

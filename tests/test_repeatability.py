@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 import variants
-from bench import repeatability, worker
-from bench.measurement import Measurement
-from bench.repeatability import is_batch_invariant, is_deterministic, same_bits
+from bench.instruments import repeatability
+from bench.instruments.repeatability import is_batch_invariant, is_deterministic, same_bits
+from bench.schema.measurement import Measurement
+from bench.workloads import worker
 from tests.cases import case, fresh_worker, settings
 from variants import UnsupportedError
 from variants.sliding_window import SlidingWindowAttention

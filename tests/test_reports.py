@@ -22,9 +22,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from bench.measurement import CASE_COLUMNS, COLUMNS, HEAD_COLUMNS, Case, Measurement, Status
-from bench.runner import write_table
-from bench.sweep import Sweep
+from bench.loop.runner import write_table
+from bench.plan.sweep import Sweep
+from bench.schema.measurement import CASE_COLUMNS, COLUMNS, HEAD_COLUMNS, Case, Measurement, Status
 from reports.__main__ import main
 from reports.answers import answers
 from reports.build import build_report

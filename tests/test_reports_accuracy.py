@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from bench.measurement import CASE_COLUMNS, DESCRIPTIONS, HEAD_COLUMNS, Measurement
+from bench.schema.measurement import CASE_COLUMNS, DESCRIPTIONS, HEAD_COLUMNS, Measurement
 from reports.accuracy_page import AccuracyTable, Line, tables
 from reports.answers import answers
 from reports.build import build_report

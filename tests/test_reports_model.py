@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from bench.measurement import Status
-from bench.model.row import COLUMNS, ModelCase, ModelRow
+from bench.schema.measurement import Status
+from bench.schema.model_row import COLUMNS, ModelCase, ModelRow
 from reports.__main__ import main
 from reports.figures.panel_grid import draw
 from reports.figures.perplexity import CHANGE, KIND, figures

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from bench.measurement import DIFFERS, Measurement, Status
+from bench.schema.measurement import DIFFERS, Measurement, Status
 from reports.__main__ import main
 from reports.answers import answers
 from reports.build import build_report

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import clock, roofline, worker
-from bench.clock import Samples
-from bench.measurement import NUMBERS, Measurement, Status
+from bench.instruments import clock, roofline
+from bench.instruments.clock import Samples
+from bench.schema.measurement import NUMBERS, Measurement, Status
+from bench.workloads import worker
 from tests.cases import case, settings
 
 pytestmark = [pytest.mark.serial, pytest.mark.usefixtures("fresh")]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import variants
-from bench.accuracy import oracle
-from bench.accuracy.sampled_rows import (
+from bench.instruments.accuracy import oracle
+from bench.instruments.accuracy.sampled_rows import (
     LEAST_ROWS,
     PAIRS,
     PER_STRATUM,

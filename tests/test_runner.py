@@ -22,11 +22,20 @@ from typing import Any
 import pytest
 import torch
 
-from bench import journal, runner, worker
-from bench.journal import FILE, Journal
-from bench.measurement import CASE_COLUMNS, COLUMNS, HEAD_COLUMNS, Case, Measurement, Raw, Status
-from bench.runner import RunError, Worker, WorkerDied
-from bench.sweep import Sweep
+from bench.loop import journal, runner
+from bench.loop.journal import FILE, Journal
+from bench.loop.runner import RunError, Worker, WorkerDied
+from bench.plan.sweep import Sweep
+from bench.schema.measurement import (
+    CASE_COLUMNS,
+    COLUMNS,
+    HEAD_COLUMNS,
+    Case,
+    Measurement,
+    Raw,
+    Status,
+)
+from bench.workloads import worker
 from tests import cases
 from tests.cases import HANGS, HEAD, KILLED, TOO_LONG, InProcess, capture_file, good, texts
 from variants.engines.primitives import float32_route

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import inputs, worker
+from bench import inputs
 from bench.inputs import InputsError, Source
 from bench.inputs.source import KNOWN
-from bench.measurement import Case, Status
+from bench.schema.measurement import Case, Status
+from bench.workloads import worker
 from tests.cases import capture_file, case, fresh_worker, settings
 from variants.contract.definitions import expand_heads
 

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 import variants
-from bench import accuracy, clock, inputs, worker
-from bench.accuracy import reference, weights
-from bench.clock import Samples
-from bench.measurement import NUMBERS, Measurement, Raw, Status
-from bench.worker import _Seen
+from bench import inputs
+from bench.instruments import accuracy, clock
+from bench.instruments.accuracy import reference, weights
+from bench.instruments.clock import Samples
+from bench.schema.measurement import NUMBERS, Measurement, Raw, Status
+from bench.workloads import worker
+from bench.workloads.worker import _Seen
 from tests.cases import case, fresh_worker, settings
 from variants import Attention, UnsupportedError
 from variants.engines.primitives import float32_route

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import clock, roofline, worker
-from bench.measurement import Measurement, Status
+from bench.instruments import clock, roofline
+from bench.schema.measurement import Measurement, Status
+from bench.workloads import worker
 from tests.cases import case, settings
 from variants.contract import tensor_cache
 from variants.engines.libraries import flex, xformers

@@ -10,7 +10,7 @@ import click
 import torch
 
 import variants
-from bench import environment
+from bench.instruments import environment
 
 NEEDED = ("pebble", "pandas", "seaborn", "jinja2", "click", "rich", "safetensors", "pytest")
 SMI_SECONDS = 10.0

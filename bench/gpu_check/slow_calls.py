@@ -9,9 +9,9 @@ import click
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from bench.cli.options import numbers
 from bench.gpu_check.call_rows import read
 from bench.gpu_check.planned_calls import planned
-from bench.options import numbers
 
 PROFILED = 8
 KERNELS = 12  # rows of a table

@@ -21,13 +21,13 @@ import click
 import torch
 from torch import Tensor
 
-from bench import clock, memory, roofline
+from bench.cli.options import numbers
 from bench.gpu_check import call_rows
 from bench.gpu_check.call_rows import SLOW, Row
 from bench.gpu_check.planned_calls import PlannedCall, planned
 from bench.gpu_check.simulated_calls import expected, write_simulated
+from bench.instruments import clock, memory, roofline
 from bench.launches import profiled
-from bench.options import numbers
 from variants import UnsupportedError
 
 SECONDS = 0.05  # sampling time of a call

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.accuracy.oracle import exact
-from bench.measurement import Case
+from bench.instruments.accuracy.oracle import exact
+from bench.schema.measurement import Case
 
 LENGTH = 128.0  # distance in tokens at which the similarity of two positions is 1/e
 NEEDLES, QUESTIONS = 32, 8

@@ -8,8 +8,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from bench.accuracy.description import mean_effective_keys
 from bench.inputs.source import InputsError
+from bench.instruments.accuracy.description import mean_effective_keys
 
 PAIRS = 1 << 24  # scores computed for each temperature; at least ROWS rows of each head
 ROWS = 64

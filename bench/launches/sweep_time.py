@@ -15,8 +15,8 @@ from typing import Any
 from rich.table import Table
 
 from bench.launches.simulation import FORWARD, FORWARD_BACKWARD, CallWork, Shape, simulate
-from bench.measurement import Case
-from bench.sweep import Sweep
+from bench.plan.sweep import Sweep
+from bench.schema.measurement import Case
 from variants import REGISTRY, Attention, create
 from variants.contract.implementations import meaning
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from bench import measurement
-from bench.model import row as model_row
+from bench.schema import measurement, model_row
 from reports.documents import markdown
 
 

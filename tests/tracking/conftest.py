@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import variants
-from bench import environment
+from bench.instruments import environment
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":

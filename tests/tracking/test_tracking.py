@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import variants
-from bench import accuracy, memory
+from bench.instruments import accuracy, memory
 from tests.tracking.conftest import DEVICE
 
 LENGTHS = (1024, 4096)

@@ -1,0 +1,29 @@
+"""Measures the error of outputs against exact float64 attention on sampled rows, with intervals."""
+
+from bench.instruments.accuracy.errors import (
+    ROUNDING,
+    Accuracy,
+    contradiction,
+    input_columns,
+    measure,
+    rounding,
+    seed_errors,
+)
+from bench.instruments.accuracy.gradients import gradient_errors
+from bench.instruments.accuracy.reference import Reference
+from bench.instruments.accuracy.sampled_rows import Sample, last_rows, sample_rows
+
+__all__ = [
+    "ROUNDING",
+    "Accuracy",
+    "Reference",
+    "Sample",
+    "contradiction",
+    "gradient_errors",
+    "input_columns",
+    "last_rows",
+    "measure",
+    "rounding",
+    "sample_rows",
+    "seed_errors",
+]
