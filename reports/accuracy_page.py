@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.schema.measurement import DESCRIPTIONS
+from bench.schema.measurement import Measurement
 from reports.metrics import ERROR, MEAN_OF_VALUES, show_count, show_error, show_number, show_percent
 from reports.rows import finished
 from reports.slices import Slice, captured_first, describe
@@ -33,7 +33,7 @@ class AccuracyColumn:
     @property
     def about(self) -> str:
         """The meaning of the column, in a sentence."""
-        return DESCRIPTIONS[self.name]
+        return Measurement.columns()[self.name].description
 
 
 _ERROR, _WEIGHTS, _GRADIENTS = "against exact attention", "weights", "error of gradients"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.schema.model_row import CASE_COLUMNS, FILE, NUMBERS, ModelRow
+from bench.schema.model_row import ModelCase, ModelRow
 from reports.build import figures_folder, save
 from reports.curves import with_curves
 from reports.declared import exact_variant, reference_implementation
@@ -45,7 +45,7 @@ class Group:
 
 def holds_model(folder: Path) -> bool:
     """Whether `python -m bench model` wrote a results folder."""
-    return (folder / FILE).is_file() and not (folder / RESULTS).is_file()
+    return (folder / ModelRow.file).is_file() and not (folder / RESULTS).is_file()
 
 
 def write_models(folders: Sequence[Path], out: Path, name: str) -> Path:
@@ -84,14 +84,17 @@ def read_models(folders: Sequence[Path]) -> Runs:
     frames: list[pd.DataFrame] = []
     environments: dict[str, dict[str, Any]] = {}
     for folder in folders:
-        frame, seen = read_table(existing(folder, FILE), ModelRow, {}), read_environment(folder)
+        frame, seen = (
+            read_table(existing(folder, ModelRow.file), ModelRow.columns()),
+            read_environment(folder),
+        )
         frame["machine"] = [machine_name(seen, device) for device in frame["device"]]
         knobs = seen.get("model", {}).get("knobs", {})
         frame["default_knob"] = frame["variant"].map(lambda name, known=knobs: known.get(name, ""))
         environments |= dict.fromkeys(frame["machine"], seen)
         frames.append(frame)
     rows = pd.concat(frames, ignore_index=True)
-    rows = rows.drop_duplicates([*CASE_COLUMNS, "machine"], keep="last", ignore_index=True)
+    rows = rows.drop_duplicates([*ModelCase.columns(), "machine"], keep="last", ignore_index=True)
     rows = pd.concat(
         [rows.assign(is_reference=False), _references(rows).assign(is_reference=True)],
         ignore_index=True,
@@ -114,11 +117,11 @@ def read_models(folders: Sequence[Path]) -> Runs:
 
 def _references(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of exact attention, made from the reference numbers of other rows, if it has no rows."""
-    same = [name for name in CASE_COLUMNS if name not in ("variant", "implementation")]
+    same = [name for name in ModelCase.columns() if name not in ("variant", "implementation")]
     same = [*(name for name in same if name != "hyperparameters"), "machine"]
     exact, reference = exact_variant(), reference_implementation()
     own = rows[(rows["variant"] == exact) & (rows["implementation"] == reference)]
-    made = finished(rows).groupby(same, as_index=False)[list(NUMBERS)].median()
+    made = finished(rows).groupby(same, as_index=False)[list(ModelRow.numbers())].median()
     made = made.assign(
         default_knob="",
         target="softmax",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.schema.measurement import DIFFERS
+from bench.schema.outcome import DIFFERS
 
 ALONE = "attention alone"  # the first of all calls by alphabet, too
 OTHER_KERNEL = "other_kernel"  # the target of methods that do not approximate softmax attention

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.schema.measurement import DIFFERS
+from bench.schema.outcome import DIFFERS
 from reports.declared import has_reduced_precision
 from reports.metrics import TIME, show_ms, show_ratio
 from reports.names import differing

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import typing
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from bench.schema.measurement import CASE_COLUMNS, HEAD_COLUMNS, LATER, HeadRow, Measurement, Status
+from bench.schema.case import Case
+from bench.schema.columns import Column
+from bench.schema.measurement import HeadRow, Measurement
+from bench.schema.outcome import Status
 from reports.curves import with_curves
 from reports.declared import calls_library
 from reports.names import allocator, machine_name, with_names
@@ -66,46 +67,40 @@ def read_runs(folders: Sequence[Path]) -> Runs:
 
 def read_rows(folder: Path) -> pd.DataFrame:
     """The rows of one folder; each column has the type of its field in `Measurement`."""
-    frame = read_table(existing(folder, RESULTS), Measurement, LATER)
-    return frame.drop_duplicates(list(CASE_COLUMNS), keep="last", ignore_index=True)
+    frame = read_table(existing(folder, RESULTS), Measurement.columns())
+    return frame.drop_duplicates(list(Case.columns()), keep="last", ignore_index=True)
 
 
-def read_table(path: Path, schema: type, later: Mapping[str, Any]) -> pd.DataFrame:
-    """A CSV file with the fields of a dataclass as columns; those of `later` may be absent."""
-    text = with_earlier(read_texts(path), later, later)
-    expected = [field.name for field in dataclasses.fields(schema)]
-    if missing := [column for column in expected if column not in text.columns]:
+def read_table(path: Path, columns: Mapping[str, Column]) -> pd.DataFrame:
+    """A CSV file with these columns; those that came later may be absent."""
+    text = read_texts(path)
+    earlier = {
+        name: "" if column.default is None else str(column.default)
+        for name, column in columns.items()
+        if column.came_later and name not in text.columns
+    }
+    text = text.assign(**earlier)
+    if missing := [name for name in columns if name not in text.columns]:
         raise ResultsError(
-            f"{path} lacks {len(missing)} of the {len(expected)} expected columns: "
+            f"{path} lacks {len(missing)} of the {len(columns)} expected columns: "
             f"{', '.join(missing)}. The run may come from another version of this program; "
             "run it again, or build its report with the version that wrote it"
         )
     if text.empty:
         raise ResultsError(f"{path} holds a header and no rows: nothing has been measured yet")
-    hints = typing.get_type_hints(schema)
-    return pd.DataFrame({name: typed(text[name], hints[name], path) for name in expected})
-
-
-def with_earlier(
-    text: pd.DataFrame, names: Collection[str], later: Mapping[str, Any]
-) -> pd.DataFrame:
-    """Add those of the columns `names` that an older file lacks, with their value for it."""
-    earlier = {name: "" if later[name] is None else str(later[name]) for name in names}
-    return text.assign(**{name: earlier[name] for name in set(names) - set(text.columns)})
+    return pd.DataFrame(
+        {name: typed(text[name], column.hint, path) for name, column in columns.items()}
+    )
 
 
 def read_heads(folder: Path, frame: pd.DataFrame, first: int = 0) -> pd.DataFrame:
     """The heads of the rows of `frame`; `first` is the number of the first of these rows."""
     path = folder / HEADS
-    columns = ["case", *HEAD_COLUMNS[len(CASE_COLUMNS) :]]
+    columns = ["case", *HeadRow.columns()]
     if not path.is_file():
         return pd.DataFrame(columns=columns, dtype="float64")
-    text = with_earlier(read_texts(path), set(LATER) & set(HEAD_COLUMNS), LATER)
-    if missing := [column for column in HEAD_COLUMNS if column not in text.columns]:
-        raise ResultsError(f"{path} lacks the expected columns {', '.join(missing)}")
-    hints = typing.get_type_hints(Measurement) | typing.get_type_hints(HeadRow)
-    heads = pd.DataFrame({name: typed(text[name], hints[name], path) for name in HEAD_COLUMNS})
-    case = list(CASE_COLUMNS)
+    heads = read_table(path, {**Case.columns(), **HeadRow.columns()})
+    case = list(Case.columns())
     heads = heads.drop_duplicates([*case, "batch_index", "head"], keep="last")
     cases = frame[case].assign(case=range(first, first + len(frame)))
     return heads.merge(cases, on=case)[columns].astype({"case": int})
@@ -177,7 +172,7 @@ def _told_apart(
     If two runs measured one case on the same machine, the column also has the starts of the runs.
     """
     named = [(_described(frame, env), env) for frame, env in runs]
-    key = [*CASE_COLUMNS, "machine"]
+    key = [*Case.columns(), "machine"]
     together = pd.concat([frame[key] for frame, _ in named], ignore_index=True)
     clashing = set(together.loc[together.duplicated(), "machine"])
     result = []

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from bench.schema.measurement import CASE_COLUMNS
+from bench.schema.case import Case
 from reports.answers import answers, summary_of
 from reports.slices import common, describe, split
 
@@ -63,7 +63,7 @@ def status_counts(frame: pd.DataFrame) -> str:
 
 def reproduce_command(row: pd.Series) -> str:
     """The command that measures a row again; it names every column of the case."""
-    spelled = {name: _spelled(row[name]) for name in CASE_COLUMNS if pd.notna(row[name])}
+    spelled = {name: _spelled(row[name]) for name in Case.columns() if pd.notna(row[name])}
     device = spelled.pop("device")
     settings = spelled.pop("hyperparameters")
     spelled["variant"] = f"{spelled['variant']} {settings}".strip()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.schema.measurement import Status
+from bench.schema.outcome import Status
 
 _TRUTHS = {"true": True, "false": False}
 

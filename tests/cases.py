@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench.loop.runner import Worker
+from bench.workloads.worker import Settings
 from safetensors.torch import save_file
 from torch import Tensor
 
 from bench.inputs.captured import KEYS
 from bench.instruments import environment
-from bench.loop.runner import Worker
-from bench.schema.measurement import Case, HeadRow, Measurement, Raw, Status
+from bench.schema.case import Case
+from bench.schema.measurement import HeadRow, Measurement, Raw
+from bench.schema.outcome import Status
 from bench.workloads import worker
-from bench.workloads.worker import Settings
 
 # Seeds at which the worker process is killed or hangs, and a length that exceeds any memory.
 KILLED, HANGS = 10, 30

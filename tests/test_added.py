@@ -18,7 +18,7 @@ from torch import Tensor
 
 import variants
 from bench.__main__ import main
-from bench.schema.measurement import DIFFERS, Status
+from bench.schema.outcome import DIFFERS, Status
 from bench.workloads import worker
 from tests.cases import case, fresh_worker, settings
 from variants import Call, UnsupportedError, add_implementation

@@ -24,7 +24,8 @@ from bench.launches import sweep_time
 from bench.loop import journal, runner
 from bench.loop.journal import FILE
 from bench.plan.sweep import read
-from bench.schema.measurement import COLUMNS, Measurement, Raw, Status
+from bench.schema.measurement import Measurement, Raw
+from bench.schema.outcome import Status
 from tests import cases
 from tests.cases import InProcess, capture_file, good
 
@@ -50,7 +51,7 @@ def bench(
 ) -> Bench:
     """Runs a command of `python -m bench` in an empty folder, without real measurements."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("tuple(Measurement.columns())", "200")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(runner, "Worker", InProcess)
     monkeypatch.setattr(runner.worker, "measure", cases.instant)
@@ -501,7 +502,10 @@ class TestCompare:
             assert re.search(rf"n={length} h=8 │ +2\.000 │ +3\.000 │ +1\.500 │", said.out)
 
     def test_compare_refuses_a_table_without_the_columns_of_a_run(self, bench: Bench) -> None:
-        for folder, content in (("a", "x,y\n1,2\n"), ("b", ",".join(COLUMNS) + "\n")):
+        for folder, content in (
+            ("a", "x,y\n1,2\n"),
+            ("b", ",".join(tuple(Measurement.columns())) + "\n"),
+        ):
             Path(folder).mkdir()
             Path(folder, "results.csv").write_text(content)
         refused(bench("compare", "a", "b"), r"a.results\.csv lacks the columns approx_cosine, ")

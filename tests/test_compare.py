@@ -7,11 +7,12 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from bench.loop.runner import write_results
 from rich.console import Console
 
 from bench.cli.compare import CompareError, table
-from bench.loop.runner import write_results
-from bench.schema.measurement import COLUMNS, Measurement, Status
+from bench.schema.measurement import Measurement
+from bench.schema.outcome import Status
 from tests.cases import case, good
 
 Rows = Sequence[Measurement]
@@ -102,7 +103,7 @@ def test_a_run_without_a_projections_column_is_compared(tmp_path: Path) -> None:
     after = write(tmp_path / "after", both)
     before = write(tmp_path / "before", both[:1])
     lines = (before / "results.csv").read_text().splitlines()
-    place = COLUMNS.index("projections")
+    place = tuple(Measurement.columns()).index("projections")
     cut = [",".join(x for i, x in enumerate(line.split(",")) if i != place) for line in lines]
     (before / "results.csv").write_text("\n".join(cut) + "\n")
     assert str(table(before, after).title).startswith("1 cases")
@@ -144,7 +145,9 @@ class TestErrors:
     def test_missing_columns_are_named(self, run: Path, tmp_path: Path) -> None:
         old = tmp_path / "old"
         old.mkdir()
-        known = [column for column in COLUMNS if column not in ("tflops", "seed")]
+        known = [
+            column for column in tuple(Measurement.columns()) if column not in ("tflops", "seed")
+        ]
         (old / "results.csv").write_text(",".join(known) + "\n")
         with pytest.raises(CompareError, match=r"results\.csv lacks the columns seed, tflops$"):
             table(old, run)

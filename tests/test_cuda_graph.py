@@ -17,7 +17,9 @@ from bench.instruments import clock, cuda_graph, memory
 from bench.instruments.clock import Samples
 from bench.loop import runner
 from bench.plan.sweep import parse
-from bench.schema.measurement import Case, Measurement, Raw, Status
+from bench.schema.case import Case
+from bench.schema.measurement import Measurement, Raw
+from bench.schema.outcome import Status
 from bench.workloads import worker
 from tests.cases import InProcess, case, good, limits, settings
 from variants import UnsupportedError

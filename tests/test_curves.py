@@ -12,7 +12,8 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
-from bench.schema.measurement import Measurement, Status
+from bench.schema.measurement import Measurement
+from bench.schema.outcome import Status
 from reports.build import draw_all
 from reports.curves import name_of, one_setting
 from reports.figures.kinds import MOST_LINES

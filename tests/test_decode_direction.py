@@ -12,9 +12,10 @@ from torch import Tensor
 
 import variants
 from bench import inputs
-from bench.schema.measurement import Measurement, Status
-from bench.workloads import decode_steps, worker
-from bench.workloads.decode_steps import Decoder
+from bench.schema.measurement import Measurement
+from bench.schema.outcome import Status
+from bench.workloads.attention import decode_steps, worker
+from bench.workloads.attention.decode_steps import Decoder
 from tests.cases import case, settings
 from variants.contract.decoding import Memory
 from variants.engines.decode.kv_cache import Ends

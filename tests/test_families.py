@@ -13,7 +13,7 @@ from bench import inputs
 from bench.inputs import families
 from bench.instruments import memory
 from bench.instruments.accuracy.description import describe
-from bench.schema.measurement import Case
+from bench.schema.case import Case
 from tests.cases import case
 from variants.contract.definitions import expand_heads
 

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from bench.instruments import repeatability
 from bench.plan import forecast
-from bench.schema.measurement import Case, Measurement, Status
+from bench.schema.case import Case
+from bench.schema.measurement import Measurement
+from bench.schema.outcome import Status
 from bench.workloads import worker
 from tests.cases import case, fresh_worker, good, settings
 from variants.contract.attention import Attention

@@ -15,7 +15,7 @@ import torch
 from bench.instruments import energy, environment, gpu_sensors
 from bench.instruments import more_columns as instruments
 from bench.instruments.gpu_sensors import Nvml, SensorState, Watch, sensors_of
-from bench.schema.measurement import Status
+from bench.schema.outcome import Status
 from bench.workloads import worker
 from tests.cases import case, fresh_worker, settings
 from tests.fake_gpu import FakeGpu, on_fake_gpu

@@ -19,7 +19,9 @@ import variants
 from bench import inputs
 from bench.inputs import CaptureError, Inputs, InputsError
 from bench.inputs.captured import Capture
-from bench.schema.measurement import Case, Measurement, Raw, Status
+from bench.schema.case import Case
+from bench.schema.measurement import Measurement, Raw
+from bench.schema.outcome import Status
 from bench.workloads import worker
 from tests.cases import capture_file, case, settings
 

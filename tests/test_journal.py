@@ -11,7 +11,8 @@ import pytest
 
 from bench.loop import journal
 from bench.loop.journal import FILE, Journal, JournalError
-from bench.schema.measurement import Measurement, Raw, Status
+from bench.schema.measurement import Measurement, Raw
+from bench.schema.outcome import Status
 from tests.cases import HEAD, case, good
 
 FIRST, SECOND = case(seed=1), case(seed=2)

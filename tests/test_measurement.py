@@ -11,16 +11,9 @@ from typing import Any
 
 import pytest
 
-from bench.schema.measurement import (
-    CASE_COLUMNS,
-    COLUMNS,
-    DESCRIPTIONS,
-    LATER,
-    NUMBERS,
-    Case,
-    Measurement,
-    Status,
-)
+from bench.schema.case import Case
+from bench.schema.measurement import Measurement
+from bench.schema.outcome import Status
 from tests.cases import case, good
 
 ROOT = Path(__file__).parent.parent
@@ -105,15 +98,15 @@ OTHER_VALUES: dict[str, Any] = {
 
 
 def test_the_fixed_columns_exist() -> None:
-    assert set(FIXED_CASE + FIXED_OUTCOME + FIXED_NUMBERS) <= set(COLUMNS)
-    assert len(COLUMNS) == len(set(COLUMNS))
+    assert set(FIXED_CASE + FIXED_OUTCOME + FIXED_NUMBERS) <= set(tuple(Measurement.columns()))
+    assert len(tuple(Measurement.columns())) == len(set(tuple(Measurement.columns())))
 
 
 def test_a_case_has_the_fixed_columns_and_they_are_first_in_a_row() -> None:
-    assert list(CASE_COLUMNS) == [*FIXED_CASE, "projections", "launch"]
-    assert COLUMNS[: len(CASE_COLUMNS)] == CASE_COLUMNS
-    assert {name: LATER[name] for name in CAME_LATER} == CAME_LATER
-    assert not set(LATER) & set(FIXED_CASE + FIXED_OUTCOME + FIXED_NUMBERS)
+    assert list(tuple(Case.columns())) == [*FIXED_CASE, "projections", "launch"]
+    assert tuple(Measurement.columns())[: len(tuple(Case.columns()))] == tuple(Case.columns())
+    assert {name: Measurement.later()[name] for name in CAME_LATER} == CAME_LATER
+    assert not set(Measurement.later()) & set(FIXED_CASE + FIXED_OUTCOME + FIXED_NUMBERS)
 
 
 def test_the_statuses_are_fixed() -> None:
@@ -121,19 +114,19 @@ def test_the_statuses_are_fixed() -> None:
 
 
 def test_every_fixed_column_of_numbers_is_declared_as_such() -> None:
-    assert set(FIXED_NUMBERS) <= NUMBERS
-    assert not NUMBERS & set(FIXED_CASE + FIXED_OUTCOME)
+    assert set(FIXED_NUMBERS) <= Measurement.numbers()
+    assert not Measurement.numbers() & set(FIXED_CASE + FIXED_OUTCOME)
 
 
 def test_every_column_is_described() -> None:
-    assert tuple(DESCRIPTIONS) == COLUMNS
+    assert tuple(DESCRIPTIONS) == tuple(Measurement.columns())
     assert all(text.strip() for text in DESCRIPTIONS.values())
 
 
 @pytest.mark.parametrize("status", [status for status in Status if status is not Status.OK])
 def test_a_row_that_failed_has_no_numbers(status: Status) -> None:
     assert Measurement.of(case(), status, "why").status is status
-    for column in NUMBERS:
+    for column in Measurement.numbers():
         with pytest.raises(ValueError, match=rf"status {status} has no numbers; got \['{column}'"):
             Measurement.of(case(), status, "why", **{column: 0})
 
@@ -172,7 +165,7 @@ def test_the_id_of_a_case_is_the_same_in_another_process() -> None:
 
 
 def test_the_id_of_a_case_depends_on_each_field() -> None:
-    assert set(OTHER_VALUES) == set(CASE_COLUMNS)
+    assert set(OTHER_VALUES) == set(tuple(Case.columns()))
     base = case()
     changed = [dataclasses.replace(base, **{name: new}) for name, new in OTHER_VALUES.items()]
     assert len({base.case_id, *(one.case_id for one in changed)}) == 1 + len(OTHER_VALUES)

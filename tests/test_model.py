@@ -14,8 +14,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import variants
-from bench.schema.measurement import Status
 from bench.schema.model_row import ModelRow
+from bench.schema.outcome import Status
 from bench.workloads.model import attending, measure, reading, stopwatch
 from bench.workloads.model.measure import open_model
 from bench.workloads.model.plan import Setup, attentions, plan

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bench.loop.runner import WorkerDied
 
 import bench.__main__ as command
 from bench.loop import journal
-from bench.loop.runner import WorkerDied
-from bench.schema.measurement import Status
-from bench.schema.model_row import COLUMNS, NUMBERS, ModelRow
+from bench.schema.model_row import ModelRow
+from bench.schema.outcome import Status
 from bench.workloads.model import model_runs
 from tests.tiny_model import save_model, save_text
 
@@ -74,7 +74,7 @@ class Here:
 
 def bench(monkeypatch: pytest.MonkeyPatch, *words: object, worker: Any = Here) -> int:
     monkeypatch.setattr(sys, "argv", ["bench", *map(str, words)])
-    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("tuple(ModelRow.columns())", "120")
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(model_runs, "Worker", worker)
     with pytest.raises(SystemExit) as ended:
@@ -101,11 +101,11 @@ class TestRun:
         assert [row["variant"] for row in rows] == [
             *("sliding_window", "linformer", "full", "lsh", "lsh")
         ]
-        assert tuple(rows[0]) == COLUMNS
+        assert tuple(rows[0]) == tuple(ModelRow.columns())
         assert [row["status"] for row in rows] == ["ok", "unsupported", "ok", "ok", "ok"]
         for row in rows:
-            assert (row["status"] == "ok") == all(row[name] for name in NUMBERS)
-            assert (row["status"] == "ok") != any(not row[name] for name in NUMBERS)
+            assert (row["status"] == "ok") == all(row[name] for name in ModelRow.numbers())
+            assert (row["status"] == "ok") != any(not row[name] for name in ModelRow.numbers())
         assert float(rows[2]["perplexity_ratio"]) == pytest.approx(1, abs=1e-5)
         assert float(rows[0]["perplexity_ratio"]) != pytest.approx(1, abs=1e-2)
         record = journal.read_rows(tmp_path / "run", ModelRow, "model")

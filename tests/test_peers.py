@@ -21,7 +21,7 @@ import variants
 from bench.loop import runner
 from bench.peers import packages, performer_pytorch
 from bench.plan.sweep import read
-from bench.schema.measurement import DIFFERS, Status
+from bench.schema.outcome import DIFFERS, Status
 from bench.workloads import worker
 from tests.cases import case, fresh_worker, settings
 from variants import UnsupportedError

@@ -17,14 +17,16 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from bench.loop.runner import write_table
 from click.testing import CliRunner
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from bench.loop.runner import write_table
 from bench.plan.sweep import Sweep
-from bench.schema.measurement import CASE_COLUMNS, COLUMNS, HEAD_COLUMNS, Case, Measurement, Status
+from bench.schema.case import Case
+from bench.schema.measurement import HeadRow, Measurement
+from bench.schema.outcome import Status
 from reports.__main__ import main
 from reports.answers import answers
 from reports.build import build_report
@@ -106,7 +108,9 @@ def failed(
 
 def write(folder: Path, rows: Sequence[Measurement], environment: Any = ENVIRONMENT) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    frame = pd.DataFrame([asdict(row) for row in rows], columns=list(COLUMNS), dtype=object)
+    frame = pd.DataFrame(
+        [asdict(row) for row in rows], columns=list(tuple(Measurement.columns())), dtype=object
+    )
     frame.to_csv(folder / "results.csv", index=False)
     (folder / "environment.json").write_text(json.dumps(environment))
     return folder
@@ -236,9 +240,9 @@ def test_graphs_have_figures_of_their_own(tmp_path: Path) -> None:
 
 def test_heads_of_an_older_run_were_launched_by_the_host(run: Path) -> None:
     row = done()
-    write_table(run / "results.csv", COLUMNS, [asdict(row)])
+    write_table(run / "results.csv", tuple(Measurement.columns()), [asdict(row)])
     heads = [asdict(row.case) | asdict(HEAD)]
-    columns = [name for name in HEAD_COLUMNS if name != "launch"]
+    columns = [name for name in (*Case.columns(), *HeadRow.columns()) if name != "launch"]
     write_table(run / "heads.csv", columns, [{name: heads[0][name] for name in columns}])
     assert len(read_runs([run]).per_head) == 1
 
@@ -279,7 +283,7 @@ def test_unknown_columns_are_ignored(run: Path) -> None:
     ("text", "message"),
     [
         ("", "is empty; expected a header"),
-        (",".join(COLUMNS) + "\n", "holds a header and no rows"),
+        (",".join(tuple(Measurement.columns())) + "\n", "holds a header and no rows"),
     ],
 )
 def test_a_file_without_rows_is_refused(run: Path, text: str, message: str) -> None:
@@ -453,7 +457,7 @@ def test_rows_of_a_panel_differ_only_in_its_axis(tmp_path: Path) -> None:
             free = free | {"head_dim"} if kind.sort == "width" else free
             free = free if isinstance(kind.x, str) else set()
             for panel in panels(part.rows, x=kind.x_column, row=kind.row, column=kind.column):
-                fixed = [name for name in CASE_COLUMNS if name not in free]
+                fixed = [name for name in tuple(Case.columns()) if name not in free]
                 assert panel.rows[fixed].drop_duplicates().shape[0] == 1
                 if len(panel.rows) > 1:
                     drawn.add(kind.name)
@@ -885,7 +889,7 @@ def test_the_command_names_every_column_of_the_case(tmp_path: Path) -> None:
         "--set head_dim=64 --set causal=true --set direction=forward --set seed=0 "
         "--set projections=none --set launch=eager"
     )
-    for name in CASE_COLUMNS:
+    for name in tuple(Case.columns()):
         if name not in ("device", "hyperparameters"):
             assert f"{name}=" in command
     plain = reproduce_command(frame.iloc[1])

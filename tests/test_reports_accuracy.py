@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from bench.schema.measurement import CASE_COLUMNS, DESCRIPTIONS, HEAD_COLUMNS, Measurement
+from bench.schema.case import Case
+from bench.schema.measurement import HeadRow, Measurement
 from reports.accuracy_page import AccuracyTable, Line, tables
 from reports.answers import answers
 from reports.build import build_report
@@ -46,7 +47,7 @@ def held(error: float, time: float = 1.0, **changes: Any) -> Measurement:
 
     Values that are no column of a case are set in the row.
     """
-    numbers = {k: changes.pop(k) for k in list(changes) if k not in CASE_COLUMNS}
+    numbers = {k: changes.pop(k) for k in list(changes) if k not in tuple(Case.columns())}
     seen = {
         "target": "masked_softmax",
         "impl_error_rel_l2": 2e-7,
@@ -243,7 +244,7 @@ def test_a_run_without_baselines_has_tables_without_them(tmp_path: Path) -> None
 def test_headings_explain_themselves_and_wide_tables_scroll(tmp_path: Path) -> None:
     text = build_report([write(tmp_path, [held(0.5, mass_recall=0.5)])]).read_text()
     for name in ("mass_recall", "random_keys_error_rel_l2", "dtype_floor_rel_l2"):
-        assert f'title="{DESCRIPTIONS[name]}"' in text
+        assert f'title="{Measurement.columns()[name].description}"' in text
     assert '<div class="scroll"><table class="accuracy">' in text
     assert 'href="#accuracy"' in text
 
@@ -458,14 +459,16 @@ def heads_file(
     """A heads.csv with one head for each number of effective keys, and one error for each row."""
     frame = pd.DataFrame(
         [
-            {name: asdict(row)[name] for name in CASE_COLUMNS}
-            | dict.fromkeys(HEAD_COLUMNS[len(CASE_COLUMNS) :], 0.1)
+            {name: asdict(row)[name] for name in tuple(Case.columns())}
+            | dict.fromkeys(
+                (*Case.columns(), *HeadRow.columns())[len(tuple(Case.columns())) :], 0.1
+            )
             | {"batch_index": 0, "head": head, "mass_recall": None, "effective_keys": keys}
             | {"approx_error_rel_l2": errors[number] if errors else 0.1}
             for number, row in enumerate(rows)
             for head, keys in enumerate(effective)
         ],
-        columns=list(HEAD_COLUMNS),
+        columns=list((*Case.columns(), *HeadRow.columns())),
     )
     frame.astype(object).to_csv(folder / "heads.csv", index=False)
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from bench.schema.measurement import Status
-from bench.schema.model_row import COLUMNS, ModelCase, ModelRow
+from bench.schema.model_row import ModelCase, ModelRow
+from bench.schema.outcome import Status
 from reports.__main__ import main
 from reports.figures.panel_grid import draw
 from reports.figures.perplexity import CHANGE, KIND, figures
@@ -69,7 +69,7 @@ ROWS = (
 def store(folder: Path, rows: tuple[ModelRow, ...] = ROWS) -> Path:
     folder.mkdir()
     with (folder / "model.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS)
+        table = csv.DictWriter(file, tuple(ModelRow.columns()))
         table.writeheader()
         table.writerows(map(dataclasses.asdict, rows))
     (folder / "environment.json").write_text(json.dumps({**ENVIRONMENT, "model": {"name": "tiny"}}))

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from bench.schema.measurement import DIFFERS, Measurement, Status
+from bench.schema.measurement import Measurement
+from bench.schema.outcome import DIFFERS, Status
 from reports.__main__ import main
 from reports.answers import answers
 from reports.build import build_report

@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.instruments import clock, roofline
 from bench.instruments.clock import Samples
-from bench.schema.measurement import NUMBERS, Measurement, Status
+from bench.schema.measurement import Measurement
+from bench.schema.outcome import Status
 from bench.workloads import worker
 from tests.cases import case, settings
 
@@ -137,7 +138,7 @@ def test_a_row_faster_than_the_machine_is_incorrect_and_has_no_numbers() -> None
     row = measured({"float32": 1e-9})
     assert row.status is Status.INCORRECT
     assert "of the measured matmul rate of this machine" in row.reason
-    assert all(getattr(row, column) is None for column in NUMBERS)
+    assert all(getattr(row, column) is None for column in Measurement.numbers())
 
 
 def test_a_limit_that_is_too_low_is_measured_again() -> None:

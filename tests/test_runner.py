@@ -21,20 +21,14 @@ from typing import Any
 
 import pytest
 import torch
+from bench.loop.runner import RunError, Worker, WorkerDied
 
 from bench.loop import journal, runner
 from bench.loop.journal import FILE, Journal
-from bench.loop.runner import RunError, Worker, WorkerDied
 from bench.plan.sweep import Sweep
-from bench.schema.measurement import (
-    CASE_COLUMNS,
-    COLUMNS,
-    HEAD_COLUMNS,
-    Case,
-    Measurement,
-    Raw,
-    Status,
-)
+from bench.schema.case import Case
+from bench.schema.measurement import HeadRow, Measurement, Raw
+from bench.schema.outcome import Status
 from bench.workloads import worker
 from tests import cases
 from tests.cases import HANGS, HEAD, KILLED, TOO_LONG, InProcess, capture_file, good, texts
@@ -50,7 +44,7 @@ LINUX = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /
 def table(folder: Path) -> list[dict[str, str]]:
     with (folder / "results.csv").open(newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file)
-        assert tuple(rows.fieldnames or ()) == COLUMNS
+        assert tuple(rows.fieldnames or ()) == tuple(Measurement.columns())
         return list(rows)
 
 
@@ -487,7 +481,7 @@ class TestOrderOfEvents:
         run(tmp_path, LENGTHS)
         with (tmp_path / "heads.csv").open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        assert tuple(rows[0]) == HEAD_COLUMNS
+        assert tuple(rows[0]) == (*Case.columns(), *HeadRow.columns())
         assert [row["seq_len"] for row in rows] == ["16", "16", "32", "32", "64", "64"]
         assert {float(row["top64_mass"]) for row in rows} == {0.1 + 0.2}
         before = (tmp_path / "heads.csv").read_bytes()
@@ -805,7 +799,7 @@ def alive(session: int) -> list[int]:
 
 def outcome(folder: Path) -> list[tuple[str, ...]]:
     """The columns that two runs of one sweep must have in common."""
-    same = (*CASE_COLUMNS, "status", "reason", "implementation_used", "inputs_detail",
+    same = (*tuple(Case.columns()), "status", "reason", "implementation_used", "inputs_detail",
             "peak_memory_bytes", "approx_error_rel_l2", "useful_flops")  # fmt: skip
     return [tuple(row[name] for name in same) for row in table(folder)]
 
@@ -910,7 +904,7 @@ def test_a_row_is_written_under_the_columns_of_its_file(tmp_path: Path) -> None:
     row = replace(good(cases.case(layer=3, causal=True)), tflops=0.25)
     runner.write_results(tmp_path, [row.case], {row.case_id: row}, {})
     (stored,) = table(tmp_path)
-    for name in COLUMNS:
+    for name in tuple(Measurement.columns()):
         value = getattr(row, name)
         assert stored[name] == ("" if value is None else str(value)), name
     assert not list(tmp_path.glob("*.partial"))

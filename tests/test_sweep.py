@@ -14,7 +14,7 @@ import variants
 from bench import inputs
 from bench.plan import sweep
 from bench.plan.sweep import AXES, BUILT_IN, Sweep, SweepError, parse, read
-from bench.schema.measurement import Case
+from bench.schema.case import Case
 from tests.cases import capture_file, case
 from variants.contract.hyperparameter import hyperparameter
 from variants.contract.info import Info

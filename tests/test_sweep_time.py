@@ -10,7 +10,7 @@ import variants
 from bench.launches import sweep_memory, sweep_time
 from bench.launches.sweep_time import GroupTime
 from bench.plan.sweep import Sweep, parse, read
-from bench.schema.measurement import Case
+from bench.schema.case import Case
 
 LIMIT_SECONDS = 15 * 60
 LIMIT_BYTES = 80e9

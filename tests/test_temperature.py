@@ -13,7 +13,8 @@ from torch import Tensor
 from bench import inputs
 from bench.inputs import InputsError, Source
 from bench.inputs.source import KNOWN
-from bench.schema.measurement import Case, Status
+from bench.schema.case import Case
+from bench.schema.outcome import Status
 from bench.workloads import worker
 from tests.cases import capture_file, case, fresh_worker, settings
 from variants.contract.definitions import expand_heads

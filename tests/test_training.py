@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from bench.workloads.training.training_runs import Training, learned
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -20,13 +21,12 @@ import variants
 from bench import __main__ as command
 from bench.loop.progress import Progress
 from bench.plan.sweep import SweepError
-from bench.schema.measurement import Status
+from bench.schema.outcome import Status
 from bench.workloads.training import training_runs, training_summary
 from bench.workloads.training.fit import Trained, fit
 from bench.workloads.training.settings import attention_at
 from bench.workloads.training.tasks import ANSWERS, NO_ANSWER, TASKS, Batch, Copy, Recall
 from bench.workloads.training.tiny_model import TinyModel
-from bench.workloads.training.training_runs import Training, learned
 from variants.contract.call import Call
 from variants.full import FullAttention
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from bench.workloads.worker import _Seen
 from torch import Tensor
 
 import variants
@@ -18,9 +19,9 @@ from bench import inputs
 from bench.instruments import accuracy, clock
 from bench.instruments.accuracy import reference, weights
 from bench.instruments.clock import Samples
-from bench.schema.measurement import NUMBERS, Measurement, Raw, Status
+from bench.schema.measurement import Measurement, Raw
+from bench.schema.outcome import Status
 from bench.workloads import worker
-from bench.workloads.worker import _Seen
 from tests.cases import case, fresh_worker, settings
 from variants import Attention, UnsupportedError
 from variants.engines.primitives import float32_route
@@ -126,7 +127,7 @@ class TestNumbers:
         assert row.tflops == pytest.approx(row.useful_flops / (median / 1e3) / 1e12)
         assert row.roofline_fraction == pytest.approx(row.tflops / 50)
         assert row.oracle_rows == 32
-        assert {name for name in NUMBERS if getattr(row, name) is None} == {
+        assert {name for name in Measurement.numbers() if getattr(row, name) is None} == {
             "launch_bound",
             "host_in_time",
             "sm_clock_mhz",
@@ -490,7 +491,7 @@ class TestIncorrect:
         assert row.status is Status.INCORRECT
         assert row.reason.startswith("the output differs from its own dense definition by ")
         assert row.reason.endswith("rounding in float32 explains at most 1e-05")
-        assert all(getattr(row, name) is None for name in NUMBERS)
+        assert all(getattr(row, name) is None for name in Measurement.numbers())
 
     def test_an_output_that_is_wrong_only_in_later_calls_is_detected(
         self, broken: Callable[[Attend], None]
@@ -540,7 +541,7 @@ class TestFailures:
         assert row.status is status
         assert row.reason.startswith(reason)
         assert raw == Raw()
-        assert all(getattr(row, name) is None for name in NUMBERS)
+        assert all(getattr(row, name) is None for name in Measurement.numbers())
 
     def test_an_allocation_beyond_the_memory_is_out_of_memory(
         self, broken: Callable[[Attend], None]

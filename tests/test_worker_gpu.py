@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from bench.instruments import clock, roofline
-from bench.schema.measurement import Measurement, Status
+from bench.schema.measurement import Measurement
+from bench.schema.outcome import Status
 from bench.workloads import worker
 from tests.cases import case, settings
 from variants.contract import tensor_cache

@@ -1,17 +1,28 @@
-"""Compares two runs: the time of each case before and after."""
+"""The command `python -m bench compare`: the time of each case of two runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import pandas as pd
+from rich.console import Console
 from rich.table import Table
 
-from bench.schema.measurement import CASE_COLUMNS, COLUMNS, LATER
+from bench.schema.case import Case
+from bench.schema.measurement import Measurement
 
 
 class CompareError(ValueError):
     """Two runs cannot be compared. The message is one sentence."""
+
+
+@click.command()
+@click.argument("before", type=click.Path(path_type=Path))
+@click.argument("after", type=click.Path(path_type=Path))
+def compare(before: Path, after: Path) -> None:
+    """Show the ratio of the times of two runs for each case."""
+    Console().print(table(before, after))
 
 
 def table(before: Path, after: Path) -> Table:
@@ -20,7 +31,7 @@ def table(before: Path, after: Path) -> Table:
     If the quartiles overlap, the difference may be noise; the row notes this. CompareError if a run
     cannot be read or the runs have no case in common.
     """
-    keys = list(CASE_COLUMNS)
+    keys = list(Case.columns())
     both = _read(before).merge(_read(after), on=keys, suffixes=("_before", "_after"))
     if both.empty:
         raise CompareError(f"{before} and {after} have no case in common")
@@ -60,7 +71,9 @@ def _read(run: Path) -> pd.DataFrame:
     except ValueError as error:  # raised by pandas for an empty or malformed file
         text = " ".join(str(error).split())
         raise CompareError(f"{path} is not a table of results: {text}") from None
-    rows = rows.assign(**{name: LATER[name] for name in set(LATER) - set(rows.columns)})
-    if missing := set(COLUMNS) - set(rows.columns):
+    rows = rows.assign(
+        **{name: Measurement.later()[name] for name in set(Measurement.later()) - set(rows.columns)}
+    )
+    if missing := set(Measurement.columns()) - set(rows.columns):
         raise CompareError(f"{path} lacks the columns {', '.join(sorted(missing))}")
     return rows

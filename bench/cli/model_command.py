@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -12,10 +10,16 @@ from click.core import ParameterSource
 from rich.console import Console
 
 from bench.cli.options import DEVICES, chosen_device, numbers
-from bench.loop import journal
+from bench.cli.stopping import until_stopped
+from bench.cli.sweep_options import new_folder
+from bench.loop import journal, worker_start
+from bench.loop.executor import Call
+from bench.loop.local_executor import LocalExecutor
+from bench.loop.run_loop import run
 from bench.plan.sweep import DTYPES
-from bench.schema.measurement import Status
-from bench.workloads.model import model_runs, model_summary
+from bench.schema.outcome import Status
+from bench.workloads.model import model_summary
+from bench.workloads.model.model_workload import TIMEOUT, ModelWorkload
 from bench.workloads.model.plan import Setup, attentions, plan
 from bench.workloads.model.reading import BLOCKS
 from bench.workloads.model.text import NOVEL
@@ -74,7 +78,7 @@ from variants.contract.registry import SETTINGS
 @click.option(
     "--timeout",
     type=click.FloatRange(min=1),
-    default=model_runs.TIMEOUT,
+    default=TIMEOUT,
     show_default=True,
     help="Seconds after which a case is stopped.",
 )
@@ -111,7 +115,8 @@ def model(
             raise click.UsageError(
                 f"--resume takes everything else from the run; got {', '.join(given)} too"
             )
-        folder, asked = resume, model_runs.resume(resume)
+        folder, recorded = resume, journal.read(resume, ModelWorkload)
+        workload = ModelWorkload.of_header(recorded.header)
     else:
         # An absolute path: the run can be resumed from any working directory.
         found = str(Path(name).resolve()) if name != "smollm2" and Path(name).exists() else name
@@ -119,15 +124,11 @@ def model(
         planned = plan(
             setup, attentions(texts, settings), seq_lens, numbers("--layers", layers) or ()
         )
-        folder = out or Path("results") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-model"
-        asked = model_runs.begin(planned, folder, timeout)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # handled like Ctrl-C
-    try:
-        rows = model_runs.run(asked, folder)
-    except KeyboardInterrupt:
-        hint = f"continue with: python -m bench model --resume {folder}"
-        click.echo(f"stopped; {hint if journal.begun(folder) else 'nothing measured'}", err=True)
-        sys.exit(130)
+        folder, recorded = new_folder(out, "model"), None
+        workload = ModelWorkload(planned, timeout)
+    start = Call(worker_start.start, (str(folder / "worker.log"), workload.device == "cuda"))
+    executor = LocalExecutor(start)
+    rows = until_stopped(lambda: run(workload, folder, executor, recorded), folder, "model")
     console = Console()
     console.print(model_summary.table(rows))
     for sentence in model_summary.sentences(rows):

@@ -15,7 +15,7 @@ from bench.inputs.captured import SMOLLM2, Capture, CaptureError
 from bench.inputs.source import InputsError, Source
 from bench.inputs.temperature import temperature_for
 from bench.inputs.widths import joined, split
-from bench.schema.measurement import Case
+from bench.schema.case import Case
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from bench.instruments.accuracy.oracle import exact
-from bench.schema.measurement import Case
+from bench.schema.case import Case
 
 LENGTH = 128.0  # distance in tokens at which the similarity of two positions is 1/e
 NEEDLES, QUESTIONS = 32, 8

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.schema.measurement import Case
+from bench.schema.case import Case
 from variants import UnsupportedError
 from variants.contract import tensor_cache
 

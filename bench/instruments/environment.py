@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bench.instruments import gpu_sensors
+from bench.instruments import gpu_sensors, pseudonyms
 from variants.engines.primitives import float32_route
 
 PACKAGES = (
@@ -39,10 +39,16 @@ PACKAGES = (
 SETTINGS = ("OMP_", "MKL_", "KMP_", "GOMP_", "MALLOC_", "ATEN_", "TORCH_", "CUDA_", "PYTORCH_")
 
 
+def describe_device(device: str) -> dict[str, Any]:
+    """`describe`, as a call of a worker process."""
+    return describe(torch.device(device))
+
+
 def describe(device: torch.device) -> dict[str, Any]:
     """Software, hardware and settings, for environment.json."""
     return {
         "schema": 1,
+        "host": pseudonyms.host(),
         "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "software": {
             "python": platform.python_version(),
@@ -59,6 +65,7 @@ def describe(device: torch.device) -> dict[str, Any]:
             "threads": torch.get_num_threads(),
             "memory_bytes": memory_bytes("MemTotal"),
             "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+            "gpu_id": pseudonyms.gpu(device),
             "gpu_memory_bytes": torch.cuda.get_device_properties(device).total_memory
             if device.type == "cuda"
             else None,
@@ -87,15 +94,19 @@ def _products(device: torch.device) -> dict[str, Any] | None:
     }
 
 
-def differences(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:
+def differences(
+    recorded: Mapping[str, Any],
+    present: Mapping[str, Any],
+    groups: Sequence[str] = ("hardware", "software"),
+) -> list[str]:
     """The differences that make rows of two environments incomparable, one sentence each."""
     found = []
-    for group in ("hardware", "software"):
+    for group in groups:
         names = ("python", "torch", "triton", "cuda") if group == "software" else None
         for name in names or present[group]:
             was, now = recorded[group].get(name), present[group].get(name)
             # A kernel update, or a little memory reserved by firmware, does not matter.
-            if was != now and name not in ("system", "memory_bytes"):
+            if was != now and name not in ("system", "memory_bytes", "gpu_id"):
                 found.append(f"{name} was {was!r} and is {now!r}")
     return found
 

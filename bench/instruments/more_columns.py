@@ -12,7 +12,7 @@ from bench.instruments import energy, repeatability
 from bench.instruments.clock import Samples
 from bench.instruments.gpu_sensors import Watch, sensors_of
 from bench.instruments.stream import CudaStream
-from bench.schema.measurement import Case
+from bench.schema.case import Case
 from variants import Attention
 
 

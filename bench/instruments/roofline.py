@@ -19,6 +19,11 @@ SECONDS = 0.5  # sampling time of one operation
 SUSPICIOUS = 1.05  # a row above this share of the limit was measured wrongly
 
 
+def measure_device(device: str, dtypes: list[str], seconds: float) -> dict[str, Any]:
+    """`measure`, as a call of a worker process: the parent process does not use devices."""
+    return measure(torch.device(device), dtypes, seconds)
+
+
 def measure(device: torch.device, dtypes: list[str], seconds: float = SECONDS) -> dict[str, Any]:
     """The limits of the machine, each the fastest of several operations and shapes.
 

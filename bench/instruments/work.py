@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.schema.measurement import Case
+from bench.schema.case import Case
 from variants import Attention
 
 

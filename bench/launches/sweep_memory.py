@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from bench.launches.simulation import FORWARD, FORWARD_BACKWARD, simulate
 from bench.launches.sweep_time import refuses, shape_of
-from bench.schema.measurement import Case
+from bench.schema.case import Case
 
 FLUSH_BYTES = 100 << 20  # the buffer that empties the cache between samples
 

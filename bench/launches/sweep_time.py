@@ -16,7 +16,7 @@ from rich.table import Table
 
 from bench.launches.simulation import FORWARD, FORWARD_BACKWARD, CallWork, Shape, simulate
 from bench.plan.sweep import Sweep
-from bench.schema.measurement import Case
+from bench.schema.case import Case
 from variants import REGISTRY, Attention, create
 from variants.contract.implementations import meaning
 

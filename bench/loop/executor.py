@@ -59,6 +59,8 @@ class Worker(Protocol):
 class Executor(Protocol):
     """The workers of a run."""
 
+    several_machines: bool  # whether workers may be on other machines than the run began on
+
     def workers(self) -> Sequence[Worker]:
         """The workers that can be used now. Machines may join and leave during a run.
 

@@ -1,4 +1,5 @@
-"""Delays an interrupt while the main thread uses a process pool."""
+"""Signals that stop a run: delayed while the main thread uses a process pool, ignored while files
+are written at the end."""
 
 from __future__ import annotations
 
@@ -8,13 +9,39 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 NOTICED = 0.1  # seconds after which a loop looks for a delayed interrupt
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal stops the run."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__(number)
+        self.exit_status = 128 + number
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Raise `Stopped` in the block for SIGINT, SIGTERM and SIGHUP."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    with _handled(stop):
+        yield
+
+
+@contextmanager
+def ignored_interrupts() -> Iterator[None]:
+    """Ignore signals that stop a run: the block ends the run already."""
+    with _handled(signal.SIG_IGN):
+        yield
 
 
 @contextmanager
 def delayed_interrupts() -> Iterator[list[int]]:
-    """Handle SIGINT and SIGTERM after the block instead of in the middle of it.
+    """Handle signals that stop a run after the block instead of in the middle of it.
 
     KeyboardInterrupt inside a method of `queue.Queue` or `Future` can leave a lock held or a
     condition with a stale waiter. The threads of the pool then wait for ever, and so does a stop of
@@ -22,22 +49,33 @@ def delayed_interrupts() -> Iterator[list[int]]:
     waits must end when the list is not empty.
     """
     received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received  # only the main thread handles signals
-        return
 
     def receive(number: int, frame: FrameType | None) -> None:
         received.append(number)
 
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    # A handler of None was not set by Python and could not be set again.
-    handlers = {number: handler for number, handler in handlers.items() if handler is not None}
-    for number in handlers:
-        signal.signal(number, receive)
     try:
-        yield received
+        with _handled(receive):
+            yield received
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
         for late in received:
             signal.raise_signal(late)
+
+
+@contextmanager
+def _handled(handler: object) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread handles signals
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    # A handler of None was not set by Python and could not be set again. A signal that is ignored,
+    # as SIGHUP under nohup, stays so.
+    changed = {
+        number: own for number, own in before.items() if own is not None and own != signal.SIG_IGN
+    }
+    for number in changed:
+        signal.signal(number, handler)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for number, own in changed.items():
+            signal.signal(number, own)

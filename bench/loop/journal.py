@@ -5,34 +5,21 @@ All other files in the folder of a run are derived from it and can be rebuilt.
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Generic, Protocol, TypeVar
+from typing import IO, Any, Generic
 
-from bench.schema.measurement import HeadRow, Measurement, Raw, Status
+from bench.loop.workload import Entry, RowT, Workload
+from bench.schema.columns import AskedAttention
+from bench.schema.measurement import Raw
+from bench.schema.rows import Row
 
 FILE = "journal.jsonl"
-
-
-class Asked(Protocol):
-    """A case, which is a dataclass."""
-
-    @property
-    def case_id(self) -> str: ...
-
-
-class Seen(Protocol):
-    """A row of a case, which is a dataclass."""
-
-    @property
-    def case(self) -> Asked: ...
-
-
-Row = TypeVar("Row", bound=Seen)
 
 
 class JournalError(ValueError):
@@ -61,22 +48,30 @@ class Journal:
         """Write the settings of the run, once, as the first line."""
         self._write({"event": "run", **content})
 
-    def started(self, case: Asked) -> None:
-        self._write({"event": "started", "case_id": case.case_id, "case": _fields(case)})
+    def machine(self, host: str, environment: Mapping[str, Any]) -> None:
+        """Another machine than that of the header measures cases from now on."""
+        self._write({"event": "machine", "host": host, "environment": environment})
 
-    def result(self, row: Seen, raw: Raw) -> None:
+    def selfcheck(self, host: str, when: str, found: Mapping[str, Any]) -> None:
+        """A check of the noise of a machine; `when` is start or end."""
+        self._write({"event": "selfcheck", "host": host, "when": when, "found": found})
+
+    def started(self, case: AskedAttention) -> None:
+        self._write({"event": "started", "case_id": case.case_id, "case": case.values})
+
+    def result(self, row: Row[Any], raw: Raw) -> None:
         self._write(
             {
                 "event": "result",
                 "case_id": row.case.case_id,
-                "row": _fields(row),
+                "row": row.values,
                 "samples_ms": list(raw.samples_ms),
-                "heads": [dataclasses.asdict(head) for head in raw.heads],
+                "details": [detail.values for detail in raw.details],
             }
         )
 
-    def interrupted(self, case: Asked) -> None:
-        """A started case ends without a result because the run was interrupted."""
+    def interrupted(self, case: AskedAttention) -> None:
+        """A started case ends without a result for a reason outside of the case."""
         self._write({"event": "interrupted", "case_id": case.case_id})
 
     def close(self) -> None:
@@ -88,18 +83,21 @@ class Journal:
         os.fsync(self._file.fileno())
 
 
-def _fields(instance: Any) -> dict[str, Any]:
-    return dataclasses.asdict(instance)
-
-
-@dataclasses.dataclass(frozen=True)
-class Record(Generic[Row]):
+@dataclass(frozen=True)
+class Recorded(Generic[RowT]):
     """The contents of a journal."""
 
-    header: dict[str, Any]
-    results: dict[str, Row]
-    heads: dict[str, Sequence[HeadRow]]
-    attempts: dict[str, int]  # number of times that a case was started and not interrupted
+    header: dict[str, Any] = field(default_factory=dict)
+    entries: dict[str, Entry[RowT]] = field(default_factory=dict)
+    # How often a case was started and not interrupted.
+    attempts: Counter[str] = field(default_factory=Counter)
+    machines: dict[str, dict[str, Any]] = field(default_factory=dict)  # environments by host
+    selfchecks: dict[str, dict[str, Any]] = field(default_factory=dict)  # by host, then by time
+
+    @property
+    def results(self) -> dict[str, RowT]:
+        """The rows by the id of their cases."""
+        return {case_id: entry.row for case_id, entry in self.entries.items()}
 
 
 def begun(folder: Path) -> bool:
@@ -108,51 +106,77 @@ def begun(folder: Path) -> bool:
     return path.exists() and b"\n" in path.read_bytes()
 
 
-def read(folder: Path) -> Record[Measurement]:
-    """Read the journal of `python -m bench run`; JournalError if the folder has none."""
-    return read_rows(folder, Measurement, "run")
+def header(folder: Path, workload: type[Workload[Any, Any]]) -> dict[str, Any]:
+    """The settings of a run. JournalError as in `read`; the results are not read."""
+    first = next(_events(folder / FILE), {})
+    if first.get("event") != "run":
+        raise JournalError(f"{folder} holds no run that could be resumed (no {FILE} with a header)")
+    _check_command(first, folder, workload)
+    return first
 
 
-def read_rows(folder: Path, kind: type[Row], command: str) -> Record[Row]:
-    """Read a journal. An incomplete last line is ignored.
+def read(folder: Path, workload: type[Workload[Any, RowT]]) -> Recorded[RowT]:
+    """Read the journal of a workload. An incomplete last line is ignored.
 
     JournalError if the folder has no journal, or that of another command.
     """
-    header: dict[str, Any] = {}
-    results: dict[str, Row] = {}
-    heads: dict[str, Sequence[HeadRow]] = {}
-    attempts: dict[str, int] = {}
+    recorded: Recorded[RowT] = Recorded()
     try:
         for event in _events(folder / FILE):
-            if event["event"] == "run":
-                header = event
-                if (other := event.get("command", "run")) != command:
-                    raise _OfAnother(f"{folder} holds a run of `python -m bench {other}`")
-            elif event["event"] in ("started", "interrupted"):
-                step = 1 if event["event"] == "started" else -1
-                attempts[event["case_id"]] = max(0, attempts.get(event["case_id"], 0) + step)
-            else:
-                row = event["row"]
-                results[event["case_id"]] = kind(**{**row, "status": Status(row["status"])})
-                heads[event["case_id"]] = [HeadRow(**head) for head in event.get("heads", [])]
+            _add(event, recorded, folder, workload)
     except _OfAnother:
         raise
     except (ValueError, KeyError, TypeError) as error:
         raise JournalError(
             f"{folder / FILE} is damaged, or of another version: {error!r}"
         ) from error
-    if not header:
+    if not recorded.header:
         raise JournalError(f"{folder} holds no run that could be resumed (no {FILE} with a header)")
-    return Record(header, results, heads, attempts)
+    return recorded
+
+
+def _add(
+    event: dict[str, Any],
+    recorded: Recorded[RowT],
+    folder: Path,
+    workload: type[Workload[Any, RowT]],
+) -> None:
+    kind = event["event"]
+    if kind == "run":
+        recorded.header.update(event)
+        _check_command(event, folder, workload)
+        environment = event["environment"]
+        recorded.machines[environment.get("host", "")] = environment
+    elif kind == "machine":
+        recorded.machines[event["host"]] = event["environment"]
+    elif kind == "selfcheck":
+        recorded.selfchecks.setdefault(event["host"], {})[event["when"]] = event["found"]
+    elif kind in ("started", "interrupted"):
+        step = 1 if kind == "started" else -1
+        recorded.attempts[event["case_id"]] = max(0, recorded.attempts[event["case_id"]] + step)
+    else:
+        details = event.get("details", event.get("heads", []))  # `heads` in older journals
+        recorded.entries[event["case_id"]] = Entry(
+            workload.row_type.of_values(event["row"]),
+            [workload.detail_type.of_values(detail) for detail in details],
+        )
+
+
+def _check_command(
+    event: Mapping[str, Any], folder: Path, workload: type[Workload[Any, Any]]
+) -> None:
+    if (other := event.get("command", "run")) != workload.command:
+        raise _OfAnother(f"{folder} holds a run of `python -m bench {other}`")
 
 
 def _events(path: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n"):
-            return  # the run died while it wrote this line
-        yield json.loads(line)
+    with path.open(encoding="utf-8", newline="\n") as lines:
+        for line in lines:
+            if not line.endswith("\n"):
+                return  # the run died while it wrote this line
+            yield json.loads(line)
 
 
 def _drop_partial_line(path: Path) -> None:

@@ -74,6 +74,8 @@ class LocalExecutor:
         workers: number of processes.
     """
 
+    several_machines = False
+
     def __init__(self, start: Call, workers: int = 1) -> None:
         self._workers = tuple(
             LocalWorker(f"worker {number + 1}", start) for number in range(workers)

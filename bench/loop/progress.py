@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from bench.schema.measurement import Status
+from bench.schema.outcome import Status
 
 LINE_SECONDS = 15.0  # between lines if the output is not a terminal
 

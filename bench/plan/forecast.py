@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from bench.instruments import clock
 from bench.instruments.accuracy.errors import SEEDS
 from bench.instruments.work import useful_flops
-from bench.schema.measurement import Case, Measurement, Status, without_lengths
+from bench.schema.case import Case
+from bench.schema.measurement import Measurement
+from bench.schema.outcome import Status
 from variants import Attention
 from variants.contract.registry import reference_attention
 
@@ -18,6 +20,19 @@ LEAST_CALLS = clock.MINIMUM_SAMPLES + 3
 SLOWER = (
     2.0  # times the time of exact attention; a larger factor is not explained by noise or overhead
 )
+
+
+def failed_shorter(case: Case, results: Mapping[str, Measurement]) -> Measurement | None:
+    """The row of the same case at a smaller length that ran out of memory or time, or None."""
+    for row in results.values():
+        if (
+            row.status in (Status.OUT_OF_MEMORY, Status.TIMEOUT)
+            and row.case.seq_len <= case.seq_len
+            and row.case.key_len <= case.key_len
+            and row.case.without_lengths() == case.without_lengths()
+        ):
+            return row
+    return None
 
 
 def hopeless(case: Case, results: Mapping[str, Measurement], timeout: float) -> str:
@@ -34,22 +49,22 @@ def hopeless(case: Case, results: Mapping[str, Measurement], timeout: float) -> 
             row
             for row in results.values()
             if row.status is Status.OK
-            and row.seq_len == row.key_len < case.seq_len == case.key_len
-            and without_lengths(row.case) == without_lengths(case)
+            and row.case.seq_len == row.case.key_len < case.seq_len == case.key_len
+            and row.case.without_lengths() == case.without_lengths()
         ),
-        key=lambda row: row.seq_len,
+        key=lambda row: row.case.seq_len,
     )[-2:]
     if not shorter:
         return ""
     last = shorter[-1]
-    growth = longer = case.seq_len / last.seq_len
+    growth = longer = case.seq_len / last.case.seq_len
     if len(shorter) == 2:
-        growth = min(longer ** _exponent(*shorter), _operations(case, last) or longer)
+        growth = min(longer ** _exponent(*shorter), _operations(case, last.case) or longer)
     calls = least_calls(case)
     seconds = calls * growth * _seconds(last)
     if seconds <= timeout:
         return ""
-    told = " and ".join(f"{_seconds(row):.2g} s at seq_len {row.seq_len}" for row in shorter)
+    told = " and ".join(f"{_seconds(row):.2g} s at seq_len {row.case.seq_len}" for row in shorter)
     return (
         f"{calls} calls would take at least {seconds:.2g} s, and {timeout:g} s are allowed: "
         f"a call took {told}"
@@ -76,25 +91,25 @@ def slower_than_exact(case: Case, results: Mapping[str, Measurement], seconds: f
         row
         for row in results.values()
         if row.status is Status.OK
-        and row.seq_len == row.key_len < case.seq_len == case.key_len
+        and row.case.seq_len == row.case.key_len < case.seq_len == case.key_len
         and row.speedup_vs_exact is not None
         and _without_inputs(row.case) == _without_inputs(case)
     ]
     if not shorter:
         return ""
-    last = max(shorter, key=lambda row: row.seq_len)
+    last = max(shorter, key=lambda row: row.case.seq_len)
     assert last.speedup_vs_exact is not None
     slower = 1 / last.speedup_vs_exact
-    growth, of_exact = _operations(case, last), _growth(reference_attention(), case, last)
+    growth, of_exact = _operations(case, last.case), _growth(reference_attention(), case, last.case)
     if slower < SLOWER or growth is None or of_exact is None or growth < 0.75 * of_exact:
         return ""
     expected = growth * _seconds(last)
     if expected <= seconds:
         return ""
     return (
-        f"at seq_len {last.seq_len} a call took {_seconds(last):.2g} s, {slower:.2g} times as long "
-        f"as exact attention, and its operations grow as fast: about {expected:.2g} s a call, and "
-        f"{seconds:g} s are allowed for a method slower than exact attention"
+        f"at seq_len {last.case.seq_len} a call took {_seconds(last):.2g} s, {slower:.2g} times as "
+        f"long as exact attention, and its operations grow as fast: about {expected:.2g} s a call, "
+        f"and {seconds:g} s are allowed for a method slower than exact attention"
     )
 
 
@@ -124,13 +139,15 @@ def _seconds(row: Measurement) -> float:
 
 
 def _exponent(short: Measurement, long: Measurement) -> float:
-    return math.log(_seconds(long) / _seconds(short)) / math.log(long.seq_len / short.seq_len)
+    return math.log(_seconds(long) / _seconds(short)) / math.log(
+        long.case.seq_len / short.case.seq_len
+    )
 
 
 def _without_inputs(case: Case) -> Case:
     """The case without lengths, inputs, mask and dtype, to find cases to predict its speed from."""
     return dataclasses.replace(
-        without_lengths(case), inputs="", layer=None, seed=0, causal=False, dtype=""
+        case.without_lengths(), inputs="", layer=None, seed=0, causal=False, dtype=""
     )
 
 

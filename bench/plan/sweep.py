@@ -22,8 +22,8 @@ from typing import Any
 
 import variants
 from bench import inputs
-from bench.schema.measurement import DIRECTIONS, LAUNCHES, PROJECTIONS, Case, attention_columns
-from bench.workloads.decode_steps import stepped_by
+from bench.schema.case import DIRECTIONS, LAUNCHES, PROJECTIONS, Case
+from bench.workloads.attention.decode_steps import stepped_by
 from variants import Attention
 from variants.contract.registry import SETTINGS
 
@@ -330,7 +330,7 @@ def _expand(
                     f"kv_heads must divide heads; got heads={shape['heads']}, kv_heads={kv_heads}"
                 )
             yield Case(
-                **attention_columns(attention),
+                attention=attention,
                 device=device,
                 kv_heads=kv_heads,
                 key_len=key_len,

@@ -1,19 +1,17 @@
-"""The schema of model.csv: `ModelCase` has the settings of a case, `ModelRow` adds the results."""
+"""The rows of model.csv."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
-from bench.schema.measurement import AttentionColumns, Status, column, identity
+from bench.schema.columns import AskedAttention, Record, column
+from bench.schema.rows import Row
 
-FILE = "model.csv"
 ALL_LAYERS = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelCase(AttentionColumns):
+class ModelCase(AskedAttention):
     """One setting of a variant in one model at one length."""
 
     model: str = column("name of the model, with its quantisation if it is quantised")
@@ -28,31 +26,17 @@ class ModelCase(AttentionColumns):
     seq_len: int = column("tokens that the model reads in one pass, from the start of the text")
 
     @property
-    def case_id(self) -> str:
-        """Sixteen hexadecimal digits: a hash of the fields of `ModelCase`."""
-        return identity({name: getattr(self, name) for name in CASE_COLUMNS})
-
-    @property
     def label(self) -> str:
         """A short name for progress bars and messages."""
-        name = f"{self.variant} {self.hyperparameters}".strip()
-        if self.implementation != "auto":
-            name = f"{name} implementation={self.implementation}"
+        name = f"{self.variant} {self.attention.hyperparameters}".strip()
+        if self.attention.implementation != "auto":
+            name = f"{name} implementation={self.attention.implementation}"
         return f"{name} n={self.seq_len}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelRow(ModelCase):
-    """A case and its results. It has numbers only if `status` is ok."""
-
-    status: Status = column("how the case ended: " + ", ".join(Status))
-    reason: str = column("why the case has no numbers, in one sentence", "")
-    implementation_used: str = column("the implementation that ran", "")
-    target: str = column(
-        "the operator that the method converges to as its settings grow; `other_kernel`: an "
-        "operator other than the softmax attention that the model was trained with",
-        "",
-    )
+class ModelResults(Record):
+    """The predictions and times of a model with the attention of a case."""
 
     perplexity: float | None = column(
         "exp of the mean log loss of the next token over all positions; nothing is retrained", None
@@ -101,32 +85,12 @@ class ModelRow(ModelCase):
         "timed passes; the first attention call also runs once before, untimed", None
     )
 
-    def __post_init__(self) -> None:
-        present = [name for name in NUMBERS if getattr(self, name) is not None]
-        if self.status is not Status.OK and (present or not self.reason):
-            raise ValueError(
-                f"a row with status {self.status} has a reason and no numbers; got the reason "
-                f"{self.reason!r} and {present}"
-            )
-        if self.status is Status.OK and len(present) < len(NUMBERS):
-            raise ValueError(f"a row with status ok has all of {NUMBERS}; got {present}")
 
-    @classmethod
-    def of(cls, case: ModelCase, status: Status, reason: str = "", **seen: Any) -> ModelRow:
-        """The row of `case`."""
-        return cls(**dataclasses.asdict(case), status=status, reason=reason, **seen)
+@dataclass(frozen=True, kw_only=True)
+class ModelRow(Row[ModelCase], ModelResults):
+    """A row of model.csv."""
 
-    @property
-    def case(self) -> ModelCase:
-        """The settings of this row, without its results."""
-        return ModelCase(**{name: getattr(self, name) for name in CASE_COLUMNS})
-
-
-CASE_COLUMNS = tuple(f.name for f in dataclasses.fields(ModelCase))
-COLUMNS = tuple(f.name for f in dataclasses.fields(ModelRow))
-NUMBERS = tuple(
-    name
-    for name in COLUMNS
-    if name not in (*CASE_COLUMNS, "status", "reason", "implementation_used", "target")
-)
-DESCRIPTIONS = {f.name: f.metadata["description"] for f in dataclasses.fields(ModelRow)}
+    case_type = ModelCase
+    records = (ModelResults,)
+    file = "model.csv"
+    needed = "perplexity"

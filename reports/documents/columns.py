@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from typing import Any
 
-from bench.schema import measurement, model_row
+from bench.schema.measurement import Measurement
+from bench.schema.model_row import ModelRow
+from bench.schema.rows import Row
 from reports.documents import markdown
 
 
 def of_results() -> str:
     """The columns of results.csv, as Markdown."""
-    descriptions = {name: measurement.DESCRIPTIONS[name] for name in measurement.COLUMNS}
-    return _table(descriptions, measurement.CASE_COLUMNS, measurement.NUMBERS)
+    return _table(Measurement)
 
 
 def of_model() -> str:
     """The columns of model.csv, as Markdown."""
-    return _table(model_row.DESCRIPTIONS, model_row.CASE_COLUMNS, model_row.NUMBERS)
+    return _table(ModelRow)
 
 
-def _table(descriptions: Mapping[str, str], case: Collection[str], numbers: Collection[str]) -> str:
+def _table(rows: type[Row[Any]]) -> str:
     def part(name: str) -> str:
-        if name in case:
+        if name in rows.case_type.columns():
             return "case"
-        return "number" if name in numbers else "outcome"
+        return "number" if name in rows.numbers() else "outcome"
 
     return markdown.table(
         ("column", "part", "meaning"),
-        [(f"`{name}`", part(name), text) for name, text in descriptions.items()],
+        [(f"`{name}`", part(name), column.description) for name, column in rows.columns().items()],
     )

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import blended_transform_factory
 
-from bench.schema.measurement import Status
+from bench.schema.outcome import Status
 from reports.figures.style import Styles
 from reports.rows import finished
 

@@ -2,9 +2,9 @@
 
 from bench.instruments.accuracy.errors import (
     ROUNDING,
-    Accuracy,
+    MeasuredAccuracy,
     contradiction,
-    input_columns,
+    input_facts,
     measure,
     rounding,
     seed_errors,
@@ -15,12 +15,12 @@ from bench.instruments.accuracy.sampled_rows import Sample, last_rows, sample_ro
 
 __all__ = [
     "ROUNDING",
-    "Accuracy",
+    "MeasuredAccuracy",
     "Reference",
     "Sample",
     "contradiction",
     "gradient_errors",
-    "input_columns",
+    "input_facts",
     "last_rows",
     "measure",
     "rounding",

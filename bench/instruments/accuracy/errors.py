@@ -14,6 +14,8 @@ from bench.instruments.accuracy import weights
 from bench.instruments.accuracy.reference import Reference
 from bench.instruments.accuracy.sampled_rows import Sample, mean, median, relative_error
 from bench.instruments.accuracy.weights import SELECTING, Weighed
+from bench.schema.accuracy_columns import Accuracy
+from bench.schema.input_columns import InputFacts
 from bench.schema.measurement import HeadRow
 from variants import Attention
 
@@ -39,47 +41,22 @@ def rounding(dtype: str, *, reduced_precision: bool = False) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Accuracy:
+class MeasuredAccuracy(Accuracy):
     """The accuracy columns of a measurement; `heads` are the rows of heads.csv."""
 
-    approx_error_rel_l2: float
-    approx_error_low: float
-    approx_error_high: float
-    approx_error_seed_std: float | None = None
-    approx_error_seeds: int | None = None
-    approx_error_median_row: float
-    approx_error_worst_row: float
-    approx_cosine: float
-    mass_recall: float | None = None
-    top64_recall: float | None = None
-    total_variation: float | None = None
-    target_error_rel_l2: float | None = None
-    substitution_error_rel_l2: float | None = None
-    grad_query_error_rel_l2: float | None = None
-    grad_key_error_rel_l2: float | None = None
-    grad_value_error_rel_l2: float | None = None
-    impl_error_rel_l2: float | None = None
-    oracle_rows: int
-    baseline_keys: float | None = None
-    random_keys_error_rel_l2: float | None = None
-    top_keys_error_rel_l2: float | None = None
     heads: tuple[HeadRow, ...] = field(default=(), repr=False)
 
-    @property
-    def columns(self) -> dict[str, Any]:
-        """Names and values of all columns, without `heads`."""
-        return {name: value for name, value in vars(self).items() if name != "heads"}
-
-    def over_seeds(self, others: Sequence[float]) -> Accuracy:
+    def over_seeds(self, others: Sequence[float]) -> MeasuredAccuracy:
         """A copy with the standard deviation over this error and `others`, if there are others."""
         if not others:
             return self
+        assert self.approx_error_rel_l2 is not None
         spread = statistics.stdev([self.approx_error_rel_l2, *others])
         return replace(self, approx_error_seed_std=spread, approx_error_seeds=len(others) + 1)
 
     def with_gradients(
         self, query: float | None, key: float | None, value: float | None
-    ) -> Accuracy:
+    ) -> MeasuredAccuracy:
         """A copy with the errors of the gradients."""
         return replace(
             self,
@@ -96,7 +73,7 @@ def measure(
     *,
     shared_qk: bool = False,
     affordable_keys: float | None = None,
-) -> Accuracy:
+) -> MeasuredAccuracy:
     """Compare an output with exact attention and with the attention's own dense definition.
 
     Args:
@@ -126,7 +103,7 @@ def measure(
                 ("baselines", definition, shared_qk, affordable_keys),
                 lambda: _baseline_columns(reference, weighed, affordable_keys),
             )
-    return Accuracy(
+    return MeasuredAccuracy(
         approx_error_rel_l2=error,
         approx_error_low=low,
         approx_error_high=high,
@@ -156,14 +133,15 @@ def seed_errors(
     return found
 
 
-def input_columns(reference: Reference) -> dict[str, float | None]:
+def input_facts(reference: Reference, detail: str) -> InputFacts:
     """The columns that depend only on the inputs, not on the method: means over all heads."""
     described = vars(reference.description)
-    return {
+    return InputFacts(
         **{name: float(value.mean()) for name, value in described.items()},
-        "dtype_floor_rel_l2": reference.dtype_floor(),
-        "mean_value_error_rel_l2": reference.mean_value_error(),
-    }
+        inputs_detail=detail,
+        dtype_floor_rel_l2=reference.dtype_floor(),
+        mean_value_error_rel_l2=reference.mean_value_error(),
+    )
 
 
 def contradiction(attention: Attention, seen: Accuracy) -> str:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from bench.inputs import CaptureError
 from bench.inputs.model_files import required
-from bench.schema.measurement import Status
 from bench.schema.model_row import ALL_LAYERS, ModelCase, ModelRow
-from bench.workloads import worker
+from bench.schema.outcome import Status
+from bench.workloads.failure import failure
 from bench.workloads.model.attending import EXACT, OWN, UNTIMED, timed
 from bench.workloads.model.plan import Setup
 from bench.workloads.model.reading import LOSS, PASS, Reading, can_be_chunked, looks_ahead, read
@@ -61,7 +61,7 @@ def measure(case: ModelCase, setup: Setup) -> ModelRow:
         open_model(setup)
         return _measure(case, _opened[0])
     except Exception as error:
-        return ModelRow.of(case, *worker.failure(error, {}))
+        return ModelRow.of(case, *failure(error, {}))
 
 
 def _open(setup: Setup) -> _Opened:

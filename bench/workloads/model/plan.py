@@ -10,7 +10,6 @@ from typing import Any
 import variants
 from bench.inputs.model_files import ModelFiles, find, required
 from bench.plan.sweep import attentions_named
-from bench.schema.measurement import attention_columns
 from bench.schema.model_row import ALL_LAYERS, ModelCase
 from bench.workloads.model.text import ModelError, Text, read_text
 from variants import Attention
@@ -85,7 +84,7 @@ def plan(
     which = " ".join(map(str, sorted(set(layers)))) or ALL_LAYERS
     cases = tuple(
         ModelCase(
-            **attention_columns(attention),
+            attention=attention,
             model=source.name,
             text=text.title,
             text_sha256=text.sha256,

@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from bench.schema.training_row import Point, TrainingResults
 from bench.workloads.training.tasks import NO_ANSWER, Batch, Task
 from bench.workloads.training.tiny_model import TinyModel
 from variants import Attention
@@ -20,33 +21,13 @@ MASTERED, IN_A_ROW = 0.99, 20  # training stops after IN_A_ROW steps with this a
 POINTS = 25  # of a curve, if training does not stop early
 
 
-@dataclass(frozen=True)
-class Point:
-    """Loss and accuracy of one training step, on a batch that is new to the model."""
-
-    step: int
-    loss: float
-    accuracy: float
+LEARNED = 0.9  # smallest accuracy with which a task counts as learned
 
 
-@dataclass(frozen=True)
-class Trained:
-    """The result of a training.
+@dataclass(frozen=True, kw_only=True)
+class Trained(TrainingResults):
+    """The result of a training, and some of its steps."""
 
-    `loss_end` and `accuracy` are measured on held-out sequences. `chance` is the accuracy of
-    guessing on them. `in_sight` is the share of their answers that the query can reach through the
-    patterns of the model; `accuracy_in_sight` is the accuracy on these answers, None if there are
-    none. `steps_taken` is smaller than the number of steps if the task was mastered earlier.
-    """
-
-    loss_start: float
-    loss_end: float
-    accuracy: float
-    chance: float
-    in_sight: float
-    accuracy_in_sight: float | None
-    steps_taken: int
-    seconds: float
     curve: tuple[Point, ...]
 
 
@@ -75,17 +56,29 @@ def fit(attention: Attention, task: Task, *, steps: int, seed: int, device: str)
     seen = model.sees(task.seq_len, task.passed_on)
     rows = torch.arange(task.seq_len, device=seen.device)
     visible = asked & seen[rows, batch.sources]
+    accuracy, steps_taken = _mean(right, asked), curve[-1].step + 1
+    accuracy_in_sight = _mean(right, visible) if visible.any() else None
     return Trained(
+        learned=learned(accuracy, accuracy_in_sight),
         loss_start=curve[0].loss,
         loss_end=loss,
-        accuracy=_mean(right, asked),
+        accuracy=accuracy,
         chance=batch.chance,
         in_sight=_mean(visible, asked),
-        accuracy_in_sight=_mean(right, visible) if visible.any() else None,
-        steps_taken=curve[-1].step + 1,
+        accuracy_in_sight=accuracy_in_sight,
+        steps_taken=steps_taken,
         seconds=seconds,
+        steps_per_s=steps_taken / seconds,
         curve=curve,
     )
+
+
+def learned(accuracy: float, accuracy_in_sight: float | None) -> str:
+    """`yes`; `in sight` if the accuracy is high only on answers that the patterns can reach; or
+    `no`."""
+    if accuracy >= LEARNED:
+        return "yes"
+    return "in sight" if (accuracy_in_sight or 0.0) >= LEARNED else "no"
 
 
 def _train(
@@ -101,7 +94,7 @@ def _train(
         batch = _on(task.draw(BATCH, generator), device)
         scores = model(batch.tokens)
         loss = _loss(scores, batch.answers)
-        point = Point(step, loss.item(), _accuracy(scores, batch.answers))
+        point = Point(step=step, loss=loss.item(), accuracy=_accuracy(scores, batch.answers))
         if not math.isfinite(point.loss):
             raise ArithmeticError(f"the loss was {point.loss} at step {step} of {steps}")
         optimizer.zero_grad()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from rich.table import Table
 
-from bench.schema.measurement import Status
+from bench.schema.outcome import Status
+from bench.schema.training_row import TrainingRow
 
 
-def table(rows: Iterable[Mapping[str, Any]]) -> Table:
+def table(trained: Iterable[TrainingRow]) -> Table:
     """A line for each training, sorted by task and variant; narrow enough for any terminal."""
-    rows = sorted(rows, key=lambda row: (row["task"], row["variant"], row["seed"]))
+    rows = sorted(
+        (row.values for row in trained), key=lambda row: (row["task"], row["variant"], row["seed"])
+    )
     chance = {row["task"]: f"{row['chance']:.0%}" for row in rows if row["status"] == Status.OK}
     shown = Table(caption="by chance: " + ", ".join(map(" ".join, chance.items())))
     for column in ("task", "variant", "learned"):
@@ -34,9 +36,9 @@ def table(rows: Iterable[Mapping[str, Any]]) -> Table:
     return shown
 
 
-def sentences(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+def sentences(trained: Iterable[TrainingRow]) -> list[str]:
     """How many trainings learned their task, and a sentence for each that did not."""
-    rows = list(rows)
+    rows = [row.values for row in trained]
     learned = sum(row["learned"] == "yes" for row in rows)
     found = [f"{learned} of {len(rows)} trainings learned their task"]
     for row in rows:

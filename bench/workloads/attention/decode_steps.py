@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bench.inputs import Inputs
 from bench.instruments.torch_defaults import torch_defaults
-from bench.schema.measurement import Case
+from bench.schema.case import Case
 from variants import Attention, UnsupportedError
 from variants.contract.registry import reference_attention
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bench.schema.measurement import Case
+from bench.schema.case import Case
 from variants import Attention, UnsupportedError
 from variants.layer import MultiHeadAttention
 

@@ -1,0 +1,56 @@
+"""The options that say where cases are measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bench.loop import worker_start
+from bench.loop.executor import Call, Executor
+from bench.loop.local_executor import LocalExecutor
+
+EXECUTORS = ("local", "ray")
+
+
+def executor_options(command: click.decorators.FC) -> click.decorators.FC:
+    """`--executor` and its settings."""
+    for option in (
+        click.option(
+            "--executor",
+            "kind",
+            type=click.Choice(EXECUTORS),
+            default="local",
+            show_default=True,
+            help="local: a process of this machine; ray: workers of a Ray cluster.",
+        ),
+        click.option(
+            "--ray-address",
+            metavar="auto|HOST:PORT",
+            help="Address of a Ray cluster. Default: the cluster of this machine, or a new one.",
+        ),
+        click.option(
+            "--cpus-per-case",
+            type=click.IntRange(min=1),
+            help="CPUs for each case of a Ray cluster; default: all CPUs of a machine.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def make_executor(
+    kind: str,
+    folder: Path,
+    device: str,
+    modules: tuple[str, ...],
+    ray_address: str | None,
+    cpus_per_case: int | None,
+) -> Executor:
+    """The executor of a run."""
+    start = Call(worker_start.start, (str(folder / "worker.log"), device == "cuda", list(modules)))
+    if kind == "local":
+        if ray_address or cpus_per_case:
+            raise click.UsageError("--ray-address and --cpus-per-case need --executor ray")
+        return LocalExecutor(start)
+    raise click.UsageError("--executor ray is not there yet")

@@ -1,0 +1,27 @@
+"""The command `python -m bench list`."""
+
+from __future__ import annotations
+
+import click
+from rich.console import Console
+
+from bench.cli import variant_tables
+from bench.cli.options import import_modules
+from bench.cli.sweep_options import import_option
+
+
+@click.command(name="list")
+@click.argument("variant", required=False)
+@import_option
+def list_(variant: str | None, modules: tuple[str, ...]) -> None:
+    """Show all variants, their settings, and the implementations that run here.
+
+    With VARIANT, show details of one variant and the meaning of each hyperparameter.
+    """
+    import_modules(modules)
+    console = Console()
+    try:
+        for part in variant_tables.of_one(variant) if variant else variant_tables.of_all():
+            console.print(part, highlight=False)
+    except ValueError as error:  # an unknown variant
+        raise click.UsageError(str(error)) from error

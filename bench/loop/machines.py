@@ -1,0 +1,121 @@
+"""The machines that measure the cases of a run, and environment.json, which describes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Generic
+
+from bench.instruments import environment
+from bench.loop.executor import Call
+from bench.loop.journal import Journal, Recorded
+from bench.loop.result_files import write_json
+from bench.loop.seat import Seat
+from bench.loop.workload import CaseT, RowT, Steps, Workload
+
+SET_UP_SECONDS = 300.0  # for describing a machine and measuring its limits
+Environment = dict[str, Any]
+
+
+class RunError(Exception):
+    """A run cannot start or continue. The message is one sentence; measured rows are kept."""
+
+
+class Machines(Generic[CaseT, RowT]):
+    """The environments of the machines of a run, by host.
+
+    Args:
+        workload: says which limits of a machine are measured.
+        folder: folder of the run.
+        journal: gets the description of each machine.
+        recorded: the journal of a resumed run; it is empty for a new one.
+        may_join: whether machines that are not in `recorded` may continue a run.
+    """
+
+    def __init__(
+        self,
+        workload: Workload[CaseT, RowT],
+        folder: Path,
+        journal: Journal,
+        recorded: Recorded[RowT],
+        *,
+        may_join: bool,
+    ) -> None:
+        self._workload, self._folder, self._journal = workload, folder, journal
+        self._found: dict[str, Environment] = dict(recorded.machines)
+        self._checks = {host: dict(checks) for host, checks in recorded.selfchecks.items()}
+        self._new = not recorded.header
+        self._may_join = may_join or self._new
+        self.busy = False  # whether a machine is being described
+
+    def set_up(self, seat: Seat[Any]) -> Steps[Environment]:
+        """Describe the machine of a worker, and measure its limits if it is a new one.
+
+        Raises:
+            RunError: the machine or its installation cannot continue this run.
+        """
+        self.busy = True
+        device = self._workload.device
+        present = yield Call(environment.describe_device, (device,), SET_UP_SECONDS)
+        known = self._recorded(present)
+        found = yield from self._workload.set_up(known)
+        if known is not None:
+            present = known
+        else:
+            present = {**present, **found}
+            self._add(present)
+        self._write()
+        return present
+
+    def of_kind(self, machine: Environment, rows: Mapping[str, RowT]) -> Mapping[str, RowT]:
+        """The rows that machines of the same kind have measured."""
+        same = {host for host, other in self._found.items() if _kind(other) == _kind(machine)}
+        if len(same) == len(self._found):
+            return rows
+        return {case_id: row for case_id, row in rows.items() if row.host in same}
+
+    def _recorded(self, present: Environment) -> Environment | None:
+        """The recorded environment of this machine, or None if the machine is new."""
+        reasons: list[str] = []
+        for known in self._found.values():
+            if not (found := environment.differences(known, present)):
+                if known.get("host", "") in ("", present["host"]) or not self._may_join:
+                    return known
+            else:
+                reasons = reasons or found
+        for known in self._found.values():
+            if found := environment.differences(known, present, groups=("software",)):
+                raise RunError(
+                    f"{self._folder} was measured with other software: {'; '.join(found)}"
+                )
+        if not self._may_join:
+            raise RunError(
+                f"{self._folder} was measured on another machine or installation: "
+                f"{'; '.join(reasons)}"
+            )
+        return None
+
+    def _add(self, present: Environment) -> None:
+        if self._new:
+            self._new = False
+            present |= self._workload.facts()
+            header = self._workload.header()
+            self._journal.header(command=self._workload.command, environment=present, **header)
+        else:
+            self._journal.machine(present["host"], present)
+        self._found[present["host"]] = present
+
+    def _write(self) -> None:
+        """environment.json: the first machine, and `machines` with the others by host."""
+        first, *others = self._found.values()
+        content = dict(first)
+        if others:
+            content["machines"] = {other["host"]: other for other in others}
+        if self._checks:
+            content["selfchecks"] = self._checks
+        write_json(self._folder / "environment.json", content)
+
+
+def _kind(machine: Environment) -> tuple[Any, ...]:
+    hardware = machine["hardware"]
+    return tuple(hardware.get(name) for name in ("processor", "cores", "threads", "gpu"))

@@ -1,0 +1,273 @@
+"""The loop of every run: sweeps, runs with a model, trainings.
+
+It gives cases to the workers of an executor, writes each result to the journal, and derives the
+tables from the results. The loop can be killed at any time: a resumed run continues with the
+journal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from concurrent.futures import FIRST_COMPLETED, wait
+from pathlib import Path
+from typing import Any, Generic
+
+from bench.loop.case_queue import CaseQueue
+from bench.loop.executor import CallTimeout, Executor, ExecutorError, WorkerDied, WorkerLost
+from bench.loop.interrupts import NOTICED, delayed_interrupts, ignored_interrupts
+from bench.loop.journal import Journal, Recorded, begun
+from bench.loop.machines import Machines, RunError
+from bench.loop.progress import Progress
+from bench.loop.seat import Seat
+from bench.loop.workload import CaseT, Entry, RowT, Workload
+from bench.schema.measurement import Raw
+from bench.schema.outcome import Status
+from bench.workloads.failure import failure
+
+ATTEMPTS = 2  # a case during which the whole run died is tried again once
+REWRITE_SECONDS = 15.0
+KEEPS_WORKER = (Status.OK, Status.UNSUPPORTED, Status.SKIPPED)
+DISTURBED = "other load disturbed it"
+
+
+def run(
+    workload: Workload[CaseT, RowT],
+    folder: Path,
+    executor: Executor,
+    recorded: Recorded[RowT] | None = None,
+) -> list[RowT]:
+    """Measure all cases of a workload that have no row yet, and write the results to `folder`.
+
+    Args:
+        workload: the cases.
+        folder: folder of the run.
+        executor: the workers; it is closed at the end.
+        recorded: the journal of the run that is resumed.
+
+    Returns:
+        A row for each case, in planned order.
+
+    Raises:
+        RunError: the folder is in use, cannot be written or holds another run; or no machine can
+            measure.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if recorded is None and begun(folder):
+            raise RunError(f"{folder} holds a run already; continue it with --resume {folder}")
+        return _Loop(workload, folder, executor, recorded or Recorded()).run()
+    except ExecutorError as error:
+        raise RunError(f"{error}{_kept(folder)}") from error
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error.strerror}{_kept(folder)}") from error
+    finally:
+        with ignored_interrupts():
+            executor.close()
+
+
+def _kept(folder: Path) -> str:
+    """The sentence on how to continue after a failure; empty if nothing was measured."""
+    try:
+        has_rows = begun(folder)
+    except OSError:
+        has_rows = False
+    return f"; measured rows are kept, continue with --resume {folder}" if has_rows else ""
+
+
+class _Loop(Generic[CaseT, RowT]):
+    def __init__(
+        self,
+        workload: Workload[CaseT, RowT],
+        folder: Path,
+        executor: Executor,
+        recorded: Recorded[RowT],
+    ) -> None:
+        self._workload, self._folder, self._executor = workload, folder, executor
+        self._entries = dict(recorded.entries)
+        self._rows = recorded.results
+        self._attempts = recorded.attempts.copy()
+        self._repeated: dict[str, str] = {}  # why a case is measured again, by its id
+        self._journal = Journal(folder)
+        self._machines = Machines(
+            workload, folder, self._journal, recorded, may_join=executor.several_machines
+        )
+        cases = workload.cases
+        self._queue = CaseQueue(workload, (c for c in cases if c.case_id not in self._entries))
+        self._progress = Progress([(case, workload.weight(case)) for case in cases])
+        self._seats: dict[int, Seat[CaseT]] = {}
+        self._written = time.monotonic()
+
+    def run(self) -> list[RowT]:
+        try:
+            for case in self._workload.cases:
+                if case.case_id in self._entries:
+                    self._progress.advance(case, self._entries[case.case_id].row.status)
+            while self._give_work():
+                self._wait()
+        except KeyboardInterrupt:
+            for seat in self._seats.values():
+                if seat.case is not None:
+                    self._journal.interrupted(seat.case)
+            raise
+        finally:
+            with ignored_interrupts():
+                self._write()
+                self._progress.close()
+                self._journal.close()
+        return [self._entries[case.case_id].row for case in self._workload.cases]
+
+    # What free workers do next.
+
+    def _give_work(self) -> bool:
+        """Start work on free workers. Returns whether there is work left."""
+        if not self._queue and not any(seat.busy for seat in self._seats.values()):
+            return False
+        self._seat_workers()
+        for seat in self._seats.values():
+            while not seat.busy and self._start(seat):
+                pass
+        return True
+
+    def _seat_workers(self) -> None:
+        """Seats for new workers; those of lost ones are removed when their call fails."""
+        present = {id(worker): worker for worker in self._executor.workers()}
+        for key, worker in present.items():
+            if key not in self._seats:
+                self._seats[key] = Seat(worker)
+        for key in [k for k, seat in self._seats.items() if k not in present and not seat.busy]:
+            del self._seats[key]
+
+    def _start(self, seat: Seat[CaseT]) -> bool:
+        """Start the next step of a free worker. Returns False if it has nothing to do."""
+        if seat.refused:
+            return False
+        if seat.machine is None:
+            if self._machines.busy:
+                return False  # one machine after another is described
+            self._progress.say("describing the machine")
+            seat.begin(self._machines.set_up(seat))
+            return True
+        others = [s.group for s in self._seats.values() if s is not seat and s.busy]
+        case = self._queue.take(seat.group, others)
+        if case is None:
+            return False
+        if row := self._without_measuring(case, seat.machine):
+            self._finish(seat, case, row, Raw())
+            return True
+        self._progress.begin(case)
+        self._journal.started(case)
+        self._attempts[case.case_id] += 1
+        seat.begin(
+            self._workload.measure(case, seat.machine, seat.memory),
+            case,
+            self._workload.group(case),
+        )
+        return True
+
+    def _without_measuring(self, case: CaseT, machine: dict[str, Any]) -> RowT | None:
+        """The row of a case that is not measured, or None."""
+        of_kind = self._machines.of_kind(machine, self._rows)
+        if reason := self._workload.skipped(case, of_kind, machine):
+            return self._workload.failed(case, Status.SKIPPED, reason)
+        if self._attempts[case.case_id] >= ATTEMPTS and case.case_id not in self._repeated:
+            reason = f"the whole run died {ATTEMPTS} times during this case"
+            return self._workload.failed(case, Status.CRASHED, reason)
+        return None
+
+    # What becomes of running work.
+
+    def _wait(self) -> None:
+        """Wait for a moment, and handle the calls that have ended."""
+        running = {seat.future: seat for seat in self._seats.values() if seat.future is not None}
+        if not running:
+            time.sleep(NOTICED)  # until a machine joins
+            return
+        with delayed_interrupts():
+            done, _ = wait(running, NOTICED, FIRST_COMPLETED)
+        for future in done:
+            self._advance(running[future])
+
+    def _advance(self, seat: Seat[CaseT]) -> None:
+        case = seat.case
+        try:
+            found = seat.go_on()
+        except WorkerLost as error:
+            self._lose(seat, str(error))
+        except Exception as error:
+            if case is None:
+                self._refuse(seat, error)
+            else:
+                self._finish(seat, case, self._workload.failed(case, *_ending(error, seat)), Raw())
+        else:
+            if found is None:
+                return
+            if case is None:
+                self._machines.busy = False
+                seat.machine = found
+            else:
+                self._finish(seat, case, *found)
+
+    def _finish(self, seat: Seat[CaseT], case: CaseT, row: RowT, raw: Raw) -> None:
+        """Keep the row of a case, and replace the process that a failure may have damaged."""
+        assert seat.machine is not None
+        case_id = case.case_id
+        row = dataclasses.replace(
+            row,
+            host=seat.machine.get("host", ""),
+            device_id=seat.machine["hardware"].get("gpu_id") or "",
+            driver=(seat.machine.get("gpu_sensors") or {}).get("driver") or "",
+            attempts=max(1, self._attempts[case_id]),
+            repeated_because=self._repeated.get(case_id, ""),
+        )
+        self._journal.result(row, raw)
+        self._entries[case_id] = Entry(row, raw.details)
+        self._rows[case_id] = row
+        if row.status not in KEEPS_WORKER or raw.spoiled:
+            seat.replace_process()
+        if row.disturbed and case_id not in self._repeated:
+            self._repeated[case_id] = DISTURBED
+            self._queue.put_back(case, first=False)
+        else:
+            self._queue.done(case)
+            self._progress.advance(case, row.status)
+        if time.monotonic() - self._written > REWRITE_SECONDS:
+            self._write()
+
+    def _lose(self, seat: Seat[CaseT], why: str) -> None:
+        """The machine of a worker is gone: another one measures the case."""
+        self._progress.say(why)
+        self._seats = {key: other for key, other in self._seats.items() if other is not seat}
+        if seat.case is None:
+            self._machines.busy = False
+            return
+        self._journal.interrupted(seat.case)
+        self._repeated[seat.case.case_id] = "its machine was lost"
+        self._queue.put_back(seat.case, first=True)
+
+    def _refuse(self, seat: Seat[CaseT], error: Exception) -> None:
+        """A machine cannot be used. The run ends if it has no other one."""
+        self._machines.busy = False
+        if isinstance(error, CallTimeout | WorkerDied):
+            error = RunError(
+                f"could not prepare {seat.worker.name}: {_ending(error, seat)[1]}; "
+                f"see {self._folder}/worker.log"
+            )
+        if len(self._seats) == 1 or not isinstance(error, RunError):
+            raise error
+        self._progress.say(str(error))
+        seat.refused = True
+
+    def _write(self) -> None:
+        if self._entries:
+            self._workload.write(self._folder, self._entries)
+        self._written = time.monotonic()
+
+
+def _ending(error: Exception, seat: Seat[Any]) -> tuple[Status, str]:
+    """The status and the reason of a case whose call raised an exception."""
+    if isinstance(error, CallTimeout):
+        return Status.TIMEOUT, f"took longer than {seat.timeout:g} s"
+    if isinstance(error, WorkerDied):
+        return Status.CRASHED, str(error)
+    return failure(error, {})

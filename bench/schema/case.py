@@ -1,0 +1,71 @@
+"""The columns that say what a row measures."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from bench.schema.columns import ATTENTION, AskedAttention, column
+
+DIRECTIONS = ("forward", "forward_backward", "decode")
+PROJECTIONS = ("none", "separate", "shared")
+LAUNCHES = ("eager", "graph")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case(AskedAttention):
+    """One point of a sweep."""
+
+    inputs: str = column("source of query, key and value: a synthetic family or a capture")
+    layer: int | None = column("layer of the model, for captured inputs", None)
+    device: str = column("cpu or cuda")
+    dtype: str = column("float32, bfloat16, float16 or float64")
+    batch: int = column("sequences in the batch")
+    heads: int = column("query heads")
+    kv_heads: int = column("key/value heads")
+    seq_len: int = column("queries per sequence")
+    key_len: int = column("keys per sequence")
+    head_dim: int = column("channels per head")
+    causal: bool = column("whether a query sees only keys up to its own position")
+    direction: str = column(
+        "forward; forward_backward: one forward and one backward pass; decode: one decoding step "
+        "after a context of seq_len tokens"
+    )
+    seed: int = column("random seed of the inputs")
+    projections: str = column(
+        "none: the timed call is only the attention; separate or shared: it is a layer with "
+        "projections on random hidden states, where query and key have separate projections or "
+        "share one",
+        "none",
+        came_later=True,
+    )
+    launch: str = column(
+        "eager: the host launches each kernel of the timed call; graph: the call was recorded once "
+        "as a CUDA graph and is replayed, which needs one launch; peak_memory_bytes is that of the "
+        "call without a graph",
+        "eager",
+        came_later=True,
+    )
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """The columns that baselines depend on: all except those of the attention."""
+        return tuple(value for name, value in self.values.items() if name not in ATTENTION)
+
+    @property
+    def label(self) -> str:
+        """A short name for progress bars and messages."""
+        name = (
+            self.variant
+            if self.attention.implementation == "auto"
+            else f"{self.variant}/{self.attention.implementation}"
+        )
+        shape = f"n={self.seq_len} h={self.heads} {self.dtype} {self.direction}"
+        layer = "" if self.projections == "none" else f" {self.projections} projections"
+        graph = " in a graph" if self.launch == "graph" else ""
+        return f"{name} {shape}{layer}{graph}"
+
+    def without_lengths(self) -> Case:
+        """A copy with its lengths set to 0, to compare cases that differ only in length."""
+        return dataclasses.replace(self, seq_len=0, key_len=0)

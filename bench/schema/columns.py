@@ -1,0 +1,136 @@
+"""Columns of CSV files, declared once as the fields of dataclasses.
+
+CSV headers, types, documents and readers derive from these declarations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from variants import Attention
+
+REQUIRED = dataclasses.MISSING
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its type, its meaning, and its value in older files that lack it."""
+
+    name: str
+    hint: Any
+    description: str
+    default: Any = field(default_factory=lambda: REQUIRED)
+    came_later: bool = False
+
+
+def column(description: str, default: Any = REQUIRED, *, came_later: bool = False) -> Any:
+    """A dataclass field that is a column.
+
+    `came_later` marks a column that older files do not have; its default is the value for them.
+    """
+    return field(default=default, metadata={"description": description, "came_later": came_later})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A dataclass with columns as fields. Fields made by other means than `column` are none."""
+
+    @classmethod
+    @cache
+    def columns(cls) -> Mapping[str, Column]:
+        """The columns by name, in the order of the file."""
+        # The type of an attention would import torch, which readers of files do not need.
+        hints = typing.get_type_hints(cls, localns={"Attention": object}, include_extras=True)
+        return {
+            f.name: Column(f.name, hints[f.name], default=f.default, **f.metadata)
+            for f in dataclasses.fields(cls)
+            if "description" in f.metadata
+        }
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Names and values of the columns."""
+        return {name: getattr(self, name) for name in self.columns()}
+
+    @classmethod
+    def of_values(cls, values: Mapping[str, Any]) -> Self:
+        """The record that has these values; other names are ignored."""
+        return cls(**{name: values[name] for name in cls.columns() if name in values})
+
+
+ATTENTION = {
+    "variant": "name of the variant",
+    "implementation": "requested implementation; `auto` lets the variant choose",
+    "hyperparameters": "all hyperparameters as sorted name=value text",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedAttention(Record):
+    """A case: an attention, and the fields that say on what it is measured.
+
+    Three text columns are derived from the attention.
+    """
+
+    attention: Attention
+
+    @classmethod
+    @cache
+    def columns(cls) -> Mapping[str, Column]:
+        """The columns of the attention, then those of the other fields."""
+        return {name: Column(name, str, text) for name, text in ATTENTION.items()} | {
+            **super().columns()
+        }
+
+    @property
+    def values(self) -> dict[str, Any]:
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        attention = own.pop("attention")
+        return {
+            "variant": attention.info.name,
+            "implementation": attention.implementation,
+            "hyperparameters": attention.hyperparameters,
+            **own,
+        }
+
+    @classmethod
+    def of_values(cls, values: Mapping[str, Any]) -> Self:
+        """The case that has these values. ValueError if they name no attention."""
+        from variants import parse  # imports torch; only runs need it
+
+        text = "{variant} {hyperparameters} implementation={implementation}".format_map(values)
+        own = {f.name for f in dataclasses.fields(cls)} & set(values)
+        return cls(attention=parse(text), **{name: values[name] for name in own})
+
+    @property
+    def variant(self) -> str:
+        """The name of the variant."""
+        return self.attention.info.name
+
+    @property
+    def label(self) -> str:
+        """A short name for progress bars and messages."""
+        return self.variant
+
+    @property
+    def case_id(self) -> str:
+        """Sixteen hexadecimal digits: a hash of the columns.
+
+        Columns that were added later enter the hash only if they differ from their defaults, so
+        that old ids stay valid.
+        """
+        columns = self.columns()
+        asked = {
+            name: value
+            for name, value in self.values.items()
+            if not columns[name].came_later or value != columns[name].default
+        }
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]

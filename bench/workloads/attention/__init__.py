@@ -1,0 +1,1 @@
+"""Measures one attention call: its time, memory and error."""

@@ -1,0 +1,103 @@
+"""Makes the row of a case from its measurements; numbers that cannot be right are refused."""
+
+from __future__ import annotations
+
+import statistics
+
+import torch
+
+from bench.instruments import accuracy, roofline
+from bench.instruments.work import useful_flops
+from bench.schema.case import Case
+from bench.schema.measurement import Measurement
+from bench.schema.outcome import DIFFERS, Status
+from bench.workloads.attention import exact_baselines
+from bench.workloads.attention.current_shape import Shape
+from bench.workloads.attention.given_inputs import Settings
+from bench.workloads.attention.observe import Seen
+from variants import Attention
+
+
+def row_of(case: Case, seen: Seen, shape: Shape, settings: Settings) -> Measurement:
+    """The row of a case; its status is `incorrect` if the numbers cannot be right."""
+    attention = case.attention
+    if reason := _wrong_output(attention, case, seen):
+        return Measurement.of(case, Status.INCORRECT, reason)
+    first, median, third = seen.samples.quartiles
+    flops = useful_flops(attention, case)
+    tflops = None if flops is None else flops / median / 1e9
+    fraction = None
+    if tflops is not None and (limit := _limit(case, seen, tflops, settings)):
+        fraction = tflops / limit
+        if fraction > roofline.SUSPICIOUS:
+            return Measurement.of(
+                case,
+                Status.INCORRECT,
+                f"{tflops:.3g} TFLOP/s is {fraction:.0%} of the measured matmul rate of this "
+                "machine",
+            )
+    if seen.filled_bytes is not None and settings.read_gb_per_s:
+        fraction = seen.filled_bytes / median / 1e6 / settings.read_gb_per_s
+    sdpa, exact = exact_baselines.of_sdpa(shape.exact), exact_baselines.fastest(shape.exact)
+    return Measurement.of(
+        case,
+        Status.OK,
+        f"{DIFFERS}{attention.differs}" if attention.differs else "",
+        seen.accuracy,
+        shape.given.facts,
+        implementation_used=seen.implementation,
+        target=attention.target,
+        time_ms_median=median,
+        time_ms_q1=first,
+        time_ms_q3=third,
+        time_ms_min=min(seen.samples.device_ms),
+        repeats=len(seen.samples.device_ms),
+        wall_ms_median=statistics.median(seen.samples.wall_ms),
+        prepare_ms=seen.prepare_ms,
+        exact_ms_median=exact.median_ms if exact else None,
+        exact_implementation=exact.implementation if exact else "",
+        sdpa_ms_median=sdpa.median_ms if sdpa else None,
+        sdpa_route_ms_median=sdpa.on_route_ms if sdpa else None,
+        float32_route=seen.float32_route,
+        speedup_vs_exact=exact.median_ms / median if exact else None,
+        peak_memory_bytes=seen.peak_bytes,
+        state_bytes=seen.state_bytes,
+        exact_peak_memory_bytes=exact.peak_bytes if exact else None,
+        memory_vs_exact=seen.peak_bytes / exact.peak_bytes if exact else None,
+        useful_flops=flops,
+        tflops=tflops,
+        roofline_fraction=fraction,
+        **seen.instruments,
+    )
+
+
+def _wrong_output(attention: Attention, case: Case, seen: Seen) -> str:
+    """Why the output is wrong; empty if it is not."""
+    bound = accuracy.rounding(
+        case.dtype,
+        reduced_precision=seen.implementation in attention.info.reduced_precision,
+    )
+    error = seen.accuracy.impl_error_rel_l2
+    # Written so that NaN is also incorrect.
+    if error is not None and not error <= bound:
+        return (
+            f"the output differs from its own dense definition by {error:.2g}; "
+            f"rounding in {case.dtype} explains at most {bound:.2g}"
+        )
+    return accuracy.contradiction(attention, seen.accuracy)
+
+
+def _limit(case: Case, seen: Seen, tflops: float, settings: Settings) -> float | None:
+    """The matmul rate of this machine for a row of this rate, in TFLOP/s.
+
+    The limit may have been measured while the machine was busy. It is measured again for a row
+    above it. An implementation of reduced precision multiplies in bfloat16, whatever its inputs
+    are.
+    """
+    limit = settings.matmul_tflops.get(case.dtype)
+    if not limit or tflops <= roofline.SUSPICIOUS * limit:
+        return limit
+    reduced = seen.implementation in case.attention.info.reduced_precision
+    dtypes = [case.dtype, *(["bfloat16"] if reduced else [])]
+    again = roofline.measure(torch.device(case.device), dtypes)
+    return max(limit, *(rate or 0.0 for rate in again["matmul_tflops"].values()))
