@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import math
 import os
 import random
 import shutil
@@ -13,26 +14,29 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import TimeoutError as CaseTimeout
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from bench.loop.runner import RunError, Worker, WorkerDied
 
-from bench.loop import journal, runner
+from bench.instruments import roofline
+from bench.loop import journal, run_loop, worker_start
+from bench.loop.executor import Call, CallTimeout, Executor, WorkerDied
 from bench.loop.journal import FILE, Journal
+from bench.loop.local_executor import LocalExecutor
+from bench.loop.machines import RunError
+from bench.loop.workload import Entry
 from bench.plan.sweep import Sweep
 from bench.schema.case import Case
 from bench.schema.measurement import HeadRow, Measurement, Raw
 from bench.schema.outcome import Status
-from bench.workloads import worker
+from bench.workloads.attention import measure_case
+from bench.workloads.sweep_workload import SweepWorkload
 from tests import cases
-from tests.cases import HANGS, HEAD, KILLED, TOO_LONG, InProcess, capture_file, good, texts
-from variants.engines.primitives import float32_route
+from tests.cases import HANGS, HEAD, KILLED, TOO_LONG, capture_file, good, texts
+from tests.in_process import InProcess
 
 ROOT = Path(__file__).parent.parent
 ONE = "sliding_window window_size=8"
@@ -52,107 +56,27 @@ def events(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / FILE).read_text().splitlines()]
 
 
-def run(folder: Path, *groups: Mapping[str, tuple[Any, ...]], **more: Any) -> list[Measurement]:
-    sweep = Sweep("tiny", tuple({"variant": (ONE,), "head_dim": (16,), **g} for g in groups))
-    options = {"device": "cpu", "files": {}, "seconds": 0.001, "timeout": 60.0} | more
-    return runner.run(sweep, folder, **options)
-
-
-@pytest.fixture(scope="module")
-def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("worker") / "worker.log"
-
-
-@pytest.fixture(scope="module")
-def process(log: Path) -> Iterator[Worker]:
-    process = Worker(log, "cpu")
-    yield process
-    process.replace()
-
-
-class TestWorker:
-    def test_one_process_serves_all_calls_while_none_fails(self, process: Worker) -> None:
-        pids = {process.call(os.getpid, timeout=60) for _ in range(3)}
-        with pytest.raises(LookupError, match="there is none"):
-            process.call(cases.fail, timeout=60)
-        pids.add(process.call(os.getpid, timeout=60))
-        assert len(pids) == 1
-        assert pids != {os.getpid()}
-
-    def test_all_output_of_the_worker_goes_to_its_log(
-        self, process: Worker, log: Path, capfd: pytest.CaptureFixture[str]
-    ) -> None:
-        process.call(cases.shout, "heard", timeout=60)
-        assert log.read_text().count("heard") == 2
-        assert "heard" not in "".join(capfd.readouterr())
-
-    def test_the_worker_chooses_the_route_of_float32_products_at_its_start(
-        self, process: Worker
-    ) -> None:
-        chosen = process.call(float32_route.present, timeout=60)
-        default, fast = float32_route.errors()
-        assert chosen == ("fast" if fast <= 2 * default else "default")
-        described = process.call(worker.describe, "cpu", timeout=60)
-        assert described["float32_products"] == {
-            "fast_route": chosen == "fast",
-            "default_error": default,
-            "fast_error": fast,
-        }
-
-    def test_a_worker_for_a_gpu_keeps_the_default_route(self, log: Path) -> None:
-        process = Worker(log, "cuda")
-        try:
-            assert process.call(torch.get_float32_matmul_precision, timeout=60) == "highest"
-        finally:
-            process.replace()
-
-    @LINUX
-    def test_an_allocation_beyond_the_memory_limit_fails_in_the_worker(
-        self, process: Worker
-    ) -> None:
-        soft, hard, free = process.call(cases.address_space, timeout=60)
-        assert free is not None
-        assert 0 < soft == hard < 1.5 * free + (1 << 35)  # an interpreter with torch maps some GB
-        assert process.call(cases.allocate, soft // 8, timeout=60) == soft // 8
-        with pytest.raises(RuntimeError, match="can't allocate memory"):
-            process.call(cases.allocate, soft, timeout=60)
-
-    def test_a_worker_that_dies_or_hangs_is_reported_and_replaced(self, tmp_path: Path) -> None:
-        process = Worker(tmp_path / "worker.log", "cpu")
-        try:
-            first = process.call(os.getpid, timeout=60)
-            with pytest.raises(WorkerDied, match="the worker process ended with exit status 3"):
-                process.call(cases.end, 3, timeout=60)
-            process.replace()
-            second = process.call(os.getpid, timeout=60)
-            # It may also die between two calls, for example by the system's out-of-memory killer.
-            os.kill(second, signal.SIGKILL)
-            time.sleep(1)
-            third = process.call(os.getpid, timeout=60)
-            assert len({first, second, third}) == 3
-            started = time.monotonic()
-            with pytest.raises(CaseTimeout):
-                process.call(time.sleep, 60, timeout=0.5)
-            assert 0.5 <= time.monotonic() - started < 10
-        finally:
-            process.replace()
-
-    @pytest.mark.parametrize(
-        ("exitcode", "sentence"),
-        [
-            (1, "the worker process ended with exit status 1"),
-            (None, "the worker process ended with exit status None"),
-            (-signal.SIGSEGV, "the worker process was ended by SIGSEGV"),
-            (
-                -signal.SIGKILL,
-                "the worker process was ended by SIGKILL, as the system does when memory runs out",
-            ),
-        ],
+def run(
+    folder: Path,
+    *groups: Mapping[str, tuple[Any, ...]],
+    executor: Executor | None = None,
+    resume: bool = False,
+    **more: Any,
+) -> list[Measurement]:
+    """Run a sweep; without an executor in this process."""
+    given = {"slow_call": more.pop("slow_call", math.inf), "energy": more.pop("energy", 0.0)}
+    sweep = Sweep(
+        "tiny", tuple({"variant": (ONE,), "head_dim": (16,), **g} for g in groups), **given
     )
-    def test_the_reason_describes_how_the_worker_died(
-        self, exitcode: int | None, sentence: str
-    ) -> None:
-        assert runner._death(exitcode) == sentence
+    options = {"on": "cpu", "files": {}, "seconds": 0.001, "timeout": 60.0} | more
+    workload = SweepWorkload(sweep, **options)
+    recorded = journal.read(folder, SweepWorkload) if resume else None
+    return run_loop.run(workload, folder, executor or InProcess(), recorded)
+
+
+def local(folder: Path) -> LocalExecutor:
+    log = str(folder / "worker.log")
+    return LocalExecutor(Call(worker_start.start, (log, False)))
 
 
 @dataclass(frozen=True)
@@ -163,7 +87,7 @@ class Ended:
     folder: Path
 
     def of(self, **asked: int) -> Measurement:
-        (row,) = [r for r in self.rows if all(getattr(r, k) == v for k, v in asked.items())]
+        (row,) = [r for r in self.rows if all(getattr(r.case, k) == v for k, v in asked.items())]
         return row
 
 
@@ -173,9 +97,9 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     long."""
     folder = tmp_path_factory.mktemp("misfortunes")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner.worker, "measure", cases.misfortune)
-        patch.setattr(runner.worker, "measure_limits", cases.limits)
-        patch.setattr(runner.worker, "measure_exact", cases.unfortunate_exact)
+        patch.setattr(measure_case, "measure", cases.misfortune)
+        patch.setattr(roofline, "measure_device", cases.limits)
+        patch.setattr(measure_case, "measure_exact", cases.unfortunate_exact)
         rows = run(
             folder,
             {"seq_len": (16,), "seed": (0, 1, KILLED, 2, 3, HANGS, 4)},
@@ -185,6 +109,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
             {"seq_len": (TOO_LONG,), "seed": (1,), "batch": (2,)},
             {"seq_len": (16,), "heads": (5, 7), "variant": (ONE, "linear feature_map=elu")},
             timeout=1.5,
+            executor=local(folder),
         )
     return Ended(rows, folder)
 
@@ -192,9 +117,9 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
 class TestFailingWorkers:
     def test_every_case_has_one_row(self, ended: Ended) -> None:
         assert len(ended.rows) == 15
-        assert len({row.case_id for row in ended.rows}) == 15
+        assert len({row.case.case_id for row in ended.rows}) == 15
         for stored, row in zip(table(ended.folder), ended.rows, strict=True):
-            assert stored["seed"] == str(row.seed)
+            assert stored["seed"] == str(row.case.seed)
             assert stored["status"] == row.status
 
     def test_a_killed_worker_gives_a_crashed_row(self, ended: Ended) -> None:
@@ -222,7 +147,7 @@ class TestFailingWorkers:
 
     def test_the_sweep_continues_after_each_failure(self, ended: Ended) -> None:
         good = [row for row in ended.rows if row.status is Status.OK]
-        assert {row.seed for row in good} == {0, 1, 2, 3, 4}
+        assert {row.case.seed for row in good} == {0, 1, 2, 3, 4}
 
     def test_a_worker_is_used_until_it_fails(self, ended: Ended) -> None:
         def process(seed: int) -> str:
@@ -237,7 +162,7 @@ class TestFailingWorkers:
     def test_if_exact_attention_hangs_or_dies_only_the_comparison_is_missing(
         self, ended: Ended, heads: int
     ) -> None:
-        rows = [row for row in ended.rows if row.heads == heads]
+        rows = [row for row in ended.rows if row.case.heads == heads]
         assert [(row.status, row.exact_implementation) for row in rows] == [
             (Status.OK, "unknown"),
             (Status.OK, "unknown"),
@@ -247,22 +172,22 @@ class TestFailingWorkers:
         assert ended.of(seq_len=16, seed=0, heads=8).exact_implementation == "known"
 
     def test_the_journal_has_the_same_rows(self, ended: Ended) -> None:
-        record = journal.read(ended.folder)
-        assert [record.results[row.case_id] for row in ended.rows] == ended.rows
+        record = journal.read(ended.folder, SweepWorkload)
+        assert [record.results[row.case.case_id] for row in ended.rows] == ended.rows
         started = {
             event["case_id"] for event in events(ended.folder) if event["event"] == "started"
         }
-        skipped = {row.case_id for row in ended.rows if row.status is Status.SKIPPED}
-        assert started == {row.case_id for row in ended.rows} - skipped
+        skipped = {row.case.case_id for row in ended.rows if row.status is Status.SKIPPED}
+        assert started == {row.case.case_id for row in ended.rows} - skipped
 
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Runs measure nothing and start no process."""
     monkeypatch.setattr(runner, "Worker", InProcess)
-    monkeypatch.setattr(runner.worker, "measure", cases.instant)
-    monkeypatch.setattr(runner.worker, "measure_limits", cases.limits)
-    monkeypatch.setattr(runner.worker, "measure_exact", cases.no_exact)
+    monkeypatch.setattr(measure_case, "measure", cases.instant)
+    monkeypatch.setattr(roofline, "measure_device", cases.limits)
+    monkeypatch.setattr(measure_case, "measure_exact", cases.no_exact)
     monkeypatch.setattr(InProcess, "replaced", 0)
     return monkeypatch
 
@@ -280,9 +205,9 @@ class TestOrderOfEvents:
             seen.append((asked.case_id, events(tmp_path)[-1]))
             return cases.instant(asked, given)
 
-        in_process.setattr(runner.worker, "measure", look)
+        in_process.setattr(measure_case, "measure", look)
         rows = run(tmp_path, LENGTHS)
-        assert [case_id for case_id, _ in seen] == [row.case_id for row in rows]
+        assert [case_id for case_id, _ in seen] == [row.case.case_id for row in rows]
         for case_id, last in seen:
             assert (last["event"], last["case_id"]) == ("started", case_id)
 
@@ -309,7 +234,7 @@ class TestOrderOfEvents:
             seen.append(given)
             return cases.instant(asked, given)
 
-        in_process.setattr(runner.worker, "measure", look)
+        in_process.setattr(measure_case, "measure", look)
         run(tmp_path, {"seq_len": (16,), "dtype": ("float32", "bfloat16")}, seconds=0.25)
         assert seen[0].seconds == 0.25
         assert seen[0].matmul_tflops == {"float32": 1e6, "bfloat16": 1e6}
@@ -319,16 +244,16 @@ class TestOrderOfEvents:
     ) -> None:
         lengths = []
         in_process.setattr(
-            runner.worker, "measure_exact", lambda asked, _: lengths.append(asked.seq_len)
+            measure_case, "measure_exact", lambda asked, _: lengths.append(asked.seq_len)
         )
 
         def fail_once(asked: Any, given: Any, exact: bool) -> Any:
             assert exact
-            if asked.hyperparameters == "window_size=2":
+            if asked.attention.hyperparameters == "window_size=2":
                 return Measurement.of(asked, Status.ERROR, "bad"), Raw()
             return cases.instant(asked, given)
 
-        in_process.setattr(runner.worker, "measure", fail_once)
+        in_process.setattr(measure_case, "measure", fail_once)
         sizes = tuple(f"sliding_window window_size={size}" for size in (1, 2, 3, 4))
         run(tmp_path, {"seq_len": (16, 32), "variant": sizes})
         # Measured again in the process that follows the failed one.
@@ -343,9 +268,9 @@ class TestOrderOfEvents:
                 return Measurement.of(asked, failure, "too much"), Raw()
             return cases.instant(asked, given)
 
-        in_process.setattr(runner.worker, "measure", fail_at_32)
+        in_process.setattr(measure_case, "measure", fail_at_32)
         rows = run(tmp_path, {**LENGTHS, "heads": (1, 2), "causal": (False,)})
-        assert {(r.seq_len, r.heads): r.status for r in rows} == {
+        assert {(r.case.seq_len, r.case.heads): r.status for r in rows} == {
             (16, 1): Status.OK,
             (16, 2): Status.OK,
             (32, 1): Status.OK,
@@ -361,12 +286,12 @@ class TestOrderOfEvents:
             seen = {"time_ms_median": 1e3, "speedup_vs_exact": 0.1}
             return good(asked, **seen), Raw()
 
-        in_process.setattr(runner.worker, "measure", slow)
-        group = {"variant": ("full", "top_k top_k=4"), "head_dim": (16,), "seq_len": (16, 32)}
-        sweep = Sweep("tiny", (group,), slow_call=2.0, energy=0.5)
-        given = {"device": "cpu", "files": {}, "seconds": 0.001, "timeout": 60.0}
-        rows = runner.run(sweep, tmp_path, **given)
-        skipped = [(row.variant, row.seq_len) for row in rows if row.status is Status.SKIPPED]
+        in_process.setattr(measure_case, "measure", slow)
+        group = {"variant": ("full", "top_k top_k=4"), "seq_len": (16, 32)}
+        rows = run(tmp_path, group, slow_call=2.0, energy=0.5)
+        skipped = [
+            (row.case.variant, row.case.seq_len) for row in rows if row.status is Status.SKIPPED
+        ]
         assert skipped == [("top_k", 32)]
         recorded = json.loads((tmp_path / "environment.json").read_text())["sweep"]
         assert recorded["slow_call"] == 2.0
@@ -381,14 +306,14 @@ class TestOrderOfEvents:
             measured.append(asked.seq_len)
             return good(asked, time_ms_median=1e3 * asked.seq_len), Raw()
 
-        in_process.setattr(runner.worker, "measure", slow)
+        in_process.setattr(measure_case, "measure", slow)
         lengths = {"seq_len": (16, 32, 64, 128)}
         rows = run(tmp_path, lengths | {"causal": (False,)}, timeout=500.0)
         statuses = [Status.OK, Status.OK, Status.OK, Status.SKIPPED]
         assert [row.status for row in rows] == statuses
         assert measured == [16, 32, 64]
         assert [e["case_id"] for e in events(tmp_path) if e["event"] == "started"] == [
-            row.case_id for row in rows[:3]
+            row.case.case_id for row in rows[:3]
         ]
         # A resumed run makes the same forecast from the existing rows.
         lines = (tmp_path / FILE).read_text().splitlines(keepends=True)
@@ -402,7 +327,7 @@ class TestOrderOfEvents:
     ) -> None:
         """Its rows are measured as baselines in any case."""
         in_process.setattr(
-            runner.worker, "measure", lambda asked, *_: (good(asked, time_ms_median=1e6), Raw())
+            measure_case, "measure", lambda asked, *_: (good(asked, time_ms_median=1e6), Raw())
         )
         rows = run(tmp_path, {**LENGTHS, "variant": ("full implementation=sdpa",)}, timeout=1.0)
         assert {row.status for row in rows} == {Status.OK}
@@ -410,15 +335,9 @@ class TestOrderOfEvents:
     def test_baselines_have_more_time_than_a_case(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch
     ) -> None:
-        allowed = {}
-
-        class Watched(InProcess):
-            def call(self, function: Any, *arguments: Any, timeout: float) -> Any:
-                allowed[function.__name__] = timeout
-                return function(*arguments)
-
-        in_process.setattr(runner, "Worker", Watched)
-        run(tmp_path, LENGTHS, timeout=2.0)
+        worker = InProcess()
+        run(tmp_path, LENGTHS, timeout=2.0, executor=worker)
+        allowed = worker.timeouts
         assert allowed["no_exact"] == 3 * allowed["instant"] == 6.0
 
     @pytest.mark.parametrize("failure", [Status.ERROR, Status.INCORRECT, Status.CRASHED])
@@ -426,7 +345,7 @@ class TestOrderOfEvents:
         self, tmp_path: Path, in_process: pytest.MonkeyPatch, failure: Status
     ) -> None:
         in_process.setattr(
-            runner.worker,
+            measure_case,
             "measure",
             lambda asked, *_: (Measurement.of(asked, failure, "bad"), Raw()),
         )
@@ -450,15 +369,16 @@ class TestOrderOfEvents:
                 return cases.instant(asked, given)
             return Measurement.of(asked, status, "why"), Raw()
 
-        in_process.setattr(runner.worker, "measure", measure)
-        run(tmp_path, LENGTHS)
-        assert InProcess.replaced == replaced + 1  # once more at the end
+        in_process.setattr(measure_case, "measure", measure)
+        worker = InProcess()
+        run(tmp_path, LENGTHS, executor=worker)
+        assert worker.replaced == replaced
 
     def test_results_are_written_in_planned_order_with_unchanged_rows(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch
     ) -> None:
         in_process.setattr(
-            runner.worker,
+            measure_case,
             "measure",
             lambda asked, *_: (
                 good(asked, mass_recall=0.1 + 0.2, inputs_detail='a, "b"\nc'),
@@ -476,7 +396,7 @@ class TestOrderOfEvents:
         self, tmp_path: Path, in_process: pytest.MonkeyPatch
     ) -> None:
         in_process.setattr(
-            runner.worker, "measure", lambda asked, *_: (good(asked), Raw([1.0], [HEAD, HEAD]))
+            measure_case, "measure", lambda asked, *_: (good(asked), Raw([1.0], [HEAD, HEAD]))
         )
         run(tmp_path, LENGTHS)
         with (tmp_path / "heads.csv").open(newline="", encoding="utf-8") as file:
@@ -500,8 +420,8 @@ class TestOrderOfEvents:
             return good(asked), Raw()
 
         slow = {"matmul_tflops": {"float32": 1.0}, "copy_gb_per_s": 1.0}
-        in_process.setattr(runner.worker, "measure_limits", lambda *_: slow)
-        in_process.setattr(runner.worker, "measure", look)
+        in_process.setattr(roofline, "measure_device", lambda *_: slow)
+        in_process.setattr(measure_case, "measure", look)
         variants = ("full implementation=sdpa", "sliding_window window_size=4")
         sweep = {"seq_len": (1 << 20,), "heads": (8,), "head_dim": (64,), "variant": variants}
         exact, window = run(tmp_path, sweep, timeout=300.0)
@@ -519,8 +439,8 @@ class TestOrderOfEvents:
             lengths.append(len(table(tmp_path)) if (tmp_path / "results.csv").exists() else 0)
             return cases.instant(asked, given)
 
-        in_process.setattr(runner, "REWRITE_SECONDS", -1.0)
-        in_process.setattr(runner.worker, "measure", look)
+        in_process.setattr(run_loop, "REWRITE_SECONDS", -1.0)
+        in_process.setattr(measure_case, "measure", look)
         run(tmp_path, LENGTHS)
         assert lengths == [0, 1, 2]
 
@@ -553,7 +473,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("error", "message"),
         [
-            (CaseTimeout("Task timeout", 300.0), "it took longer than 300 s; see .*worker.log"),
+            (CallTimeout("Task timeout", 300.0), "took longer than 300 s; see .*worker.log"),
             (WorkerDied("the worker process ended"), "the worker process ended; see .*worker.log"),
         ],
     )
@@ -563,26 +483,20 @@ class TestRefusals:
         def fail(*_: Any) -> None:
             raise error
 
-        in_process.setattr(runner.worker, "measure_limits", fail)
-        with pytest.raises(RunError, match=f"could not describe the machine: {message}"):
+        in_process.setattr(roofline, "measure_device", fail)
+        with pytest.raises(RunError, match=f"could not prepare worker: {message}"):
             run(tmp_path, LENGTHS)
-        in_process.setattr(runner.worker, "measure_limits", cases.limits)
+        in_process.setattr(roofline, "measure_device", cases.limits)
         assert len(run(tmp_path, LENGTHS)) == 3
 
     def test_the_description_of_the_machine_has_more_time_than_a_case(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch
     ) -> None:
-        allowed = {}
-
-        class Watched(InProcess):
-            def call(self, function: Any, *arguments: Any, timeout: float) -> Any:
-                allowed[function.__name__] = timeout
-                return function(*arguments)
-
-        in_process.setattr(runner, "Worker", Watched)
-        run(tmp_path, LENGTHS, timeout=1.0)
+        worker = InProcess()
+        run(tmp_path, LENGTHS, timeout=1.0, executor=worker)
+        allowed = worker.timeouts
         assert allowed["instant"] == 1.0
-        assert allowed["describe"] == allowed["limits"] >= 60
+        assert allowed["describe_device"] == allowed["limits"] >= 60
 
 
 class TestResuming:
@@ -597,7 +511,7 @@ class TestResuming:
             measured.append(asked)
             return good(asked, time_ms_median=7.0), Raw()
 
-        in_process.setattr(runner.worker, "measure", measure)
+        in_process.setattr(measure_case, "measure", measure)
         # The header, a complete case, and a case that was started when the run died.
         (tmp_path / FILE).write_text("".join(whole[:4]) + whole[4][:50])
         resumed = run(tmp_path, LENGTHS, resume=True)
@@ -612,7 +526,7 @@ class TestResuming:
         run(tmp_path, LENGTHS)
         before = (tmp_path / "results.csv").read_bytes()
         (tmp_path / "results.csv").unlink()
-        in_process.delattr(runner.worker, "measure")
+        in_process.delattr(measure_case, "measure")
         run(tmp_path, LENGTHS, resume=True)
         assert (tmp_path / "results.csv").read_bytes() == before
 
@@ -629,10 +543,10 @@ class TestResuming:
         self, tmp_path: Path, in_process: pytest.MonkeyPatch
     ) -> None:
         run(tmp_path, {"seq_len": (16,)})
-        in_process.delattr(runner.worker, "measure_limits")
+        in_process.delattr(roofline, "measure_device")
         given = []
         in_process.setattr(
-            runner.worker,
+            measure_case,
             "measure",
             lambda asked, g, _: (given.append(g), cases.instant(asked, g))[1],
         )
@@ -708,8 +622,8 @@ class TestResuming:
             f"cannot write to {tmp_path}: No space left on device; measured rows are kept, "
             f"continue with --resume {tmp_path}"
         )
-        kept = journal.read(tmp_path).results.values()
-        assert [row.seq_len for row in kept] == ([16] if written == 3 else [16, 32])
+        kept = journal.read(tmp_path, SweepWorkload).results.values()
+        assert [row.case.seq_len for row in kept] == ([16] if written == 3 else [16, 32])
         in_process.setattr(os, "fsync", fsync)
         assert {row.status for row in run(tmp_path, LENGTHS, resume=True)} == {Status.OK}
 
@@ -840,14 +754,14 @@ class TestCommand:
         while alive(process.pid) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not alive(process.pid), "an orphaned worker would run during the next run"
-        before = journal.read(folder).results
+        before = journal.read(folder, SweepWorkload).results
         process = finished.start("--resume", folder)
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
         assert outcome(folder) == outcome(finished.folder), moment
         ids = [event["case_id"] for event in events(folder) if event["event"] == "result"]
         assert len(ids) == len(set(ids)) == 12, moment
-        after = journal.read(folder).results
+        after = journal.read(folder, SweepWorkload).results
         assert count <= len(before) < 12, moment
         assert {case_id: after[case_id] for case_id in before} == before, moment
 
@@ -863,12 +777,12 @@ class TestCommand:
         else:
             os.killpg(process.pid, signal.SIGINT)  # Ctrl-C is also sent to the worker
         out, err = process.communicate(timeout=60)
-        assert process.returncode == 130
+        assert process.returncode == (143 if how == "politely" else 130)
         assert out == ""
         last = err.splitlines()[-1]
         assert last == f"stopped; continue with: python -m bench run --resume {folder}"
         assert "Traceback" not in err
-        record = journal.read(folder)
+        record = journal.read(folder, SweepWorkload)
         assert 2 <= len(record.results) < 12
         # The row that was being flushed is in the journal, and the next run adds it to the table.
         assert len(record.results) - 1 <= len(table(folder)) <= len(record.results)
@@ -893,7 +807,7 @@ class TestCommand:
                 f"kept, continue with --resume {disk}"
             ]
             assert "Traceback" not in err
-            kept = journal.read(folder).results
+            kept = journal.read(folder, SweepWorkload).results
             assert 0 < len(kept) < 12
             assert {row.status for row in kept.values()} <= {Status.OK, Status.UNSUPPORTED}
         finally:
@@ -902,9 +816,12 @@ class TestCommand:
 
 def test_a_row_is_written_under_the_columns_of_its_file(tmp_path: Path) -> None:
     row = replace(good(cases.case(layer=3, causal=True)), tflops=0.25)
-    runner.write_results(tmp_path, [row.case], {row.case_id: row}, {})
+    sweep = Sweep("one", ({"seq_len": (row.case.seq_len,)},))
+    workload = SweepWorkload(sweep, "cpu", {}, 0.001, 60.0)
+    workload.__dict__["cases"] = [row.case]
+    workload.write(tmp_path, {row.case.case_id: Entry(row)})
     (stored,) = table(tmp_path)
     for name in tuple(Measurement.columns()):
-        value = getattr(row, name)
+        value = row.values[name]
         assert stored[name] == ("" if value is None else str(value)), name
     assert not list(tmp_path.glob("*.partial"))
