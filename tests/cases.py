@@ -10,23 +10,25 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench.loop.runner import Worker
-from bench.workloads.worker import Settings
 from safetensors.torch import save_file
 from torch import Tensor
 
 from bench.inputs.captured import KEYS
 from bench.instruments import environment
+from bench.loop.executor import Call
 from bench.schema.case import Case
+from bench.schema.columns import ATTENTION
 from bench.schema.measurement import HeadRow, Measurement, Raw
 from bench.schema.outcome import Status
-from bench.workloads import worker
+from bench.workloads.attention import current_shape, measure_case
+from bench.workloads.attention.given_inputs import Settings
 
 # Seeds at which the worker process is killed or hangs, and a length that exceeds any memory.
 KILLED, HANGS = 10, 30
@@ -34,7 +36,10 @@ TOO_LONG = 10**12
 
 
 def case(**changes: Any) -> Case:
-    """A small case; `key_len` and `kv_heads` follow `seq_len` and `heads` unless given."""
+    """A small case; `key_len` and `kv_heads` follow `seq_len` and `heads` unless given.
+
+    Its attention is given as `attention`, or as the texts of the three columns.
+    """
     asked: dict[str, Any] = {
         "variant": "sliding_window",
         "implementation": "auto",
@@ -50,7 +55,10 @@ def case(**changes: Any) -> Case:
         "direction": "forward",
         "seed": 0,
     } | changes
-    return Case(**{"key_len": asked["seq_len"], "kv_heads": asked["heads"]} | asked)
+    asked = {"key_len": asked["seq_len"], "kv_heads": asked["heads"]} | asked
+    if "attention" in changes:
+        return Case(**{name: value for name, value in asked.items() if name not in ATTENTION})
+    return Case.of_values(asked)
 
 
 def good(asked: Case, **seen: Any) -> Measurement:
@@ -67,9 +75,9 @@ def settings(**changes: Any) -> Settings:
 @contextmanager
 def fresh_worker() -> Iterator[None]:
     """Measure in this process, with empty caches."""
-    worker._Shape.key = None
+    current_shape.forget()
     yield
-    worker._Shape.key = None
+    current_shape.forget()
 
 
 def capture_file(
@@ -149,7 +157,7 @@ def misfortune(asked: Case, given: Settings, exact: bool = True) -> tuple[Measur
     if asked.seed == HANGS:
         time.sleep(600)
     if asked.seq_len >= TOO_LONG:
-        return worker.measure(asked, given)
+        return measure_case.measure(asked, given)
     known = "known" if exact else "unknown"
     row = good(asked, inputs_detail=f"process {os.getpid()}", exact_implementation=known)
     return row, Raw([1.0])
@@ -188,14 +196,19 @@ def fail() -> None:
     raise LookupError("there is none")
 
 
-class InProcess(Worker):
+class InProcess:
     """A worker that runs calls in this process, for tests that need no process of their own."""
 
+    name = "this process"
     replaced = 0  # number of replacements since a test set this to zero
 
-    def call(self, function: Callable[..., Any], *arguments: Any, timeout: float) -> Any:
-        return function(*arguments)
+    def submit(self, call: Call) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(call.function(*call.arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
     def replace(self) -> None:
-        super().replace()
         InProcess.replaced += 1
