@@ -183,12 +183,10 @@ class TestFailingWorkers:
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Runs measure nothing and start no process."""
-    monkeypatch.setattr(runner, "Worker", InProcess)
+    """Runs measure nothing."""
     monkeypatch.setattr(measure_case, "measure", cases.instant)
     monkeypatch.setattr(roofline, "measure_device", cases.limits)
     monkeypatch.setattr(measure_case, "measure_exact", cases.no_exact)
-    monkeypatch.setattr(InProcess, "replaced", 0)
     return monkeypatch
 
 

@@ -46,6 +46,8 @@ class Machines(Generic[CaseT, RowT]):
         self._checks = {host: dict(checks) for host, checks in recorded.selfchecks.items()}
         self._new = not recorded.header
         self._may_join = may_join or self._new
+        if recorded.header:
+            self._write()
         self.busy = False  # whether a machine is being described
 
     def set_up(self, seat: Seat[Any]) -> Steps[Environment]:

@@ -156,6 +156,7 @@ class _Loop(Generic[CaseT, RowT]):
             self._finish(seat, case, row, Raw())
             return True
         self._progress.begin(case)
+        seat.case = case  # an interrupt from here on does not count against the case
         self._journal.started(case)
         self._attempts[case.case_id] += 1
         seat.begin(
@@ -221,6 +222,7 @@ class _Loop(Generic[CaseT, RowT]):
             repeated_because=self._repeated.get(case_id, ""),
         )
         self._journal.result(row, raw)
+        seat.case = None
         self._entries[case_id] = Entry(row, raw.details)
         self._rows[case_id] = row
         if row.status not in KEEPS_WORKER or raw.spoiled:
