@@ -20,14 +20,19 @@ import torch
 
 import variants
 from bench import __main__ as command
+from bench.cli import capture_command, executor_options, run_command
+from bench.instruments import roofline
 from bench.launches import sweep_time
-from bench.loop import journal, runner
+from bench.loop import journal
 from bench.loop.journal import FILE
 from bench.plan.sweep import read
 from bench.schema.measurement import Measurement, Raw
 from bench.schema.outcome import Status
+from bench.workloads.attention import measure_case
+from bench.workloads.sweep_workload import SweepWorkload
 from tests import cases
-from tests.cases import InProcess, capture_file, good
+from tests.cases import capture_file, good
+from tests.in_process import InProcess
 
 ROOT = Path(__file__).parent.parent
 ONE = "variant=sliding_window window_size=8"
@@ -51,12 +56,12 @@ def bench(
 ) -> Bench:
     """Runs a command of `python -m bench` in an empty folder, without real measurements."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("tuple(Measurement.columns())", "200")
+    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(runner, "Worker", InProcess)
-    monkeypatch.setattr(runner.worker, "measure", cases.instant)
-    monkeypatch.setattr(runner.worker, "measure_limits", cases.limits)
-    monkeypatch.setattr(runner.worker, "measure_exact", cases.no_exact)
+    monkeypatch.setattr(executor_options, "LocalExecutor", lambda *_: InProcess())
+    monkeypatch.setattr(measure_case, "measure", cases.instant)
+    monkeypatch.setattr(roofline, "measure_device", cases.limits)
+    monkeypatch.setattr(measure_case, "measure_exact", cases.no_exact)
     # The command sets a handler for SIGTERM; the process of the tests must keep its own.
     monkeypatch.setattr(signal, "signal", lambda *_: None)
 
@@ -306,7 +311,7 @@ class TestPlan:
         assert "gpu on cuda: " in bench("plan", "gpu").out
 
     def test_plan_measures_nothing(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delattr(runner, "run")
+        monkeypatch.delattr(run_command, "run_loop")
         assert bench("plan", "smoke").status == 0
         assert not list(Path().iterdir())
 
@@ -334,10 +339,10 @@ class TestRun:
     def test_run_passes_on_seconds_and_timeout(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        seen: dict[str, Any] = {}
-        monkeypatch.setattr(runner, "run", lambda *_, **options: seen.update(options))
+        seen: list[SweepWorkload] = []
+        monkeypatch.setattr(run_command, "run_loop", lambda workload, *_: seen.append(workload))
         bench("run", *self.AXES, "--seconds", "0.5", "--timeout", "7")
-        assert (seen["seconds"], seen["timeout"], seen["resume"]) == (0.5, 7.0, False)
+        assert (seen[0].seconds, seen[0].timeout) == (0.5, 7.0)
 
     def test_run_uses_the_timeout_of_the_sweep_also_when_it_is_resumed(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
@@ -348,20 +353,20 @@ class TestRun:
         bench("run", "mine.toml", "--out", "mine")
         stored = json.loads(Path("mine", "environment.json").read_text())
         assert stored["sweep"]["timeout"] == 33
-        seen: dict[str, Any] = {}
-        monkeypatch.setattr(runner, "run", lambda *_, **options: seen.update(options))
+        seen: list[float] = []
+        monkeypatch.setattr(
+            run_command, "run_loop", lambda workload, *_: seen.append(workload.timeout)
+        )
         bench("run", "mine.toml", "--out", "other")
-        assert seen["timeout"] == 33
         bench("run", "--resume", "mine")
-        assert seen["timeout"] == 33
         bench("run", *self.AXES)
-        assert seen["timeout"] == 180
+        assert seen == [33, 33, 180]
 
     def test_run_with_failed_cases_succeeds_and_counts_them(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(
-            runner.worker,
+            measure_case,
             "measure",
             lambda asked, *_: (Measurement.of(asked, Status.ERROR, "bad"), Raw()),
         )
@@ -394,7 +399,7 @@ class TestRun:
             "Error: cannot write to mine: No space left on device; measured rows are kept, "
             "continue with --resume mine"
         ]
-        assert len(journal.read(Path("mine")).results) == 1
+        assert len(journal.read(Path("mine"), SweepWorkload).results) == 1
 
     def test_an_interrupted_run_prints_how_to_resume(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
@@ -402,11 +407,11 @@ class TestRun:
         def interrupted(*_: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(runner.worker, "measure", interrupted)
+        monkeypatch.setattr(measure_case, "measure", interrupted)
         said = bench("run", *self.AXES, "--out", "mine")
         assert said.status == 130
         assert said.err.endswith("stopped; continue with: python -m bench run --resume mine\n")
-        monkeypatch.setattr(runner.worker, "measure", cases.instant)
+        monkeypatch.setattr(measure_case, "measure", cases.instant)
         assert bench("run", "--resume", "mine").status == 0
 
     def test_a_run_interrupted_before_its_start_can_be_started_again(
@@ -415,11 +420,11 @@ class TestRun:
         def interrupted(*_: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(runner.worker, "measure_limits", interrupted)
+        monkeypatch.setattr(roofline, "measure_device", interrupted)
         said = bench("run", *self.AXES, "--out", "mine")
         assert said.status == 130
         assert said.err.endswith("stopped; nothing measured\n")
-        monkeypatch.setattr(runner.worker, "measure_limits", cases.limits)
+        monkeypatch.setattr(roofline, "measure_device", cases.limits)
         assert bench("run", *self.AXES, "--out", "mine").status == 0
 
 
@@ -490,7 +495,7 @@ class TestCompare:
     ) -> None:
         for folder, milliseconds in (("before", 2.0), ("after", 3.0)):
             monkeypatch.setattr(
-                runner.worker,
+                measure_case,
                 "measure",
                 lambda asked, *_, ms=milliseconds: (good(asked, time_ms_median=ms), Raw()),
             )
@@ -522,7 +527,7 @@ class TestCapture:
             seen.update(options, arguments=arguments)
             return SimpleNamespace(layers=(3, 15), tokens=64, heads=4, kv_heads=2)
 
-        monkeypatch.setattr(command, "make_capture", capture)
+        monkeypatch.setattr(capture_command, "make_capture", capture)
         said = bench(
             "capture", "--model", "m", "--text", "t.txt", "--layers", "3,15", "--kv-groups", "0",
             "--out", "o.safetensors", "--tokens", "64", "--text-license", "free",
@@ -547,5 +552,5 @@ class TestCapture:
         def fail(*_: object, **__: object) -> None:
             raise command.CaptureError("m: no such model")
 
-        monkeypatch.setattr(command, "make_capture", fail)
+        monkeypatch.setattr(capture_command, "make_capture", fail)
         refused(bench("capture", "--model", "m", "--text", "t", "--out", "o"), "m: no such model")

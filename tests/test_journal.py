@@ -13,6 +13,7 @@ from bench.loop import journal
 from bench.loop.journal import FILE, Journal, JournalError
 from bench.schema.measurement import Measurement, Raw
 from bench.schema.outcome import Status
+from bench.workloads.sweep_workload import SweepWorkload
 from tests.cases import HEAD, case, good
 
 FIRST, SECOND = case(seed=1), case(seed=2)
@@ -32,7 +33,7 @@ def write(folder: Path) -> Path:
 
 def test_written_events_are_read_back(tmp_path: Path) -> None:
     write(tmp_path)
-    record = journal.read(tmp_path)
+    record = journal.read(tmp_path, SweepWorkload)
     assert record.header["environment"] == {"torch": "2"}
     assert record.header["device"] == "cpu"
     assert record.results == {
@@ -40,7 +41,10 @@ def test_written_events_are_read_back(tmp_path: Path) -> None:
         SECOND.case_id: Measurement.of(SECOND, Status.ERROR, "“quoted”\nand \u2028 torn"),
     }
     assert record.results[SECOND.case_id].status is Status.ERROR
-    assert record.heads == {FIRST.case_id: [HEAD], SECOND.case_id: []}
+    assert {case_id: entry.details for case_id, entry in record.entries.items()} == {
+        FIRST.case_id: [HEAD],
+        SECOND.case_id: [],
+    }
     assert record.attempts == {FIRST.case_id: 1, SECOND.case_id: 1}
 
 
@@ -49,7 +53,7 @@ def test_a_run_of_an_earlier_version_is_resumed(tmp_path: Path) -> None:
     path = write(tmp_path)
     assert ', "projections": "none"' in path.read_text()
     path.write_text(path.read_text().replace(', "projections": "none"', ""))
-    record = journal.read(tmp_path)
+    record = journal.read(tmp_path, SweepWorkload)
     assert record.results[FIRST.case_id].case == FIRST
 
 
@@ -83,7 +87,7 @@ def test_a_truncated_last_line_is_ignored(tmp_path: Path) -> None:
     assert len(content) - last > 100
     for end in (*range(last, len(content), 11), len(content) - 1):
         path.write_bytes(content[:end])
-        record = journal.read(tmp_path)
+        record = journal.read(tmp_path, SweepWorkload)
         assert list(record.results) == [FIRST.case_id], end
         assert record.attempts[SECOND.case_id] == 1
 
@@ -96,7 +100,7 @@ def test_a_partial_last_line_is_removed_before_the_next_event_is_written(tmp_pat
     book.result(good(SECOND), Raw())
     book.close()
     assert path.read_text().startswith("".join(whole[:-1]))
-    assert journal.read(tmp_path).results[SECOND.case_id] == good(SECOND)
+    assert journal.read(tmp_path, SweepWorkload).results[SECOND.case_id] == good(SECOND)
 
 
 def test_a_complete_last_line_is_kept_when_the_next_event_is_written(tmp_path: Path) -> None:
@@ -113,11 +117,11 @@ def test_two_runs_cannot_write_to_one_journal(tmp_path: Path) -> None:
     book.header(device="cpu")
     with pytest.raises(JournalError, match="is in use by another run"):
         Journal(tmp_path)
-    assert journal.read(tmp_path).header["device"] == "cpu"
+    assert journal.read(tmp_path, SweepWorkload).header["device"] == "cpu"
     book.started(FIRST)
     book.close()
     Journal(tmp_path).close()
-    assert journal.read(tmp_path).attempts == {FIRST.case_id: 1}
+    assert journal.read(tmp_path, SweepWorkload).attempts == {FIRST.case_id: 1}
 
 
 def test_starts_without_a_result_are_counted(tmp_path: Path) -> None:
@@ -126,7 +130,7 @@ def test_starts_without_a_result_are_counted(tmp_path: Path) -> None:
         book.header(device="cpu")
         book.started(FIRST)
         book.close()
-    record = journal.read(tmp_path)
+    record = journal.read(tmp_path, SweepWorkload)
     assert record.attempts == {FIRST.case_id: 2}
     assert record.results == {}
 
@@ -140,7 +144,7 @@ def test_an_interrupted_start_does_not_count(tmp_path: Path) -> None:
         book.interrupted(FIRST)
     book.started(FIRST)
     book.close()
-    assert journal.read(tmp_path).attempts == {FIRST.case_id: 1}
+    assert journal.read(tmp_path, SweepWorkload).attempts == {FIRST.case_id: 1}
 
 
 @pytest.mark.parametrize("content", [None, "", '{"event": "run", "device": "cpu"}'])
@@ -149,7 +153,7 @@ def test_without_a_complete_header_there_is_no_run(tmp_path: Path, content: str 
         (tmp_path / FILE).write_text(content)
     assert not journal.begun(tmp_path)
     with pytest.raises(JournalError, match=r"holds no run that could be resumed .no journal\.jso"):
-        journal.read(tmp_path)
+        journal.read(tmp_path, SweepWorkload)
 
 
 def test_a_journal_with_only_a_header_is_a_run(tmp_path: Path) -> None:
@@ -157,7 +161,7 @@ def test_a_journal_with_only_a_header_is_a_run(tmp_path: Path) -> None:
     book.header(device="cpu")
     book.close()
     assert journal.begun(tmp_path)
-    assert journal.read(tmp_path).results == {}
+    assert journal.read(tmp_path, SweepWorkload).results == {}
 
 
 @pytest.mark.parametrize(
@@ -177,4 +181,4 @@ def test_a_line_that_is_no_event_raises_an_error_that_names_the_file(
     path = write(tmp_path)
     path.write_bytes(path.read_bytes() + line + b'{"event": "run"}\n')
     with pytest.raises(JournalError, match=r"journal\.jsonl is damaged, or of another version: "):
-        journal.read(tmp_path)
+        journal.read(tmp_path, SweepWorkload)

@@ -9,18 +9,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bench.loop.runner import WorkerDied
 
 import bench.__main__ as command
+from bench.cli import model_command
 from bench.loop import journal
+from bench.loop.executor import Call, CallTimeout, WorkerDied
 from bench.schema.model_row import ModelRow
 from bench.schema.outcome import Status
-from bench.workloads.model import model_runs
+from bench.workloads.model.model_workload import ModelWorkload
+from tests.in_process import InProcess
 from tests.tiny_model import save_model, save_text
 
 VARIANTS = (
@@ -57,26 +59,11 @@ def events(folder: Path, kind: str) -> list[str]:
     return [e["case_id"] for e in map(json.loads, lines) if e["event"] == kind]
 
 
-class Here:
-    """A worker that runs in this process, so that a test need not start a process."""
-
-    replaced = 0
-
-    def __init__(self, *_: Any) -> None:
-        pass
-
-    def call(self, function: Callable[..., Any], *arguments: Any, timeout: float) -> Any:
-        return function(*arguments)
-
-    def replace(self) -> None:
-        Here.replaced += 1
-
-
-def bench(monkeypatch: pytest.MonkeyPatch, *words: object, worker: Any = Here) -> int:
+def bench(monkeypatch: pytest.MonkeyPatch, *words: object, worker: Any = InProcess) -> int:
     monkeypatch.setattr(sys, "argv", ["bench", *map(str, words)])
-    monkeypatch.setenv("tuple(ModelRow.columns())", "120")
+    monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(model_runs, "Worker", worker)
+    monkeypatch.setattr(model_command, "LocalExecutor", lambda *_: worker())
     with pytest.raises(SystemExit) as ended:
         command._entry()
     assert isinstance(ended.value.code, int)
@@ -108,8 +95,8 @@ class TestRun:
             assert (row["status"] == "ok") != any(not row[name] for name in ModelRow.numbers())
         assert float(rows[2]["perplexity_ratio"]) == pytest.approx(1, abs=1e-5)
         assert float(rows[0]["perplexity_ratio"]) != pytest.approx(1, abs=1e-2)
-        record = journal.read_rows(tmp_path / "run", ModelRow, "model")
-        assert [row.case_id for row in record.results.values()] == events(
+        record = journal.read(tmp_path / "run", ModelWorkload)
+        assert [row.case.case_id for row in record.results.values()] == events(
             tmp_path / "run", "started"
         )
         environment = json.loads((tmp_path / "run" / "environment.json").read_text())
@@ -128,15 +115,15 @@ class TestRun:
     ) -> None:
         folder = tmp_path / "run"
 
-        class Stopped(Here):
+        class Stopped(InProcess):
             calls = 0
 
-            def call(self, function: Any, *arguments: Any, timeout: float) -> Any:
-                if function.__name__ == "measure":
+            def submit(self, call: Call) -> Future[Any]:
+                if call.function.__name__ == "measure":
                     Stopped.calls += 1
                     if Stopped.calls == 2:
                         raise KeyboardInterrupt
-                return super().call(function, *arguments, timeout=timeout)
+                return super().submit(call)
 
         asked = ("--variant", "lsh num_hashes=1", "--variant", "lsh num_hashes=4", *ONE)
         assert bench(monkeypatch, "model", *words, *asked, "--out", folder, worker=Stopped) == 130
@@ -156,27 +143,31 @@ class TestRun:
     def test_a_worker_that_dies_or_hangs_gives_a_row_and_is_replaced(
         self, words: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        class Dying(Here):
-            errors: tuple[Exception, ...] = (WorkerDied("it was killed"), TimeoutError())
+        class Dying(InProcess):
+            errors: tuple[Exception, ...] = (WorkerDied("it was killed"), CallTimeout())
 
-            def call(self, function: Any, *arguments: Any, timeout: float) -> Any:
-                if function.__name__ == "measure" and self.errors:
+            def submit(self, call: Call) -> Future[Any]:
+                if call.function.__name__ == "measure" and self.errors:
                     error, *rest = self.errors
                     self.errors = tuple(rest)
-                    raise error
-                return super().call(function, *arguments, timeout=timeout)
+                    failed: Future[Any] = Future()
+                    failed.set_exception(error)
+                    return failed
+                return super().submit(call)
 
-        monkeypatch.setattr(Here, "replaced", 0)
+        worker = Dying()
         two = ("--variant", "lsh num_hashes=1", "--variant", "lsh num_hashes=4")
         asked = (*two, *ONE, "--timeout", 7)
         folder = tmp_path / "run"
-        assert bench(monkeypatch, "model", *words, *asked, "--out", folder, worker=Dying) == 0
+        assert (
+            bench(monkeypatch, "model", *words, *asked, "--out", folder, worker=lambda: worker) == 0
+        )
         assert [(row["status"], row["reason"]) for row in table(folder)] == [
             ("crashed", "it was killed"),
             ("timeout", "took longer than 7 s"),
             ("ok", ""),
         ]
-        assert Here.replaced == 3  # and once at the end
+        assert worker.replaced == 2
 
     def test_a_case_that_killed_the_run_twice_is_not_tried_again(
         self, words: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -201,12 +192,12 @@ class TestRun:
             time.sleep(0.005)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        before = journal.read_rows(folder, ModelRow, "model").results
+        before = journal.read(folder, ModelWorkload).results
         assert 1 <= len(before) < COUNT
         process = start("model", "--resume", folder)
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
-        after = journal.read_rows(folder, ModelRow, "model").results
+        after = journal.read(folder, ModelWorkload).results
         assert {case_id: after[case_id] for case_id in before} == before
         results = events(folder, "result")
         assert len(results) == len(set(results)) == len(table(folder)) == COUNT
@@ -336,7 +327,7 @@ class TestBadInput:
         assert f"{folder} is in use by another run" in refused(*again)
         book.close()
         text.write_text("something else")
-        assert f"{text} has changed since {folder} was started" in refused(*again)
+        assert f"{text} has changed since the run was started" in refused(*again)
 
     def test_a_folder_that_cannot_be_written_is_named(
         self,

@@ -13,20 +13,23 @@ from typing import Any
 
 import pytest
 import torch
-from bench.workloads.training.training_runs import Training, learned
 from torch import Tensor
 from torch.testing import assert_close
 
 import variants
 from bench import __main__ as command
+from bench.loop import executor, run_loop
+from bench.loop.local_executor import LocalExecutor
 from bench.loop.progress import Progress
 from bench.plan.sweep import SweepError
 from bench.schema.outcome import Status
-from bench.workloads.training import training_runs, training_summary
-from bench.workloads.training.fit import Trained, fit
+from bench.schema.training_row import TrainingCase, TrainingRow
+from bench.workloads.training import training_summary
+from bench.workloads.training.fit import Trained, fit, learned
 from bench.workloads.training.settings import attention_at
 from bench.workloads.training.tasks import ANSWERS, NO_ANSWER, TASKS, Batch, Copy, Recall
 from bench.workloads.training.tiny_model import TinyModel
+from bench.workloads.training.training_workload import TrainingWorkload, use_one_thread
 from variants.contract.call import Call
 from variants.full import FullAttention
 
@@ -241,7 +244,7 @@ def test_exact_attention_learns(task: str) -> None:
     seen = trained(variants.create("full"), task, 150)
     assert seen.accuracy > 0.98
     assert seen.accuracy == seen.accuracy_in_sight
-    assert (seen.in_sight, learned(seen)) == (1.0, "yes")
+    assert (seen.in_sight, seen.learned) == (1.0, "yes")
     assert seen.loss_end < 0.1 < 1.0 < seen.loss_start
     assert seen.steps_taken < 150
     assert [point.step for point in seen.curve[:-1]] == list(range(0, seen.steps_taken - 1, 6))
@@ -256,23 +259,20 @@ def test_attention_that_returns_zeros_does_not_learn(broken: Any, task: str) -> 
     seen = trained(broken, task, 150)
     assert seen.accuracy < 0.75
     assert seen.accuracy < seen.chance + 0.25
-    assert learned(seen) == "no"
+    assert seen.learned == "no"
 
 
 def test_a_window_too_short_to_pass_information_on_does_not_learn() -> None:
     seen = trained(variants.create("sliding_window", window_size=3), "copy", 60)
     assert (seen.in_sight, seen.accuracy_in_sight) == (0.0, None)
     assert seen.accuracy < 0.35
-    assert learned(seen) == "no"
+    assert seen.learned == "no"
 
 
 def test_learned_requires_only_the_answers_that_are_in_sight() -> None:
-    def seen(accuracy: float, in_sight: float | None) -> Trained:
-        return Trained(1.4, 0.0, accuracy, 0.4, 0.5, in_sight, 60, 1.0, ())
-
-    assert learned(seen(0.9, None)) == "yes"
-    assert learned(seen(0.8, 0.95)) == "in sight"
-    assert learned(seen(0.8, 0.8)) == learned(seen(0.8, None)) == "no"
+    assert learned(0.9, None) == "yes"
+    assert learned(0.8, 0.95) == "in sight"
+    assert learned(0.8, 0.8) == learned(0.8, None) == "no"
 
 
 def test_the_same_seed_gives_the_same_numbers_and_the_random_state_is_unchanged() -> None:
@@ -282,7 +282,8 @@ def test_the_same_seed_gives_the_same_numbers_and_the_random_state_is_unchanged(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(123)
         again = trained(attention, "recall", 4)
-    assert dataclasses.replace(first, seconds=0) == dataclasses.replace(again, seconds=0)
+    own = {"seconds": 0.0, "steps_per_s": 0.0}
+    assert dataclasses.replace(first, **own) == dataclasses.replace(again, **own)
     assert trained(attention, "recall", 4, seed=1).curve != first.curve
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -319,18 +320,26 @@ def table(folder: Path, name: str = "training.csv") -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def asked(attention: variants.Attention, seed: int = 0) -> Training:
-    return Training(attention, "copy", seed, seq_len=8, steps=3, device="cpu")
+def asked(attention: variants.Attention, seed: int = 0) -> TrainingCase:
+    sizes = {"seq_len": 8, "steps": 3}
+    return TrainingCase(
+        attention=attention, causal=True, task="copy", seed=seed, device="cpu", **sizes
+    )
+
+
+def run(cases: list[TrainingCase], folder: Path) -> list[TrainingRow]:
+    processes = LocalExecutor(executor.Call(use_one_thread), 2)
+    return run_loop.run(TrainingWorkload(tuple(cases)), folder, processes)
 
 
 def test_a_failure_is_a_row_and_other_cases_are_kept(tmp_path: Path) -> None:
     broken = [asked(x, seed) for seed, x in enumerate((Fails(), Dies(), Explodes()))]
-    rows = training_runs.run([*broken, asked(FullAttention(), seed=3)], tmp_path)
+    rows = run([*broken, asked(FullAttention(), seed=3)], tmp_path)
     assert len(rows) == 4
     found = {int(row["seed"]): row for row in table(tmp_path)}
     assert [found[seed]["status"] for seed in range(4)] == ["error", "crashed", "error", "ok"]
     assert found[0]["reason"] == "LookupError: there is none"
-    assert "the process ended" in found[1]["reason"]
+    assert found[1]["reason"] == "the worker process ended with exit status 3"
     assert found[2]["reason"] == "ArithmeticError: the loss was nan at step 0 of 3"
     assert all(found[seed]["accuracy"] == found[seed]["learned"] == "" for seed in range(3))
     assert found[3]["learned"] == "no"
@@ -342,24 +351,29 @@ def test_a_failure_is_a_row_and_other_cases_are_kept(tmp_path: Path) -> None:
     assert "error: full, copy, seed 0: LookupError: there is none" in said
 
 
-def test_rows_are_kept_after_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    there: list[dict[str, str]] = []
+def test_rows_are_kept_after_an_interrupt_and_the_run_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance = Progress.advance
 
     def interrupted(self: Progress, *_: object) -> None:
-        there.extend(table(tmp_path))  # before the files are closed
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Progress, "advance", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        training_runs.run([asked(FullAttention(), seed) for seed in range(2)], tmp_path)
-    assert [row["status"] for row in there] == [Status.OK]
-    assert table(tmp_path) == there
+        run([asked(FullAttention(), seed) for seed in range(2)], tmp_path)
+    kept = table(tmp_path)
+    assert [row["status"] for row in kept] == [Status.OK]
+    monkeypatch.setattr(Progress, "advance", advance)
+    bench(monkeypatch, "--resume", tmp_path)
+    again = table(tmp_path)
+    assert [row["seed"] for row in again] == ["0", "1"]
+    assert kept[0] in again
 
 
 def bench(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     monkeypatch.setattr(sys, "argv", ["bench", "train", *map(str, words)])
     monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
     with pytest.raises(SystemExit) as ended:
         command._entry()
     assert isinstance(ended.value.code, int)
@@ -379,12 +393,12 @@ def test_the_command_trains_and_prints_whether_the_task_was_learned(
     rows = sorted(table(folder), key=lambda row: row["seed"])
     assert [row["seed"] for row in rows] == ["5", "6"]
     assert {row["hyperparameters"] for row in rows} == {"window_size=2"}
-    assert list(rows[0]) == list(training_runs.COLUMNS)
+    assert list(rows[0]) == list(TrainingRow.columns())
 
     before = (folder / "training.csv").read_bytes()
     assert bench(monkeypatch, *words, "--out", folder) == 2
     assert capsys.readouterr().err == (
-        f"Error: {folder} holds trainings already; give another --out\n"
+        f"Error: {folder} holds a run already; continue it with --resume {folder}\n"
     )
     assert (folder / "training.csv").read_bytes() == before
 

@@ -108,8 +108,13 @@ def begun(folder: Path) -> bool:
 
 def header(folder: Path, workload: type[Workload[Any, Any]]) -> dict[str, Any]:
     """The settings of a run. JournalError as in `read`; the results are not read."""
-    first = next(_events(folder / FILE), {})
-    if first.get("event") != "run":
+    try:
+        first = next(_events(folder / FILE), None)
+    except ValueError as error:
+        raise _damaged(folder, error) from error
+    if first is not None and (not isinstance(first, dict) or first.get("event") != "run"):
+        raise _damaged(folder, "expected the settings of a run in the first line")
+    if first is None:
         raise JournalError(f"{folder} holds no run that could be resumed (no {FILE} with a header)")
     _check_command(first, folder, workload)
     return first
@@ -127,9 +132,7 @@ def read(folder: Path, workload: type[Workload[Any, RowT]]) -> Recorded[RowT]:
     except _OfAnother:
         raise
     except (ValueError, KeyError, TypeError) as error:
-        raise JournalError(
-            f"{folder / FILE} is damaged, or of another version: {error!r}"
-        ) from error
+        raise _damaged(folder, error) from error
     if not recorded.header:
         raise JournalError(f"{folder} holds no run that could be resumed (no {FILE} with a header)")
     return recorded
@@ -145,7 +148,7 @@ def _add(
     if kind == "run":
         recorded.header.update(event)
         _check_command(event, folder, workload)
-        environment = event["environment"]
+        environment = event.get("environment", {})
         recorded.machines[environment.get("host", "")] = environment
     elif kind == "machine":
         recorded.machines[event["host"]] = event["environment"]
@@ -167,6 +170,10 @@ def _check_command(
 ) -> None:
     if (other := event.get("command", "run")) != workload.command:
         raise _OfAnother(f"{folder} holds a run of `python -m bench {other}`")
+
+
+def _damaged(folder: Path, why: object) -> JournalError:
+    return JournalError(f"{folder / FILE} is damaged, or of another version: {why!r}")
 
 
 def _events(path: Path) -> Iterator[dict[str, Any]]:

@@ -22,6 +22,7 @@ class Seat(Generic[CaseT]):
         self.group: Hashable = None  # of the last case
         self.future: Future[Any] | None = None
         self.timeout = 0.0  # of the last call, in seconds
+        self._used = False  # whether the process has been given a call
         self._steps: Steps[Any] | None = None
 
     @property
@@ -65,9 +66,12 @@ class Seat(Generic[CaseT]):
 
     def _submit(self, call: Call) -> None:
         self.timeout = call.timeout
+        self._used = True
         self.future = self.worker.submit(call)
 
     def replace_process(self) -> None:
-        """End the process of the worker; what it has kept is gone."""
-        self.memory.process.clear()
-        self.worker.replace()
+        """End the process of the worker, unless it is a new one; what it has kept is gone."""
+        if self._used:
+            self._used = False
+            self.memory.process.clear()
+            self.worker.replace()
