@@ -10,9 +10,10 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,13 @@ TOO_LONG = 10**12
 def case(**changes: Any) -> Case:
     """A small case; `key_len` and `kv_heads` follow `seq_len` and `heads` unless given.
 
-    Its attention is given as `attention`, or as the texts of the three columns.
+    Its attention is given as `attention`, or as the texts of the three columns. Hyperparameters
+    that are not named have their defaults.
     """
     asked: dict[str, Any] = {
         "variant": "sliding_window",
         "implementation": "auto",
-        "hyperparameters": "window_size=8",
+        "hyperparameters": "" if "variant" in changes else "window_size=8",
         "inputs": "gaussian",
         "device": "cpu",
         "dtype": "float32",
@@ -59,6 +61,37 @@ def case(**changes: Any) -> Case:
     if "attention" in changes:
         return Case(**{name: value for name, value in asked.items() if name not in ATTENTION})
     return Case.of_values(asked)
+
+
+@dataclass(frozen=True)
+class NamedAttention:
+    """Stands for an attention in rows that are not measured: it has the texts of three columns."""
+
+    name: str
+    implementation: str
+    hyperparameters: str
+
+    @property
+    def info(self) -> NamedAttention:
+        """The object that has the name of the variant."""
+        return self
+
+
+def with_named_attention(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a case of these columns; its variant need not exist."""
+    own = {name: value for name, value in columns.items() if name not in ATTENTION}
+    return own | {"attention": NamedAttention(*(columns[name] for name in ATTENTION))}
+
+
+def named_case(**columns: Any) -> Case:
+    """A case of these columns; its variant need not exist."""
+    return Case(**with_named_attention(columns))
+
+
+def changed(row: Measurement, **columns: Any) -> Measurement:
+    """A copy of a row with other values in columns of its case or of its results."""
+    of_case = {name: columns.pop(name) for name in Case.columns() if name in columns}
+    return replace(row, case=named_case(**row.case.values | of_case), **columns)
 
 
 def good(asked: Case, **seen: Any) -> Measurement:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import variants
 from bench.instruments import accuracy
-from bench.instruments.accuracy import ROUNDING, Accuracy, Reference, last_rows, sample_rows
+from bench.instruments.accuracy import ROUNDING, MeasuredAccuracy, Reference, last_rows, sample_rows
 from bench.instruments.accuracy.sampled_rows import PAIRS
 from variants import Attention
 
@@ -64,7 +64,7 @@ def judge(
     causal: bool = False,
     out: Tensor | None = None,
     affordable_keys: float | None = None,
-) -> Accuracy:
+) -> MeasuredAccuracy:
     reference = refer(tensors, causal=causal)
     out = attention(*tensors, causal=causal) if out is None else out
     return accuracy.measure(

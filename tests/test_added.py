@@ -19,7 +19,7 @@ from torch import Tensor
 import variants
 from bench.__main__ import main
 from bench.schema.outcome import DIFFERS, Status
-from bench.workloads import worker
+from bench.workloads.attention import measure_case
 from tests.cases import case, fresh_worker, settings
 from variants import Call, UnsupportedError, add_implementation
 from variants.contract.added import ADDED
@@ -141,21 +141,21 @@ class TestCalled:
         assert mine().cannot_run(CPU) == "not on a cpu"
         with pytest.raises(UnsupportedError, match="'mine' cannot run here: not on a cpu"):
             mine()(x, x, x)
-        row, _ = worker.measure(case(implementation="mine"), settings())
+        row, _ = measure_case.measure(case(implementation="mine"), settings())
         assert (row.status, row.reason) == (Status.UNSUPPORTED, "not on a cpu")
 
 
 class TestRow:
     def test_a_wrong_implementation_is_incorrect(self) -> None:
         add(attend=zeros)
-        row, _ = worker.measure(case(implementation="mine"), settings())
+        row, _ = measure_case.measure(case(implementation="mine"), settings())
         assert row.status is Status.INCORRECT
 
     def test_an_implementation_with_a_declared_difference_is_measured_and_its_row_names_it(
         self,
     ) -> None:
         add(attend=zeros, differs="returns zeros")
-        row, _ = worker.measure(case(implementation="mine"), settings())
+        row, _ = measure_case.measure(case(implementation="mine"), settings())
         assert row.status is Status.OK
         assert row.reason == f"{DIFFERS}returns zeros"
         assert row.approx_error_rel_l2 == 1.0
@@ -163,7 +163,7 @@ class TestRow:
 
     def test_an_implementation_without_backward_is_unsupported_in_a_backward_case(self) -> None:
         add(supports={"causal"})
-        row, _ = worker.measure(
+        row, _ = measure_case.measure(
             case(implementation="mine", direction="forward_backward"), settings()
         )
         assert row.status is Status.UNSUPPORTED

@@ -7,10 +7,10 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from bench.loop.runner import write_results
 from rich.console import Console
 
 from bench.cli.compare import CompareError, table
+from bench.loop.result_files import write_table
 from bench.schema.measurement import Measurement
 from bench.schema.outcome import Status
 from tests.cases import case, good
@@ -22,7 +22,8 @@ Quartiles = tuple[float, float, float]
 
 def write(folder: Path, rows: Rows) -> Path:
     folder.mkdir()
-    write_results(folder, [row.case for row in rows], {row.case.case_id: row for row in rows}, {})
+    table = (row.values for row in rows)
+    write_table(folder / "results.csv", Measurement.columns(), table)
     return folder
 
 

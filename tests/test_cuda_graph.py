@@ -5,7 +5,9 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,14 +15,15 @@ import torch
 from torch import Tensor
 
 from bench import inputs
-from bench.instruments import clock, cuda_graph, memory
+from bench.instruments import clock, cuda_graph, memory, roofline
 from bench.instruments.clock import Samples
-from bench.loop import runner
+from bench.loop.run_loop import run
 from bench.plan.sweep import parse
 from bench.schema.case import Case
 from bench.schema.measurement import Measurement, Raw
 from bench.schema.outcome import Status
-from bench.workloads import worker
+from bench.workloads.attention import measure_case
+from bench.workloads.sweep_workload import SweepWorkload
 from tests.cases import InProcess, case, good, limits, settings
 from variants import UnsupportedError
 from variants.contract import tensor_cache
@@ -31,7 +34,7 @@ CUDA = torch.device("cuda")
 
 
 def measure(**changes: Any) -> tuple[Measurement, Raw]:
-    return worker.measure(case(launch="graph", **changes), settings())
+    return measure_case.measure(case(launch="graph", **changes), settings())
 
 
 class Replays:
@@ -80,7 +83,7 @@ def test_a_cpu_has_no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert row.status is Status.UNSUPPORTED
     assert row.reason == "launch=graph replays a CUDA graph and needs device=cuda; got device=cpu"
     assert not raw.spoiled
-    worker.measure_exact(case(launch="graph"), settings())
+    measure_case.measure_exact(case(launch="graph"), settings())
 
 
 @pytest.mark.parametrize("direction", ["forward", "forward_backward", "decode"])
@@ -104,7 +107,7 @@ def test_the_replay_is_timed_and_checked(
     assert replays.count > 0
     # The memory is that of the call: a replay allocates nothing.
     assert not set(map(id, peaks)) & set(map(id, timed))
-    eager = worker.measure(case(direction=direction, causal=True), settings())[0]
+    eager = measure_case.measure(case(direction=direction, causal=True), settings())[0]
     assert row.peak_memory_bytes == eager.peak_memory_bytes
     assert row.approx_error_rel_l2 == eager.approx_error_rel_l2
 
@@ -128,7 +131,7 @@ def test_exact_attention_is_replayed_on_the_inputs_of_the_eager_case(
     monkeypatch.setattr(
         inputs, "load", lambda asked, files: (loads.append(asked), load(asked, files))[1]
     )
-    worker.measure(case(), settings())
+    measure_case.measure(case(), settings())
     assert replays.count == 0
     row, _ = measure()
     assert row.exact_ms_median is not None
@@ -266,7 +269,7 @@ def test_no_baseline_is_measured_after_a_failed_recording(
         raise UnsupportedError("cannot be recorded")
 
     monkeypatch.setattr(cuda_graph, "recorded", failing)
-    worker.measure_exact(case(launch="graph"), settings())
+    measure_case.measure_exact(case(launch="graph"), settings())
     assert len(tried) == 1
 
 
@@ -277,13 +280,16 @@ def test_a_spoiled_process_is_replaced(
     def refused(asked: Case, *_: Any) -> tuple[Measurement, Raw]:
         return good(asked), Raw([1.0], spoiled=spoiled)
 
-    monkeypatch.setattr(runner, "Worker", InProcess)
-    monkeypatch.setattr(worker, "measure", refused)
-    monkeypatch.setattr(worker, "measure_exact", lambda *_: None)
-    monkeypatch.setattr(worker, "measure_limits", limits)
+    monkeypatch.setattr(measure_case, "measure", refused)
+    monkeypatch.setattr(measure_case, "measure_exact", lambda *_: None)
+    monkeypatch.setattr(roofline, "measure_device", limits)
     InProcess.replaced = 0
     sweep = parse("mine", {"seq_len": [16, 32], "variant": ["linear feature_map=elu"]})
-    runner.run(sweep, tmp_path / "run", device="cpu", files={}, seconds=0.1, timeout=60.0)
+    worker = InProcess()
+    executor = SimpleNamespace(
+        several_machines=False, workers=lambda: (worker,), close=worker.replace
+    )
+    run(SweepWorkload(sweep, "cpu", {}, 0.1, 60.0), tmp_path / "run", executor)
     assert InProcess.replaced == (2 if spoiled else 0) + 1  # the last one ends the run
 
 
@@ -293,11 +299,11 @@ def test_a_gpu_replays_every_direction(direction: str) -> None:
     asked = case(
         device="cuda", dtype="bfloat16", launch="graph", direction=direction, causal=True, heads=4
     )
-    row, raw = worker.measure(asked, settings(seconds=0.05))
+    row, raw = measure_case.measure(asked, settings(seconds=0.05))
     assert row.status is Status.OK, row.reason
     assert row.exact_ms_median is not None
     assert not raw.spoiled
-    eager = worker.measure(case(**vars(asked) | {"launch": "eager"}), settings(seconds=0.05))[0]
+    eager = measure_case.measure(replace(asked, launch="eager"), settings(seconds=0.05))[0]
     assert (row.wall_ms_median or 1.0) < (eager.wall_ms_median or 0.0)
 
 

@@ -14,7 +14,7 @@ import variants
 from bench import inputs
 from bench.schema.measurement import Measurement
 from bench.schema.outcome import Status
-from bench.workloads.attention import decode_steps, worker
+from bench.workloads.attention import decode_steps, measure_case
 from bench.workloads.attention.decode_steps import Decoder
 from tests.cases import case, settings
 from variants.contract.decoding import Memory
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.serial, pytest.mark.usefixtures("fresh")]
 
 def measure(**changes: Any) -> Measurement:
     asked = {"direction": "decode", "causal": True, "seq_len": 100} | changes
-    return worker.measure(case(**asked), settings())[0]
+    return measure_case.measure(case(**asked), settings())[0]
 
 
 def test_a_row_measures_one_token_after_a_context() -> None:

@@ -15,7 +15,7 @@ from bench.plan import forecast
 from bench.schema.case import Case
 from bench.schema.measurement import Measurement
 from bench.schema.outcome import Status
-from bench.workloads import worker
+from bench.workloads.attention import measure_case, observe
 from tests.cases import case, fresh_worker, good, settings
 from variants.contract.attention import Attention
 from variants.layer import MultiHeadAttention
@@ -169,19 +169,19 @@ def test_a_case_makes_at_least_the_assumed_number_of_calls(
 ) -> None:
     """Also a case that is warm after its first call."""
     calls = []
-    closure = worker._closure
+    closure = observe.timed_call
 
     def counted(*given: object) -> Callable[[], object]:
         call = closure(*given)
         return lambda: (calls.append(1), call())[1]
 
-    monkeypatch.setattr(worker, "_closure", counted)
+    monkeypatch.setattr(observe, "timed_call", counted)
     if slow:
         monkeypatch.setattr(repeatability, "SLOW_MS", 0.0)
         ticks = iter(range(10**6))
-        monkeypatch.setattr(worker.time, "perf_counter", lambda: 2.0 * next(ticks))
+        monkeypatch.setattr(time, "perf_counter", lambda: 2.0 * next(ticks))
     with fresh_worker():
-        row, _ = worker.measure(replace(case()), settings(seconds=0.0), exact=False)
+        row, _ = measure_case.measure(replace(case()), settings(seconds=0.0), exact=False)
     assert row.status is Status.OK, row.reason
     assert len(calls) == forecast.LEAST_CALLS if slow else len(calls) > forecast.LEAST_CALLS
 
@@ -209,11 +209,11 @@ def test_calls_with_other_seeds_and_for_gradients_are_counted(
     monkeypatch.setattr(Attention, "run", counted)
     monkeypatch.setattr(repeatability, "SLOW_MS", 0.0)
     ticks = iter(range(10**6))
-    monkeypatch.setattr(worker.time, "perf_counter", lambda: 2.0 * next(ticks))
+    monkeypatch.setattr(time, "perf_counter", lambda: 2.0 * next(ticks))
     planned = case(seq_len=64, **asked)
     assert forecast.least_calls(planned) == calls
     with fresh_worker():
-        row, _ = worker.measure(planned, settings(seconds=0.0), exact=False)
+        row, _ = measure_case.measure(planned, settings(seconds=0.0), exact=False)
     assert row.status is Status.OK, row.reason
     assert len(made) == calls
 
@@ -230,6 +230,6 @@ def test_a_layer_makes_at_least_the_assumed_number_of_calls(projections: str) ->
     with pytest.MonkeyPatch.context() as patch, fresh_worker():
         patch.setattr(MultiHeadAttention, "forward", counted)
         asked = case(projections=projections)
-        row, _ = worker.measure(asked, settings(seconds=0.0), exact=False)
+        row, _ = measure_case.measure(asked, settings(seconds=0.0), exact=False)
     assert row.status is Status.OK, row.reason
     assert len(calls) >= forecast.LEAST_CALLS

@@ -16,7 +16,7 @@ from bench.instruments import energy, environment, gpu_sensors
 from bench.instruments import more_columns as instruments
 from bench.instruments.gpu_sensors import Nvml, SensorState, Watch, sensors_of
 from bench.schema.outcome import Status
-from bench.workloads import worker
+from bench.workloads.attention import measure_case
 from tests.cases import case, fresh_worker, settings
 from tests.fake_gpu import FakeGpu, on_fake_gpu
 
@@ -284,7 +284,7 @@ def test_a_row_has_what_the_sensors_saw(monkeypatch: pytest.MonkeyPatch) -> None
     watched()
     monkeypatch.setattr(instruments, "watch", lambda device: watched)
     with fresh_worker():
-        row = worker.measure(case(), settings())[0]
+        row = measure_case.measure(case(), settings())[0]
     assert row.status is Status.OK
     assert (row.sm_clock_mhz, row.power_w, row.throttled) == (1700.0, 500.0, False)
     assert row.energy_mj is None
@@ -304,7 +304,7 @@ def test_a_gpu_has_sensors() -> None:
 def test_a_gpu_counts_the_energy_of_a_call() -> None:
     asked = case(device="cuda", dtype="bfloat16", variant="full", hyperparameters="", seq_len=4096)
     with fresh_worker():
-        row = worker.measure(asked, settings(seconds=0.1, energy=2.0))[0]
+        row = measure_case.measure(asked, settings(seconds=0.1, energy=2.0))[0]
     assert row.status is Status.OK, row.reason
     assert row.energy_mj is not None
     assert row.energy_mj > 0

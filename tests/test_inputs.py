@@ -22,7 +22,7 @@ from bench.inputs.captured import Capture
 from bench.schema.case import Case
 from bench.schema.measurement import Measurement, Raw
 from bench.schema.outcome import Status
-from bench.workloads import worker
+from bench.workloads.attention import measure_case
 from tests.cases import capture_file, case, settings
 
 pytestmark = pytest.mark.usefixtures("fresh")
@@ -295,7 +295,7 @@ def tensors_of(loaded: Inputs) -> tuple[Tensor, Tensor, Tensor]:
 
 class TestUnsupported:
     def row(self, asked: Case, files: dict[str, Path]) -> Measurement:
-        row, raw = worker.measure(asked, settings(files=files))
+        row, raw = measure_case.measure(asked, settings(files=files))
         assert raw == Raw()
         return row
 
@@ -386,11 +386,11 @@ class TestUnsupported:
 
 class TestNoPathInARow:
     def texts(self, row: Measurement) -> str:
-        return " ".join(str(value) for value in dataclasses.asdict(row).values())
+        return " ".join(str(value) for value in row.values.values())
 
     def test_a_measured_case_records_no_path(self, path: Path) -> None:
         capture_file(path)
-        row, _ = worker.measure(captured(), settings(files={path.name: path}))
+        row, _ = measure_case.measure(captured(), settings(files={path.name: path}))
         assert row.status is Status.OK
         assert row.inputs == "file:some.safetensors"
         assert os.sep not in self.texts(row)
@@ -402,7 +402,7 @@ class TestNoPathInARow:
     ) -> None:
         monkeypatch.chdir(path.parent.parent)
         given = Path("somebody") / path.name if relative else path
-        row, _ = worker.measure(captured(), settings(files={path.name: given}))
+        row, _ = measure_case.measure(captured(), settings(files={path.name: given}))
         assert row.status is Status.UNSUPPORTED
         assert row.reason.startswith("file:some.safetensors: expected a .safetensors file")
         assert "somebody" not in self.texts(row)

@@ -22,7 +22,7 @@ from bench.loop import runner
 from bench.peers import packages, performer_pytorch
 from bench.plan.sweep import read
 from bench.schema.outcome import DIFFERS, Status
-from bench.workloads import worker
+from bench.workloads.attention import measure_case
 from tests.cases import case, fresh_worker, settings
 from variants import UnsupportedError
 from variants.contract.added import ADDED
@@ -234,7 +234,7 @@ class TestRows:
     def test_a_peer_of_the_same_function_is_checked(self) -> None:
         attention = peer("sliding_window", "local_attention", window_size=8)
         asked = case(implementation="local_attention")
-        row, _ = worker.measure(asked, settings())
+        row, _ = measure_case.measure(asked, settings())
         assert row.status is Status.OK
         assert (row.reason, row.implementation_used) == ("", "local_attention")
         assert row.impl_error_rel_l2 is not None
@@ -248,7 +248,7 @@ class TestRows:
             implementation="reformer_pytorch",
             hyperparameters="bucket_size=8 num_hashes=1 seed=0 shared_qk=True",
         )
-        row, _ = worker.measure(asked, settings())
+        row, _ = measure_case.measure(asked, settings())
         assert row.status is Status.OK
         assert row.reason.startswith(DIFFERS + "draws its own rotations")
         assert row.impl_error_rel_l2 is row.mass_recall is row.useful_flops is None
@@ -283,7 +283,7 @@ class TestMissing:
     ) -> None:
         monkeypatch.setattr(packages, "find_spec", lambda _: None)
         packages.missing.cache_clear()
-        row, _ = worker.measure(
+        row, _ = measure_case.measure(
             case(
                 variant=variant,
                 implementation=name,

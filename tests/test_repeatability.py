@@ -13,7 +13,7 @@ import variants
 from bench.instruments import repeatability
 from bench.instruments.repeatability import is_batch_invariant, is_deterministic, same_bits
 from bench.schema.measurement import Measurement
-from bench.workloads import worker
+from bench.workloads.attention import measure_case
 from tests.cases import case, fresh_worker, settings
 from variants import UnsupportedError
 from variants.sliding_window import SlidingWindowAttention
@@ -100,7 +100,7 @@ def test_another_batch_is_not_compiled() -> None:
 
 def measure(**changes: Any) -> Measurement:
     with fresh_worker():
-        return worker.measure(case(**changes), settings())[0]
+        return measure_case.measure(case(**changes), settings())[0]
 
 
 @pytest.mark.serial

@@ -10,19 +10,18 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from bench.loop.runner import write_table
 from click.testing import CliRunner
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from bench.loop.result_files import write_table
 from bench.plan.sweep import Sweep
 from bench.schema.case import Case
 from bench.schema.measurement import HeadRow, Measurement
@@ -44,10 +43,10 @@ from reports.pareto import frontier
 from reports.rows import ResultsError, finished, read_runs
 from reports.slices import Panel, also_measured, common, panels, split
 from reports.tables import reproduce_command, summary_table
-from tests.cases import HEAD
+from tests.cases import HEAD, changed, named_case
 from tests.conftest import DIFFERING
 
-CASE = Case(
+CASE = named_case(
     variant="full",
     implementation="auto",
     hyperparameters="",
@@ -81,7 +80,7 @@ def case(**changes: Any) -> Case:
         "key_len": changes.get("seq_len", 256),
         **changes,
     }
-    return replace(CASE, **changes)
+    return named_case(**CASE.values | changes)
 
 
 def done(time: float = 1.0, error: float | None = 0.5, **changes: Any) -> Measurement:
@@ -109,7 +108,7 @@ def failed(
 def write(folder: Path, rows: Sequence[Measurement], environment: Any = ENVIRONMENT) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     frame = pd.DataFrame(
-        [asdict(row) for row in rows], columns=list(tuple(Measurement.columns())), dtype=object
+        [row.values for row in rows], columns=list(Measurement.columns()), dtype=object
     )
     frame.to_csv(folder / "results.csv", index=False)
     (folder / "environment.json").write_text(json.dumps(environment))
@@ -179,7 +178,7 @@ def test_a_row_is_read_with_the_types_of_the_schema(tmp_path: Path) -> None:
     rows = [done(layer=3, causal=False), failed(variant="nan", inputs="null")]
     frame = frame_of(tmp_path, rows)
     for row, (_, read) in zip(rows, frame.iterrows(), strict=True):
-        for name, value in asdict(row).items():
+        for name, value in row.values.items():
             if value is None:
                 assert pd.isna(read[name]), name
             else:
@@ -222,13 +221,13 @@ def test_a_run_without_a_later_column_is_read_with_its_default(run: Path) -> Non
 
 
 def test_a_number_of_truth_may_be_empty(tmp_path: Path) -> None:
-    rows = [replace(done(), deterministic=True), done(seq_len=8192, key_len=8192)]
+    rows = [changed(done(), deterministic=True), done(seq_len=8192, key_len=8192)]
     assert frame_of(tmp_path, rows)["deterministic"].tolist() == [True, pd.NA]
 
 
 def test_graphs_have_figures_of_their_own(tmp_path: Path) -> None:
     eager = [done(seq_len=n, key_len=n) for n in (256, 512)]
-    graph = [replace(row, launch="graph", time_ms_median=0.1) for row in eager]
+    graph = [changed(row, launch="graph", time_ms_median=0.1) for row in eager]
     assert set(frame_of(tmp_path / "eager", eager)["launching"]) == {""}
     parts = split(frame_of(tmp_path / "both", eager + graph))
     assert {part.name for part in parts} == {"launched-by-the-host", "replayed-as-a-cuda-graph"}
@@ -240,8 +239,8 @@ def test_graphs_have_figures_of_their_own(tmp_path: Path) -> None:
 
 def test_heads_of_an_older_run_were_launched_by_the_host(run: Path) -> None:
     row = done()
-    write_table(run / "results.csv", tuple(Measurement.columns()), [asdict(row)])
-    heads = [asdict(row.case) | asdict(HEAD)]
+    write_table(run / "results.csv", tuple(Measurement.columns()), [row.values])
+    heads = [row.case.values | HEAD.values]
     columns = [name for name in (*Case.columns(), *HeadRow.columns()) if name != "launch"]
     write_table(run / "heads.csv", columns, [{name: heads[0][name] for name in columns}])
     assert len(read_runs([run]).per_head) == 1
@@ -443,10 +442,15 @@ def test_rows_of_a_panel_differ_only_in_its_axis(tmp_path: Path) -> None:
     rows += [done(**{name: value}) for name, (_, value) in values.items()]
     # The same rows with twice as many heads, and as decoding steps.
     rows += [
-        replace(row, heads=2 * row.heads, kv_heads=2 * row.kv_heads, head_dim=row.head_dim // 2)
+        changed(
+            row,
+            heads=2 * row.case.heads,
+            kv_heads=2 * row.case.kv_heads,
+            head_dim=row.case.head_dim // 2,
+        )
         for row in rows
     ]
-    rows += [replace(row, direction="decode") for row in rows if row.direction == "forward"]
+    rows += [changed(row, direction="decode") for row in rows if row.case.direction == "forward"]
     frame = frame_of(tmp_path, rows)
     drawn = set()
     for part in split(frame):
@@ -457,7 +461,7 @@ def test_rows_of_a_panel_differ_only_in_its_axis(tmp_path: Path) -> None:
             free = free | {"head_dim"} if kind.sort == "width" else free
             free = free if isinstance(kind.x, str) else set()
             for panel in panels(part.rows, x=kind.x_column, row=kind.row, column=kind.column):
-                fixed = [name for name in tuple(Case.columns()) if name not in free]
+                fixed = [name for name in Case.columns() if name not in free]
                 assert panel.rows[fixed].drop_duplicates().shape[0] == 1
                 if len(panel.rows) > 1:
                     drawn.add(kind.name)
@@ -539,7 +543,7 @@ MANY = [
         for k in range(MOST_LINES)
         for n in (256, 1024)
     ),
-    *(replace(done(n / 64, 0.0, seq_len=n), exact_ms_median=n / 64) for n in (256, 1024)),
+    *(changed(done(n / 64, 0.0, seq_len=n), exact_ms_median=n / 64) for n in (256, 1024)),
 ]
 
 
@@ -565,7 +569,7 @@ def test_more_labels_have_one_row_each_with_a_dot_at_each_length(tmp_path: Path)
     dots = {str(line.get_label()): line for line in ax.lines if line.get_marker() == "o"}
     assert set(dots) == {"256", "1k"}
     for row in MANY:
-        line = dots["256" if row.seq_len == 256 else "1k"]
+        line = dots["256" if row.case.seq_len == 256 else "1k"]
         at = list(line.get_ydata()).index(names.index(row.variant))
         assert list(line.get_xdata())[at] == row.time_ms_median
     assert dots["256"].get_color() != dots["1k"].get_color()
@@ -581,7 +585,7 @@ def test_more_labels_have_one_row_each_with_a_dot_at_each_length(tmp_path: Path)
 
 
 def test_the_best_row_is_first_and_rows_with_fewer_results_are_last(tmp_path: Path) -> None:
-    rows = [row for row in MANY if (row.variant, row.seq_len) != ("v00", 1024)]
+    rows = [row for row in MANY if (row.variant, row.case.seq_len) != ("v00", 1024)]
     rows += [failed(variant="v00", seq_len=1024)]
     rows += [failed(Status.UNSUPPORTED, "no", variant="v99", seq_len=n) for n in (256, 1024)]
     rows += [done(99, variant="v07", hyperparameters="a=2", seq_len=1024)]
@@ -620,7 +624,7 @@ def test_a_single_length_has_a_panel_of_dots_but_not_of_lines(tmp_path: Path) ->
     few = panels_of(frame_of(tmp_path, [*MANY[:8], *one[:4]]))
     assert len(kind.worth_drawing(few)) == 1
     # No panel if more lengths of that direction and dtype are drawn for another layer.
-    other = [replace(row, inputs="smollm2", layer=3) for row in MANY if row.seq_len == 256]
+    other = [changed(row, inputs="smollm2", layer=3) for row in MANY if row.case.seq_len == 256]
     again = panels_of(frame_of(tmp_path, [*MANY, *one, *other]))
     assert len(again) == 3
     assert len(kind.worth_drawing(again)) == 2
@@ -764,7 +768,7 @@ def test_the_page_states_the_cost_of_more_heads(tmp_path: Path) -> None:
     rows = at_width(1, 2, 4) + at_width(2, 4, variant="lsh")
     rows += [failed(heads=1, head_dim=512, variant="lsh")]
     rows += [failed(heads=h, head_dim=512 // h, variant="performer") for h in (1, 2)]
-    rows[2] = replace(rows[2], peak_memory_bytes=2**22, approx_error_rel_l2=1.5)
+    rows[2] = changed(rows[2], peak_memory_bytes=2**22, approx_error_rel_l2=1.5)
     (found,) = comparisons(split(frame_of(tmp_path, rows))[0])
     assert list(found.heads) == [1, 2, 4]
     shown = {label: [(cell.time, *cell.lines) for cell in cells] for label, cells in found.rows}
@@ -809,7 +813,7 @@ def test_other_figures_show_attention_without_projections(tmp_path: Path) -> Non
 def steps(time: float = 0.1, **changes: Any) -> list[Measurement]:
     """Steps at two lengths; the state is twice as large at the second length."""
     return [
-        replace(done(time, direction="decode", seq_len=n, **changes), state_bytes=n * 1024)
+        changed(done(time, direction="decode", seq_len=n, **changes), state_bytes=n * 1024)
         for n in (256, 512)
     ]
 
@@ -849,7 +853,7 @@ def test_a_decoding_step_is_never_labelled_as_without_projections(tmp_path: Path
 
 def test_the_answer_for_decoding_is_by_the_size_of_the_state(tmp_path: Path) -> None:
     rows = [*steps(0.5, variant="linear"), *steps(0.1, variant="performer")]
-    rows[1] = replace(rows[1], state_bytes=1024, peak_memory_bytes=2**30)
+    rows[1] = changed(rows[1], state_bytes=1024, peak_memory_bytes=2**30)
     _, answer = answers(split(frame_of(tmp_path, rows))[0])
     assert answer.smallest is not None
     assert [choice.label for choice in answer.choices] == ["performer"]
@@ -889,7 +893,7 @@ def test_the_command_names_every_column_of_the_case(tmp_path: Path) -> None:
         "--set head_dim=64 --set causal=true --set direction=forward --set seed=0 "
         "--set projections=none --set launch=eager"
     )
-    for name in tuple(Case.columns()):
+    for name in Case.columns():
         if name not in ("device", "hyperparameters"):
             assert f"{name}=" in command
     plain = reproduce_command(frame.iloc[1])
@@ -982,7 +986,7 @@ def test_a_method_is_listed_only_if_its_error_is_below_that_of_the_mean_of_the_v
     tmp_path: Path,
 ) -> None:
     rows = [
-        replace(done(time, error, variant=name), mean_value_error_rel_l2=0.7)
+        changed(done(time, error, variant=name), mean_value_error_rel_l2=0.7)
         for name, time, error in [("linear", 1, 0.8), ("lsh", 2, 0.7), ("bigbird", 3, 0.6)]
     ]
     (answer,) = answers(split(frame_of(tmp_path, rows))[0])

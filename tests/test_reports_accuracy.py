@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from reports.names import OTHER_OPERATOR
 from reports.rows import ResultsError, read_runs
 from reports.slices import split
 from reports.tables import summary_table
+from tests.cases import changed
 from tests.test_reports import (
     KIND,
     MANY,
@@ -47,7 +47,7 @@ def held(error: float, time: float = 1.0, **changes: Any) -> Measurement:
 
     Values that are no column of a case are set in the row.
     """
-    numbers = {k: changes.pop(k) for k in list(changes) if k not in tuple(Case.columns())}
+    numbers = {k: changes.pop(k) for k in list(changes) if k not in Case.columns()}
     seen = {
         "target": "masked_softmax",
         "impl_error_rel_l2": 2e-7,
@@ -57,7 +57,7 @@ def held(error: float, time: float = 1.0, **changes: Any) -> Measurement:
         "random_keys_error_rel_l2": 0.6,
         "top_keys_error_rel_l2": 0.1,
     }
-    return replace(done(time, error, **changes), **(seen | numbers))
+    return changed(done(time, error, **changes), **(seen | numbers))
 
 
 def other(error: float, time: float = 1.0, variant: str = "linear", **changes: Any) -> Measurement:
@@ -292,7 +292,7 @@ def test_another_operator_is_never_the_answer(tmp_path: Path) -> None:
 
 
 def test_another_operator_is_never_the_answer_for_decoding(tmp_path: Path) -> None:
-    small = [replace(row, target="other_kernel", state_bytes=1) for row in steps(variant="linear")]
+    small = [changed(row, target="other_kernel", state_bytes=1) for row in steps(variant="linear")]
     for answer in answers(split(frame_of(tmp_path, [*small, *steps(variant="lsh")]))[0]):
         assert answer.smallest is not None
         assert answer.smallest.label == "lsh"
@@ -412,7 +412,7 @@ def test_a_scatter_plot_shows_them_at_one_level(tmp_path: Path) -> None:
 def test_a_ranking_shows_them_as_vertical_lines_in_the_color_of_each_length(tmp_path: Path) -> None:
     means = {256: 0.8, 1024: 0.6}
     rows = [
-        replace(row, dtype_floor_rel_l2=3e-7, mean_value_error_rel_l2=means[row.seq_len])
+        changed(row, dtype_floor_rel_l2=3e-7, mean_value_error_rel_l2=means[row.case.seq_len])
         for row in MANY
     ]
     figure, (ax,) = figure_of(KIND["error_vs_length"], frame_of(tmp_path, rows))
@@ -459,16 +459,14 @@ def heads_file(
     """A heads.csv with one head for each number of effective keys, and one error for each row."""
     frame = pd.DataFrame(
         [
-            {name: asdict(row)[name] for name in tuple(Case.columns())}
-            | dict.fromkeys(
-                (*Case.columns(), *HeadRow.columns())[len(tuple(Case.columns())) :], 0.1
-            )
+            row.case.values
+            | dict.fromkeys(HeadRow.columns(), 0.1)
             | {"batch_index": 0, "head": head, "mass_recall": None, "effective_keys": keys}
             | {"approx_error_rel_l2": errors[number] if errors else 0.1}
             for number, row in enumerate(rows)
             for head, keys in enumerate(effective)
         ],
-        columns=list((*Case.columns(), *HeadRow.columns())),
+        columns=[*Case.columns(), *HeadRow.columns()],
     )
     frame.astype(object).to_csv(folder / "heads.csv", index=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def row(implementation: str, time: float, **changes: Any) -> Measurement:
 
 def other(implementation: str, time: float, **changes: Any) -> Measurement:
     seen = row(implementation, time, **changes)
-    return Measurement(**{**vars(seen), "reason": f"{DIFFERS}of another kind"})
+    return replace(seen, reason=f"{DIFFERS}of another kind")
 
 
 def frame(tmp_path: Path, default: list[Any], kept: list[Any] | None = None) -> pd.DataFrame:
@@ -78,7 +79,7 @@ def test_coarse_scores_may_have_twice_the_error_of_public_code(
     error: float, fastest: str, tmp_path: Path
 ) -> None:
     rows = [
-        Measurement(**{**vars(row(name, time)), "impl_error_rel_l2": found})
+        replace(row(name, time), impl_error_rel_l2=found)
         for name, time, found in (("auto", 3, 9e-7), ("coarse", 2, error), ("public", 4, 1e-7))
     ]
     race = only(races(frame(tmp_path, rows)))

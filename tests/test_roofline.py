@@ -13,7 +13,7 @@ from bench.instruments import clock, roofline
 from bench.instruments.clock import Samples
 from bench.schema.measurement import Measurement
 from bench.schema.outcome import Status
-from bench.workloads import worker
+from bench.workloads.attention import measure_case
 from tests.cases import case, settings
 
 pytestmark = [pytest.mark.serial, pytest.mark.usefixtures("fresh")]
@@ -97,7 +97,7 @@ def test_a_decoding_step_is_held_against_the_read_bandwidth(
 ) -> None:
     asked = {"direction": "decode", "causal": True, "heads": 4, "kv_heads": 2}
     found = case(variant="full", hyperparameters="", implementation="sdpa", **asked)
-    row = worker.measure(found, settings(read_gb_per_s=0.5))[0]
+    row = measure_case.measure(found, settings(read_gb_per_s=0.5))[0]
     # Keys and values of 32 tokens in 2 heads of 16 channels, in 4 ms in the median.
     assert row.roofline_fraction == pytest.approx(2 * 32 * 2 * 16 * 4 / 0.004 / 0.5e9)
     assert (row.useful_flops, row.tflops) == (None, None)
@@ -121,7 +121,7 @@ def test_float32_has_a_second_route_on_a_gpu_and_on_the_fast_route(route: str) -
 
 
 def measured(limits: Mapping[str, float | None], **changes: object) -> Measurement:
-    return worker.measure(
+    return measure_case.measure(
         case(variant="full", hyperparameters="", implementation="sdpa", **changes),
         settings(matmul_tflops=limits),
     )[0]

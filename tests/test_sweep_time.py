@@ -78,9 +78,9 @@ def largest() -> list[Case]:
     libraries."""
     found: dict[object, Case] = {}
     for case in read("gpu").cases("cuda", {}):
-        if case.implementation not in variants.REGISTRY[case.variant].info.libraries:
+        if case.attention.implementation not in variants.REGISTRY[case.variant].info.libraries:
             size = case.seq_len * case.heads * case.head_dim
-            key = (case.variant, case.hyperparameters, case.direction)
+            key = (case.variant, case.attention.hyperparameters, case.direction)
             if key not in found or size >= _size(found[key]):
                 found[key] = case
             assert size <= 131072 * 16 * 64
@@ -106,7 +106,5 @@ def test_the_memory_of_a_case_has_inputs_output_and_scores() -> None:
     needed = sweep_memory.bytes_of(case)
     assert needed is not None
     assert needed >= 4 * one + 8 * 4096**2 * 8 + sweep_memory.FLUSH_BYTES
-    refused = replace(case, variant="linformer", causal=True, implementation="auto")
-    linformer = variants.create("linformer")
-    refused = replace(refused, hyperparameters=linformer.hyperparameters)
+    refused = replace(case, attention=variants.create("linformer"), causal=True)
     assert sweep_memory.bytes_of(refused) is None

@@ -15,7 +15,7 @@ from bench.inputs import InputsError, Source
 from bench.inputs.source import KNOWN
 from bench.schema.case import Case
 from bench.schema.outcome import Status
-from bench.workloads import worker
+from bench.workloads.attention import measure_case
 from tests.cases import capture_file, case, fresh_worker, settings
 from variants.contract.definitions import expand_heads
 
@@ -130,7 +130,9 @@ class TestTemperature:
         with pytest.raises(InputsError, match=r"must be finite in float16; got infinite"):
             load("sinks temperature=1e-5", dtype="float16")
         with fresh_worker():
-            row, _ = worker.measure(asked("sinks temperature=1e-5", dtype="float16"), settings())
+            row, _ = measure_case.measure(
+                asked("sinks temperature=1e-5", dtype="float16"), settings()
+            )
         assert row.status is Status.UNSUPPORTED
         assert "take a higher temperature" in row.reason
 
@@ -222,7 +224,7 @@ class TestEffectiveKeys:
 
     def test_inputs_with_effective_keys_are_measured(self) -> None:
         with fresh_worker():
-            row, _ = worker.measure(asked("sinks effective_keys=9", seq_len=64), settings())
+            row, _ = measure_case.measure(asked("sinks effective_keys=9", seq_len=64), settings())
         assert row.status is Status.OK
         assert row.effective_keys == pytest.approx(9, rel=0.02)
         assert row.inputs == "sinks effective_keys=9"
@@ -230,6 +232,6 @@ class TestEffectiveKeys:
 
     def test_effective_keys_that_cannot_be_reached_give_an_unsupported_row(self) -> None:
         with fresh_worker():
-            row, _ = worker.measure(asked("local effective_keys=600"), settings())
+            row, _ = measure_case.measure(asked("local effective_keys=600"), settings())
         assert row.status is Status.UNSUPPORTED
         assert row.reason.startswith("effective_keys=600 cannot be reached")

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from bench.workloads.worker import _Seen
 from torch import Tensor
 
 import variants
@@ -21,7 +20,8 @@ from bench.instruments.accuracy import reference, weights
 from bench.instruments.clock import Samples
 from bench.schema.measurement import Measurement, Raw
 from bench.schema.outcome import Status
-from bench.workloads import worker
+from bench.workloads.attention import current_shape, measure_case
+from bench.workloads.attention.observe import Seen
 from tests.cases import case, fresh_worker, settings
 from variants import Attention, UnsupportedError
 from variants.engines.primitives import float32_route
@@ -60,7 +60,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[Attend], None]:
 
 
 def measure(**changes: Any) -> Measurement:
-    return worker.measure(case(**changes), settings())[0]
+    return measure_case.measure(case(**changes), settings())[0]
 
 
 def full(implementation: str, **changes: Any) -> Measurement:
@@ -80,16 +80,16 @@ def test_cases_with_the_same_inputs_share_exact_answers_and_have_the_same_number
     alone = []
     for one in asked:
         with fresh_worker():
-            alone.append(worker.measure(one, settings())[0])
+            alone.append(measure_case.measure(one, settings())[0])
     calls = []
     weigh, of = weights.weigh, accuracy.Reference.of
     count = monkeypatch.setattr
     count(weights, "weigh", lambda *x, **y: (calls.append(x[0].info.name), weigh(*x, **y))[1])
     count(accuracy.Reference, "of", lambda *x, **y: (calls.append("exact"), of(*x, **y))[1])
     with fresh_worker():
-        together = [worker.measure(one, settings())[0] for one in asked]
+        together = [measure_case.measure(one, settings())[0] for one in asked]
         # Other inputs have other exact answers.
-        other = worker.measure(case(causal=True, seed=1), settings())[0]
+        other = measure_case.measure(case(causal=True, seed=1), settings())[0]
     assert calls.count("exact") == 2
     assert calls.count("sliding_window") == 2
     for row, single in zip(together, alone, strict=True):
@@ -101,7 +101,7 @@ def test_cases_with_the_same_inputs_share_exact_answers_and_have_the_same_number
 
 class TestNumbers:
     def test_every_number_of_a_row_follows_from_the_measurements(self) -> None:
-        row, raw = worker.measure(case(), settings(matmul_tflops={"float32": 50.0}))
+        row, raw = measure_case.measure(case(), settings(matmul_tflops={"float32": 50.0}))
         samples = raw.samples_ms
         assert row.status is Status.OK
         assert row.case == case()
@@ -135,6 +135,8 @@ class TestNumbers:
             "throttled",
             "energy_mj",
             "state_bytes",
+            "process_peak_bytes",
+            "saved_for_backward_bytes",
             "approx_error_seed_std",
             "approx_error_seeds",
             "target_error_rel_l2",
@@ -144,7 +146,7 @@ class TestNumbers:
             "grad_value_error_rel_l2",
         }
         assert row.target == "masked_softmax"
-        assert [(head.batch_index, head.head) for head in raw.heads] == [(0, 0), (0, 1)]
+        assert [(head.batch_index, head.head) for head in raw.details] == [(0, 0), (0, 1)]
 
     def test_the_error_is_that_of_the_output_on_the_same_inputs(self) -> None:
         row = measure(causal=True)
@@ -153,9 +155,8 @@ class TestNumbers:
         out = window(given.query, given.key, given.value, causal=True)
         reference = refer(given, causal=True)
         seen = accuracy.measure(window, reference, out, affordable_keys=9.0)
-        assert {name: getattr(row, name) for name in seen.columns} == seen.columns
-        described = accuracy.input_columns(reference)
-        assert {name: getattr(row, name) for name in described} == described
+        facts = accuracy.input_facts(reference, given.detail).values
+        assert row.values == row.values | seen.values | facts
         assert row.effective_keys > 1
         assert seen.approx_error_rel_l2 > 0.05
 
@@ -277,13 +278,13 @@ class TestBaselines:
     @pytest.fixture
     def counted(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         lengths = []
-        real = worker._exact_baselines
+        real = current_shape.measure_baselines
 
         def count(asked: Any, *more: Any) -> Any:
             lengths.append(asked.seq_len)
             return real(asked, *more)
 
-        monkeypatch.setattr(worker, "_exact_baselines", count)
+        monkeypatch.setattr(current_shape, "measure_baselines", count)
         return lengths
 
     def test_baselines_are_measured_once_for_all_variants_of_a_shape(
@@ -318,7 +319,7 @@ class TestBaselines:
         assert row.status is Status.OK  # within the bound for bfloat16 scores
         assert row.impl_error_rel_l2 is not None
         assert row.impl_error_rel_l2 > accuracy.rounding("float32")
-        found = worker._Shape.exact
+        found = current_shape.enter(case(), settings(), exact=True).exact
         assert {"sdpa", "plain"} <= found.keys()
         assert "coarse" not in found
 
@@ -349,8 +350,8 @@ class TestBaselines:
     def test_the_baseline_is_the_fastest_within_twice_the_error_of_sdpa(
         self, monkeypatch: pytest.MonkeyPatch, plain_ms: float, plain_error: float, chosen: str
     ) -> None:
-        def seen(name: str, milliseconds: float, error: float) -> _Seen:
-            quality = accuracy.Accuracy(
+        def seen(name: str, milliseconds: float, error: float) -> Seen:
+            quality = accuracy.MeasuredAccuracy(
                 approx_error_rel_l2=error,
                 approx_error_low=error,
                 approx_error_high=error,
@@ -362,10 +363,10 @@ class TestBaselines:
             )
             # The mean or the minimum would give another choice.
             samples = Samples([0.1, milliseconds, 1000.0], [])
-            return _Seen(samples, 8, 0.0, quality, name)
+            return Seen(samples, 8, 0.0, quality, name)
 
         found = {"sdpa": seen("sdpa", 10.0, 1e-7), "plain": seen("plain", plain_ms, plain_error)}
-        monkeypatch.setattr(worker, "_exact_baselines", lambda *_: found)
+        monkeypatch.setattr(current_shape, "measure_baselines", lambda *_: found)
         row = measure()
         assert row.exact_implementation == chosen
         assert row.exact_ms_median == (plain_ms if chosen == "plain" else 10.0)
@@ -375,7 +376,7 @@ class TestBaselines:
     def test_without_baselines_the_comparison_is_empty(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(worker, "_exact_baselines", lambda *_: {})
+        monkeypatch.setattr(current_shape, "measure_baselines", lambda *_: {})
         row = measure()
         assert row.status is Status.OK
         assert row.exact_ms_median is row.speedup_vs_exact is row.memory_vs_exact is None
@@ -537,7 +538,7 @@ class TestFailures:
             raise error
 
         broken(fail)
-        row, raw = worker.measure(case(), settings())
+        row, raw = measure_case.measure(case(), settings())
         assert row.status is status
         assert row.reason.startswith(reason)
         assert raw == Raw()
@@ -666,7 +667,7 @@ class TestProjections:
         monkeypatch.setattr(clock, "measure", clocked)
         monkeypatch.setattr(torch.autograd, "grad", kept)
         asked = case(projections=projections, direction=direction, heads=4)
-        row, _ = worker.measure(asked, settings(), exact=False)
+        row, _ = measure_case.measure(asked, settings(), exact=False)
         assert (row.status, row.reason) == (Status.OK, "")
         assert timed == [(1, 32, 64)]
         # Memory of the hidden states, and of a weight and a bias for each of three or four

@@ -14,7 +14,7 @@ from torch import Tensor
 from bench.instruments import clock, roofline
 from bench.schema.measurement import Measurement
 from bench.schema.outcome import Status
-from bench.workloads import worker
+from bench.workloads.attention import current_shape, measure_case
 from tests.cases import case, settings
 from variants.contract import tensor_cache
 from variants.engines.libraries import flex, xformers
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("fresh")
 
 
 def measure(**changes: Any) -> Measurement:
-    return worker.measure(case(**changes), settings())[0]
+    return measure_case.measure(case(**changes), settings())[0]
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_draws_of_other_seeds_compile_nothing(compilations: list[str]) -> None:
 
 
 def test_a_case_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "_exact_baselines", lambda *_: {})
+    monkeypatch.setattr(current_shape, "measure_baselines", lambda *_: {})
     times: list[object] = []
     real = clock.measure
 
@@ -158,5 +158,5 @@ def test_reduced_precision_is_held_against_the_rate_of_bfloat16(
 
     monkeypatch.setattr(roofline, "measure", measured)
     asked = case(implementation=implementation)
-    row, _ = worker.measure(asked, settings(matmul_tflops={"float32": 1e-9}))
+    row, _ = measure_case.measure(asked, settings(matmul_tflops={"float32": 1e-9}))
     assert row.status is status, row.reason
