@@ -11,7 +11,6 @@ import resource
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,6 @@ from torch import Tensor
 
 from bench.inputs.captured import KEYS
 from bench.instruments import environment
-from bench.loop.executor import Call
 from bench.schema.case import Case
 from bench.schema.columns import ATTENTION
 from bench.schema.measurement import HeadRow, Measurement, Raw
@@ -227,21 +225,3 @@ def end(status: int) -> None:
 
 def fail() -> None:
     raise LookupError("there is none")
-
-
-class InProcess:
-    """A worker that runs calls in this process, for tests that need no process of their own."""
-
-    name = "this process"
-    replaced = 0  # number of replacements since a test set this to zero
-
-    def submit(self, call: Call) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(call.function(*call.arguments))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-    def replace(self) -> None:
-        InProcess.replaced += 1

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +23,8 @@ from bench.schema.measurement import Measurement, Raw
 from bench.schema.outcome import Status
 from bench.workloads.attention import measure_case
 from bench.workloads.sweep_workload import SweepWorkload
-from tests.cases import InProcess, case, good, limits, settings
+from tests.cases import case, good, limits, settings
+from tests.in_process import InProcess
 from variants import UnsupportedError
 from variants.contract import tensor_cache
 
@@ -283,14 +283,10 @@ def test_a_spoiled_process_is_replaced(
     monkeypatch.setattr(measure_case, "measure", refused)
     monkeypatch.setattr(measure_case, "measure_exact", lambda *_: None)
     monkeypatch.setattr(roofline, "measure_device", limits)
-    InProcess.replaced = 0
     sweep = parse("mine", {"seq_len": [16, 32], "variant": ["linear feature_map=elu"]})
     worker = InProcess()
-    executor = SimpleNamespace(
-        several_machines=False, workers=lambda: (worker,), close=worker.replace
-    )
-    run(SweepWorkload(sweep, "cpu", {}, 0.1, 60.0), tmp_path / "run", executor)
-    assert InProcess.replaced == (2 if spoiled else 0) + 1  # the last one ends the run
+    run(SweepWorkload(sweep, "cpu", {}, 0.1, 60.0), tmp_path / "run", worker)
+    assert worker.replaced == (2 if spoiled else 0)
 
 
 @pytest.mark.gpu

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import variants
+from bench.schema.measurement import Measurement
 from bench.schema.model_row import ModelRow
 from reports.__main__ import main
 from reports.documents import (
@@ -71,7 +72,7 @@ def test_the_check_names_stale_files_and_the_command_renews_them(root: Path) -> 
     assert "\nend\n<!-- variants:begin -->\n| variant |" in readme
     assert readme.endswith("<!-- variants:end -->\nend\n")
     columns = (root / "docs" / "columns.md").read_text()
-    for name in (*tuple(ModelRow.columns()), *MODEL_COLUMNS):
+    for name in (*Measurement.columns(), *ModelRow.columns()):
         assert f"| `{name}` |" in columns
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,15 @@ from torch import Tensor
 
 import bench.peers
 import variants
-from bench.loop import runner
+from bench.loop import worker_start
+from bench.loop.executor import Call
+from bench.loop.local_executor import LocalExecutor
+from bench.loop.run_loop import run
 from bench.peers import packages, performer_pytorch
 from bench.plan.sweep import read
 from bench.schema.outcome import DIFFERS, Status
 from bench.workloads.attention import measure_case
+from bench.workloads.sweep_workload import SweepWorkload
 from tests.cases import case, fresh_worker, settings
 from variants import UnsupportedError
 from variants.contract.added import ADDED
@@ -310,11 +315,12 @@ class TestMissing:
 
 def test_the_sweep_names_every_peer_and_an_own_implementation_of_its_variant() -> None:
     cases = read("peers").cases("cpu", {})
-    assert {(c.variant, c.implementation) for c in cases} >= set(PEERS)
-    ours = {(c.shape, c.variant, c.hyperparameters) for c in cases if c.implementation == "auto"}
-    for c in cases:
-        if (c.variant, c.implementation) in PEERS:
-            assert (c.shape, c.variant, c.hyperparameters) in ours
+    asked = [(c.shape, c.variant, c.attention.implementation, c.attention) for c in cases]
+    assert {(variant, name) for _, variant, name, _ in asked} >= set(PEERS)
+    ours = {(shape, attention) for shape, _, name, attention in asked if name == "auto"}
+    for shape, variant, name, attention in asked:
+        if (variant, name) in PEERS:
+            assert (shape, replace(attention, implementation="auto")) in ours
 
 
 def test_a_run_with_peers_measures_them_in_the_worker_and_names_them(tmp_path: Path) -> None:
@@ -331,15 +337,9 @@ def test_a_run_with_peers_measures_them_in_the_worker_and_names_them(tmp_path: P
             "implementation=auto,local_attention",
         ]
     )
-    rows = runner.run(
-        sweep,
-        tmp_path,
-        device="cpu",
-        files={},
-        seconds=0.01,
-        timeout=60,
-        modules=["bench.peers"],
-    )
+    start = Call(worker_start.start, (str(tmp_path / "worker.log"), False, ["bench.peers"]))
+    workload = SweepWorkload(sweep, "cpu", {}, 0.01, 60.0, ["bench.peers"])
+    rows = run(workload, tmp_path, LocalExecutor(start))
     assert [row.status for row in rows] == [Status.OK, Status.OK]
     assert '"modules": ["bench.peers"]' in (tmp_path / "journal.jsonl").read_text()
     assert "sliding_window/local_attention" in (tmp_path / "environment.json").read_text()

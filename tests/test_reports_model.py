@@ -119,9 +119,8 @@ def test_exact_attention_is_drawn_where_it_has_no_row(tmp_path: Path) -> None:
 
 
 def test_points_are_at_the_change_of_perplexity_and_within_the_axes(tmp_path: Path) -> None:
-    longer = tuple(
-        dataclasses.replace(row, case=dataclasses.replace(row.case, seq_len=2048)) for row in ROWS
-    )
+    long = [dataclasses.replace(row.case, seq_len=2048) for row in ROWS]
+    longer = tuple(dataclasses.replace(row, case=c) for row, c in zip(ROWS, long, strict=True))
     frame = read_models([store(tmp_path / "run", ROWS + longer)]).frame
     ((fixed, panels),) = figures(frame)
     assert [panel.column for panel in panels] == [1024, 2048]
