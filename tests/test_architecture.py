@@ -283,7 +283,7 @@ def folder(tmp_path: Path, files: dict[str, str]) -> Path:
         "variants/contract/registry.py": "import torch.nn.functional",
         "bench/__init__.py": "",
         "bench/schema/measurement.py": "import variants",
-        "bench/workloads/worker.py": "def run():\n    import transformers",
+        "bench/loop/run_loop.py": "def run():\n    import transformers",
         "reports/__init__.py": "",
         "reports/__main__.py": "def docs():\n    from reports.documents import table",
         "reports/documents/__init__.py": "",
@@ -342,14 +342,14 @@ def test_a_project_that_keeps_the_rules_passes(rule: object, tmp_path: Path) -> 
         (
             reports_read_files,
             "reports/x.py",
-            "from bench.workloads import worker",
-            "reports.x imports bench.workloads.worker",
+            "from bench.loop import run_loop",
+            "reports.x imports bench.loop.run_loop",
         ),
         (
             reports_read_files,
             "reports/x.py",
-            "import bench.workloads.worker",
-            "reports.x imports bench.workloads.worker",
+            "import bench.loop.run_loop",
+            "reports.x imports bench.loop.run_loop",
         ),
         (reports_read_files, "reports/x.py", "import bench", "reports.x imports bench"),
         (
@@ -367,8 +367,8 @@ def test_a_project_that_keeps_the_rules_passes(rule: object, tmp_path: Path) -> 
         (
             reports_read_files,
             "reports/documents/x.py",
-            "import bench.workloads.worker",
-            "reports.documents.x imports bench.workloads.worker",
+            "import bench.loop.run_loop",
+            "reports.documents.x imports bench.loop.run_loop",
         ),
         (
             reports_read_files,

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,7 +32,7 @@ def told(time: Milliseconds, *lengths: int, of: int, timeout: float = 60.0, **as
 
 
 def by_id(*rows: Measurement) -> dict[str, Measurement]:
-    return {row.case_id: row for row in rows}
+    return {row.case.case_id: row for row in rows}
 
 
 def test_growth_between_two_lengths_is_extrapolated() -> None:
@@ -182,7 +181,7 @@ def test_a_case_makes_at_least_the_assumed_number_of_calls(
         ticks = iter(range(10**6))
         monkeypatch.setattr(time, "perf_counter", lambda: 2.0 * next(ticks))
     with fresh_worker():
-        row, _ = measure_case.measure(replace(case()), settings(seconds=0.0), exact=False)
+        row, _ = measure_case.measure(case(), settings(seconds=0.0), exact=False)
     assert row.status is Status.OK, row.reason
     assert len(calls) == forecast.LEAST_CALLS if slow else len(calls) > forecast.LEAST_CALLS
 

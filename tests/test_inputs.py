@@ -391,7 +391,7 @@ class TestNoPathInARow:
         capture_file(path)
         row, _ = measure_case.measure(captured(), settings(files={path.name: path}))
         assert row.status is Status.OK
-        assert row.inputs == "file:some.safetensors"
+        assert row.case.inputs == "file:some.safetensors"
         assert os.sep not in self.texts(row)
         assert "somebody" not in self.texts(row)
 

@@ -552,7 +552,7 @@ def names_of(ax: Axes) -> list[str]:
 
 
 def test_a_number_of_labels_up_to_the_limit_is_drawn_as_lines(tmp_path: Path) -> None:
-    few = [row for row in MANY if row.variant != "v00"]
+    few = [row for row in MANY if row.case.variant != "v00"]
     _, (ax,) = figure_of(KIND["time_vs_length"], frame_of(tmp_path, few))
     assert len(lines_of(ax)) == MOST_LINES
     assert KIND["time_vs_length"].is_ranking(panels_of(frame_of(tmp_path, MANY)))
@@ -565,12 +565,12 @@ def panels_of(frame: pd.DataFrame) -> list[Panel]:
 def test_more_labels_have_one_row_each_with_a_dot_at_each_length(tmp_path: Path) -> None:
     figure, (ax,) = figure_of(KIND["time_vs_length"], frame_of(tmp_path, MANY))
     names = names_of(ax)
-    assert sorted(names) == sorted({row.variant for row in MANY})
+    assert sorted(names) == sorted({row.case.variant for row in MANY})
     dots = {str(line.get_label()): line for line in ax.lines if line.get_marker() == "o"}
     assert set(dots) == {"256", "1k"}
     for row in MANY:
         line = dots["256" if row.case.seq_len == 256 else "1k"]
-        at = list(line.get_ydata()).index(names.index(row.variant))
+        at = list(line.get_ydata()).index(names.index(row.case.variant))
         assert list(line.get_xdata())[at] == row.time_ms_median
     assert dots["256"].get_color() != dots["1k"].get_color()
     exact = {
@@ -585,7 +585,7 @@ def test_more_labels_have_one_row_each_with_a_dot_at_each_length(tmp_path: Path)
 
 
 def test_the_best_row_is_first_and_rows_with_fewer_results_are_last(tmp_path: Path) -> None:
-    rows = [row for row in MANY if (row.variant, row.case.seq_len) != ("v00", 1024)]
+    rows = [row for row in MANY if (row.case.variant, row.case.seq_len) != ("v00", 1024)]
     rows += [failed(variant="v00", seq_len=1024)]
     rows += [failed(Status.UNSUPPORTED, "no", variant="v99", seq_len=n) for n in (256, 1024)]
     rows += [done(99, variant="v07", hyperparameters="a=2", seq_len=1024)]
@@ -633,7 +633,7 @@ def test_a_single_length_has_a_panel_of_dots_but_not_of_lines(tmp_path: Path) ->
 def test_names_are_beside_all_points_and_do_not_overlap(tmp_path: Path) -> None:
     _, (ax,) = figure_of(KIND["error_vs_time"], frame_of(tmp_path, MANY))
     weights = {text.get_text(): text.get_fontweight() for text in ax.texts}
-    assert {row.variant for row in MANY} <= set(weights)
+    assert {row.case.variant for row in MANY} <= set(weights)
     assert weights["full"] == weights["v00"] == "bold"
     assert weights["v05"] == "normal"
 

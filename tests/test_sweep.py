@@ -75,7 +75,7 @@ class TestFiles:
         planned = read("long").cases("cpu", {})
         assert {c.seq_len for c in planned} == {65536, 1048576}
         for variant in {c.variant for c in planned}:
-            asked = {c.hyperparameters for c in planned if c.variant == variant}
+            asked = {c.attention.hyperparameters for c in planned if c.variant == variant}
             assert asked == {a.hyperparameters for a in variants.grid(variant, "default")}
 
     def test_the_sweep_of_a_layer_has_heads_projections_and_decoding(self) -> None:
@@ -328,7 +328,7 @@ class TestCases:
 
     def test_a_name_gives_its_grid_or_the_default_of_its_knob(self) -> None:
         def asked(*settings: str) -> set[str]:
-            return {c.hyperparameters for c in cases("seq_len=16", *settings)}
+            return {c.attention.hyperparameters for c in cases("seq_len=16", *settings)}
 
         sizes = "variant=sliding_window"
         grid = {f"window_size={n}" for n in (64, 128, 256, 512)}
@@ -377,12 +377,10 @@ class TestCases:
         length = max(c.seq_len for c in curves)
         for variant in variants.REGISTRY:
             own = [c for c in curves if c.variant == variant and c.seq_len == length]
-            settings = {(c.implementation, c.hyperparameters) for c in own}
-            wanted = {(a.implementation, a.hyperparameters) for a in variants.grid(variant)}
-            assert wanted <= settings
+            assert set(variants.grid(variant)) <= {c.attention for c in own}
         # At other lengths a variant has one value of its knob.
-        other = {c.hyperparameters for c in planned if c.variant == "lsh" and c.seq_len != length}
-        assert other == {variants.create("lsh").hyperparameters}
+        other = {c.attention for c in planned if c.variant == "lsh" and c.seq_len != length}
+        assert other == {variants.create("lsh")}
 
     def test_without_a_variant_those_with_a_step_are_decoded(self) -> None:
         found = cases("seq_len=16", "direction=decode,forward", "causal=true")
@@ -462,7 +460,7 @@ class TestCases:
 
     def test_an_implementation_axis_replaces_the_implementation_of_the_variant(self) -> None:
         found = cases("seq_len=16", "variant=full", "implementation=plain,sdpa")
-        assert [c.implementation for c in found] == ["plain", "sdpa"]
+        assert [c.attention.implementation for c in found] == ["plain", "sdpa"]
 
     def test_a_capture_is_named_without_its_folder(self, tmp_path: Path) -> None:
         file = tmp_path / "some.safetensors"
@@ -611,7 +609,7 @@ class TestReproduction:
             asked = case(variant="warm", hyperparameters=warm.hyperparameters)
             assert asked.attention == warm
         (one,) = cases("seq_len=16", "variant=warm temperature=2")
-        assert one.hyperparameters == "temperature=2.0 window_size=256"
+        assert one.attention.hyperparameters == "temperature=2.0 window_size=256"
         for text in ("cold", "-1", "nan", "1e"):
             with pytest.raises(SweepError, match=f"temperature must be .*got .*{text}"):
                 cases("seq_len=16", f"variant=warm temperature={text}")
@@ -638,8 +636,8 @@ class TestReproduction:
 
 def as_settings(one: Case) -> list[str]:
     """The `--set` texts of the case columns of a row."""
-    texts = [f"variant={one.variant} {one.hyperparameters}"]
-    for axis, value in dataclasses.asdict(one).items():
+    texts = [f"variant={one.variant} {one.attention.hyperparameters}"]
+    for axis, value in one.values.items():
         if axis not in ("variant", "hyperparameters", "device") and value is not None:
             texts.append(f"{axis}={value}")
     return texts

@@ -227,7 +227,7 @@ class TestEffectiveKeys:
             row, _ = measure_case.measure(asked("sinks effective_keys=9", seq_len=64), settings())
         assert row.status is Status.OK
         assert row.effective_keys == pytest.approx(9, rel=0.02)
-        assert row.inputs == "sinks effective_keys=9"
+        assert row.case.inputs == "sinks effective_keys=9"
         assert "; temperature 0." in row.inputs_detail
 
     def test_effective_keys_that_cannot_be_reached_give_an_unsupported_row(self) -> None:
