@@ -1,85 +1,51 @@
-"""Workers that are processes of this machine."""
+"""Workers that are processes of this machine.
+
+A worker is two processes: `supervisor`, and below it the process that runs the calls (`serving`).
+"""
 
 from __future__ import annotations
 
-import multiprocessing
+import json
+import os
+import pickle
+import selectors
 import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from pebble import ProcessExpired, ProcessPool
-
-from bench.loop.executor import Call, WorkerDied
+from bench.loop.executor import Call, CallTimeout, WorkerDied
+from bench.loop.frames import FrameBuffer, write_frame
 from bench.loop.interrupts import delayed_interrupts
+from bench.loop.serving import BEGAN
+from bench.loop.supervisor import ENDING
 
-__all__ = ["LocalExecutor", "LocalWorker"]
+__all__ = ["LocalExecutor", "LocalWorker", "death"]
 
-
-class LocalWorker:
-    """A process of this machine that is reused until a call fails."""
-
-    def __init__(self, name: str, start: Call) -> None:
-        self.name = name
-        self._start = start
-        self._pool: ProcessPool | None = None
-
-    def submit(self, call: Call) -> Future[Any]:
-        """Start a call. The future raises CallTimeout, WorkerDied or the function's exception."""
-        if self._pool is not None and not self._pool.active:
-            self.replace()  # it died since the last call
-        with delayed_interrupts():
-            if self._pool is None:
-                self._pool = ProcessPool(
-                    max_workers=1,
-                    initializer=self._start.function,
-                    initargs=self._start.arguments,
-                    context=multiprocessing.get_context("spawn"),
-                )
-            inner = self._pool.schedule(
-                call.function, args=list(call.arguments), timeout=call.timeout
-            )
-        outer: Future[Any] = Future()
-        outer.set_running_or_notify_cancel()
-
-        def finish(done: Future[Any]) -> None:
-            error = done.exception()
-            if isinstance(error, ProcessExpired):
-                outer.set_exception(WorkerDied(death(error.exitcode)))
-            elif isinstance(error, BrokenProcessPool):
-                outer.set_exception(WorkerDied("the worker process ended before it began"))
-            elif error is not None:
-                outer.set_exception(error)
-            else:
-                outer.set_result(done.result())
-
-        inner.add_done_callback(finish)
-        return outer
-
-    def replace(self) -> None:
-        """End the process; the next call starts a new one."""
-        if self._pool is not None:
-            with delayed_interrupts():
-                self._pool.stop()
-                self._pool.join()
-            self._pool = None
+PIECE = 1 << 16
+CLOSING = 5.0  # seconds between the end of a worker's pipe and the end of its process
 
 
 class LocalExecutor:
     """Worker processes of this machine.
 
     Args:
-        start: the first call of each process.
-        workers: number of processes.
+        start: the first call of each process. Its timeout is that of the start of the process.
+        workers: number of workers.
+        log: file to which the first and the last output of each process are appended.
     """
 
     several_machines = False
 
-    def __init__(self, start: Call, workers: int = 1) -> None:
-        self._workers = tuple(
-            LocalWorker(f"worker {number + 1}", start) for number in range(workers)
-        )
+    def __init__(self, start: Call, workers: int = 1, log: Path | None = None) -> None:
+        names = [f"worker {number + 1}" for number in range(workers)]
+        self._workers = tuple(LocalWorker(name, start, log) for name in names)
 
     def workers(self) -> Sequence[LocalWorker]:
         """All workers."""
@@ -91,10 +57,217 @@ class LocalExecutor:
             worker.replace()
 
 
-def death(exitcode: int | None) -> str:
+class LocalWorker:
+    """A process of this machine that is reused until a call fails."""
+
+    def __init__(self, name: str, start: Call, log: Path | None = None) -> None:
+        self.name = name
+        self._start, self._log = start, log
+        self._process: _Process | None = None
+
+    def submit(self, call: Call) -> Future[Any]:
+        """Start a call; no other call may be running.
+
+        The future raises CallTimeout, WorkerDied, the exception of the function, or CallError
+        instead of an exception that cannot be sent.
+        """
+        if self._process is not None and not self._process.running:
+            self.replace()  # it died since the last call
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
+        with delayed_interrupts():
+            if self._process is None:
+                try:
+                    self._process = _Process(self._start, self._log)
+                except OSError as error:
+                    reason = f"the worker process could not be started: {error.strerror}"
+                    future.set_exception(WorkerDied(reason))
+                    return future
+            self._process.submit(call, future)
+        return future
+
+    def replace(self) -> None:
+        """End the process and all processes that it started; the next call starts a new one."""
+        if self._process is not None:
+            with delayed_interrupts():
+                self._process.end()
+            self._process = None
+
+
+class _Process:
+    """A process from its start to its end."""
+
+    def __init__(self, start: Call, log: Path | None) -> None:
+        self._start = start
+        self._began = False
+        self._thread: threading.Thread | None = None
+        first = pickle.dumps((start.function, start.arguments))
+        theirs: list[int] = []
+        ours: list[int] = []
+        try:
+            # Descriptors are not inherited by other child processes, unless they are passed.
+            for reads in (True, False, True, False):
+                reader, writer = os.pipe()
+                theirs.append(reader if reads else writer)
+                ours.append(writer if reads else reader)
+            control, report, calls, results = theirs
+            self._control: int | None
+            self._control, self._report, self._calls, self._results = ours
+            arguments = (os.getpid(), control, report, str(log.resolve()) if log else "")
+            self._stopping = threading.Lock()
+            self._supervisor = subprocess.Popen(
+                _python(
+                    f"from bench.loop.supervisor import supervise; supervise(*{arguments}, "
+                    f"[{calls}, {results}], {_serving(calls, results)})",
+                    "-I",
+                    "-S",
+                ),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=theirs,
+                start_new_session=True,  # Ctrl-C of the terminal is for the run alone
+            )
+        except BaseException:
+            _close(*ours)
+            raise
+        finally:
+            _close(*theirs)
+        with suppress(BrokenPipeError):
+            write_frame(self._calls, first)
+
+    @property
+    def running(self) -> bool:
+        return self._supervisor.poll() is None
+
+    def submit(self, call: Call, future: Future[Any]) -> None:
+        """Start a call and a thread that ends the future."""
+        content = pickle.dumps((call.function, call.arguments))
+        self._thread = threading.Thread(
+            target=self._finish, args=(content, call.timeout, future), daemon=True
+        )
+        self._thread.start()
+
+    def end(self) -> None:
+        """End all processes; the future of a running call raises WorkerDied."""
+        self._stop()
+        if self._thread is not None:
+            self._thread.join()
+        _close(self._report, self._calls, self._results)
+
+    def _stop(self) -> None:
+        """Let the supervisor end the worker, and wait until it has."""
+        with self._stopping:
+            if self._control is not None:
+                _close(self._control)
+            self._control = None
+            try:
+                self._supervisor.wait(2 * ENDING)
+            except subprocess.TimeoutExpired:
+                self._supervisor.kill()  # the worker ends with it
+                self._supervisor.wait()
+
+    def _finish(self, content: bytes, timeout: float, future: Future[Any]) -> None:
+        """Send a call and wait for its end, in a thread of its own."""
+        try:
+            with suppress(BrokenPipeError):
+                write_frame(self._calls, content)
+            answer = self._answer(timeout)
+            if answer is None:
+                raise WorkerDied(self._last_words())
+            try:
+                returned, value = pickle.loads(answer)
+            except BaseException as error:  # of the code of an implementation
+                raise WorkerDied("the answer of the worker process cannot be read") from error
+        except BaseException as error:
+            future.set_exception(error)
+            return
+        if returned:
+            future.set_result(value)
+        else:
+            future.set_exception(value)
+
+    def _answer(self, timeout: float) -> bytes | None:
+        """The answer to the running call; None if the worker has ended without one.
+
+        The time of a call counts from the moment at which the worker takes it up, so the start of
+        the process is not part of it.
+        """
+        os.set_blocking(self._results, False)
+        buffer = FrameBuffer()
+        begun = closed = False
+        deadline = time.monotonic() + self._start.timeout
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._results, selectors.EVENT_READ)
+            selector.register(self._report, selectors.EVENT_READ)
+            while (left := deadline - time.monotonic()) > 0:
+                ready = {key.fd for key, _ in selector.select(min(left, 3600.0))}
+                ended = self._report in ready
+                while piece := _read(self._results):
+                    for frame in buffer.frames(piece):
+                        if frame != BEGAN:
+                            return frame
+                        self._began = begun = True
+                        deadline = time.monotonic() + timeout
+                if ended:
+                    return None
+                if piece == b"" and not closed:  # the worker ends, or it can answer no more
+                    closed = True
+                    selector.unregister(self._results)
+                    deadline = min(deadline, time.monotonic() + CLOSING)
+        self._stop()
+        if closed:
+            raise WorkerDied("the worker process closed its connection to the run")
+        if begun:
+            raise CallTimeout(f"took longer than {timeout:g} s")
+        raise WorkerDied(f"the worker process did not begin within {self._start.timeout:g} s")
+
+    def _last_words(self) -> str:
+        """The sentence on how the worker ended."""
+        self._stop()
+        content = b""
+        while piece := os.read(self._report, PIECE):
+            content += piece
+        if not content:
+            return "the process that supervises the worker was ended"
+        report = json.loads(content)
+        if self._began:
+            return death(report["status"])
+        lines = [line.strip() for line in report["output"].splitlines() if line.strip()]
+        why = f": {lines[-1]}" if lines else f"; {death(report['status'])}"
+        return f"the worker process ended before it began{why}"
+
+
+def death(status: int | None) -> str:
     """The sentence on how a process ended."""
-    if exitcode is None or exitcode >= 0:
-        return f"the worker process ended with exit status {exitcode}"
-    name = signal.Signals(-exitcode).name
+    if status is None or status >= 0:
+        return f"the worker process ended with exit status {status}"
+    names = {int(known): known.name for known in signal.Signals}
+    name = names.get(-status, f"signal {-status}")  # real-time signals have no names
     hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
     return f"the worker process was ended by {name}{hint}"
+
+
+def _python(code: str, *options: str) -> list[str]:
+    """A command line that runs `code` with the import path of this process."""
+    return [sys.executable, *options, "-c", f"import sys; sys.path[:] = {sys.path}; {code}"]
+
+
+def _serving(calls: int, results: int) -> list[str]:
+    warnings = [f"-W{option}" for option in sys.warnoptions]
+    serve = (
+        f"import os; from bench.loop.serving import serve; serve(os.getppid(), {calls}, {results})"
+    )
+    return _python(serve, *warnings)
+
+
+def _read(pipe: int) -> bytes | None:
+    """The bytes in a pipe: none of them if it is closed, and None if there are none now."""
+    try:
+        return os.read(pipe, PIECE)
+    except BlockingIOError:
+        return None
+
+
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
