@@ -1,0 +1,105 @@
+"""Threads and child processes that a case leaves behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+__all__ = ["Alive"]
+
+PAUSE = 0.01  # seconds over which threads are watched
+BUSY = 0.5  # share of the pause that a thread must compute to count as busy
+# Threads and processes that torch, triton and Python keep for the next kernel that is compiled. A
+# thread of them is idle between two cases; if it computes, it counts.
+OF_LIBRARIES = re.compile(
+    r"^(?:torch|triton|concurrent\.futures|multiprocessing|tqdm|asyncio)(?:\.|$)"
+)
+COMPILERS = re.compile(r"torch/_inductor/compile_worker|multiprocessing[./]resource_tracker")
+TASKS = Path("/proc/self/task")
+
+
+@dataclass(frozen=True)
+class Alive:
+    """The threads and child processes of this process at one moment."""
+
+    threads: frozenset[threading.Thread]
+    tasks: frozenset[int]  # numbers of all threads, also of those that Python does not know
+    children: frozenset[int]
+
+    @classmethod
+    def now(cls) -> Alive:
+        """Those that live now."""
+        tasks = frozenset(map(int, os.listdir(TASKS))) if TASKS.exists() else frozenset()
+        return cls(frozenset(threading.enumerate()), tasks, _children())
+
+    def since(self, before: Alive) -> list[str]:
+        """A text for each thread or process that lives now and did not live before."""
+        threads = sorted(self.threads - before.threads, key=lambda one: one.name)
+        found = [
+            f"the thread {thread.name!r} is left"
+            for thread in threads
+            if thread.is_alive() and not OF_LIBRARIES.match(_origin(thread))
+        ]
+        if not found and (busy := _busy(self.tasks - before.tasks)):
+            found.append(f"{busy} threads still compute")
+        names = sorted(filter(None, map(_foreign, self.children - before.children)))
+        return found + [f"the child process {name!r} is left" for name in names]
+
+
+def _origin(thread: threading.Thread) -> str:
+    """The module of the code of a thread."""
+    target = getattr(thread, "_target", None)
+    return str(getattr(target, "__module__", None) or type(thread).__module__)
+
+
+def _busy(tasks: frozenset[int]) -> int:
+    """The number of threads that compute during a pause. OpenMP's threads wait actively for some
+    milliseconds after their work, or for ever if the user wants it."""
+    if not tasks or os.environ.get("OMP_WAIT_POLICY", "").lower() == "active":
+        return 0
+    time.sleep(PAUSE)
+    before = _seconds(tasks)
+    started = time.monotonic()
+    time.sleep(PAUSE)
+    passed = time.monotonic() - started
+    after = _seconds(tasks)
+    return sum(after[task] - before[task] > BUSY * passed for task in before if task in after)
+
+
+def _seconds(tasks: frozenset[int]) -> dict[int, float]:
+    """Processor time of threads, by their numbers."""
+    found = {}
+    for task in tasks:
+        try:
+            found[task] = int((TASKS / str(task) / "schedstat").read_text().split()[0]) / 1e9
+        except (OSError, ValueError, IndexError):
+            continue
+    return found
+
+
+def _children() -> frozenset[int]:
+    """Process ids of the children. A worker adopts the children of processes that end."""
+    try:
+        texts = [(task / "children").read_text() for task in TASKS.iterdir()]
+    except OSError:  # a kernel without these files
+        return frozenset(child.pid for child in psutil.Process().children())
+    return frozenset(int(word) for text in texts for word in text.split())
+
+
+def _foreign(pid: int) -> str:
+    """The name of a process; empty if it has ended or compiles for torch."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE or COMPILERS.search(
+            " ".join(process.cmdline())
+        ):
+            return ""
+        return process.name()
+    except psutil.Error:
+        return ""
