@@ -191,9 +191,10 @@ def _devices() -> dict[str, object]:
 
 def _readers() -> Iterator[tuple[str, Callable[[], object]]]:
     """Names of settings and functions that read them, bound before implementations are imported."""
+    backends: Any = torch.backends
     cuda: Any = torch.backends.cuda
     cudnn: Any = torch.backends.cudnn
-    mkldnn: Any = torch.backends.mkldnn  # type: ignore[attr-defined]
+    mkldnn: Any = backends.mkldnn
     deterministic: Any = torch.utils.deterministic
     # First, as other readers open files.
     yield "standard", _standard_streams
@@ -207,7 +208,7 @@ def _readers() -> Iterator[tuple[str, Callable[[], object]]]:
     yield "function modes of torch", torch._C._len_torch_function_stack
     yield "dispatch modes of torch", torch._C._len_torch_dispatch_stack
     yield "float32 precision", lambda: mkldnn.matmul.fp32_precision
-    yield "general float32 precision", lambda: torch.backends.fp32_precision
+    yield "general float32 precision", lambda: backends.fp32_precision
     yield "float32 precision of CUDA", lambda: cuda.matmul.fp32_precision
     yield "float32 precision of cuDNN", lambda: cudnn.conv.fp32_precision
     yield "oneDNN enabled", lambda: mkldnn.enabled

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from bench.inputs import CaptureError, InputsError
-from bench.schema.measurement import Status
-from bench.workloads import failure_reason
-from bench.workloads.failure_reason import LONGEST, cleaned, failure
+from bench.schema.outcome import Status
+from bench.workloads import failure as reasons
+from bench.workloads.failure import LONGEST, cleaned, failure
 from tests.worker_faults import Wordless
 from variants import UnsupportedError
 
@@ -26,9 +26,9 @@ def alice(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The user alice, with a home folder, on node7."""
     monkeypatch.setattr(os, "environ", {"HOME": "/home/alice", "USER": "alice"})
     monkeypatch.setattr(socket, "gethostname", lambda: "node7.lab.example.org")
-    failure_reason._names.cache_clear()
+    reasons._names.cache_clear()
     yield
-    failure_reason._names.cache_clear()
+    reasons._names.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -161,5 +161,5 @@ def test_no_text_takes_long(text: str) -> None:
 def test_names_that_say_nothing_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", {"HOME": "/root", "USER": "root"})
     monkeypatch.setattr(socket, "gethostname", lambda: "localhost")
-    failure_reason._names.cache_clear()
+    reasons._names.cache_clear()
     assert cleaned("square root at localhost", {}) == "square root at localhost"
