@@ -121,7 +121,7 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
 
 def row(setup: Setup, text: str, layers: tuple[int, ...] = (), seq_len: int = LENGTH) -> ModelRow:
     (case,) = plan(setup, attentions([text]), [seq_len], layers).cases
-    return measure.measure(case, setup)
+    return measure.measure(case, setup)[0]
 
 
 class TestMeasure:

@@ -48,9 +48,9 @@ def make_executor(
     cpus_per_case: int | None,
 ) -> Executor:
     """The executor of a run."""
-    start = Call(worker_start.start, (str(folder / "worker.log"), device == "cuda", list(modules)))
+    start = Call(worker_start.start, (device == "cuda", list(modules)))
     if kind == "local":
         if ray_address or cpus_per_case:
             raise click.UsageError("--ray-address and --cpus-per-case need --executor ray")
-        return LocalExecutor(start)
+        return LocalExecutor(start, log=folder / "worker.log")
     raise click.UsageError("--executor ray is not there yet")

@@ -126,8 +126,8 @@ def model(
         )
         folder, recorded = new_folder(out, "model"), None
         workload = ModelWorkload(planned, timeout)
-    start = Call(worker_start.start, (str(folder / "worker.log"), workload.device == "cuda"))
-    executor = LocalExecutor(start)
+    start = Call(worker_start.start, (workload.device == "cuda",))
+    executor = LocalExecutor(start, log=folder / "worker.log")
     rows = until_stopped(lambda: run(workload, folder, executor, recorded), folder, "model")
     console = Console()
     console.print(model_summary.table(rows))

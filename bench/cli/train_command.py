@@ -113,7 +113,7 @@ def _run(workload: TrainingWorkload, folder: Path, recorded: Recorded[TrainingRo
     on_cpu = workload.device == "cpu"
     start = Call(use_one_thread if on_cpu else int)
     processes = min(len(workload.cases), os.cpu_count() or 1) if on_cpu else 1
-    executor = LocalExecutor(start, processes)
+    executor = LocalExecutor(start, processes, folder / "worker.log")
     rows = until_stopped(lambda: run(workload, folder, executor, recorded), folder, "train")
     console = Console()
     console.print(training_summary.table(rows))

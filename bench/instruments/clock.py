@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter
 
 import torch
 
@@ -80,11 +80,11 @@ def measure(
         _warm_up(call, stream)
     sampler = None if stream is None else DeviceSampler(call, stream, watch)
     samples: list[float] = []
-    started = time.perf_counter()
+    started = perf_counter()
     while True:
         samples.extend([_wall(call, None)] if sampler is None else sampler.batch())
         enough = half_width(samples) <= INTERVAL[device.type]
-        if len(samples) >= MINIMUM_SAMPLES and (enough or time.perf_counter() - started > seconds):
+        if len(samples) >= MINIMUM_SAMPLES and (enough or perf_counter() - started > seconds):
             break
     if sampler is None:
         return Samples(samples, samples)
@@ -93,14 +93,14 @@ def measure(
 
 def _warm_up(call: Callable[[], object], stream: Stream | None) -> None:
     """Call until the medians of two groups of calls agree within 2 %, or enough time has passed."""
-    started = time.perf_counter()
+    started = perf_counter()
     before = math.inf
     while True:
         group = [_wall(call, stream)]
         if sum(group) < 1e3 * WARM_UP_SECONDS:
             group += [_wall(call, stream) for _ in range(4)]
         now = statistics.median(group)
-        spent = time.perf_counter() - started
+        spent = perf_counter() - started
         settled = spent >= WARM_UP_SECONDS and abs(now - before) <= 0.02 * now
         if settled or spent >= 5 * WARM_UP_SECONDS:
             return
@@ -108,8 +108,8 @@ def _warm_up(call: Callable[[], object], stream: Stream | None) -> None:
 
 
 def _wall(call: Callable[[], object], stream: Stream | None) -> float:
-    start = time.perf_counter()
+    start = perf_counter()
     call()
     if stream is not None:
         stream.synchronize()
-    return 1e3 * (time.perf_counter() - start)
+    return 1e3 * (perf_counter() - start)

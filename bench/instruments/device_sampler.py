@@ -15,8 +15,8 @@ the filler was too short: the batch is dropped, and the filler is made longer.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from time import perf_counter
 from typing import NamedTuple
 
 from bench.instruments.stream import Stream
@@ -113,15 +113,15 @@ class DeviceSampler:
         if cold:
             self._stream.flush()
         self._stream.synchronize()
-        begun = time.perf_counter()
+        begun = perf_counter()
         start.record()
         self._call()
         stop.record()
-        returned = time.perf_counter()
+        returned = perf_counter()
         if self._watch is not None and self.is_slow:
             self._watch()
         self._stream.synchronize()
-        ended = time.perf_counter()
+        ended = perf_counter()
         return _Single(start.elapsed_time(stop), 1e3 * (returned - begun), 1e3 * (ended - begun))
 
     def _can_run_ahead(self, host: float) -> bool:
@@ -130,8 +130,8 @@ class DeviceSampler:
         for _ in range(2):  # the host may be interrupted once
             self._stream.synchronize()
             self._stream.busy(filler)
-            begun = time.perf_counter()
+            begun = perf_counter()
             self._call()
-            if 1e3 * (time.perf_counter() - begun) < 0.75 * filler:
+            if 1e3 * (perf_counter() - begun) < 0.75 * filler:
                 return True
         return False

@@ -8,8 +8,8 @@ the power sensor, as the counter of some GPUs is wrong.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 from bench.instruments.gpu_sensors import Sensors
@@ -44,8 +44,8 @@ def per_call_mj(
     watts: list[float] = []
     calls = 0
     ended = _enqueue(call, group, stream)
-    started = time.perf_counter()
-    while time.perf_counter() - started < seconds:
+    started = perf_counter()
+    while perf_counter() - started < seconds:
         # The device goes on with the next group while the host waits for this one and reads.
         following = _enqueue(call, group, stream)
         watt = sensors.read().power_w
@@ -55,7 +55,7 @@ def per_call_mj(
         if now is None:
             return None
         if now != last:
-            advances.append((time.perf_counter(), now, calls))
+            advances.append((perf_counter(), now, calls))
             last = now
         if advances and watt is not None:
             watts.append(watt)

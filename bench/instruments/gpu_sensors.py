@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from time import perf_counter
 from typing import Any, Protocol
 
 import torch
@@ -165,7 +165,7 @@ class Watch:
     """Reads the sensors from time to time during a measurement."""
 
     def __init__(
-        self, sensors: Sensors | None, seconds: Callable[[], float] = time.perf_counter
+        self, sensors: Sensors | None, seconds: Callable[[], float] = perf_counter
     ) -> None:
         self._sensors, self._seconds = sensors, seconds
         self._next = float("-inf")

@@ -15,6 +15,7 @@ from bench.workloads.attention import projections
 from bench.workloads.attention.given_inputs import Given, Settings
 from bench.workloads.attention.observe import Seen, observe
 from bench.workloads.attention.timed_call import timed_call, used_implementation
+from bench.workloads.failure import failure
 from variants import Attention
 from variants.contract.registry import reference_attention
 from variants.engines.primitives import float32_route
@@ -47,7 +48,8 @@ def measure_baselines(case: Case, given: Given, settings: Settings) -> dict[str,
                     median = _on_route_ms(attention, case, given, settings, seen)
                     found[implementation] = replace(seen, on_route_ms=median)
             except Exception as error:  # a baseline that fails must not fail the other rows
-                print(f"no exact baseline by {implementation}: {error}", file=sys.stderr)
+                reason = failure(error, settings.files)[1]
+                print(f"no exact baseline by {implementation}: {reason}", file=sys.stderr)
                 if cuda_graph.spoiled():
                     return found  # this process must not measure more
     return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -17,6 +19,7 @@ from bench.workloads.attention.given_inputs import Settings
 from bench.workloads.attention.observe import observe
 from bench.workloads.attention.timed_call import used_implementation
 from bench.workloads.failure import failure
+from bench.workloads.guarded import guarded
 from variants import UnsupportedError
 from variants.contract.checks import require
 
@@ -29,8 +32,8 @@ def measure_exact(case: Case, settings: Settings) -> None:
     """
     try:
         enter(case, settings, exact=True)
-    except Exception as error:  # the cases raise it too, and report it in their rows
-        print(f"no exact baseline: {error}", file=sys.stderr)
+    except BaseException as error:  # the cases raise it too, and report it in their rows
+        print(f"no exact baseline: {failure(error, settings.files)[1]}", file=sys.stderr)
 
 
 def measure(case: Case, settings: Settings, exact: bool = True) -> tuple[Measurement, Raw]:
@@ -39,11 +42,10 @@ def measure(case: Case, settings: Settings, exact: bool = True) -> tuple[Measure
     With `exact`, the baselines of its shape are measured first, unless they are there already.
     Without `exact`, the row has no numbers relative to exact attention.
     """
-    try:
-        return _measure(case, settings, exact)
-    except Exception as error:
-        row = Measurement.of(case, *failure(error, settings.files))
-        return row, Raw(spoiled=cuda_graph.spoiled())
+    row, raw = guarded(
+        lambda: _measure(case, settings, exact), partial(Measurement.of, case), settings.files
+    )
+    return row, replace(raw, spoiled=raw.spoiled or cuda_graph.spoiled())
 
 
 def _measure(case: Case, settings: Settings, exact: bool) -> tuple[Measurement, Raw]:
@@ -61,4 +63,4 @@ def _measure(case: Case, settings: Settings, exact: bool) -> tuple[Measurement, 
     seen = shape.exact[used] if is_baseline else observe(attention, case, shape.given, settings)
     row = row_of(case, seen, shape, settings)
     heads = seen.accuracy.heads if row.status is Status.OK else ()
-    return row, Raw(seen.samples.device_ms, heads, spoiled=cuda_graph.spoiled())
+    return row, Raw(seen.samples.device_ms, heads)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from time import perf_counter
 
 import torch
 from torch import Tensor
@@ -68,11 +68,11 @@ def _observe(attention: Attention, case: Case, given: Given, settings: Settings)
     # Code is compiled separately for calls with a backward pass, and for the mode of autograd.
     trains = case.direction == "forward_backward"
     wanted = query.detach().requires_grad_(trains)
-    started = time.perf_counter()
+    started = perf_counter()
     with torch.set_grad_enabled(trains):
         attention.prepare(wanted, wanted if shared else key, causal=case.causal)
     alone = timed_call(attention, inputs, key, case)
-    prepare_ms = 1e3 * (time.perf_counter() - started)
+    prepare_ms = 1e3 * (perf_counter() - started)
     call, shape = alone, tuple(query.shape)
     if layer is not None:
         call, shape = layer, (case.batch, case.seq_len, case.heads * case.head_dim)
@@ -81,9 +81,9 @@ def _observe(attention: Attention, case: Case, given: Given, settings: Settings)
         shape = tuple(query[:, :, -1:].shape)
     # On the fast route, a matrix product with one row takes many times as long.
     with torch_defaults() if decoder else nullcontext():
-        started = time.perf_counter()
+        started = perf_counter()
         check_output(call(), shape, query.dtype)
-        first_ms = 1e3 * (time.perf_counter() - started)
+        first_ms = 1e3 * (perf_counter() - started)
         timed = cuda_graph.recorded(call, device) if case.launch == "graph" else call
         watch = more_columns.watch(device)
         # A call of some seconds is enough warm-up. The first call on a GPU may compile a kernel.

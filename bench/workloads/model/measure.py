@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import threading
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,9 +13,11 @@ from torch import Tensor
 
 from bench.inputs import CaptureError
 from bench.inputs.model_files import required
+from bench.schema.measurement import Raw
 from bench.schema.model_row import ALL_LAYERS, ModelCase, ModelRow
 from bench.schema.outcome import Status
 from bench.workloads.failure import failure
+from bench.workloads.guarded import guarded
 from bench.workloads.model.attending import EXACT, OWN, UNTIMED, timed
 from bench.workloads.model.plan import Setup
 from bench.workloads.model.reading import LOSS, PASS, Reading, can_be_chunked, looks_ahead, read
@@ -55,13 +58,13 @@ def open_model(setup: Setup) -> int:
     return sum(tensor.numel() for tensor in _opened[0].network.parameters())
 
 
-def measure(case: ModelCase, setup: Setup) -> ModelRow:
+def measure(case: ModelCase, setup: Setup) -> tuple[ModelRow, Raw]:
     """Measure a case. Every exception becomes a row with a status and a reason."""
     try:
-        open_model(setup)
-        return _measure(case, _opened[0])
+        open_model(setup)  # changes the process: transformers keeps threads and settings
     except Exception as error:
-        return ModelRow.of(case, *failure(error, {}))
+        return ModelRow.of(case, *failure(error, {})), Raw()
+    return guarded(lambda: (_measure(case, _opened[0]), Raw()), partial(ModelRow.of, case), {})
 
 
 def _open(setup: Setup) -> _Opened:

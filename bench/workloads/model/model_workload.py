@@ -72,8 +72,7 @@ class ModelWorkload(Workload[ModelCase, ModelRow]):
     def measure(
         self, case: ModelCase, machine: Mapping[str, Any], memory: Memory
     ) -> Steps[tuple[ModelRow, Raw]]:
-        row = yield Call(measure.measure, (case, self.plan.setup), self.timeout)
-        return row, Raw()
+        return (yield Call(measure.measure, (case, self.plan.setup), self.timeout))
 
     def group(self, case: ModelCase) -> Hashable:
         return case.seq_len

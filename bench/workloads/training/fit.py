@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
+from time import perf_counter
 
 import torch
 from torch import Generator, Tensor, nn
@@ -44,9 +44,9 @@ def fit(attention: Attention, task: Task, *, steps: int, seed: int, device: str)
         torch.manual_seed(seed)
         model = TinyModel(attention, task, seed).to(device)
         trained, held_out = (Generator().manual_seed(2 * seed + apart) for apart in (0, 1))
-        started = time.perf_counter()
+        started = perf_counter()
         curve = _train(model, task, steps, trained, device)
-        seconds = time.perf_counter() - started
+        seconds = perf_counter() - started
         with torch.no_grad():
             batch = _on(task.draw(HELD_OUT, held_out), device)
             scores = model(batch.tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -13,7 +14,7 @@ from bench.loop.workload import Memory, Steps, Workload
 from bench.schema.measurement import Raw
 from bench.schema.outcome import Status
 from bench.schema.training_row import Point, TrainingCase, TrainingRow
-from bench.workloads.failure import failure
+from bench.workloads.guarded import guarded
 from bench.workloads.training.fit import fit
 from bench.workloads.training.tasks import TASKS
 
@@ -63,9 +64,10 @@ def use_one_thread() -> None:
 
 def train(case: TrainingCase) -> tuple[TrainingRow, Raw]:
     """Run a training. Every exception becomes a row with a status and a reason."""
-    try:
+
+    def work() -> tuple[TrainingRow, Raw]:
         task = TASKS[case.task](case.seq_len)
         seen = fit(case.attention, task, steps=case.steps, seed=case.seed, device=case.device)
-    except Exception as error:
-        return TrainingRow.of(case, *failure(error, {})), Raw()
-    return TrainingRow.of(case, Status.OK, "", seen), Raw(details=seen.curve)
+        return TrainingRow.of(case, Status.OK, "", seen), Raw(details=seen.curve)
+
+    return guarded(work, partial(TrainingRow.of, case), {})
