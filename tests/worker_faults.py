@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 SLEEPER = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]
@@ -36,6 +37,11 @@ def close_descriptors(*descriptors: int) -> None:
             os.close(one)
     else:
         os.closerange(0, 1 << 10)
+
+
+def close_if_open(descriptor: int) -> None:
+    with suppress(OSError):
+        os.close(descriptor)
 
 
 def close_and_hang() -> None:
@@ -107,19 +113,22 @@ class Unreadable:
         return sys.exit, (0,)
 
 
+KINDS = {
+    "wordless": lambda: Wordless(),
+    "abroad": lambda: Abroad("one", "two"),
+    "local": lambda: type("Local", (Exception,), {})("of no module"),
+    "with a lock": lambda: LookupError(threading.Lock()),
+    "SystemExit": lambda: SystemExit(0),
+    "KeyboardInterrupt": lambda: KeyboardInterrupt(),
+    "GeneratorExit": lambda: GeneratorExit(),
+    "BaseException": lambda: BaseException("base"),
+    "TimeoutError": lambda: TimeoutError("own"),
+    "fine": lambda: LookupError("there is none"),
+}
+
+
 def raise_error(kind: str) -> None:
-    raise {
-        "wordless": lambda: Wordless(),
-        "abroad": lambda: Abroad("one", "two"),
-        "local": lambda: type("Local", (Exception,), {})("of no module"),
-        "with a lock": lambda: LookupError(threading.Lock()),
-        "SystemExit": lambda: SystemExit(0),
-        "KeyboardInterrupt": lambda: KeyboardInterrupt(),
-        "GeneratorExit": lambda: GeneratorExit(),
-        "BaseException": lambda: BaseException("base"),
-        "TimeoutError": lambda: TimeoutError("own"),
-        "fine": lambda: LookupError("there is none"),
-    }[kind]()
+    raise KINDS[kind]()
 
 
 def unreadable() -> Unreadable:

@@ -14,7 +14,7 @@ import psutil
 __all__ = ["Alive"]
 
 PAUSE = 0.01  # seconds over which threads are watched
-BUSY = 0.5  # share of the pause that a thread must compute to count as busy
+BUSY = 0.25  # processor time of threads that still compute, as a share of the pause
 # Threads and processes that torch, triton and Python keep for the next kernel that is compiled. A
 # thread of them is idle between two cases; if it computes, it counts.
 OF_LIBRARIES = re.compile(
@@ -46,8 +46,8 @@ class Alive:
             for thread in threads
             if thread.is_alive() and not OF_LIBRARIES.match(_origin(thread))
         ]
-        if not found and (busy := _busy(self.tasks - before.tasks)):
-            found.append(f"{busy} threads still compute")
+        if not found and self.tasks - before.tasks and _computes():
+            found.append("threads that still compute are left")
         names = sorted(filter(None, map(_foreign, self.children - before.children)))
         return found + [f"the child process {name!r} is left" for name in names]
 
@@ -58,29 +58,15 @@ def _origin(thread: threading.Thread) -> str:
     return str(getattr(target, "__module__", None) or type(thread).__module__)
 
 
-def _busy(tasks: frozenset[int]) -> int:
-    """The number of threads that compute during a pause. OpenMP's threads wait actively for some
+def _computes() -> bool:
+    """Whether other threads compute while this one pauses. OpenMP's threads wait actively for some
     milliseconds after their work, or for ever if the user wants it."""
-    if not tasks or os.environ.get("OMP_WAIT_POLICY", "").lower() == "active":
-        return 0
+    if os.environ.get("OMP_WAIT_POLICY", "").lower() == "active":
+        return False
     time.sleep(PAUSE)
-    before = _seconds(tasks)
-    started = time.monotonic()
+    started, used = time.monotonic(), time.process_time()
     time.sleep(PAUSE)
-    passed = time.monotonic() - started
-    after = _seconds(tasks)
-    return sum(after[task] - before[task] > BUSY * passed for task in before if task in after)
-
-
-def _seconds(tasks: frozenset[int]) -> dict[int, float]:
-    """Processor time of threads, by their numbers."""
-    found = {}
-    for task in tasks:
-        try:
-            found[task] = int((TASKS / str(task) / "schedstat").read_text().split()[0]) / 1e9
-        except (OSError, ValueError, IndexError):
-            continue
-    return found
+    return time.process_time() - used > BUSY * (time.monotonic() - started)
 
 
 def _children() -> frozenset[int]:

@@ -46,9 +46,11 @@ SUBNORMAL = math.ulp(0.0)
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """A process at one moment: its settings by their names, its threads and its children."""
+    """A process at one moment: its settings by their names, the attributes of `MODULES`, its
+    threads and its children."""
 
     settings: Mapping[str, object]
+    attributes: Mapping[str, Mapping[str, object]]
     alive: Alive
 
     @classmethod
@@ -64,7 +66,8 @@ class Fingerprint:
                 found |= {f"{name} {part}": one for part, one in value.items()}
             else:
                 found[name] = value
-        return cls(MappingProxyType(found), Alive.now())
+        attributes = {name: _content(module) for name, module in MODULES.items()}
+        return cls(MappingProxyType(found), attributes, Alive.now())
 
 
 def differences(before: Fingerprint, after: Fingerprint) -> list[str]:
@@ -74,10 +77,14 @@ def differences(before: Fingerprint, after: Fingerprint) -> list[str]:
     found = []
     for name in (*first, *(name for name in second if name not in first)):
         was, now = first.get(name, _Unset), second.get(name, _Unset)
-        if isinstance(was, _Same) and now is _Unset:
-            continue  # for example a module that torch deletes after its import
-        if was != now and not (was is _Unset and isinstance(now, _Same)):
+        if was != now:
             found.append(_sentence(name, was, now))
+    for module, content in before.attributes.items():
+        later = after.attributes[module]
+        for name, attribute in content.items():
+            now = later.get(name, attribute)
+            if now is not attribute and callable(attribute) and not _by_torch(module, now):
+                found.append(f"function {module}.{name} was replaced")
     return found + after.alive.since(before.alive)
 
 
@@ -98,8 +105,6 @@ class _Same:
 
 
 def _sentence(name: str, was: object, now: object) -> str:
-    if name.startswith("function "):
-        return f"{name} was replaced"
     private = name.startswith("environment variable ") and not SHOWN.match(name.split()[-1])
     words = []
     for value in (was, now):
@@ -126,14 +131,17 @@ def _subnormals() -> bool:
     return SUBNORMAL * 1.0 != 0.0
 
 
-def _functions() -> dict[str, object]:
-    """The functions and types of `MODULES`."""
-    return {
-        f"{module}.{name}": _Same(value)
-        for module, content in MODULES.items()
-        for name, value in vars(content).items()
-        if callable(value) and not name.startswith("_GLOBAL")
-    }
+def _by_torch(module: str, function: Any) -> bool:
+    """Whether torch itself has replaced a function of its own, as when it first compiles."""
+    names = getattr(function, "__globals__", None)
+    origin = names.get("__name__") if names else getattr(function, "__module__", None)
+    return module.startswith("torch") and str(origin).partition(".")[0] == "torch"
+
+
+def _content(of: object) -> dict[str, object]:
+    """The attributes of a module, or of a class with those that it inherits."""
+    parts = reversed(of.__mro__[:-1]) if isinstance(of, type) else [of]
+    return {name: value for part in parts for name, value in vars(part).items()}
 
 
 def _environment() -> dict[str, str]:
@@ -239,7 +247,6 @@ def _readers() -> Iterator[tuple[str, Callable[[], object]]]:
     yield "cuDNN SDPA", cuda.cudnn_sdp_enabled
     yield "CUDA", _devices
     yield "numpy errors", np.geterr
-    yield "function", _functions
     yield "environment variable", _environment
     yield "garbage collection", gc.isenabled
     yield "threshold of garbage collection", gc.get_threshold
