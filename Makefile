@@ -40,9 +40,9 @@ WORKERS := --numprocesses auto --maxprocesses 8
 # Runs the tests with an interpreter of Python. Triton's own interpreter runs GPU kernels on a CPU,
 # if the variable is set before they are imported. Tests that measure or limit time run after the others.
 define tests
-@$(1) -m pytest $(WORKERS) -m 'not serial and not interpreted and not wide_kernels'
-@env TRITON_INTERPRET=1 $(1) -m pytest $(WORKERS) -m interpreted
-@$(1) -m pytest -m serial
+@"$(1)" -m pytest $(WORKERS) -m 'not serial and not interpreted and not wide_kernels'
+@env TRITON_INTERPRET=1 "$(1)" -m pytest $(WORKERS) -m interpreted
+@"$(1)" -m pytest -m serial
 endef
 
 .DELETE_ON_ERROR:
@@ -53,42 +53,42 @@ help: ## print the targets
 
 .PHONY: bench
 bench: $(BENCH_READY) ## measure this machine (SWEEP=, SET="axis=v1,v2 ...", DEVICE=) and build the report
-	@$(PYTHON) -m bench run $(SWEEP) --device $(DEVICE) --out $(RUN) $(foreach axis,$(SET),--set $(axis))
-	@$(PYTHON) -m reports build $(RUN)
+	@"$(PYTHON)" -m bench run $(if $(SWEEP),"$(SWEEP)") --device "$(DEVICE)" --out "$(RUN)" $(foreach axis,$(SET),--set "$(axis)")
+	@"$(PYTHON)" -m reports build "$(RUN)"
 
 .PHONY: smoke
 smoke: $(BENCH_READY) ## the whole pipeline, sweep to report, in under a minute
-	@$(PYTHON) -m bench run smoke --device $(DEVICE) --out $(RUN)-smoke
-	@$(PYTHON) -m reports build $(RUN)-smoke
+	@"$(PYTHON)" -m bench run smoke --device "$(DEVICE)" --out "$(RUN)-smoke"
+	@"$(PYTHON)" -m reports build "$(RUN)-smoke"
 
 .PHONY: gpu-check
 gpu-check: $(TEST_READY) ## on a GPU machine: run all that needs a GPU once, in nine minutes (OUT=)
-	@$(PYTHON) -m bench.gpu_check $(if $(filter cpu,$(DEVICE)),--device cpu) --out $(OUT)
+	@"$(PYTHON)" -m bench.gpu_check $(if $(filter cpu,$(DEVICE)),--device cpu) --out "$(OUT)"
 
 .PHONY: peers
 peers: $(PEERS_READY) ## race public implementations, under two settings of the memory allocator
-	@$(PYTHON) -m bench run peers --import bench.peers --device $(DEVICE) --out $(RUN)-peers \
-	    $(foreach axis,$(SET),--set $(axis))
-	@env $(KEPT) $(PYTHON) -m bench run peers --import bench.peers --device $(DEVICE) \
-	    --out $(RUN)-peers-kept $(foreach axis,$(SET),--set $(axis))
-	@$(PYTHON) -m reports build $(RUN)-peers $(RUN)-peers-kept
+	@"$(PYTHON)" -m bench run peers --import bench.peers --device "$(DEVICE)" --out "$(RUN)-peers" \
+	    $(foreach axis,$(SET),--set "$(axis)")
+	@env $(KEPT) "$(PYTHON)" -m bench run peers --import bench.peers --device "$(DEVICE)" \
+	    --out "$(RUN)-peers-kept" $(foreach axis,$(SET),--set "$(axis)")
+	@"$(PYTHON)" -m reports build "$(RUN)-peers" "$(RUN)-peers-kept"
 
 .PHONY: train
 train: $(BENCH_READY) ## train a tiny model with each variant to copy and to recall, in minutes
-	@$(PYTHON) -m bench train --device $(if $(filter auto,$(DEVICE)),cpu,$(DEVICE)) --out $(RUN)-train
+	@"$(PYTHON)" -m bench train --device $(if $(filter auto,$(DEVICE)),cpu,$(DEVICE)) --out "$(RUN)-train"
 
 .PHONY: model
 model: $(MODEL_READY) ## put variants into a real model: perplexity, agreement and time, in minutes
-	@$(PYTHON) -m bench model --device $(DEVICE) --out $(RUN)-model
-	@$(PYTHON) -m reports build $(RUN)-model
+	@"$(PYTHON)" -m bench model --device "$(DEVICE)" --out "$(RUN)-model"
+	@"$(PYTHON)" -m reports build "$(RUN)-model"
 
 .PHONY: report
 report: $(BENCH_READY) ## rebuild the report of a run: make report RUN=results/...
-	@$(PYTHON) -m reports build $(RUN)
+	@"$(PYTHON)" -m reports build "$(RUN)"
 
 .PHONY: list
 list: $(BENCH_READY) ## show the variants, and their implementations that run here
-	@$(PYTHON) -m bench list
+	@"$(PYTHON)" -m bench list
 
 .PHONY: test
 test: $(TEST_READY) ## run the tests
@@ -96,7 +96,7 @@ test: $(TEST_READY) ## run the tests
 
 .PHONY: kernels
 kernels: $(TEST_READY) ## compile the kernels of a GPU for wide heads and float32 too, without a GPU
-	@$(PYTHON) -m pytest $(WORKERS) tests/gpu/test_compile.py
+	@"$(PYTHON)" -m pytest $(WORKERS) tests/gpu/test_compile.py
 
 .PHONY: test-latest
 test-latest: latest ## run the tests with the newest allowed versions, and list the changes
@@ -126,27 +126,27 @@ latest:
 
 .PHONY: track
 track: $(TEST_READY) ## time every variant with pytest-benchmark and store the result by machine
-	@$(PYTHON) -m pytest tests/tracking --benchmark-autosave
+	@"$(PYTHON)" -m pytest tests/tracking --benchmark-autosave
 
 .PHONY: track-compare
 track-compare: $(TEST_READY) ## the same, compared with the last stored result (FAIL_OVER=median:20% to fail)
-	@$(PYTHON) -m pytest tests/tracking --benchmark-compare \
-	    $(if $(FAIL_OVER),--benchmark-compare-fail=$(FAIL_OVER))
+	@"$(PYTHON)" -m pytest tests/tracking --benchmark-compare \
+	    $(if $(FAIL_OVER),"--benchmark-compare-fail=$(FAIL_OVER)")
 
 .PHONY: lint
 lint: $(CHECK_READY) ## check style, and that generated documents are up to date
-	@$(PYTHON) -m ruff check .
-	@$(PYTHON) -m ruff format --check .
-	@$(PYTHON) -m reports docs --check
+	@"$(PYTHON)" -m ruff check .
+	@"$(PYTHON)" -m ruff format --check .
+	@"$(PYTHON)" -m reports docs --check
 
 .PHONY: types
 types: $(CHECK_READY) ## check types
-	@$(PYTHON) -m mypy
+	@"$(PYTHON)" -m mypy
 
 .PHONY: docs
 docs: $(DOCS_READY) ## generate the documents in docs/ and README.md, and the API pages in site/
-	@$(PYTHON) -m reports docs
-	@$(PYTHON) -W error -m pdoc --docformat google --output-directory site $(API)
+	@"$(PYTHON)" -m reports docs
+	@"$(PYTHON)" -W error -m pdoc --docformat google --output-directory site $(API)
 
 .PHONY: capture-tools
 capture-tools: $(MODEL_READY) ## install the packages for `python -m bench capture`

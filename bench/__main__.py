@@ -5,8 +5,6 @@ Start with `python -m bench run`; it measures the default sweep of this machine.
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from bench.cli.capture_command import capture
@@ -22,12 +20,13 @@ from bench.inputs import CaptureError
 from bench.loop.journal import JournalError
 from bench.loop.machines import RunError
 from bench.plan.sweep import SweepError
+from bench.schema.entry_point import CommandLine
 from bench.workloads.model.text import ModelError
 
 ERRORS = (SweepError, CaptureError, RunError, JournalError, CompareError, ModelError)
 
 
-@click.group(help=__doc__)
+@click.group(cls=CommandLine, errors=ERRORS, help=__doc__)
 def main() -> None:
     pass
 
@@ -36,14 +35,5 @@ for _command in (run, plan, list_, compare, capture, model, train, launches, gpu
     main.add_command(_command)
 
 
-def _entry() -> None:
-    """Invalid input ends with one message and exit status 2 in all commands."""
-    try:
-        main(standalone_mode=True)
-    except ERRORS as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    _entry()
+    main()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 
+from bench.schema.entry_point import CommandLine, console
 from reports.build import write_report
 from reports.model_page import holds_model, write_models
 from reports.peer_races import races, standing
@@ -16,7 +16,7 @@ from reports.tables import summary_table
 CHECKOUT = Path(__file__).parents[1]
 
 
-@click.group()
+@click.group(cls=CommandLine)
 def main() -> None:
     """Make figures and an HTML page from results folders."""
 
@@ -52,12 +52,12 @@ def build(runs: tuple[Path, ...], out: Path | None) -> None:
         raise click.UsageError(str(error)) from None
     except OSError as error:
         raise click.UsageError(f"cannot write the report: {error.strerror or error}") from None
-    console = Console()
-    if not console.is_terminal:
-        console.width = 120
-    console.print(summary_table(read.frame))
+    screen = console()
+    if not screen.is_terminal:
+        screen.width = 120
+    screen.print(summary_table(read.frame))
     if against := standing(races(read.frame)):
-        console.print(f"Against public code that computes the same: {against}.", highlight=False)
+        screen.print(f"Against public code that computes the same: {against}.", highlight=False)
     click.echo(page)
 
 

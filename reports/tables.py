@@ -7,8 +7,8 @@ import shlex
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from bench.schema.case import Case
 from reports.answers import answers, summary_of
@@ -26,7 +26,7 @@ def summary_table(frame: pd.DataFrame) -> Table:
     shared = common(scenes) if scenes else {}
     metrics = summary_of(alike[0])
     table = Table(
-        title=escape(describe(shared)),
+        title=describe(shared),
         title_justify="left",
         caption_justify="left",
         box=SIMPLE_HEAD,
@@ -42,9 +42,9 @@ def summary_table(frame: pd.DataFrame) -> Table:
         own = {name: value for name, value in scene.items() if name not in shared}
         title = describe(own) or f"error below {answer.limit_in_words}"
         table.add_section()
-        table.add_row(f"[bold]{escape(title)}[/bold]")
+        table.add_row(Text(title, "bold"))
         for choice in answer.choices:
-            table.add_row(f"  {escape(choice.label)}", *choice.numbers)
+            table.add_row(f"  {choice.label}", *choice.numbers)
         if not answer.choices:
             table.add_row(f"  none has an error below {answer.limit_in_words}")
     more = f"{left_out} more lengths or directions on the page. " if left_out else ""

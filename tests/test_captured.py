@@ -21,6 +21,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from bench.inputs.capture import capture
 from bench.inputs.captured import KEYS, SMOLLM2, Capture, CaptureError
+from bench.schema.validation import FileError
 
 GPL = Path("/usr/share/common-licenses/GPL-3")
 
@@ -98,12 +99,12 @@ class TestReader:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"format": None}, "format must be attention-capture-1; got none$"),
+            ({"format": None}, "format must be attention-capture-1; got 'none'$"),
             ({"text_license": None}, "metadata must have .*; missing text_license$"),
-            ({"tokens": "9"}, "number of tokens must be 9; got 8"),
-            ({"scale": "-1"}, "scale must be a positive number; got '-1'"),
-            ({"scale": "nan"}, "scale must be a positive number; got 'nan'"),
-            ({"scale": "big"}, "scale must be a positive number; got 'big'"),
+            ({"tokens": "9"}, "number of tokens must be 9; got '8'"),
+            ({"scale": "-1"}, "scale must be a number between 1e-6 and 1e6; got '-1'"),
+            ({"scale": "nan"}, "scale must be a number .*; got 'nan'"),
+            ({"scale": "big"}, "scale must be a number .*; got 'big'"),
         ]
         + [
             ({"layers": text}, f"layers must be a JSON list of .*; got {re.escape(repr(text))}")
@@ -371,7 +372,7 @@ class TestMaker:
             ({"tokens": 0}, "tokens must be between 1 and 64, the model's context; got 0"),
             ({"model": "./absent"}, "./absent: expected smollm2, a directory, a .gguf file or "),
             ({"model": "absent.gguf"}, "absent.gguf: expected a .gguf file; there is no such"),
-            ({"text_file": Path("absent.txt")}, "absent.txt: expected a UTF-8 text file; "),
+            ({"text_file": Path("absent.txt")}, "cannot read absent.txt: No such file"),
             ({"out": Path("absent/x")}, "absent/x: expected a directory that exists"),
         ],
     )
@@ -388,7 +389,7 @@ class TestMaker:
             "out": path,
             "tokens": 8,
         }
-        with pytest.raises(CaptureError, match=message):
+        with pytest.raises(FileError, match=message):
             capture(**request | changes)
         assert path.read_bytes() == b"an earlier capture"
 

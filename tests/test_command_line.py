@@ -69,7 +69,7 @@ def bench(
         monkeypatch.setattr(sys, "argv", ["bench", *map(str, words)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            command._entry()
+            command.main()
         status = ended.value.code
         assert isinstance(status, int)
         return Said(status, *capsys.readouterr())
@@ -101,7 +101,7 @@ class TestBadInput:
                 "no sweep 'nosuch'; give a .toml file, or one of: cpu, field, gpu, "
                 "gpu_check, layer, long, peers, smoke",
             ),
-            (["nosuch.toml"], r"cannot read the sweep nosuch\.toml: No such file or directory"),
+            (["nosuch.toml"], r"cannot read nosuch\.toml: No such file or directory"),
             (["--set", "heads"], "write an override as axis=value,value; got 'heads'"),
             (["--set", "speed=1"], "unknown axis 'speed'; the axes are: batch, "),
             (["--set", "heads=0"], "heads must be a whole number of at least 1; got 0"),

@@ -65,7 +65,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, *words: object, worker: Any = InProce
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(model_command, "LocalExecutor", lambda *_: worker())
     with pytest.raises(SystemExit) as ended:
-        command._entry()
+        command.main()
     assert isinstance(ended.value.code, int)
     return ended.value.code
 
@@ -234,7 +234,7 @@ class TestBadInput:
             (("--seq-len", "129"), "seq_len must be at most 128, the model's context; got 129"),
             (("--seq-len", "31"), "'--seq-len': 31 is not in the range x>=32"),
             (("--model", "no/such/folder.gguf"), "no/such/folder.gguf: "),
-            (("--text", "no/such/file"), "no/such/file: expected a UTF-8 text file; No such file"),
+            (("--text", "no/such/file"), "cannot read no/such/file: No such file or directory"),
             (("--text", "SHORT"), "at least 65 tokens, as each of the first 64 predicts the next"),
             (
                 ("--model", "BERT"),

@@ -15,6 +15,7 @@ from bench import inputs
 from bench.plan import sweep
 from bench.plan.sweep import AXES, BUILT_IN, Sweep, SweepError, parse, read
 from bench.schema.case import Case
+from bench.schema.validation import FileError
 from tests.cases import capture_file, case
 from variants.contract.hyperparameter import hyperparameter
 from variants.contract.info import Info
@@ -110,15 +111,40 @@ class TestFiles:
             read("cpuu")
 
     def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(SweepError, match=r"cannot read .*none\.toml: No such file"):
+        with pytest.raises(FileError, match=r"cannot read .*none\.toml: No such file"):
             read(tmp_path / "none.toml")
 
-    @pytest.mark.parametrize("content", [b"seq_len = [1,", b"seq_len = 1\nseq_len = 2", b"\xff"])
-    def test_a_file_that_is_no_toml_is_named(self, tmp_path: Path, content: bytes) -> None:
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"seq_len = [1,", "is not valid TOML: "),
+            (b"seq_len = 1\nseq_len = 2", "is not valid TOML: "),
+            (b"\xff", "line 1: expected UTF-8"),
+            (b"seq_len = " + b"[" * 100_000, "lists and objects in each other"),
+            (b"seq_len = " + b"9" * 9_000, "is not valid TOML: "),
+        ],
+    )
+    def test_a_file_that_is_no_toml_is_named(
+        self, tmp_path: Path, content: bytes, message: str
+    ) -> None:
         file = tmp_path / "mine.toml"
         file.write_bytes(content)
-        with pytest.raises(SweepError, match=r"mine\.toml is not valid TOML: "):
+        with pytest.raises(FileError, match=rf"mine\.toml.* {message}"):
             read(file)
+
+    def test_a_sweep_with_too_many_cases_is_refused_before_they_are_made(self) -> None:
+        numbers = list(range(1, 1001))
+        axes = {"variant": [ONE], "seq_len": numbers, "batch": numbers, "seed": numbers}
+        with pytest.raises(SweepError, match="may have 100000 cases; got 1000000000,"):
+            parse("axes", axes).cases("cpu", {})
+        groups = [{"variant": [ONE], "seq_len": [n], "seed": [*range(999)]} for n in range(1, 1001)]
+        with pytest.raises(SweepError, match="may have 100000 cases; got"):
+            parse("groups", {"group": groups}).cases("cpu", {})
+
+    def test_a_setting_that_a_variant_has_twice_is_refused(self) -> None:
+        asked = parse("twice", {"seq_len": 16, "variant": "lsh num_hashes=1 num_hashes=2"})
+        with pytest.raises(SweepError, match="'num_hashes' is given twice"):
+            asked.cases("cpu", {})
 
     def test_a_sweep_may_set_the_timeout_of_a_case(self) -> None:
         assert parse("mine", {"seq_len": 16}).timeout == 180

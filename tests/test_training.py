@@ -375,7 +375,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     monkeypatch.setattr(sys, "argv", ["bench", "train", *map(str, words)])
     monkeypatch.setenv("COLUMNS", "120")
     with pytest.raises(SystemExit) as ended:
-        command._entry()
+        command.main()
     assert isinstance(ended.value.code, int)
     return ended.value.code
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 import pandas as pd
-from rich.console import Console
 from rich.table import Table
 
 from bench.schema.case import Case
+from bench.schema.entry_point import console
 from bench.schema.measurement import Measurement
 
 
@@ -22,7 +22,7 @@ class CompareError(ValueError):
 @click.argument("after", type=click.Path(path_type=Path))
 def compare(before: Path, after: Path) -> None:
     """Show the ratio of the times of two runs for each case."""
-    Console().print(table(before, after))
+    console().print(table(before, after))
 
 
 def table(before: Path, after: Path) -> Table:

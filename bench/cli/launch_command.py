@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 import torch
-from rich.console import Console
 from rich.table import Table
 
 import variants
@@ -16,6 +15,7 @@ from bench.cli.options import import_modules, numbers
 from bench.launches import budget, profiled
 from bench.launches.simulation import FORWARD, FORWARD_BACKWARD, CallWork, Shape, simulate
 from bench.plan.sweep import DTYPES
+from bench.schema.entry_point import console
 from variants import Attention, UnsupportedError
 from variants.contract.registry import reference_attention
 
@@ -169,23 +169,23 @@ def launches(
                     causal=_possible(attention, causal),
                 )
                 rows.append(_row(attention, shape, way, simulated, most_launches, rows))
-    console = Console()
+    screen = console()
     if as_json:
         click.echo(json.dumps([_record(row) for row in rows], indent=1))
         return
     table = Table()
-    shown = COLUMNS if console.width >= WIDE else NARROW
+    shown = COLUMNS if screen.width >= WIDE else NARROW
     for column in shown:
         table.add_column(
             column, justify="left" if column in COLUMNS[:3] else "right", overflow="fold"
         )
     for row in rows:
         table.add_row(*(str(row.cells()[column]) for column in shown))
-    console.print(table)
+    screen.print(table)
     if places:
         for row in rows:
             for line in _places(row):
-                console.print(line, highlight=False, markup=False)
+                screen.print(line, highlight=False)
     click.echo(_last_line(rows))
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import click
-from rich.console import Console
 
 from bench.cli import variant_tables
 from bench.cli.options import import_modules
 from bench.cli.sweep_options import import_option
+from bench.schema.entry_point import console
 
 
 @click.command(name="list")
@@ -19,9 +19,9 @@ def list_(variant: str | None, modules: tuple[str, ...]) -> None:
     With VARIANT, show details of one variant and the meaning of each hyperparameter.
     """
     import_modules(modules)
-    console = Console()
+    screen = console()
     try:
         for part in variant_tables.of_one(variant) if variant else variant_tables.of_all():
-            console.print(part, highlight=False)
+            screen.print(part, highlight=False)
     except ValueError as error:  # an unknown variant
         raise click.UsageError(str(error)) from error

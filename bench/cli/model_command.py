@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 from click.core import ParameterSource
-from rich.console import Console
 
 from bench.cli.options import DEVICES, chosen_device, numbers
 from bench.cli.stopping import until_stopped
@@ -17,6 +16,7 @@ from bench.loop.executor import Call
 from bench.loop.local_executor import LocalExecutor
 from bench.loop.run_loop import run
 from bench.plan.sweep import DTYPES
+from bench.schema.entry_point import console
 from bench.schema.outcome import Status
 from bench.workloads.model import model_summary
 from bench.workloads.model.model_workload import TIMEOUT, ModelWorkload
@@ -129,10 +129,10 @@ def model(
     start = Call(worker_start.start, (workload.device == "cuda",))
     executor = LocalExecutor(start, log=folder / "worker.log")
     rows = until_stopped(lambda: run(workload, folder, executor, recorded), folder, "model")
-    console = Console()
-    console.print(model_summary.table(rows))
+    screen = console()
+    screen.print(model_summary.table(rows))
     for sentence in model_summary.sentences(rows):
-        console.print(sentence, highlight=False, markup=False)
+        screen.print(sentence, highlight=False)
     click.echo(folder)
     if all(row.status is not Status.OK for row in rows):
         sys.exit(1)

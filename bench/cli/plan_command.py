@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import click
-from rich.console import Console
 from rich.table import Table
 
 from bench.cli.options import chosen_device, import_modules
 from bench.cli.sweep_options import resolve, sweep_options
 from bench.launches import sweep_time
+from bench.schema.entry_point import console
 
 
 @click.command()
@@ -27,17 +29,17 @@ def plan(
     device = device if device == "cuda" else chosen_device(device)
     chosen, files = resolve(sweep, settings, device)
     cases = chosen.cases(device, files)
-    lengths = sorted({case.seq_len for case in cases})
+    counts = Counter((case.variant, case.seq_len) for case in cases)
+    lengths = sorted({length for _, length in counts})
     table = Table(title=f"{chosen.name} on {device}: {len(cases)} cases")
     table.add_column("variant")
     for length in lengths:
         table.add_column(f"n={length}", justify="right")
-    for name in sorted({case.variant for case in cases}):
-        counts = [sum(c.variant == name and c.seq_len == n for c in cases) for n in lengths]
-        table.add_row(name, *map(str, counts))
-    console = Console()
-    console.print(table)
+    for name in sorted({variant for variant, _ in counts}):
+        table.add_row(name, *(str(counts[name, length]) for length in lengths))
+    screen = console()
+    screen.print(table)
     if device == "cuda":
         expected, said = sweep_time.table(chosen, files)
-        console.print(expected)
-        console.print(said, highlight=False)
+        screen.print(expected)
+        screen.print(said, highlight=False)

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 import variants
 from bench.cli.options import DEVICES, chosen_device
@@ -18,6 +17,7 @@ from bench.loop.executor import Call
 from bench.loop.journal import Recorded
 from bench.loop.local_executor import LocalExecutor
 from bench.loop.run_loop import run
+from bench.schema.entry_point import console
 from bench.schema.outcome import Status
 from bench.schema.training_row import TrainingCase, TrainingRow
 from bench.workloads.training import training_summary
@@ -115,10 +115,10 @@ def _run(workload: TrainingWorkload, folder: Path, recorded: Recorded[TrainingRo
     processes = min(len(workload.cases), os.cpu_count() or 1) if on_cpu else 1
     executor = LocalExecutor(start, processes, folder / "worker.log")
     rows = until_stopped(lambda: run(workload, folder, executor, recorded), folder, "train")
-    console = Console()
-    console.print(training_summary.table(rows))
+    screen = console()
+    screen.print(training_summary.table(rows))
     for sentence in training_summary.sentences(rows):
-        console.print(sentence, highlight=False, markup=False)
+        screen.print(sentence, highlight=False)
     click.echo(folder)
     if any(row.status is not Status.OK for row in rows):
         sys.exit(1)

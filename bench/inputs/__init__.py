@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.inputs import families
 from bench.inputs.captured import SMOLLM2, Capture, CaptureError
-from bench.inputs.source import InputsError, Source
+from bench.inputs.source import KNOWN, InputsError, Source
 from bench.inputs.temperature import temperature_for
 from bench.inputs.widths import joined, split
 from bench.schema.case import Case
@@ -162,4 +162,4 @@ def _draw(count: int, available: int, generator: torch.Generator) -> Tensor:
     return torch.cat([torch.arange(available), extra])
 
 
-__all__ = ["CaptureError", "Inputs", "InputsError", "Source", "load", "open_capture"]
+__all__ = ["KNOWN", "CaptureError", "Inputs", "InputsError", "Source", "load", "open_capture"]

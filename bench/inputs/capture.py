@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from bench.inputs.captured import FORMAT, ROTARY, Capture, CaptureError
 from bench.inputs.model_files import bypassed, find, required
+from bench.schema.validation import is_folder, name_of, read_bytes
 
 # The name of the recorder in the AttentionInterface of transformers.
 IMPLEMENTATION = "attention_capture"
@@ -56,13 +57,13 @@ def capture(
     """
     transformers = required("transformers", model)
     source = find(model)
-    if not out.parent.is_dir():
+    if not is_folder(out.parent):
         raise CaptureError(f"{out}: expected a directory that exists to write to; got {out.parent}")
+    text = read_bytes(text_file)
     try:
-        text = text_file.read_bytes()
         words = text.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CaptureError(f"{text_file}: expected a UTF-8 text file; {error}") from error
+    except UnicodeDecodeError as error:
+        raise CaptureError(f"{name_of(text_file)}: expected a UTF-8 text file; {error}") from error
     config = source.load(transformers.AutoConfig).get_text_config()
     wanted = _choose(model, layers, config.num_hidden_layers)
     context = getattr(config, "max_position_embeddings", tokens)
@@ -106,7 +107,7 @@ def capture(
         "query_heads": json.dumps(recorder.query_heads),
         "kv_heads": json.dumps(recorder.kv_heads),
         "tokens": str(tokens),
-        "text": text_title or text_file.name,
+        "text": text_title or name_of(text_file.name),
         "text_sha256": hashlib.sha256(text).hexdigest(),
         "text_license": text_license or "not stated",
         "position_encoding": f"{ROTARY}, already applied" if rotary else "none in query and key",

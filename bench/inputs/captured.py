@@ -20,14 +20,25 @@ software            versions of torch and transformers that made the file
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from bench.schema.column_types import Index
+from bench.schema.validation import (
+    FileError,
+    convert,
+    is_file,
+    name_of,
+    one_line,
+    parse_json,
+    shown,
+)
 
 FORMAT = "attention-capture-1"
 KEYS = (
@@ -49,7 +60,11 @@ ROTARY = "rotary"  # prefix of position_encoding for a model with rotary positio
 SMOLLM2 = Path(__file__).with_name("smollm2.safetensors")
 
 
-class CaptureError(ValueError):
+# The factor of a model is at most a few; the query in float32 is multiplied by it.
+Scale = Annotated[float, msgspec.Meta(gt=1e-6, le=1e6)]
+
+
+class CaptureError(FileError):
     """A capture cannot be read or cannot be made."""
 
 
@@ -87,12 +102,13 @@ class Capture:
             CaptureError: the file is missing, is not a capture, or is inconsistent.
         """
         path = Path(path)
+        file = name_of(path)
         metadata, shapes = _header(path)
         _expect(path, "format", FORMAT, metadata.get("format", "none"))
         missing = [key for key in KEYS if key not in metadata]
         if missing:
             raise CaptureError(
-                f"{path}: the metadata must have {', '.join(KEYS)}; missing {', '.join(missing)}"
+                f"{file}: the metadata must have {', '.join(KEYS)}; missing {', '.join(missing)}"
             )
         layers, query_heads, kv_heads = (
             _integers(path, key, metadata[key]) for key in ("layers", "query_heads", "kv_heads")
@@ -104,21 +120,24 @@ class Capture:
                 name = f"layer_{layer}.{role}"
                 if name not in shapes:
                     raise CaptureError(
-                        f"{path}: expected a tensor {name} because layers is {list(layers)}; "
-                        f"the file has {', '.join(sorted(shapes)) or 'no tensor'}"
+                        f"{file}: expected a tensor {name} because layers is "
+                        f"{shown(list(layers))}; the file has {shown(sorted(shapes))}"
                     )
                 _expect(path, name, ("F16", (len(heads), tokens, head_dim)), shapes[name])
         _expect(path, "number of tokens", metadata["tokens"], str(tokens))
         if 0 in first or len(query_heads) % len(kv_heads):
             raise CaptureError(
-                f"{path}: expected at least one token and a number of key/value heads that "
+                f"{file}: expected at least one token and a number of key/value heads that "
                 f"divides that of the query; got {tokens} tokens, {len(query_heads)} query heads, "
                 f"{len(kv_heads)} key/value heads"
             )
-        if not _positive(metadata["scale"]):
+        try:
+            msgspec.convert(metadata["scale"], Scale, strict=False)
+        except msgspec.ValidationError:
             raise CaptureError(
-                f"{path}: scale must be a positive number; got {metadata['scale']!r}"
-            )
+                f"{file}: scale must be a number between 1e-6 and 1e6; got "
+                f"{shown(metadata['scale'])}"
+            ) from None
         return cls(path, metadata, layers, len(query_heads), len(kv_heads), tokens, head_dim)
 
     def load(self, layer: int, tokens: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -132,14 +151,15 @@ class Capture:
         Raises:
             CaptureError: the layer is unknown, there are fewer tokens, or a number is not finite.
         """
+        file = name_of(self.path)
         if layer not in self.layers:
             raise CaptureError(
-                f"{self.path}: layer must be one of {', '.join(map(str, self.layers))}; got {layer}"
+                f"{file}: layer must be one of {', '.join(map(str, self.layers))}; got {layer}"
             )
         wanted = self.tokens if tokens is None else tokens
         if not 1 <= wanted <= self.tokens:
             raise CaptureError(
-                f"{self.path}: tokens must be between 1 and {self.tokens}, the number captured; "
+                f"{file}: tokens must be between 1 and {self.tokens}, the number captured; "
                 f"got {wanted}"
             )
         try:
@@ -150,12 +170,12 @@ class Capture:
                     for role in ("query", "key", "value")
                 )
         except (OSError, SafetensorError) as error:
-            raise CaptureError(f"{self.path}: the file changed after it was opened") from error
+            raise CaptureError(f"{file}: the file changed after it was opened") from error
         for role, tensor in (("query", query), ("key", key), ("value", value)):
             broken = int((~torch.isfinite(tensor)).sum())
             if broken:
                 raise CaptureError(
-                    f"{self.path}: layer_{layer}.{role} must be finite; got {broken} NaN or "
+                    f"{file}: layer_{layer}.{role} must be finite; got {broken} NaN or "
                     f"infinite numbers of {tensor.numel()}"
                 )
         return query, key, value
@@ -163,9 +183,15 @@ class Capture:
 
 def _header(path: Path) -> tuple[dict[str, str], dict[str, tuple[str, tuple[int, ...]]]]:
     """The metadata, and the dtype and shape of each tensor."""
-    if not path.is_file():
+    try:
+        exists = is_file(path)
+    except FileError as error:
+        raise CaptureError(str(error)) from None
+    if not exists:
         what = "a directory" if path.is_dir() else "no such file"
-        raise CaptureError(f"{path}: expected a .safetensors file made by capture; got {what}")
+        raise CaptureError(
+            f"{name_of(path)}: expected a .safetensors file made by capture; got {what}"
+        )
     shapes = {}
     try:
         with safe_open(path, framework="pt") as file:
@@ -175,33 +201,26 @@ def _header(path: Path) -> tuple[dict[str, str], dict[str, tuple[str, tuple[int,
                 shapes[name] = (part.get_dtype(), tuple(part.get_shape()))
     except (OSError, SafetensorError) as error:
         raise CaptureError(
-            f"{path}: expected a .safetensors file made by capture; it cannot be read: {error}"
+            f"{name_of(path)}: expected a .safetensors file made by capture; it cannot be "
+            f"read: {one_line(error)}"
         ) from error
     return metadata, shapes
 
 
 def _expect(path: Path, what: str, wanted: object, got: object) -> None:
     if wanted != got:
-        raise CaptureError(f"{path}: {what} must be {wanted}; got {got}")
+        raise CaptureError(f"{name_of(path)}: {what} must be {wanted}; got {shown(got)}")
 
 
 def _integers(path: Path, key: str, text: str) -> tuple[int, ...]:
     """A metadata entry that must be a JSON list of distinct integers of at least 0."""
     try:
-        values = json.loads(text)
-    except ValueError:
-        values = None
-    whole = isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
-    if not whole or not values or len(set(values)) != len(values):
+        values: list[int] = convert(parse_json(text, key), list[Index], key)
+    except FileError:
+        values = []
+    if not values or len(set(values)) != len(values):
         raise CaptureError(
-            f"{path}: {key} must be a JSON list of distinct integers, such as [3, 15]; got {text!r}"
+            f"{name_of(path)}: {key} must be a JSON list of distinct integers, such as [3, 15]; "
+            f"got {shown(text)}"
         )
     return tuple(values)
-
-
-def _positive(text: str) -> bool:
-    try:
-        number = float(text)
-    except ValueError:
-        return False
-    return math.isfinite(number) and number > 0

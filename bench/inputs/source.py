@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from bench.inputs.families import FAMILIES
+from bench.schema.validation import shown
 
 KNOWN = ("gaussian", *FAMILIES, "smollm2", "file:NAME")
 SETTINGS = ("temperature", "effective_keys")
@@ -43,17 +44,17 @@ class Source:
         else:
             name, *words = text.split() or [""]
         if name not in KNOWN[:-1] and not (name.startswith("file:") and len(name) > len("file:")):
-            raise InputsError(f"unknown inputs {name!r}; known: {', '.join(KNOWN)}")
+            raise InputsError(f"unknown inputs {shown(name)}; known: {', '.join(KNOWN)}")
         given: dict[str, float] = {}
         for word in words:
             setting, equals, value = word.partition("=")
             if not equals or setting not in SETTINGS:
                 raise InputsError(
                     f"inputs have the settings temperature=NUMBER and effective_keys=NUMBER; got "
-                    f"{word!r} in {text!r}"
+                    f"{shown(word)} in {shown(text)}"
                 )
             if given:
-                raise InputsError(f"give one of {' and '.join(SETTINGS)}, once; got {text!r}")
+                raise InputsError(f"give one of {' and '.join(SETTINGS)}, once; got {shown(text)}")
             given[setting] = _number(setting, value, above=0 if setting == "temperature" else 1)
         return cls(name, **given)
 
@@ -76,5 +77,5 @@ def _number(setting: str, value: str, above: float) -> float:
     except ValueError:
         number = math.nan
     if not (math.isfinite(number) and number > above):
-        raise InputsError(f"{setting} of inputs must be a number above {above}; got {value!r}")
+        raise InputsError(f"{setting} of inputs must be a number above {above}; got {shown(value)}")
     return number

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Protocol
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from bench.schema.entry_point import console
 from bench.schema.outcome import Status
 
 LINE_SECONDS = 15.0  # between lines if the output is not a terminal
@@ -38,9 +38,9 @@ class Progress:
         self._statuses: Counter[str] = Counter()
         self._started: float | None = None
         self._line = float("-inf")
-        self._console = Console(stderr=True)
+        self._console = console(stderr=True)
         self._bar = Bar(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TaskProgressColumn(),
             MofNCompleteColumn(),

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import tomllib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any
 import variants
 from bench import inputs
 from bench.schema.case import DIRECTIONS, LAUNCHES, PROJECTIONS, Case
+from bench.schema.validation import is_file, name_of, parse_toml, shown
 from bench.workloads.attention.decode_steps import stepped_by
 from variants import Attention
 from variants.contract.registry import SETTINGS
@@ -68,6 +69,9 @@ AXES = (*OPTIONAL, "seq_len", *DEFAULTS)
 # A value of `causal`: causal for methods that can be causal, not causal for others.
 IF_POSSIBLE = "if_possible"
 BUILT_IN = Path(__file__).parents[1] / "sweeps"
+MOST_CASES = 100_000
+MOST_GROUPS = 1_000
+LARGEST = {"seq_len": 2**40, "key_len": 2**40}  # of other counts: 2**31
 
 
 class SweepError(ValueError):
@@ -115,12 +119,13 @@ class Sweep:
                 source = inputs.Source.parse(text)
                 if source.file is not None:
                     file = Path(source.file)
-                    if (other := files.setdefault(file.name, file)) != file:
+                    name = name_of(file.name)
+                    if (other := files.setdefault(name, file)) != file:
                         raise SweepError(
-                            f"rows identify inputs by the name of the file; {other} and {file} "
-                            "have the same name"
+                            f"rows identify inputs by the name of the file; {name_of(other)} and "
+                            f"{name_of(file)} have the same name"
                         )
-                    source = dataclasses.replace(source, name=f"file:{file.name}")
+                    source = dataclasses.replace(source, name=f"file:{name}")
                 names.append(str(source))
             groups.append({**group, "inputs": tuple(names)} if names else group)
         return dataclasses.replace(self, groups=tuple(groups)), files
@@ -137,6 +142,7 @@ class Sweep:
         for group in self.groups:
             new = dict.fromkeys(c for c in _expand(group, device, files) if c not in found)
             found.update(new)
+            _check_count(len(found))
             groups.append(list(new))
         return groups
 
@@ -144,18 +150,15 @@ class Sweep:
 def read(source: str | Path) -> Sweep:
     """Read a sweep from a TOML file, or a built-in one by its name."""
     path = Path(source)
-    if not path.suffix and not path.is_file():
+    if not path.suffix and not is_file(path):
         path = BUILT_IN / f"{source}.toml"
-        if not path.exists():
+        if not is_file(path):
             known = ", ".join(sorted(p.stem for p in BUILT_IN.glob("*.toml")))
-            raise SweepError(f"no sweep {str(source)!r}; give a .toml file, or one of: {known}")
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SweepError(f"cannot read the sweep {source}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SweepError(f"{source} is not valid TOML: {error}") from error
-    return parse(path.stem, table)
+            raise SweepError(
+                f"no sweep {shown(str(source))}; give a .toml file, or one of: {known}"
+            )
+    table = parse_toml(path)
+    return parse(name_of(path.stem), table)
 
 
 def parse(name: str, table: Mapping[str, Any]) -> Sweep:
@@ -164,6 +167,8 @@ def parse(name: str, table: Mapping[str, Any]) -> Sweep:
     groups = table.get("group", [{}])
     if not isinstance(groups, list) or not groups or not all(isinstance(g, dict) for g in groups):
         raise SweepError(f"{name}: groups must be written as [[group]] tables of axes")
+    if len(groups) > MOST_GROUPS:
+        raise SweepError(f"{name}: at most {MOST_GROUPS} groups are allowed; got {len(groups)}")
     seconds = {key: _seconds(name, key, table[key]) for key in SECONDS if key in table}
     axes = tuple(_check_axes(name, {**shared, **group}) for group in groups)
     return Sweep(name, axes, **seconds)
@@ -171,9 +176,10 @@ def parse(name: str, table: Mapping[str, Any]) -> Sweep:
 
 def _seconds(name: str, key: str, value: Any) -> float:
     least = SECONDS[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= 1e9:
         raise SweepError(
-            f"{name}: {key} must be a number of seconds, at least {least:g}; got {value!r}"
+            f"{name}: {key} must be a number of seconds, at least {least:g} and at most 1e9; got "
+            f"{shown(value)}"
         )
     return float(value)
 
@@ -191,7 +197,7 @@ def _check_axes(name: str, axes: Mapping[str, Any]) -> dict[str, tuple[Any, ...]
     for axis, values in axes.items():
         if axis not in AXES:
             raise SweepError(
-                f"{name}: unknown axis {axis!r}; the axes are: {', '.join(sorted(AXES))}"
+                f"{name}: unknown axis {shown(axis)}; the axes are: {', '.join(sorted(AXES))}"
             )
         listed = values if isinstance(values, (list, tuple)) else [values]
         if not listed:
@@ -211,22 +217,24 @@ def _check_value(axis: str, value: Any) -> Any:
     }
     choices = known.get(axis)
     if choices and value not in choices:
-        raise SweepError(f"{axis} must be one of {', '.join(choices)}; got {value!r}")
+        raise SweepError(f"{axis} must be one of {', '.join(choices)}; got {shown(value)}")
     if axis in COUNTS and not (is_integer and value >= 1):
-        raise SweepError(f"{axis} must be a whole number of at least 1; got {value!r}")
+        raise SweepError(f"{axis} must be a whole number of at least 1; got {shown(value)}")
+    if axis in COUNTS and value > (most := LARGEST.get(axis, 2**31)):
+        raise SweepError(f"{axis} must be at most {most}; got {shown(value)}")
     if axis in ("seed", "layer") and not (is_integer and value >= 0):
-        raise SweepError(f"{axis} must be a whole number of at least 0; got {value!r}")
+        raise SweepError(f"{axis} must be a whole number of at least 0; got {shown(value)}")
     if axis == "seed" and value >= 2**63:
-        raise SweepError(f"seed must be below 2^63; got {value!r}")
+        raise SweepError(f"seed must be below 2^63; got {shown(value)}")
     if axis == "causal" and not isinstance(value, bool) and value != IF_POSSIBLE:
-        raise SweepError(f"causal must be true, false or {IF_POSSIBLE}; got {value!r}")
+        raise SweepError(f"causal must be true, false or {IF_POSSIBLE}; got {shown(value)}")
     if axis == "other_operators" and not isinstance(value, bool):
-        raise SweepError(f"other_operators must be true or false; got {value!r}")
+        raise SweepError(f"other_operators must be true or false; got {shown(value)}")
     if axis == "longest":
         _longest((value,))
     is_text = isinstance(value, str) and value.strip()
     if axis in ("variant", "implementation", "inputs") and not is_text:
-        raise SweepError(f"{axis} must be text; got {value!r}")
+        raise SweepError(f"{axis} must be text; got {shown(value)}")
     if axis == "inputs":
         try:
             return str(
@@ -243,7 +251,9 @@ def _longest(texts: Iterable[Any]) -> dict[str, int]:
     for text in texts:
         name, _, tokens = str(text).partition("=")
         if name not in variants.REGISTRY or not tokens.isdecimal() or int(tokens) < 1:
-            raise SweepError(f"longest must be VARIANT=TOKENS, such as full=16384; got {text!r}")
+            raise SweepError(
+                f"longest must be VARIANT=TOKENS, such as full=16384; got {shown(text)}"
+            )
         limits[name] = int(tokens)
     return limits
 
@@ -251,17 +261,25 @@ def _longest(texts: Iterable[Any]) -> dict[str, int]:
 def _parse_setting(text: str) -> tuple[str, tuple[Any, ...]]:
     axis, equals, values = text.partition("=")
     if not equals:
-        raise SweepError(f"write an override as axis=value,value; got {text!r}")
+        raise SweepError(f"write an override as axis=value,value; got {shown(text)}")
     parsed: list[Any] = []
     for word in values.split(","):
         lowered = word.strip().lower()
-        if axis in (*COUNTS, "seed", "layer") and lowered.isdecimal():
+        if axis == "inputs" and parsed and _continues(parsed[-1], word):
+            parsed[-1] += f",{word}"
+        elif axis in (*COUNTS, "seed", "layer") and lowered.isdecimal() and len(lowered) < 20:
             parsed.append(int(lowered))
         elif axis in ("causal", "other_operators") and lowered in ("true", "false"):
             parsed.append(lowered == "true")
         else:
             parsed.append(word.strip())
     return axis, _check_axes("--set", {axis: parsed})[axis]
+
+
+def _continues(inputs_text: str, word: str) -> bool:
+    """Whether a word after a comma belongs to the name of the file before it."""
+    names = (name.partition(":")[0] for name in inputs.KNOWN)
+    return inputs_text.startswith("file:") and re.split(r"[\s:]", word.strip())[0] not in names
 
 
 def attentions_named(text: str, settings: str = "grid") -> list[Attention]:
@@ -308,6 +326,13 @@ def _expand(
     limits = _longest(axes.get("longest", ()))
     names = ["width" if name == "head_dim" and "width" in group else name for name in DEFAULTS]
     names.insert(0, "seq_len")
+    _check_count(
+        math.prod(len(axes[name]) for name in names)
+        * len(axes.get("kv_heads", "1"))
+        * len(axes.get("key_len", "1"))
+        * max(map(len, layers.values()))
+        * len(attentions)
+    )
     for point in itertools.product(*(axes[name] for name in names)):
         shape = dict(zip(names, point, strict=True))
         if width := shape.pop("width", None):
@@ -337,6 +362,11 @@ def _expand(
                 layer=layer,
                 **(shape | {"causal": _causal(shape["causal"], attention)}),
             )
+
+
+def _check_count(cases: int) -> None:
+    if cases > MOST_CASES:
+        raise SweepError(f"a sweep may have {MOST_CASES} cases; got {cases}, so shorten its axes")
 
 
 def _causal(asked: bool | str, attention: Attention) -> bool:

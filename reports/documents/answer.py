@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from rich.console import Console
-
+from bench.schema.entry_point import console
 from reports.rows import read_runs
 from reports.tables import summary_table
 
@@ -20,8 +19,8 @@ def example() -> str:
     text."""
     rows = read_runs([REFERENCE]).frame
     rows = rows[rows["causal"] & (rows["seq_len"] == SEQ_LEN)]
-    console = Console(file=io.StringIO(), width=WIDTH, color_system=None, legacy_windows=False)
-    with console.capture() as captured:
-        console.print(summary_table(rows))
+    screen = console(file=io.StringIO(), width=WIDTH, color_system=None, legacy_windows=False)
+    with screen.capture() as captured:
+        screen.print(summary_table(rows))
     lines = [line.rstrip() for line in captured.get().strip("\n").splitlines()]
     return "\n".join(["```text", *lines, "```"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.markup import escape
 from rich.table import Table
 
 from bench.schema.model_row import ModelRow
@@ -22,7 +21,7 @@ def table(rows: Sequence[ModelRow]) -> Table:
     for column in ("length", "perplexity", "agreement", "ms/token", "speedup"):
         shown.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        name = escape(row.case.label.rpartition(" n=")[0])
+        name = row.case.label.rpartition(" n=")[0]
         if row.status is not Status.OK:
             shown.add_row(name, str(row.case.seq_len), row.status)
             continue

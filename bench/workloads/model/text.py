@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+
+from bench.schema.validation import FileError, name_of, parse_toml, read_bytes
 
 NOVEL = Path(__file__).with_name("northanger_abbey.txt")
 
@@ -25,15 +26,14 @@ class Text:
 
 
 def read_text(file: Path) -> Text:
-    """Read a UTF-8 text; ModelError if it cannot be read or decoded."""
+    """Read a UTF-8 text; FileError if it cannot be read or decoded."""
+    content = read_bytes(file)
     try:
-        content = file.read_bytes()
         words = content.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise ModelError(f"{file}: expected a UTF-8 text file; {why}") from error
-    title, license = file.name, "not stated"
+    except UnicodeDecodeError as error:
+        raise FileError(f"{name_of(file)}: expected a UTF-8 text file; {error}") from None
+    title, license = name_of(file.name), "not stated"
     if file == NOVEL:
-        about = tomllib.loads(NOVEL.with_suffix(".toml").read_text(encoding="utf-8"))
+        about = parse_toml(NOVEL.with_suffix(".toml"))
         title, license = about["title"], about["license"]
     return Text(words, title, license, hashlib.sha256(content).hexdigest())

@@ -1,0 +1,71 @@
+"""What all command lines share: standard streams that can take any text, and errors of input.
+
+It is here because reports import nothing else of `bench`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+
+from bench.schema.validation import FileError, name_of, reason
+
+
+class InvalidInput(click.ClickException):
+    """Ends a command with one sentence and exit status 2."""
+
+    exit_code = 2
+
+
+class CommandLine(click.Group):
+    """A group of commands that ends with one sentence and exit status 2 for invalid input.
+
+    Args:
+        errors: exceptions whose message is this sentence, in addition to `FileError`.
+    """
+
+    def __init__(self, *args: Any, errors: Sequence[type[Exception]] = (), **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.errors: tuple[type[Exception], ...] = (FileError, *errors)
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        open_streams()
+        return super().main(*args, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except self.errors as error:
+            raise InvalidInput(str(error)) from error
+        except OSError as error:
+            if isinstance(error, BrokenPipeError) or error.filename is None:
+                raise
+            raise InvalidInput(f"{name_of(os.fspath(error.filename))}: {reason(error)}") from error
+
+
+def open_streams() -> None:
+    """Open standard streams that are closed, and let them replace what they cannot encode."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:  # else the next file that is opened would have this number
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, number)
+            if null != number:
+                os.close(null)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - stays open
+    for stream, errors in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
+
+
+def console(**options: Any) -> Console:
+    """A console that prints names as they are: brackets and colons in them are no markup."""
+    return Console(markup=False, emoji=False, **options)
