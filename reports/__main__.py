@@ -10,7 +10,7 @@ from bench.schema.entry_point import CommandLine, console
 from reports.build import write_report
 from reports.model_page import holds_model, write_models
 from reports.peer_races import races, standing
-from reports.rows import ResultsError, read_runs
+from reports.rows import read_runs
 from reports.tables import summary_table
 
 CHECKOUT = Path(__file__).parents[1]
@@ -40,18 +40,13 @@ def build(runs: tuple[Path, ...], out: Path | None) -> None:
     folder = out or runs[0] / "report"
     models = [run for run in runs if holds_model(run)]
     others = [run for run in runs if run not in models]
-    try:
-        if models:
-            page = write_models(models, folder, "model.html" if others else "report.html")
-            click.echo(page)
-        if not others:
-            return
-        read = read_runs(others)
-        page = write_report(read, folder)
-    except ResultsError as error:
-        raise click.UsageError(str(error)) from None
-    except OSError as error:
-        raise click.UsageError(f"cannot write the report: {error.strerror or error}") from None
+    if models:
+        page = write_models(models, folder, "model.html" if others else "report.html")
+        click.echo(page)
+    if not others:
+        return
+    read = read_runs(others)
+    page = write_report(read, folder)
     screen = console()
     if not screen.is_terminal:
         screen.width = 120

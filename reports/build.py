@@ -7,12 +7,13 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from bench.schema.validation import FileError, is_file, name_of
 from reports.figures import single_heads
 from reports.figures.kinds import KINDS, Kind
 from reports.figures.panel_grid import draw
 from reports.figures.style import Styles, styles
 from reports.html import Drawing, page
-from reports.rows import ResultsError, Runs, read_runs
+from reports.rows import Runs, read_runs
 from reports.slices import Slice, also_measured, common, describe, panels, split
 
 DOTS_PER_INCH = 150
@@ -39,10 +40,10 @@ def figures_folder(out: Path) -> Path:
     """The folder for the figures of a report.
 
     Raises:
-        ResultsError: `out` is a file.
+        FileError: `out` is a file.
     """
-    if out.exists() and not out.is_dir():
-        raise ResultsError(f"expected a folder for the report, got the file {out}")
+    if is_file(out):
+        raise FileError(f"expected a folder for the report, got the file {name_of(out)}")
     return out / "figures"
 
 

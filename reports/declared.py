@@ -5,12 +5,13 @@ Reading the registry instead would import torch.
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from bench.schema.validation import read_json
 
 FILE = Path(__file__).with_name("declared.json")
 
@@ -46,5 +47,4 @@ def _pairs(frame: pd.DataFrame, column: str) -> pd.Series[str]:
 
 @cache
 def _declared() -> dict[str, Any]:
-    declared: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
-    return declared
+    return read_json(FILE, dict[str, str | list[str]])

@@ -112,10 +112,9 @@ def width(path: Path) -> int:
 def facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The facts about a machine and its run, as names and values."""
     if start := environment.get("started_utc"):
-        yield "started (UTC)", str(start)[:16].replace("T", " ")
-    sweep = environment.get("sweep")
-    if isinstance(sweep, dict) and sweep.get("name"):
-        yield "sweep", str(sweep["name"])
+        yield "started (UTC)", start[:16].replace("T", " ")
+    if name := environment.get("sweep", {}).get("name"):
+        yield "sweep", name
     for part in ENVIRONMENT_PARTS:
         yield from _flat(environment.get(part), "")
 

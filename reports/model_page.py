@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bench.schema.model_row import ModelCase, ModelRow
+from bench.schema.validation import is_file
 from reports.build import figures_folder, save
 from reports.curves import with_curves
 from reports.declared import exact_variant, reference_implementation
@@ -23,6 +24,7 @@ from reports.rows import (
     OK,
     RESULTS,
     Runs,
+    check_statuses,
     existing,
     finished,
     read_environment,
@@ -45,7 +47,7 @@ class Group:
 
 def holds_model(folder: Path) -> bool:
     """Whether `python -m bench model` wrote a results folder."""
-    return (folder / ModelRow.file).is_file() and not (folder / RESULTS).is_file()
+    return is_file(folder / ModelRow.file) and not is_file(folder / RESULTS)
 
 
 def write_models(folders: Sequence[Path], out: Path, name: str) -> Path:
@@ -84,10 +86,9 @@ def read_models(folders: Sequence[Path]) -> Runs:
     frames: list[pd.DataFrame] = []
     environments: dict[str, dict[str, Any]] = {}
     for folder in folders:
-        frame, seen = (
-            read_table(existing(folder, ModelRow.file), ModelRow.columns()),
-            read_environment(folder),
-        )
+        path = existing(folder, ModelRow.file)
+        frame, seen = read_table(path, ModelRow.columns()), read_environment(folder)
+        check_statuses(frame, ModelRow, path)
         frame["machine"] = [machine_name(seen, device) for device in frame["device"]]
         knobs = seen.get("model", {}).get("knobs", {})
         frame["default_knob"] = frame["variant"].map(lambda name, known=knobs: known.get(name, ""))

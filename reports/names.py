@@ -112,22 +112,19 @@ def settings_of(text: str) -> dict[str, str]:
 
 def allocator(environment: Mapping[str, Any]) -> str:
     """`kept` if the C library keeps freed memory between calls, else `default`."""
-    settings = environment.get("settings")
-    given = settings.get("MALLOC_MMAP_MAX_") if isinstance(settings, dict) else None
-    return "kept" if given == "0" else "default"
+    settings = environment.get("settings", {})
+    return "kept" if settings.get("MALLOC_MMAP_MAX_") == "0" else "default"
 
 
 def machine_name(environment: Mapping[str, Any], device: str) -> str:
     """The device, and its hardware if the environment names it."""
-    hardware = environment.get("hardware")
-    hardware = hardware if isinstance(hardware, dict) else {}
+    hardware = environment.get("hardware", {})
     if device != "cpu":
-        gpu = hardware.get("gpu")
-        name = gpu.get("name") if isinstance(gpu, dict) else gpu
+        name = hardware.get("gpu")
         return f"{device}, {name}" if name else device
     parts = [device]
     if processor := hardware.get("processor"):
-        parts.append(str(processor))
+        parts.append(processor)
     if threads := hardware.get("threads"):
         parts.append(f"{threads} thread" + ("s" if threads != 1 else ""))
     return ", ".join(parts)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import os
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,15 @@ import pandas as pd
 
 from bench.schema.case import Case
 from bench.schema.columns import Column
+from bench.schema.csv_columns import read_csv
+from bench.schema.environment_file import EnvironmentFile
 from bench.schema.measurement import HeadRow, Measurement
 from bench.schema.outcome import Status
+from bench.schema.rows import Row
+from bench.schema.validation import FileError, is_file, is_folder, name_of, read_json
 from reports.curves import with_curves
 from reports.declared import calls_library
 from reports.names import allocator, machine_name, with_names
-from reports.typed import ResultsError as ResultsError
-from reports.typed import read_texts, typed
 
 RESULTS = "results.csv"
 ENVIRONMENT = "environment.json"
@@ -46,9 +49,9 @@ class Runs:
 
 def read_runs(folders: Sequence[Path]) -> Runs:
     """The rows of one or more results folders, with the names that figures and tables use."""
-    unique = {Path(folder).resolve(): Path(folder) for folder in folders}
+    unique = {os.path.realpath(folder): Path(folder) for folder in folders}
     if not unique:
-        raise ResultsError(f"expected at least one results folder, which holds {RESULTS}; got none")
+        raise FileError(f"expected at least one results folder, which holds {RESULTS}; got none")
     runs = [(read_rows(folder), read_environment(folder)) for folder in unique.values()]
     frames: list[pd.DataFrame] = []
     heads: list[pd.DataFrame] = []
@@ -67,37 +70,53 @@ def read_runs(folders: Sequence[Path]) -> Runs:
 
 def read_rows(folder: Path) -> pd.DataFrame:
     """The rows of one folder; each column has the type of its field in `Measurement`."""
-    frame = read_table(existing(folder, RESULTS), Measurement.columns())
+    path = existing(folder, RESULTS)
+    frame = read_table(path, Measurement.columns())
+    check_statuses(frame, Measurement, path)
     return frame.drop_duplicates(list(Case.columns()), keep="last", ignore_index=True)
 
 
 def read_table(path: Path, columns: Mapping[str, Column]) -> pd.DataFrame:
-    """A CSV file with these columns; those that came later may be absent."""
-    text = read_texts(path)
-    earlier = {
-        name: "" if column.default is None else str(column.default)
-        for name, column in columns.items()
-        if column.came_later and name not in text.columns
-    }
-    text = text.assign(**earlier)
-    if missing := [name for name in columns if name not in text.columns]:
-        raise ResultsError(
-            f"{path} lacks {len(missing)} of the {len(columns)} expected columns: "
-            f"{', '.join(missing)}. The run may come from another version of this program; "
-            "run it again, or build its report with the version that wrote it"
+    """A CSV file with these columns; those that came later may be absent.
+
+    Raises:
+        FileError: a value is not of the type of its column, or out of its bounds.
+    """
+    values = read_csv(path, columns)
+    return pd.DataFrame({name: _series(values[name], column) for name, column in columns.items()})
+
+
+def check_statuses(frame: pd.DataFrame, rows: type[Row[Any]], path: Path) -> None:
+    """FileError if there is no row, or one with status ok has no time."""
+    if frame.empty:
+        raise FileError(
+            f"{name_of(path)} holds a header and no rows: nothing has been measured yet"
         )
-    if text.empty:
-        raise ResultsError(f"{path} holds a header and no rows: nothing has been measured yet")
-    return pd.DataFrame(
-        {name: typed(text[name], column.hint, path) for name, column in columns.items()}
-    )
+    if (wrong := (frame["status"] == OK) & frame[rows.needed].isna()).any():
+        raise FileError(
+            f"{name_of(path)}: column {rows.needed}, row {int(wrong.to_numpy().argmax()) + 1}: "
+            "expected a number in a row with status ok, got nothing"
+        )
+
+
+def _series(values: Sequence[Any], column: Column) -> pd.Series[Any]:
+    """The values of a column. Integers stay integers, also where some are missing."""
+    kinds = {column.hint, *typing.get_args(column.hint)}
+    kinds |= {origin for kind in kinds if (origin := getattr(kind, "__origin__", None))}
+    if bool in kinds:
+        return pd.Series(values, dtype="boolean" if None in values else bool)
+    if int in kinds:
+        return pd.Series(values, dtype="Int64")
+    if float in kinds:
+        return pd.Series(values, dtype="float64")
+    return pd.Series([str(value) for value in values], dtype="str")
 
 
 def read_heads(folder: Path, frame: pd.DataFrame, first: int = 0) -> pd.DataFrame:
     """The heads of the rows of `frame`; `first` is the number of the first of these rows."""
     path = folder / HEADS
     columns = ["case", *HeadRow.columns()]
-    if not path.is_file():
+    if not is_file(path):
         return pd.DataFrame(columns=columns, dtype="float64")
     heads = read_table(path, {**Case.columns(), **HeadRow.columns()})
     case = list(Case.columns())
@@ -108,14 +127,7 @@ def read_heads(folder: Path, frame: pd.DataFrame, first: int = 0) -> pd.DataFram
 
 def read_environment(folder: Path) -> dict[str, Any]:
     """The content of environment.json of a run."""
-    path = existing(folder, ENVIRONMENT)
-    try:
-        environment = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ResultsError(f"{path} is not a JSON file: {error}") from None
-    if not isinstance(environment, dict):
-        raise ResultsError(f"{path}: expected an object, got {type(environment).__name__}")
-    return environment
+    return read_json(existing(folder, ENVIRONMENT), EnvironmentFile)
 
 
 def finished(frame: pd.DataFrame) -> pd.DataFrame:
@@ -127,18 +139,18 @@ def existing(folder: Path, name: str) -> Path:
     """The path of a file in a results folder.
 
     Raises:
-        ResultsError: the file does not exist.
+        FileError: the file does not exist.
     """
-    if not folder.is_dir():
-        raise ResultsError(
-            f"{folder} is not a folder; expected a results folder, which holds {RESULTS} and "
-            f"{ENVIRONMENT}"
+    if not is_folder(folder):
+        raise FileError(
+            f"{name_of(folder)} is not a folder; expected a results folder, which holds {RESULTS} "
+            f"and {ENVIRONMENT}"
         )
-    if not (folder / name).is_file():
-        found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
-        raise ResultsError(
-            f"{folder} has no {name}; a results folder holds {RESULTS} and {ENVIRONMENT}, this "
-            f"one holds {found}"
+    if not is_file(folder / name):
+        entries = sorted(name_of(entry.name) for entry in folder.iterdir())
+        raise FileError(
+            f"{name_of(folder)} has no {name}; a results folder holds {RESULTS} and {ENVIRONMENT}, "
+            f"this one holds {', '.join(entries[:8]) or 'nothing'}"
         )
     return folder / name
 
@@ -149,8 +161,7 @@ def _described(frame: pd.DataFrame, environment: Mapping[str, Any]) -> pd.DataFr
         [machine_name(environment, device) for device in frame["device"]], frame.index
     )
     kept = allocator(environment) == "kept"
-    sweep = environment.get("sweep")
-    sweep = sweep if isinstance(sweep, dict) else {}
+    sweep = environment.get("sweep", {})
     added = sweep.get("added", ())
     knobs = sweep.get("knobs", {})
     return frame.assign(

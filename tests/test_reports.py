@@ -26,6 +26,7 @@ from bench.plan.sweep import Sweep
 from bench.schema.case import Case
 from bench.schema.measurement import HeadRow, Measurement
 from bench.schema.outcome import Status
+from bench.schema.validation import FileError
 from reports.__main__ import main
 from reports.answers import answers
 from reports.build import build_report
@@ -40,7 +41,7 @@ from reports.listing import listing, reasons
 from reports.metrics import ERROR, TIME, show_bytes, show_count, show_error, show_ms
 from reports.names import machine_name
 from reports.pareto import frontier
-from reports.rows import ResultsError, finished, read_runs
+from reports.rows import finished, read_runs
 from reports.slices import Panel, also_measured, common, panels, split
 from reports.tables import reproduce_command, summary_table
 from tests.cases import HEAD, changed, named_case
@@ -189,7 +190,7 @@ def test_a_row_is_read_with_the_types_of_the_schema(tmp_path: Path) -> None:
 
 def test_a_missing_folder_is_reported_with_the_content_of_a_results_folder(tmp_path: Path) -> None:
     with pytest.raises(
-        ResultsError, match=r"nowhere is not a folder; .* results\.csv and environment"
+        FileError, match=r"nowhere is not a folder; .* results\.csv and environment"
     ):
         read_runs([tmp_path / "nowhere"])
 
@@ -198,7 +199,7 @@ def test_a_missing_folder_is_reported_with_the_content_of_a_results_folder(tmp_p
 def test_a_missing_file_is_reported_with_the_existing_ones(run: Path, name: str) -> None:
     (run / name).unlink()
     (run / "other.txt").touch()
-    with pytest.raises(ResultsError, match=rf"has no {name}; .*this one holds .*other\.txt"):
+    with pytest.raises(FileError, match=rf"has no {name}; .*this one holds .*other\.txt"):
         read_runs([run])
 
 
@@ -206,7 +207,7 @@ def test_missing_columns_are_named(run: Path) -> None:
     table = pd.read_csv(run / "results.csv").drop(columns=["dtype", "mass_recall"])
     table.to_csv(run / "results.csv", index=False)
     with pytest.raises(
-        ResultsError, match=r"lacks 2 of .*: dtype, mass_recall\. .* another version"
+        FileError, match=r"lacks 2 of .*: dtype, mass_recall\. .* another version"
     ):
         read_runs([run])
 
@@ -287,7 +288,7 @@ def test_unknown_columns_are_ignored(run: Path) -> None:
 )
 def test_a_file_without_rows_is_refused(run: Path, text: str, message: str) -> None:
     (run / "results.csv").write_text(text)
-    with pytest.raises(ResultsError, match=message):
+    with pytest.raises(FileError, match=message):
         read_runs([run])
 
 
@@ -306,18 +307,18 @@ def test_an_unreadable_value_is_named(run: Path, column: str, value: str, messag
     table = pd.read_csv(run / "results.csv", dtype=str, keep_default_na=False)
     table.loc[1, column] = value
     table.to_csv(run / "results.csv", index=False)
-    with pytest.raises(ResultsError, match=message):
+    with pytest.raises(FileError, match=message):
         read_runs([run])
 
 
 def test_a_damaged_environment_file_is_named(run: Path) -> None:
     (run / "environment.json").write_text("{")
-    with pytest.raises(ResultsError, match=r"environment\.json is not a JSON file"):
+    with pytest.raises(FileError, match=r"environment\.json is not a JSON file"):
         read_runs([run])
 
 
 def test_a_report_without_runs_is_refused() -> None:
-    with pytest.raises(ResultsError, match="expected at least one results folder"):
+    with pytest.raises(FileError, match="expected at least one results folder"):
         read_runs([])
 
 
@@ -1140,7 +1141,7 @@ def test_build_refuses_bad_input_with_status_2_and_one_message(run: Path) -> Non
     assert result.exit_code == 2
     assert "is not a folder; expected a results folder" in result.output
     (run / "file").touch()
-    with pytest.raises(ResultsError, match="expected a folder for the report, got the file"):
+    with pytest.raises(FileError, match="expected a folder for the report, got the file"):
         build_report([run], run / "file")
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from bench.schema.case import Case
 from bench.schema.measurement import HeadRow, Measurement
+from bench.schema.validation import FileError
 from reports.accuracy_page import AccuracyTable, Line, tables
 from reports.answers import answers
 from reports.build import build_report
@@ -23,7 +24,7 @@ from reports.inputs_page import DESCRIPTORS, described
 from reports.listing import listing
 from reports.metrics import TIME
 from reports.names import OTHER_OPERATOR
-from reports.rows import ResultsError, read_runs
+from reports.rows import read_runs
 from reports.slices import split
 from reports.tables import summary_table
 from tests.cases import changed
@@ -534,7 +535,7 @@ def test_heads_of_a_second_run_belong_to_its_rows(tmp_path: Path) -> None:
 
 def test_a_file_of_heads_without_the_columns_is_refused(tmp_path: Path) -> None:
     (write(tmp_path, [held(0.5)]) / "heads.csv").write_text("variant,head\n")
-    with pytest.raises(ResultsError, match=r"heads\.csv lacks the expected columns .*mass_recall"):
+    with pytest.raises(FileError, match=r"heads\.csv lacks the expected columns .*mass_recall"):
         read_runs([tmp_path])
 
 

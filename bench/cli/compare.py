@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
-import pandas as pd
 from rich.table import Table
 
 from bench.schema.case import Case
+from bench.schema.csv_columns import read_csv
 from bench.schema.entry_point import console
 from bench.schema.measurement import Measurement
+from bench.schema.outcome import Status
+from bench.schema.validation import name_of
+
+Key = tuple[Any, ...]
+Values = dict[str, Any]
 
 
 class CompareError(ValueError):
@@ -28,17 +34,19 @@ def compare(before: Path, after: Path) -> None:
 def table(before: Path, after: Path) -> Table:
     """A row for each case that is in both runs, with the ratio of the medians.
 
-    If the quartiles overlap, the difference may be noise; the row notes this. CompareError if a run
-    cannot be read or the runs have no case in common.
+    If the quartiles overlap, the difference may be noise; the row notes this. FileError if a run
+    cannot be read, CompareError if the runs have no case in common.
     """
-    keys = list(Case.columns())
-    both = _read(before).merge(_read(after), on=keys, suffixes=("_before", "_after"))
-    if both.empty:
-        raise CompareError(f"{before} and {after} have no case in common")
+    earlier, later = _read(before), _read(after)
+    both = [
+        (row, later[case]) for case, row in sorted(earlier.items(), key=_order) if case in later
+    ]
+    if not both:
+        raise CompareError(f"{name_of(before)} and {name_of(after)} have no case in common")
     shown = Table(title=f"{len(both)} cases in both runs; ratio below 1 is faster")
     for column in ("case", "before, ms", "after, ms", "ratio", ""):
         shown.add_column(column, justify="left" if column in ("case", "") else "right")
-    for row in both.sort_values(keys).to_dict("records"):
+    for row, other in both:
         label = "{variant}/{implementation} {hyperparameters} {inputs} {dtype} {direction}"
         label = label.format_map(row)
         label += f" n={row['seq_len']} h={row['heads']}"
@@ -46,34 +54,32 @@ def table(before: Path, after: Path) -> Table:
             label += f" {row['projections']} projections"
         if row["launch"] != "eager":
             label += f" in a {row['launch']}"
-        if row["status_before"] != "ok" or row["status_after"] != "ok":
-            shown.add_row(label, row["status_before"], row["status_after"], "", "")
-            continue
-        before_ms, after_ms = row["time_ms_median_before"], row["time_ms_median_after"]
-        overlap = (
-            row["time_ms_q1_before"] <= row["time_ms_q3_after"]
-            and row["time_ms_q1_after"] <= row["time_ms_q3_before"]
-        )
-        note = "quartiles overlap" if overlap else ""
-        ratio = f"{after_ms / before_ms:.3f}"
-        shown.add_row(label, f"{before_ms:.3f}", f"{after_ms:.3f}", ratio, note)
+        shown.add_row(label, *_cells(row, other))
     return shown
 
 
-def _read(run: Path) -> pd.DataFrame:
-    path = run / "results.csv"
-    try:
-        rows = pd.read_csv(path, converters={"hyperparameters": str})
-    except OSError as error:
-        raise CompareError(
-            f"cannot read {path}: {error.strerror}; give the folder of a run"
-        ) from None
-    except ValueError as error:  # raised by pandas for an empty or malformed file
-        text = " ".join(str(error).split())
-        raise CompareError(f"{path} is not a table of results: {text}") from None
-    rows = rows.assign(
-        **{name: Measurement.later()[name] for name in set(Measurement.later()) - set(rows.columns)}
+def _cells(before: Values, after: Values) -> tuple[str, str, str, str]:
+    times = before["time_ms_median"], after["time_ms_median"]
+    if None in times or Status.OK != before["status"] or Status.OK != after["status"]:
+        return str(before["status"]), str(after["status"]), "", ""
+    quartiles = [row[f"time_ms_{name}"] for name in ("q1", "q3") for row in (before, after)]
+    overlap = False
+    if None not in quartiles:
+        first_before, first_after, third_before, third_after = quartiles
+        overlap = first_before <= third_after and first_after <= third_before
+    note = "quartiles overlap" if overlap else ""
+    return f"{times[0]:.3f}", f"{times[1]:.3f}", f"{times[1] / times[0]:.3f}", note
+
+
+def _read(run: Path) -> dict[Key, Values]:
+    """The last row of each case."""
+    columns = read_csv(run / "results.csv", Measurement.columns())
+    rows = (
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
     )
-    if missing := set(Measurement.columns()) - set(rows.columns):
-        raise CompareError(f"{path} lacks the columns {', '.join(sorted(missing))}")
-    return rows
+    return {tuple(row[name] for name in Case.columns()): row for row in rows}
+
+
+def _order(item: tuple[Key, Values]) -> list[tuple[bool, Any]]:
+    """Sorts cases by their columns; an empty value comes last."""
+    return [(value is None, 0 if value is None else value) for value in item[0]]

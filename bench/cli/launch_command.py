@@ -14,7 +14,7 @@ import variants
 from bench.cli.options import import_modules, numbers
 from bench.launches import budget, profiled
 from bench.launches.simulation import FORWARD, FORWARD_BACKWARD, CallWork, Shape, simulate
-from bench.plan.sweep import DTYPES
+from bench.schema.column_types import DTYPES
 from bench.schema.entry_point import console
 from variants import Attention, UnsupportedError
 from variants.contract.registry import reference_attention

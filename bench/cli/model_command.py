@@ -15,7 +15,7 @@ from bench.loop import journal, worker_start
 from bench.loop.executor import Call
 from bench.loop.local_executor import LocalExecutor
 from bench.loop.run_loop import run
-from bench.plan.sweep import DTYPES
+from bench.schema.column_types import DTYPES
 from bench.schema.entry_point import console
 from bench.schema.outcome import Status
 from bench.workloads.model import model_summary

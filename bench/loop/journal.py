@@ -11,23 +11,31 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Generic
 
 from bench.loop.workload import Entry, RowT, Workload
 from bench.schema.columns import AskedAttention
+from bench.schema.journal_events import EVENTS
 from bench.schema.measurement import Raw
 from bench.schema.rows import Row
+from bench.schema.validation import (
+    FileError,
+    convert,
+    decode,
+    is_file,
+    name_of,
+    parse_json,
+    read_bytes,
+    shown,
+)
 
 FILE = "journal.jsonl"
 
 
-class JournalError(ValueError):
+class JournalError(FileError):
     """A folder has no readable journal."""
-
-
-class _OfAnother(JournalError):
-    """A folder has the journal of another command."""
 
 
 class Journal:
@@ -103,54 +111,52 @@ class Recorded(Generic[RowT]):
 def begun(folder: Path) -> bool:
     """Whether a folder holds a run. A run that died before it wrote its header does not count."""
     path = folder / FILE
-    return path.exists() and b"\n" in path.read_bytes()
+    return is_file(path) and b"\n" in read_bytes(path)
 
 
 def header(folder: Path, workload: type[Workload[Any, Any]]) -> dict[str, Any]:
     """The settings of a run. JournalError as in `read`; the results are not read."""
-    try:
-        first = next(_events(folder / FILE), None)
-    except ValueError as error:
-        raise _damaged(folder, error) from error
-    if first is not None and (not isinstance(first, dict) or first.get("event") != "run"):
-        raise _damaged(folder, "expected the settings of a run in the first line")
-    if first is None:
-        raise JournalError(f"{folder} holds no run that could be resumed (no {FILE} with a header)")
-    _check_command(first, folder, workload)
-    return first
+    recorded: Recorded[Any] = Recorded()
+    for source, event in islice(_events(folder / FILE), 1):
+        _add(event, recorded, source, workload)
+    _check_header(recorded, folder)
+    return recorded.header
 
 
 def read(folder: Path, workload: type[Workload[Any, RowT]]) -> Recorded[RowT]:
     """Read the journal of a workload. An incomplete last line is ignored.
 
-    JournalError if the folder has no journal, or that of another command.
+    FileError if the folder has no journal, that of another command, or one with a line that does
+    not fit.
     """
     recorded: Recorded[RowT] = Recorded()
-    try:
-        for event in _events(folder / FILE):
-            _add(event, recorded, folder, workload)
-    except _OfAnother:
-        raise
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(folder, error) from error
-    if not recorded.header:
-        raise JournalError(f"{folder} holds no run that could be resumed (no {FILE} with a header)")
+    for source, event in _events(folder / FILE):
+        _add(event, recorded, source, workload)
+    _check_header(recorded, folder)
     return recorded
+
+
+def _check_header(recorded: Recorded[Any], folder: Path) -> None:
+    if not recorded.header:
+        raise JournalError(
+            f"{name_of(folder)} holds no run that could be resumed (no {FILE} with a header)"
+        )
 
 
 def _add(
     event: dict[str, Any],
     recorded: Recorded[RowT],
-    folder: Path,
+    source: str,
     workload: type[Workload[Any, RowT]],
 ) -> None:
-    kind = event["event"]
+    kind = event.get("event")
     if kind == "run":
-        recorded.header.update(event)
-        _check_command(event, folder, workload)
-        environment = event.get("environment", {})
-        recorded.machines[environment.get("host", "")] = environment
-    elif kind == "machine":
+        _add_header(event, recorded, source, workload)
+        return
+    if not isinstance(kind, str) or kind not in EVENTS:
+        raise JournalError(f"{source}: expected an event of a run, got {shown(kind)}")
+    convert(event, EVENTS[kind], source)
+    if kind == "machine":
         recorded.machines[event["host"]] = event["environment"]
     elif kind == "selfcheck":
         recorded.selfchecks.setdefault(event["host"], {})[event["when"]] = event["found"]
@@ -159,31 +165,48 @@ def _add(
         recorded.attempts[event["case_id"]] = max(0, recorded.attempts[event["case_id"]] + step)
     else:
         details = event.get("details", event.get("heads", []))  # `heads` in older journals
-        recorded.entries[event["case_id"]] = Entry(
-            workload.row_type.of_values(event["row"]),
-            [workload.detail_type.of_values(detail) for detail in details],
-        )
+        try:
+            row = workload.row_type.of_values(event["row"])
+            rows = [workload.detail_type.of_values(detail) for detail in details]
+        except ValueError as error:
+            raise JournalError(f"{source}: {error}") from None
+        if row.case.case_id != event["case_id"]:
+            raise JournalError(
+                f"{source}: expected the row of case {shown(event['case_id'])}, got that of "
+                f"{row.case.case_id}"
+            )
+        recorded.entries[event["case_id"]] = Entry(row, rows)
 
 
-def _check_command(
-    event: Mapping[str, Any], folder: Path, workload: type[Workload[Any, Any]]
+def _add_header(
+    event: dict[str, Any],
+    recorded: Recorded[Any],
+    source: str,
+    workload: type[Workload[Any, Any]],
 ) -> None:
     if (other := event.get("command", "run")) != workload.command:
-        raise _OfAnother(f"{folder} holds a run of `python -m bench {other}`")
+        raise JournalError(
+            f"{source} holds a run of `python -m bench {name_of(str(other))}`; expected one of "
+            f"`python -m bench {workload.command}`"
+        )
+    if recorded.header and recorded.header != event:
+        raise JournalError(f"{source}: expected one header, got a second one of another run")
+    convert(event, workload.header_type, source)
+    recorded.header.update(event)
+    environment = event["environment"]
+    recorded.machines[environment.get("host", "")] = environment
 
 
-def _damaged(folder: Path, why: object) -> JournalError:
-    return JournalError(f"{folder / FILE} is damaged, or of another version: {why!r}")
-
-
-def _events(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
+def _events(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The place and the content of each line."""
+    if not is_file(path):
         return
-    with path.open(encoding="utf-8", newline="\n") as lines:
-        for line in lines:
-            if not line.endswith("\n"):
-                return  # the run died while it wrote this line
-            yield json.loads(line)
+    *lines, _ = read_bytes(path).split(b"\n")  # the run may have died in the last one
+    for number, line in enumerate(lines, start=1):
+        source = f"{name_of(path)}: line {number}"
+        # Paths in a header may have bytes that are not UTF-8.
+        event = parse_json(decode(line, source), source, surrogates=number == 1)
+        yield source, convert(event, dict[str, Any], source)
 
 
 def _drop_partial_line(path: Path) -> None:

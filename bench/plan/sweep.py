@@ -23,12 +23,12 @@ from typing import Any
 import variants
 from bench import inputs
 from bench.schema.case import DIRECTIONS, LAUNCHES, PROJECTIONS, Case
+from bench.schema.column_types import DTYPES
 from bench.schema.validation import is_file, name_of, parse_toml, shown
 from bench.workloads.attention.decode_steps import stepped_by
 from variants import Attention
 from variants.contract.registry import SETTINGS
 
-DTYPES = ("float32", "bfloat16", "float16", "float64")
 COUNTS = ("batch", "heads", "kv_heads", "seq_len", "key_len", "head_dim", "width")
 DEFAULTS: dict[str, tuple[Any, ...]] = {
     "inputs": ("gaussian",),

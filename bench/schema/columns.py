@@ -8,11 +8,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+from bench.schema.column_types import Name
+from bench.schema.type_words import wanted
+from bench.schema.validation import shown
 
 if TYPE_CHECKING:
     from variants import Attention
@@ -29,6 +36,11 @@ class Column:
     description: str
     default: Any = field(default_factory=lambda: REQUIRED)
     came_later: bool = False
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the values are texts, with or without bounds."""
+        return self.hint is str or getattr(self.hint, "__origin__", None) is str
 
 
 def column(description: str, default: Any = REQUIRED, *, came_later: bool = False) -> Any:
@@ -61,8 +73,34 @@ class Record:
         return {name: getattr(self, name) for name in self.columns()}
 
     @classmethod
+    @cache
+    def _checked(cls) -> type[msgspec.Struct]:
+        fields: list[Any] = [
+            (c.name, c.hint) if c.default is REQUIRED else (c.name, c.hint, c.default)
+            for c in cls.columns().values()
+        ]
+        return msgspec.defstruct(cls.__name__, fields, kw_only=True)
+
+    @classmethod
+    def check(cls, values: Mapping[str, Any]) -> None:
+        """ValueError if a value is not of the type of its column or out of its bounds."""
+        # Numbers of NumPy are floats too.
+        plain = {k: float(v) if isinstance(v, float) else v for k, v in values.items()}
+        try:
+            msgspec.convert(plain, cls._checked())
+        except msgspec.ValidationError as error:
+            place = re.search(r"\$\.(\w+)`", str(error))
+            if place is None:
+                raise ValueError(f"expected all columns of a row: {error}") from None
+            name = place[1]
+            raise ValueError(
+                f"{name}: expected {wanted(cls.columns()[name].hint)}, got {shown(values[name])}"
+            ) from None
+
+    @classmethod
     def of_values(cls, values: Mapping[str, Any]) -> Self:
-        """The record that has these values; other names are ignored."""
+        """The record that has these values; other names are ignored. ValueError as in `check`."""
+        cls.check(values)
         return cls(**{name: values[name] for name in cls.columns() if name in values})
 
 
@@ -86,7 +124,7 @@ class AskedAttention(Record):
     @cache
     def columns(cls) -> Mapping[str, Column]:
         """The columns of the attention, then those of the other fields."""
-        return {name: Column(name, str, text) for name, text in ATTENTION.items()} | {
+        return {name: Column(name, Name, text) for name, text in ATTENTION.items()} | {
             **super().columns()
         }
 
@@ -106,6 +144,7 @@ class AskedAttention(Record):
         """The case that has these values. ValueError if they name no attention."""
         from variants import parse  # imports torch; only runs need it
 
+        cls.check(values)
         text = "{variant} {hyperparameters} implementation={implementation}".format_map(values)
         own = {f.name for f in dataclasses.fields(cls)} & set(values)
         return cls(attention=parse(text), **{name: values[name] for name in own})

@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import inspect
 
-from bench.schema.validation import FileError, name_of, one_line, read_text, shown
+from bench.schema.column_types import Sentence
+from bench.schema.columns import Column
+from bench.schema.type_words import wanted
+from bench.schema.validation import FileError, name_of, read_text, shown
 
 CHUNK = 10_000  # rows that are converted at a time
 
 
-def read_csv(
-    path: Path, hints: Mapping[str, Any], later: Mapping[str, Any]
-) -> dict[str, list[Any]]:
-    """The columns of a CSV file, each with the type and the bounds of its hint.
+def read_csv(path: Path, columns: Mapping[str, Column]) -> dict[str, list[Any]]:
+    """The values of a CSV file by column, each with the type and the bounds of its column.
 
-    Columns may be in any order, and others are ignored. A column of `later` may be absent: it then
-    has this value. An empty field is None in a column that allows it. A truth may be written in
+    Columns may be in any order, and others are ignored. Those that came later may be absent. An
+    empty field is None in a column that allows it. A truth may be written in
     capitals, and an integer as 3.0, as spreadsheets do.
 
     Raises:
@@ -41,25 +41,25 @@ def read_csv(
         raise FileError(
             f"{source}: line 1: expected each column once, got {shown(min(twice))} twice"
         )
-    if missing := [name for name in hints if name not in header and name not in later]:
+    if missing := [c.name for c in columns.values() if c.name not in header and not c.came_later]:
         raise FileError(
-            f"{source} lacks {len(missing)} of the {len(hints)} expected columns: "
+            f"{source} lacks {len(missing)} of the {len(columns)} expected columns: "
             f"{', '.join(missing)}. The run may come from another version of this program; "
             "run it again, or build its report with the version that wrote it"
         )
-    places = {name: header.index(name) for name in hints if name in header}
-    columns: dict[str, list[Any]] = {name: [] for name in hints}
+    places = {name: header.index(name) for name in columns if name in header}
+    found: dict[str, list[Any]] = {name: [] for name in columns}
     done = 0
     while some := list(islice(rows, CHUNK)):
         texts = list(zip(*some, strict=True))
-        for name, hint in hints.items():
+        for name, column in columns.items():
             if name in places:
                 place = f"{source}: column {name}"
-                columns[name] += _converted(texts[places[name]], hint, place, done)
+                found[name] += _converted(texts[places[name]], column, place, done)
             else:
-                columns[name] += [later[name]] * len(some)
+                found[name] += [column.default] * len(some)
         done += len(some)
-    return columns
+    return found
 
 
 def _lines(text: str, source: str) -> Iterator[str]:
@@ -88,49 +88,15 @@ def _rows(reader: Any, source: str) -> Iterator[list[str]]:
         ) from None
 
 
-def _converted(texts: Sequence[str], hint: Any, place: str, first: int) -> list[Any]:
+def _converted(texts: Sequence[str], column: Column, place: str, first: int) -> list[Any]:
     """Texts of a column as values; `first` is the number of rows before them."""
-    is_text = isinstance(_bare(inspect.type_info(hint)), inspect.StrType)
-    values = texts if is_text else [text or None for text in texts]
+    hint = Sentence if column.hint is str else column.hint
+    values = texts if column.is_text else [text or None for text in texts]
     try:
-        return msgspec.convert(values, list[hint], strict=False)
+        return msgspec.convert(values, list[hint], strict=False)  # type: ignore[valid-type]
     except (msgspec.ValidationError, OverflowError) as error:
         found = re.search(r"\$\[(\d+)\]", str(error))
-        if found is None:
-            raise FileError(f"{place}: {one_line(error)}") from None
-        row = int(found[1])
+        row = int(found[1]) if found else 0
         raise FileError(
-            f"{place}, row {first + row + 1}: expected {_wanted(hint)}, got {shown(texts[row])}"
+            f"{place}, row {first + row + 1}: expected {wanted(hint)}, got {shown(texts[row])}"
         ) from None
-
-
-def _wanted(hint: Any) -> str:
-    """A type and its bounds in words; the description of the type if it has one."""
-    kind = inspect.type_info(hint)
-    if isinstance(kind, inspect.UnionType):
-        words = [_words(each) for each in kind.types if not isinstance(each, inspect.NoneType)]
-        return f"{' or '.join(words)}, or nothing"
-    return _words(kind)
-
-
-def _words(kind: inspect.Type) -> str:
-    described = isinstance(kind, inspect.Metadata) and kind.extra_json_schema
-    if described and "description" in described:
-        return str(described["description"])
-    match _bare(kind):
-        case inspect.EnumType(cls=cls):
-            return f"one of {', '.join(map(str, cls))}"
-        case inspect.BoolType():
-            return "True or False"
-        case inspect.IntType():
-            return "a whole number"
-        case inspect.FloatType():
-            return "a number"
-        case inspect.StrType(max_length=int(length)):
-            return f"a text of at most {length} characters"
-        case other:
-            return type(other).__name__.removesuffix("Type").lower()
-
-
-def _bare(kind: inspect.Type) -> inspect.Type:
-    return kind.type if isinstance(kind, inspect.Metadata) else kind

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bench.schema.column_types import Amount, ErrorSize, Share
 from bench.schema.columns import Record, column
 
 
@@ -11,26 +12,26 @@ from bench.schema.columns import Record, column
 class InputStatistics(Record):
     """Statistics of the exact attention weights."""
 
-    effective_keys: float | None = column(
+    effective_keys: Amount | None = column(
         "inputs: mean over rows and heads of exp(entropy) of the exact attention weights: the "
         "number of equal weights that have the same entropy",
         None,
         came_later=True,
     )
-    sink_mass: float | None = column(
+    sink_mass: Share | None = column(
         "inputs: mean exact attention mass on the first key", None, came_later=True
     )
-    near_mass: float | None = column(
+    near_mass: Share | None = column(
         "inputs: mean exact attention mass on keys at a distance of at most 128",
         None,
         came_later=True,
     )
-    top64_mass: float | None = column(
+    top64_mass: Share | None = column(
         "inputs: mean exact attention mass on the 64 keys with the greatest weights",
         None,
         came_later=True,
     )
-    logit_spread: float | None = column(
+    logit_spread: Amount | None = column(
         "inputs: mean over rows and heads of the standard deviation of a row's scaled scores over "
         "its visible keys",
         None,
@@ -45,12 +46,12 @@ class InputFacts(InputStatistics):
     inputs_detail: str = column(
         "heads and tokens of the inputs, and whether heads were repeated", ""
     )
-    dtype_floor_rel_l2: float | None = column(
+    dtype_floor_rel_l2: ErrorSize | None = column(
         "error of the dtype: relative L2 error of exact attention (torch SDPA) in this dtype on "
         "the same rows",
         None,
         came_later=True,
     )
-    mean_value_error_rel_l2: float | None = column(
+    mean_value_error_rel_l2: ErrorSize | None = column(
         "baseline: relative L2 error of the mean of all visible values", None, came_later=True
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bench.schema.accuracy_columns import Accuracy, HeadErrors, Repeatability
 from bench.schema.case import Case
+from bench.schema.column_types import Index
 from bench.schema.columns import Record, column
 from bench.schema.input_columns import InputFacts, InputStatistics
 from bench.schema.memory_columns import MemoryUse
@@ -29,8 +30,8 @@ class Measurement(Row[Case], Timing, MemoryUse, Accuracy, Repeatability, InputFa
 class HeadIndex(Record):
     """Which head a row of heads.csv is about."""
 
-    batch_index: int = column("index of the sequence in the batch")
-    head: int = column("index of the query head")
+    batch_index: Index = column("index of the sequence in the batch")
+    head: Index = column("index of the query head")
 
 
 @dataclass(frozen=True, kw_only=True)

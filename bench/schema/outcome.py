@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from bench.schema.column_types import Count
 from bench.schema.columns import Record, column
 
 DIFFERS = "computes something else: "  # prefix of the reason of a row with status ok
@@ -58,7 +59,7 @@ class Place(Record):
     driver: str = column(
         "version of the GPU's driver; empty on a CPU, or if it is not known", "", came_later=True
     )
-    attempts: int = column("how often the case was started", 1, came_later=True)
+    attempts: Count = column("how often the case was started", 1, came_later=True)
     repeated_because: str = column(
         "why the case was measured again: its machine was lost, its worker process ended while "
         "another case ran, or other load disturbed it",

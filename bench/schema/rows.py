@@ -41,7 +41,7 @@ class Row(Outcome, Place, Generic[CaseT]):
     def numbers(cls) -> tuple[str, ...]:
         """The columns with results that are not texts."""
         of_results = (column for record in cls.records for column in record.columns().values())
-        return tuple(column.name for column in of_results if column.hint is not str)
+        return tuple(column.name for column in of_results if not column.is_text)
 
     @classmethod
     @cache
@@ -67,13 +67,15 @@ class Row(Outcome, Place, Generic[CaseT]):
     @classmethod
     def of_values(cls, values: Mapping[str, Any]) -> Self:
         """The row that has these values; other names are ignored. ValueError if it has numbers
-        without status ok, or names no attention."""
+        without status ok, names no attention, or a value is out of the bounds of its column."""
+        cls.check(values)
         own = {f.name for f in fields(cls)} & set(values)
         given = {name: values[name] for name in own} | {"status": Status(values["status"])}
         case: Any = cls.case_type.of_values(values)
         return cls(case=case, **given)
 
     def __post_init__(self) -> None:
+        self.check(self.values)
         if self.status is Status.OK:
             if getattr(self, self.needed) is None:
                 raise ValueError(f"a row with status ok needs {self.needed}")

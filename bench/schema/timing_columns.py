@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bench.schema.column_types import Amount, Count, Milliseconds, MillisecondsOrZero, Positive
 from bench.schema.columns import Record, column
 
 
@@ -11,15 +12,15 @@ from bench.schema.columns import Record, column
 class Timing(Record):
     """Times of a call, of exact attention on the same inputs, and sensors during the calls."""
 
-    time_ms_median: float | None = column(
+    time_ms_median: Milliseconds | None = column(
         "median device time of a call, ms: CUDA events with a cold L2 cache; wall time on a CPU",
         None,
     )
-    time_ms_q1: float | None = column("first quartile of the device time, ms", None)
-    time_ms_q3: float | None = column("third quartile of the device time, ms", None)
-    time_ms_min: float | None = column("minimum of the device time, ms", None)
-    repeats: int | None = column("number of timed calls", None)
-    wall_ms_median: float | None = column(
+    time_ms_q1: Milliseconds | None = column("first quartile of the device time, ms", None)
+    time_ms_q3: Milliseconds | None = column("third quartile of the device time, ms", None)
+    time_ms_min: Milliseconds | None = column("minimum of the device time, ms", None)
+    repeats: Count | None = column("number of timed calls", None)
+    wall_ms_median: Milliseconds | None = column(
         "median wall time of a call, including synchronisation with the device, ms", None
     )
     launch_bound: bool | None = column(
@@ -35,13 +36,13 @@ class Timing(Record):
         None,
         came_later=True,
     )
-    sm_clock_mhz: float | None = column(
+    sm_clock_mhz: Amount | None = column(
         "on a GPU: median clock of its processors during the timed calls, MHz; empty without "
         "NVIDIA's driver library NVML",
         None,
         came_later=True,
     )
-    power_w: float | None = column(
+    power_w: Amount | None = column(
         "on a GPU: median power of the board during the timed calls, W", None, came_later=True
     )
     throttled: bool | None = column(
@@ -50,28 +51,28 @@ class Timing(Record):
         None,
         came_later=True,
     )
-    energy_mj: float | None = column(
+    energy_mj: Amount | None = column(
         "on a GPU: energy of the board for one call, mJ, by the counter of the driver over calls "
         "that follow each other for the seconds of `energy` in the sweep; empty if the counter "
         "advances too rarely in this time, or differs from the power sensor by more than a fifth",
         None,
         came_later=True,
     )
-    prepare_ms: float | None = column(
+    prepare_ms: MillisecondsOrZero | None = column(
         "time to build the objects that later calls of this shape reuse (drawn patterns, "
         "projections), and for decode the context, ms",
         None,
     )
-    exact_ms_median: float | None = column(
+    exact_ms_median: Milliseconds | None = column(
         "median time of the fastest exact implementation with at most twice the error of torch "
         "SDPA, on the same inputs in the same process, ms",
         None,
     )
     exact_implementation: str = column("the implementation of exact_ms_median", "")
-    sdpa_ms_median: float | None = column(
+    sdpa_ms_median: Milliseconds | None = column(
         "median time of torch SDPA at torch's default settings on the same inputs, ms", None
     )
-    sdpa_route_ms_median: float | None = column(
+    sdpa_route_ms_median: Milliseconds | None = column(
         "median time of torch SDPA on the route of float32 products that the run has chosen, ms; "
         "equal to sdpa_ms_median if the route makes no difference; empty on a GPU",
         None,
@@ -83,4 +84,4 @@ class Timing(Record):
         "",
         came_later=True,
     )
-    speedup_vs_exact: float | None = column("exact_ms_median / time_ms_median", None)
+    speedup_vs_exact: Positive | None = column("exact_ms_median / time_ms_median", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bench.schema.column_types import Amount, Count, Device, Index, Length, Name, Seed, Share
 from bench.schema.columns import AskedAttention, Record, column
 from bench.schema.rows import Row
 
@@ -13,11 +14,11 @@ class TrainingCase(AskedAttention):
     """One attention, one task, one seed."""
 
     causal: bool = column("whether a token sees only tokens up to its own position")
-    task: str = column("task that a tiny model learns: copy or recall")
-    seed: int = column("random seed of model and data")
-    device: str = column("cpu or cuda")
-    seq_len: int = column("tokens of a sequence")
-    steps: int = column("largest number of steps")
+    task: Name = column("task that a tiny model learns: copy or recall")
+    seed: Seed = column("random seed of model and data")
+    device: Device = column("cpu or cuda")
+    seq_len: Length = column("tokens of a sequence")
+    steps: Count = column("largest number of steps")
 
     @property
     def label(self) -> str:
@@ -35,7 +36,7 @@ class TrainingResults(Record):
         "",
     )
     accuracy: float | None = column("share of right answers", None)
-    chance: float | None = column("share of right answers of guesses", None)
+    chance: Share | None = column("share of right answers of guesses", None)
     in_sight: float | None = column(
         "share of the answers that the query can reach through the patterns of the model", None
     )
@@ -44,9 +45,9 @@ class TrainingResults(Record):
     )
     loss_start: float | None = column("loss of the first step, on a batch of the training", None)
     loss_end: float | None = column("loss at the end", None)
-    steps_taken: int | None = column("steps until the task was mastered, or `steps`", None)
-    seconds: float | None = column("time of the training, s", None)
-    steps_per_s: float | None = column("steps_taken / seconds", None)
+    steps_taken: Index | None = column("steps until the task was mastered, or `steps`", None)
+    seconds: Amount | None = column("time of the training, s", None)
+    steps_per_s: Amount | None = column("steps_taken / seconds", None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,6 @@ class TrainingRow(Row[TrainingCase], TrainingResults):
 class Point(Record):
     """A row of curves.csv, without its case: one training step, on a batch new to the model."""
 
-    step: int = column("number of the step")
+    step: Index = column("number of the step")
     loss: float = column("loss of the step")
     accuracy: float = column("share of right answers of the step")

@@ -75,13 +75,18 @@ def one_line(error: Exception) -> str:
 
 def read_text(path: Path) -> str:
     """A UTF-8 file, with or without a byte order mark."""
-    content = read_bytes(path)
+    return decode(read_bytes(path), name_of(path))
+
+
+def decode(content: bytes, source: str) -> str:
+    """The text of UTF-8 bytes, without a byte order mark."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
         got = content[error.start : error.start + 8]
-        raise FileError(f"{name_of(path)}: line {line}: expected UTF-8, got {got!r}") from None
+        if lines := content.count(b"\n", 0, error.start):
+            source = f"{source}: line {lines + 1}"
+        raise FileError(f"{source}: expected UTF-8, got {got!r}") from None
 
 
 def read_json(path: Path, kind: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from bench.loop.workload import Memory, Steps, Workload
 from bench.plan import forecast
 from bench.plan.sweep import SECONDS, Sweep, parse
 from bench.schema.case import Case
+from bench.schema.journal_events import SweepHeader
 from bench.schema.measurement import HeadRow, Measurement, Raw
 from bench.workloads.attention import measure_case
 from bench.workloads.attention.given_inputs import Settings
@@ -44,6 +45,7 @@ class SweepWorkload(Workload[Case, Measurement]):
 
     command = "run"
     row_type = Measurement
+    header_type = SweepHeader
     detail_file = "heads.csv"
     detail_type = HeadRow
 

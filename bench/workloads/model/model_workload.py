@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from bench.loop.executor import Call
 from bench.loop.workload import Memory, Steps, Workload
+from bench.schema.journal_events import ModelHeader
 from bench.schema.measurement import Raw
 from bench.schema.model_row import ModelCase, ModelRow
 from bench.workloads.model import measure
@@ -25,6 +26,7 @@ class ModelWorkload(Workload[ModelCase, ModelRow]):
 
     command = "model"
     row_type = ModelRow
+    header_type = ModelHeader
 
     plan: Plan
     timeout: float = TIMEOUT

@@ -11,6 +11,7 @@ import torch
 
 from bench.loop.executor import Call
 from bench.loop.workload import Memory, Steps, Workload
+from bench.schema.journal_events import TrainingHeader
 from bench.schema.measurement import Raw
 from bench.schema.outcome import Status
 from bench.schema.training_row import Point, TrainingCase, TrainingRow
@@ -27,6 +28,7 @@ class TrainingWorkload(Workload[TrainingCase, TrainingRow]):
 
     command = "train"
     row_type = TrainingRow
+    header_type = TrainingHeader
     detail_file = "curves.csv"
     detail_type = Point
 

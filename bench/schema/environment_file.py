@@ -1,0 +1,91 @@
+"""The parts of environment.json that reports and resumed runs use. Other parts may be any JSON."""
+
+from __future__ import annotations
+
+from typing import Any, Required, TypedDict
+
+from bench.schema.column_types import Amount, Bytes, Count, Name
+
+
+class Hardware(TypedDict, total=False):
+    """The machine of a run."""
+
+    system: Name | None
+    processor: Name | None
+    cores: Count | None
+    threads: Count | None
+    memory_bytes: Bytes | None
+    gpu: Name | None
+    gpu_memory_bytes: Bytes | None
+
+
+class Limits(TypedDict, total=False):
+    """The measured limits of a machine."""
+
+    matmul_tflops: Required[dict[str, Amount | None]]  # by dtype
+    copy_gb_per_s: Amount | None
+    read_gb_per_s: Amount | None
+
+
+class SweepFacts(TypedDict, total=False):
+    """The sweep of a run."""
+
+    name: Required[Name]
+    groups: Required[list[dict[str, Any]]]
+    timeout: Amount
+    slow_call: Amount
+    energy: Amount
+    knobs: dict[str, str]
+    modules: list[str]
+    added: list[str]
+
+
+class ModelFacts(TypedDict, total=False):
+    """The model and the text of a run with a model."""
+
+    name: Name
+    layers: Count
+    context: Count | None
+    text: Name
+    text_tokens: Count
+    knobs: dict[str, str]
+    parameters: int
+
+
+class AnyEnvironment(TypedDict, total=False):
+    """The parts that all environments may have."""
+
+    started_utc: Name
+    host: Name
+    settings: dict[str, str]
+
+
+class EnvironmentFile(AnyEnvironment, total=False):
+    """The content of environment.json."""
+
+    software: dict[str, str | None]
+    hardware: Hardware
+    limits: Limits
+    sweep: SweepFacts
+    model: ModelFacts
+    machines: dict[str, dict[str, Any]]
+
+
+class DescribedMachine(AnyEnvironment):
+    """An environment that a resumed run can compare with the present one."""
+
+    software: dict[str, str | None]
+    hardware: Hardware
+
+
+class SweepEnvironment(DescribedMachine):
+    """The environment in the journal of a sweep."""
+
+    limits: Limits
+    sweep: SweepFacts
+
+
+class ModelEnvironment(DescribedMachine):
+    """The environment in the journal of a run with a model."""
+
+    model: ModelFacts
