@@ -11,6 +11,7 @@ from bench.schema.validation import FileError, is_file, name_of
 from reports.figures import single_heads
 from reports.figures.kinds import KINDS, Kind
 from reports.figures.panel_grid import draw
+from reports.figures.plain_text import plain_text
 from reports.figures.style import Styles, styles
 from reports.html import Drawing, page
 from reports.rows import Runs, read_runs
@@ -94,6 +95,7 @@ def _save(figure: Figure, kind: Kind, part: Slice, folder: Path) -> Path:
     return path
 
 
+@plain_text()
 def save(figure: Figure, path: Path) -> None:
     """Write a figure to a PNG file, cropped to its content."""
     figure.savefig(path, dpi=DOTS_PER_INCH, bbox_inches="tight", pad_inches=0.12)

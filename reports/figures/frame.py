@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import offset_copy
 
 from reports.figures.kinds import Kind
+from reports.figures.plain_text import families
 from reports.slices import Fixed, Panel, describe
 
 LETTERS_PER_INCH = 13  # in the title of a panel
@@ -28,7 +29,7 @@ def grid(
     across, down = between
     size = (columns * (width + across), rows * (height + down))
     figure = Figure(figsize=size)
-    with sns.axes_style("whitegrid", {"grid.color": "0.9"}):
+    with sns.axes_style("whitegrid", {"grid.color": "0.9", "font.family": families()}):
         made = figure.subplots(
             rows,
             columns,

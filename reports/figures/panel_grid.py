@@ -14,6 +14,7 @@ from reports.curves import name_of
 from reports.figures import axes, failures, frame, legend, levels, ranking
 from reports.figures.frontier import draw_frontier
 from reports.figures.kinds import Kind
+from reports.figures.plain_text import plain_text
 from reports.figures.style import Styles
 from reports.metrics import ERROR, Metric
 from reports.slices import Fixed, Panel
@@ -41,6 +42,7 @@ class Placed:
         return failures.band_height(self.marks) + TITLE_LINE * self.title.count("\n")
 
 
+@plain_text()
 def draw(kind: Kind, drawn: Sequence[Panel], shared: Fixed, styles: Styles) -> Figure:
     """Draw a figure. `shared` has the values of all panels; titles of panels show the others."""
     if kind.is_ranking(drawn):

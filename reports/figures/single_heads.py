@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from reports.declared import exact_variant
 from reports.figures import axes, frame, legend
 from reports.figures.kinds import Kind
+from reports.figures.plain_text import plain_text
 from reports.figures.style import Styles
 from reports.metrics import EFFECTIVE_KEYS, ERROR
 from reports.rows import finished
@@ -62,6 +63,7 @@ def _few(rows: pd.DataFrame) -> pd.DataFrame:
     return able[able["label"].isin(best)]
 
 
+@plain_text()
 def draw(found: list[Panel], part: Slice, styles: Styles) -> tuple[Figure, Fixed]:
     """Draw a figure; return it and the values that its panels share."""
     shared = {
