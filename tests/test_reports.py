@@ -295,12 +295,12 @@ def test_a_file_without_rows_is_refused(run: Path, text: str, message: str) -> N
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("heads", "many", r"column heads, row 2: expected a number, got 'many'"),
-        ("heads", "2.5", r"column heads, row 2: expected a whole number, got '2\.5'"),
-        ("heads", "", r"column heads, row 2: expected a value, got ''"),
+        ("heads", "many", r"column heads, row 2: expected a whole number from 1 to .*, got 'many'"),
+        ("heads", "2.5", r"column heads, row 2: expected a whole number from .*, got '2\.5'"),
+        ("heads", "", r"column heads, row 2: expected a whole number from .*, got ''"),
         ("causal", "maybe", r"column causal, row 2: expected True or False, got 'maybe'"),
         ("status", "fine", r"column status, row 2: expected one of ok, .*, got 'fine'"),
-        ("time_ms_median", "fast", r"column time_ms_median, row 2: expected a number, got 'fast'"),
+        ("time_ms_median", "fast", r"column time_ms_median, row 2: expected a time .*, got 'fast'"),
     ],
 )
 def test_an_unreadable_value_is_named(run: Path, column: str, value: str, message: str) -> None:
@@ -352,7 +352,6 @@ def test_a_setting_with_spaces_in_its_value_is_not_split(tmp_path: Path) -> None
     [
         ({"processor": "Some CPU", "threads": 1}, "cpu", "cpu, Some CPU, 1 thread"),
         ({"processor": "Some CPU", "gpu": "Some GPU"}, "cuda", "cuda, Some GPU"),
-        ({"gpu": {"name": "Some GPU"}}, "cuda", "cuda, Some GPU"),
         ({}, "cuda", "cuda"),
     ],
 )
