@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
 from bench.__main__ import main as bench
+from bench.inputs.captured import Capture
 from bench.loop.journal import FILE as JOURNAL
 from bench.loop.journal import Journal
 from bench.loop.result_files import write_json, write_table
@@ -23,12 +25,17 @@ from bench.plan.sweep import Sweep
 from bench.schema.measurement import HeadRow, Measurement, Raw
 from bench.schema.model_row import ModelCase, ModelRow
 from bench.schema.outcome import Status
+from bench.schema.validation import FileError
 from bench.workloads.sweep_workload import SweepWorkload
 from reports.__main__ import main as reports
+from reports.html import facts
+from reports.rows import read_runs
 from tests.cases import HEAD, capture_file, good
 from variants import parse
 
-SWEEP = Sweep("axes", ({"variant": ("sliding_window window_size=8",), "seq_len": (16, 32)},))
+SWEEP = Sweep(
+    "axes", ({"variant": ("sliding_window window_size=8",), "seq_len": (16, 32, 48, 64)},)
+)
 ENVIRONMENT: dict[str, Any] = {
     "schema": 1,
     "started_utc": "2026-11-20T21:00:00+00:00",
@@ -101,7 +108,7 @@ def model_run(tmp_path: Path) -> Path:
         dtype="float32",
         seq_len=64,
     )
-    numbers = {name: 1.0 for name in ModelRow.numbers()} | {"passes": 1}
+    numbers = dict.fromkeys(ModelRow.numbers(), 1.0) | {"passes": 1}
     row = ModelRow.of(case, Status.OK, **numbers)
     write_table(folder / "model.csv", ModelRow.columns(), [row.values])
     model = {"name": "tiny", "layers": 2, "context": 128, "knobs": {}, "parameters": 9}
@@ -183,8 +190,6 @@ def test_a_comparison_with_a_damaged_file_is_refused(run: Path, how: str) -> Non
 def test_a_run_with_a_damaged_journal_is_not_continued(run: Path, how: str) -> None:
     content = DAMAGED[how]((run / JOURNAL).read_bytes())
     (run / JOURNAL).write_bytes(content.rstrip(b"\n") + b"\n")
-    if how in ("empty", "a quarter"):
-        (run / JOURNAL).write_bytes(content)
     assert "Error: " in Said(bench, "run", "--resume", run).refused()
 
 
@@ -229,7 +234,7 @@ def test_folders_in_place_of_other_files_are_refused(run: Path, tmp_path: Path) 
     Said(reports, "build", run / "results.csv").refused()
 
 
-@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000, "a\0b", "\udcff", "no such name"])
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000, "\udcff", "no such name"])
 def test_a_name_that_no_file_can_have_is_refused(run: Path, name: str) -> None:
     Said(reports, "build", name).refused()
     Said(reports, "build", run, name).refused()
@@ -294,7 +299,9 @@ def test_an_impossible_value_is_named_by_report_and_comparison(
 
 def test_a_row_with_status_ok_and_no_time_is_refused(run: Path) -> None:
     changed(run / "results.csv", "time_ms_median", "")
-    assert "column time_ms_median, row 2: expected a number" in Said(reports, "build", run).refused()
+    assert (
+        "column time_ms_median, row 2: expected a number" in Said(reports, "build", run).refused()
+    )
 
 
 @pytest.mark.parametrize(
@@ -303,8 +310,8 @@ def test_a_row_with_status_ok_and_no_time_is_refused(run: Path) -> None:
         (lambda rows: [rows[0], [*rows[1], "9"], *rows[2:]], "line 2: expected .* fields"),
         (lambda rows: [rows[0], rows[1][:-1], *rows[2:]], "line 2: expected .* fields"),
         (lambda rows: [[*rows[0], "seq_len"], *([*r, "9"] for r in rows[1:])], "'seq_len' twice"),
-        (lambda rows: [rows[0], *rows[1:], *rows], "row 3: expected .*, got"),
-        (lambda rows: rows[1:], "lacks "),
+        (lambda rows: [rows[0], *rows[1:], *rows], "row 5: expected .*, got"),
+        (lambda rows: rows[1:], "lacks |twice"),
     ],
 )
 def test_a_table_of_another_shape_is_refused(
@@ -370,14 +377,22 @@ FACTS = {
 
 @pytest.mark.parametrize("keys", [*places(FACTS)], ids=lambda keys: ".".join(keys))
 def test_any_value_in_an_environment_is_used_or_refused(run: Path, keys: tuple[Any, ...]) -> None:
-    refused = 0
+    refused = []
     for new in WRONG:
         write_json(run / "environment.json", put(FACTS, keys, new))
-        said = Said(reports, "build", run)
-        if said.status:
-            assert "environment.json" in said.refused()
-            refused += 1
+        message = ""
+        try:
+            runs = read_runs([run])
+        except FileError as error:
+            message = str(error)
+            refused.append(new)
+        else:  # the page shows what is read
+            assert all(dict(facts(seen)) for seen in runs.environments.values())
+        assert "environment.json: " in message or new not in refused
     assert refused or keys == ("schema",)
+    if refused:
+        write_json(run / "environment.json", put(FACTS, keys, refused[0]))
+        assert "environment.json" in Said(reports, "build", run).refused()
 
 
 @pytest.fixture
@@ -420,7 +435,10 @@ def test_a_header_without_or_with_another_type_of_a_needed_value_is_refused(
 ) -> None:
     header = json.loads(lines(run)[0])
     for new in (*WRONG[:7], {"x": {}}, [[[["x"]]]]):
-        if new in ("text", []) and keys[-1] in ("name",):
+        fits = (new == "text" and keys[-1] == "name") or (
+            isinstance(new, dict) and keys[-1] == "hardware"
+        )
+        if fits:
             continue
         rewritten(run, 0, lambda _, new=new: put(header, keys, new))
         Said(bench, "run", "--resume", run).refused()
@@ -497,7 +515,7 @@ def test_a_wrong_row_of_a_journal_is_refused(
 def test_a_wrong_event_of_a_journal_is_refused(run: Path, event: Any) -> None:
     with (run / JOURNAL).open("a") as file:
         file.write(json.dumps(event) + "\n")
-    assert "line 6" in Said(bench, "run", "--resume", run).refused()
+    assert "line 10" in Said(bench, "run", "--resume", run).refused()
 
 
 def test_a_result_under_the_id_of_another_case_is_refused(run: Path) -> None:
@@ -511,7 +529,7 @@ def test_results_that_the_sweep_of_the_header_does_not_plan_are_refused(run: Pat
     groups = [{**header["environment"]["sweep"]["groups"][0], "seq_len": [64]}]
     rewritten(run, 0, lambda _: put(header, ("environment", "sweep", "groups"), groups))
     said = Said(bench, "run", "--resume", run).refused()
-    assert "2 results of cases that its sweep does not have" in said
+    assert "3 results of cases that its sweep does not have" in said
 
 
 @pytest.mark.usefixtures("no_measurement")
@@ -521,7 +539,7 @@ def test_journals_of_two_runs_in_one_file_are_refused(run: Path) -> None:
     with (run / JOURNAL).open("a") as file:
         file.write("\n".join([second, *lines(run)[1:]]) + "\n")
     said = Said(bench, "run", "--resume", run).refused()
-    assert "line 6: expected one header, got a second one of another run" in said
+    assert "line 10: expected one header, got a second one of another run" in said
 
 
 @pytest.mark.usefixtures("no_measurement")
@@ -547,7 +565,9 @@ def test_a_wrong_header_of_a_run_with_a_model_is_refused(
 # Sweeps and captures
 
 
-@pytest.mark.parametrize("value", ["{}", "{a = 1}", "[[1]]", "nan", "1979-05-27", "'x'", "-1", "[]"])
+@pytest.mark.parametrize(
+    "value", ["{}", "{a = 1}", "[[1]]", "nan", "1979-05-27", "'x'", "-1", "[]"]
+)
 @pytest.mark.parametrize(
     "axis", ["seq_len", "heads", "batch", "dtype", "causal", "inputs", "seed", "timeout", "longest"]
 )
@@ -560,8 +580,18 @@ def test_a_wrong_value_of_an_axis_is_refused(tmp_path: Path, axis: str, value: s
 
 @pytest.mark.parametrize(
     "setting",
-    ["seq_len=" + "9" * 5000, "seq_len=0", "seq_len=1e3", "heads=" + str(2**40), "seed=" + "9" * 25]
-    + ["inputs=", "inputs=a[b]", "variant=" + "x" * 5000, "variant=full window_size=1", "x"],
+    [
+        f"seq_len={'9' * 5000}",
+        "seq_len=0",
+        "seq_len=1e3",
+        f"heads={2**40}",
+        f"seed={'9' * 25}",
+        "inputs=",
+        "inputs=a[b]",
+        f"variant={'x' * 5000}",
+        "variant=full window_size=1",
+        "x",
+    ],
     ids=lambda text: text[:20],
 )
 def test_a_wrong_setting_is_refused(setting: str) -> None:
@@ -570,15 +600,13 @@ def test_a_wrong_setting_is_refused(setting: str) -> None:
     assert len(said.err) < 1500
 
 
-@pytest.mark.parametrize("text", ["[" * 50_000, "9" * 9_000, "[1e999]", "{}", "[null]", "[3, 3]", ""])
+@pytest.mark.parametrize(
+    "text", ["[" * 50_000, "9" * 9_000, "[1e999]", "{}", "[null]", "[3, 3]", ""]
+)
 @pytest.mark.parametrize("key", ["layers", "query_heads", "kv_heads", "tokens", "scale"])
 def test_wrong_metadata_of_a_capture_are_refused(tmp_path: Path, key: str, text: str) -> None:
-    from safetensors.torch import save_file
-
     capture = tmp_path / "mine.safetensors"
     tensors = capture_file(capture)
-    from bench.inputs.captured import Capture
-
     metadata = Capture.open(capture).metadata
     save_file(tensors, capture, {**metadata, key: text})
     words = ("--set", f"inputs=file:{capture}", "--set", "seq_len=16")

@@ -58,10 +58,11 @@ def table(before: Path, after: Path) -> Table:
     return shown
 
 
-def _cells(before: Values, after: Values) -> tuple[str, str, str, str]:
+def _cells(before: Values, after: Values) -> tuple[str, ...]:
     times = before["time_ms_median"], after["time_ms_median"]
-    if None in times or Status.OK != before["status"] or Status.OK != after["status"]:
-        return str(before["status"]), str(after["status"]), "", ""
+    statuses = before["status"], after["status"]
+    if None in times or set(statuses) != {Status.OK}:
+        return *map(str, statuses), "", ""
     quartiles = [row[f"time_ms_{name}"] for name in ("q1", "q3") for row in (before, after)]
     overlap = False
     if None not in quartiles:

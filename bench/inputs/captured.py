@@ -209,7 +209,7 @@ def _header(path: Path) -> tuple[dict[str, str], dict[str, tuple[str, tuple[int,
 
 def _expect(path: Path, what: str, wanted: object, got: object) -> None:
     if wanted != got:
-        raise CaptureError(f"{name_of(path)}: {what} must be {wanted}; got {shown(got)}")
+        raise CaptureError(f"{name_of(path)}: {what} must be {shown(wanted)}; got {shown(got)}")
 
 
 def _integers(path: Path, key: str, text: str) -> tuple[int, ...]:

@@ -192,6 +192,11 @@ def _add_header(
     if recorded.header and recorded.header != event:
         raise JournalError(f"{source}: expected one header, got a second one of another run")
     convert(event, workload.header_type, source)
+    try:
+        for values in event.get("cases", ()):
+            workload.row_type.case_type.of_values(values)
+    except ValueError as error:
+        raise JournalError(f"{source}: {error}") from None
     recorded.header.update(event)
     environment = event["environment"]
     recorded.machines[environment.get("host", "")] = environment

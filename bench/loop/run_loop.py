@@ -23,6 +23,7 @@ from bench.loop.seat import Seat
 from bench.loop.workload import CaseT, Entry, RowT, Workload
 from bench.schema.measurement import Raw
 from bench.schema.outcome import Status
+from bench.schema.validation import name_of
 from bench.workloads.failure import failure
 
 ATTEMPTS = 2  # a case during which the whole run died is tried again once
@@ -88,6 +89,12 @@ class _Loop(Generic[CaseT, RowT]):
         self._rows = recorded.results
         self._attempts = recorded.attempts.copy()
         self._repeated: dict[str, str] = {}  # why a case is measured again, by its id
+        others = recorded.entries.keys() - {case.case_id for case in workload.cases}
+        if others:
+            raise RunError(
+                f"{name_of(folder)} holds {len(others)} results of cases that its sweep does not "
+                "have: its journal is damaged or of another version"
+            )
         self._journal = Journal(folder)
         self._machines = Machines(
             workload, folder, self._journal, recorded, may_join=executor.several_machines

@@ -16,6 +16,8 @@ from rich.console import Console
 
 from bench.schema.validation import FileError, name_of, reason
 
+LONGEST = 800  # characters of a message
+
 
 class InvalidInput(click.ClickException):
     """Ends a command with one sentence and exit status 2."""
@@ -42,11 +44,17 @@ class CommandLine(click.Group):
         try:
             return super().invoke(ctx)
         except self.errors as error:
-            raise InvalidInput(str(error)) from error
+            raise InvalidInput(_sentence(error)) from error
         except OSError as error:
             if isinstance(error, BrokenPipeError) or error.filename is None:
                 raise
             raise InvalidInput(f"{name_of(os.fspath(error.filename))}: {reason(error)}") from error
+
+
+def _sentence(error: Exception) -> str:
+    """The message of an error, in one line and without what a terminal cannot show."""
+    text = name_of(" ".join(str(error).split()))
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def open_streams() -> None:
