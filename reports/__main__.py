@@ -8,6 +8,7 @@ import click
 
 from bench.schema.entry_point import CommandLine, console
 from reports.build import write_report
+from reports.growth import audit
 from reports.model_page import holds_model, write_models
 from reports.peer_races import races, standing
 from reports.rows import read_runs
@@ -53,6 +54,8 @@ def build(runs: tuple[Path, ...], out: Path | None) -> None:
     screen.print(summary_table(read.frame))
     if against := standing(races(read.frame)):
         screen.print(f"Against public code that computes the same: {against}.", highlight=False)
+    if (found := audit(read.frame)).curves:
+        screen.print(f"{found.summary}: growth.csv.", highlight=False)
     click.echo(page)
 
 

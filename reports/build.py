@@ -13,6 +13,8 @@ from reports.figures.kinds import KINDS, Kind
 from reports.figures.panel_grid import draw
 from reports.figures.plain_text import plain_text
 from reports.figures.style import Styles, styles
+from reports.growth import FILE as GROWTH
+from reports.growth import audit, table
 from reports.html import Drawing, page
 from reports.rows import Runs, read_runs
 from reports.slices import Slice, also_measured, common, describe, panels, split
@@ -21,7 +23,7 @@ DOTS_PER_INCH = 150
 
 
 def build_report(runs: Sequence[Path], out: Path | None = None) -> Path:
-    """Write figures and report.html into `out`, by default `report` in the first run.
+    """Write figures, growth.csv and report.html into `out`, by default `report` in the first run.
 
     Returns:
         The path of report.html.
@@ -33,7 +35,9 @@ def write_report(runs: Runs, out: Path) -> Path:
     """Like `build_report`, for runs that are already read."""
     target = out / "report.html"
     drawings = draw_all(runs, figures_folder(out))
-    target.write_text(page(runs, drawings), encoding="utf-8")
+    audited = audit(runs.frame)
+    target.write_text(page(runs, drawings, audited), encoding="utf-8")
+    table(audited).to_csv(out / GROWTH, index=False)
     return target
 
 

@@ -5,6 +5,8 @@ Reading the registry instead would import torch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,21 @@ def calls_library(frame: pd.DataFrame) -> pd.Series[bool]:
 def has_reduced_precision(frame: pd.DataFrame) -> pd.Series[bool]:
     """Whether a row's case names an implementation that rounds scores to bfloat16."""
     return _pairs(frame, "implementation").isin(_declared()["reduced_precision"])
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The declared orders of time and memory; `letters` names the arguments in them."""
+
+    time: str
+    memory: str
+    letters: Mapping[str, str]
+
+
+def costs(variant: str) -> Costs | None:
+    """The declared costs of a variant; None for one that is not in this version."""
+    known = _declared()["costs"].get(variant)
+    return Costs(**known) if known else None
 
 
 def _pairs(frame: pd.DataFrame, column: str) -> pd.Series[str]:

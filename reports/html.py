@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from reports import accuracy_page
+from reports import accuracy_page, growth
 from reports.answers import answers, summary_of
 from reports.figures.kinds import Kind
 from reports.head_counts import comparisons
@@ -51,7 +51,7 @@ class Section:
     drawings: Sequence[Drawing]
 
 
-def page(runs: Runs, drawings: Sequence[Drawing]) -> str:
+def page(runs: Runs, drawings: Sequence[Drawing], audited: growth.Audit) -> str:
     """The text of report.html."""
     against = races(runs.frame)
     return render(
@@ -66,6 +66,8 @@ def page(runs: Runs, drawings: Sequence[Drawing]) -> str:
         allocators=ALLOCATORS,
         inputs=described(runs),
         descriptors=DESCRIPTORS,
+        growth=audited,
+        growth_margin=growth.MARGIN,
         sections=list(_sections(drawings)),
         machines={
             name: list(facts(environment)) for name, environment in runs.environments.items()
@@ -90,6 +92,7 @@ def render(template: str, **names: Any) -> str:
         "count": show_count,
         "embedded": embedded,
         "width": width,
+        "exponent": growth.show_exponent,
         "describe": describe,
         "answers": answers,
         "metrics": summary_of,
