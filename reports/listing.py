@@ -63,7 +63,7 @@ class ListedCell:
 
 
 @dataclass(frozen=True)
-class Row:
+class ListedRow:
     """One case: its cells, and the command and the inputs that a click unfolds."""
 
     cells: tuple[ListedCell, ...]
@@ -78,7 +78,7 @@ class Listing:
 
     constant: str
     columns: tuple[ListedColumn, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ListedRow, ...]
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def listing(frame: pd.DataFrame) -> Listing:
     return Listing(describe(constant), tuple(columns), tuple(rows))
 
 
-def _row(row: pd.Series, varying: Sequence[str], metrics: Sequence[Metric]) -> Row:
+def _row(row: pd.Series, varying: Sequence[str], metrics: Sequence[Metric]) -> ListedRow:
     asked, used = row["implementation"], row["implementation_used"]
     implementation = asked if used in ("", asked) else f"{asked} → {used}"
     mark = OTHER_OPERATOR if row["other_operator"] else ""
@@ -120,7 +120,9 @@ def _row(row: pd.Series, varying: Sequence[str], metrics: Sequence[Metric]) -> R
         ListedCell(row["status"], row["status"], row["reason"]),
         *(ListedCell(text, value) for text, value in zip(shown, values, strict=True)),
     ]
-    return Row(tuple(cells), row["status"] == OK, reproduce_command(row), row["inputs_detail"])
+    return ListedRow(
+        tuple(cells), row["status"] == OK, reproduce_command(row), row["inputs_detail"]
+    )
 
 
 def reasons(frame: pd.DataFrame) -> Sequence[Reason]:

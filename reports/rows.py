@@ -17,7 +17,7 @@ from bench.schema.csv_columns import read_csv
 from bench.schema.environment_file import EnvironmentFile
 from bench.schema.measurement import HeadRow, Measurement
 from bench.schema.outcome import Status
-from bench.schema.rows import Row
+from bench.schema.row import Row
 from bench.schema.validation import FileError, is_file, is_folder, name_of, read_json
 from reports.curves import with_curves
 from reports.declared import calls_library

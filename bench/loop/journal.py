@@ -19,7 +19,7 @@ from bench.loop.workload import Entry, RowT, Workload
 from bench.schema.columns import AskedAttention
 from bench.schema.journal_events import EVENTS
 from bench.schema.measurement import Raw
-from bench.schema.rows import Row
+from bench.schema.row import Row
 from bench.schema.validation import (
     FileError,
     convert,

@@ -17,7 +17,7 @@ from bench.loop.result_files import write_table
 from bench.schema.columns import AskedAttention, Record
 from bench.schema.measurement import Raw
 from bench.schema.outcome import Status
-from bench.schema.rows import Row
+from bench.schema.row import Row
 
 CaseT = TypeVar("CaseT", bound=AskedAttention)
 RowT = TypeVar("RowT", bound="Row[Any]")

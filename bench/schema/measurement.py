@@ -11,7 +11,7 @@ from bench.schema.column_types import Index
 from bench.schema.columns import Record, column
 from bench.schema.input_columns import InputFacts, InputStatistics
 from bench.schema.memory_columns import MemoryUse
-from bench.schema.rows import Row
+from bench.schema.row import Row
 from bench.schema.timing_columns import Timing
 from bench.schema.work_columns import Work
 

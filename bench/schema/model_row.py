@@ -16,7 +16,7 @@ from bench.schema.column_types import (
     Share,
 )
 from bench.schema.columns import AskedAttention, Record, column
-from bench.schema.rows import Row
+from bench.schema.row import Row
 
 ALL_LAYERS = "all"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bench.schema.column_types import Amount, Count, Device, Index, Length, Name, Seed, Share
 from bench.schema.columns import AskedAttention, Record, column
-from bench.schema.rows import Row
+from bench.schema.row import Row
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from bench.schema.measurement import Raw
 from bench.schema.outcome import Status
-from bench.schema.rows import Row
+from bench.schema.row import Row
 from bench.workloads.failure import cleaned, failure
 from bench.workloads.process_settings import Fingerprint, differences
 

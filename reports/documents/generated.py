@@ -8,7 +8,7 @@ from pathlib import Path
 
 from reports.documents import (
     answer,
-    columns,
+    column_tables,
     create_stub,
     declarations,
     overview,
@@ -51,8 +51,8 @@ class Block:
 BLOCKS = (
     Block("README.md", "answer", answer.example),
     Block("README.md", "variants", overview.table),
-    Block("docs/columns.md", "results", columns.of_results),
-    Block("docs/columns.md", "model", columns.of_model),
+    Block("docs/columns.md", "results", column_tables.of_results),
+    Block("docs/columns.md", "model", column_tables.of_model),
 )
 
 

@@ -83,7 +83,7 @@ def _name(
         width = len(name) * (BOLD if is_best else LETTER)
         place = room.take(near, width)
         if place is None and is_best:
-            place = room.take(near, width, across_others=True) or naming.Place(near[0], 7, -9)
+            place = room.take(near, width, across_others=True) or naming.LabelPlace(near[0], 7, -9)
         if place is None:
             continue
         point = own.loc[place.point]

@@ -16,7 +16,7 @@ Box = tuple[float, float, float, float]  # left, low, right, high
 
 
 @dataclass(frozen=True)
-class Place:
+class LabelPlace:
     """The start of a name, relative to its point."""
 
     point: int
@@ -38,21 +38,21 @@ class Room:
 
     def take(
         self, points: Sequence[int], width: float, *, across_others: bool = False
-    ) -> Place | None:
+    ) -> LabelPlace | None:
         """The nearest free place for a name beside one of the points; None without any.
 
         The line to the name may cross other names and points only with `across_others`.
         """
         for across, up in _offsets(width):
             for point in points:
-                place = Place(point, across, up)
+                place = LabelPlace(point, across, up)
                 box = self._box(place, width)
                 if self._is_free(box) and (across_others or self._is_clear(place, box)):
                     self._taken.append(box)
                     return place
         return None
 
-    def _box(self, place: Place, width: float) -> Box:
+    def _box(self, place: LabelPlace, width: float) -> Box:
         across, up = self._spots[place.point]
         left, low = across + place.across, up + place.up
         return left, low, left + width, low + LINE
@@ -62,7 +62,7 @@ class Room:
         inside = left <= box[0] and low <= box[1] and box[2] <= right and box[3] <= high
         return inside and not any(_overlap(box, other) for other in self._taken)
 
-    def _is_clear(self, place: Place, box: Box) -> bool:
+    def _is_clear(self, place: LabelPlace, box: Box) -> bool:
         """Whether nothing else lies between a point and its name."""
         if not place.is_far:
             return True

@@ -12,13 +12,13 @@ from bench.schema.case import Case
 from bench.schema.measurement import Measurement
 from bench.schema.outcome import DIFFERS, Status
 from bench.workloads.attention import exact_baselines
-from bench.workloads.attention.current_shape import Shape
+from bench.workloads.attention.current_shape import MeasuredShape
 from bench.workloads.attention.given_inputs import Settings
 from bench.workloads.attention.observe import Seen
 from variants import Attention
 
 
-def row_of(case: Case, seen: Seen, shape: Shape, settings: Settings) -> Measurement:
+def row_of(case: Case, seen: Seen, shape: MeasuredShape, settings: Settings) -> Measurement:
     """The row of a case; its status is `incorrect` if the numbers cannot be right."""
     attention = case.attention
     if reason := _wrong_output(attention, case, seen):

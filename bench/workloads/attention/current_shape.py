@@ -13,7 +13,7 @@ from bench.workloads.attention.observe import Seen
 
 
 @dataclass(frozen=True)
-class Shape:
+class MeasuredShape:
     """The inputs of a shape, and its exact baselines by implementation."""
 
     case: Case  # the first case of this shape
@@ -21,10 +21,10 @@ class Shape:
     exact: Mapping[str, Seen] = field(default_factory=dict)
 
 
-_current: list[Shape] = []  # at most one
+_current: list[MeasuredShape] = []  # at most one
 
 
-def enter(case: Case, settings: Settings, *, exact: bool) -> Shape:
+def enter(case: Case, settings: Settings, *, exact: bool) -> MeasuredShape:
     """The shape of a case. Inputs are loaded and baselines are measured when the shape changes."""
     cuda_graph.refuse(case)
     if not _current or _current[0].case.shape != case.shape:
@@ -33,7 +33,7 @@ def enter(case: Case, settings: Settings, *, exact: bool) -> Shape:
         same_inputs = last is not None and _inputs_key(last.case) == _inputs_key(case)
         given = last.given if last and same_inputs else Given.load(case, settings.files)
         found = measure_baselines(case, given, settings) if exact else {}
-        _current.append(Shape(case, given, found))
+        _current.append(MeasuredShape(case, given, found))
     return _current[0]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.schema.measurement import Measurement
 from bench.schema.model_row import ModelRow
-from bench.schema.rows import Row
+from bench.schema.row import Row
 from reports.documents import markdown
 
 
