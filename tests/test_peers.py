@@ -337,9 +337,9 @@ def test_a_run_with_peers_measures_them_in_the_worker_and_names_them(tmp_path: P
             "implementation=auto,local_attention",
         ]
     )
-    start = Call(worker_start.start, (str(tmp_path / "worker.log"), False, ["bench.peers"]))
+    executor = LocalExecutor(Call(worker_start.start, (False, ["bench.peers"])))
     workload = SweepWorkload(sweep, "cpu", {}, 0.01, 60.0, ["bench.peers"])
-    rows = run(workload, tmp_path, LocalExecutor(start))
+    rows = run(workload, tmp_path, executor)
     assert [row.status for row in rows] == [Status.OK, Status.OK]
     assert '"modules": ["bench.peers"]' in (tmp_path / "journal.jsonl").read_text()
     assert "sliding_window/local_attention" in (tmp_path / "environment.json").read_text()
