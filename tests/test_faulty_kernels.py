@@ -47,7 +47,9 @@ KERNELS = {
     "fine": after(int),
     **{
         f"raises_{kind}": after(worker_faults.raise_error, kind)
-        for kind in ("wordless", "SystemExit", "KeyboardInterrupt", "GeneratorExit", "BaseException")
+        for kind in (
+            "wordless", "SystemExit", "KeyboardInterrupt", "GeneratorExit", "BaseException"
+        )
     },
     "private": after(private_text),
     "exits": after(os._exit, 0),

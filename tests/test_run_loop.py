@@ -15,10 +15,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from bench.instruments import roofline
@@ -75,8 +77,7 @@ def run(
 
 
 def local(folder: Path) -> LocalExecutor:
-    log = str(folder / "worker.log")
-    return LocalExecutor(Call(worker_start.start, (log, False)))
+    return LocalExecutor(Call(worker_start.start, (False,)), log=folder / "worker.log")
 
 
 @dataclass(frozen=True)
@@ -696,17 +697,10 @@ def wait_for_results(folder: Path, count: int, process: subprocess.Popen[str]) -
     raise AssertionError("the run does not get on")
 
 
-def alive(session: int) -> list[int]:
-    """The processes of a session that have not ended."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, its_session = stat.read_text().rpartition(")")[2].split()[:4]
-        except (OSError, ValueError):
-            continue
-        if int(its_session) == session and state != "Z":
-            found.append(int(stat.parent.name))
-    return found
+def family(pid: int) -> list[psutil.Process]:
+    """A process and its descendants."""
+    first = psutil.Process(pid)
+    return [first, *first.children(recursive=True)]
 
 
 def outcome(folder: Path) -> list[tuple[str, ...]]:
@@ -746,12 +740,13 @@ class TestCommand:
         process = finished.start("--resume", folder)
         wait_for_results(folder, count, process)
         time.sleep(delay)
-        (os.kill if whom == "the command alone" else os.killpg)(process.pid, signal.SIGKILL)
+        whole = family(process.pid)
+        for one in whole[:1] if whom == "the command alone" else whole:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
         process.communicate()
-        deadline = time.monotonic() + 20
-        while alive(process.pid) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not alive(process.pid), "an orphaned worker would run during the next run"
+        _, left = psutil.wait_procs(whole[1:], timeout=20)
+        assert not left, "an orphaned worker would run during the next run"
         before = journal.read(folder, SweepWorkload).results
         process = finished.start("--resume", folder)
         _, err = process.communicate(timeout=120)
