@@ -157,8 +157,6 @@ def measure(
     disturbance.begin()
     started = time.perf_counter()
     for _ in range(comparisons):
-        if time.perf_counter() - started > limit:
-            break
         for case, call in calls.items():
 
             def timed(call: Callable[[], Tensor] = call) -> Block:
@@ -167,6 +165,8 @@ def measure(
             apart, blocks = interleaved(timed)
             found[case].differences.append(apart)
             found[case].medians.extend(map(statistics.median, blocks))
+        if time.perf_counter() - started > limit:
+            break
     reasons = [disturbance.end()]
     if sensors.columns["throttled"]:
         reasons.append("the driver lowered the clock of the GPU")
