@@ -1,0 +1,83 @@
+"""The noise of a run: its selfchecks, and its rows that other load disturbed, in sentences."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from reports.rows import Runs
+
+TIMES = {"start": "At the start", "end": "At the end"}
+COLUMN = "disturbed"
+
+
+def of_machines(runs: Runs) -> dict[str, list[str]]:
+    """Sentences on the noise of each machine; older runs have none."""
+    return {
+        machine: [
+            *_checks(environment),
+            *_rows(runs.frame[runs.frame["machine"] == machine]),
+        ]
+        for machine, environment in runs.environments.items()
+    }
+
+
+def _checks(environment: Mapping[str, Any]) -> Iterator[str]:
+    hosts = _object(environment.get("selfchecks"))
+    for host, found in hosts.items():
+        where = f"{host}: " if len(hosts) > 1 else ""
+        checks = {when: _object(_object(found).get(when)) for when in TIMES}
+        for when, check in checks.items():
+            if check:
+                yield where + _sentence(TIMES[when], check)
+        if slower := _change(checks["start"], checks["end"]):
+            yield where + slower
+
+
+def _sentence(when: str, check: Mapping[str, Any]) -> str:
+    value = check.get("resolution")
+    if isinstance(value, int | float):
+        said = (
+            f"{when}, two measurements of the same code differed by less than {value:.1%} in 95 % "
+            "of comparisons"
+        )
+    else:
+        said = f"{when}, there were too few comparisons of the same code to state a resolution"
+    reason = check.get("disturbed")
+    return f"{said}; {reason}." if reason else f"{said}; nothing disturbed them."
+
+
+def _change(start: Mapping[str, Any], end: Mapping[str, Any]) -> str | None:
+    """How the times of the same calls changed during the run."""
+    before, after = _medians(start), _medians(end)
+    ratios = [after[case] / before[case] for case in before if case in after]
+    if not ratios:
+        return None
+    ratio = statistics.median(ratios)
+    word = "longer" if ratio >= 1 else "less"
+    return f"The same calls took {abs(ratio - 1):.1%} {word} at the end than at the start."
+
+
+def _medians(check: Mapping[str, Any]) -> dict[str, float]:
+    cases = check.get("cases")
+    return {
+        case["case"]: case["median_ms"]
+        for case in (cases if isinstance(cases, list) else [])
+        if isinstance(case, dict) and isinstance(case.get("median_ms"), float) and "case" in case
+    }
+
+
+def _rows(frame: pd.DataFrame) -> Iterator[str]:
+    if COLUMN in frame and (count := int(frame[COLUMN].fillna("").ne("").sum())):
+        yield f"{count} of {len(frame)} rows were disturbed, most often: {_most(frame[COLUMN])}."
+
+
+def _most(reasons: pd.Series[Any]) -> str:
+    return str(reasons[reasons.fillna("").ne("")].mode().iloc[0])
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
