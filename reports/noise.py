@@ -72,11 +72,10 @@ def _medians(check: Mapping[str, Any]) -> dict[str, float]:
 
 def _rows(frame: pd.DataFrame) -> Iterator[str]:
     if COLUMN in frame and (count := int(frame[COLUMN].fillna("").ne("").sum())):
-        yield f"{count} of {len(frame)} rows were disturbed, most often: {_most(frame[COLUMN])}."
-
-
-def _most(reasons: pd.Series[Any]) -> str:
-    return str(reasons[reasons.fillna("").ne("")].mode().iloc[0])
+        yield (
+            f"{count} of {len(frame)} rows were disturbed while they were measured; the column "
+            f"{COLUMN} says by what."
+        )
 
 
 def _object(value: Any) -> Mapping[str, Any]:

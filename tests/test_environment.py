@@ -114,6 +114,44 @@ def test_a_change_that_keeps_rows_comparable_is_no_difference(
     assert environment.differences(recorded, present) == []
 
 
+def test_settings_of_the_process_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOMP_SPINCOUNT", "100")
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "0")
+    process = environment.describe(CPU)["process"]
+    assert process["threads"] == torch.get_num_threads()
+    assert process["affinity"] == sorted(os.sched_getaffinity(0))
+    assert process["openmp"]["GOMP_SPINCOUNT"] == "100"
+    assert process["allocator"] == {"library": "libc", "MALLOC_MMAP_MAX_": "0"}
+
+
+def test_another_allocator_is_recorded_without_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = "7f00-7f01 r-xp 0 00:00 1 /home/somebody/lib/libjemalloc.so.2\n"
+    read = Path.read_text
+    monkeypatch.setattr(
+        Path, "read_text", lambda path, **n: maps if path.name == "maps" else read(path, **n)
+    )
+    assert environment.describe(CPU)["process"]["allocator"]["library"] == "jemalloc"
+
+
+@pytest.mark.parametrize("name", ["openmp", "allocator"])
+def test_other_settings_of_the_process_make_rows_incomparable(name: str) -> None:
+    present = environment.describe(CPU)
+    recorded = copy.deepcopy(present)
+    recorded["process"][name] = {"X": "1"}
+    assert environment.differences(recorded, present) == [
+        f"{name} was {{'X': '1'}} and is {present['process'][name]!r}"
+    ]
+
+
+def test_rows_are_comparable_if_only_the_cores_are_others_or_were_not_recorded() -> None:
+    present = environment.describe(CPU)
+    recorded = copy.deepcopy(present)
+    recorded["process"]["affinity"] = [7, 8]
+    assert environment.differences(recorded, present) == []
+    del recorded["process"]
+    assert environment.differences(recorded, present) == []
+
+
 def test_a_part_that_was_not_recorded_is_a_difference() -> None:
     present = environment.describe(CPU)
     recorded = copy.deepcopy(present)

