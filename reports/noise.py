@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from reports.rows import Runs
+from reports.rows import SELFCHECK, Runs
 
 TIMES = {"start": "At the start", "end": "At the end"}
 COLUMN = "disturbed"
@@ -19,6 +19,7 @@ def of_machines(runs: Runs) -> dict[str, list[str]]:
     return {
         machine: [
             *_checks(environment),
+            *_beside(_object(environment.get(SELFCHECK))),
             *_rows(runs.frame[runs.frame["machine"] == machine]),
         ]
         for machine, environment in runs.environments.items()
@@ -35,6 +36,15 @@ def _checks(environment: Mapping[str, Any]) -> Iterator[str]:
                 yield where + _sentence(TIMES[when], check)
         if slower := _change(checks["start"], checks["end"]):
             yield where + slower
+
+
+def _beside(check: Mapping[str, Any]) -> Iterator[str]:
+    """The result of `python -m bench selfcheck` with the folder of the run as --out."""
+    if check:
+        yield _sentence("In a selfcheck beside the run", check)
+        value = check.get("resolution_between_processes")
+        if isinstance(value, int | float):
+            yield f"Measurements in different processes differed by less than {value:.1%}."
 
 
 def _sentence(when: str, check: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ from reports.names import allocator, machine_name, with_names
 
 RESULTS = "results.csv"
 ENVIRONMENT = "environment.json"
+SELFCHECK = "selfcheck"  # optional: selfcheck.json beside a run
 OK = Status.OK.value
 HEADS = "heads.csv"  # optional: a row for each head of each finished case
 
@@ -126,8 +127,12 @@ def read_heads(folder: Path, frame: pd.DataFrame, first: int = 0) -> pd.DataFram
 
 
 def read_environment(folder: Path) -> dict[str, Any]:
-    """The content of environment.json of a run."""
-    return read_json(existing(folder, ENVIRONMENT), EnvironmentFile)
+    """The content of environment.json of a run, with that of a selfcheck.json beside it."""
+    environment = read_json(existing(folder, ENVIRONMENT), EnvironmentFile)
+    beside = folder / f"{SELFCHECK}.json"
+    if not beside.is_file():
+        return environment
+    return environment | {SELFCHECK: read_json(beside, dict[str, Any])}
 
 
 def finished(frame: pd.DataFrame) -> pd.DataFrame:

@@ -76,9 +76,12 @@ def test_the_page_of_a_report_states_the_noise(tmp_path: Path, checked: bool) ->
     environment = json.loads((folder / "environment.json").read_text())
     if checked:
         environment["selfchecks"] = {"host-1": {"start": START, "end": END}}
+        beside = check(0.015, full=2.0) | {"resolution_between_processes": 0.055}
+        (folder / "selfcheck.json").write_text(json.dumps(beside))
     (folder / "environment.json").write_text(json.dumps(environment))
     done = CliRunner().invoke(main, ["build", str(folder), "--out", str(tmp_path / "report")])
     assert done.exit_code == 0, done.output
     page = (tmp_path / "report" / "report.html").read_text()
     assert ("differed by less than 3.4% in 95 % of comparisons" in page) is checked
+    assert ("Measurements in different processes differed by less than 5.5%" in page) is checked
     assert ("has no selfcheck" in page) is not checked

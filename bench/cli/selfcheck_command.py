@@ -26,7 +26,11 @@ FILE = "selfcheck.json"
     show_default=True,
     help=f"Sampling time; starting {PROCESSES} processes and long calls take more.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help=f"Folder for {FILE}.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help=f"Folder for {FILE}; the folder of a run, to show it in its report.",
+)
 def selfcheck_command(device: str, seconds: float, out: Path | None) -> None:
     """Time the same code against itself; say which difference this machine can resolve now.
 
