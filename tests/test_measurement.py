@@ -72,6 +72,7 @@ FIXED_STATUSES = [
     "crashed",
     "error",
     "incorrect",
+    "implausible_time",
     "skipped",
 ]
 

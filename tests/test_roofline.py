@@ -134,9 +134,10 @@ def no_faster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_faster")
-def test_a_row_faster_than_the_machine_is_incorrect_and_has_no_numbers() -> None:
+def test_a_row_faster_than_the_machine_is_implausible_and_has_no_numbers() -> None:
     row = measured({"float32": 1e-9})
-    assert row.status is Status.INCORRECT
+    assert row.status is Status.IMPLAUSIBLE_TIME
+    assert row.disturbed  # so the loop measures the case again once
     assert "of the measured matmul rate of this machine" in row.reason
     assert all(getattr(row, column) is None for column in Measurement.numbers())
 
@@ -148,7 +149,7 @@ def test_a_limit_that_is_too_low_is_measured_again() -> None:
 
 
 @pytest.mark.usefixtures("no_faster")
-def test_a_row_is_incorrect_above_105_percent_of_the_limit(
+def test_a_row_is_implausible_above_105_percent_of_the_limit(
     two_milliseconds: list[Callable[[], object]],
 ) -> None:
     # 4 · heads · head_dim · n² operations in the median's 4 ms.
@@ -158,7 +159,7 @@ def test_a_row_is_incorrect_above_105_percent_of_the_limit(
     assert row.tflops == pytest.approx(rate)
     assert row.roofline_fraction == pytest.approx(1.049)
     row = measured({"float32": rate / 1.051})
-    assert row.status is Status.INCORRECT
+    assert row.status is Status.IMPLAUSIBLE_TIME
     assert "is 105% of the measured" in row.reason
 
 
@@ -188,3 +189,18 @@ def test_without_a_limit_there_is_no_fraction(
     row = measured(limits)
     assert row.status is Status.OK
     assert row.roofline_fraction is None
+
+
+@pytest.mark.parametrize("limit", [None, 0.0, 1.0, 2.0])
+def test_a_rate_is_plausible_without_a_limit_and_up_to_105_percent_of_it(
+    limit: float | None,
+) -> None:
+    assert roofline.implausible(1.05, limit) == ""
+
+
+def test_a_wrong_output_is_incorrect_even_if_its_time_is_implausible(
+    two_milliseconds: list[Callable[[], object]], monkeypatch: pytest.MonkeyPatch, no_faster: None
+) -> None:
+    monkeypatch.setattr(case_row, "_wrong_output", lambda *_: "one is two")
+    row = measured({"float32": 1e-9})
+    assert (row.status, row.reason) == (Status.INCORRECT, "one is two")

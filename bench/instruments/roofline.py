@@ -16,7 +16,7 @@ from bench.instruments.torch_defaults import torch_defaults
 from variants.engines.primitives.float32_route import present, take
 
 SECONDS = 0.5  # sampling time of one operation
-SUSPICIOUS = 1.05  # a row above this share of the limit was measured wrongly
+SUSPICIOUS = 1.05  # above this share of the limit, the time or the limit was measured wrongly
 
 
 def measure_device(device: str, dtypes: list[str], seconds: float) -> dict[str, Any]:
@@ -48,6 +48,19 @@ def measure(device: torch.device, dtypes: list[str], seconds: float = SECONDS) -
         "copy_gb_per_s": 2 * size / min(copy.device_ms) / 1e6,
         "read_gb_per_s": size / min(min(samples.device_ms) for samples in reads) / 1e6,
     }
+
+
+def implausible(tflops: float, limit: float | None) -> str:
+    """Why a rate cannot be right on a machine with this limit; empty if it can, or without a limit.
+
+    Both are in TFLOP/s. Other load lowers a measured limit, so the limit is measured again before a
+    row is refused.
+    """
+    if not limit or tflops <= SUSPICIOUS * limit:
+        return ""
+    return (
+        f"{tflops:.3g} TFLOP/s is {tflops / limit:.0%} of the measured matmul rate of this machine"
+    )
 
 
 def _rates(device: torch.device, name: str, seconds: float) -> dict[str, float]:

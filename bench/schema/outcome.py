@@ -21,6 +21,7 @@ class Status(StrEnum):
     CRASHED = "crashed"
     ERROR = "error"
     INCORRECT = "incorrect"
+    IMPLAUSIBLE_TIME = "implausible_time"
     SKIPPED = "skipped"
 
 

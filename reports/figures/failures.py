@@ -22,6 +22,7 @@ LETTERS: Mapping[str, str] = {
     Status.CRASHED: "C",
     Status.ERROR: "E",
     Status.INCORRECT: "I",
+    Status.IMPLAUSIBLE_TIME: "P",
     Status.SKIPPED: "S",
 }
 STACK = 6  # marks in a column before a second column begins

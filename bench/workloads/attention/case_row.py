@@ -17,9 +17,15 @@ from bench.workloads.attention.given_inputs import Settings
 from bench.workloads.attention.observe import Seen
 from variants import Attention
 
+LIMIT = "other load lowered the measured limit of the machine, or the time is wrong"
+
 
 def row_of(case: Case, seen: Seen, shape: MeasuredShape, settings: Settings) -> Measurement:
-    """The row of a case; its status is `incorrect` if the numbers cannot be right."""
+    """The row of a case; its status is `incorrect` if the output cannot be right.
+
+    A time that cannot be right says nothing about the output: its status is `implausible_time`. The
+    row counts as disturbed, so the case is measured again once.
+    """
     attention = case.attention
     if reason := _wrong_output(attention, case, seen):
         return Measurement.of(case, Status.INCORRECT, reason)
@@ -28,14 +34,9 @@ def row_of(case: Case, seen: Seen, shape: MeasuredShape, settings: Settings) -> 
     tflops = None if flops is None else flops / median / 1e9
     fraction = None
     if tflops is not None and (limit := _limit(case, seen, tflops, settings)):
+        if reason := roofline.implausible(tflops, limit):
+            return Measurement.of(case, Status.IMPLAUSIBLE_TIME, reason, disturbed=LIMIT)
         fraction = tflops / limit
-        if fraction > roofline.SUSPICIOUS:
-            return Measurement.of(
-                case,
-                Status.INCORRECT,
-                f"{tflops:.3g} TFLOP/s is {fraction:.0%} of the measured matmul rate of this "
-                "machine",
-            )
     if seen.filled_bytes is not None and settings.read_gb_per_s:
         fraction = seen.filled_bytes / median / 1e6 / settings.read_gb_per_s
     sdpa, exact = exact_baselines.of_sdpa(shape.exact), exact_baselines.fastest(shape.exact)
@@ -95,8 +96,9 @@ def _limit(case: Case, seen: Seen, tflops: float, settings: Settings) -> float |
     are.
     """
     limit = settings.matmul_tflops.get(case.dtype)
-    if not limit or tflops <= roofline.SUSPICIOUS * limit:
+    if not roofline.implausible(tflops, limit):
         return limit
+    assert limit is not None
     reduced = seen.implementation in case.attention.info.reduced_precision
     dtypes = [case.dtype, *(["bfloat16"] if reduced else [])]
     again = roofline.measure(torch.device(case.device), dtypes)
