@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.schema.measurement import CASE_COLUMNS
+from bench.schema.case import Case
 from reports.cost_orders import exponent
 from reports.declared import Costs, costs
 from reports.names import differing, settings_of
@@ -35,7 +35,7 @@ MARGIN = 0.2
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306)
 COLUMNS = {"time": "time_ms_median", "memory": "peak_memory_bytes"}
 FASTER, WITHIN, UNDECIDED = "grows faster than declared", "as declared or slower", "undecided"
-SAME = ("machine", "implementation_used", *(c for c in CASE_COLUMNS if not c.endswith("_len")))
+SAME = ("machine", "implementation_used", *(c for c in Case.columns() if not c.endswith("_len")))
 # The columns that tell the curves of a label apart.
 SCENE = (
     "machine",

@@ -6,47 +6,59 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from bench.schema.measurement import DIFFERS, Measurement, Status
+from bench.loop.result_files import write_json, write_table
+from bench.schema.case import Case
+from bench.schema.measurement import Measurement
+from bench.schema.outcome import DIFFERS, Status
 from reports import declared
 from reports.__main__ import main
 from reports.growth import FASTER, MARGIN, UNDECIDED, WITHIN, Audit, audit, fit, table
 from reports.rows import read_runs
+from tests import cases
 from tests.examples import ROOT
-from tests.test_reports import case, failed, frame_of, write
 
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
-LINEAR = {"variant": "linear", "hyperparameters": "feature_map=elu"}
+Row = dict[str, Any]  # the columns of results.csv
 
 
 def measured(
     time: Callable[[int], float] = float,
     memory: Callable[[int], float] = float,
     lengths: Sequence[int] = LENGTHS,
-    reason: str = "",
-    **changes: object,
-) -> list[Measurement]:
+    **changes: Any,
+) -> list[Row]:
     """Finished rows with a time in ms and bytes that are functions of the length."""
+    linear = {"variant": "linear", "hyperparameters": "feature_map=elu", "causal": True}
     return [
-        Measurement.of(
-            case(seq_len=length, **{**LINEAR, **changes}),
-            Status.OK,
-            reason,
-            implementation_used="chunks",
-            time_ms_median=time(length),
-            peak_memory_bytes=int(memory(length)),
-        )
+        {
+            **cases.good(
+                cases.case(seq_len=length, **linear),
+                implementation_used="chunks",
+                time_ms_median=time(length),
+                peak_memory_bytes=int(memory(length)),
+            ).values,
+            **changes,
+        }
         for length in lengths
     ]
 
 
-def audited(folder: Path, rows: Sequence[Measurement]) -> Audit:
-    return audit(frame_of(folder, rows))
+def write(folder: Path, rows: Sequence[Row]) -> Path:
+    folder.mkdir(parents=True)
+    write_table(folder / "results.csv", Measurement.columns(), rows)
+    write_json(folder / "environment.json", {"hardware": {"processor": "Some CPU", "threads": 2}})
+    return folder
+
+
+def audited(folder: Path, rows: Sequence[Row]) -> Audit:
+    return audit(read_runs([write(folder / "run", rows)]).frame)
 
 
 def verdicts(found: Audit) -> list[str]:
@@ -93,12 +105,14 @@ def test_costs_that_do_not_grow_make_no_method_faster_than_declared(tmp_path: Pa
 
 def test_a_curve_needs_three_finished_lengths_of_one_kernel(tmp_path: Path) -> None:
     quadratic = measured(lambda n: 1e-6 * n**2, lengths=[1024, 2048, 4096])
+    last = Case.of_values(quadratic[2])
+    timeout = Measurement.of(last, Status.TIMEOUT, "longer than 9 s")
     for name, rows in {
         "two lengths": quadratic[:2],
-        "a failed length": [*quadratic[:2], failed(seq_len=4096, **LINEAR)],
+        "a failed length": [*quadratic[:2], timeout.values],
         "two kernels": [
             *quadratic[:2],
-            *measured(lengths=[4096], implementation="fla"),
+            *measured(lengths=[4096], implementation_used="fla"),
         ],
         "two dtypes": [*quadratic[:2], *measured(lengths=[4096], dtype="bfloat16")],
     }.items():

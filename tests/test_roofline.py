@@ -13,7 +13,7 @@ from bench.instruments import clock, roofline
 from bench.instruments.clock import Samples
 from bench.schema.measurement import Measurement
 from bench.schema.outcome import Status
-from bench.workloads.attention import measure_case
+from bench.workloads.attention import case_row, measure_case
 from tests.cases import case, settings
 
 pytestmark = [pytest.mark.serial, pytest.mark.usefixtures("fresh")]
