@@ -226,6 +226,11 @@ def test_the_table_names_each_curve_and_quantity(tmp_path: Path) -> None:
     assert found["lengths"].tolist() == ["4096 8192 16384"] * 2
 
 
+def test_a_run_in_which_no_case_finished_has_no_curves(tmp_path: Path) -> None:
+    row = Measurement.of(Case.of_values(measured()[0]), Status.TIMEOUT, "longer than 9 s")
+    assert audited(tmp_path, [row.values]) == Audit((), 0)
+
+
 def test_a_run_without_a_curve_has_no_section(tmp_path: Path) -> None:
     folder = write(tmp_path / "run", measured(lengths=[512]))
     result = CliRunner().invoke(main, ["build", str(folder)])
