@@ -47,7 +47,8 @@ def guarded(
     what = f"the implementation changed the process: {'; '.join(changed[:SHOWN])}{more}"
     if row.status in MEASURED:
         return failed(Status.ERROR, cleaned(what, files)), Raw(spoiled=True)
-    return failed(row.status, cleaned(f"{row.reason}; {what}", files)), replace(raw, spoiled=True)
+    row = replace(row, reason=cleaned(f"{row.reason}; {what}", files))
+    return row, replace(raw, spoiled=True)
 
 
 def _changed(before: Fingerprint) -> list[str]:
