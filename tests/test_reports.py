@@ -206,9 +206,7 @@ def test_a_missing_file_is_reported_with_the_existing_ones(run: Path, name: str)
 def test_missing_columns_are_named(run: Path) -> None:
     table = pd.read_csv(run / "results.csv").drop(columns=["dtype", "mass_recall"])
     table.to_csv(run / "results.csv", index=False)
-    with pytest.raises(
-        FileError, match=r"lacks 2 of .*: dtype, mass_recall\. .* another version"
-    ):
+    with pytest.raises(FileError, match=r"lacks 2 of .*: dtype, mass_recall\. .* another version"):
         read_runs([run])
 
 
