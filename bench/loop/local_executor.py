@@ -25,6 +25,7 @@ from bench.loop.frames import FrameBuffer, write_frame
 from bench.loop.interrupts import delayed_interrupts
 from bench.loop.serving import BEGAN
 from bench.loop.supervisor import ENDING
+from bench.loop.worker_settings import worker_settings
 
 __all__ = ["LocalExecutor", "LocalWorker", "death"]
 
@@ -125,6 +126,7 @@ class _Process:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=theirs,
+                env={**os.environ, **worker_settings(os.environ)},
                 start_new_session=True,  # Ctrl-C of the terminal is for the run alone
             )
         except BaseException:

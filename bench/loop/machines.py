@@ -12,7 +12,10 @@ from bench.loop.journal import Journal, Recorded
 from bench.loop.result_files import write_json
 from bench.loop.seat import Seat
 from bench.loop.workload import CaseT, RowT, Steps, Workload
+from bench.selfcheck import same_code
 
+CHECK_SECONDS = 120.0  # for a short selfcheck, which takes some seconds
+START, END = "start", "end"
 SET_UP_SECONDS = 300.0  # for describing a machine and measuring its limits
 Environment = dict[str, Any]
 
@@ -66,8 +69,20 @@ class Machines(Generic[CaseT, RowT]):
         else:
             present = {**present, **found}
             self._add(present)
+        if START not in self._checks.get(present["host"], {}):
+            yield from self.check_noise(present, START)
         self._write()
         return present
+
+    def check_noise(self, machine: Environment, when: str) -> Steps[Environment]:
+        """Time the same code against itself on a machine, at the start or the end of the run."""
+        if self._workload.timed:
+            found = yield Call(same_code.short, (self._workload.device,), CHECK_SECONDS)
+            host = machine.get("host", "")
+            self._journal.selfcheck(host, when, found)
+            self._checks.setdefault(host, {})[when] = found
+            self._write()
+        return machine
 
     def of_kind(self, machine: Environment, rows: Mapping[str, RowT]) -> Mapping[str, RowT]:
         """The rows that machines of the same kind have measured."""

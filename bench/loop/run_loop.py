@@ -17,7 +17,7 @@ from bench.loop.case_queue import CaseQueue
 from bench.loop.executor import CallTimeout, Executor, ExecutorError, WorkerDied, WorkerLost
 from bench.loop.interrupts import NOTICED, delayed_interrupts, ignored_interrupts
 from bench.loop.journal import Journal, Recorded, begun
-from bench.loop.machines import Machines, RunError
+from bench.loop.machines import END, Machines, RunError
 from bench.loop.progress import Progress
 from bench.loop.seat import Seat
 from bench.loop.workload import CaseT, Entry, RowT, Workload
@@ -112,6 +112,7 @@ class _Loop(Generic[CaseT, RowT]):
                     self._progress.advance(case, self._entries[case.case_id].row.status)
             while self._give_work():
                 self._wait()
+            self._check_noise()
         except KeyboardInterrupt:
             for seat in self._seats.values():
                 if seat.case is not None:
@@ -162,6 +163,9 @@ class _Loop(Generic[CaseT, RowT]):
         if row := self._without_measuring(case, seat.machine):
             self._finish(seat, case, row, Raw())
             return True
+        if self._repeated.get(case.case_id) == DISTURBED and not seat.repeats:
+            seat.repeats = True
+            seat.replace_process()  # with baselines that were disturbed
         self._progress.begin(case)
         seat.case = case  # an interrupt from here on does not count against the case
         self._journal.started(case)
@@ -266,6 +270,20 @@ class _Loop(Generic[CaseT, RowT]):
             raise error
         self._progress.say(str(error))
         seat.refused = True
+
+    def _check_noise(self) -> None:
+        """Check the noise of each machine that has measured, once more."""
+        seats = {
+            seat.machine.get("host", ""): (seat, seat.machine)
+            for seat in self._seats.values()
+            if seat.machine is not None and seat.measured
+        }
+        if not self._workload.timed:
+            return
+        for seat, machine in seats.values():
+            seat.begin(self._machines.check_noise(machine, END))
+        while any(seat.busy for seat, _ in seats.values()):
+            self._wait()
 
     def _write(self) -> None:
         if self._entries:

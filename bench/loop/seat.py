@@ -17,6 +17,8 @@ class Seat(Generic[CaseT]):
         self.worker = worker
         self.memory = Memory()
         self.machine: dict[str, Any] | None = None  # its environment, if it is described
+        self.repeats = False  # whether it measures disturbed cases again
+        self.measured = False  # whether it has measured a case
         self.refused = False  # whether the machine cannot measure the cases of this run
         self.case: CaseT | None = None
         self.group: Hashable = None  # of the last case
@@ -34,7 +36,7 @@ class Seat(Generic[CaseT]):
         """Start the first call of a generator."""
         self.case, self._steps = case, steps
         if case is not None:
-            self.group = group
+            self.group, self.measured = group, True
         self._submit(next(steps))
 
     def go_on(self) -> Any:

@@ -48,6 +48,7 @@ class Workload(ABC, Generic[CaseT, RowT]):
     command: ClassVar[str]  # of `python -m bench`
     row_type: type[RowT]
     header_type: ClassVar[Any]  # of the first line of the journal
+    timed: ClassVar[bool] = True  # whether rows are compared by their times
     detail_file: ClassVar[str] = ""
     detail_type: ClassVar[type[Record]] = Record
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import torch
+
 from bench.instruments import cuda_graph
+from bench.instruments.disturbance import Disturbance, threads_for
 from bench.schema.case import Case
 from bench.workloads.attention.exact_baselines import measure_baselines
 from bench.workloads.attention.given_inputs import Given, Settings
@@ -19,6 +22,7 @@ class MeasuredShape:
     case: Case  # the first case of this shape
     given: Given
     exact: Mapping[str, Seen] = field(default_factory=dict)
+    disturbed: str = ""  # what disturbed the baselines
 
 
 _current: list[MeasuredShape] = []  # at most one
@@ -32,8 +36,11 @@ def enter(case: Case, settings: Settings, *, exact: bool) -> MeasuredShape:
         _current.clear()
         same_inputs = last is not None and _inputs_key(last.case) == _inputs_key(case)
         given = last.given if last and same_inputs else Given.load(case, settings.files)
+        watch = Disturbance(threads_for(torch.device(case.device)))
+        watch.begin()
         found = measure_baselines(case, given, settings) if exact else {}
-        _current.append(MeasuredShape(case, given, found))
+        disturbed = watch.end()
+        _current.append(MeasuredShape(case, given, found, disturbed if exact else ""))
     return _current[0]
 
 

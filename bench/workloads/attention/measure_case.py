@@ -9,6 +9,7 @@ from functools import partial
 import torch
 
 from bench.instruments import cuda_graph
+from bench.instruments.disturbance import Disturbance, threads_for
 from bench.schema.case import Case
 from bench.schema.measurement import Measurement, Raw
 from bench.schema.outcome import Status
@@ -60,7 +61,13 @@ def _measure(case: Case, settings: Settings, exact: bool) -> tuple[Measurement, 
     shape = enter(case, settings, exact=exact)
     used = used_implementation(attention, case, shape.given.inputs)
     is_baseline = attention.info.is_exact and used in shape.exact
+    watch = Disturbance(threads_for(torch.device(case.device)))
+    watch.begin()
     seen = shape.exact[used] if is_baseline else observe(attention, case, shape.given, settings)
+    own = "" if is_baseline else watch.end()
+    of_exact = f"exact attention: {shape.disturbed}" if shape.disturbed else ""
     row = row_of(case, seen, shape, settings)
+    found = "; ".join(filter(None, (row.disturbed, own, of_exact)))
+    row = replace(row, disturbed=found if row.status is not Status.INCORRECT else "")
     heads = seen.accuracy.heads if row.status is Status.OK else ()
     return row, Raw(seen.samples.device_ms, heads)

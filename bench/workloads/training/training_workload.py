@@ -27,6 +27,7 @@ class TrainingWorkload(Workload[TrainingCase, TrainingRow]):
     """Trainings in the order of `trainings`."""
 
     command = "train"
+    timed = False
     row_type = TrainingRow
     header_type = TrainingHeader
     detail_file = "curves.csv"
