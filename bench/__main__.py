@@ -12,6 +12,7 @@ from bench.cli.compare import CompareError, compare
 from bench.cli.gpu_check_command import gpu_check
 from bench.cli.launch_command import launches
 from bench.cli.list_command import list_
+from bench.cli.merge_command import merge
 from bench.cli.model_command import model
 from bench.cli.plan_command import plan
 from bench.cli.run_command import run
@@ -47,6 +48,7 @@ for _command in (
     list_,
     compare,
     capture,
+    merge,
     model,
     train,
     selfcheck_command,

@@ -13,6 +13,7 @@ from bench.cli.stopping import until_stopped
 from bench.cli.sweep_options import new_folder, resolve, sweep_options
 from bench.loop import journal
 from bench.loop.run_loop import run as run_loop
+from bench.plan.shard import Shard
 from bench.workloads.sweep_workload import SweepWorkload
 
 SECONDS = 0.2
@@ -22,6 +23,11 @@ SECONDS = 0.2
 @sweep_options
 @executor_options
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.")
+@click.option(
+    "--shard",
+    metavar="NUMBER/COUNT",
+    help="Measure a part of the sweep, such as 2/3; `python -m bench merge` joins the parts.",
+)
 @click.option("--resume", type=click.Path(path_type=Path), help="Continue the run in this folder.")
 @click.option(
     "--seconds",
@@ -42,6 +48,7 @@ def run(
     ray_address: str | None,
     cpus_per_case: int | None,
     out: Path | None,
+    shard: str | None,
     resume: Path | None,
     seconds: float | None,
     timeout: float | None,
@@ -54,6 +61,8 @@ def run(
     """
     if resume is not None and out is not None:
         raise click.UsageError("give --out for a new run or --resume for an old one, not both")
+    if resume is not None and shard is not None:
+        raise click.UsageError("--resume takes the shard from the run; got --shard too")
     recorded = None
     if resume is not None:
         folder, workload = resume, _resumed(resume, sweep, settings, device, modules)
@@ -62,7 +71,8 @@ def run(
         import_modules(modules)
         device = chosen_device(device)
         chosen, files = resolve(sweep, settings, device)
-        workload = SweepWorkload(chosen, device, files, SECONDS, chosen.timeout, modules)
+        part = Shard.parse(shard) if shard else None
+        workload = SweepWorkload(chosen, device, files, SECONDS, chosen.timeout, modules, part)
         folder = new_folder(out, device)
     workload = dataclasses.replace(
         workload, seconds=seconds or workload.seconds, timeout=timeout or workload.timeout

@@ -82,6 +82,10 @@ class Journal:
         """A started case ends without a result for a reason outside of the case."""
         self._write({"event": "interrupted", "case_id": case.case_id})
 
+    def copy(self, event: Mapping[str, Any]) -> None:
+        """Write an event of another journal."""
+        self._write(dict(event))
+
     def close(self) -> None:
         self._file.close()
 
@@ -134,6 +138,17 @@ def read(folder: Path, workload: type[Workload[Any, RowT]]) -> Recorded[RowT]:
         _add(event, recorded, source, workload)
     _check_header(recorded, folder)
     return recorded
+
+
+def result_events(folder: Path) -> dict[str, dict[str, Any]]:
+    """The last result of each case, with the times of its calls, by the id of the case."""
+    events = (event for _, event in _events(folder / FILE))
+    return {event["case_id"]: event for event in events if event.get("event") == "result"}
+
+
+def selfcheck_events(folder: Path) -> list[dict[str, Any]]:
+    """The checks of noise."""
+    return [event for _, event in _events(folder / FILE) if event.get("event") == "selfcheck"]
 
 
 def _check_header(recorded: Recorded[Any], folder: Path) -> None:

@@ -93,7 +93,7 @@ def slower_than_exact(case: Case, results: Mapping[str, Measurement], seconds: f
         if row.status is Status.OK
         and row.case.seq_len == row.case.key_len < case.seq_len == case.key_len
         and row.speedup_vs_exact is not None
-        and _without_inputs(row.case) == _without_inputs(case)
+        and family(row.case) == family(case)
     ]
     if not shorter:
         return ""
@@ -144,8 +144,9 @@ def _exponent(short: Measurement, long: Measurement) -> float:
     )
 
 
-def _without_inputs(case: Case) -> Case:
-    """The case without lengths, inputs, mask and dtype, to find cases to predict its speed from."""
+def family(case: Case) -> Case:
+    """The case without lengths, inputs, mask and dtype: cases with the same result are those from
+    which the speed of each other is predicted."""
     return dataclasses.replace(
         case.without_lengths(), inputs="", layer=None, seed=0, causal=False, dtype=""
     )

@@ -22,6 +22,7 @@ class SweepHeader(TypedDict, total=False):
     device: Required[Device]
     files: Required[dict[str, str]]
     seconds: Positive
+    shard: Name
 
 
 class ModelSetup(TypedDict):

@@ -13,6 +13,7 @@ from bench.instruments import roofline
 from bench.loop.executor import Call, CallTimeout, WorkerDied
 from bench.loop.workload import Memory, Steps, Workload
 from bench.plan import forecast
+from bench.plan.shard import Shard
 from bench.plan.sweep import SECONDS, Sweep, parse
 from bench.schema.case import Case
 from bench.schema.journal_events import SweepHeader
@@ -41,6 +42,7 @@ class SweepWorkload(Workload[Case, Measurement]):
         seconds: sampling time of a case.
         timeout: seconds after which a case is stopped.
         modules: names of modules that add implementations, which are imported already.
+        shard: the part of the cases; None for all.
     """
 
     command = "run"
@@ -55,10 +57,16 @@ class SweepWorkload(Workload[Case, Measurement]):
     seconds: float
     timeout: float
     modules: Sequence[str] = ()
+    shard: Shard | None = None
+
+    @cached_property
+    def _planned(self) -> Sequence[Case]:
+        """The cases of all shards."""
+        return self.sweep.cases(self.on, self.files)
 
     @cached_property
     def cases(self) -> Sequence[Case]:
-        return self.sweep.cases(self.on, self.files)
+        return self.shard.select(self._planned) if self.shard else self._planned
 
     @property
     def device(self) -> str:
@@ -69,6 +77,7 @@ class SweepWorkload(Workload[Case, Measurement]):
             "device": self.on,
             "files": {name: str(path.resolve()) for name, path in self.files.items()},
             "seconds": self.seconds,
+            **({"shard": str(self.shard)} if self.shard else {}),
         }
 
     @classmethod
@@ -84,6 +93,7 @@ class SweepWorkload(Workload[Case, Measurement]):
             header.get("seconds", 0.2),
             sweep.timeout,
             tuple(plan.get("modules", ())),
+            Shard.parse(header["shard"]) if "shard" in header else None,
         )
 
     def facts(self) -> dict[str, Any]:
@@ -91,7 +101,9 @@ class SweepWorkload(Workload[Case, Measurement]):
             "name": self.sweep.name,
             "groups": [dict(group) for group in self.sweep.groups],
             "timeout": self.timeout,
-            "knobs": {name: default_knob(name) for name in sorted({c.variant for c in self.cases})},
+            "knobs": {
+                name: default_knob(name) for name in sorted({c.variant for c in self._planned})
+            },
         }
         if math.isfinite(self.sweep.slow_call):
             plan["slow_call"] = self.sweep.slow_call

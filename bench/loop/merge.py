@@ -1,0 +1,183 @@
+"""Joins the journals of runs that measured parts of one sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.instruments import environment
+from bench.loop import journal
+from bench.loop.journal import Journal, Recorded
+from bench.loop.machines import Machines, RunError
+from bench.plan.shard import Shard
+from bench.schema.case import Case
+from bench.schema.measurement import Measurement
+from bench.schema.validation import name_of
+from bench.workloads.sweep_workload import SweepWorkload
+
+SHOWN = 3  # cases that a message names
+SOFTWARE = ("attention-benchmark", "commit")  # in addition to those of `environment.differences`
+
+
+@dataclass(frozen=True)
+class Part:
+    """A run of a sweep, or of a part of it."""
+
+    folder: Path
+    recorded: Recorded[Measurement]
+
+    @property
+    def name(self) -> str:
+        return name_of(self.folder)
+
+    @property
+    def shard(self) -> Shard | None:
+        """The part of the sweep; None for the whole sweep."""
+        text = self.recorded.header.get("shard")
+        return Shard.parse(text) if text else None
+
+
+def read_parts(folders: Sequence[Path]) -> list[Part]:
+    """The runs in these folders.
+
+    Raises:
+        FileError: a folder has no journal of a sweep.
+        RunError: the runs are not of one sweep and one version, or have different rows for one
+            case.
+    """
+    parts = [Part(folder, journal.read(folder, SweepWorkload)) for folder in folders]
+    first = parts[0]
+    for other in parts[1:]:
+        _check_settings(first, other)
+        _check_machines(first, other)
+    _check_rows(parts)
+    return parts
+
+
+def missing(parts: Sequence[Part]) -> list[Case]:
+    """The cases of the whole sweep that have no row."""
+    known = {case_id for part in parts for case_id in part.recorded.entries}
+    return [case for case in _whole(parts[0]).cases if case.case_id not in known]
+
+
+def missing_shards(parts: Sequence[Part]) -> list[int]:
+    """The numbers of the shards that have cases without a row."""
+    counts = {part.shard.count for part in parts if part.shard}
+    if len(counts) != 1:
+        raise RunError(
+            "expected runs with --shard NUMBER/COUNT and one COUNT; got the counts "
+            f"{', '.join(map(str, sorted(counts))) or 'of no run'}"
+        )
+    shard = Shard(1, counts.pop())
+    return sorted({shard.of(case) for case in missing(parts)})
+
+
+def merge(parts: Sequence[Part], out: Path) -> int:
+    """Write all rows of these runs to a new folder, which can be resumed if cases are missing.
+
+    Returns the number of rows.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if journal.begun(out):
+            raise RunError(f"{name_of(out)} holds a run already; give another --out")
+        book = Journal(out)
+        try:
+            for event in _joined(parts):
+                book.copy(event)
+        finally:
+            book.close()
+        recorded = journal.read(out, SweepWorkload)
+        workload = SweepWorkload.of_header(recorded.header)
+        Machines(workload, out, book, recorded, may_join=True)  # writes environment.json
+        workload.write(out, recorded.entries)
+        return len(recorded.entries)
+    except OSError as error:
+        raise RunError(f"cannot write to {name_of(out)}: {error.strerror}") from error
+
+
+def _joined(parts: Sequence[Part]) -> list[Mapping[str, Any]]:
+    """The events of the merged journal."""
+    header = {k: v for k, v in parts[0].recorded.header.items() if k != "shard"}
+    found: list[Mapping[str, Any]] = [header]
+    hosts = {header["environment"].get("host", "")}
+    for part in parts:
+        for host, machine in part.recorded.machines.items():
+            if host not in hosts:
+                hosts.add(host)
+                found.append({"event": "machine", "host": host, "environment": machine})
+        found += journal.selfcheck_events(part.folder)
+    results: dict[str, Mapping[str, Any]] = {}
+    for part in parts:
+        results |= journal.result_events(part.folder)
+    return [*found, *results.values()]
+
+
+def _whole(part: Part) -> SweepWorkload:
+    """The workload of the whole sweep."""
+    header = {k: v for k, v in part.recorded.header.items() if k != "shard"}
+    return SweepWorkload.of_header(header)
+
+
+def _check_settings(first: Part, other: Part) -> None:
+    for name, expected, got in _differing(_settings(first), _settings(other)):
+        raise RunError(
+            f"{other.name} measured another sweep than {first.name}: expected {name} {expected}, "
+            f"got {got}"
+        )
+
+
+def _check_machines(first: Part, other: Part) -> None:
+    expected, got = (part.recorded.header["environment"] for part in (first, other))
+    found = environment.differences(expected, got, groups=("software",))
+    versions = ({n: it["software"].get(n) for n in SOFTWARE} for it in (expected, got))
+    found += [f"{name} was {was!r} and is {now!r}" for name, was, now in _differing(*versions)]
+    for host in set(first.recorded.machines) & set(other.recorded.machines) if not found else ():
+        found = environment.differences(
+            first.recorded.machines[host], other.recorded.machines[host]
+        )
+    if found:
+        raise RunError(
+            f"{other.name} was measured with another installation than {first.name}: "
+            f"{'; '.join(found)}"
+        )
+
+
+def _settings(part: Part) -> dict[str, Any]:
+    header = part.recorded.header
+    plan = dict(header["environment"]["sweep"])
+    groups = {
+        f"{axis} of group {number}": values
+        for number, group in enumerate(plan.pop("groups"), start=1)
+        for axis, values in group.items()
+    }
+    asked = {name: header.get(name) for name in ("device", "seconds")}
+    return {**plan, **asked, "files": sorted(header["files"]), **groups}
+
+
+def _differing(expected: Mapping[str, Any], got: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    names = [*expected, *(name for name in got if name not in expected)]
+    pairs = [(name, expected.get(name), got.get(name)) for name in names]
+    return [(name, was, now) for name, was, now in pairs if was != now]
+
+
+def _check_rows(parts: Sequence[Part]) -> None:
+    """Every row is of a case of the sweep, and a case has one row."""
+    planned = {case.case_id for case in _whole(parts[0]).cases}
+    seen: dict[str, tuple[Part, Measurement]] = {}
+    twice: list[str] = []
+    for part in parts:
+        for case_id, row in part.recorded.results.items():
+            if case_id not in planned:
+                raise RunError(f"{part.name} has a row of another sweep: {row.case.label}")
+            before, other = seen.setdefault(case_id, (part, row))
+            if other != row:
+                twice.append(f"{row.case.label} in {before.name} and {part.name}")
+    if twice:
+        more = f", and {len(twice) - SHOWN} more" if len(twice) > SHOWN else ""
+        raise RunError(
+            f"expected one row for each case, got different rows for {len(twice)}: "
+            f"{'; '.join(twice[:SHOWN])}{more}"
+        )
