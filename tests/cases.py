@@ -135,6 +135,23 @@ def capture_file(
     return tensors
 
 
+# The first line of a journal of a sweep, as keywords of `Journal.header`.
+ENVIRONMENT: dict[str, Any] = {
+    "schema": 1,
+    "started_utc": "2026-11-20T21:00:00+00:00",
+    "host": "host-1",
+    "software": {"python": "3.11.7", "torch": "2.13.0", "cuda": None},
+    "hardware": {"processor": "Some CPU", "cores": 2, "threads": 2, "memory_bytes": 2**34},
+    "settings": {"OMP_NUM_THREADS": "1"},
+    "limits": {"matmul_tflops": {"float32": 0.5}, "read_gb_per_s": 10.0},
+}
+HEADER: dict[str, Any] = {
+    "environment": {**ENVIRONMENT, "sweep": {"name": "axes", "groups": [{"seq_len": [32]}]}},
+    "device": "cpu",
+    "files": {},
+}
+
+
 def texts(content: Any) -> Iterator[str]:
     """All strings of a JSON document, names included."""
     if isinstance(content, dict):

@@ -99,9 +99,9 @@ class TestReader:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"format": None}, "format must be attention-capture-1; got 'none'$"),
+            ({"format": None}, "format must be 'attention-capture-1'; got 'none'$"),
             ({"text_license": None}, "metadata must have .*; missing text_license$"),
-            ({"tokens": "9"}, "number of tokens must be 9; got '8'"),
+            ({"tokens": "9"}, "number of tokens must be '9'; got '8'"),
             ({"scale": "-1"}, "scale must be a number between 1e-6 and 1e6; got '-1'"),
             ({"scale": "nan"}, "scale must be a number .*; got 'nan'"),
             ({"scale": "big"}, "scale must be a number .*; got 'big'"),

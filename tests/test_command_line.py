@@ -163,7 +163,7 @@ class TestBadInput:
     def test_a_damaged_run_folder(self, bench: Bench, content: bytes) -> None:
         Path("run").mkdir()
         Path("run", FILE).write_bytes(content)
-        refused(bench("run", "--resume", "run"), "journal.jsonl is damaged, or of another version")
+        refused(bench("run", "--resume", "run"), r"journal\.jsonl: line 1")
         assert Path("run", FILE).read_bytes() == content
 
     @pytest.mark.parametrize(
@@ -513,7 +513,7 @@ class TestCompare:
         ):
             Path(folder).mkdir()
             Path(folder, "results.csv").write_text(content)
-        refused(bench("compare", "a", "b"), r"a.results\.csv lacks the columns approx_cosine, ")
+        refused(bench("compare", "a", "b"), r"a.results\.csv lacks .* columns: .*approx_cosine, ")
         refused(bench("compare", "b", "b"), "b and b have no case in common")
 
 

@@ -30,21 +30,12 @@ from bench.workloads.sweep_workload import SweepWorkload
 from reports.__main__ import main as reports
 from reports.html import facts
 from reports.rows import read_runs
-from tests.cases import HEAD, capture_file, good
+from tests.cases import ENVIRONMENT, HEAD, capture_file, good
 from variants import parse
 
 SWEEP = Sweep(
     "axes", ({"variant": ("sliding_window window_size=8",), "seq_len": (16, 32, 48, 64)},)
 )
-ENVIRONMENT: dict[str, Any] = {
-    "schema": 1,
-    "started_utc": "2026-11-20T21:00:00+00:00",
-    "host": "host-1",
-    "software": {"python": "3.11.7", "torch": "2.13.0", "cuda": None},
-    "hardware": {"processor": "Some CPU", "cores": 2, "threads": 2, "memory_bytes": 2**34},
-    "settings": {"OMP_NUM_THREADS": "1"},
-    "limits": {"matmul_tflops": {"float32": 0.5}, "read_gb_per_s": 10.0},
-}
 
 
 class Said:

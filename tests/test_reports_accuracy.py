@@ -535,9 +535,7 @@ def test_heads_of_a_second_run_belong_to_its_rows(tmp_path: Path) -> None:
 
 def test_a_file_of_heads_without_the_columns_is_refused(tmp_path: Path) -> None:
     (write(tmp_path, [held(0.5)]) / "heads.csv").write_text("variant,head\n")
-    with pytest.raises(
-        FileError, match=r"heads\.csv lacks 20 of the 29 expected columns: .*mass_recall"
-    ):
+    with pytest.raises(FileError, match=r"heads\.csv lacks 20 of the 29 .*mass_recall"):
         read_runs([tmp_path])
 
 
