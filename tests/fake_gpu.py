@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -81,8 +80,7 @@ class FakeGpu:
 
 def on_fake_gpu(monkeypatch: pytest.MonkeyPatch, gpu: FakeGpu) -> FakeGpu:
     """Let the clock measure on a simulated GPU."""
-    fake = SimpleNamespace(perf_counter=lambda: gpu.host / 1e3)
-    monkeypatch.setattr(clock, "time", fake)
-    monkeypatch.setattr(device_sampler, "time", fake)
+    for module in (clock, device_sampler):
+        monkeypatch.setattr(module, "perf_counter", lambda: gpu.host / 1e3)
     monkeypatch.setattr(clock, "CudaStream", lambda device: gpu)
     return gpu

@@ -8,7 +8,6 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -41,7 +40,7 @@ class FakeTime:
 def at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeTime]:
     def install(milliseconds: Iterable[float] | Callable[[float], float]) -> FakeTime:
         fake = FakeTime(milliseconds)
-        monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=fake.perf_counter))
+        monkeypatch.setattr(clock, "perf_counter", fake.perf_counter)
         return fake
 
     return install

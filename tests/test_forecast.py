@@ -3,14 +3,13 @@ measured."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from torch import Tensor
 
-from bench.instruments import repeatability
+from bench.instruments import clock, repeatability
 from bench.plan import forecast
 from bench.schema.case import Case
 from bench.schema.measurement import Measurement
@@ -179,7 +178,8 @@ def test_a_case_makes_at_least_the_assumed_number_of_calls(
     if slow:
         monkeypatch.setattr(repeatability, "SLOW_MS", 0.0)
         ticks = iter(range(10**6))
-        monkeypatch.setattr(time, "perf_counter", lambda: 2.0 * next(ticks))
+        for module in (clock, observe):
+            monkeypatch.setattr(module, "perf_counter", lambda: 2.0 * next(ticks))
     with fresh_worker():
         row, _ = measure_case.measure(case(), settings(seconds=0.0), exact=False)
     assert row.status is Status.OK, row.reason
@@ -209,7 +209,8 @@ def test_calls_with_other_seeds_and_for_gradients_are_counted(
     monkeypatch.setattr(Attention, "run", counted)
     monkeypatch.setattr(repeatability, "SLOW_MS", 0.0)
     ticks = iter(range(10**6))
-    monkeypatch.setattr(time, "perf_counter", lambda: 2.0 * next(ticks))
+    for module in (clock, observe):
+        monkeypatch.setattr(module, "perf_counter", lambda: 2.0 * next(ticks))
     planned = case(seq_len=64, **asked)
     assert forecast.least_calls(planned) == calls
     with fresh_worker():

@@ -200,7 +200,7 @@ class Board:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     gpu = on_fake_gpu(monkeypatch, FakeGpu())
-    monkeypatch.setattr(energy, "time", SimpleNamespace(perf_counter=lambda: gpu.host / 1e3))
+    monkeypatch.setattr(energy, "perf_counter", lambda: gpu.host / 1e3)
     return gpu
 
 

@@ -172,7 +172,7 @@ class TestMeasure:
             return loss(logits, targets, watch)
 
         open_model(setup)
-        monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: now)
+        monkeypatch.setattr(stopwatch, "perf_counter", lambda: now)
         monkeypatch.setattr(AttentionFunction, "__call__", slow)
         monkeypatch.setattr(reading, "_losses", slow_loss)
         found = row(setup, "sliding_window window_size=8", layers)

@@ -38,7 +38,7 @@ MODULES: Mapping[str, Any] = {
     "torch.nn.functional": torch.nn.functional,
 }
 # torch and triton set these when they compile the first kernel, or use CUDA for the first time.
-SET_BY_TORCH = ("TORCHINDUCTOR_", "TRITON_", "CUDA_MODULE_LOADING", "KINETO_")
+SET_BY_TORCH = ("TORCHINDUCTOR_", "_TORCHINDUCTOR_", "TRITON_", "CUDA_MODULE_LOADING", "KINETO_")
 # The values of other variables may be private.
 SHOWN = re.compile(r"OMP_|MKL_|KMP_|GOMP_|CUDA_|PYTORCH_|TORCH_|MALLOC_|CUBLAS_|OPENBLAS_")
 SUBNORMAL = math.ulp(0.0)
@@ -251,7 +251,6 @@ def _readers() -> Iterator[tuple[str, Callable[[], object]]]:
     yield "garbage collection", gc.isenabled
     yield "threshold of garbage collection", gc.get_threshold
     yield "frozen objects of garbage collection", lambda: bool(gc.get_freeze_count())
-    yield "recursion limit", sys.getrecursionlimit
     yield "switch interval", sys.getswitchinterval
     yield "trace function", lambda: _Same(sys.gettrace())
     yield "trace function of threads", lambda: _Same(threading.gettrace())
