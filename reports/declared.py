@@ -64,4 +64,4 @@ def _pairs(frame: pd.DataFrame, column: str) -> pd.Series[str]:
 
 @cache
 def _declared() -> dict[str, Any]:
-    return read_json(FILE, dict[str, str | list[str]])
+    return read_json(FILE, dict[str, Any])

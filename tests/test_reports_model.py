@@ -46,7 +46,7 @@ def seen(ratio: float, time: float, **changes: Any) -> ModelRow:
         "perplexity_ratio": ratio,
         "perplexity_ratio_low": ratio * 0.9,
         "perplexity_ratio_high": ratio * 1.1,
-        "next_token_agreement": 1 / ratio,
+        "next_token_agreement": min(1.0, 1 / ratio),
         "time_per_token_ms": 2 + time,
         "exact_time_per_token_ms": 2.5,
         "attention_per_token_ms": time,
