@@ -10,11 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
 import variants
-from bench.instruments.memory import _allocations
+from bench.instruments.memory import saved_bytes
 from tests.contract.attentions import attentions, small_settings
 from variants import REGISTRY, Attention
 
@@ -66,19 +65,6 @@ def test_no_tensor_is_kept_after_a_backward_pass(attention: Attention, padded: b
     assert loss.requires_grad
 
 
-def held_bytes(call: Callable[[], Tensor]) -> int:
-    """The bytes that a call allocates and keeps, without its result."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as seen:
-        result = call()
-    live: dict[int, int] = {}
-    for _, pointer, size in sorted(_allocations(seen)):
-        if size > 0:
-            live[pointer] = size
-        else:
-            live.pop(pointer, None)
-    return sum(live.values()) - result.untyped_storage().nbytes()
-
-
 @pytest.mark.parametrize("attention", attentions("small"))
 def test_a_checkpoint_saves_as_much_memory_as_for_torch_attention(attention: Attention) -> None:
     inputs = tensors(torch.float32)
@@ -91,7 +77,7 @@ def test_a_checkpoint_saves_as_much_memory_as_for_torch_attention(attention: Att
             return checkpoint(call, *inputs, use_reentrant=False)
 
         run()  # tensors that are cached between calls exist by now
-        return held_bytes(run)
+        return saved_bytes(run, torch.device("cpu"))
 
     assert saved(calling(attention, False)) <= saved(own) + SMALL_CHANGE
     assert saved(calling(attention, True)) <= saved(own) + SMALL_CHANGE
