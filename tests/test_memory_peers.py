@@ -24,8 +24,9 @@ from variants.contract import tensor_cache
 
 CPU = torch.device("cpu")
 MB = 1 << 20
-# Variants whose memory is that of the tensors which Python sees, and torch's own attention.
-TRACKED = ("linear", "longformer", "block_summary", "compressed", "transformer_xl", "linformer")
+# Variants that call torch's fused attention, which has buffers that no tracker of tensors sees.
+FUSED = ("block_top_k", "full", "linformer")
+NUMBERS = 64  # bytes of numbers that operations allocate for themselves
 on_glibc = pytest.mark.skipif(not c_memory.is_glibc(), reason="malloc is not that of glibc")
 
 
@@ -87,22 +88,24 @@ def backward_of(name: str) -> Callable[[], Tensor]:
 
 
 @pytest.mark.parametrize("direction", [forward_of, backward_of])
-@pytest.mark.parametrize("name", TRACKED)
+@pytest.mark.parametrize("name", sorted(variants.REGISTRY))
 def test_the_peak_is_that_of_an_independent_tracker(
     name: str, direction: Callable[[str], Callable[[], Tensor]]
 ) -> None:
-    """Operations also allocate inside, which the tracker cannot see: it may find less, not more."""
     call = direction(name)
     call()
     gc.collect()
     with StorageTracker() as seen:
         call()
-    found = peak_bytes(call, CPU)
-    assert seen.peak <= found <= 1.5 * seen.peak, (found, seen.peak)
+    inside = peak_bytes(call, CPU) - seen.peak
+    if name in FUSED:
+        assert 1000 < inside < 300_000
+    else:
+        assert 0 <= inside <= NUMBERS
 
 
 def test_a_peak_is_independent_of_the_calls_before() -> None:
-    names = [*TRACKED, "full", "performer", "sliding_window", "lsh"]
+    names = ["block_summary", "full", "linear", "lsh", "performer", "sliding_window"]
     calls = {(name, made): made(name) for name in names for made in (forward_of, backward_of)}
     found: dict[Any, set[int]] = {key: set() for key in calls}
     for order in range(3):
@@ -163,7 +166,7 @@ def test_the_process_grows_by_what_torch_allocates(size: int) -> None:
 
 def by_mmap() -> None:
     with mmap.mmap(-1, 64 * MB) as block:
-        block.write(b"x" * block.size())
+        block.write(b"x" * (64 * MB))
 
 
 def by_malloc() -> None:
