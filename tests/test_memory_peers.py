@@ -156,12 +156,28 @@ def test_saved_bytes_include_tensors_that_functions_keep_as_attributes() -> None
 @on_glibc
 @pytest.mark.parametrize("size", [8 * MB, 64 * MB])
 def test_the_process_grows_by_what_torch_allocates(size: int) -> None:
-    dirty = [torch.ones(3 * MB, dtype=torch.uint8) for _ in range(20)]
-    del dirty[::2]  # free places in the heap, which calls may use again
     found = peak(lambda: torch.ones(size, dtype=torch.uint8), CPU)
     assert found.bytes == size
     assert found.process_bytes == pytest.approx(size, abs=process_memory.uncertainty())
     assert found.note == ""
+
+
+@on_glibc
+def test_free_places_of_the_heap_do_not_change_the_growth_of_the_process() -> None:
+    c_memory.fix_thresholds()
+    sizes = range(MB, 11 * MB, MB)
+    # Free places of all sizes between small blocks that stay.
+    held = [block for size in sizes for block in (torch.ones(size // 4), torch.ones(1000))]
+    del held[::2]
+
+    def call() -> None:
+        for size in sizes:  # if freed blocks stayed, each block would go to the place of its size
+            torch.ones(size // 4)
+
+    found = peak(call, CPU)
+    assert found.bytes == 10 * MB
+    assert found.process_bytes == pytest.approx(10 * MB, abs=process_memory.uncertainty())
+    assert len(held) == len(sizes)
 
 
 def by_mmap() -> None:
