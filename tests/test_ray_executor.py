@@ -1,0 +1,240 @@
+"""Workers of a Ray cluster: two nodes run here, and processes of them are killed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from bench.loop.executor import Call, CallTimeout, ExecutorError, WorkerDied, WorkerLost
+from bench.loop.ray_actor import Place, cores_of
+from bench.loop.ray_cluster import Patience
+from bench.loop.ray_executor import RayExecutor, RayWorker, death
+from tests.versions import ROOT
+
+pytest.importorskip("ray", reason="needs the package ray")
+from ray.cluster_utils import Cluster
+
+pytestmark = pytest.mark.serial
+
+STORE = 80 * 2**20
+QUICK = Patience(connect=60.0, head=2.0, machines=60.0, start=60.0)
+
+
+class Unreadable(Exception):
+    """Can be written by pickle, but not read."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} and {second}")
+
+
+def begin(text: str = "begun") -> None:
+    os.environ["BEGUN"] = text
+
+
+def where() -> dict[str, Any]:
+    return {
+        "process": os.getpid(),
+        "cores": sorted(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "openmp": os.environ["OMP_NUM_THREADS"],
+        "begun": os.environ.get("BEGUN"),
+        "devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "added": os.environ.get("ADDED"),
+    }
+
+
+def leave(folder: str) -> None:
+    """Start a process, write the numbers of both processes, and do not end."""
+    child = subprocess.Popen(["sleep", "1000"])
+    partial = Path(folder, "partial")
+    partial.write_text(f"{os.getpid()} {child.pid}")
+    partial.rename(Path(folder, "processes"))
+    time.sleep(1000)
+
+
+def fail(error: BaseException) -> None:
+    raise error
+
+
+def unreadable() -> None:
+    raise Unreadable("one", "two")
+
+
+def local_function() -> Callable[[], None]:
+    return lambda: None
+
+
+def wait_for(true: Callable[[], bool], seconds: float) -> float:
+    """Seconds until the condition holds."""
+    started = time.monotonic()
+    while not true():
+        assert time.monotonic() - started < seconds, f"not in {seconds} s"
+        time.sleep(0.05)
+    return time.monotonic() - started
+
+
+def processes(folder: Path) -> list[int]:
+    wait_for((folder / "processes").exists, 30)
+    return [int(number) for number in (folder / "processes").read_text().split()]
+
+
+def alive(process: int) -> bool:
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def started(**options: Any) -> Cluster:
+    """A cluster of one node, the head."""
+    Path("/tmp/ray").mkdir(exist_ok=True)  # Ray writes the address of the cluster there
+    arguments = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
+    return Cluster(initialize_head=True, connect=False, head_node_args=arguments | options)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Two nodes with one CPU each."""
+    two = started()
+    two.add_node(num_cpus=1, object_store_memory=STORE)
+    yield two
+    two.shutdown()
+
+
+@pytest.fixture(scope="module")
+def executor(cluster: Cluster) -> Iterator[RayExecutor]:
+    many = RayExecutor(
+        Call(begin),
+        on_gpu=False,
+        address=cluster.address,
+        variables={"ADDED": "1"},
+        patience=QUICK,
+    )
+    yield many
+    many.close()
+
+
+@pytest.fixture
+def worker(executor: RayExecutor) -> RayWorker:
+    return executor.workers()[0]
+
+
+def of_node(executor: RayExecutor, node: str) -> RayWorker:
+    return next(worker for worker in executor.workers() if worker.machine.node == node)
+
+
+def test_each_worker_has_its_own_process_and_cores(executor: RayExecutor) -> None:
+    workers = executor.workers()
+    assert [worker.name for worker in workers] == ["worker 1", "worker 2"]
+    assert len({worker.machine.node for worker in workers}) == 2
+    first, second = [f.result(60) for f in [w.submit(Call(where)) for w in workers]]
+    assert first["process"] != second["process"]
+    assert (first["threads"], first["openmp"], first["added"]) == (1, "1", "1")
+    assert first["begun"] == second["begun"] == "begun"
+    if len(os.sched_getaffinity(0)) > 1:
+        assert len(first["cores"]) == len(second["cores"]) == 1
+        assert first["cores"] != second["cores"]
+    assert workers[0].submit(Call(where)).result(60)["process"] == first["process"]
+
+
+@pytest.mark.parametrize("error", [ValueError("seven", 7), torch.OutOfMemoryError("full")])
+def test_exceptions_of_the_function_arrive(worker: RayWorker, error: Exception) -> None:
+    with pytest.raises(type(error)) as raised:
+        worker.submit(Call(fail, (error,))).result(60)
+    assert type(raised.value) is type(error)
+    assert raised.value.args == error.args
+
+
+def test_what_cannot_be_sent_is_an_error_with_a_text(worker: RayWorker) -> None:
+    process = worker.submit(Call(where)).result(60)["process"]
+    with pytest.raises(RuntimeError, match="Unreadable: one and two"):
+        worker.submit(Call(unreadable)).result(60)
+    with pytest.raises(RuntimeError, match="of type function, cannot be sent"):
+        worker.submit(Call(local_function)).result(60)
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        worker.submit(Call(local_function())).result(60)
+    assert worker.submit(Call(where)).result(60)["process"] == process
+
+
+@pytest.mark.parametrize("error", [SystemExit(4), KeyboardInterrupt()])
+def test_a_function_that_ends_its_process(worker: RayWorker, error: BaseException) -> None:
+    with pytest.raises(WorkerDied, match=type(error).__name__):
+        worker.submit(Call(fail, (error,))).result(60)
+    worker.submit(Call(where)).result(60)
+
+
+def test_a_call_that_takes_too_long_ends_with_its_processes(
+    worker: RayWorker, tmp_path: Path
+) -> None:
+    worker.submit(Call(where)).result(60)
+    with pytest.raises(CallTimeout):
+        worker.submit(Call(leave, (str(tmp_path),), timeout=2.0)).result(60)
+    started = processes(tmp_path)
+    wait_for(lambda: not any(map(alive, started)), 10)
+    worker.submit(Call(where)).result(60)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "text"),
+    [
+        (os._exit, (3,), "crashed or was killed"),
+        (os.abort, (), "crashed or was killed"),
+        (signal.raise_signal, (signal.SIGKILL,), "crashed or was killed"),
+    ],
+)
+def test_a_process_that_dies(
+    worker: RayWorker, function: Callable[..., Any], arguments: tuple[Any, ...], text: str
+) -> None:
+    with pytest.raises(WorkerDied, match=text) as raised:
+        worker.submit(Call(function, arguments)).result(60)
+    assert socket.gethostname() not in str(raised.value)
+    worker.submit(Call(where)).result(60)
+
+
+def test_processes_of_a_killed_worker_end(worker: RayWorker, tmp_path: Path) -> None:
+    future = worker.submit(Call(leave, (str(tmp_path),)))
+    started = processes(tmp_path)
+    os.kill(started[0], signal.SIGKILL)
+    with pytest.raises(WorkerDied):
+        future.result(60)
+    wait_for(lambda: not any(map(alive, started)), 10)
+
+
+def test_nodes_join_and_are_lost(cluster: Cluster, executor: RayExecutor, tmp_path: Path) -> None:
+    node = cluster.add_node(num_cpus=1, object_store_memory=STORE)
+    wait_for(lambda: len(executor.workers()) == 3, 30)
+    joined, other = of_node(executor, node.node_id), executor.workers()[0]
+    assert joined.name not in [w.name for w in executor.workers() if w is not joined]
+    lost: Future[Any] = joined.submit(Call(leave, (str(tmp_path),)))
+    stays = other.submit(Call(time.sleep, (4.0,)))
+    started = processes(tmp_path)
+    node.kill_raylet()
+    with pytest.raises(WorkerLost, match=f"machine of {joined.name}"):
+        lost.result(20)
+    assert stays.result(30) is None
+    wait_for(lambda: len(executor.workers()) == 2, 30)
+    assert joined not in executor.workers()
+    with pytest.raises(WorkerLost):
+        joined.submit(Call(where)).result(30)
+    wait_for(lambda: not any(map(alive, started)), 20)
+    cluster.remove_node(node, allow_graceful=False)
