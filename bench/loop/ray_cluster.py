@@ -7,19 +7,23 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from bench.loop.executor import ExecutorError, WorkerLost
+from bench.loop.ray_actor import ActorProcess
 
 __all__ = ["Cluster", "Machine", "Patience", "accepts", "one_line"]
 
 INSTALL = "pip install '.[ray]'"
-# Ray ends the driver process itself when the head is away for longer than this. The watch of this
-# module ends the connection first, so that the run can write its results.
-DRIVER = {"RAY_gcs_rpc_server_reconnect_timeout_s": "86400", "RAY_USAGE_STATS_ENABLED": "0"}
+# Ray ends the process of the run itself when the head is away for this time, 60 s by default. It
+# reads the variable when it is imported and when it connects.
+AWAY = {"RAY_gcs_rpc_server_reconnect_timeout_s": "86400"}
+PRIVATE = {"RAY_USAGE_STATS_ENABLED": "0"}
+OWN = (None, "local")  # addresses for which Ray may start a cluster
+HANGS = 30.0  # seconds after which the watching thread is taken to wait for ever
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,9 @@ class Cluster:
     """A connection that is watched by a thread and made again when it is lost.
 
     Args:
-        address: HOST:PORT, `auto` for a cluster that runs on this machine, or None for this cluster
-            if there is one and a new cluster of this machine if there is none.
+        address: HOST:PORT of the head, `auto` for the cluster that this machine belongs to, `local`
+            for a new cluster of this machine alone, or None for `auto` if there is such a cluster
+            and `local` if there is none.
         patience: seconds to wait.
 
     Raises:
@@ -64,12 +69,14 @@ class Cluster:
 
     def __init__(self, address: str | None, patience: Patience) -> None:
         try:
-            import ray  # noqa: F401
+            with _variables(AWAY):
+                import ray  # noqa: F401
         except ImportError as error:
             raise ExecutorError(f"the executor ray needs the package ray: {INSTALL}") from error
-        self._address, self._patience = address, patience
+        self._address, self.patience = address, patience
         self._machines: tuple[Machine, ...] = ()
         self._gates: tuple[tuple[str, int], ...] = ()  # of the head, and of Ray on this machine
+        self.actors: Any = None  # the class of Ray actors
         self._first: Exception | None = None
         self._given_up = ""
         self._asked = threading.Event()
@@ -104,13 +111,17 @@ class Cluster:
         if self._given_up:
             raise ExecutorError(self._given_up)
         away = time.monotonic() - self._seen
-        if away > self._patience.head + self._patience.machines:
+        if away > self.patience.head + self.patience.machines + HANGS:
             raise ExecutorError(f"the head of the Ray cluster gave no answer for {away:.0f} s")
         return self._machines if self.connected.is_set() else ()
 
     def holds(self, machine: Machine) -> bool:
         """Whether the machine was in the cluster when it was last seen."""
         return any(machine.node == found.node for found in self._machines)
+
+    def answers(self) -> bool:
+        """Whether the head and Ray on this machine accept connections now."""
+        return all(accepts(*gate) for gate in self._gates)
 
     @contextmanager
     def call(self, connection: int) -> Iterator[None]:
@@ -147,40 +158,38 @@ class Cluster:
             return
         self._asked.set()
         while not self._closing.wait(1.0):
-            if all(accepts(*gate) for gate in self._gates):
+            if self.answers():
                 self._look()
-            elif time.monotonic() - self._seen > self._patience.head and not self._again():
+            elif time.monotonic() - self._seen > self.patience.head and not self._again():
                 return
         self._disconnect()
 
     def _connect(self) -> None:
         import ray
 
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self._address and ":" in self._address:
             host, _, port = self._address.rpartition(":")
             if not port.isdigit() or not accepts(host, int(port)):
                 raise ConnectionError("the address gives no answer")
-        kept = {name: os.environ.get(name) for name in DRIVER}
-        os.environ.update(DRIVER)
         try:
-            ray.init(
-                self._address,
-                include_dashboard=None if self._address else False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        finally:
-            for name, value in kept.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
+            if self._address == "local":
+                raise ConnectionError
+            with _variables(AWAY):
+                ray.init(self._address or "auto", **options)
+        except ConnectionError:
+            if self._address not in OWN:
+                raise
+            # Without AWAY: if the run is killed, processes of Ray would wait for their head.
+            with _variables(PRIVATE):
+                ray.init("local", include_dashboard=False, **options)
         context = ray.get_runtime_context()
         host, _, port = context.gcs_address.rpartition(":")
         self._gates = ((host, int(port)),)
         self._look()
         own = context.get_node_id()
         self._gates += tuple((m.address, m.port) for m in self._machines if m.node == own)
+        self.actors = ray.remote(ActorProcess)  # Ray sends a class to the head once
         self.connection += 1
         self.connected.set()
 
@@ -202,14 +211,14 @@ class Cluster:
 
     def _again(self) -> bool:
         """End the connection and make a new one. Returns whether this succeeded."""
-        limit = time.monotonic() + self._patience.machines
+        limit = time.monotonic() + self.patience.machines
         if not self._disconnect():
             self._given_up = "the head of the Ray cluster is lost, and calls to it do not end"
             return False
         head = self._gates[0]
         why = "no answer"
         while time.monotonic() < limit and not self._closing.wait(1.0):
-            if self._address is not None and not accepts(*head):
+            if self._address not in OWN and not accepts(*head):
                 continue
             try:
                 self._connect()
@@ -218,7 +227,7 @@ class Cluster:
                 why = one_line(error)
         self._given_up = (
             f"the head of the Ray cluster was lost, and no other one was found at {self} in "
-            f"{self._patience.machines:g} s: {why}"
+            f"{self.patience.machines:g} s: {why}"
         )
         return False
 
@@ -233,6 +242,20 @@ class Cluster:
         self._machines = ()
         ray.shutdown()
         return True
+
+
+@contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    kept = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def accepts(host: str, port: int, seconds: float = 3.0) -> bool:

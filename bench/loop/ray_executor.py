@@ -13,15 +13,16 @@ from typing import Any
 
 from bench.loop.executor import Call, CallTimeout, ExecutorError, WorkerDied, WorkerLost
 from bench.loop.interrupts import delayed_interrupts
-from bench.loop.ray_actor import ActorProcess, Outcome, Place, opened, packed
+from bench.loop.ray_actor import Outcome, Place, opened, packed
 from bench.loop.ray_cluster import Cluster, Machine, Patience, accepts, one_line
 
 __all__ = ["RayExecutor", "RayWorker"]
 
+HEAD = "the head of the Ray cluster cannot be reached"
 NOTICED = 0.2  # seconds after which a wait looks for lost machines
 SETTLED = 1.0  # seconds between the end of a process and that of its machine, if both end
 LEARNED = 30.0  # seconds after which Ray knows that a process or a machine ended
-REST = 60.0  # seconds without calls for a worker that got no process
+REST = 60.0  # seconds without calls after a worker was lost
 
 
 class RayWorker:
@@ -72,13 +73,14 @@ class RayWorker:
             if outcome.error is not None:
                 raise outcome.error
         except BaseException as error:
+            if isinstance(error, WorkerLost):  # its machine may be in the list for some time
+                self.rests_until = time.monotonic() + REST
             future.set_exception(error)
         else:
             future.set_result(outcome.result)
 
     def _begin(self) -> None:
         """Start the process."""
-        import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         executor, cpus = self._executor, self.place.cpus
@@ -90,12 +92,15 @@ class RayWorker:
             "scheduling_strategy": NodeAffinitySchedulingStrategy(self.machine.node, soft=False),
             "runtime_env": {"env_vars": executor.variables},
         }
-        self._actor = ray.remote(ActorProcess).options(**options).remote()
+        if not self._cluster.answers():  # Ray would wait for the head for ever
+            raise WorkerLost(HEAD)
+        if not accepts(self.machine.address, self.machine.port):
+            raise self._lost()
+        self._actor = self._cluster.actors.options(**options).remote()
         try:
             sent = self._actor.set_up.remote(self.place, packed(executor.start))
             outcome = self._answer(sent, executor.patience.start)
         except CallTimeout:
-            self.rests_until = time.monotonic() + REST
             raise WorkerLost(
                 f"{self.name} got no process in {executor.patience.start:g} s, as its machine or "
                 f"device is busy"
@@ -132,9 +137,12 @@ class RayWorker:
     def _check(self) -> None:
         """Raise WorkerLost if the machine or the head is lost."""
         if not self._cluster.connected.is_set():
-            raise WorkerLost("the head of the Ray cluster cannot be reached")
+            raise WorkerLost(HEAD)
         if not self._cluster.holds(self.machine):
-            raise WorkerLost(f"the machine of {self.name} is lost")
+            raise self._lost()
+
+    def _lost(self) -> WorkerLost:
+        return WorkerLost(f"the machine of {self.name} is lost")
 
     def _why(self, error: Exception) -> Exception:
         """The error of the call that an exception of Ray stands for."""
@@ -152,7 +160,7 @@ class RayWorker:
         limit = time.monotonic() + LEARNED
         while accepts(self.machine.address, self.machine.port):
             if not isinstance(error, exceptions.ActorUnavailableError):
-                return death(str(error))
+                return self._lost() if "its node has died" in str(error) else death(str(error))
             if time.monotonic() > limit:
                 break
             try:  # the connection broke; the next call may know more
@@ -165,7 +173,7 @@ class RayWorker:
                 error = newer
             except WorkerLost as lost:
                 return lost
-        return WorkerLost(f"the machine of {self.name} is lost")
+        return self._lost()
 
 
 class RayExecutor:
@@ -176,8 +184,7 @@ class RayExecutor:
         on_gpu: each worker has one GPU.
         cpus_per_case: CPUs of each worker without a GPU. On Linux, these are cores that no other
             worker of the machine has.
-        address: HOST:PORT, `auto` for a cluster that runs on this machine, or None for this cluster
-            if there is one and a new cluster of this machine if there is none.
+        address: the address of the cluster, as in `Cluster`.
         variables: environment variables of the processes.
         patience: seconds to wait.
 
@@ -285,8 +292,6 @@ def death(text: str) -> WorkerDied | WorkerLost:
     """The error for a process that ended on a machine that is there, from the text of Ray."""
     if "SIGTERM" in text:
         return WorkerLost("the worker process was ended from outside by SIGTERM")
-    if "its node has died" in text:
-        return WorkerLost("the machine of the worker is lost")
     if "low on memory" in text or "OutOfMemory" in text:
         return WorkerDied("the worker process was ended by Ray, as its machine ran out of memory")
     if found := re.search(r"exit code (-?\d+)", text):
