@@ -17,6 +17,7 @@ import torch
 
 from bench.loop.executor import Call, CallTimeout, WorkerDied, WorkerLost
 from bench.loop.ray_executor import RayExecutor, RayWorker
+from bench.loop.serving import CallError
 
 pytest.importorskip("ray", reason="needs the package ray")
 from ray.cluster_utils import Cluster
@@ -105,22 +106,25 @@ def test_exceptions_of_the_function_arrive(worker: RayWorker, error: Exception) 
     assert raised.value.args == error.args
 
 
+@pytest.mark.parametrize("error", [SystemExit(4), KeyboardInterrupt(), TimeoutError()])
+def test_exceptions_that_would_stop_the_run_are_errors_of_the_call(
+    worker: RayWorker, error: BaseException
+) -> None:
+    process = worker.submit(Call(where)).result(60)["process"]
+    with pytest.raises(CallError, match=type(error).__name__):
+        worker.submit(Call(fail, (error,))).result(60)
+    assert worker.submit(Call(where)).result(60)["process"] == process
+
+
 def test_what_cannot_be_sent_is_an_error_with_a_text(worker: RayWorker) -> None:
     process = worker.submit(Call(where)).result(60)["process"]
-    with pytest.raises(RuntimeError, match="Unreadable: one and two"):
+    with pytest.raises(CallError, match="Unreadable: one and two"):
         worker.submit(Call(unreadable)).result(60)
-    with pytest.raises(RuntimeError, match="of type function, cannot be sent"):
+    with pytest.raises((AttributeError, pickle.PicklingError, CallError)):
         worker.submit(Call(local_function)).result(60)
     with pytest.raises((AttributeError, pickle.PicklingError)):
         worker.submit(Call(local_function())).result(60)
     assert worker.submit(Call(where)).result(60)["process"] == process
-
-
-@pytest.mark.parametrize("error", [SystemExit(4), KeyboardInterrupt()])
-def test_a_function_that_ends_its_process(worker: RayWorker, error: BaseException) -> None:
-    with pytest.raises(WorkerDied, match=type(error).__name__):
-        worker.submit(Call(fail, (error,))).result(60)
-    worker.submit(Call(where)).result(60)
 
 
 def test_a_call_that_takes_too_long_ends_with_its_processes(

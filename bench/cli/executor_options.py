@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
 from bench.loop import worker_start
-from bench.loop.executor import Call, Executor
+from bench.loop.executor import Call, Executor, ExecutorError
 from bench.loop.local_executor import LocalExecutor
+from bench.loop.ray_executor import RayExecutor
+from bench.loop.worker_settings import worker_settings
 
 EXECUTORS = ("local", "ray")
 
@@ -26,7 +29,7 @@ def executor_options(command: click.decorators.FC) -> click.decorators.FC:
         ),
         click.option(
             "--ray-address",
-            metavar="auto|HOST:PORT",
+            metavar="auto|local|HOST:PORT",
             help="Address of a Ray cluster. Default: the cluster of this machine, or a new one.",
         ),
         click.option(
@@ -53,4 +56,13 @@ def make_executor(
         if ray_address or cpus_per_case:
             raise click.UsageError("--ray-address and --cpus-per-case need --executor ray")
         return LocalExecutor(start, log=folder / "worker.log")
-    raise click.UsageError("--executor ray is not there yet")
+    try:
+        return RayExecutor(
+            start,
+            on_gpu=device == "cuda",
+            cpus_per_case=cpus_per_case,
+            address=ray_address,
+            variables=worker_settings(os.environ),
+        )
+    except ExecutorError as error:
+        raise click.UsageError(str(error)) from error

@@ -7,11 +7,12 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench.loop.executor import Call
+from bench.loop.process_control import adopt_orphans
+from bench.loop.serving import outcome_of
 
-__all__ = ["ActorProcess", "Outcome", "Place", "cores_of", "opened", "packed"]
+__all__ = ["ActorProcess", "Place", "cores_of", "packed"]
 
 TOPOLOGY = Path("/sys/devices/system/cpu")
 
@@ -29,39 +30,26 @@ class Place:
     cpus: int | None
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The result of a function, the exception that it raised, or the text of an exception that
-    ends the process or cannot be sent."""
-
-    result: Any = None
-    error: Exception | None = None
-    ended: str = ""
-
-
 class ActorProcess:
     """The class of the Ray actors."""
 
     def set_up(self, place: Place, start: bytes) -> bytes:
-        """Take the cores of a place and run the first call. The result of the outcome is the
-        device: the UUID of the GPU, else the number that Ray gave; empty for a CPU."""
-        if place.cpus is not None:
-            cores = cores_of(place, _ordered_cores())
-            if cores:  # before torch is imported: OpenMP reads it when it is loaded
-                os.sched_setaffinity(0, cores)
-        outcome = _run(start)
-        if outcome.error is not None or outcome.ended:
-            return _sent(outcome)
-        if place.cpus is not None:
-            import torch
+        """Take the cores of a place and run the first call.
 
-            torch.set_num_threads(place.cpus)
-            return _sent(Outcome(""))
-        return _sent(Outcome(_device()))
+        Returns the outcome, as `outcome_of` does. Its value is the device: the UUID of the GPU,
+        else the number that Ray gave; empty for a CPU.
+        """
+        adopt_orphans()
+        if place.cpus is not None:
+            # The main thread runs all calls, and the threads of OpenMP begin in it.
+            cores = cores_of(place, _ordered_cores())
+            if cores:
+                os.sched_setaffinity(0, cores)
+        return outcome_of(pickle.dumps((_begin, (place.cpus, start))))
 
     def run(self, call: bytes) -> bytes:
         """Run a call; returns its outcome."""
-        return _sent(_run(call))
+        return outcome_of(call)
 
     def ping(self) -> None:
         """Return at once."""
@@ -70,15 +58,6 @@ class ActorProcess:
 def packed(call: Call) -> bytes:
     """The function of a call and its arguments. Raises the exceptions of pickle."""
     return pickle.dumps((call.function, call.arguments))
-
-
-def opened(outcome: bytes) -> Outcome:
-    """The outcome that a worker sent."""
-    try:
-        return pickle.loads(outcome)
-    except Exception as error:
-        text = f"the outcome of the call cannot be read here: {type(error).__name__}: {error}"
-        return Outcome(error=RuntimeError(text))
 
 
 def cores_of(place: Place, cores: Sequence[int]) -> Sequence[int]:
@@ -112,36 +91,15 @@ def _ends(part: str) -> list[str]:
     return part.split("-")
 
 
-def _run(call: bytes) -> Outcome:
-    try:
-        function, arguments = pickle.loads(call)
-        return Outcome(function(*arguments))
-    except Exception as error:
-        return Outcome(error=error)
-    except BaseException as error:  # SystemExit, KeyboardInterrupt: they must not end the parent
-        return Outcome(ended=f"{type(error).__name__}({error})")
-
-
-def _sent(outcome: Outcome) -> bytes:
-    """The bytes of an outcome. An exception that cannot be sent becomes a RuntimeError."""
-    try:
-        sent = pickle.dumps(outcome)
-        if outcome.error is not None:
-            pickle.loads(sent)  # some exceptions can be written but not read
-        return sent
-    except Exception as error:
-        if outcome.error is not None:
-            text = f"{type(outcome.error).__name__}: {outcome.error}"
-        else:
-            made = type(outcome.result).__name__
-            text = f"the result of the call, of type {made}, cannot be sent: {error}"
-        return pickle.dumps(Outcome(error=RuntimeError(text)))
-
-
-def _device() -> str:
+def _begin(cpus: int | None, start: bytes) -> str:
+    function, arguments = pickle.loads(start)
+    function(*arguments)
     import ray
     import torch
 
+    if cpus is not None:
+        torch.set_num_threads(cpus)
+        return ""
     if torch.cuda.is_available():
         return str(torch.cuda.get_device_properties(0).uuid)
     return ",".join(ray.get_runtime_context().get_accelerator_ids()["GPU"])

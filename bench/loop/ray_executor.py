@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 from bench.loop.executor import Call, CallTimeout, ExecutorError, WorkerDied, WorkerLost
 from bench.loop.interrupts import delayed_interrupts
-from bench.loop.ray_actor import Outcome, Place, opened, packed
+from bench.loop.ray_actor import Place, packed
 from bench.loop.ray_cluster import Cluster, Machine, Patience, accepts, one_line
 
 __all__ = ["RayExecutor", "RayWorker"]
@@ -40,8 +41,8 @@ class RayWorker:
     def submit(self, call: Call) -> Future[Any]:
         """Start a call; no other call may be running.
 
-        The future raises CallTimeout, WorkerDied, WorkerLost, or the exception of the function.
-        SystemExit and KeyboardInterrupt of the function arrive as WorkerDied.
+        The future raises CallTimeout, WorkerDied, WorkerLost, the exception of the function, or
+        CallError instead of an exception that cannot be sent.
         """
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
@@ -66,31 +67,29 @@ class RayWorker:
             with self._cluster.call(self._connection):
                 if self._actor is None:
                     self._begin()
-                outcome = self._answer(self._actor.run.remote(sent), call.timeout)
-                if outcome.ended:
-                    self.replace()
-                    raise WorkerDied(f"the function ended its process with {outcome.ended}")
-            if outcome.error is not None:
-                raise outcome.error
+                returned, value = self._answer(self._actor.run.remote(sent), call.timeout)
+            if not returned:
+                raise value
         except BaseException as error:
             if isinstance(error, WorkerLost):  # its machine may be in the list for some time
                 self.rests_until = time.monotonic() + REST
             future.set_exception(error)
         else:
-            future.set_result(outcome.result)
+            future.set_result(value)
 
     def _begin(self) -> None:
         """Start the process."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         executor, cpus = self._executor, self.place.cpus
+        threads = {} if cpus is None else {"OMP_NUM_THREADS": str(cpus)}
         options = {
             "num_cpus": cpus or 0,
             "num_gpus": 1 if cpus is None else 0,
             "max_restarts": 0,
             "max_task_retries": 0,
             "scheduling_strategy": NodeAffinitySchedulingStrategy(self.machine.node, soft=False),
-            "runtime_env": {"env_vars": executor.variables},
+            "runtime_env": {"env_vars": executor.variables | threads},
         }
         if not self._cluster.answers():  # Ray would wait for the head for ever
             raise WorkerLost(HEAD)
@@ -99,22 +98,22 @@ class RayWorker:
         self._actor = self._cluster.actors.options(**options).remote()
         try:
             sent = self._actor.set_up.remote(self.place, packed(executor.start))
-            outcome = self._answer(sent, executor.patience.start)
+            returned, value = self._answer(sent, executor.patience.start)
         except CallTimeout:
             raise WorkerLost(
                 f"{self.name} got no process in {executor.patience.start:g} s, as its machine or "
                 f"device is busy"
             ) from None
-        reason = outcome.ended
-        if outcome.error is not None:
-            reason = f"{type(outcome.error).__name__}: {outcome.error}"
-        elif not reason and (other := executor.owner(self, outcome.result)):
+        reason = ""
+        if not returned:
+            reason = f"{type(value).__name__}: {value}"
+        elif other := executor.owner(self, value):
             reason = f"it was given the device of {other}"
         if reason:
             self.replace()
             raise executor.refuse(self, reason)
 
-    def _answer(self, reference: Any, timeout: float) -> Outcome:
+    def _answer(self, reference: Any, timeout: float) -> tuple[bool, Any]:
         """Wait for the outcome of a method of the actor."""
         import ray
         from ray.exceptions import RayError
@@ -125,7 +124,8 @@ class RayWorker:
                 self._check()
                 if time.monotonic() > limit:
                     raise CallTimeout(f"the call took longer than {timeout:g} s")
-            return opened(ray.get(reference))
+            outcome: tuple[bool, Any] = pickle.loads(ray.get(reference))
+            return outcome
         except RayError as error:
             why = self._why(error)
             self.replace()
@@ -182,8 +182,8 @@ class RayExecutor:
     Args:
         start: the first call of each process.
         on_gpu: each worker has one GPU.
-        cpus_per_case: CPUs of each worker without a GPU. On Linux, these are cores that no other
-            worker of the machine has.
+        cpus_per_case: CPUs of each worker without a GPU, which no other worker of the machine
+            has; None for all CPUs of a node.
         address: the address of the cluster, as in `Cluster`.
         variables: environment variables of the processes.
         patience: seconds to wait.
@@ -192,22 +192,21 @@ class RayExecutor:
         ExecutorError: Ray is not installed, or there is no cluster.
     """
 
+    several_machines = True
+
     def __init__(
         self,
         start: Call,
         *,
         on_gpu: bool,
-        cpus_per_case: int = 1,
+        cpus_per_case: int | None = None,
         address: str | None = None,
         variables: Mapping[str, str] | None = None,
         patience: Patience | None = None,
     ) -> None:
         self.start, self.patience = start, patience or Patience()
         self.variables = dict(variables or {})
-        self._share = ("GPU", 1) if on_gpu else ("CPU", cpus_per_case)
-        self._cpus = None if on_gpu else cpus_per_case
-        if not on_gpu:
-            self.variables.setdefault("OMP_NUM_THREADS", str(cpus_per_case))
+        self._kind, self._cpus = "GPU" if on_gpu else "CPU", cpus_per_case
         self.cluster = Cluster(address, self.patience)
         self._connection = self.cluster.connection
         self._workers: dict[tuple[str, int], RayWorker] = {}
@@ -238,8 +237,7 @@ class RayExecutor:
         if refused:
             raise ExecutorError(f"no machine of the Ray cluster can be used: {refused[0]}")
         if self._filled is None or now - self._filled > self.patience.machines:
-            kind, number = self._share
-            wanted = "a GPU" if kind == "GPU" else f"{number} CPUs"
+            wanted = "a GPU" if self._kind == "GPU" else f"{self._cpus or 1} CPUs"
             raise ExecutorError(f"no machine of the Ray cluster at {self.cluster} has {wanted}")
         return []
 
@@ -271,11 +269,10 @@ class RayExecutor:
         if self._connection != self.cluster.connection:
             self._workers.clear()
             self._connection = self.cluster.connection
-        kind, size = self._share
         wanted = {
             (machine.node, number): machine
             for machine in machines
-            for number in range(int(machine.resources.get(kind, 0)) // size)
+            for number in range(self._shares(machine))
         }
         self._workers = {key: self._workers[key] for key in self._workers if key in wanted}
         for key, machine in wanted.items():
@@ -285,7 +282,17 @@ class RayExecutor:
                 taken = {worker.place.index for worker in beside}
                 index = next(number for number in count() if number not in taken)
                 name = f"worker {next(self._numbers)}"
-                self._workers[key] = RayWorker(name, self, machine, Place(index, self._cpus))
+                cpus = None
+                if self._kind == "CPU":
+                    cpus = self._cpus or int(machine.resources["CPU"])
+                self._workers[key] = RayWorker(name, self, machine, Place(index, cpus))
+
+    def _shares(self, machine: Machine) -> int:
+        """The number of workers of a machine."""
+        number = int(machine.resources.get(self._kind, 0))
+        if self._kind == "GPU":
+            return number
+        return number // self._cpus if self._cpus else min(number, 1)
 
 
 def death(text: str) -> WorkerDied | WorkerLost:

@@ -12,7 +12,7 @@ from typing import Any
 from bench.loop.frames import read_frame, write_frame
 from bench.loop.process_control import adopt_orphans, end_with_parent
 
-__all__ = ["BEGAN", "CallError", "serve"]
+__all__ = ["BEGAN", "CallError", "outcome_of", "serve"]
 
 BEGAN = b""  # the message that a call begins
 
@@ -44,7 +44,7 @@ def serve(parent: int, calls: int, results: int) -> None:
             function(*arguments)
             while (call := read_frame(calls)) is not None:
                 write_frame(results, BEGAN)
-                write_frame(results, _outcome(call))
+                write_frame(results, outcome_of(call))
         status = 0
     except BaseException:
         traceback.print_exc()
@@ -57,7 +57,9 @@ def serve(parent: int, calls: int, results: int) -> None:
         os._exit(status)  # threads that an implementation left do not delay the end
 
 
-def _outcome(call: bytes) -> bytes:
+def outcome_of(call: bytes) -> bytes:
+    """Run a pickled pair (function, arguments). Returns a pickled pair (whether the call returned,
+    its value or its exception)."""
     try:
         function, arguments = pickle.loads(call)
         value = function(*arguments)
