@@ -232,7 +232,7 @@ class TestDeaths:
             (-40, "the worker process was ended by signal 40"),
             (
                 -signal.SIGKILL,
-                "the worker process was ended by SIGKILL, as the system does when memory runs out",
+                "the worker process was ended by SIGKILL",
             ),
         ],
     )

@@ -117,6 +117,7 @@ def test_a_delegated_group_is_made_ready_for_workers(groups: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content"),
     [("cgroup.procs", f"1\n{os.getpid()}\n"), ("cgroup.controllers", "cpu pids\n")],
+    ids=["others", "without memory"],
 )
 def test_a_group_of_others_or_without_memory_is_left_alone(
     groups: Path, file: str, content: str

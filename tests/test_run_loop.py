@@ -495,7 +495,7 @@ class TestRefusals:
         run(tmp_path, LENGTHS, timeout=1.0, executor=worker)
         allowed = worker.timeouts
         assert allowed["instant"] == 1.0
-        assert allowed["describe_device"] == allowed["limits"] >= 60
+        assert allowed["describe"] == allowed["limits"] >= 60
 
 
 class TestResuming:

@@ -10,6 +10,7 @@ import click
 from bench.loop import worker_start
 from bench.loop.executor import Call, Executor, ExecutorError
 from bench.loop.local_executor import LocalExecutor
+from bench.loop.memory_limit import worker_groups
 from bench.loop.ray_executor import RayExecutor
 from bench.loop.worker_settings import worker_settings
 
@@ -51,15 +52,18 @@ def make_executor(
     cpus_per_case: int | None,
 ) -> Executor:
     """The executor of a run."""
-    start = Call(worker_start.start, (device == "cuda", list(modules)))
+    on_gpu = device == "cuda"
     if kind == "local":
         if ray_address or cpus_per_case:
             raise click.UsageError("--ray-address and --cpus-per-case need --executor ray")
-        return LocalExecutor(start, log=folder / "worker.log")
+        group = worker_groups()
+        start = Call(worker_start.start, (on_gpu, list(modules), group))
+        return LocalExecutor(start, log=folder / "worker.log", group=group)
+    start = Call(worker_start.start, (on_gpu, list(modules)))
     try:
         return RayExecutor(
             start,
-            on_gpu=device == "cuda",
+            on_gpu=on_gpu,
             cpus_per_case=cpus_per_case,
             address=ray_address,
             variables=worker_settings(os.environ),

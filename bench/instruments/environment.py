@@ -43,11 +43,6 @@ SETTINGS = (*OPENMP, *MALLOC, "ATEN_", "TORCH_", "CUDA_", "PYTORCH_")
 ALLOCATORS = ("jemalloc", "tcmalloc", "mimalloc")  # libraries that replace malloc
 
 
-def describe_device(device: str) -> dict[str, Any]:
-    """`describe`, as a call of a worker process."""
-    return describe(torch.device(device))
-
-
 def describe(device: torch.device) -> dict[str, Any]:
     """Software, hardware and settings, for environment.json."""
     return {

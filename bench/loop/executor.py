@@ -8,7 +8,16 @@ from concurrent.futures import TimeoutError as CallTimeout
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-__all__ = ["Call", "CallTimeout", "Executor", "ExecutorError", "Worker", "WorkerDied", "WorkerLost"]
+__all__ = [
+    "Call",
+    "CallTimeout",
+    "Executor",
+    "ExecutorError",
+    "Worker",
+    "WorkerDied",
+    "WorkerLost",
+    "WorkerOutOfMemory",
+]
 
 
 class ExecutorError(Exception):
@@ -17,6 +26,10 @@ class ExecutorError(Exception):
 
 class WorkerDied(Exception):
     """The process of a worker ended during a call. The message is one sentence."""
+
+
+class WorkerOutOfMemory(WorkerDied):
+    """The system ended the process of a worker because memory ran out."""
 
 
 class WorkerLost(Exception):

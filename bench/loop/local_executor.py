@@ -20,9 +20,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bench.loop.executor import Call, CallTimeout, WorkerDied
+from bench.loop.executor import Call, CallTimeout, WorkerDied, WorkerOutOfMemory
 from bench.loop.frames import FrameBuffer, write_frame
 from bench.loop.interrupts import delayed_interrupts
+from bench.loop.memory_limit import (
+    ended_for_memory,
+    reason_of_failed_start,
+    system_kills,
+)
 from bench.loop.serving import BEGAN
 from bench.loop.supervisor import ENDING
 from bench.loop.worker_settings import worker_settings
@@ -40,13 +45,16 @@ class LocalExecutor:
         start: the first call of each process. Its timeout is that of the start of the process.
         workers: number of workers.
         log: file to which the first and the last output of each process are appended.
+        group: folder of the control group that limits the memory of the workers.
     """
 
     several_machines = False
 
-    def __init__(self, start: Call, workers: int = 1, log: Path | None = None) -> None:
+    def __init__(
+        self, start: Call, workers: int = 1, log: Path | None = None, group: str | None = None
+    ) -> None:
         names = [f"worker {number + 1}" for number in range(workers)]
-        self._workers = tuple(LocalWorker(name, start, log) for name in names)
+        self._workers = tuple(LocalWorker(name, start, log, group) for name in names)
 
     def workers(self) -> Sequence[LocalWorker]:
         """All workers."""
@@ -61,9 +69,11 @@ class LocalExecutor:
 class LocalWorker:
     """A process of this machine that is reused until a call fails."""
 
-    def __init__(self, name: str, start: Call, log: Path | None = None) -> None:
+    def __init__(
+        self, name: str, start: Call, log: Path | None = None, group: str | None = None
+    ) -> None:
         self.name = name
-        self._start, self._log = start, log
+        self._start, self._log, self._group = start, log, group
         self._process: _Process | None = None
 
     def submit(self, call: Call) -> Future[Any]:
@@ -79,7 +89,7 @@ class LocalWorker:
         with delayed_interrupts():
             if self._process is None:
                 try:
-                    self._process = _Process(self._start, self._log)
+                    self._process = _Process(self._start, self._log, self._group)
                 except OSError as error:
                     reason = f"the worker process could not be started: {error.strerror}"
                     future.set_exception(WorkerDied(reason))
@@ -98,8 +108,9 @@ class LocalWorker:
 class _Process:
     """A process from its start to its end."""
 
-    def __init__(self, start: Call, log: Path | None) -> None:
-        self._start = start
+    def __init__(self, start: Call, log: Path | None, group: str | None) -> None:
+        self._start, self._group = start, group
+        self._kills = system_kills()
         self._began = False
         self._thread: threading.Thread | None = None
         first = pickle.dumps((start.function, start.arguments))
@@ -175,7 +186,7 @@ class _Process:
                 write_frame(self._calls, content)
             answer = self._answer(timeout)
             if answer is None:
-                raise WorkerDied(self._last_words())
+                raise self._death()
             try:
                 returned, value = pickle.loads(answer)
             except BaseException as error:  # of the code of an implementation
@@ -223,20 +234,27 @@ class _Process:
             raise CallTimeout(f"took longer than {timeout:g} s")
         raise WorkerDied(f"the worker process did not begin within {self._start.timeout:g} s")
 
-    def _last_words(self) -> str:
-        """The sentence on how the worker ended."""
+    def _death(self) -> WorkerDied:
+        """The exception on how the worker ended."""
         self._stop()
         content = b""
         while piece := os.read(self._report, PIECE):
             content += piece
         if not content:
-            return "the process that supervises the worker was ended"
+            return WorkerDied("the process that supervises the worker was ended")
         report = json.loads(content)
+        status = report["status"]
+        if self._group and ended_for_memory(self._group, report["pid"]):
+            return WorkerOutOfMemory("the process needed more memory than the limit of its group")
+        if status == -signal.SIGKILL and (system_kills() or 0) > (self._kills or 0):
+            return WorkerOutOfMemory("the system ended the process because memory ran out")
         if self._began:
-            return death(report["status"])
+            return WorkerDied(death(status))
+        if reason := reason_of_failed_start():
+            return WorkerDied(f"the worker process ended before it began: {reason}")
         lines = [line.strip() for line in report["output"].splitlines() if line.strip()]
-        why = f": {lines[-1]}" if lines else f"; {death(report['status'])}"
-        return f"the worker process ended before it began{why}"
+        why = f": {lines[-1]}" if lines else f"; {death(status)}"
+        return WorkerDied(f"the worker process ended before it began{why}")
 
 
 def death(status: int | None) -> str:
@@ -245,8 +263,7 @@ def death(status: int | None) -> str:
         return f"the worker process ended with exit status {status}"
     names = {int(known): known.name for known in signal.Signals}
     name = names.get(-status, f"signal {-status}")  # real-time signals have no names
-    hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
-    return f"the worker process was ended by {name}{hint}"
+    return f"the worker process was ended by {name}"
 
 
 def _python(code: str, *options: str) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 from bench.instruments import environment
+from bench.loop import worker_start
 from bench.loop.executor import Call
 from bench.loop.journal import Journal, Recorded
 from bench.loop.result_files import write_json
@@ -61,7 +62,7 @@ class Machines(Generic[CaseT, RowT]):
         """
         self.busy = True
         device = self._workload.device
-        present = yield Call(environment.describe_device, (device,), SET_UP_SECONDS)
+        present = yield Call(worker_start.describe, (device,), SET_UP_SECONDS)
         known = self._recorded(present)
         found = yield from self._workload.set_up(known)
         if known is not None:

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any, Generic
 
 from bench.loop.case_queue import CaseQueue
-from bench.loop.executor import CallTimeout, Executor, ExecutorError, WorkerDied, WorkerLost
+from bench.loop.executor import (
+    CallTimeout,
+    Executor,
+    ExecutorError,
+    WorkerDied,
+    WorkerLost,
+    WorkerOutOfMemory,
+)
 from bench.loop.interrupts import NOTICED, delayed_interrupts, ignored_interrupts
 from bench.loop.journal import Journal, Recorded, begun
 from bench.loop.machines import END, Machines, RunError
@@ -295,6 +302,8 @@ def _ending(error: Exception, seat: Seat[Any]) -> tuple[Status, str]:
     """The status and the reason of a case whose call raised an exception."""
     if isinstance(error, CallTimeout):
         return Status.TIMEOUT, f"took longer than {seat.timeout:g} s"
+    if isinstance(error, WorkerOutOfMemory):
+        return Status.OUT_OF_MEMORY, str(error)
     if isinstance(error, WorkerDied):
         return Status.CRASHED, str(error)
     return failure(error, {})

@@ -104,7 +104,10 @@ def supervise(
     kept.end()
     text = kept.last()[-KEPT:].decode(errors="replace")
     with suppress(OSError):  # the run has died
-        os.write(report, json.dumps({"status": status, "output": text[-4096:]}).encode())
+        os.write(
+            report,
+            json.dumps({"status": status, "pid": worker.pid, "output": text[-4096:]}).encode(),
+        )
 
 
 def _wait(run: int, control: int, output: int, worker: int, kept: BoundedLog) -> int | None:

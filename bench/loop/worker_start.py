@@ -4,33 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
+from typing import Any
+
+import torch
 
 import variants
 from bench.instruments import environment
+from bench.loop.memory_limit import limit_memory
 
-# Share of the free memory that a CPU worker may use. Above it, allocations raise an error; without
-# this limit, the system would kill the worker.
-MEMORY_SHARE = 0.9
 # Imported before implementations, so that it has the original clock whatever they replace.
 MEASURING = "bench.workloads.attention.measure_case"
 
 
-def start(on_gpu: bool, modules: Sequence[str] = ()) -> None:
+_limits: list[str] = []  # the memory limit of this process, in words
+
+
+def start(on_gpu: bool, modules: Sequence[str] = (), group: str | None = None) -> None:
     """Set up a new worker process.
 
-    Imports the modules that add implementations, and on a CPU chooses the route of float32
-    products and limits the memory of the process.
+    Imports the modules that add implementations, chooses the route of float32 products on a CPU,
+    and limits the memory of the process.
+
+    Args:
+        on_gpu: whether cases run on a GPU.
+        modules: names of modules that add implementations.
+        group: folder of the control group of the run, if there is one.
     """
     for module in (MEASURING, *modules):
         import_module(module)
     if not on_gpu:
         variants.choose_float32_route()
-    free = environment.memory_bytes("MemAvailable")
-    if on_gpu or free is None:
-        return  # CUDA reserves much more address space than it uses
-    import resource
+    _limits.append(limit_memory(group, on_gpu=on_gpu))
 
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    limit = used + int(MEMORY_SHARE * free)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+def describe(device: str) -> dict[str, Any]:
+    """The environment of a worker process."""
+    limit = _limits[-1] if _limits else "none"
+    return {**environment.describe(torch.device(device)), "memory_limit": limit}

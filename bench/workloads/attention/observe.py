@@ -18,7 +18,12 @@ from bench.schema.case import Case
 from bench.workloads.attention import projections
 from bench.workloads.attention.decode_steps import Decoder
 from bench.workloads.attention.given_inputs import Given, Settings
-from bench.workloads.attention.timed_call import check_output, timed_call, used_implementation
+from bench.workloads.attention.timed_call import (
+    check_output,
+    differentiable_forward,
+    timed_call,
+    used_implementation,
+)
 from variants import Attention, UnsupportedError
 from variants.contract.registry import reference_attention
 from variants.engines.primitives import float32_route
@@ -29,7 +34,7 @@ class Seen:
     """The measurements of one attention on one shape."""
 
     samples: clock.Samples
-    peak_bytes: int
+    peak: memory.Peak
     prepare_ms: float
     accuracy: MeasuredAccuracy
     implementation: str
@@ -37,6 +42,7 @@ class Seen:
     state_bytes: int | None = None
     filled_bytes: int | None = None  # state_bytes without free space
     instruments: Mapping[str, float | bool | None] = field(default_factory=dict)  # more columns
+    saved_bytes: int | None = None  # between a forward and a backward pass
     on_route_ms: float | None = None  # median of torch SDPA on the chosen route, CPU only
 
     @property
@@ -106,9 +112,13 @@ def _observe(attention: Attention, case: Case, given: Given, settings: Settings)
             first_ms=prepare_ms + first_ms,
             energy_seconds=settings.energy,
         )
+        forward = None
+        if trains and layer is None:
+            _, forward = differentiable_forward(attention, inputs, key, case)
         return Seen(
             samples=samples,
-            peak_bytes=memory.peak_bytes(call, device),
+            peak=memory.peak(call, device),
+            saved_bytes=memory.saved_bytes(forward, device) if forward else None,
             prepare_ms=prepare_ms,
             accuracy=quality,
             implementation=used_implementation(attention, case, inputs),

@@ -27,20 +27,28 @@ def timed_call(
                 return attention(query, key, value, causal=case.causal)
 
         return forward
-    shared = key is query
-    query = query.detach().requires_grad_()
-    key = query if shared else key.detach().requires_grad_()
-    value = value.detach().requires_grad_()
-    leaves = (query, value) if shared else (query, key, value)
+    leaves, forward = differentiable_forward(attention, given, key, case)
     grad = torch.ones_like(query)
 
     def forward_backward() -> Tensor:
-        out = attention(query, key, value, causal=case.causal)
+        out = forward()
         # A method may not use an input: a mean of all values does not depend on the query.
         torch.autograd.grad(out, leaves, grad, allow_unused=True)
         return out.detach()
 
     return forward_backward
+
+
+def differentiable_forward(
+    attention: Attention, given: Inputs, key: Tensor, case: Case
+) -> tuple[tuple[Tensor, ...], Callable[[], Tensor]]:
+    """Query, key and value that require gradients, and a forward pass on them."""
+    shared = key is given.query
+    query = given.query.detach().requires_grad_()
+    key = query if shared else key.detach().requires_grad_()
+    value = given.value.detach().requires_grad_()
+    leaves = (query, value) if shared else (query, key, value)
+    return leaves, lambda: attention(query, key, value, causal=case.causal)
 
 
 def used_implementation(attention: Attention, case: Case, given: Inputs) -> str:
