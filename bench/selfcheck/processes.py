@@ -50,7 +50,7 @@ def selfcheck(
     cases = all_cases(device)
     each, comparisons = seconds / PROCESSES, -(-COMPARISONS // PROCESSES)
     call = Call(measure, (device, cases, each, comparisons), timeout=START_SECONDS + SLOWEST * each)
-    executor = LocalExecutor(Call(worker_start.start, (str(log), device == "cuda")))
+    executor = LocalExecutor(Call(worker_start.start, (device == "cuda",)), log=log)
     (worker,) = executor.workers()
     results: list[tuple[Found, str]] = []
     try:
