@@ -34,7 +34,7 @@ FILE = "selfcheck.json"
 def selfcheck_command(device: str, seconds: float, out: Path | None) -> None:
     """Time the same code against itself; say which difference this machine can resolve now.
 
-    Exact attention, linear and sliding_window are timed at three lengths. Two measurements of the
+    Exact attention and a few variants are timed at three lengths. Two measurements of the
     same code differ by less than the stated resolution in 95 % of comparisons. Smaller differences
     of two rows mean nothing.
     """

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 import time
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from variants.contract.registry import reference_attention
 __all__ = ["CaseResolution", "Selfcheck", "SelfcheckCase", "all_cases", "measure", "short"]
 
 SCHEMA = 1
+CASES = Path(__file__).parent / "cases.toml"
 BLOCKS = 4  # of a comparison
 COMPARISONS = 20  # of a case, where the time allows: the fewest with a resolution, and one more
 SHORT_SECONDS = 2.0
@@ -111,9 +114,13 @@ def all_cases(device: str) -> list[SelfcheckCase]:
     """The cases of `python -m bench selfcheck`."""
     return [
         SelfcheckCase(variant, seq_len)
-        for variant in ("", "linear", "sliding_window")
+        for variant in ("", *_variants())
         for seq_len in LENGTHS[device]
     ]
+
+
+def _variants() -> list[str]:
+    return list(tomllib.loads(CASES.read_text(encoding="utf-8"))["variants"])
 
 
 def short_cases(device: str) -> list[SelfcheckCase]:
@@ -123,7 +130,7 @@ def short_cases(device: str) -> list[SelfcheckCase]:
     """
     if device == "cuda":
         return [SelfcheckCase("", seq_len) for seq_len in LENGTHS[device]]
-    return [SelfcheckCase(variant, LENGTHS[device][1]) for variant in ("", "linear")]
+    return [SelfcheckCase(variant, LENGTHS[device][1]) for variant in ("", _variants()[0])]
 
 
 def measure(
