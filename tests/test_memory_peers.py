@@ -166,8 +166,8 @@ def test_the_process_grows_by_what_torch_allocates(size: int) -> None:
 def test_free_places_of_the_heap_do_not_change_the_growth_of_the_process() -> None:
     c_memory.fix_thresholds()
     sizes = range(MB, 11 * MB, MB)
-    # Free places of all sizes between small blocks that stay.
-    held = [block for size in sizes for block in (torch.ones(size // 4), torch.ones(1000))]
+    # Free places of all sizes between blocks that stay.
+    held = [block for size in sizes for block in (torch.ones(size // 4), torch.ones(MB // 4))]
     del held[::2]
 
     def call() -> None:
