@@ -58,7 +58,7 @@ def bench(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(executor_options, "LocalExecutor", lambda *_: InProcess())
+    monkeypatch.setattr(executor_options, "LocalExecutor", lambda *_, **__: InProcess())
     monkeypatch.setattr(measure_case, "measure", cases.instant)
     monkeypatch.setattr(roofline, "measure_device", cases.limits)
     monkeypatch.setattr(measure_case, "measure_exact", cases.no_exact)
