@@ -9,13 +9,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pandas as pd
 
 from bench.schema.validation import read_json
 
 FILE = Path(__file__).with_name("declared.json")
+
+
+class Declarations(TypedDict):
+    """The content of declared.json."""
+
+    exact_variant: str
+    reference_implementation: str
+    libraries: list[str]
+    reduced_precision: list[str]
+    costs: dict[str, dict[str, Any]]
 
 
 def exact_variant() -> str:
@@ -64,4 +74,4 @@ def _pairs(frame: pd.DataFrame, column: str) -> pd.Series[str]:
 
 @cache
 def _declared() -> dict[str, Any]:
-    return read_json(FILE, dict[str, Any])
+    return read_json(FILE, Declarations)
