@@ -20,9 +20,11 @@ software            versions of torch and transformers that made the file
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import torch
@@ -163,10 +165,10 @@ class Capture:
                 f"got {wanted}"
             )
         try:
-            with safe_open(self.path, framework="pt") as file:
+            with _opened(self.path) as content:
                 # Cloned, as safetensors may return a strided view of the mapped file.
                 query, key, value = (
-                    file.get_slice(f"layer_{layer}.{role}")[:, :wanted].contiguous().clone()
+                    content.get_slice(f"layer_{layer}.{role}")[:, :wanted].contiguous().clone()
                     for role in ("query", "key", "value")
                 )
         except (OSError, SafetensorError) as error:
@@ -179,6 +181,20 @@ class Capture:
                     f"infinite numbers of {tensor.numel()}"
                 )
         return query, key, value
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An open safetensors file. The library opens no name that is not UTF-8, so such a file is
+    opened here and named by its number."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with path.open("rb") as named, safe_open(f"/dev/fd/{named.fileno()}", "pt") as file:
+            yield file
+    else:
+        with safe_open(path, "pt") as file:
+            yield file
 
 
 def _header(path: Path) -> tuple[dict[str, str], dict[str, tuple[str, tuple[int, ...]]]]:
@@ -194,7 +210,7 @@ def _header(path: Path) -> tuple[dict[str, str], dict[str, tuple[str, tuple[int,
         )
     shapes = {}
     try:
-        with safe_open(path, framework="pt") as file:
+        with _opened(path) as file:
             metadata = file.metadata() or {}
             for name in file.keys():  # noqa: SIM118 - the handle itself is not iterable
                 part = file.get_slice(name)

@@ -24,6 +24,8 @@ def points(rows: pd.DataFrame, x: str, y: Metric) -> pd.DataFrame:
     drawn = _drawn(y)
     numbers = finished(rows).astype(dict.fromkeys([x, *drawn], "float64"))
     numbers = numbers.replace([np.inf, -np.inf], np.nan)
+    if y.log and y.linear_below is None:  # such an axis has no zero
+        numbers[drawn] = numbers[drawn].where(numbers[drawn] > 0)
     numbers[drawn] = numbers[drawn].clip(upper=y.ceiling)
     return numbers.dropna(subset=[x, y.column]).sort_values(["label", x])
 
