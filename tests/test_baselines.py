@@ -311,3 +311,14 @@ def test_weights_that_are_no_softmax_over_the_seen_keys_are_detected() -> None:
     assert seen.total_variation is not None
     object.__setattr__(seen, "total_variation", seen.total_variation + 1e-6)
     assert "must differ from the exact one by the mass" in accuracy.contradiction(window, seen)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_an_output_that_is_not_finite_is_refused(wrong: float) -> None:
+    tensors = problem()
+    linear = variants.create("linear")
+    out = linear(*tensors)
+    out[0, 0, 0, 0] = wrong
+    seen = accuracy.measure(linear, refer(tensors, False), out)
+    assert "must be finite; got" in accuracy.contradiction(linear, seen)
+    assert all(math.isfinite(head.approx_error_rel_l2 or 0.0) for head in seen.heads)

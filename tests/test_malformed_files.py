@@ -25,16 +25,33 @@ from bench.plan.sweep import Sweep
 from bench.schema.measurement import HeadRow, Measurement, Raw
 from bench.schema.model_row import ModelCase, ModelRow
 from bench.schema.outcome import Status
+from bench.schema.row import Row
 from bench.schema.validation import FileError
 from bench.workloads.sweep_workload import SweepWorkload
 from reports.__main__ import main as reports
 from reports.html import facts
 from reports.rows import read_runs
-from tests.cases import ENVIRONMENT, HEAD, capture_file, good
+from tests.cases import ENVIRONMENT, HEAD, capture_file, case, good
 from variants import parse
 
 SWEEP = Sweep(
     "axes", ({"variant": ("sliding_window window_size=8",), "seq_len": (16, 32, 48, 64)},)
+)
+
+
+MODEL_ROW = ModelRow.of(
+    ModelCase(
+        attention=parse("full"),
+        model="tiny",
+        text="a text",
+        text_sha256="0" * 64,
+        layers="all",
+        device="cpu",
+        dtype="float32",
+        seq_len=64,
+    ),
+    Status.OK,
+    **(dict.fromkeys(ModelRow.numbers(), 1.0) | {"passes": 1}),
 )
 
 
@@ -66,9 +83,9 @@ def run(tmp_path: Path) -> Path:
     environment = {**ENVIRONMENT, **workload.facts()}
     journal = Journal(folder)
     journal.header(command="run", environment=environment, **workload.header())
-    for case in workload.cases:
-        journal.started(case)
-        row = good(case, approx_error_rel_l2=0.5, peak_memory_bytes=2**20, repeats=3)
+    for one in workload.cases:
+        journal.started(one)
+        row = good(one, approx_error_rel_l2=0.5, peak_memory_bytes=2**20, repeats=3)
         journal.result(row, Raw([1.0, 2.0], [HEAD]))
     journal.close()
     rows = [json.loads(line)["row"] for line in lines(folder) if '"result"' in line]
@@ -89,19 +106,7 @@ def model_run(tmp_path: Path) -> Path:
     """A run with a model: one row."""
     folder = tmp_path / "model"
     folder.mkdir()
-    case = ModelCase(
-        attention=parse("full"),
-        model="tiny",
-        text="a text",
-        text_sha256="0" * 64,
-        layers="all",
-        device="cpu",
-        dtype="float32",
-        seq_len=64,
-    )
-    numbers = dict.fromkeys(ModelRow.numbers(), 1.0) | {"passes": 1}
-    row = ModelRow.of(case, Status.OK, **numbers)
-    write_table(folder / "model.csv", ModelRow.columns(), [row.values])
+    write_table(folder / "model.csv", ModelRow.columns(), [MODEL_ROW.values])
     model = {"name": "tiny", "layers": 2, "context": 128, "knobs": {}, "parameters": 9}
     write_json(folder / "environment.json", {**ENVIRONMENT, "model": model})
     journal = Journal(folder)
@@ -109,7 +114,7 @@ def model_run(tmp_path: Path) -> Path:
         command="model",
         environment={**ENVIRONMENT, "model": model},
         setup={"model": "m", "text": "t", "device": "cpu", "dtype": "float32", "passes": 1},
-        cases=[case.values],
+        cases=[MODEL_ROW.case.values],
         timeout=9.0,
     )
     journal.close()
@@ -332,6 +337,17 @@ def test_files_of_a_spreadsheet_are_read(run: Path) -> None:
         csv.writer(file, lineterminator="\r\n").writerows(row[::-1] for row in [header, *rows])
     assert Said(bench, "compare", run, run).out == before
     assert Said(reports, "build", run).status == 0
+
+
+@pytest.mark.parametrize("rows", [Measurement, ModelRow])
+def test_no_number_of_a_row_may_be_nan_infinite_or_a_text(rows: type[Row[Any]]) -> None:
+    """Such a row is neither written nor read."""
+    values = good(case()).values if rows is Measurement else MODEL_ROW.values
+    rows.check(values)
+    for name in rows.numbers():
+        for wrong in (float("nan"), float("inf"), -float("inf"), "1", [1], 10**400):
+            with pytest.raises(ValueError, match=f"{name}: expected "):
+                rows.check({**values, name: wrong})
 
 
 # Single values of JSON

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -111,7 +112,7 @@ def measure(
         approx_error_worst_row=float(relative.max()),
         approx_cosine=float(cosine.mean()),
         oracle_rows=len(sample.rows),
-        heads=tuple(_heads(attention, reference, weighed, out)),
+        heads=tuple(head for head in _heads(attention, reference, weighed, out) if _known(head)),
         **seen,
     )
 
@@ -137,20 +138,29 @@ def input_facts(reference: Reference, detail: str) -> InputFacts:
     """The columns that depend only on the inputs, not on the method: means over all heads."""
     described = vars(reference.description)
     return InputFacts(
-        **{name: float(value.mean()) for name, value in described.items()},
+        # NaN if no query sees a key
+        **{name: _finite(float(value.mean())) for name, value in described.items()},
         inputs_detail=detail,
         dtype_floor_rel_l2=reference.dtype_floor(),
         mean_value_error_rel_l2=reference.mean_value_error(),
     )
 
 
-def contradiction(attention: Attention, seen: Accuracy) -> str:
-    """Why these numbers contradict each other; empty if they do not.
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
+
+def contradiction(attention: Attention, seen: Accuracy) -> str:
+    """Why these numbers cannot be right; empty if they can.
+
+    A number that is NaN or infinite is no error: the output is so, or the exact output is 0.
     A softmax over fewer keys scales the weights of these keys up by one factor. So its total
     variation distance from the exact softmax is the exact mass on the keys that it leaves out. This
     does not hold if a shared query and key changes the scores.
     """
+    for name, value in seen.values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"{name} must be finite; got {value}"
     shared = seen.target_error_rel_l2 is not None
     if attention.target != "masked_softmax" or seen.mass_recall is None or shared:
         return ""
@@ -182,6 +192,12 @@ def _weighed_columns(
         columns["target_error_rel_l2"] = _relative(out, weighed.target_out, sample)
         columns["substitution_error_rel_l2"] = reference.error(weighed.target_out)[0]
     return columns
+
+
+def _known(head: HeadRow) -> bool:
+    """Whether all numbers of a head are finite: not if its exact output is 0, or no query sees a
+    key."""
+    return all(math.isfinite(value) for value in head.values.values() if value is not None)
 
 
 def _definition(attention: Attention) -> Attention:
