@@ -24,7 +24,7 @@ endif
 # The modules that the API pages describe.
 API := variants variants.layer.encodings variants.layer.transformer_block
 
-TESTED := test,docs,model,pretrained,peers,fla
+TESTED := test,docs,model,pretrained,peers,fla,ray
 PIP_OPTIONS := --quiet --disable-pip-version-check
 # Installs an extra such as [test] with the versions of constraints.txt, which the build also uses.
 define install

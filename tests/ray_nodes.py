@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster
 from bench.loop.ray_cluster import Patience
 
 STORE = 80 * 2**20
-QUICK = Patience(connect=60.0, head=2.0, machines=60.0, start=60.0)
+QUICK = Patience(connect=60.0, head=2.0, machines=60.0)
 
 
 def begin(text: str = "begun") -> None:

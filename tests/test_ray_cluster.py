@@ -14,7 +14,8 @@ import pytest
 
 from bench.loop.executor import Call, ExecutorError, WorkerDied, WorkerLost
 from bench.loop.ray_actor import Place, cores_of
-from bench.loop.ray_executor import RayExecutor, death
+from bench.loop.ray_executor import RayExecutor
+from bench.loop.ray_worker import death
 
 pytest.importorskip("ray", reason="needs the package ray")
 from ray.cluster_utils import Cluster

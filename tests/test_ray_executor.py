@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from bench.loop.executor import Call, CallTimeout, WorkerDied, WorkerLost
-from bench.loop.ray_executor import RayExecutor, RayWorker
+from bench.loop.ray_executor import RayExecutor
+from bench.loop.ray_worker import RayWorker
 from bench.loop.serving import CallError
 
 pytest.importorskip("ray", reason="needs the package ray")

@@ -34,13 +34,11 @@ class Patience:
         connect: for a first answer of the cluster.
         head: while the head gives no answer, before its workers are given up.
         machines: for a new head or for machines that join, before the run is given up.
-        start: for the process of a worker.
     """
 
     connect: float = 90.0
     head: float = 15.0
     machines: float = 300.0
-    start: float = 300.0
 
 
 @dataclass(frozen=True)
