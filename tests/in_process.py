@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from bench.loop.executor import Call
+from bench.loop.executor import WorkerCall
 
 
 class InProcess:
@@ -19,7 +19,7 @@ class InProcess:
         self.replaced = 0
         self.timeouts: dict[str, float] = {}  # of the last call of each function
 
-    def submit(self, call: Call) -> Future[Any]:
+    def submit(self, call: WorkerCall) -> Future[Any]:
         future: Future[Any] = Future()
         self.timeouts[call.function.__name__] = call.timeout
         try:

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bench.loop.executor import Call, CallTimeout, WorkerDied
+from bench.loop.executor import CallTimeout, WorkerCall, WorkerDied
 from bench.loop.local_executor import LocalExecutor, LocalWorker, death
 from bench.loop.serving import CallError
 from bench.loop.supervisor import KEPT, BoundedLog
@@ -23,7 +23,7 @@ from tests import cases, worker_faults
 
 ROOT = Path(__file__).parents[1]
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs settings of Linux")
-NOTHING = Call(worker_faults.nothing)
+NOTHING = WorkerCall(worker_faults.nothing)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def worker(tmp_path: Path) -> Iterator[LocalWorker]:
 
 
 def result(worker: LocalWorker, function: Any, *arguments: Any, timeout: float = 60.0) -> Any:
-    return worker.submit(Call(function, arguments, timeout)).result(timeout + 60)
+    return worker.submit(WorkerCall(function, arguments, timeout)).result(timeout + 60)
 
 
 def running(pids: list[int]) -> list[int]:
@@ -71,7 +71,7 @@ class TestCalls:
             first, second = executor.workers()
             assert (first.name, second.name) == ("worker 1", "worker 2")
             assert result(first, os.getpid) != result(second, os.getpid)
-            waits = first.submit(Call(time.sleep, (600,)))
+            waits = first.submit(WorkerCall(time.sleep, (600,)))
             assert result(second, abs, -3) == 3
             assert not waits.done()
         finally:
@@ -83,7 +83,7 @@ class TestCalls:
         assert result(worker, worker_faults.large, size) == bytes(size)
 
     def test_the_time_of_a_call_does_not_include_the_start(self, tmp_path: Path) -> None:
-        worker = LocalWorker("slow", Call(time.sleep, (1.5,)))
+        worker = LocalWorker("slow", WorkerCall(time.sleep, (1.5,)))
         try:
             assert result(worker, abs, -3, timeout=0.5) == 3
         finally:
@@ -187,22 +187,22 @@ class TestDeaths:
         ("start", "sentence"),
         [
             (
-                Call(worker_faults.start_fails, ("no memory for the worker",)),
+                WorkerCall(worker_faults.start_fails, ("no memory for the worker",)),
                 "the worker process ended before it began: MemoryError: no memory for the worker",
             ),
             (
-                Call(worker_faults.start_ends, (0,)),
+                WorkerCall(worker_faults.start_ends, (0,)),
                 "the worker process ended before it began; the worker process ended with exit "
                 "status 0",
             ),
             (
-                Call(time.sleep, (600,), timeout=0.5),
+                WorkerCall(time.sleep, (600,), timeout=0.5),
                 "the worker process did not begin within 0.5 s",
             ),
         ],
     )
     def test_the_reason_of_a_failed_start_is_in_the_message(
-        self, start: Call, sentence: str
+        self, start: WorkerCall, sentence: str
     ) -> None:
         worker = LocalWorker("worker 1", start)
         try:
@@ -216,7 +216,7 @@ class TestDeaths:
     def test_the_worker_ends_with_its_supervisor(self, worker: LocalWorker) -> None:
         pid, parent = result(worker, os.getpid), result(worker, os.getppid)
         assert parent != os.getpid()
-        future = worker.submit(Call(time.sleep, (600,)))
+        future = worker.submit(WorkerCall(time.sleep, (600,)))
         os.kill(parent, signal.SIGKILL)
         with pytest.raises(WorkerDied, match="the process that supervises the worker was ended"):
             future.result(30)
@@ -245,16 +245,16 @@ class TestDeaths:
 PARENT = """
 import os, sys, time
 from pathlib import Path
-from bench.loop.executor import Call
+from bench.loop.executor import WorkerCall
 from bench.loop.local_executor import LocalExecutor
 from tests import worker_faults
 
 if __name__ == "__main__":
-    worker, = LocalExecutor(Call(worker_faults.nothing)).workers()
-    left = worker.submit(Call(worker_faults.leave_processes)).result()
-    pids = [worker.submit(Call(name)).result() for name in (os.getpid, os.getppid)]
+    worker, = LocalExecutor(WorkerCall(worker_faults.nothing)).workers()
+    left = worker.submit(WorkerCall(worker_faults.leave_processes)).result()
+    pids = [worker.submit(WorkerCall(name)).result() for name in (os.getpid, os.getppid)]
     print(*pids, *left, flush=True)
-    worker.submit(Call(HANG))
+    worker.submit(WorkerCall(HANG))
     time.sleep(600)
 """
 

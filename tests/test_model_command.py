@@ -18,7 +18,7 @@ import pytest
 import bench.__main__ as command
 from bench.cli import model_command
 from bench.loop import journal
-from bench.loop.executor import Call, CallTimeout, WorkerDied
+from bench.loop.executor import CallTimeout, WorkerCall, WorkerDied
 from bench.schema.model_row import ModelRow
 from bench.schema.outcome import Status
 from bench.workloads.model.model_workload import ModelWorkload
@@ -118,7 +118,7 @@ class TestRun:
         class Stopped(InProcess):
             calls = 0
 
-            def submit(self, call: Call) -> Future[Any]:
+            def submit(self, call: WorkerCall) -> Future[Any]:
                 if call.function.__name__ == "measure":
                     Stopped.calls += 1
                     if Stopped.calls == 2:
@@ -146,7 +146,7 @@ class TestRun:
         class Dying(InProcess):
             errors: tuple[Exception, ...] = (WorkerDied("it was killed"), CallTimeout())
 
-            def submit(self, call: Call) -> Future[Any]:
+            def submit(self, call: WorkerCall) -> Future[Any]:
                 if call.function.__name__ == "measure" and self.errors:
                     error, *rest = self.errors
                     self.errors = tuple(rest)

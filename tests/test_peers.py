@@ -20,7 +20,7 @@ from torch import Tensor
 import bench.peers
 import variants
 from bench.loop import worker_start
-from bench.loop.executor import Call
+from bench.loop.executor import WorkerCall
 from bench.loop.local_executor import LocalExecutor
 from bench.loop.run_loop import run
 from bench.peers import packages, performer_pytorch
@@ -337,7 +337,7 @@ def test_a_run_with_peers_measures_them_in_the_worker_and_names_them(tmp_path: P
             "implementation=auto,local_attention",
         ]
     )
-    executor = LocalExecutor(Call(worker_start.start, (False, ["bench.peers"])))
+    executor = LocalExecutor(WorkerCall(worker_start.start, (False, ["bench.peers"])))
     workload = SweepWorkload(sweep, "cpu", {}, 0.01, 60.0, ["bench.peers"])
     rows = run(workload, tmp_path, executor)
     assert [row.status for row in rows] == [Status.OK, Status.OK]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.loop.executor import Call
+from bench.loop.executor import WorkerCall
 from bench.loop.local_executor import LocalWorker
 from bench.schema.measurement import Measurement, Raw
 from bench.schema.outcome import Status
@@ -27,7 +27,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 @pytest.fixture(scope="module")
 def process() -> Iterator[LocalWorker]:
     """A process that has imported torch but never computed, so that it can be forked."""
-    worker = LocalWorker("worker 1", Call(worker_faults.nothing))
+    worker = LocalWorker("worker 1", WorkerCall(worker_faults.nothing))
     yield worker
     worker.replace()
 
@@ -35,7 +35,7 @@ def process() -> Iterator[LocalWorker]:
 @LINUX
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_is_found_and_named(process: LocalWorker, name: str) -> None:
-    found = process.submit(Call(process_changes.in_a_fork, (name,), 60)).result()
+    found = process.submit(WorkerCall(process_changes.in_a_fork, (name,), 60)).result()
     pattern = CHANGES[name][1]
     assert any(re.fullmatch(pattern, text) for text in found), found
     assert "secret" not in "".join(found)

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.loop.executor import Call, ExecutorError, WorkerDied, WorkerLost
-from bench.loop.ray_actor import Place, cores_of
+from bench.loop.executor import ExecutorError, WorkerCall, WorkerDied, WorkerLost
+from bench.loop.ray_actor import NodePlace, cores_of
 from bench.loop.ray_executor import RayExecutor
 from bench.loop.ray_worker import death
 
@@ -51,18 +51,18 @@ def test_two_workers_never_share_a_gpu(cluster: Cluster) -> None:
     """Ray believes the number of GPUs that it is told; two nodes here have the same ones."""
     options = {"num_cpus": 0, "object_store_memory": STORE}
     both = cluster.add_node(num_gpus=2, **options)
-    many = RayExecutor(Call(begin), on_gpu=True, address=cluster.address, patience=QUICK)
+    many = RayExecutor(WorkerCall(begin), on_gpu=True, address=cluster.address, patience=QUICK)
     again = None
     try:
         first, second = many.workers()
-        seen = [f.result(60) for f in [w.submit(Call(where)) for w in (first, second)]]
+        seen = [f.result(60) for f in [w.submit(WorkerCall(where)) for w in (first, second)]]
         assert sorted(place["devices"] for place in seen) == ["0", "1"]
         assert {first.device, second.device} == {"0", "1"}
         again = cluster.add_node(num_gpus=1, **options)
         wait_for(lambda: len(many.workers()) == 3, 30)
         third = many.workers()[2]
         with pytest.raises(WorkerLost, match=r"it was given the device of worker [12]"):
-            third.submit(Call(where)).result(60)
+            third.submit(WorkerCall(where)).result(60)
         assert many.workers() == [first, second]
     finally:
         many.close()
@@ -72,11 +72,11 @@ def test_two_workers_never_share_a_gpu(cluster: Cluster) -> None:
 
 
 def test_machines_that_cannot_start_a_worker_are_not_used(cluster: Cluster) -> None:
-    start = Call(fail, (FileNotFoundError("no log"),))
+    start = WorkerCall(fail, (FileNotFoundError("no log"),))
     many = RayExecutor(start, on_gpu=False, address=cluster.address, patience=QUICK)
     try:
         with pytest.raises(WorkerLost, match="FileNotFoundError: no log"):
-            many.workers()[0].submit(Call(where)).result(60)
+            many.workers()[0].submit(WorkerCall(where)).result(60)
         with pytest.raises(ExecutorError, match="FileNotFoundError: no log"):
             many.workers()
     finally:
@@ -85,7 +85,7 @@ def test_machines_that_cannot_start_a_worker_are_not_used(cluster: Cluster) -> N
 
 def test_a_cluster_without_the_device(cluster: Cluster) -> None:
     many = RayExecutor(
-        Call(begin), on_gpu=False, cpus_per_case=64, address=cluster.address, patience=QUICK
+        WorkerCall(begin), on_gpu=False, cpus_per_case=64, address=cluster.address, patience=QUICK
     )
     try:
         with pytest.raises(ExecutorError, match="has 64 CPUs"):
@@ -96,23 +96,23 @@ def test_a_cluster_without_the_device(cluster: Cluster) -> None:
 
 def test_there_is_no_cluster() -> None:
     with pytest.raises(ExecutorError, match=r"no Ray cluster at 127.0.0.1:.*no answer"):
-        RayExecutor(Call(begin), on_gpu=False, address=f"127.0.0.1:{free_port()}")
+        RayExecutor(WorkerCall(begin), on_gpu=False, address=f"127.0.0.1:{free_port()}")
 
 
 def test_ray_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ExecutorError, match=r"pip install '\.\[ray\]'"):
-        RayExecutor(Call(begin), on_gpu=False)
+        RayExecutor(WorkerCall(begin), on_gpu=False)
 
 
 def test_the_head_is_lost_and_comes_back(tmp_path: Path) -> None:
     port = free_port()
     head = started(gcs_server_port=port)
     patience = dataclasses.replace(QUICK, machines=40.0)
-    many = RayExecutor(Call(begin), on_gpu=False, address=head.address, patience=patience)
+    many = RayExecutor(WorkerCall(begin), on_gpu=False, address=head.address, patience=patience)
     try:
         worker = many.workers()[0]
-        lost = worker.submit(Call(leave, (str(tmp_path),)))
+        lost = worker.submit(WorkerCall(leave, (str(tmp_path),)))
         begun = processes(tmp_path)
         kill_head(head)
         with pytest.raises(WorkerLost):
@@ -122,7 +122,7 @@ def test_the_head_is_lost_and_comes_back(tmp_path: Path) -> None:
         wait_for(lambda: not any(map(alive, begun)), 30)
         head = started(gcs_server_port=port)
         wait_for(lambda: bool(many.workers()), 60)
-        assert many.workers()[0].submit(Call(where)).result(60)["begun"] == "begun"
+        assert many.workers()[0].submit(WorkerCall(where)).result(60)["begun"] == "begun"
         many.cluster.patience = dataclasses.replace(patience, machines=2.0)
         head.head_node.kill_gcs_server()  # and the node lives
         with pytest.raises(ExecutorError, match="no other one was found"):
@@ -135,14 +135,14 @@ def test_the_head_is_lost_and_comes_back(tmp_path: Path) -> None:
 DRIVER = """
 import signal, sys, time
 from concurrent.futures import wait
-from bench.loop.executor import Call
+from bench.loop.executor import WorkerCall
 from bench.loop.ray_executor import RayExecutor
 from tests.ray_nodes import begin, leave
 
-executor = RayExecutor(Call(begin), on_gpu=False, address="local")
+executor = RayExecutor(WorkerCall(begin), on_gpu=False, address="local")
 assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 try:
-    future = executor.workers()[0].submit(Call(leave, (sys.argv[1],)))
+    future = executor.workers()[0].submit(WorkerCall(leave, (sys.argv[1],)))
     while not future.done():
         wait([future], timeout=0.1)
 finally:
@@ -170,7 +170,7 @@ def test_no_process_stays_when_the_run_ends(tmp_path: Path, number: signal.Signa
 
 def test_two_places_never_share_a_core() -> None:
     cores = [0, 2, 4, 1, 3, 5]
-    found = [cores_of(Place(index, 2), cores) for index in range(4)]
+    found = [cores_of(NodePlace(index, 2), cores) for index in range(4)]
     assert found == [[0, 2], [4, 1], [3, 5], ()]
 
 

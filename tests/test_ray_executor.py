@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.loop.executor import Call, CallTimeout, WorkerDied, WorkerLost
+from bench.loop.executor import CallTimeout, WorkerCall, WorkerDied, WorkerLost
 from bench.loop.ray_executor import RayExecutor
 from bench.loop.ray_worker import RayWorker
 from bench.loop.serving import CallError
@@ -66,7 +66,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def executor(cluster: Cluster) -> Iterator[RayExecutor]:
     many = RayExecutor(
-        Call(begin),
+        WorkerCall(begin),
         on_gpu=False,
         address=cluster.address,
         variables={"ADDED": "1"},
@@ -89,20 +89,20 @@ def test_each_worker_has_its_own_process_and_cores(executor: RayExecutor) -> Non
     workers = executor.workers()
     assert [worker.name for worker in workers] == ["worker 1", "worker 2"]
     assert len({worker.machine.node for worker in workers}) == 2
-    first, second = [f.result(60) for f in [w.submit(Call(where)) for w in workers]]
+    first, second = [f.result(60) for f in [w.submit(WorkerCall(where)) for w in workers]]
     assert first["process"] != second["process"]
     assert (first["threads"], first["openmp"], first["added"]) == (1, "1", "1")
     assert first["begun"] == second["begun"] == "begun"
     if len(os.sched_getaffinity(0)) > 1:
         assert len(first["cores"]) == len(second["cores"]) == 1
         assert first["cores"] != second["cores"]
-    assert workers[0].submit(Call(where)).result(60)["process"] == first["process"]
+    assert workers[0].submit(WorkerCall(where)).result(60)["process"] == first["process"]
 
 
 @pytest.mark.parametrize("error", [ValueError("seven", 7), torch.OutOfMemoryError("full")])
 def test_exceptions_of_the_function_arrive(worker: RayWorker, error: Exception) -> None:
     with pytest.raises(type(error)) as raised:
-        worker.submit(Call(fail, (error,))).result(60)
+        worker.submit(WorkerCall(fail, (error,))).result(60)
     assert type(raised.value) is type(error)
     assert raised.value.args == error.args
 
@@ -111,32 +111,32 @@ def test_exceptions_of_the_function_arrive(worker: RayWorker, error: Exception) 
 def test_exceptions_that_would_stop_the_run_are_errors_of_the_call(
     worker: RayWorker, error: BaseException
 ) -> None:
-    process = worker.submit(Call(where)).result(60)["process"]
+    process = worker.submit(WorkerCall(where)).result(60)["process"]
     with pytest.raises(CallError, match=type(error).__name__):
-        worker.submit(Call(fail, (error,))).result(60)
-    assert worker.submit(Call(where)).result(60)["process"] == process
+        worker.submit(WorkerCall(fail, (error,))).result(60)
+    assert worker.submit(WorkerCall(where)).result(60)["process"] == process
 
 
 def test_what_cannot_be_sent_is_an_error_with_a_text(worker: RayWorker) -> None:
-    process = worker.submit(Call(where)).result(60)["process"]
+    process = worker.submit(WorkerCall(where)).result(60)["process"]
     with pytest.raises(CallError, match="Unreadable: one and two"):
-        worker.submit(Call(unreadable)).result(60)
+        worker.submit(WorkerCall(unreadable)).result(60)
     with pytest.raises((AttributeError, pickle.PicklingError, CallError)):
-        worker.submit(Call(local_function)).result(60)
+        worker.submit(WorkerCall(local_function)).result(60)
     with pytest.raises((AttributeError, pickle.PicklingError)):
-        worker.submit(Call(local_function())).result(60)
-    assert worker.submit(Call(where)).result(60)["process"] == process
+        worker.submit(WorkerCall(local_function())).result(60)
+    assert worker.submit(WorkerCall(where)).result(60)["process"] == process
 
 
 def test_a_call_that_takes_too_long_ends_with_its_processes(
     worker: RayWorker, tmp_path: Path
 ) -> None:
-    worker.submit(Call(where)).result(60)
+    worker.submit(WorkerCall(where)).result(60)
     with pytest.raises(CallTimeout):
-        worker.submit(Call(leave, (str(tmp_path),), timeout=2.0)).result(60)
+        worker.submit(WorkerCall(leave, (str(tmp_path),), timeout=2.0)).result(60)
     started = processes(tmp_path)
     wait_for(lambda: not any(map(alive, started)), 10)
-    worker.submit(Call(where)).result(60)
+    worker.submit(WorkerCall(where)).result(60)
 
 
 @pytest.mark.parametrize(
@@ -151,13 +151,13 @@ def test_a_process_that_dies(
     worker: RayWorker, function: Callable[..., Any], arguments: tuple[Any, ...], text: str
 ) -> None:
     with pytest.raises(WorkerDied, match=text) as raised:
-        worker.submit(Call(function, arguments)).result(60)
+        worker.submit(WorkerCall(function, arguments)).result(60)
     assert socket.gethostname() not in str(raised.value)
-    worker.submit(Call(where)).result(60)
+    worker.submit(WorkerCall(where)).result(60)
 
 
 def test_processes_of_a_killed_worker_end(worker: RayWorker, tmp_path: Path) -> None:
-    future = worker.submit(Call(leave, (str(tmp_path),)))
+    future = worker.submit(WorkerCall(leave, (str(tmp_path),)))
     started = processes(tmp_path)
     os.kill(started[0], signal.SIGKILL)
     with pytest.raises(WorkerDied):
@@ -170,8 +170,8 @@ def test_nodes_join_and_are_lost(cluster: Cluster, executor: RayExecutor, tmp_pa
     wait_for(lambda: len(executor.workers()) == 3, 30)
     joined, other = of_node(executor, node.node_id), executor.workers()[0]
     assert joined.name not in [w.name for w in executor.workers() if w is not joined]
-    lost: Future[Any] = joined.submit(Call(leave, (str(tmp_path),)))
-    stays = other.submit(Call(time.sleep, (4.0,)))
+    lost: Future[Any] = joined.submit(WorkerCall(leave, (str(tmp_path),)))
+    stays = other.submit(WorkerCall(time.sleep, (4.0,)))
     started = processes(tmp_path)
     node.kill_raylet()
     with pytest.raises(WorkerLost, match=f"machine of {joined.name}"):
@@ -180,6 +180,6 @@ def test_nodes_join_and_are_lost(cluster: Cluster, executor: RayExecutor, tmp_pa
     wait_for(lambda: len(executor.workers()) == 2, 30)
     assert joined not in executor.workers()
     with pytest.raises(WorkerLost):
-        joined.submit(Call(where)).result(30)
+        joined.submit(WorkerCall(where)).result(30)
     wait_for(lambda: not any(map(alive, started)), 20)
     cluster.remove_node(node, allow_graceful=False)

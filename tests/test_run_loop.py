@@ -25,7 +25,7 @@ import pytest
 
 from bench.instruments import roofline
 from bench.loop import journal, run_loop, worker_start
-from bench.loop.executor import Call, CallTimeout, Executor, WorkerDied
+from bench.loop.executor import CallTimeout, Executor, WorkerCall, WorkerDied
 from bench.loop.journal import FILE, Journal
 from bench.loop.local_executor import LocalExecutor
 from bench.loop.machines import RunError
@@ -77,7 +77,7 @@ def run(
 
 
 def local(folder: Path) -> LocalExecutor:
-    return LocalExecutor(Call(worker_start.start, (False,)), log=folder / "worker.log")
+    return LocalExecutor(WorkerCall(worker_start.start, (False,)), log=folder / "worker.log")
 
 
 @dataclass(frozen=True)

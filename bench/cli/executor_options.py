@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from bench.loop import worker_start
-from bench.loop.executor import Call, Executor, ExecutorError
+from bench.loop.executor import Executor, ExecutorError, WorkerCall
 from bench.loop.local_executor import LocalExecutor
 from bench.loop.memory_limit import worker_groups
 from bench.loop.ray_executor import RayExecutor
@@ -57,9 +57,9 @@ def make_executor(
         if ray_address or cpus_per_case:
             raise click.UsageError("--ray-address and --cpus-per-case need --executor ray")
         group = worker_groups()
-        start = Call(worker_start.start, (on_gpu, list(modules), group))
+        start = WorkerCall(worker_start.start, (on_gpu, list(modules), group))
         return LocalExecutor(start, log=folder / "worker.log", group=group)
-    start = Call(worker_start.start, (on_gpu, list(modules)))
+    start = WorkerCall(worker_start.start, (on_gpu, list(modules)))
     try:
         return RayExecutor(
             start,

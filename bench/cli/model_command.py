@@ -12,7 +12,7 @@ from bench.cli.options import DEVICES, chosen_device, numbers
 from bench.cli.stopping import until_stopped
 from bench.cli.sweep_options import new_folder
 from bench.loop import journal, worker_start
-from bench.loop.executor import Call
+from bench.loop.executor import WorkerCall
 from bench.loop.local_executor import LocalExecutor
 from bench.loop.run_loop import run
 from bench.schema.column_types import DTYPES
@@ -126,7 +126,7 @@ def model(
         )
         folder, recorded = new_folder(out, "model"), None
         workload = ModelWorkload(planned, timeout)
-    start = Call(worker_start.start, (workload.device == "cuda",))
+    start = WorkerCall(worker_start.start, (workload.device == "cuda",))
     executor = LocalExecutor(start, log=folder / "worker.log")
     rows = until_stopped(lambda: run(workload, folder, executor, recorded), folder, "model")
     screen = console()

@@ -13,7 +13,7 @@ from bench.cli.options import DEVICES, chosen_device
 from bench.cli.stopping import until_stopped
 from bench.cli.sweep_options import new_folder
 from bench.loop import journal
-from bench.loop.executor import Call
+from bench.loop.executor import WorkerCall
 from bench.loop.journal import Recorded
 from bench.loop.local_executor import LocalExecutor
 from bench.loop.run_loop import run
@@ -111,7 +111,7 @@ def _run(workload: TrainingWorkload, folder: Path, recorded: Recorded[TrainingRo
     """On a CPU each training uses one thread, so its numbers depend only on the seed. On a GPU
     they run one after another."""
     on_cpu = workload.device == "cpu"
-    start = Call(use_one_thread if on_cpu else int)
+    start = WorkerCall(use_one_thread if on_cpu else int)
     processes = min(len(workload.cases), os.cpu_count() or 1) if on_cpu else 1
     executor = LocalExecutor(start, processes, folder / "worker.log")
     rows = until_stopped(lambda: run(workload, folder, executor, recorded), folder, "train")

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 __all__ = [
-    "Call",
     "CallTimeout",
     "Executor",
     "ExecutorError",
     "Worker",
+    "WorkerCall",
     "WorkerDied",
     "WorkerLost",
     "WorkerOutOfMemory",
@@ -38,7 +38,7 @@ class WorkerLost(Exception):
 
 
 @dataclass(frozen=True)
-class Call:
+class WorkerCall:
     """A function of a module with its arguments, and the seconds after which it is stopped."""
 
     function: Callable[..., Any]
@@ -57,7 +57,7 @@ class Worker(Protocol):
         """A name for messages, such as `worker 2`; it contains no name of a host."""
         ...
 
-    def submit(self, call: Call) -> Future[Any]:
+    def submit(self, call: WorkerCall) -> Future[Any]:
         """Start a call; no other call may be running.
 
         The future raises CallTimeout, WorkerDied, WorkerLost, or the exception of the function.

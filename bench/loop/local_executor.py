@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bench.loop.executor import Call, CallTimeout, WorkerDied, WorkerOutOfMemory
+from bench.loop.executor import CallTimeout, WorkerCall, WorkerDied, WorkerOutOfMemory
 from bench.loop.frames import FrameBuffer, write_frame
 from bench.loop.interrupts import delayed_interrupts
 from bench.loop.memory_limit import (
@@ -51,7 +51,7 @@ class LocalExecutor:
     several_machines = False
 
     def __init__(
-        self, start: Call, workers: int = 1, log: Path | None = None, group: str | None = None
+        self, start: WorkerCall, workers: int = 1, log: Path | None = None, group: str | None = None
     ) -> None:
         names = [f"worker {number + 1}" for number in range(workers)]
         self._workers = tuple(LocalWorker(name, start, log, group) for name in names)
@@ -70,13 +70,13 @@ class LocalWorker:
     """A process of this machine that is reused until a call fails."""
 
     def __init__(
-        self, name: str, start: Call, log: Path | None = None, group: str | None = None
+        self, name: str, start: WorkerCall, log: Path | None = None, group: str | None = None
     ) -> None:
         self.name = name
         self._start, self._log, self._group = start, log, group
         self._process: _Process | None = None
 
-    def submit(self, call: Call) -> Future[Any]:
+    def submit(self, call: WorkerCall) -> Future[Any]:
         """Start a call; no other call may be running.
 
         The future raises CallTimeout, WorkerDied, the exception of the function, or CallError
@@ -108,7 +108,7 @@ class LocalWorker:
 class _Process:
     """A process from its start to its end."""
 
-    def __init__(self, start: Call, log: Path | None, group: str | None) -> None:
+    def __init__(self, start: WorkerCall, log: Path | None, group: str | None) -> None:
         self._start, self._group = start, group
         self._kills = system_kills()
         self._began = False
@@ -152,7 +152,7 @@ class _Process:
     def running(self) -> bool:
         return self._supervisor.poll() is None
 
-    def submit(self, call: Call, future: Future[Any]) -> None:
+    def submit(self, call: WorkerCall, future: Future[Any]) -> None:
         """Start a call and a thread that ends the future."""
         content = pickle.dumps((call.function, call.arguments))
         self._thread = threading.Thread(

@@ -8,7 +8,7 @@ from typing import Any, Generic
 
 from bench.instruments import environment
 from bench.loop import worker_start
-from bench.loop.executor import Call
+from bench.loop.executor import WorkerCall
 from bench.loop.journal import Journal, Recorded
 from bench.loop.result_files import write_json
 from bench.loop.seat import Seat
@@ -62,7 +62,7 @@ class Machines(Generic[CaseT, RowT]):
         """
         self.busy = True
         device = self._workload.device
-        present = yield Call(worker_start.describe, (device,), SET_UP_SECONDS)
+        present = yield WorkerCall(worker_start.describe, (device,), SET_UP_SECONDS)
         known = self._recorded(present)
         found = yield from self._workload.set_up(known)
         if known is not None:
@@ -78,7 +78,7 @@ class Machines(Generic[CaseT, RowT]):
     def check_noise(self, machine: Environment, when: str) -> Steps[Environment]:
         """Time the same code against itself on a machine, at the start or the end of the run."""
         if self._workload.timed:
-            found = yield Call(same_code.short, (self._workload.device,), CHECK_SECONDS)
+            found = yield WorkerCall(same_code.short, (self._workload.device,), CHECK_SECONDS)
             host = machine.get("host", "")
             self._journal.selfcheck(host, when, found)
             self._checks.setdefault(host, {})[when] = found

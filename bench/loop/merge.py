@@ -22,7 +22,7 @@ SOFTWARE = ("attention-benchmark", "commit")  # in addition to those of `environ
 
 
 @dataclass(frozen=True)
-class Part:
+class ShardRun:
     """A run of a sweep, or of a part of it."""
 
     folder: Path
@@ -39,7 +39,7 @@ class Part:
         return Shard.parse(text) if text else None
 
 
-def read_parts(folders: Sequence[Path]) -> list[Part]:
+def read_parts(folders: Sequence[Path]) -> list[ShardRun]:
     """The runs in these folders.
 
     Raises:
@@ -47,7 +47,7 @@ def read_parts(folders: Sequence[Path]) -> list[Part]:
         RunError: the runs are not of one sweep and one version, or have different rows for one
             case.
     """
-    parts = [Part(folder, journal.read(folder, SweepWorkload)) for folder in folders]
+    parts = [ShardRun(folder, journal.read(folder, SweepWorkload)) for folder in folders]
     first = parts[0]
     for other in parts[1:]:
         _check_settings(first, other)
@@ -56,13 +56,13 @@ def read_parts(folders: Sequence[Path]) -> list[Part]:
     return parts
 
 
-def missing(parts: Sequence[Part]) -> list[Case]:
+def missing(parts: Sequence[ShardRun]) -> list[Case]:
     """The cases of the whole sweep that have no row."""
     known = {case_id for part in parts for case_id in part.recorded.entries}
     return [case for case in _whole(parts[0]).cases if case.case_id not in known]
 
 
-def missing_shards(parts: Sequence[Part]) -> list[int]:
+def missing_shards(parts: Sequence[ShardRun]) -> list[int]:
     """The numbers of the shards that have cases without a row."""
     counts = {part.shard.count for part in parts if part.shard}
     if len(counts) != 1:
@@ -74,7 +74,7 @@ def missing_shards(parts: Sequence[Part]) -> list[int]:
     return sorted({shard.of(case) for case in missing(parts)})
 
 
-def merge(parts: Sequence[Part], out: Path) -> int:
+def merge(parts: Sequence[ShardRun], out: Path) -> int:
     """Write all rows of these runs to a new folder, which can be resumed if cases are missing.
 
     Returns the number of rows.
@@ -98,7 +98,7 @@ def merge(parts: Sequence[Part], out: Path) -> int:
         raise RunError(f"cannot write to {name_of(out)}: {error.strerror}") from error
 
 
-def _joined(parts: Sequence[Part]) -> list[Mapping[str, Any]]:
+def _joined(parts: Sequence[ShardRun]) -> list[Mapping[str, Any]]:
     """The events of the merged journal."""
     header = {k: v for k, v in parts[0].recorded.header.items() if k != "shard"}
     found: list[Mapping[str, Any]] = [header]
@@ -115,13 +115,13 @@ def _joined(parts: Sequence[Part]) -> list[Mapping[str, Any]]:
     return [*found, *results.values()]
 
 
-def _whole(part: Part) -> SweepWorkload:
+def _whole(part: ShardRun) -> SweepWorkload:
     """The workload of the whole sweep."""
     header = {k: v for k, v in part.recorded.header.items() if k != "shard"}
     return SweepWorkload.of_header(header)
 
 
-def _check_settings(first: Part, other: Part) -> None:
+def _check_settings(first: ShardRun, other: ShardRun) -> None:
     for name, expected, got in _differing(_settings(first), _settings(other)):
         raise RunError(
             f"{other.name} measured another sweep than {first.name}: expected {name} {expected}, "
@@ -129,7 +129,7 @@ def _check_settings(first: Part, other: Part) -> None:
         )
 
 
-def _check_machines(first: Part, other: Part) -> None:
+def _check_machines(first: ShardRun, other: ShardRun) -> None:
     expected, got = (part.recorded.header["environment"] for part in (first, other))
     found = environment.differences(expected, got, groups=("software",))
     versions = ({n: it["software"].get(n) for n in SOFTWARE} for it in (expected, got))
@@ -145,7 +145,7 @@ def _check_machines(first: Part, other: Part) -> None:
         )
 
 
-def _settings(part: Part) -> dict[str, Any]:
+def _settings(part: ShardRun) -> dict[str, Any]:
     header = part.recorded.header
     plan = dict(header["environment"]["sweep"])
     groups = {
@@ -163,10 +163,10 @@ def _differing(expected: Mapping[str, Any], got: Mapping[str, Any]) -> list[tupl
     return [(name, was, now) for name, was, now in pairs if was != now]
 
 
-def _check_rows(parts: Sequence[Part]) -> None:
+def _check_rows(parts: Sequence[ShardRun]) -> None:
     """Every row is of a case of the sweep, and a case has one row."""
     planned = {case.case_id for case in _whole(parts[0]).cases}
-    seen: dict[str, tuple[Part, Measurement]] = {}
+    seen: dict[str, tuple[ShardRun, Measurement]] = {}
     twice: list[str] = []
     for part in parts:
         for case_id, row in part.recorded.results.items():

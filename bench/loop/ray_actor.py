@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.loop.executor import Call
+from bench.loop.executor import WorkerCall
 from bench.loop.process_control import adopt_orphans
 from bench.loop.serving import outcome_of
 
-__all__ = ["ActorProcess", "Place", "cores_of", "packed"]
+__all__ = ["ActorProcess", "NodePlace", "cores_of", "packed"]
 
 TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
 @dataclass(frozen=True)
-class Place:
+class NodePlace:
     """The share of a machine that a worker has.
 
     Args:
@@ -33,7 +33,7 @@ class Place:
 class ActorProcess:
     """The class of the Ray actors."""
 
-    def set_up(self, place: Place, start: bytes) -> bytes:
+    def set_up(self, place: NodePlace, start: bytes) -> bytes:
         """Take the cores of a place and run the first call.
 
         Returns the outcome, as `outcome_of` does. Its value is the device: the UUID of the GPU,
@@ -55,12 +55,12 @@ class ActorProcess:
         """Return at once."""
 
 
-def packed(call: Call) -> bytes:
+def packed(call: WorkerCall) -> bytes:
     """The function of a call and its arguments. Raises the exceptions of pickle."""
     return pickle.dumps((call.function, call.arguments))
 
 
-def cores_of(place: Place, cores: Sequence[int]) -> Sequence[int]:
+def cores_of(place: NodePlace, cores: Sequence[int]) -> Sequence[int]:
     """The cores of a place, which no other place of this machine has; none if there are too few.
 
     Args:

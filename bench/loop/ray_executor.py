@@ -7,9 +7,9 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import count
 
-from bench.loop.executor import Call, ExecutorError
+from bench.loop.executor import ExecutorError, WorkerCall
 from bench.loop.interrupts import delayed_interrupts
-from bench.loop.ray_actor import Place
+from bench.loop.ray_actor import NodePlace
 from bench.loop.ray_cluster import Cluster, Machine, Patience
 from bench.loop.ray_worker import RayWorker, Shared
 
@@ -36,7 +36,7 @@ class RayExecutor:
 
     def __init__(
         self,
-        start: Call,
+        start: WorkerCall,
         *,
         on_gpu: bool,
         cpus_per_case: int | None = None,
@@ -122,7 +122,7 @@ class RayExecutor:
                 cpus = None
                 if self._kind == "CPU":
                     cpus = self._cpus or int(machine.resources["CPU"])
-                self._workers[key] = RayWorker(name, self._shared, machine, Place(index, cpus))
+                self._workers[key] = RayWorker(name, self._shared, machine, NodePlace(index, cpus))
 
     def _shares(self, machine: Machine) -> int:
         """The number of workers of a machine."""

@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from bench.loop.executor import Call, CallTimeout, WorkerDied, WorkerLost
+from bench.loop.executor import CallTimeout, WorkerCall, WorkerDied, WorkerLost
 from bench.loop.interrupts import delayed_interrupts
-from bench.loop.ray_actor import Place, packed
+from bench.loop.ray_actor import NodePlace, packed
 from bench.loop.ray_cluster import Cluster, Machine, accepts, one_line
 
 __all__ = ["RayWorker", "Shared", "death"]
@@ -39,7 +39,7 @@ class Shared:
     """
 
     cluster: Cluster
-    start: Call
+    start: WorkerCall
     variables: Mapping[str, str]
     refuse: Callable[[str, str], None]
     owner: Callable[[RayWorker, str], str]
@@ -48,7 +48,7 @@ class Shared:
 class RayWorker:
     """A Ray actor with one GPU, or with its own CPUs, of one machine."""
 
-    def __init__(self, name: str, shared: Shared, machine: Machine, place: Place) -> None:
+    def __init__(self, name: str, shared: Shared, machine: Machine, place: NodePlace) -> None:
         self.name = name
         self.machine, self.place = machine, place
         self.device = ""  # of a process that runs; empty for a CPU
@@ -57,7 +57,7 @@ class RayWorker:
         self._connection = shared.cluster.connection
         self._actor: Any = None
 
-    def submit(self, call: Call) -> Future[Any]:
+    def submit(self, call: WorkerCall) -> Future[Any]:
         """Start a call; no other call may be running.
 
         The future raises CallTimeout, WorkerDied, WorkerLost, the exception of the function, or
@@ -80,7 +80,7 @@ class RayWorker:
                 if actor is not None:
                     ray.kill(actor)
 
-    def _settle(self, future: Future[Any], call: Call) -> None:
+    def _settle(self, future: Future[Any], call: WorkerCall) -> None:
         try:
             sent = packed(call)
             with self._cluster.call(self._connection):

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from concurrent.futures import Future
 from typing import Any, Generic
 
-from bench.loop.executor import Call, CallTimeout, Worker, WorkerDied
+from bench.loop.executor import CallTimeout, Worker, WorkerCall, WorkerDied
 from bench.loop.workload import CaseT, Memory, Steps
 
 
@@ -66,7 +66,7 @@ class Seat(Generic[CaseT]):
         self._submit(call)
         return None
 
-    def _submit(self, call: Call) -> None:
+    def _submit(self, call: WorkerCall) -> None:
         self.timeout = call.timeout
         self._used = True
         self.future = self.worker.submit(call)

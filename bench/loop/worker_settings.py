@@ -8,7 +8,7 @@ __all__ = ["SETTINGS", "worker_settings"]
 
 # Threads of torch's OpenMP library (libgomp) that wait for others spin 300000 times by default,
 # which takes some ms. If another process needs the core, the thread that has work waits for the
-# core as long. This is the shortest spin that costs nothing on a quiet machine, see
+# core as long. This is the shortest spin that costs at most 5 % on a quiet machine, see
 # docs/performance.md.
 SETTINGS: Mapping[str, str] = {"GOMP_SPINCOUNT": "10000"}
 # With one of these, the user has chosen how threads wait.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from bench.loop.executor import Call
+from bench.loop.executor import WorkerCall
 from bench.loop.result_files import write_table
 from bench.schema.columns import AskedAttention, Record
 from bench.schema.measurement import Raw
@@ -23,7 +23,7 @@ CaseT = TypeVar("CaseT", bound=AskedAttention)
 RowT = TypeVar("RowT", bound="Row[Any]")
 Result = TypeVar("Result")
 # A function that yields calls and receives their results, or the exception of a call.
-Steps = Generator[Call, Any, Result]
+Steps = Generator[WorkerCall, Any, Result]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.loop import worker_start
-from bench.loop.executor import Call, CallTimeout, WorkerDied
+from bench.loop.executor import CallTimeout, WorkerCall, WorkerDied
 from bench.loop.local_executor import LocalExecutor
 from bench.selfcheck.resolution import between, resolution
 from bench.selfcheck.same_code import (
@@ -49,8 +49,10 @@ def selfcheck(
     """
     cases = all_cases(device)
     each, comparisons = seconds / PROCESSES, -(-COMPARISONS // PROCESSES)
-    call = Call(measure, (device, cases, each, comparisons), timeout=START_SECONDS + SLOWEST * each)
-    executor = LocalExecutor(Call(worker_start.start, (device == "cuda",)), log=log)
+    call = WorkerCall(
+        measure, (device, cases, each, comparisons), timeout=START_SECONDS + SLOWEST * each
+    )
+    executor = LocalExecutor(WorkerCall(worker_start.start, (device == "cuda",)), log=log)
     (worker,) = executor.workers()
     results: list[tuple[Found, str]] = []
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from bench.instruments import roofline
-from bench.loop.executor import Call, CallTimeout, WorkerDied
+from bench.loop.executor import CallTimeout, WorkerCall, WorkerDied
 from bench.loop.workload import Memory, Steps, Workload
 from bench.plan import forecast
 from bench.plan.shard import Shard
@@ -119,7 +119,7 @@ class SweepWorkload(Workload[Case, Measurement]):
             return {}
         dtypes = sorted({case.dtype for case in self.cases})
         asked = (self.on, dtypes, min(roofline.SECONDS, 5 * self.seconds))
-        return {"limits": (yield Call(roofline.measure_device, asked, LIMITS_SECONDS))}
+        return {"limits": (yield WorkerCall(roofline.measure_device, asked, LIMITS_SECONDS))}
 
     def skipped(
         self, case: Case, rows: Mapping[str, Measurement], machine: Mapping[str, Any]
@@ -138,7 +138,7 @@ class SweepWorkload(Workload[Case, Measurement]):
         settings = self._settings(machine)
         exact = not self._exact_out_of_reach(case, machine)
         exact = exact and (yield from self._baselines(case, settings, memory))
-        return (yield Call(measure_case.measure, (case, settings, exact), self.timeout))
+        return (yield WorkerCall(measure_case.measure, (case, settings, exact), self.timeout))
 
     def _baselines(self, case: Case, settings: Settings, memory: Memory) -> Steps[bool]:
         """Measure the exact baselines of a case's shape, once in each process.
@@ -150,7 +150,9 @@ class SweepWorkload(Workload[Case, Measurement]):
         tries = memory.worker.setdefault("tries", {})
         while memory.process.get("shape") != case.shape and tries.get(case.shape, 0) < TRIES:
             try:
-                yield Call(measure_case.measure_exact, (case, settings), BASELINES * self.timeout)
+                yield WorkerCall(
+                    measure_case.measure_exact, (case, settings), BASELINES * self.timeout
+                )
                 memory.process["shape"] = case.shape
             except CallTimeout:
                 tries[case.shape] = TRIES

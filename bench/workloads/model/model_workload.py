@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from bench.loop.executor import Call
+from bench.loop.executor import WorkerCall
 from bench.loop.workload import Memory, Steps, Workload
 from bench.schema.journal_events import ModelHeader
 from bench.schema.measurement import Raw
@@ -63,7 +63,7 @@ class ModelWorkload(Workload[ModelCase, ModelRow]):
         return {}
 
     def set_up(self, recorded: Mapping[str, Any] | None) -> Steps[dict[str, Any]]:
-        parameters = yield Call(measure.open_model, (self.plan.setup,), self.timeout)
+        parameters = yield WorkerCall(measure.open_model, (self.plan.setup,), self.timeout)
         if recorded is not None and recorded["model"]["parameters"] != parameters:
             raise ModelError(
                 f"the model had {recorded['model']['parameters']} parameters when the run was "
@@ -74,7 +74,7 @@ class ModelWorkload(Workload[ModelCase, ModelRow]):
     def measure(
         self, case: ModelCase, machine: Mapping[str, Any], memory: Memory
     ) -> Steps[tuple[ModelRow, Raw]]:
-        return (yield Call(measure.measure, (case, self.plan.setup), self.timeout))
+        return (yield WorkerCall(measure.measure, (case, self.plan.setup), self.timeout))
 
     def group(self, case: ModelCase) -> Hashable:
         return case.seq_len

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import torch
 
-from bench.loop.executor import Call
+from bench.loop.executor import WorkerCall
 from bench.loop.workload import Memory, Steps, Workload
 from bench.schema.journal_events import TrainingHeader
 from bench.schema.measurement import Raw
@@ -57,7 +57,7 @@ class TrainingWorkload(Workload[TrainingCase, TrainingRow]):
     def measure(
         self, case: TrainingCase, machine: Mapping[str, Any], memory: Memory
     ) -> Steps[tuple[TrainingRow, Raw]]:
-        return (yield Call(train, (case,), TIMEOUT))
+        return (yield WorkerCall(train, (case,), TIMEOUT))
 
 
 def use_one_thread() -> None:
