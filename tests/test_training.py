@@ -328,7 +328,7 @@ def asked(attention: variants.Attention, seed: int = 0) -> TrainingCase:
 
 
 def run(cases: list[TrainingCase], folder: Path) -> list[TrainingRow]:
-    processes = LocalExecutor(executor.Call(use_one_thread), 2)
+    processes = LocalExecutor(executor.WorkerCall(use_one_thread), 2)
     return run_loop.run(TrainingWorkload(tuple(cases)), folder, processes)
 
 

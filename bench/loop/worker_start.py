@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import variants
-from bench.instruments import environment
+from bench.instruments import c_memory, environment
 from bench.loop.memory_limit import limit_memory
 
 # Imported before implementations, so that it has the original clock whatever they replace.
@@ -33,6 +33,7 @@ def start(on_gpu: bool, modules: Sequence[str] = (), group: str | None = None) -
     for module in (MEASURING, *modules):
         import_module(module)
     if not on_gpu:
+        c_memory.fix_thresholds()
         variants.choose_float32_route()
     _limits.append(limit_memory(group, on_gpu=on_gpu))
 

@@ -15,8 +15,8 @@ from bench.schema.outcome import Status
 from variants import Attention
 from variants.contract.registry import reference_attention
 
-# Calls of any case: the first one, the timed ones, the last one, and one to measure memory.
-LEAST_CALLS = clock.MINIMUM_SAMPLES + 3
+# Calls of any case: the first one, the timed ones, the last one, and two to measure memory.
+LEAST_CALLS = clock.MINIMUM_SAMPLES + 4
 SLOWER = (
     2.0  # times the time of exact attention; a larger factor is not explained by noise or overhead
 )
@@ -72,11 +72,11 @@ def hopeless(case: Case, results: Mapping[str, Measurement], timeout: float) -> 
 
 
 def least_calls(case: Case) -> int:
-    """The calls that a case makes at least: `LEAST_CALLS`, calls with other seeds, and one for the
-    errors of the gradients."""
+    """The calls that a case makes at least: `LEAST_CALLS`, calls with other seeds, and for a
+    backward pass one for the errors of the gradients and one for the bytes that are saved."""
     seeded = "seed" in vars(case.attention) and case.direction != "decode"
-    gradients = case.direction == "forward_backward"
-    return LEAST_CALLS + (SEEDS - 1 if seeded else 0) + gradients
+    more = 2 if case.direction == "forward_backward" else 0
+    return LEAST_CALLS + (SEEDS - 1 if seeded else 0) + more
 
 
 def slower_than_exact(case: Case, results: Mapping[str, Measurement], seconds: float) -> str:

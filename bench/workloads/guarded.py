@@ -16,7 +16,7 @@ from bench.workloads.process_settings import Fingerprint, differences
 __all__ = ["guarded"]
 
 RowT = TypeVar("RowT", bound="Row[Any]")
-MEASURED = (Status.OK, Status.INCORRECT)
+MEASURED = (Status.OK, Status.INCORRECT, Status.IMPLAUSIBLE_TIME)
 SHOWN = 3  # changes that a reason names
 
 
