@@ -16,7 +16,9 @@ class MemoryUse(Record):
         "peak of the bytes that a call allocates, including its output but not its inputs", None
     )
     exact_peak_memory_bytes: Bytes | None = column(
-        "peak_memory_bytes of exact_implementation", None
+        "smallest peak_memory_bytes of an exact implementation with at most twice the error of torch "
+        "SDPA; not always that of exact_implementation",
+        None,
     )
     memory_vs_exact: Amount | None = column("peak_memory_bytes / exact_peak_memory_bytes", None)
     state_bytes: Bytes | None = column(
@@ -25,17 +27,21 @@ class MemoryUse(Record):
         came_later=True,
     )
     process_peak_bytes: Bytes | None = column(
-        "growth of the memory of the process during a call, at its peak: with memory that "
-        "libraries allocate without torch, in whole pages; empty where the system does not tell",
+        "bytes by which the memory of the process grew during the call, including memory that "
+        "libraries allocate without torch and excluding memory that is never written to; on a GPU, "
+        "memory of the device in whole segments; empty where it cannot be measured",
         None,
         came_later=True,
     )
     saved_for_backward_bytes: Bytes | None = column(
-        "for forward_backward: bytes that the forward pass keeps for the backward pass, beyond "
-        "inputs and output",
+        "for forward_backward: bytes that live between the forward and the backward pass, without "
+        "inputs, parameters, output, and tensors that are kept between calls",
         None,
         came_later=True,
     )
     memory_note: str = column(
-        "how the two measurements of memory disagree; empty if they agree", "", came_later=True
+        "a difference between peak_memory_bytes and process_peak_bytes that needs words; empty if "
+        "they agree",
+        "",
+        came_later=True,
     )

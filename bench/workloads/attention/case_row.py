@@ -40,6 +40,7 @@ def row_of(case: Case, seen: Seen, shape: MeasuredShape, settings: Settings) -> 
     if seen.filled_bytes is not None and settings.read_gb_per_s:
         fraction = seen.filled_bytes / median / 1e6 / settings.read_gb_per_s
     sdpa, exact = exact_baselines.of_sdpa(shape.exact), exact_baselines.fastest(shape.exact)
+    exact_bytes = exact_baselines.smallest_peak(shape.exact)
     return Measurement.of(
         case,
         Status.OK,
@@ -63,8 +64,8 @@ def row_of(case: Case, seen: Seen, shape: MeasuredShape, settings: Settings) -> 
         speedup_vs_exact=exact.median_ms / median if exact else None,
         peak_memory_bytes=seen.peak.bytes,
         state_bytes=seen.state_bytes,
-        exact_peak_memory_bytes=exact.peak.bytes if exact else None,
-        memory_vs_exact=seen.peak.bytes / exact.peak.bytes if exact else None,
+        exact_peak_memory_bytes=exact_bytes,
+        memory_vs_exact=seen.peak.bytes / exact_bytes if exact_bytes else None,
         process_peak_bytes=seen.peak.process_bytes,
         saved_for_backward_bytes=seen.saved_bytes,
         memory_note=seen.peak.note,
