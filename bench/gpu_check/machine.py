@@ -12,7 +12,17 @@ import torch
 import variants
 from bench.instruments import environment
 
-NEEDED = ("pebble", "pandas", "seaborn", "jinja2", "click", "rich", "safetensors", "pytest")
+NEEDED = (
+    "msgspec",
+    "psutil",
+    "pandas",
+    "seaborn",
+    "jinja2",
+    "click",
+    "rich",
+    "safetensors",
+    "pytest",
+)
 SMI_SECONDS = 10.0
 
 

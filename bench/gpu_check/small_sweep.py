@@ -31,8 +31,9 @@ SHOWN = (
 @click.option("--run", "folder", type=click.Path(path_type=Path), required=True)
 def main(device: str, out: Path, folder: Path) -> None:
     """Run the sweep; its rows are kept also if it is interrupted."""
-    if importlib.util.find_spec("pebble") is None:
-        click.echo("the sweep is left out: pebble is missing; put its wheel into .whl/")
+    missing = [name for name in ("msgspec", "psutil") if importlib.util.find_spec(name) is None]
+    if missing:
+        click.echo(f"the sweep is left out: {', '.join(missing)} missing; put wheels into .whl/")
         return
     command = [sys.executable, "-m", "bench", "run", SWEEP, "--device", device]
     command += ["--out", str(folder)]

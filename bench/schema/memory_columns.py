@@ -16,8 +16,8 @@ class MemoryUse(Record):
         "peak of the bytes that a call allocates, including its output but not its inputs", None
     )
     exact_peak_memory_bytes: Bytes | None = column(
-        "smallest peak_memory_bytes of an exact implementation with at most twice the error of torch "
-        "SDPA; not always that of exact_implementation",
+        "smallest peak_memory_bytes of an exact implementation with at most twice the error of "
+        "torch SDPA; not always that of exact_implementation",
         None,
     )
     memory_vs_exact: Amount | None = column("peak_memory_bytes / exact_peak_memory_bytes", None)
