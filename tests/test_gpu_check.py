@@ -77,11 +77,11 @@ def test_a_crash_of_one_part_does_not_stop_the_next(
 
 
 def test_the_command_starts_without_packages_that_a_machine_may_lack() -> None:
-    """The command installs wheels, msgspec among them, before its parts start."""
+    """The command installs wheels, such as msgspec and psutil, before its parts start."""
     parts = "from bench.gpu_check import machine, slow_calls, small_sweep, variant_times"
     command = "from bench.cli.gpu_check_command import gpu_check"
-    for code, names in ((parts, ()), (command, ("msgspec",))):
-        lacking = ("psutil", "pandas", "seaborn", "xformers", "fla", *names)
+    for code, names in ((parts, ()), (command, ("msgspec", "psutil"))):
+        lacking = ("pandas", "seaborn", "xformers", "fla", *names)
         hidden = f"import sys\nfor name in {lacking}:\n    sys.modules[name] = None\n"
         subprocess.run([sys.executable, "-c", hidden + code], cwd=ROOT, check=True)
 
