@@ -8,7 +8,7 @@ from typing import Any, Generic
 
 from bench.instruments import environment
 from bench.loop import worker_start
-from bench.loop.executor import WorkerCall
+from bench.loop.executor import CallTimeout, WorkerCall, WorkerDied
 from bench.loop.journal import Journal, Recorded
 from bench.loop.result_files import write_json
 from bench.loop.seat import Seat
@@ -77,12 +77,16 @@ class Machines(Generic[CaseT, RowT]):
 
     def check_noise(self, machine: Environment, when: str) -> Steps[Environment]:
         """Time the same code against itself on a machine, at the start or the end of the run."""
-        if self._workload.timed:
+        if not self._workload.timed:
+            return machine
+        try:
             found = yield WorkerCall(same_code.short, (self._workload.device,), CHECK_SECONDS)
-            host = machine.get("host", "")
-            self._journal.selfcheck(host, when, found)
-            self._checks.setdefault(host, {})[when] = found
-            self._write()
+        except (CallTimeout, WorkerDied):
+            return machine  # a machine on which this fails may still measure cases
+        host = machine.get("host", "")
+        self._journal.selfcheck(host, when, found)
+        self._checks.setdefault(host, {})[when] = found
+        self._write()
         return machine
 
     def of_kind(self, machine: Environment, rows: Mapping[str, RowT]) -> Mapping[str, RowT]:

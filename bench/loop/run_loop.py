@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 from typing import Any, Generic
@@ -36,7 +37,8 @@ from bench.workloads.failure import failure
 ATTEMPTS = 2  # a case during which the whole run died is tried again once
 REWRITE_SECONDS = 15.0
 KEEPS_WORKER = (Status.OK, Status.UNSUPPORTED, Status.SKIPPED)
-DISTURBED = "other load disturbed it"
+LOSSES = 3  # machines that may be lost during one case
+DISTURBED, LOST = "other load disturbed it", "its machine was lost"
 
 
 def run(
@@ -95,6 +97,7 @@ class _Loop(Generic[CaseT, RowT]):
         self._entries = dict(recorded.entries)
         self._rows = recorded.results
         self._attempts = recorded.attempts.copy()
+        self._losses: Counter[str] = Counter()  # of machines, by the id of the case
         self._repeated: dict[str, str] = {}  # why a case is measured again, by its id
         others = recorded.entries.keys() - {case.case_id for case in workload.cases}
         if others:
@@ -139,6 +142,9 @@ class _Loop(Generic[CaseT, RowT]):
         if not self._queue and not any(seat.busy for seat in self._seats.values()):
             return False
         self._seat_workers()
+        refused = [seat.refused for seat in self._seats.values()]
+        if refused and all(refused):
+            raise RunError(refused[-1])
         for seat in self._seats.values():
             while not seat.busy and self._start(seat):
                 pass
@@ -173,6 +179,7 @@ class _Loop(Generic[CaseT, RowT]):
         if self._repeated.get(case.case_id) == DISTURBED and not seat.repeats:
             seat.repeats = True
             seat.replace_process()  # with baselines that were disturbed
+            self._progress.say("measuring rows again that other load disturbed")
         self._progress.begin(case)
         seat.case = case  # an interrupt from here on does not count against the case
         self._journal.started(case)
@@ -231,6 +238,10 @@ class _Loop(Generic[CaseT, RowT]):
         """Keep the row of a case, and replace the process that a failure may have damaged."""
         assert seat.machine is not None
         case_id = case.case_id
+        before = self._entries.get(case_id)
+        if before is not None and before.row.status is Status.OK is not row.status:
+            # The first row of a case that is measured again is better than none.
+            row, raw = before.row, Raw(details=before.details, spoiled=True)
         row = dataclasses.replace(
             row,
             host=seat.machine.get("host", ""),
@@ -250,6 +261,7 @@ class _Loop(Generic[CaseT, RowT]):
             self._queue.put_back(case, first=False)
         else:
             self._queue.done(case)
+        if before is None:
             self._progress.advance(case, row.status)
         if time.monotonic() - self._written > REWRITE_SECONDS:
             self._write()
@@ -262,7 +274,13 @@ class _Loop(Generic[CaseT, RowT]):
             self._machines.busy = False
             return
         self._journal.interrupted(seat.case)
-        self._repeated[seat.case.case_id] = "its machine was lost"
+        case_id = seat.case.case_id
+        self._losses[case_id] += 1
+        if self._losses[case_id] == LOSSES:
+            row = self._workload.failed(seat.case, Status.CRASHED, f"{LOST} {LOSSES} times")
+            self._finish(seat, seat.case, row, Raw())
+            return
+        self._repeated[case_id] = LOST
         self._queue.put_back(seat.case, first=True)
 
     def _refuse(self, seat: Seat[CaseT], error: Exception) -> None:
@@ -276,7 +294,7 @@ class _Loop(Generic[CaseT, RowT]):
         if len(self._seats) == 1 or not isinstance(error, RunError):
             raise error
         self._progress.say(str(error))
-        seat.refused = True
+        seat.refused = str(error)
 
     def _check_noise(self) -> None:
         """Check the noise of each machine that has measured, once more."""

@@ -19,7 +19,7 @@ class Seat(Generic[CaseT]):
         self.machine: dict[str, Any] | None = None  # its environment, if it is described
         self.repeats = False  # whether it measures disturbed cases again
         self.measured = False  # whether it has measured a case
-        self.refused = False  # whether the machine cannot measure the cases of this run
+        self.refused = ""  # why the machine cannot measure the cases of this run
         self.case: CaseT | None = None
         self.group: Hashable = None  # of the last case
         self.future: Future[Any] | None = None
