@@ -13,7 +13,7 @@ import pytest
 from bench.instruments import roofline
 from bench.loop import journal, run_loop, worker_start
 from bench.loop.case_queue import CaseQueue
-from bench.loop.executor import CallTimeout, WorkerCall, WorkerDied, WorkerLost
+from bench.loop.executor import CallTimeout, WorkerCall, WorkerDied, WorkerKilled, WorkerLost
 from bench.loop.machines import RunError
 from bench.plan.sweep import Sweep
 from bench.schema.measurement import Measurement, Raw
@@ -221,3 +221,29 @@ def test_a_worker_keeps_its_group_and_leaves_those_of_others() -> None:
     three = queue.take(asked.group(one), [asked.group(two)])
     assert three is not None
     assert asked.group(three) == asked.group(one)
+
+
+@pytest.mark.parametrize("kills", [1, 2])
+def test_a_case_whose_worker_was_killed_is_tried_once_more(
+    tmp_path: Path, instant: pytest.MonkeyPatch, kills: int
+) -> None:
+    left = [WorkerKilled("the worker process was ended by SIGKILL")] * kills
+
+    def killed(asked: Any, given: Any, exact: bool) -> tuple[Measurement, Raw]:
+        if asked.heads == 2 and left:
+            raise left.pop()
+        return good(asked), Raw()
+
+    instant.setattr(measure_case, "measure", killed)
+    asked = workload(seq_len=(16,), variant=("sliding_window window_size=8",))
+    one, two, *_ = run_loop.run(asked, tmp_path, InProcess())
+    row = one if one.case.heads == 2 else two
+    assert row.attempts == 2
+    assert row.repeated_because == "its worker process was killed"
+    if kills == 1:
+        assert row.status is Status.OK
+    else:
+        assert (row.status, row.reason) == (
+            Status.CRASHED,
+            "the worker process was ended by SIGKILL",
+        )

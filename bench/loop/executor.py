@@ -15,6 +15,7 @@ __all__ = [
     "Worker",
     "WorkerCall",
     "WorkerDied",
+    "WorkerKilled",
     "WorkerLost",
     "WorkerOutOfMemory",
 ]
@@ -26,6 +27,11 @@ class ExecutorError(Exception):
 
 class WorkerDied(Exception):
     """The process of a worker ended during a call. The message is one sentence."""
+
+
+class WorkerKilled(WorkerDied):
+    """The process of a worker was ended by SIGKILL, and not because memory ran out. This says
+    little about its case."""
 
 
 class WorkerOutOfMemory(WorkerDied):

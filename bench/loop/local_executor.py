@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bench.loop.executor import CallTimeout, WorkerCall, WorkerDied, WorkerOutOfMemory
+from bench.loop.executor import CallTimeout, WorkerCall, WorkerDied, WorkerKilled, WorkerOutOfMemory
 from bench.loop.frames import FrameBuffer, write_frame
 from bench.loop.interrupts import delayed_interrupts
 from bench.loop.memory_limit import (
@@ -249,7 +249,7 @@ class _Process:
         if status == -signal.SIGKILL and (system_kills() or 0) > (self._kills or 0):
             return WorkerOutOfMemory("the system ended the process because memory ran out")
         if self._began:
-            return WorkerDied(death(status))
+            return (WorkerKilled if status == -signal.SIGKILL else WorkerDied)(death(status))
         if reason := reason_of_failed_start():
             return WorkerDied(f"the worker process ended before it began: {reason}")
         lines = [line.strip() for line in report["output"].splitlines() if line.strip()]

@@ -20,6 +20,7 @@ from bench.loop.executor import (
     Executor,
     ExecutorError,
     WorkerDied,
+    WorkerKilled,
     WorkerLost,
     WorkerOutOfMemory,
 )
@@ -39,6 +40,7 @@ REWRITE_SECONDS = 15.0
 KEEPS_WORKER = (Status.OK, Status.UNSUPPORTED, Status.SKIPPED)
 LOSSES = 3  # machines that may be lost during one case
 DISTURBED, LOST = "other load disturbed it", "its machine was lost"
+KILLED = "its worker process was killed"
 
 
 def run(
@@ -223,6 +225,8 @@ class _Loop(Generic[CaseT, RowT]):
         except Exception as error:
             if case is None:
                 self._refuse(seat, error)
+            elif isinstance(error, WorkerKilled) and case.case_id not in self._repeated:
+                self._measure_again(seat, case, KILLED)
             else:
                 self._finish(seat, case, self._workload.failed(case, *_ending(error, seat)), Raw())
         else:
@@ -273,15 +277,20 @@ class _Loop(Generic[CaseT, RowT]):
         if seat.case is None:
             self._machines.busy = False
             return
-        self._journal.interrupted(seat.case)
         case_id = seat.case.case_id
         self._losses[case_id] += 1
         if self._losses[case_id] == LOSSES:
             row = self._workload.failed(seat.case, Status.CRASHED, f"{LOST} {LOSSES} times")
             self._finish(seat, seat.case, row, Raw())
             return
-        self._repeated[case_id] = LOST
-        self._queue.put_back(seat.case, first=True)
+        self._measure_again(seat, seat.case, LOST)
+
+    def _measure_again(self, seat: Seat[CaseT], case: CaseT, why: str) -> None:
+        """A case is measured next, as its failure says little about it."""
+        self._journal.interrupted(case)
+        seat.case = None
+        self._repeated[case.case_id] = why
+        self._queue.put_back(case, first=True)
 
     def _refuse(self, seat: Seat[CaseT], error: Exception) -> None:
         """A machine cannot be used. The run ends if it has no other one."""

@@ -62,8 +62,8 @@ class Place(Record):
     )
     attempts: Count = column("how often the case was started", 1, came_later=True)
     repeated_because: str = column(
-        "why the case was measured again: its machine was lost, its worker process ended while "
-        "another case ran, or other load disturbed it",
+        "why the case was measured again: its machine was lost, its worker process was killed, or "
+        "other load disturbed it",
         "",
         came_later=True,
     )
