@@ -29,7 +29,7 @@ from click.testing import CliRunner
 from sybil import Example
 from sybil.evaluators.python import PythonEvaluator
 
-from bench.__main__ import main as bench
+from bench.cli.commands import main as bench
 from reports.__main__ import main as reports
 from tests.tiny_model import save_model, save_text
 

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from torch import Tensor
 
 import variants
-from bench.__main__ import main
+from bench.cli.commands import main
 from bench.schema.outcome import DIFFERS, Status
 from bench.workloads.attention import measure_case
 from tests.cases import case, fresh_worker, settings

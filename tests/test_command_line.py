@@ -19,8 +19,8 @@ import pytest
 import torch
 
 import variants
-from bench import __main__ as command
 from bench.cli import capture_command, executor_options, run_command
+from bench.cli import commands as command
 from bench.instruments import roofline
 from bench.launches import sweep_time
 from bench.loop import journal
@@ -554,3 +554,19 @@ class TestCapture:
 
         monkeypatch.setattr(capture_command, "make_capture", fail)
         refused(bench("capture", "--model", "m", "--text", "t", "--out", "o"), "m: no such model")
+
+
+@pytest.mark.parametrize("module", ["bench.cli", "torch"])
+def test_an_interrupt_during_the_imports_ends_without_a_traceback(module: str) -> None:
+    code = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}:\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from bench.__main__ import start\n"
+        "start()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

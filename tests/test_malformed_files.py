@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
-from bench.__main__ import main as bench
+from bench.cli.commands import main as bench
 from bench.inputs.captured import Capture
 from bench.loop.journal import FILE as JOURNAL
 from bench.loop.journal import Journal

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-import bench.__main__ as command
+from bench.cli import commands as command
 from bench.cli import model_command
 from bench.loop import journal
 from bench.loop.executor import CallTimeout, WorkerCall, WorkerDied

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from matplotlib.text import Text
 
-from bench.__main__ import main as bench
+from bench.cli.commands import main as bench
 from bench.loop.result_files import write_json, write_table
 from bench.plan.sweep import Sweep, SweepError
 from bench.schema.measurement import Measurement

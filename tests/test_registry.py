@@ -25,7 +25,7 @@ from click.testing import CliRunner
 from torch import Tensor
 
 import variants
-from bench.__main__ import main as bench
+from bench.cli.commands import main as bench
 from bench.workloads.training.settings import attention_at
 from reports.documents import overview, variant_page
 from tests.contract.attentions import settings, small_settings

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from bench.__main__ import main
+from bench.cli.commands import main
 from bench.selfcheck import processes, same_code
 from bench.selfcheck.resolution import (
     QUANTILE,

@@ -16,7 +16,7 @@ RUN = ROOT / "results" / "reference" / "amd-epyc-2-threads-long"
 COMMANDS = """
 import sys
 from pathlib import Path
-from bench.__main__ import main as bench
+from bench.cli.commands import main as bench
 from reports.__main__ import main as reports
 
 for command, *words in (

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import variants
-from bench import __main__ as command
+from bench.cli import commands as command
 from bench.loop import executor, run_loop
 from bench.loop.local_executor import LocalExecutor
 from bench.loop.progress import Progress
