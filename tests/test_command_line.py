@@ -461,6 +461,19 @@ class TestResume:
         )
         assert Path(begun, FILE).read_bytes() == before
 
+    def test_resume_refuses_another_shard(self, bench: Bench, begun: str) -> None:
+        axes = ("--set", "seq_len=16", "--set", "heads=2")
+        assert bench("run", *axes, "--shard", "1/2", "--out", "part").status == 0
+        assert bench("run", *axes, "--shard", "1/2", "--resume", "part").status == 0
+        refused(
+            bench("run", "--shard", "1/3", "--resume", "part"),
+            "part measures shard 1/2, not shard 1/3",
+        )
+        refused(
+            bench("run", "--shard", "1/2", "--resume", begun),
+            "mine measures all shards, not shard 1/2",
+        )
+
     def test_resume_refuses_another_machine(self, bench: Bench, begun: str) -> None:
         file = Path(begun, FILE)
         header, *rest = file.read_text().splitlines()

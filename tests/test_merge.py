@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from bench.__main__ import main
 from bench.instruments import roofline
 from bench.loop import journal, run_loop
 from bench.loop.machines import RunError
@@ -195,3 +197,51 @@ def test_a_folder_with_a_run_is_not_overwritten(shards: list[Path]) -> None:
 def test_runs_without_shards_have_no_missing_ones(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="expected runs with --shard NUMBER/COUNT"):
         missing_shards(read_parts([run(tmp_path / "one")]))
+
+
+def merged(*words: object) -> tuple[int, str, str]:
+    """The exit status, the output and the messages of `python -m bench merge`."""
+    result = CliRunner().invoke(main, ["merge", *map(str, words)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_the_command_prints_the_shards_that_ended_early(shards: list[Path]) -> None:
+    assert merged(*shards, "--missing") == (0, "\n", "")
+    first, second = (folder / journal.FILE for folder in shards[:2])
+    second.write_text(
+        "".join(second.read_text().splitlines(keepends=True)[:-2])
+    )  # no last row, no check
+    assert merged(*shards, "--missing") == (0, "2\n", "")
+    first.write_text('{"event": "ru')  # died in its first line
+    assert merged(*shards, "--missing") == (0, "1,2\n", "")
+    assert merged(*shards[1:], "--missing") == (0, "1,2\n", "")
+
+
+def test_a_case_with_the_row_of_a_failure_is_not_missing(shards: list[Path]) -> None:
+    rows = [row for part in read_parts(shards) for row in part.recorded.results.values()]
+    assert Status.OUT_OF_MEMORY in {row.status for row in rows}
+    assert missing_shards(read_parts(shards)) == []
+
+
+def test_runs_that_have_all_died_at_once_are_refused(shards: list[Path]) -> None:
+    for folder in shards:
+        (folder / journal.FILE).write_text("")
+    status, out, said = merged(*shards, "--missing")
+    assert (status, out) == (2, "")
+    assert "1 holds no run that could be resumed" in said
+
+
+def test_a_folder_without_a_journal_is_refused(tmp_path: Path, shards: list[Path]) -> None:
+    (tmp_path / "other").mkdir()
+    status, _, said = merged(*shards, tmp_path / "other", "--missing")
+    assert status == 2
+    assert "other holds no run that could be resumed" in said
+
+
+def test_more_shards_than_series_can_be_merged(tmp_path: Path) -> None:
+    count = 64
+    parts = [run(tmp_path / f"{n}", Shard(n, count)) for n in range(1, count + 1)]
+    assert any(journal.is_empty(folder) for folder in parts)
+    assert merged(*parts, "--missing") == (0, "\n", "")
+    status, _, said = merged(*parts, "--out", tmp_path / "out")
+    assert (status, said) == (0, f"{len(workload().cases)} rows; every case has a row\n")

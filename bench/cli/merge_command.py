@@ -27,10 +27,14 @@ SHOWN = 5
 def merge(runs: tuple[Path, ...], out: Path | None, only_missing: bool) -> None:
     """Join runs that measured parts of one sweep with --shard.
 
-    Runs of other sweeps or versions are refused, and so are different rows for one case.
+    Runs of other sweeps or versions are refused, and so are different rows for one case. A run that
+    has ended before its first case counts as missing. A case with any row, also of the status
+    error, crashed or timeout, is not missing.
     """
     if (out is None) != only_missing:
         raise click.UsageError("give --out for the merged run, or --missing; not both")
+    # If no run has begun, the message is that of the first one.
+    runs = tuple(folder for folder in runs if not journal.is_empty(folder)) or runs
     for folder in runs:
         header = journal.header(folder, SweepWorkload)
         import_modules(header["environment"]["sweep"].get("modules", ()))

@@ -61,17 +61,15 @@ def run(
     """
     if resume is not None and out is not None:
         raise click.UsageError("give --out for a new run or --resume for an old one, not both")
-    if resume is not None and shard is not None:
-        raise click.UsageError("--resume takes the shard from the run; got --shard too")
+    part = Shard.parse(shard) if shard else None
     recorded = None
     if resume is not None:
-        folder, workload = resume, _resumed(resume, sweep, settings, device, modules)
+        folder, workload = resume, _resumed(resume, sweep, settings, device, modules, part)
         recorded = journal.read(resume, SweepWorkload)
     else:
         import_modules(modules)
         device = chosen_device(device)
         chosen, files = resolve(sweep, settings, device)
-        part = Shard.parse(shard) if shard else None
         workload = SweepWorkload(chosen, device, files, SECONDS, chosen.timeout, modules, part)
         folder = new_folder(out, device)
     workload = dataclasses.replace(
@@ -91,6 +89,7 @@ def _resumed(
     settings: tuple[str, ...],
     device: str,
     modules: tuple[str, ...],
+    part: Shard | None,
 ) -> SweepWorkload:
     """The workload of a run that is continued; UsageError if the other options contradict it."""
     header = journal.header(folder, SweepWorkload)
@@ -105,9 +104,15 @@ def _resumed(
     if device != "auto" and chosen_device(device) != workload.device:
         raise click.UsageError(f"{folder} was measured on {workload.device}, not on {device}")
     chosen_device(workload.device)
+    if part not in (None, workload.shard):
+        raise click.UsageError(
+            f"{folder} measures {f'shard {workload.shard}' if workload.shard else 'all shards'}, "
+            f"not shard {part}"
+        )
     if sweep is not None or settings:
         wanted, files = resolve(sweep, settings, workload.device)
-        if wanted.cases(workload.device, files) != workload.cases:
+        planned = dataclasses.replace(workload, shard=None).cases
+        if wanted.cases(workload.device, files) != planned:
             raise click.UsageError(
                 f"{folder} was started with another sweep ({workload.sweep.name}); resume it "
                 "without SWEEP and --set, or start a new run with --out"

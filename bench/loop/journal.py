@@ -118,6 +118,11 @@ def begun(folder: Path) -> bool:
     return is_file(path) and b"\n" in read_bytes(path)
 
 
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds the journal of a run that died before it wrote its header."""
+    return is_file(folder / FILE) and not begun(folder)
+
+
 def header(folder: Path, workload: type[Workload[Any, Any]]) -> dict[str, Any]:
     """The settings of a run. JournalError as in `read`; the results are not read."""
     recorded: Recorded[Any] = Recorded()
