@@ -35,7 +35,8 @@ from tests.tiny_model import save_model, save_text
 
 ROOT = Path(__file__).parents[1]
 NOT_RUN = re.compile(
-    r"(?:\S*/)?(?:pip|awk|echo|cp|rm|touch|make:)(?: |$)"
+    r"(?:\S*/)?(?:pip|awk|echo|cp|rm|touch|make:|ray|sbatch)(?: |$)"
+    r"|test -z |'?left="
     r"|(?:\S*/)?python3? (?:-W error )?-m "
     r"(?:pip|venv|pytest|pdoc|ruff|mypy|tests\.versions|reports docs)(?: |$)"
 )
@@ -46,6 +47,8 @@ POINT = {
     "seq_len": "64",
     "heads": "2",
 }
+# Options that say where a sweep is measured.
+PLACES = ("--out", "--shard", "--executor", "--ray-address", "--cpus-per-case")
 # Options of other commands: options that are replaced, and options that are added if missing.
 SMALLER: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
     "train": (
@@ -106,6 +109,8 @@ def run_command(command: str) -> str | None:
     match words:
         case ["python", "-m", "reports", "build", *_]:
             return _invoke(reports, "build", *("results/A", "results/B")[: len(words) - 4])
+        case ["python", "-m", "bench", "merge", "shards/*", *options]:
+            return _invoke(bench, "merge", *_shards(), *options)
         case ["python", "-m", "bench", "run", *options] if "--resume" not in options:
             return _run_sweep(options)
         case ["python", "-m", "bench", name, *options]:
@@ -137,6 +142,17 @@ def _two_runs() -> None:
     shutil.copytree(folder() / "results/A", folder() / "results/B")
 
 
+@cache
+def _shards() -> tuple[str, ...]:
+    """Finished runs of two shards."""
+    places = tuple(f"shards/{number}" for number in (1, 2))
+    for number, place in enumerate(places, start=1):
+        words = ("--shard", f"{number}/2", "--out", place)
+        failure = _invoke(bench, "run", *_point(POINT), *words)
+        assert failure is None, failure
+    return places
+
+
 def _run_target(words: Sequence[str]) -> str | None:
     """Run the commands of a make target."""
     given = [] if any(word.startswith("PYTHON=") for word in words) else ["PYTHON=python"]
@@ -161,7 +177,7 @@ def _run_target(words: Sequence[str]) -> str | None:
 
 def _run_sweep(options: Sequence[str]) -> str | None:
     """Plan the sweep with its own axes, then measure one point of it."""
-    plan = ["plan", *_without(options, "--out")]
+    plan = ["plan", *_without(options, *PLACES)]
     imports = [options[at + 1] for at, word in enumerate(options) if word == "--import"]
     if not imports:
         return _invoke(bench, *plan) or _invoke(bench, "run", *_point(POINT), "--out", "results/A")
