@@ -178,6 +178,35 @@ def test_links_between_the_documents_have_a_target(page: Path) -> None:
             assert anchor in anchors, link
 
 
+# Names of no file of this repository.
+NOT_HERE = {"variants/<name>.py", "utils.py", "x.py", "x_kernels.py"}
+
+
+def named_files(page: Path) -> set[str]:
+    """The paths in a page that look like those of source files and folders."""
+    words = re.findall(r"`([^`\s]+)`", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL))
+    source = re.compile(r"[\w/<>.]+\.(?:py|pyi|sh)|(?:variants|bench|reports|tests|docs)/[\w/.]*")
+    return {word for word in words if source.fullmatch(word)} - NOT_HERE
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_files_that_a_document_names_exist(page: Path) -> None:
+    """A path may leave out its first folders."""
+    folders = [ROOT / top for top in ("variants", "bench", "reports", "tests", "docs")]
+    paths = [path for folder in folders for path in (folder, *folder.rglob("*"))]
+    known = {f"/{path.relative_to(ROOT).as_posix()}" for path in paths}
+    for name in named_files(page):
+        assert any(path.endswith(f"/{name.rstrip('/')}") for path in known), name
+
+
+def test_the_architecture_has_a_row_for_each_folder_of_bench() -> None:
+    rows = re.findall(r"^\| `(\w+)/` \|", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE)
+    files = [*(ROOT / "bench").glob("*/*.py"), *(ROOT / "bench").glob("*/*.toml")]
+    folders = {file.parent.name for file in files}
+    assert folders <= set(rows)
+    assert "bench/plan/sweep.py" in named_files(ROOT / "docs" / "architecture.md")
+
+
 def test_a_picture_shows_the_keys_that_the_definition_shows() -> None:
     """In the right picture, exactly the pairs outside the window are white."""
     image = pictures._pixels(pictures.png("sliding_window"))
