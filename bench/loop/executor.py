@@ -22,7 +22,7 @@ __all__ = [
 
 
 class ExecutorError(Exception):
-    """No worker can be had. The message is one sentence."""
+    """There is no worker that can be used. The message is one sentence."""
 
 
 class WorkerDied(Exception):
@@ -39,8 +39,8 @@ class WorkerOutOfMemory(WorkerDied):
 
 
 class WorkerLost(Exception):
-    """The machine of a worker cannot be reached. The call says nothing about its case, which may
-    be measured on another machine. The message is one sentence."""
+    """The machine of a worker cannot be reached. This is no result of its case, which may be
+    measured on another machine. The message is one sentence."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Messages between a worker process and its user: bytes behind their length, through a pipe."""
+"""Messages through a pipe between a run and a worker: each is its length, then its bytes."""
 
 from __future__ import annotations
 

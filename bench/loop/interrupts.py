@@ -1,5 +1,5 @@
-"""Signals that stop a run: delayed while the main thread uses a process pool, ignored while files
-are written at the end."""
+"""Signals that stop a run: delayed while the main thread starts a worker, waits for it or ends it,
+ignored while files are written at the end."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def ignored_interrupts() -> Iterator[None]:
 def delayed_interrupts() -> Iterator[list[int]]:
     """Handle signals that stop a run after the block instead of in the middle of it.
 
-    KeyboardInterrupt inside a method of `queue.Queue` or `Future` can leave a lock held or a
-    condition with a stale waiter. The threads of the pool then wait for ever, and so does a stop of
-    the pool. Yields a list to which the numbers of the received signals are added; a block that
-    waits must end when the list is not empty.
+    KeyboardInterrupt inside a method of `Future` or `Thread` can leave a lock held. The thread that
+    waits for the answer of a worker then never ends, nor does the end of this worker. Yields a list
+    to which the numbers of the received signals are added; a block that waits must end when the
+    list is not empty.
     """
     received: list[int] = []
 

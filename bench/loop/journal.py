@@ -65,9 +65,11 @@ class Journal:
         self._write({"event": "selfcheck", "host": host, "when": when, "found": found})
 
     def started(self, case: AskedAttention) -> None:
+        """The measurement of a case begins."""
         self._write({"event": "started", "case_id": case.case_id, "case": case.values})
 
     def result(self, row: Row[Any], raw: Raw) -> None:
+        """A case has a row."""
         self._write(
             {
                 "event": "result",

@@ -1,4 +1,4 @@
-"""The memory limit of a worker: a case that needs more than there is fails alone.
+"""The memory limit of a worker, so that a case that needs too much memory ends no other process.
 
 In a control group, Linux ends the worker when its memory is used up; the parent process sees this
 in the group. Otherwise the address space of the worker is limited, and allocations raise an error.

@@ -52,7 +52,7 @@ class RayWorker:
         self.name = name
         self.machine, self.place = machine, place
         self.device = ""  # of a process that runs; empty for a CPU
-        self.rests_until = 0.0
+        self.rests_until = 0.0  # of time.monotonic(); no call before
         self._shared, self._cluster = shared, shared.cluster
         self._connection = shared.cluster.connection
         self._actor: Any = None

@@ -137,7 +137,7 @@ class _Loop(Generic[CaseT, RowT]):
                 self._journal.close()
         return [self._entries[case.case_id].row for case in self._workload.cases]
 
-    # What free workers do next.
+    # Work for free workers.
 
     def _give_work(self) -> bool:
         """Start work on free workers. Returns whether there is work left."""
@@ -203,7 +203,7 @@ class _Loop(Generic[CaseT, RowT]):
             return self._workload.failed(case, Status.CRASHED, reason)
         return None
 
-    # What becomes of running work.
+    # Results of running work.
 
     def _wait(self) -> None:
         """Wait for a moment, and handle the calls that have ended."""

@@ -1,4 +1,4 @@
-"""A worker and the work that it does at the moment."""
+"""A worker of a run, its machine, and the case that it measures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from bench.loop.workload import CaseT, Memory, Steps
 
 
 class Seat(Generic[CaseT]):
-    """Runs the calls of one generator after another on a worker."""
+    """A worker, and what the loop knows about it: its machine, its case, and a generator.
+
+    The generator is that of a workload. It yields calls, which run on the worker one after the
+    other, and receives their results.
+    """
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker

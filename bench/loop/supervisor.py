@@ -2,7 +2,7 @@
 
 It ends the worker and all processes that the worker started when the run asks for it, when the run
 has died, and when the worker has ended. It writes the output of the worker to a log of bounded
-size. It imports neither torch nor code of implementations, so nothing that a worker does stops it.
+size. It imports neither torch nor code of implementations, so a fault of that code does not end it.
 """
 
 from __future__ import annotations

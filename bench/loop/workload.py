@@ -28,7 +28,7 @@ Steps = Generator[WorkerCall, Any, Result]
 
 @dataclass(frozen=True)
 class Memory:
-    """What a workload remembers about a worker between two cases."""
+    """Data that a workload keeps about a worker between two cases."""
 
     process: dict[str, Any] = field(default_factory=dict)  # emptied when the process is replaced
     worker: dict[str, Any] = field(default_factory=dict)
@@ -68,10 +68,10 @@ class Workload(ABC, Generic[CaseT, RowT]):
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """What environment.json says about the workload, as JSON."""
+        """The entries of environment.json about the workload, as JSON."""
 
     def set_up(self, recorded: Mapping[str, Any] | None) -> Steps[dict[str, Any]]:
-        """Measure what cases need to know about a machine, such as its limits.
+        """Measure the properties of a machine that its cases need, such as its limits.
 
         Args:
             recorded: the result of an earlier call on this machine; the calls that prepare the

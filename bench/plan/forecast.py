@@ -17,9 +17,8 @@ from variants.contract.registry import reference_attention
 
 # Calls of any case: the first one, the timed ones, the last one, and two to measure memory.
 LEAST_CALLS = clock.MINIMUM_SAMPLES + 4
-SLOWER = (
-    2.0  # times the time of exact attention; a larger factor is not explained by noise or overhead
-)
+# Times the time of exact attention; a larger factor is not explained by noise or overhead.
+SLOWER = 2.0
 
 
 def failed_shorter(case: Case, results: Mapping[str, Measurement]) -> Measurement | None:

@@ -1,4 +1,4 @@
-"""A part of the cases of a sweep, for machines that do not know of each other."""
+"""A part of the cases of a sweep, so that several machines can measure it without a connection."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ def read_csv(path: Path, columns: Mapping[str, Column]) -> dict[str, list[Any]]:
     """The values of a CSV file by column, each with the type and the bounds of its column.
 
     Columns may be in any order, and others are ignored. Those that came later may be absent. An
-    empty field is None in a column that allows it. A truth may be written in
-    capitals, and an integer as 3.0, as spreadsheets do.
+    empty field is None in a column that allows it. TRUE, FALSE, and 3.0 for an integer are read as
+    well, because spreadsheets write them.
 
     Raises:
         FileError: the file cannot be read, a row has too many or too few fields, a column is

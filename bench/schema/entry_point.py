@@ -1,6 +1,6 @@
 """What all command lines share: standard streams that can take any text, and errors of input.
 
-It is here because reports import nothing else of `bench`.
+It is in `bench.schema` because reports import this package, and it does not import torch.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class InputStatistics(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class InputFacts(InputStatistics):
-    """The inputs of a row, and the errors that no method is compared without."""
+    """The inputs of a row, and the errors that depend on them alone."""
 
     inputs_detail: str = column(
         "heads and tokens of the inputs, and whether heads were repeated", ""

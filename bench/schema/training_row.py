@@ -36,7 +36,7 @@ class TrainingResults(Record):
         "",
     )
     accuracy: float | None = column("share of right answers", None)
-    chance: Share | None = column("share of right answers of guesses", None)
+    chance: Share | None = column("share of right answers by guessing", None)
     in_sight: float | None = column(
         "share of the answers that the query can reach through the patterns of the model", None
     )

@@ -114,7 +114,7 @@ def _values() -> Iterator[tuple[str, str]]:
 
 
 def _text(error: BaseException) -> str:
-    """The text of an exception; empty if it cannot be had."""
+    """The text of an exception; empty if it cannot be read."""
     try:
         return str.__getitem__(str(error), slice(0, READ))  # of a subclass of str, a str
     except BaseException:  # raised by code of an implementation

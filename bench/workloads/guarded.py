@@ -1,4 +1,4 @@
-"""Runs the measurement of a case so that nothing it does reaches another row unseen."""
+"""Runs the measurement of a case, and checks that it leaves the process unchanged."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from bench.workloads.left_behind import Alive
 
 __all__ = ["Fingerprint", "differences"]
 
-# Modules whose functions must stay what they are.
+# Modules whose functions must not be replaced.
 MODULES: Mapping[str, Any] = {
     "builtins": builtins,
     "time": time,

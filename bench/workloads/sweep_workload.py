@@ -24,9 +24,8 @@ from variants import REGISTRY
 from variants.contract.added import ADDED
 from variants.contract.registry import default_knob
 
-BASELINES = (
-    3  # factor on the timeout of a case for the exact baselines, as one call measures several
-)
+# Factor on the timeout of a case for the exact baselines, as one call measures several.
+BASELINES = 3
 TRIES = 2  # processes in which the baselines of a shape are tried
 LIMITS_SECONDS = 300.0  # for measuring the limits of a machine
 

@@ -24,7 +24,7 @@ TIMEOUT = 24 * 3600.0  # seconds
 
 @dataclass(frozen=True)
 class TrainingWorkload(Workload[TrainingCase, TrainingRow]):
-    """Trainings in the order of `trainings`."""
+    """The trainings of a run, in this order."""
 
     command = "train"
     timed = False
