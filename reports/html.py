@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from reports import accuracy_page, growth, noise
+from reports import accuracy_page, growth, measured_by, noise
 from reports.answers import answers, summary_of
 from reports.figures.kinds import Kind
 from reports.head_counts import comparisons
@@ -73,6 +73,7 @@ def page(runs: Runs, drawings: Sequence[Drawing], audited: growth.Audit) -> str:
             name: list(facts(environment)) for name, environment in runs.environments.items()
         },
         noise=noise.of_machines(runs),
+        measured=measured_by.of_machines(runs),
         counts=status_counts(runs.frame),
         cases=len(runs.frame),
         reasons=reasons(runs.frame),

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
+from bench.schema.journal_lines import command_of
 from bench.schema.model_row import ModelCase, ModelRow
 from bench.schema.validation import is_file
+from reports import measured_by
 from reports.build import figures_folder, save
 from reports.curves import with_curves
 from reports.declared import exact_variant, reference_implementation
@@ -18,17 +19,17 @@ from reports.figures.panel_grid import draw
 from reports.figures.perplexity import CHANGE, KIND, figures
 from reports.figures.style import styles
 from reports.html import facts, render
+from reports.machine_columns import environments, with_hardware
 from reports.metrics import show_error, show_ms, show_percent, show_ratio
-from reports.names import labels, machine_name, marked, other_operators
+from reports.names import labels, marked, other_operators
 from reports.rows import (
     OK,
     RESULTS,
     Runs,
-    check_statuses,
-    existing,
     finished,
+    frame_of,
     read_environment,
-    read_table,
+    read_tables,
 )
 from reports.slices import Fixed, describe
 from reports.tables import status_counts
@@ -46,8 +47,10 @@ class Group:
 
 
 def holds_model(folder: Path) -> bool:
-    """Whether `python -m bench model` wrote a results folder."""
-    return is_file(folder / ModelRow.file) and not is_file(folder / RESULTS)
+    """Whether `python -m bench model` wrote a results folder, or began it and was killed."""
+    if is_file(folder / ModelRow.file) or is_file(folder / RESULTS):
+        return not is_file(folder / RESULTS)
+    return command_of(folder) == "model"
 
 
 def write_models(folders: Sequence[Path], out: Path, name: str) -> Path:
@@ -71,6 +74,7 @@ def write_models(folders: Sequence[Path], out: Path, name: str) -> Path:
             counts=status_counts(runs.frame[~runs.frame["is_reference"]]),
             describe=describe,
             machines={machine: list(facts(seen)) for machine, seen in runs.environments.items()},
+            measured=measured_by.of_machines(runs),
         ),
         encoding="utf-8",
     )
@@ -83,18 +87,15 @@ def read_models(folders: Sequence[Path]) -> Runs:
     Added are the columns `machine` and `label`, the columns of `CHANGE`, and rows for exact
     attention by torch SDPA (`is_reference`) if there are none.
     """
-    frames: list[pd.DataFrame] = []
-    environments: dict[str, dict[str, Any]] = {}
-    for folder in folders:
-        path = existing(folder, ModelRow.file)
-        frame, seen = read_table(path, ModelRow.columns()), read_environment(folder)
-        check_statuses(frame, ModelRow, path)
-        frame["machine"] = [machine_name(seen, device) for device in frame["device"]]
+    read = [
+        (frame_of(read_tables(folder, ModelRow)), read_environment(folder)) for folder in folders
+    ]
+    runs = []
+    for frame, seen in with_hardware(read):
         knobs = seen.get("model", {}).get("knobs", {})
-        frame["default_knob"] = frame["variant"].map(lambda name, known=knobs: known.get(name, ""))
-        environments |= dict.fromkeys(frame["machine"], seen)
-        frames.append(frame)
-    rows = pd.concat(frames, ignore_index=True)
+        known = frame["variant"].map(lambda name, known=knobs: known.get(name, ""))
+        runs.append((frame.assign(machine=frame["hardware"], default_knob=known), seen))
+    rows = pd.concat([frame for frame, _ in runs], ignore_index=True)
     rows = rows.drop_duplicates([*ModelCase.columns(), "machine"], keep="last", ignore_index=True)
     rows = pd.concat(
         [rows.assign(is_reference=False), _references(rows).assign(is_reference=True)],
@@ -113,7 +114,7 @@ def read_models(folders: Sequence[Path]) -> Runs:
         other_operator=others,
         **change,
     )
-    return Runs(with_curves(rows), environments, pd.DataFrame())
+    return Runs(with_curves(rows), environments(runs), pd.DataFrame())
 
 
 def _references(rows: pd.DataFrame) -> pd.DataFrame:

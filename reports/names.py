@@ -1,10 +1,9 @@
-"""Readable names in place of raw columns: names of lines, machines and inputs."""
+"""Readable names in place of raw columns: names of lines and inputs."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import pandas as pd
 
@@ -108,23 +107,3 @@ def other_operators(frame: pd.DataFrame) -> pd.Series[bool]:
 def settings_of(text: str) -> dict[str, str]:
     """Parse `name=value name=value` to a dict; a value may contain spaces."""
     return dict(re.findall(r"(\w+)=(.*?)(?= \w+=|$)", text))
-
-
-def allocator(environment: Mapping[str, Any]) -> str:
-    """`kept` if the C library keeps freed memory between calls, else `default`."""
-    settings = environment.get("settings", {})
-    return "kept" if settings.get("MALLOC_MMAP_MAX_") == "0" else "default"
-
-
-def machine_name(environment: Mapping[str, Any], device: str) -> str:
-    """The device, and its hardware if the environment names it."""
-    hardware = environment.get("hardware", {})
-    if device != "cpu":
-        name = hardware.get("gpu")
-        return f"{device}, {name}" if name else device
-    parts = [device]
-    if processor := hardware.get("processor"):
-        parts.append(processor)
-    if threads := hardware.get("threads"):
-        parts.append(f"{threads} thread" + ("s" if threads != 1 else ""))
-    return ", ".join(parts)

@@ -105,6 +105,8 @@ def races(frame: pd.DataFrame) -> list[Race]:
     """
     done = finished(frame)
     done = done[done["modules"] != ""]
+    machines = ["hardware"] if done["hardware"].nunique() > 1 else []
+    varied = [*machines, "direction", "causal", "dtype", "seq_len"]
     found = []
     for differs in (False, True):
         rows = done[~done["public"] | (differing(done) == differs)]
@@ -115,7 +117,7 @@ def races(frame: pd.DataFrame) -> list[Race]:
                 if (duel := _duel(group[group["allocator"] == setting]))
             }
             if duels:
-                found.append(_race(group, duels, differs))
+                found.append(_race(group, duels, differs, varied))
     return found
 
 
@@ -153,8 +155,9 @@ def _fastest(rows: pd.DataFrame) -> pd.Series[Any]:
     return rows.iloc[int(rows[TIME.column].to_numpy().argmin())]
 
 
-def _race(group: pd.DataFrame, duels: Mapping[str, Duel], differs: bool) -> Race:
-    varied = ("direction", "causal", "dtype", "seq_len")
+def _race(
+    group: pd.DataFrame, duels: Mapping[str, Duel], differs: bool, varied: Sequence[str]
+) -> Race:
     first = group.iloc[0]
     reasons = {duel.public["reason"].removeprefix(DIFFERS) for duel in duels.values()}
     return Race(

@@ -13,15 +13,17 @@ import pandas as pd
 
 from bench.schema.case import Case
 from bench.schema.columns import Column
-from bench.schema.csv_columns import read_csv
 from bench.schema.environment_file import EnvironmentFile
+from bench.schema.journal_lines import JOURNAL
 from bench.schema.measurement import HeadRow, Measurement
 from bench.schema.outcome import Status
 from bench.schema.row import Row
+from bench.schema.run_tables import RunTables, Values
 from bench.schema.validation import FileError, is_file, is_folder, name_of, read_json
 from reports.curves import with_curves
 from reports.declared import calls_library
-from reports.names import allocator, machine_name, with_names
+from reports.machine_columns import environments, with_hardware
+from reports.names import with_names
 
 RESULTS = "results.csv"
 ENVIRONMENT = "environment.json"
@@ -32,12 +34,12 @@ HEADS = "heads.csv"  # optional: a row for each head of each finished case
 
 @dataclass(frozen=True)
 class Runs:
-    """Rows of all runs, and the environment of each machine.
+    """Rows of all runs, and the environment of each kind of machine by its name.
 
     `frame` has the columns of the schema, the columns of `with_names` (`label`, `source` and
-    others), the columns of `with_curves`, and these: `machine` names the machine, `hardware` is
-    the same name without the `allocator` setting, `modules` lists the modules that added
-    implementations, and `public` is True if the implementation of the row is public code.
+    others), the columns of `with_curves`, and these: `machine` names the kind of machine,
+    `hardware` is the same name without the `allocator` setting, `modules` lists the modules that
+    added implementations, and `public` is True if the implementation of the row is public code.
 
     `per_head` has a row for each head: `case` (the number of its row in `frame`) and the columns
     of `HeadRow`. It is empty for runs without such rows.
@@ -53,46 +55,48 @@ def read_runs(folders: Sequence[Path]) -> Runs:
     unique = {os.path.realpath(folder): Path(folder) for folder in folders}
     if not unique:
         raise FileError(f"expected at least one results folder, which holds {RESULTS}; got none")
-    runs = [(read_rows(folder), read_environment(folder)) for folder in unique.values()]
+    tables = [read_tables(folder) for folder in unique.values()]
+    runs = _told_apart([(frame_of(table), read_environment(table.folder)) for table in tables])
     frames: list[pd.DataFrame] = []
     heads: list[pd.DataFrame] = []
-    environments = {}
-    for folder, (frame, environment) in zip(unique.values(), _told_apart(runs), strict=True):
-        heads.append(read_heads(folder, frame, first=sum(len(earlier) for earlier in frames)))
+    for table, (frame, _) in zip(tables, runs, strict=True):
+        heads.append(read_heads(table, frame, first=sum(len(earlier) for earlier in frames)))
         frames.append(frame)
-        for machine in frame["machine"].unique():
-            environments[str(machine)] = environment
     return Runs(
         frame=with_curves(with_names(pd.concat(frames, ignore_index=True))),
-        environments=environments,
+        environments=environments(runs),
         per_head=pd.concat(heads, ignore_index=True),
     )
 
 
-def read_rows(folder: Path) -> pd.DataFrame:
-    """The rows of one folder; each column has the type of its field in `Measurement`."""
-    path = existing(folder, RESULTS)
-    frame = read_table(path, Measurement.columns())
-    check_statuses(frame, Measurement, path)
-    return frame.drop_duplicates(list(Case.columns()), keep="last", ignore_index=True)
-
-
-def read_table(path: Path, columns: Mapping[str, Column]) -> pd.DataFrame:
-    """A CSV file with these columns; those that came later may be absent.
+def read_tables(folder: Path, row_type: type[Row[Any]] = Measurement) -> RunTables:
+    """The tables of one folder, completed by its journal.
 
     Raises:
         FileError: a value is not of the type of its column, or out of its bounds.
     """
-    values = read_csv(path, columns)
+    if not is_file(folder / JOURNAL):
+        existing(folder, row_type.file)
+    return RunTables.read(folder, row_type, HEADS if row_type is Measurement else "")
+
+
+def frame_of(tables: RunTables) -> pd.DataFrame:
+    """The last row of each case; each column has the type of its field in the type of the rows."""
+    row_type = tables.row_type
+    frame = _typed(tables.rows, row_type.columns())
+    check_statuses(frame, row_type, tables.folder / row_type.file)
+    case = list(row_type.case_type.columns())
+    return frame.drop_duplicates(case, keep="last", ignore_index=True)
+
+
+def _typed(values: Values, columns: Mapping[str, Column]) -> pd.DataFrame:
     return pd.DataFrame({name: _series(values[name], column) for name, column in columns.items()})
 
 
 def check_statuses(frame: pd.DataFrame, rows: type[Row[Any]], path: Path) -> None:
     """FileError if there is no row, or one with status ok has no time."""
     if frame.empty:
-        raise FileError(
-            f"{name_of(path)} holds a header and no rows: nothing has been measured yet"
-        )
+        raise FileError(f"{name_of(path)} has no rows: nothing has been measured yet")
     if (wrong := (frame["status"] == OK) & frame[rows.needed].isna()).any():
         raise FileError(
             f"{name_of(path)}: column {rows.needed}, row {int(wrong.to_numpy().argmax()) + 1}: "
@@ -113,13 +117,12 @@ def _series(values: Sequence[Any], column: Column) -> pd.Series[Any]:
     return pd.Series([str(value) for value in values], dtype="str")
 
 
-def read_heads(folder: Path, frame: pd.DataFrame, first: int = 0) -> pd.DataFrame:
+def read_heads(tables: RunTables, frame: pd.DataFrame, first: int = 0) -> pd.DataFrame:
     """The heads of the rows of `frame`; `first` is the number of the first of these rows."""
-    path = folder / HEADS
     columns = ["case", *HeadRow.columns()]
-    if not is_file(path):
+    if (values := tables.details(HEADS, HeadRow)) is None:
         return pd.DataFrame(columns=columns, dtype="float64")
-    heads = read_table(path, {**Case.columns(), **HeadRow.columns()})
+    heads = _typed(values, {**Case.columns(), **HeadRow.columns()})
     case = list(Case.columns())
     heads = heads.drop_duplicates([*case, "batch_index", "head"], keep="last")
     cases = frame[case].assign(case=range(first, first + len(frame)))
@@ -162,17 +165,12 @@ def existing(folder: Path, name: str) -> Path:
 
 def _described(frame: pd.DataFrame, environment: Mapping[str, Any]) -> pd.DataFrame:
     """Add the columns that come from the environment of the run."""
-    hardware = pd.Series(
-        [machine_name(environment, device) for device in frame["device"]], frame.index
-    )
-    kept = allocator(environment) == "kept"
+    kept = frame["allocator"] == "kept"
     sweep = environment.get("sweep", {})
     added = sweep.get("added", ())
     knobs = sweep.get("knobs", {})
     return frame.assign(
-        machine=hardware + ", memory kept" if kept else hardware,
-        hardware=hardware,
-        allocator=allocator(environment),
+        machine=frame["hardware"].mask(kept, frame["hardware"] + ", memory kept"),
         modules=" ".join(sweep.get("modules", ())),
         default_knob=frame["variant"].map(lambda name: knobs.get(name, "")),
         public=calls_library(frame)
@@ -182,12 +180,12 @@ def _described(frame: pd.DataFrame, environment: Mapping[str, Any]) -> pd.DataFr
 
 def _told_apart(
     runs: Sequence[tuple[pd.DataFrame, dict[str, Any]]],
-) -> list[tuple[pd.DataFrame, dict[str, Any]]]:
+) -> list[tuple[pd.DataFrame, Mapping[str, Any]]]:
     """Add a `machine` column to the runs.
 
     If two runs measured one case on the same machine, the column also has the starts of the runs.
     """
-    named = [(_described(frame, env), env) for frame, env in runs]
+    named = [(_described(frame, env), env) for frame, env in with_hardware(runs)]
     key = [*Case.columns(), "machine"]
     together = pd.concat([frame[key] for frame, _ in named], ignore_index=True)
     clashing = set(together.loc[together.duplicated(), "machine"])

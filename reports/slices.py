@@ -175,7 +175,7 @@ def describe(fixed: Fixed) -> str:
                 words.append(f"{value} head" + ("s" if value != 1 else ""))
             case "direction":
                 words.append(DIRECTIONS.get(str(value), str(value)))
-            case "machine" | "dtype" | "grouping" | "memory" | "call" | "launching":
+            case "machine" | "hardware" | "dtype" | "grouping" | "memory" | "call" | "launching":
                 words.append(str(value))
             case "passage" | "keys":
                 pass  # the direction, the source and the call have words of their own

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
+from rich.table import Table
 
+from bench.__main__ import main
 from bench.cli.compare import CompareError, table
-from bench.loop.result_files import write_table
+from bench.loop.result_files import write_json, write_table
 from bench.schema.measurement import Measurement
 from bench.schema.outcome import Status
 from bench.schema.validation import FileError
@@ -21,10 +26,24 @@ Compare = Callable[[Rows, Rows], tuple[str, list[list[str]]]]
 Quartiles = tuple[float, float, float]
 
 
-def write(folder: Path, rows: Rows) -> Path:
+MACHINE: dict[str, Any] = {
+    "host": "one",
+    "hardware": {"processor": "Some CPU", "cores": 2, "threads": 2, "gpu": None},
+    "software": {"python": "3.11.7", "torch": "2.13.0"},
+    "settings": {},
+}
+# A worker with one CPU of the same machine, and another machine of the first kind.
+OTHERS = {
+    "two": MACHINE | {"host": "two", "hardware": MACHINE["hardware"] | {"threads": 1}},
+    "three": MACHINE | {"host": "three"},
+}
+
+
+def write(folder: Path, rows: Rows, environment: Mapping[str, Any] = MACHINE) -> Path:
     folder.mkdir()
     table = (row.values for row in rows)
     write_table(folder / "results.csv", Measurement.columns(), table)
+    write_json(folder / "environment.json", environment)
     return folder
 
 
@@ -37,10 +56,15 @@ def compared(tmp_path: Path) -> Compare:
     def compare(before: Rows, after: Rows) -> tuple[str, list[list[str]]]:
         """The title of the table and the cells of each row."""
         shown = table(write(tmp_path / "before", before), write(tmp_path / "after", after))
-        cells = [[str(cell) for cell in column.cells] for column in shown.columns]
-        return str(shown.title), [list(row) for row in zip(*cells, strict=True)]
+        return str(shown.title), cells(shown)
 
     return compare
+
+
+def cells(shown: Table) -> list[list[str]]:
+    """The cells of each row."""
+    columns = [[str(cell) for cell in column.cells] for column in shown.columns]
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
 def test_the_ratio_is_after_to_before(compared: Compare) -> None:
@@ -124,6 +148,61 @@ def test_a_table_fits_the_width_of_a_page(tmp_path: Path) -> None:
     console.print(table(run, run))
     assert isinstance(console.file, StringIO)
     assert "1.000" in console.file.getvalue()
+
+
+class TestMachines:
+    """Only rows that machines of one kind measured are compared."""
+
+    def on(self, host: str, time: float, **changes: object) -> Measurement:
+        return replace(timed(0.9 * time, time, 1.1 * time, **changes), host=host)
+
+    def test_rows_of_two_machines_of_one_kind_are_compared(self, tmp_path: Path) -> None:
+        before = write(tmp_path / "before", [self.on("one", 2)])
+        after = write(tmp_path / "after", [self.on("three", 1)], OTHERS["three"])
+        assert cells(table(before, after))[0][1:4] == ["2.000", "1.000", "0.500"]
+
+    def test_rows_of_other_hardware_are_left_out_and_named(self, tmp_path: Path) -> None:
+        several = MACHINE | {"machines": OTHERS}
+        before = [self.on("one", 2, seed=0), self.on("one", 2, seed=1), self.on("two", 2, seed=2)]
+        after = [self.on("three", 1, seed=0), self.on("two", 5, seed=1), self.on("two", 3, seed=2)]
+        shown = table(
+            write(tmp_path / "before", before, several), write(tmp_path / "after", after, several)
+        )
+        assert [row[1:4] for row in cells(shown)] == [
+            ["2.000", "1.000", "0.500"],
+            ["2.000", "3.000", "1.500"],
+        ]
+        assert shown.caption == "1 cases left out: threads was 2 and is 1"
+
+    def test_runs_of_different_hardware_alone_are_refused(self, tmp_path: Path) -> None:
+        before = write(tmp_path / "before", [self.on("one", 2)])
+        other = MACHINE["hardware"] | {"processor": "Other CPU", "cores": 8}
+        after = write(tmp_path / "after", [self.on("two", 1)], MACHINE | {"hardware": other})
+        said = CliRunner().invoke(main, ["compare", str(before), str(after)])
+        assert said.exit_code == 2
+        (line,) = said.stderr.splitlines()
+        assert line.endswith(
+            "after were measured on different hardware: processor was 'Some CPU' and is "
+            "'Other CPU'; cores was 2 and is 8"
+        )
+
+    def test_differences_of_software_and_settings_are_named(self, tmp_path: Path) -> None:
+        other = MACHINE | {
+            "software": {"python": "3.11.7", "torch": "2.14.0"},
+            "settings": {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "0", "MALLOC_MMAP_MAX_": "0"},
+        }
+        before = write(tmp_path / "before", [self.on("one", 2)])
+        after = write(tmp_path / "after", [self.on("one", 1)], other)
+        assert str(table(before, after).caption).splitlines() == [
+            "torch was '2.13.0' and is '2.14.0'",
+            "OpenMP was '' and is 'GOMP_SPINCOUNT=0'",
+            "memory allocator was '' and is 'MALLOC_MMAP_MAX_=0'",
+        ]
+
+    def test_rows_without_a_machine_are_those_of_the_first(self, tmp_path: Path) -> None:
+        before = write(tmp_path / "before", [timed(1, 2, 3)])
+        after = write(tmp_path / "after", [timed(1, 2, 3)], MACHINE | {"machines": OTHERS})
+        assert len(cells(table(before, after))) == 1
 
 
 class TestErrors:

@@ -38,8 +38,8 @@ from reports.figures.style import styles
 from reports.head_counts import comparisons
 from reports.html import facts
 from reports.listing import listing, reasons
+from reports.machine_columns import machine_name
 from reports.metrics import ERROR, TIME, show_bytes, show_count, show_error, show_ms
-from reports.names import machine_name
 from reports.pareto import frontier
 from reports.rows import finished, read_runs
 from reports.slices import Panel, also_measured, common, panels, split
@@ -281,7 +281,7 @@ def test_unknown_columns_are_ignored(run: Path) -> None:
     ("text", "message"),
     [
         ("", "is empty; expected a header"),
-        (",".join(tuple(Measurement.columns())) + "\n", "holds a header and no rows"),
+        (",".join(tuple(Measurement.columns())) + "\n", r"results\.csv has no rows"),
     ],
 )
 def test_a_file_without_rows_is_refused(run: Path, text: str, message: str) -> None:

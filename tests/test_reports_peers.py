@@ -15,7 +15,7 @@ from bench.schema.outcome import DIFFERS, Status
 from reports.__main__ import main
 from reports.answers import answers
 from reports.build import build_report
-from reports.names import allocator
+from reports.machine_columns import allocator
 from reports.peer_races import FASTER, ONE_SETTING, SLOWER, UNDECIDED, Race, races, standing
 from reports.rows import read_runs
 from reports.slices import split

@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -17,21 +17,19 @@ from typing import IO, Any, Generic
 
 from bench.loop.workload import Entry, RowT, Workload
 from bench.schema.columns import AskedAttention
-from bench.schema.journal_events import EVENTS
+from bench.schema.journal_lines import HEADER, JOURNAL, details_of, events
 from bench.schema.measurement import Raw
 from bench.schema.row import Row
 from bench.schema.validation import (
     FileError,
     convert,
-    decode,
     is_file,
     name_of,
-    parse_json,
     read_bytes,
     shown,
 )
 
-FILE = "journal.jsonl"
+FILE = JOURNAL
 
 
 class JournalError(FileError):
@@ -54,7 +52,7 @@ class Journal:
 
     def header(self, **content: Any) -> None:
         """Write the settings of the run, once, as the first line."""
-        self._write({"event": "run", **content})
+        self._write({"event": HEADER, **content})
 
     def machine(self, host: str, environment: Mapping[str, Any]) -> None:
         """Another machine than that of the header measures cases from now on."""
@@ -128,7 +126,7 @@ def is_empty(folder: Path) -> bool:
 def header(folder: Path, workload: type[Workload[Any, Any]]) -> dict[str, Any]:
     """The settings of a run. JournalError as in `read`; the results are not read."""
     recorded: Recorded[Any] = Recorded()
-    for source, event in islice(_events(folder / FILE), 1):
+    for source, event in islice(events(folder), 1):
         _add(event, recorded, source, workload)
     _check_header(recorded, folder)
     return recorded.header
@@ -141,7 +139,7 @@ def read(folder: Path, workload: type[Workload[Any, RowT]]) -> Recorded[RowT]:
     not fit.
     """
     recorded: Recorded[RowT] = Recorded()
-    for source, event in _events(folder / FILE):
+    for source, event in events(folder):
         _add(event, recorded, source, workload)
     _check_header(recorded, folder)
     return recorded
@@ -149,13 +147,13 @@ def read(folder: Path, workload: type[Workload[Any, RowT]]) -> Recorded[RowT]:
 
 def result_events(folder: Path) -> dict[str, dict[str, Any]]:
     """The last result of each case, with the times of its calls, by the id of the case."""
-    events = (event for _, event in _events(folder / FILE))
-    return {event["case_id"]: event for event in events if event.get("event") == "result"}
+    found = (event for _, event in events(folder))
+    return {event["case_id"]: event for event in found if event["event"] == "result"}
 
 
 def selfcheck_events(folder: Path) -> list[dict[str, Any]]:
     """The checks of noise."""
-    return [event for _, event in _events(folder / FILE) if event.get("event") == "selfcheck"]
+    return [event for _, event in events(folder) if event["event"] == "selfcheck"]
 
 
 def _check_header(recorded: Recorded[Any], folder: Path) -> None:
@@ -171,14 +169,10 @@ def _add(
     source: str,
     workload: type[Workload[Any, RowT]],
 ) -> None:
-    kind = event.get("event")
-    if kind == "run":
+    kind = event["event"]
+    if kind == HEADER:
         _add_header(event, recorded, source, workload)
-        return
-    if not isinstance(kind, str) or kind not in EVENTS:
-        raise JournalError(f"{source}: expected an event of a run, got {shown(kind)}")
-    convert(event, EVENTS[kind], source)
-    if kind == "machine":
+    elif kind == "machine":
         recorded.machines[event["host"]] = event["environment"]
     elif kind == "selfcheck":
         recorded.selfchecks.setdefault(event["host"], {})[event["when"]] = event["found"]
@@ -186,10 +180,9 @@ def _add(
         step = 1 if kind == "started" else -1
         recorded.attempts[event["case_id"]] = max(0, recorded.attempts[event["case_id"]] + step)
     else:
-        details = event.get("details", event.get("heads", []))  # `heads` in older journals
         try:
             row = workload.row_type.of_values(event["row"])
-            rows = [workload.detail_type.of_values(detail) for detail in details]
+            rows = [workload.detail_type.of_values(detail) for detail in details_of(event)]
         except ValueError as error:
             raise JournalError(f"{source}: {error}") from None
         if row.case.case_id != event["case_id"]:
@@ -222,18 +215,6 @@ def _add_header(
     recorded.header.update(event)
     environment = event["environment"]
     recorded.machines[environment.get("host", "")] = environment
-
-
-def _events(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The place and the content of each line."""
-    if not is_file(path):
-        return
-    *lines, _ = read_bytes(path).split(b"\n")  # the run may have died in the last one
-    for number, line in enumerate(lines, start=1):
-        source = f"{name_of(path)}: line {number}"
-        # Paths in a header may have bytes that are not UTF-8.
-        event = parse_json(decode(line, source), source, surrogates=number == 1)
-        yield source, convert(event, dict[str, Any], source)
 
 
 def _drop_partial_line(path: Path) -> None:

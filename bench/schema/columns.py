@@ -98,6 +98,13 @@ class Record:
             ) from None
 
     @classmethod
+    def completed(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of all columns, with defaults for absent ones; other names are ignored.
+        ValueError as in `check`."""
+        cls.check(values)
+        return {c.name: values.get(c.name, c.default) for c in cls.columns().values()}
+
+    @classmethod
     def of_values(cls, values: Mapping[str, Any]) -> Self:
         """The record that has these values; other names are ignored. ValueError as in `check`."""
         cls.check(values)
@@ -161,15 +168,20 @@ class AskedAttention(Record):
 
     @property
     def case_id(self) -> str:
-        """Sixteen hexadecimal digits: a hash of the columns.
+        """Sixteen hexadecimal digits: a hash of the columns."""
+        return self.id_of(self.values)
+
+    @classmethod
+    def id_of(cls, values: Mapping[str, Any]) -> str:
+        """The id of the case with these values of all columns.
 
         Columns that were added later enter the hash only if they differ from their defaults, so
         that old ids stay valid.
         """
-        columns = self.columns()
+        columns = cls.columns()
         asked = {
             name: value
-            for name, value in self.values.items()
+            for name, value in values.items()
             if not columns[name].came_later or value != columns[name].default
         }
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]

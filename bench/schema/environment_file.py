@@ -60,15 +60,20 @@ class AnyEnvironment(TypedDict, total=False):
     settings: dict[str, str]
 
 
-class EnvironmentFile(AnyEnvironment, total=False):
-    """The content of environment.json."""
+class MachineFacts(AnyEnvironment, total=False):
+    """A machine of a run."""
 
     software: dict[str, str | None]
     hardware: Hardware
     limits: Limits
+
+
+class EnvironmentFile(MachineFacts, total=False):
+    """The content of environment.json: the first machine, the run, and other machines by host."""
+
     sweep: SweepFacts
     model: ModelFacts
-    machines: dict[str, dict[str, Any]]
+    machines: dict[str, MachineFacts]
 
 
 class DescribedMachine(AnyEnvironment):

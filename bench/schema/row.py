@@ -74,13 +74,19 @@ class Row(Outcome, Place, Generic[CaseT]):
         case: Any = cls.case_type.of_values(values)
         return cls(case=case, **given)
 
+    @classmethod
+    def check(cls, values: Mapping[str, Any]) -> None:
+        """ValueError as in `Record.check`, and if numbers or the reason do not fit the status."""
+        super().check(values)
+        status = values["status"]
+        if status == Status.OK:
+            if values.get(cls.needed) is None:
+                raise ValueError(f"a row with status ok needs {cls.needed}")
+            return
+        if present := [name for name in cls.numbers() if values.get(name) is not None]:
+            raise ValueError(f"a row with status {status} has no numbers; got {present}")
+        if not values.get("reason"):
+            raise ValueError(f"a row with status {status} needs a reason")
+
     def __post_init__(self) -> None:
         self.check(self.values)
-        if self.status is Status.OK:
-            if getattr(self, self.needed) is None:
-                raise ValueError(f"a row with status ok needs {self.needed}")
-            return
-        if present := [name for name in self.numbers() if getattr(self, name) is not None]:
-            raise ValueError(f"a row with status {self.status} has no numbers; got {present}")
-        if not self.reason:
-            raise ValueError(f"a row with status {self.status} needs a reason")
