@@ -24,12 +24,13 @@ def _sentences(rows: pd.DataFrame) -> Iterator[str]:
         counts = _listed([str(count) for count in hosts])
         machines = _counted(len(hosts), "machine")
         with_gpus = f" with {_counted(gpus, 'GPU')}" if gpus else ""
+        word = "row" if hosts.sum() == 1 else "rows"
         one = "; the table describes one of them" if len(hosts) > 1 else ""
-        yield f"{machines} of this kind{with_gpus} measured {counts} rows{one}."
+        yield f"{machines} of this kind{with_gpus} measured {counts} {word}{one}."
     again = _known(rows["repeated_because"]).value_counts()
     if len(again):
         verb = "row was" if again.sum() == 1 else "rows were"
-        reasons = _listed([f"{count} because {why}" for why, count in again.items()])
+        reasons = _listed([f"{why} ({count})" for why, count in again.items()])
         yield f"{again.sum()} {verb} measured again: {reasons}."
 
 

@@ -198,8 +198,7 @@ def test_the_report_counts_machines_and_rows_that_were_measured_again(mixed: Pat
         "cpu, Some CPU, 1 thread": ["1 machine of this kind measured 4 rows."],
         NAME: [
             "2 machines of this kind measured 4 and 2 rows; the table describes one of them.",
-            "2 rows were measured again: 1 because its machine was lost and 1 because other load "
-            "disturbed it.",
+            "2 rows were measured again: its machine was lost (1) and other load disturbed it (1).",
         ],
     }
 

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from bench.loop.journal import Journal
+from bench.schema.measurement import Raw
 from bench.schema.model_row import ModelCase, ModelRow
 from bench.schema.outcome import Status
 from reports.__main__ import main
@@ -148,6 +150,35 @@ def test_a_case_that_was_measured_twice_counts_once(tmp_path: Path) -> None:
     assert len(frame) == len(ROWS) + 1  # and exact attention
     (row,) = frame[frame["hyperparameters"] == CASE["hyperparameters"]].itertuples()
     assert row.perplexity_ratio == 2
+
+
+def test_a_run_that_was_killed_before_its_table_was_written_is_shown(tmp_path: Path) -> None:
+    folder = store(tmp_path / "run")
+    (folder / "model.csv").unlink()
+    journal = Journal(folder)
+    journal.header(command="model", environment={}, setup={}, cases=[])
+    for row in ROWS:
+        journal.result(row, Raw())
+    journal.close()
+    build(folder)
+    page = (folder / "report" / "report.html").read_text()
+    assert "4 ok, 1 unsupported" in page
+    assert not (folder / "model.csv").exists()
+
+
+def test_machines_of_different_kinds_have_their_own_figures(tmp_path: Path) -> None:
+    one, two = (
+        seen(3.0, 0.2),
+        dataclasses.replace(seen(1.5, 0.8, variant="top_k", hyperparameters=""), host="b"),
+    )
+    folder = store(tmp_path / "run", (one, two))
+    slow = {"hardware": {**ENVIRONMENT["hardware"], "threads": 1}}
+    machines = {"b": {**ENVIRONMENT, **slow, "host": "b"}}
+    (folder / "environment.json").write_text(json.dumps({**ENVIRONMENT, "machines": machines}))
+    build(folder)
+    assert len(list((folder / "report" / "figures").glob("model-*.png"))) == 2
+    page = (folder / "report" / "report.html").read_text()
+    assert "1 machine of this kind measured 1 row." in page
 
 
 @pytest.mark.parametrize("missing", ["perplexity_ratio", "environment.json"])

@@ -90,6 +90,19 @@ def test_a_report_has_the_results_that_its_table_lacks(killed: Path) -> None:
     assert {name: (killed / name).read_bytes() for name in before} == before
 
 
+def test_there_is_one_row_for_each_case(killed: Path) -> None:
+    assert len(RunTables.read(killed, Measurement, "heads.csv").rows["status"]) == 4
+
+
+def test_a_result_that_replaces_another_one_is_seen(killed: Path) -> None:
+    rows = [row(0), row(1), row(2), row(3)]
+    append(killed, rows)
+    WORKLOAD.write(killed, {each.case.case_id: Entry(each, [HEAD]) for each in rows})
+    aged(killed, 5, *TABLES)
+    append(killed, [row(2, 9.0)])
+    assert sorted(read_runs([killed]).frame["time_ms_median"]) == [1.0, 1.0, 1.0, 9.0]
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_may_be_absent(killed: Path, name: str) -> None:
     (killed / name).unlink()

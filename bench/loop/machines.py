@@ -13,6 +13,7 @@ from bench.loop.journal import Journal, Recorded
 from bench.loop.result_files import write_json
 from bench.loop.seat import Seat
 from bench.loop.workload import CaseT, RowT, Steps, Workload
+from bench.schema.machine_kind import kind
 from bench.selfcheck import same_code
 
 CHECK_SECONDS = 120.0  # for a short selfcheck, which takes some seconds
@@ -91,7 +92,7 @@ class Machines(Generic[CaseT, RowT]):
 
     def of_kind(self, machine: Environment, rows: Mapping[str, RowT]) -> Mapping[str, RowT]:
         """The rows that machines of the same kind have measured."""
-        same = {host for host, other in self._found.items() if _kind(other) == _kind(machine)}
+        same = {host for host, other in self._found.items() if kind(other) == kind(machine)}
         if len(same) == len(self._found):
             return rows
         return {case_id: row for case_id, row in rows.items() if row.host in same}
@@ -136,8 +137,3 @@ class Machines(Generic[CaseT, RowT]):
         if self._checks:
             content["selfchecks"] = self._checks
         write_json(self._folder / "environment.json", content)
-
-
-def _kind(machine: Environment) -> tuple[Any, ...]:
-    hardware = machine["hardware"]
-    return tuple(hardware.get(name) for name in ("processor", "cores", "threads", "gpu"))
