@@ -46,6 +46,7 @@ NAMES_OF_OTHERS = frozenset(
     {
         ("bench.instruments.environment", "triton"),
         ("bench.instruments.environment", "xformers"),
+        ("bench.schema.machine_kind", "triton"),
         ("bench.inputs.capture", "sdpa"),
         ("bench.workloads.model.measure", "sdpa"),
     }

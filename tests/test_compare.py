@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from rich.console import Console
 from rich.table import Table
 
-from bench.__main__ import main
+from bench.cli.commands import main
 from bench.cli.compare import CompareError, table
 from bench.loop.result_files import write_json, write_table
 from bench.schema.measurement import Measurement

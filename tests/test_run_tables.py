@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from bench.__main__ import main as bench
+from bench.cli.commands import main as bench
 from bench.loop.journal import FILE, Journal
 from bench.loop.result_files import write_json
 from bench.loop.workload import Entry

