@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Generic
+from typing import IO, Any, Generic, cast
 
 from bench.loop.workload import Entry, RowT, Workload
 from bench.schema.columns import AskedAttention
-from bench.schema.journal_lines import HEADER, JOURNAL, details_of, events
+from bench.schema.environment_file import Duration
+from bench.schema.journal_events import EVENTS
 from bench.schema.measurement import Raw
 from bench.schema.row import Row
 from bench.schema.validation import (
@@ -66,8 +67,8 @@ class Journal:
         """The measurement of a case begins."""
         self._write({"event": "started", "case_id": case.case_id, "case": case.values})
 
-    def result(self, row: Row[Any], raw: Raw) -> None:
-        """A case has a row."""
+    def result(self, row: Row[Any], raw: Raw, seconds: float = 0.0) -> None:
+        """A case has a row, `seconds` after its start."""
         self._write(
             {
                 "event": "result",
@@ -75,12 +76,18 @@ class Journal:
                 "row": row.values,
                 "samples_ms": list(raw.samples_ms),
                 "details": [detail.values for detail in raw.details],
+                "seconds": round(seconds, 4),
+                "shared_seconds": round(raw.shared_seconds, 4),
             }
         )
 
     def interrupted(self, case: AskedAttention) -> None:
         """A started case ends without a result for a reason outside of the case."""
         self._write({"event": "interrupted", "case_id": case.case_id})
+
+    def duration(self, duration: Duration) -> None:
+        """The cases of a command are measured."""
+        self._write({"event": "duration", **duration})
 
     def copy(self, event: Mapping[str, Any]) -> None:
         """Write an event of another journal."""
@@ -105,6 +112,7 @@ class Recorded(Generic[RowT]):
     attempts: Counter[str] = field(default_factory=Counter)
     machines: dict[str, dict[str, Any]] = field(default_factory=dict)  # environments by host
     selfchecks: dict[str, dict[str, Any]] = field(default_factory=dict)  # by host, then by time
+    durations: list[Duration] = field(default_factory=list)
 
     @property
     def results(self) -> dict[str, RowT]:
@@ -176,6 +184,9 @@ def _add(
         recorded.machines[event["host"]] = event["environment"]
     elif kind == "selfcheck":
         recorded.selfchecks.setdefault(event["host"], {})[event["when"]] = event["found"]
+    elif kind == "duration":
+        names = ("predicted_seconds", "took_seconds", "other_seconds")
+        recorded.durations.append(cast(Duration, {name: event.get(name) for name in names}))
     elif kind in ("started", "interrupted"):
         step = 1 if kind == "started" else -1
         recorded.attempts[event["case_id"]] = max(0, recorded.attempts[event["case_id"]] + step)
@@ -190,7 +201,8 @@ def _add(
                 f"{source}: expected the row of case {shown(event['case_id'])}, got that of "
                 f"{row.case.case_id}"
             )
-        recorded.entries[event["case_id"]] = Entry(row, rows)
+        times = event.get("seconds"), event.get("shared_seconds", 0.0)
+        recorded.entries[event["case_id"]] = Entry(row, rows, *times)
 
 
 def _add_header(

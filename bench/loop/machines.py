@@ -13,7 +13,7 @@ from bench.loop.journal import Journal, Recorded
 from bench.loop.result_files import write_json
 from bench.loop.seat import Seat
 from bench.loop.workload import CaseT, RowT, Steps, Workload
-from bench.schema.machine_kind import kind
+from bench.schema.environment_file import Duration
 from bench.selfcheck import same_code
 
 CHECK_SECONDS = 120.0  # for a short selfcheck, which takes some seconds
@@ -49,6 +49,7 @@ class Machines(Generic[CaseT, RowT]):
         self._workload, self._folder, self._journal = workload, folder, journal
         self._found: dict[str, Environment] = dict(recorded.machines)
         self._checks = {host: dict(checks) for host, checks in recorded.selfchecks.items()}
+        self._durations = list(recorded.durations)
         self._new = not recorded.header
         self._may_join = may_join or self._new
         if recorded.header:
@@ -89,6 +90,12 @@ class Machines(Generic[CaseT, RowT]):
         self._checks.setdefault(host, {})[when] = found
         self._write()
         return machine
+
+    def took(self, duration: Duration) -> None:
+        """Record how long the cases of this command took."""
+        self._journal.duration(duration)
+        self._durations.append(duration)
+        self._write()
 
     def of_kind(self, machine: Environment, rows: Mapping[str, RowT]) -> Mapping[str, RowT]:
         """The rows that machines of the same kind have measured."""
@@ -136,4 +143,6 @@ class Machines(Generic[CaseT, RowT]):
             content["machines"] = {other["host"]: other for other in others}
         if self._checks:
             content["selfchecks"] = self._checks
+        if self._durations:
+            content["durations"] = self._durations
         write_json(self._folder / "environment.json", content)

@@ -68,8 +68,8 @@ class Progress:
         self._statuses[status] += 1
         self._bar.update(self._task, completed=self._count)
 
-    def close(self) -> None:
-        """Stop the bar, and print how the cases ended."""
+    def close(self, said: str = "") -> None:
+        """Stop the bar, and print how the cases ended, and a sentence."""
         self._bar.stop()
         if self._count:
             ended = ", ".join(f"{n} {status}" for status, n in self._statuses.most_common())
@@ -77,6 +77,8 @@ class Progress:
                 f"{self._count} of {len(self._weights)} cases in {self._elapsed()}: {ended}",
                 highlight=False,
             )
+        if said:
+            self._console.print(said, highlight=False)
 
     def _elapsed(self) -> str:
         return _clock(time.monotonic() - self._started if self._started else 0.0)
@@ -92,6 +94,13 @@ class Progress:
             self._line = time.monotonic()
             count = f"{self._count}/{len(self._weights)}"
             self._console.print(f"{count} {times}: {text}", highlight=False)
+
+
+def in_words(seconds: float) -> str:
+    """A time such as `40 s`, `16 min` or `3.5 h`."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s" if seconds >= 9.95 else f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5970 else f"{seconds / 3600:.1f} h"
 
 
 def _clock(seconds: float) -> str:

@@ -27,7 +27,7 @@ from bench.loop.executor import (
 from bench.loop.interrupts import NOTICED, delayed_interrupts, ignored_interrupts
 from bench.loop.journal import Journal, Recorded, begun
 from bench.loop.machines import END, Machines, RunError
-from bench.loop.progress import Progress
+from bench.loop.progress import Progress, in_words
 from bench.loop.seat import Seat
 from bench.loop.workload import CaseT, Entry, RowT, Workload
 from bench.schema.measurement import Raw
@@ -48,6 +48,7 @@ def run(
     folder: Path,
     executor: Executor,
     recorded: Recorded[RowT] | None = None,
+    predicted_seconds: float | None = None,
 ) -> list[RowT]:
     """Measure all cases of a workload that have no row yet, and write the results to `folder`.
 
@@ -56,6 +57,8 @@ def run(
         folder: folder of the run.
         executor: the workers; it is closed at the end.
         recorded: the journal of the run that is resumed.
+        predicted_seconds: the predicted time of the cases without a row, which is recorded beside
+            the time that they take.
 
     Returns:
         A row for each case, in planned order.
@@ -68,7 +71,8 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
         if recorded is None and begun(folder):
             raise RunError(f"{folder} holds a run already; continue it with --resume {folder}")
-        return _Loop(workload, folder, executor, recorded or Recorded()).run()
+        loop = _Loop(workload, folder, executor, recorded or Recorded(), predicted_seconds)
+        return loop.run()
     except ExecutorError as error:
         raise RunError(f"{error}{_kept(folder)}") from error
     except OSError as error:
@@ -94,7 +98,11 @@ class _Loop(Generic[CaseT, RowT]):
         folder: Path,
         executor: Executor,
         recorded: Recorded[RowT],
+        predicted_seconds: float | None,
     ) -> None:
+        self._predicted = predicted_seconds
+        self._took = {"cases": 0.0, "other": 0.0}  # seconds of all workers
+        self._said = ""
         self._workload, self._folder, self._executor = workload, folder, executor
         self._entries = dict(recorded.entries)
         self._rows = recorded.results
@@ -125,6 +133,7 @@ class _Loop(Generic[CaseT, RowT]):
             while self._give_work():
                 self._wait()
             self._check_noise()
+            self._record_duration()
         except KeyboardInterrupt:
             for seat in self._seats.values():
                 if seat.case is not None:
@@ -133,7 +142,7 @@ class _Loop(Generic[CaseT, RowT]):
         finally:
             with ignored_interrupts():
                 self._write()
-                self._progress.close()
+                self._progress.close(self._said)
                 self._journal.close()
         return [self._entries[case.case_id].row for case in self._workload.cases]
 
@@ -214,7 +223,11 @@ class _Loop(Generic[CaseT, RowT]):
         with delayed_interrupts():
             done, _ = wait(running, NOTICED, FIRST_COMPLETED)
         for future in done:
-            self._advance(running[future])
+            seat = running[future]
+            kind = "other" if seat.case is None else "cases"
+            self._advance(seat)
+            if not seat.busy:
+                self._took[kind] += seat.seconds
 
     def _advance(self, seat: Seat[CaseT]) -> None:
         case = seat.case
@@ -254,9 +267,9 @@ class _Loop(Generic[CaseT, RowT]):
             attempts=max(1, self._attempts[case_id]),
             repeated_because=self._repeated.get(case_id, ""),
         )
-        self._journal.result(row, raw)
+        self._journal.result(row, raw, seconds := seat.seconds if seat.case is not None else 0.0)
         seat.case = None
-        self._entries[case_id] = Entry(row, raw.details)
+        self._entries[case_id] = Entry(row, raw.details, seconds, raw.shared_seconds)
         self._rows[case_id] = row
         if row.status not in KEEPS_WORKER or raw.spoiled:
             seat.replace_process()
@@ -318,6 +331,25 @@ class _Loop(Generic[CaseT, RowT]):
             seat.begin(self._machines.check_noise(machine, END))
         while any(seat.busy for seat, _ in seats.values()):
             self._wait()
+
+    def _record_duration(self) -> None:
+        """Record how long this command took, and how far its prediction was off."""
+        took, predicted = sum(self._took.values()), self._predicted
+        if not took:
+            return  # a resumed run without work
+        self._machines.took(
+            {
+                "predicted_seconds": predicted,
+                "took_seconds": round(took, 2),
+                "other_seconds": round(self._took["other"], 2),
+            }
+        )
+        if predicted:
+            of_all = " (all workers together)" if len(self._seats) > 1 else ""
+            self._said = (
+                f"predicted {in_words(predicted)}, took {in_words(took)}{of_all}: "
+                f"{took / predicted:.2g} times"
+            )
 
     def _write(self) -> None:
         if self._entries:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Hashable
 from concurrent.futures import Future
 from typing import Any, Generic
@@ -28,6 +29,7 @@ class Seat(Generic[CaseT]):
         self.group: Hashable = None  # of the last case
         self.future: Future[Any] | None = None
         self.timeout = 0.0  # of the last call, in seconds
+        self._began = 0.0
         self._used = False  # whether the process has been given a call
         self._steps: Steps[Any] | None = None
 
@@ -36,9 +38,14 @@ class Seat(Generic[CaseT]):
         """Whether a call is running."""
         return self.future is not None
 
+    @property
+    def seconds(self) -> float:
+        """The time since `begin`."""
+        return time.monotonic() - self._began
+
     def begin(self, steps: Steps[Any], case: CaseT | None = None, group: Hashable = None) -> None:
         """Start the first call of a generator."""
-        self.case, self._steps = case, steps
+        self.case, self._steps, self._began = case, steps, time.monotonic()
         if case is not None:
             self.group, self.measured = group, True
         self._submit(next(steps))

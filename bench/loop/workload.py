@@ -36,10 +36,12 @@ class Memory:
 
 @dataclass(frozen=True)
 class Entry(Generic[RowT]):
-    """A finished case: its row, and the rows of the second table."""
+    """A finished case: its row, the rows of the second table, and how long it took."""
 
     row: RowT
     details: Sequence[Record] = ()
+    seconds: float | None = None  # from the start of the case to its row; older runs lack it
+    shared_seconds: float = 0.0  # the part that measured the baselines of the shape
 
 
 class Workload(ABC, Generic[CaseT, RowT]):

@@ -52,6 +52,14 @@ class ModelFacts(TypedDict, total=False):
     parameters: int
 
 
+class Duration(TypedDict, total=False):
+    """How long a command of a run took. Workers that measure at the same time add up."""
+
+    predicted_seconds: Amount | None
+    took_seconds: Required[Amount]
+    other_seconds: Required[Amount]  # the part outside the cases: limits, checks of noise
+
+
 class AnyEnvironment(TypedDict, total=False):
     """The parts that all environments may have."""
 
@@ -73,7 +81,8 @@ class EnvironmentFile(MachineFacts, total=False):
 
     sweep: SweepFacts
     model: ModelFacts
-    machines: dict[str, MachineFacts]
+    machines: dict[str, dict[str, Any]]
+    durations: list[Duration]
 
 
 class DescribedMachine(AnyEnvironment):

@@ -8,7 +8,12 @@ from typing import Annotated, Any, Required, TypedDict
 from msgspec import Meta
 
 from bench.schema.column_types import Amount, Count, Device, Dtype, Name, Positive
-from bench.schema.environment_file import DescribedMachine, ModelEnvironment, SweepEnvironment
+from bench.schema.environment_file import (
+    DescribedMachine,
+    Duration,
+    ModelEnvironment,
+    SweepEnvironment,
+)
 
 Case = dict[str, Any]  # the columns of a case; the record of the case checks them
 Cases = Annotated[list[Case], Meta(min_length=1)]
@@ -82,6 +87,12 @@ class ResultEvent(TypedDict, total=False):
     samples_ms: list[Amount]
     details: list[dict[str, Any]]
     heads: list[dict[str, Any]]  # the name of `details` in older journals
+    seconds: Amount  # from the start of the case to its row
+    shared_seconds: Amount  # the part that measured the baselines of the shape
+
+
+class DurationEvent(Duration):
+    """A command has measured all cases."""
 
 
 EVENTS: Mapping[str, Any] = {
@@ -90,4 +101,5 @@ EVENTS: Mapping[str, Any] = {
     "started": CaseEvent,
     "interrupted": CaseEvent,
     "result": ResultEvent,
+    "duration": DurationEvent,
 }

@@ -45,4 +45,5 @@ class Raw:
 
     samples_ms: Sequence[float] = ()
     details: Sequence[Record] = ()  # rows of a second table, such as heads.csv
+    shared_seconds: float = 0.0  # spent on the baselines of the shape, not on the case alone
     spoiled: bool = False  # the worker process must not measure other cases

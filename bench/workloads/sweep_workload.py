@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -135,9 +137,13 @@ class SweepWorkload(Workload[Case, Measurement]):
         self, case: Case, machine: Mapping[str, Any], memory: Memory
     ) -> Steps[tuple[Measurement, Raw]]:
         settings = self._settings(machine)
+        began = time.monotonic()
         exact = not self._exact_out_of_reach(case, machine)
         exact = exact and (yield from self._baselines(case, settings, memory))
-        return (yield WorkerCall(measure_case.measure, (case, settings, exact), self.timeout))
+        shared = time.monotonic() - began
+        asked = (case, settings, exact)
+        row, raw = yield WorkerCall(measure_case.measure, asked, self.timeout)
+        return row, dataclasses.replace(raw, shared_seconds=shared)
 
     def _baselines(self, case: Case, settings: Settings, memory: Memory) -> Steps[bool]:
         """Measure the exact baselines of a case's shape, once in each process.
