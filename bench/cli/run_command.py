@@ -10,13 +10,14 @@ import click
 from bench.cli.executor_options import executor_options, make_executor
 from bench.cli.options import chosen_device, import_modules
 from bench.cli.stopping import until_stopped
-from bench.cli.sweep_options import new_folder, resolve, sweep_options
+from bench.cli.sweep_options import SAMPLING_SECONDS, new_folder, resolve, resumed, sweep_options
 from bench.loop import journal
+from bench.loop.journal import Recorded
 from bench.loop.run_loop import run as run_loop
+from bench.plan import earlier_runs, summary
 from bench.plan.shard import Shard
+from bench.schema.measurement import Measurement
 from bench.workloads.sweep_workload import SweepWorkload
-
-SECONDS = 0.2
 
 
 @click.command()
@@ -32,7 +33,7 @@ SECONDS = 0.2
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0.01),
-    help=f"Sampling time of a case; default: {SECONDS}.",
+    help=f"Sampling time of a case; default: {SAMPLING_SECONDS}.",
 )
 @click.option(
     "--timeout",
@@ -64,13 +65,16 @@ def run(
     part = Shard.parse(shard) if shard else None
     recorded = None
     if resume is not None:
-        folder, workload = resume, _resumed(resume, sweep, settings, device, modules, part)
+        folder, workload = resume, resumed(resume, sweep, settings, device, modules)
         recorded = journal.read(resume, SweepWorkload)
     else:
         import_modules(modules)
         device = chosen_device(device)
         chosen, files = resolve(sweep, settings, device)
-        workload = SweepWorkload(chosen, device, files, SECONDS, chosen.timeout, modules, part)
+        part = Shard.parse(shard) if shard else None
+        workload = SweepWorkload(
+            chosen, device, files, SAMPLING_SECONDS, chosen.timeout, modules, part
+        )
         folder = new_folder(out, device)
     workload = dataclasses.replace(
         workload, seconds=seconds or workload.seconds, timeout=timeout or workload.timeout
@@ -79,42 +83,22 @@ def run(
         kind, folder, workload.device, tuple(workload.modules), ray_address, cpus_per_case
     )
     workload.cases  # noqa: B018  # an invalid sweep is refused before the folder is made
-    until_stopped(lambda: run_loop(workload, folder, executor, recorded), folder, "run")
+    workload, expected = _predicted(workload, resume, recorded)
+    until_stopped(lambda: run_loop(workload, folder, executor, recorded, expected), folder, "run")
     click.echo(folder)
 
 
-def _resumed(
-    folder: Path,
-    sweep: str | None,
-    settings: tuple[str, ...],
-    device: str,
-    modules: tuple[str, ...],
-    part: Shard | None,
-) -> SweepWorkload:
-    """The workload of a run that is continued; UsageError if the other options contradict it."""
-    header = journal.header(folder, SweepWorkload)
-    recorded = tuple(header["environment"]["sweep"].get("modules", ()))
-    if set(modules) - set(recorded):
-        raise click.UsageError(
-            f"{folder} was started with --import of {', '.join(recorded) or 'nothing'}; a "
-            "resumed run imports the same modules"
-        )
-    import_modules(recorded)
-    workload = SweepWorkload.of_header(header)
-    if device != "auto" and chosen_device(device) != workload.device:
-        raise click.UsageError(f"{folder} was measured on {workload.device}, not on {device}")
-    chosen_device(workload.device)
-    if part not in (None, workload.shard):
-        raise click.UsageError(
-            f"{folder} measures {f'shard {workload.shard}' if workload.shard else 'all shards'}, "
-            f"not shard {part}"
-        )
-    if sweep is not None or settings:
-        wanted, files = resolve(sweep, settings, workload.device)
-        planned = dataclasses.replace(workload, shard=None).cases
-        if wanted.cases(workload.device, files) != planned:
-            raise click.UsageError(
-                f"{folder} was started with another sweep ({workload.sweep.name}); resume it "
-                "without SWEEP and --set, or start a new run with --out"
-            )
-    return workload
+def _predicted(
+    workload: SweepWorkload, resume: Path | None, recorded: Recorded[Measurement] | None
+) -> tuple[SweepWorkload, float]:
+    """The workload with the predicted times of its cases, and the time of all that are left. Says
+    how long the run takes."""
+    known = earlier_runs.read([], workload.device, resume)
+    predictions = known.predictor(workload).predict(workload.cases)
+    done = set(recorded.entries) if recorded else set()
+    left = [one for one in predictions if one.case.case_id not in done]
+    memory = known.memory_bytes(workload.device)
+    click.echo(summary.sentence(left, known.other_seconds, memory), err=True)
+    times = {one.case.case_id: one.seconds for one in predictions}
+    workload = dataclasses.replace(workload, predicted=times)
+    return workload, summary.seconds(left, known.other_seconds)

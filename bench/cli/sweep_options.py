@@ -8,8 +8,12 @@ from pathlib import Path
 
 import click
 
-from bench.cli.options import DEVICES
+from bench.cli.options import DEVICES, chosen_device, import_modules
+from bench.loop import journal
 from bench.plan.sweep import Sweep, read
+from bench.workloads.sweep_workload import SweepWorkload
+
+SAMPLING_SECONDS = 0.2  # of a case
 
 
 def import_option(command: click.decorators.FC) -> click.decorators.FC:
@@ -61,3 +65,33 @@ def resolve(
 def new_folder(out: Path | None, kind: str) -> Path:
     """The folder of a new run."""
     return out or Path("results") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{kind}"
+
+
+def resumed(
+    folder: Path,
+    sweep: str | None,
+    settings: tuple[str, ...],
+    device: str,
+    modules: tuple[str, ...],
+) -> SweepWorkload:
+    """The workload of a run that is continued; UsageError if the other options contradict it."""
+    header = journal.header(folder, SweepWorkload)
+    recorded = tuple(header["environment"]["sweep"].get("modules", ()))
+    if set(modules) - set(recorded):
+        raise click.UsageError(
+            f"{folder} was started with --import of {', '.join(recorded) or 'nothing'}; a "
+            "resumed run imports the same modules"
+        )
+    import_modules(recorded)
+    workload = SweepWorkload.of_header(header)
+    if device != "auto" and chosen_device(device) != workload.device:
+        raise click.UsageError(f"{folder} was measured on {workload.device}, not on {device}")
+    chosen_device(workload.device)
+    if sweep is not None or settings:
+        wanted, files = resolve(sweep, settings, workload.device)
+        if wanted.cases(workload.device, files) != workload.cases:
+            raise click.UsageError(
+                f"{folder} was started with another sweep ({workload.sweep.name}); resume it "
+                "without SWEEP and --set, or start a new run with --out"
+            )
+    return workload

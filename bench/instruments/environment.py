@@ -56,11 +56,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         },
         "hardware": {
             "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-            "processor": _processor(),
-            "cores": len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count(),
-            "threads": torch.get_num_threads(),
+            **processors(),
             "memory_bytes": memory_bytes("MemTotal"),
             "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
             "gpu_id": pseudonyms.gpu(device),
@@ -72,6 +68,16 @@ def describe(device: torch.device) -> dict[str, Any]:
         "float32_products": _products(device),
         "process": _process(),
         "settings": _settings(SETTINGS),
+    }
+
+
+def processors() -> dict[str, Any]:
+    """The processor of this machine, and how much of it this process uses."""
+    all_cores = not hasattr(os, "sched_getaffinity")
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count() if all_cores else len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
     }
 
 

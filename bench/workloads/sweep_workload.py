@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -26,8 +26,6 @@ from variants import REGISTRY
 from variants.contract.added import ADDED
 from variants.contract.registry import default_knob
 
-# Factor on the timeout of a case for the exact baselines, as one call measures several.
-BASELINES = 3
 TRIES = 2  # processes in which the baselines of a shape are tried
 LIMITS_SECONDS = 300.0  # for measuring the limits of a machine
 
@@ -44,6 +42,7 @@ class SweepWorkload(Workload[Case, Measurement]):
         timeout: seconds after which a case is stopped.
         modules: names of modules that add implementations, which are imported already.
         shard: the part of the cases; None for all.
+        predicted: predicted seconds of cases, by their id.
     """
 
     command = "run"
@@ -59,6 +58,7 @@ class SweepWorkload(Workload[Case, Measurement]):
     timeout: float
     modules: Sequence[str] = ()
     shard: Shard | None = None
+    predicted: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def _planned(self) -> Sequence[Case]:
@@ -156,7 +156,7 @@ class SweepWorkload(Workload[Case, Measurement]):
         while memory.process.get("shape") != case.shape and tries.get(case.shape, 0) < TRIES:
             try:
                 yield WorkerCall(
-                    measure_case.measure_exact, (case, settings), BASELINES * self.timeout
+                    measure_case.measure_exact, (case, settings), forecast.BASELINES * self.timeout
                 )
                 memory.process["shape"] = case.shape
             except CallTimeout:
@@ -167,7 +167,7 @@ class SweepWorkload(Workload[Case, Measurement]):
 
     def _exact_out_of_reach(self, case: Case, machine: Mapping[str, Any]) -> str:
         rate = machine["limits"]["matmul_tflops"].get(case.dtype)
-        return forecast.exact_out_of_reach(case, rate, BASELINES * self.timeout)
+        return forecast.exact_out_of_reach(case, rate, forecast.BASELINES * self.timeout)
 
     def _settings(self, machine: Mapping[str, Any]) -> Settings:
         limits = machine["limits"]
@@ -184,6 +184,4 @@ class SweepWorkload(Workload[Case, Measurement]):
         return case.without_lengths()
 
     def weight(self, case: Case) -> float:
-        pairs = case.batch * case.heads * case.seq_len * case.key_len
-        passes = 3.5 if case.direction == "forward_backward" else 1.0
-        return 0.6 + passes * pairs / 4e8
+        return self.predicted.get(case.case_id, 1.0)
