@@ -18,7 +18,7 @@ from typing import IO, Any, Generic, cast
 from bench.loop.workload import Entry, RowT, Workload
 from bench.schema.columns import AskedAttention
 from bench.schema.environment_file import Duration
-from bench.schema.journal_events import EVENTS
+from bench.schema.journal_lines import HEADER, JOURNAL, details_of, events
 from bench.schema.measurement import Raw
 from bench.schema.row import Row
 from bench.schema.validation import (

@@ -14,6 +14,7 @@ from bench.loop.result_files import write_json
 from bench.loop.seat import Seat
 from bench.loop.workload import CaseT, RowT, Steps, Workload
 from bench.schema.environment_file import Duration
+from bench.schema.machine_kind import kind
 from bench.selfcheck import same_code
 
 CHECK_SECONDS = 120.0  # for a short selfcheck, which takes some seconds
@@ -72,7 +73,7 @@ class Machines(Generic[CaseT, RowT]):
         else:
             present = {**present, **found}
             self._add(present)
-        if START not in self._checks.get(present["host"], {}):
+        if START not in self._checks.get(present.get("host", ""), {}):
             yield from self.check_noise(present, START)
         self._write()
         return present

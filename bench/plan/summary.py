@@ -67,7 +67,8 @@ def sentence(predictions: Sequence[Prediction], other_seconds: float, memory: in
     parts = [
         f"about {in_words(seconds(predictions, other_seconds))} "
         f"({in_words(least)} to {in_words(most)}), {len(predictions)} cases: {origin}",
-        f"largest memory {'at least ' if largest.least else ''}{gigabytes(largest.needed_bytes)}{there} ({largest.case.label})",
+        f"largest memory {'at least ' if largest.least else ''}"
+        f"{gigabytes(largest.needed_bytes)}{there} ({largest.case.label})",
     ]
     if beyond := too_large(predictions, memory):
         named = ", ".join(one.case.label for one in beyond[:NAMED])
