@@ -14,6 +14,7 @@ from bench.cli.sweep_options import SAMPLING_SECONDS, new_folder, resolve, resum
 from bench.loop import journal
 from bench.loop.journal import Recorded
 from bench.loop.run_loop import run as run_loop
+from bench.loop.workload import Expected
 from bench.plan import earlier_runs, summary
 from bench.plan.shard import Shard
 from bench.schema.measurement import Measurement
@@ -90,15 +91,14 @@ def run(
 
 def _predicted(
     workload: SweepWorkload, resume: Path | None, recorded: Recorded[Measurement] | None
-) -> tuple[SweepWorkload, float]:
-    """The workload with the predicted times of its cases, and the time of all that are left. Says
-    how long the run takes."""
+) -> tuple[SweepWorkload, Expected]:
+    """The workload with the predicted times of its cases, and what all that are left take."""
     known = earlier_runs.read([], workload.device, resume)
     predictions = known.predictor(workload).predict(workload.cases)
     done = set(recorded.entries) if recorded else set()
     left = [one for one in predictions if one.case.case_id not in done]
     memory = known.memory_bytes(workload.device)
-    click.echo(summary.sentence(left, known.other_seconds, memory), err=True)
+    said = summary.sentence(left, known.other_seconds, memory)
     times = {one.case.case_id: one.seconds for one in predictions}
     workload = dataclasses.replace(workload, predicted=times)
-    return workload, summary.seconds(left, known.other_seconds)
+    return workload, Expected(summary.seconds(left, known.other_seconds), said)

@@ -201,8 +201,11 @@ def _add(
                 f"{source}: expected the row of case {shown(event['case_id'])}, got that of "
                 f"{row.case.case_id}"
             )
-        times = event.get("seconds"), event.get("shared_seconds", 0.0)
-        recorded.entries[event["case_id"]] = Entry(row, rows, *times)
+        seconds, shared = event.get("seconds"), event.get("shared_seconds", 0.0)
+        before = recorded.entries.get(event["case_id"])
+        if before and before.seconds is not None and seconds is not None:  # it was measured twice
+            seconds, shared = seconds + before.seconds, shared + before.shared_seconds
+        recorded.entries[event["case_id"]] = Entry(row, rows, seconds, shared)
 
 
 def _add_header(

@@ -51,6 +51,10 @@ class Progress:
         self._task = self._bar.add_task("", total=len(self._weights), times="")
         self._bar.start()
 
+    def tell(self, text: str) -> None:
+        """Print a sentence that stays."""
+        self._console.print(text, highlight=False)
+
     def say(self, text: str) -> None:
         """Show a text about work outside the cases."""
         self._show(text)
@@ -78,7 +82,7 @@ class Progress:
                 highlight=False,
             )
         if said:
-            self._console.print(said, highlight=False)
+            self.tell(said)
 
     def _elapsed(self) -> str:
         return _clock(time.monotonic() - self._started if self._started else 0.0)

@@ -29,7 +29,7 @@ from bench.loop.journal import Journal, Recorded, begun
 from bench.loop.machines import END, Machines, RunError
 from bench.loop.progress import Progress, in_words
 from bench.loop.seat import Seat
-from bench.loop.workload import CaseT, Entry, RowT, Workload
+from bench.loop.workload import CaseT, Entry, Expected, RowT, Workload
 from bench.schema.measurement import Raw
 from bench.schema.outcome import Status
 from bench.schema.validation import name_of
@@ -48,7 +48,7 @@ def run(
     folder: Path,
     executor: Executor,
     recorded: Recorded[RowT] | None = None,
-    predicted_seconds: float | None = None,
+    expected: Expected | None = None,
 ) -> list[RowT]:
     """Measure all cases of a workload that have no row yet, and write the results to `folder`.
 
@@ -57,8 +57,8 @@ def run(
         folder: folder of the run.
         executor: the workers; it is closed at the end.
         recorded: the journal of the run that is resumed.
-        predicted_seconds: the predicted time of the cases without a row, which is recorded beside
-            the time that they take.
+        expected: what the cases without a row are predicted to take. It is shown at the start, and
+            recorded beside the time that they take.
 
     Returns:
         A row for each case, in planned order.
@@ -71,7 +71,7 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
         if recorded is None and begun(folder):
             raise RunError(f"{folder} holds a run already; continue it with --resume {folder}")
-        loop = _Loop(workload, folder, executor, recorded or Recorded(), predicted_seconds)
+        loop = _Loop(workload, folder, executor, recorded or Recorded(), expected)
         return loop.run()
     except ExecutorError as error:
         raise RunError(f"{error}{_kept(folder)}") from error
@@ -98,9 +98,9 @@ class _Loop(Generic[CaseT, RowT]):
         folder: Path,
         executor: Executor,
         recorded: Recorded[RowT],
-        predicted_seconds: float | None,
+        expected: Expected | None,
     ) -> None:
-        self._predicted = predicted_seconds
+        self._expected = expected
         self._took = {"cases": 0.0, "other": 0.0}  # seconds of all workers
         self._said = ""
         self._workload, self._folder, self._executor = workload, folder, executor
@@ -127,6 +127,8 @@ class _Loop(Generic[CaseT, RowT]):
 
     def run(self) -> list[RowT]:
         try:
+            if self._expected is not None:
+                self._progress.tell(self._expected.said)
             for case in self._workload.cases:
                 if case.case_id in self._entries:
                     self._progress.advance(case, self._entries[case.case_id].row.status)
@@ -334,7 +336,8 @@ class _Loop(Generic[CaseT, RowT]):
 
     def _record_duration(self) -> None:
         """Record how long this command took, and how far its prediction was off."""
-        took, predicted = sum(self._took.values()), self._predicted
+        took, expected = sum(self._took.values()), self._expected
+        predicted = None if expected is None else expected.seconds
         if not took:
             return  # a resumed run without work
         self._machines.took(

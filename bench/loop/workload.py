@@ -40,8 +40,16 @@ class Entry(Generic[RowT]):
 
     row: RowT
     details: Sequence[Record] = ()
-    seconds: float | None = None  # from the start of the case to its row; older runs lack it
+    seconds: float | None = None  # of all its measurements; older runs do not have it
     shared_seconds: float = 0.0  # the part that measured the baselines of the shape
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the cases without a row are expected to take: seconds, and a sentence for the user."""
+
+    seconds: float
+    said: str
 
 
 class Workload(ABC, Generic[CaseT, RowT]):

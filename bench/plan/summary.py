@@ -64,11 +64,11 @@ def sentence(predictions: Sequence[Prediction], other_seconds: float, memory: in
     )
     largest = max(predictions, key=lambda one: one.needed_bytes)
     there = f" of {gigabytes(memory)}" if memory else ""
+    size = f"{'at least ' if largest.least else ''}{gigabytes(largest.needed_bytes)}"
     parts = [
         f"about {in_words(seconds(predictions, other_seconds))} "
         f"({in_words(least)} to {in_words(most)}), {len(predictions)} cases: {origin}",
-        f"largest memory {'at least ' if largest.least else ''}"
-        f"{gigabytes(largest.needed_bytes)}{there} ({largest.case.label})",
+        f"largest memory {size}{there} ({largest.case.label})",
     ]
     if beyond := too_large(predictions, memory):
         named = ", ".join(one.case.label for one in beyond[:NAMED])
