@@ -208,9 +208,9 @@ def merged(*words: object) -> tuple[int, str, str]:
 def test_the_command_prints_the_shards_that_ended_early(shards: list[Path]) -> None:
     assert merged(*shards, "--missing") == (0, "\n", "")
     first, second = (folder / journal.FILE for folder in shards[:2])
-    lines = second.read_text().splitlines(keepends=True)
-    last = max(at for at, line in enumerate(lines) if '"event": "result"' in line)
-    second.write_text("".join(lines[:last]))
+    second.write_text(
+        "".join(second.read_text().splitlines(keepends=True)[:-3])
+    )  # no last row, no check, no duration
     assert merged(*shards, "--missing") == (0, "2\n", "")
     first.write_text('{"event": "ru')  # died in its first line
     assert merged(*shards, "--missing") == (0, "1,2\n", "")

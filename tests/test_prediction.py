@@ -12,7 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from bench.__main__ import main as bench
+from bench.cli.commands import main as bench
 from bench.instruments import environment, pseudonyms
 from bench.loop import journal
 from bench.loop.journal import FILE, Journal

@@ -138,7 +138,8 @@ class Predictor:
         if scaled is None:
             return None
         call = _scaled(case, usable, _call_seconds, _operations, fixed=0.0) or 0.0
-        return max(scaled, forecast.least_calls(case) * call)
+        exact = case.attention.info.is_exact  # its row repeats the baseline
+        return scaled if exact else max(scaled, forecast.least_calls(case) * call)
 
     def _shared(self, case: Case) -> float:
         """The seconds of the exact baselines of a shape."""
