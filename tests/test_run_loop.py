@@ -317,7 +317,8 @@ class TestOrderOfEvents:
         ]
         # A resumed run makes the same forecast from the existing rows.
         lines = (tmp_path / FILE).read_text().splitlines(keepends=True)
-        (tmp_path / FILE).write_text("".join(lines[:-1]))
+        last = max(n for n, line in enumerate(lines) if '"event": "result"' in line)
+        (tmp_path / FILE).write_text("".join(lines[:last]))
         again = run(tmp_path, lengths | {"causal": (False,)}, timeout=500.0, resume=True)
         assert again == rows
         assert measured == [16, 32, 64]
