@@ -63,7 +63,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, *words: object, worker: Any = InProce
     monkeypatch.setattr(sys, "argv", ["bench", *map(str, words)])
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(model_command, "LocalExecutor", lambda *_: worker())
+    monkeypatch.setattr(model_command, "LocalExecutor", lambda *_, **__: worker())
     with pytest.raises(SystemExit) as ended:
         command.main()
     assert isinstance(ended.value.code, int)

@@ -89,7 +89,8 @@ def resumed(
     chosen_device(workload.device)
     if sweep is not None or settings:
         wanted, files = resolve(sweep, settings, workload.device)
-        if wanted.cases(workload.device, files) != workload.cases:
+        cases = wanted.cases(workload.device, files)
+        if (workload.shard.select(cases) if workload.shard else cases) != workload.cases:
             raise click.UsageError(
                 f"{folder} was started with another sweep ({workload.sweep.name}); resume it "
                 "without SWEEP and --set, or start a new run with --out"
