@@ -174,7 +174,8 @@ class TestRun:
     ) -> None:
         folder = tmp_path / "run"
         assert bench(monkeypatch, "model", *words, *ONE, "--out", folder) == 0
-        header, started, _ = (folder / journal.FILE).read_text().splitlines(keepends=True)
+        header, *lines = (folder / journal.FILE).read_text().splitlines(keepends=True)
+        started = next(line for line in lines if '"started"' in line)
         (folder / journal.FILE).write_text(header + 2 * started)
         assert bench(monkeypatch, "model", "--resume", folder) == 1  # no case has status ok
         (row,) = table(folder)
@@ -319,9 +320,7 @@ class TestBadInput:
         assert "takes everything else from the run; got --seq-len too" in refused(
             *again, "--seq-len", 64
         )
-        assert f"{folder} holds a run of `python -m bench model`" in refused(
-            "run", "--resume", folder
-        )
+        assert "holds a run of `python -m bench model`" in refused("run", "--resume", folder)
         assert "holds no run that could be resumed" in refused("model", "--resume", tmp_path)
         book = journal.Journal(folder)
         assert f"{folder} is in use by another run" in refused(*again)

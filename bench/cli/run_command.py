@@ -67,12 +67,14 @@ def run(
     recorded = None
     if resume is not None:
         folder, workload = resume, resumed(resume, sweep, settings, device, modules)
+        if part not in (None, workload.shard):
+            measured = f"shard {workload.shard}" if workload.shard else "all shards"
+            raise click.UsageError(f"{resume} measures {measured}, not shard {part}")
         recorded = journal.read(resume, SweepWorkload)
     else:
         import_modules(modules)
         device = chosen_device(device)
         chosen, files = resolve(sweep, settings, device)
-        part = Shard.parse(shard) if shard else None
         workload = SweepWorkload(
             chosen, device, files, SAMPLING_SECONDS, chosen.timeout, modules, part
         )
