@@ -16,6 +16,7 @@ PYTHON := .venv/bin/python
 BENCH_READY := .venv/.ready-bench
 TEST_READY := .venv/.ready-test
 CHECK_READY := .venv/.ready-dev
+CLUSTER_READY := .venv/.ready-cluster
 DOCS_READY := .venv/.ready-docs
 MODEL_READY := .venv/.ready-model
 PEERS_READY := .venv/.ready-peers
@@ -98,6 +99,10 @@ test: $(TEST_READY) ## run the tests
 kernels: $(TEST_READY) ## compile the kernels of a GPU for wide heads and float32 too, without a GPU
 	@"$(PYTHON)" -m pytest $(WORKERS) tests/gpu/test_compile.py
 
+.PHONY: test-cluster
+test-cluster: $(CLUSTER_READY) ## run the tests with clusters of Ray on this machine, in minutes
+	@$(PYTHON) -m pytest tests/test_ray_executor.py tests/test_ray_cluster.py tests/test_ray_run.py
+
 .PHONY: test-latest
 test-latest: latest ## run the tests with the newest allowed versions, and list the changes
 	@.venv-latest/bin/python -m tests.versions changes
@@ -173,6 +178,10 @@ clean: ## remove the environments and caches; results stay
 
 .venv/.ready-dev: .venv/.ready-test
 	$(call install,[dev])
+	@touch $@
+
+.venv/.ready-cluster: .venv/.ready-test
+	$(call install,[test,ray])
 	@touch $@
 
 .venv/.ready-docs: .venv/.ready-bench
