@@ -13,7 +13,7 @@ import pandas as pd
 
 from bench.schema.case import Case
 from bench.schema.columns import Column
-from bench.schema.environment_file import EnvironmentFile
+from bench.schema.environment_file import CheckFacts, EnvironmentFile
 from bench.schema.journal_lines import JOURNAL
 from bench.schema.measurement import HeadRow, Measurement
 from bench.schema.outcome import Status
@@ -135,7 +135,7 @@ def read_environment(folder: Path) -> dict[str, Any]:
     beside = folder / f"{SELFCHECK}.json"
     if not beside.is_file():
         return environment
-    return environment | {SELFCHECK: read_json(beside, dict[str, Any])}
+    return environment | {SELFCHECK: read_json(beside, CheckFacts)}
 
 
 def finished(frame: pd.DataFrame) -> pd.DataFrame:

@@ -108,6 +108,7 @@ class Recorded(Generic[RowT]):
 
     header: dict[str, Any] = field(default_factory=dict)
     entries: dict[str, Entry[RowT]] = field(default_factory=dict)
+    starts: Counter[str] = field(default_factory=Counter)  # how often a case was started
     # How often a case was started and not interrupted.
     attempts: Counter[str] = field(default_factory=Counter)
     machines: dict[str, dict[str, Any]] = field(default_factory=dict)  # environments by host
@@ -189,6 +190,7 @@ def _add(
         recorded.durations.append(cast(Duration, {name: event.get(name) for name in names}))
     elif kind in ("started", "interrupted"):
         step = 1 if kind == "started" else -1
+        recorded.starts[event["case_id"]] += kind == "started"
         recorded.attempts[event["case_id"]] = max(0, recorded.attempts[event["case_id"]] + step)
     else:
         try:

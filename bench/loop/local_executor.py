@@ -26,6 +26,7 @@ from bench.loop.interrupts import delayed_interrupts
 from bench.loop.memory_limit import (
     ended_for_memory,
     reason_of_failed_start,
+    remove_groups,
     system_kills,
 )
 from bench.loop.serving import BEGAN
@@ -165,6 +166,8 @@ class _Process:
         self._stop()
         if self._thread is not None:
             self._thread.join()
+        if self._group:
+            remove_groups(self._group)
         _close(self._report, self._calls, self._results)
 
     def _stop(self) -> None:
@@ -241,7 +244,7 @@ class _Process:
         while piece := os.read(self._report, PIECE):
             content += piece
         if not content:
-            return WorkerDied("the process that supervises the worker was ended")
+            return WorkerKilled("the process that supervises the worker was ended")
         report = json.loads(content)
         status = report["status"]
         if self._group and ended_for_memory(self._group, report["pid"]):

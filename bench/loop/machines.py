@@ -8,7 +8,7 @@ from typing import Any, Generic
 
 from bench.instruments import environment
 from bench.loop import worker_start
-from bench.loop.executor import CallTimeout, WorkerCall, WorkerDied
+from bench.loop.executor import WorkerCall, WorkerLost
 from bench.loop.journal import Journal, Recorded
 from bench.loop.result_files import write_json
 from bench.loop.seat import Seat
@@ -84,7 +84,9 @@ class Machines(Generic[CaseT, RowT]):
             return machine
         try:
             found = yield WorkerCall(same_code.short, (self._workload.device,), CHECK_SECONDS)
-        except (CallTimeout, WorkerDied):
+        except WorkerLost:
+            raise
+        except Exception:
             return machine  # a machine on which this fails may still measure cases
         host = machine.get("host", "")
         self._journal.selfcheck(host, when, found)

@@ -104,6 +104,13 @@ def ended_for_memory(group: str, pid: int) -> bool:
     return bool(ended)
 
 
+def remove_groups(group: str) -> None:
+    """Remove the groups of workers that have ended."""
+    for folder in Path(group).glob("worker-*"):
+        with suppress(OSError):  # a group with a process cannot be removed
+            folder.rmdir()
+
+
 def system_kills() -> int | None:
     """The processes that Linux ended since its start as memory ran out. If it grows while a worker
     ends by SIGKILL, this was the reason."""

@@ -106,7 +106,7 @@ class _Loop(Generic[CaseT, RowT]):
         self._workload, self._folder, self._executor = workload, folder, executor
         self._entries = dict(recorded.entries)
         self._rows = recorded.results
-        self._attempts = recorded.attempts.copy()
+        self._attempts, self._starts = recorded.attempts.copy(), recorded.starts.copy()
         self._losses: Counter[str] = Counter()  # of machines, by the id of the case
         self._repeated: dict[str, str] = {}  # why a case is measured again, by its id
         others = recorded.entries.keys() - {case.case_id for case in workload.cases}
@@ -120,7 +120,13 @@ class _Loop(Generic[CaseT, RowT]):
             workload, folder, self._journal, recorded, may_join=executor.several_machines
         )
         cases = workload.cases
-        self._queue = CaseQueue(workload, (c for c in cases if c.case_id not in self._entries))
+        # A run that was killed has not measured its disturbed rows again.
+        for case_id, row in self._rows.items():
+            if row.disturbed and DISTURBED not in row.repeated_because:
+                self._repeated[case_id] = DISTURBED
+        left = [case for case in cases if case.case_id not in self._entries]
+        again = [case for case in cases if self._repeated.get(case.case_id) == DISTURBED]
+        self._queue = CaseQueue(workload, [*left, *again])
         self._progress = Progress([(case, workload.weight(case)) for case in cases])
         self._seats: dict[int, Seat[CaseT]] = {}
         self._written = time.monotonic()
@@ -197,6 +203,7 @@ class _Loop(Generic[CaseT, RowT]):
         seat.case = case  # an interrupt from here on does not count against the case
         self._journal.started(case)
         self._attempts[case.case_id] += 1
+        self._starts[case.case_id] += 1
         seat.begin(
             self._workload.measure(case, seat.machine, seat.memory),
             case,
@@ -266,7 +273,7 @@ class _Loop(Generic[CaseT, RowT]):
             host=seat.machine.get("host", ""),
             device_id=seat.machine["hardware"].get("gpu_id") or "",
             driver=(seat.machine.get("gpu_sensors") or {}).get("driver") or "",
-            attempts=max(1, self._attempts[case_id]),
+            attempts=max(1, self._starts[case_id]),
             repeated_because=self._repeated.get(case_id, ""),
         )
         self._journal.result(row, raw, seconds := seat.seconds if seat.case is not None else 0.0)
@@ -275,7 +282,7 @@ class _Loop(Generic[CaseT, RowT]):
         self._rows[case_id] = row
         if row.status not in KEEPS_WORKER or raw.spoiled:
             seat.replace_process()
-        if row.disturbed and case_id not in self._repeated:
+        if row.disturbed and self._repeated.get(case_id) != DISTURBED:
             self._repeated[case_id] = DISTURBED
             self._queue.put_back(case, first=False)
         else:

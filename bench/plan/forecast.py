@@ -18,8 +18,9 @@ from variants.contract.registry import reference_attention
 BASELINES = (
     3  # factor on the timeout of a case for the exact baselines, as one call measures several
 )
-# Calls of any case: the first one, the timed ones, the last one, and one to measure memory.
-LEAST_CALLS = clock.MINIMUM_SAMPLES + 3
+COUNTED = 1 << 22  # tokens of the longest sequence whose pairs are counted before it is measured
+# Calls of any case: the first one, the timed ones, the last one, and two to measure memory.
+LEAST_CALLS = clock.MINIMUM_SAMPLES + 4
 SLOWER = (
     2.0  # times the time of exact attention; a larger factor is not explained by noise or overhead
 )
@@ -155,11 +156,18 @@ def family(case: Case) -> Case:
     )
 
 
+def operations_of(attention: Attention, case: Case) -> float | None:
+    """`useful_flops`, or None for a sequence so long that counting its pairs takes much memory."""
+    if not attention.info.is_exact and max(case.seq_len, case.key_len) > COUNTED:
+        return None
+    return useful_flops(attention, case)
+
+
 def _operations(case: Case, shorter: Case) -> float | None:
     """The operations of a case divided by those of a shorter one; None if not known."""
     return _growth(case.attention, case, shorter)
 
 
 def _growth(attention: Attention, case: Case, shorter: Case) -> float | None:
-    counts = [useful_flops(attention, c) for c in (case, shorter)]
+    counts = [operations_of(attention, c) for c in (case, shorter)]
     return counts[0] / counts[1] if counts[0] and counts[1] else None

@@ -16,8 +16,8 @@ from functools import cache
 import torch
 
 from bench.instruments import clock
-from bench.instruments.work import useful_flops
 from bench.plan import forecast
+from bench.plan.forecast import operations_of
 from bench.schema.case import Case
 from bench.schema.measurement import Measurement
 from bench.schema.outcome import Status
@@ -202,7 +202,7 @@ def _shape(case: Case) -> Hashable:
 
 @cache
 def _flops(attention: Attention, case: Case) -> float | None:
-    return useful_flops(attention, case)  # counting the pairs of a pattern takes some ms
+    return operations_of(attention, case)  # counting the pairs of a pattern takes some ms
 
 
 def _plain(case: Case) -> Case:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Required, TypedDict
+from typing import Annotated, Any, Literal, Required, TypedDict
+
+from msgspec import Meta
 
 from bench.schema.column_types import Amount, Bytes, Count, Name
 
@@ -36,6 +38,7 @@ class SweepFacts(TypedDict, total=False):
     slow_call: Amount
     energy: Amount
     knobs: dict[str, str]
+    captures: dict[str, str]  # SHA-256 by name
     modules: list[str]
     added: list[str]
 
@@ -60,12 +63,31 @@ class Duration(TypedDict, total=False):
     other_seconds: Required[Amount]  # the part outside the cases: limits, checks of noise
 
 
+class ProcessFacts(TypedDict, total=False):
+    """Settings of the process that measures."""
+
+    openmp: dict[str, str]
+    allocator: dict[str, str]
+
+
+class CheckFacts(TypedDict, total=False):
+    """A check of the noise of a machine."""
+
+    resolution: Required[Annotated[float, Meta(ge=0, le=1e6)] | None]
+    disturbed: str
+    resolution_between_processes: Annotated[float, Meta(ge=0, le=1e6)] | None
+
+
+CheckTime = Literal["start", "end"]
+
+
 class AnyEnvironment(TypedDict, total=False):
     """The parts that all environments may have."""
 
     started_utc: Name
     host: Name
     settings: dict[str, str]
+    process: ProcessFacts
 
 
 class MachineFacts(AnyEnvironment, total=False):
@@ -81,7 +103,8 @@ class EnvironmentFile(MachineFacts, total=False):
 
     sweep: SweepFacts
     model: ModelFacts
-    machines: dict[str, dict[str, Any]]
+    machines: dict[str, MachineFacts]
+    selfchecks: dict[str, dict[CheckTime, CheckFacts]]
     durations: list[Duration]
 
 

@@ -9,6 +9,8 @@ from msgspec import Meta
 
 from bench.schema.column_types import Amount, Count, Device, Dtype, Name, Positive
 from bench.schema.environment_file import (
+    CheckFacts,
+    CheckTime,
     DescribedMachine,
     Duration,
     ModelEnvironment,
@@ -75,8 +77,8 @@ class SelfcheckEvent(TypedDict):
     """A check of the noise of a machine."""
 
     host: Name
-    when: Name
-    found: dict[str, Any]
+    when: CheckTime
+    found: CheckFacts
 
 
 class ResultEvent(TypedDict, total=False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import time
 from collections.abc import Hashable, Mapping, Sequence
@@ -16,10 +17,11 @@ from bench.loop.executor import CallTimeout, WorkerCall, WorkerDied
 from bench.loop.workload import Memory, Steps, Workload
 from bench.plan import forecast
 from bench.plan.shard import Shard
-from bench.plan.sweep import SECONDS, Sweep, parse
+from bench.plan.sweep import SECONDS, Sweep, SweepError, parse
 from bench.schema.case import Case
 from bench.schema.journal_events import SweepHeader
 from bench.schema.measurement import HeadRow, Measurement, Raw
+from bench.schema.validation import name_of
 from bench.workloads.attention import measure_case
 from bench.workloads.attention.given_inputs import Settings
 from variants import REGISTRY
@@ -87,10 +89,17 @@ class SweepWorkload(Workload[Case, Measurement]):
         plan = header["environment"]["sweep"]
         asked = {key: plan[key] for key in SECONDS if key in plan}
         sweep = parse(plan["name"], {"group": plan["groups"], **asked})
+        files = {name: Path(path) for name, path in header["files"].items()}
+        for name, digest in plan.get("captures", {}).items():
+            if files[name].is_file() and (now := _digest(files[name])) != digest:
+                raise SweepError(
+                    f"the capture {name_of(name)} has changed since the run was started: expected "
+                    f"the SHA-256 {digest}, got {now}"
+                )
         return cls(
             sweep,
             header["device"],
-            {name: Path(path) for name, path in header["files"].items()},
+            files,
             header.get("seconds", 0.2),
             sweep.timeout,
             tuple(plan.get("modules", ())),
@@ -110,6 +119,8 @@ class SweepWorkload(Workload[Case, Measurement]):
             plan["slow_call"] = self.sweep.slow_call
         if self.sweep.energy:
             plan["energy"] = self.sweep.energy
+        if self.files:
+            plan["captures"] = {name: _digest(path) for name, path in self.files.items()}
         if self.modules:
             plan["modules"] = list(self.modules)
             plan["added"] = [f"{variant}/{name}" for variant, name in ADDED]
@@ -185,3 +196,12 @@ class SweepWorkload(Workload[Case, Measurement]):
 
     def weight(self, case: Case) -> float:
         return self.predicted.get(case.case_id, 1.0)
+
+
+def _digest(path: Path) -> str:
+    """The SHA-256 of a capture; empty if it cannot be read, which its cases report."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
