@@ -18,6 +18,7 @@ from reports.build import draw_all
 from reports.curves import name_of, one_setting
 from reports.figures.kinds import MOST_LINES
 from reports.figures.style import styles
+from reports.growth import audit
 from reports.html import page
 from reports.rows import read_runs
 from tests.test_reports import ENVIRONMENT, KIND, REFERENCE, done, failed, figure_of, write
@@ -26,7 +27,7 @@ KNOBS = {"window": "size=256", "rounds": "hashes=1", "pair": "back=4 segment=4",
 
 
 def frame_of(folder: Path, rows: list[Measurement], knobs: Any = KNOBS) -> pd.DataFrame:
-    sweep = {"name": "cpu"} if knobs is None else {"name": "cpu", "knobs": knobs}
+    sweep = {"name": "cpu", "groups": []} | ({} if knobs is None else {"knobs": knobs})
     return read_runs([write(folder, rows, ENVIRONMENT | {"sweep": sweep})]).frame
 
 
@@ -149,7 +150,7 @@ class TestOneSetting:
             drawn = [it for it in draw_all(runs, tmp_path / "figures") if it.path]
             whole = {it.kind.name for it in drawn if not it.is_of_one_setting}
             assert whole == figures & {it.kind.name for it in drawn}
-            written = " ".join(page(runs, drawn).split())
+            written = " ".join(page(runs, drawn, audit(runs.frame)).split())
             assert written.count(said) == len(drawn) - len(whole)
             # Tables keep all settings.
             assert all(f"size={n}" in written for n in (64, 256))
