@@ -17,6 +17,7 @@ from bench.loop.machines import RunError
 from bench.loop.merge import merge, missing, missing_shards, read_parts
 from bench.plan.shard import Shard
 from bench.plan.sweep import Sweep, SweepError
+from bench.schema.journal_lines import events
 from bench.schema.measurement import Measurement, Raw
 from bench.schema.outcome import Status
 from bench.selfcheck import same_code
@@ -109,7 +110,7 @@ def test_merged_shards_are_the_run_on_one_machine(tmp_path: Path, shards: list[P
     worker = InProcess()
     run_loop.run(SweepWorkload.of_header(recorded.header), out, worker, recorded)
     assert "measured" not in worker.timeouts
-    samples = [event["samples_ms"] for event in journal.result_events(out).values()]
+    samples = [event["samples_ms"] for _, event in events(out) if event["event"] == "result"]
     assert [1.0] in samples
 
 

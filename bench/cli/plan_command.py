@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from bench.cli.options import chosen_device, import_modules
-from bench.cli.sweep_options import SAMPLING_SECONDS, resolve, resumed, sweep_options
+from bench.cli.sweep_options import resolve, resumed, sweep_options
 from bench.launches import sweep_time
 from bench.loop import journal
 from bench.plan import earlier_runs, summary
 from bench.schema.entry_point import console
-from bench.workloads.sweep_workload import SweepWorkload
+from bench.workloads.sweep_workload import SAMPLING_SECONDS, SweepWorkload
 
 
 @click.command()

@@ -10,7 +10,7 @@ import click
 from bench.cli.executor_options import executor_options, make_executor
 from bench.cli.options import chosen_device, import_modules
 from bench.cli.stopping import until_stopped
-from bench.cli.sweep_options import SAMPLING_SECONDS, new_folder, resolve, resumed, sweep_options
+from bench.cli.sweep_options import new_folder, resolve, resumed, sweep_options
 from bench.loop import journal
 from bench.loop.journal import Recorded
 from bench.loop.run_loop import run as run_loop
@@ -18,7 +18,7 @@ from bench.loop.workload import Expected
 from bench.plan import earlier_runs, summary
 from bench.plan.shard import Shard
 from bench.schema.measurement import Measurement
-from bench.workloads.sweep_workload import SweepWorkload
+from bench.workloads.sweep_workload import SAMPLING_SECONDS, SweepWorkload
 
 
 @click.command()
@@ -82,19 +82,18 @@ def run(
     workload = dataclasses.replace(
         workload, seconds=seconds or workload.seconds, timeout=timeout or workload.timeout
     )
+    expected = _expected(workload, resume, recorded)  # refuses an invalid sweep
     executor = make_executor(
         kind, folder, workload.device, tuple(workload.modules), ray_address, cpus_per_case
     )
-    workload.cases  # noqa: B018  # an invalid sweep is refused before the folder is made
-    workload, expected = _predicted(workload, resume, recorded)
     until_stopped(lambda: run_loop(workload, folder, executor, recorded, expected), folder, "run")
     click.echo(folder)
 
 
-def _predicted(
+def _expected(
     workload: SweepWorkload, resume: Path | None, recorded: Recorded[Measurement] | None
-) -> tuple[SweepWorkload, Expected]:
-    """The workload with the predicted times of its cases, and what all that are left take."""
+) -> Expected:
+    """The predicted times of the cases, and of all that are left."""
     known = earlier_runs.read([], workload.device, resume)
     predictions = known.predictor(workload).predict(workload.cases)
     done = set(recorded.entries) if recorded else set()
@@ -102,5 +101,4 @@ def _predicted(
     memory = known.memory_bytes(workload.device)
     said = summary.sentence(left, known.other_seconds, memory)
     times = {one.case.case_id: one.seconds for one in predictions}
-    workload = dataclasses.replace(workload, predicted=times)
-    return workload, Expected(summary.seconds(left, known.other_seconds), said)
+    return Expected(summary.seconds(left, known.other_seconds), said, times)

@@ -13,8 +13,6 @@ from bench.loop import journal
 from bench.plan.sweep import Sweep, read
 from bench.workloads.sweep_workload import SweepWorkload
 
-SAMPLING_SECONDS = 0.2  # of a case
-
 
 def import_option(command: click.decorators.FC) -> click.decorators.FC:
     """`--import`: modules that add implementations."""

@@ -78,7 +78,7 @@ class Disturbance:
         self._before = self._read()
 
     def end(self) -> str:
-        """What disturbed the times since `begin`, as short statements; empty if nothing did."""
+        """The disturbances of the times since `begin`, as short statements; empty without any."""
         if self._before is None:
             raise RuntimeError("Disturbance.end() needs a call of begin() before it")
         before, self._before = self._before, None

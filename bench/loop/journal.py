@@ -154,17 +154,6 @@ def read(folder: Path, workload: type[Workload[Any, RowT]]) -> Recorded[RowT]:
     return recorded
 
 
-def result_events(folder: Path) -> dict[str, dict[str, Any]]:
-    """The last result of each case, with the times of its calls, by the id of the case."""
-    found = (event for _, event in events(folder))
-    return {event["case_id"]: event for event in found if event["event"] == "result"}
-
-
-def selfcheck_events(folder: Path) -> list[dict[str, Any]]:
-    """The checks of noise."""
-    return [event for _, event in events(folder) if event["event"] == "selfcheck"]
-
-
 def _check_header(recorded: Recorded[Any], folder: Path) -> None:
     if not recorded.header:
         raise JournalError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from bench.loop.journal import Journal, Recorded
 from bench.loop.machines import Machines, RunError
 from bench.plan.shard import Shard
 from bench.schema.case import Case
+from bench.schema.journal_lines import events
 from bench.schema.measurement import Measurement
 from bench.schema.validation import name_of
 from bench.workloads.sweep_workload import SweepWorkload
@@ -38,6 +40,11 @@ class ShardRun:
         text = self.recorded.header.get("shard")
         return Shard.parse(text) if text else None
 
+    @cached_property
+    def planned(self) -> Sequence[Case]:
+        """The cases of the whole sweep."""
+        return SweepWorkload.of_header(_of_whole_sweep(self.recorded.header)).cases
+
 
 def read_parts(folders: Sequence[Path]) -> list[ShardRun]:
     """The runs in these folders.
@@ -59,7 +66,7 @@ def read_parts(folders: Sequence[Path]) -> list[ShardRun]:
 def missing(parts: Sequence[ShardRun]) -> list[Case]:
     """The cases of the whole sweep that have no row."""
     known = {case_id for part in parts for case_id in part.recorded.entries}
-    return [case for case in _whole(parts[0]).cases if case.case_id not in known]
+    return [case for case in parts[0].planned if case.case_id not in known]
 
 
 def missing_shards(parts: Sequence[ShardRun]) -> list[int]:
@@ -100,25 +107,25 @@ def merge(parts: Sequence[ShardRun], out: Path) -> int:
 
 def _joined(parts: Sequence[ShardRun]) -> list[Mapping[str, Any]]:
     """The events of the merged journal."""
-    header = {k: v for k, v in parts[0].recorded.header.items() if k != "shard"}
+    header = _of_whole_sweep(parts[0].recorded.header)
     found: list[Mapping[str, Any]] = [header]
+    results: dict[str, Mapping[str, Any]] = {}
     hosts = {header["environment"].get("host", "")}
     for part in parts:
         for host, machine in part.recorded.machines.items():
             if host not in hosts:
                 hosts.add(host)
                 found.append({"event": "machine", "host": host, "environment": machine})
-        found += journal.selfcheck_events(part.folder)
-    results: dict[str, Mapping[str, Any]] = {}
-    for part in parts:
-        results |= journal.result_events(part.folder)
+        for _, event in events(part.folder):
+            if event["event"] == "selfcheck":
+                found.append(event)
+            elif event["event"] == "result":
+                results[event["case_id"]] = event
     return [*found, *results.values()]
 
 
-def _whole(part: ShardRun) -> SweepWorkload:
-    """The workload of the whole sweep."""
-    header = {k: v for k, v in part.recorded.header.items() if k != "shard"}
-    return SweepWorkload.of_header(header)
+def _of_whole_sweep(header: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in header.items() if name != "shard"}
 
 
 def _check_settings(first: ShardRun, other: ShardRun) -> None:
@@ -165,7 +172,7 @@ def _differing(expected: Mapping[str, Any], got: Mapping[str, Any]) -> list[tupl
 
 def _check_rows(parts: Sequence[ShardRun]) -> None:
     """Every row is of a case of the sweep, and a case has one row."""
-    planned = {case.case_id for case in _whole(parts[0]).cases}
+    planned = {case.case_id for case in parts[0].planned}
     seen: dict[str, tuple[ShardRun, Measurement]] = {}
     twice: list[str] = []
     for part in parts:

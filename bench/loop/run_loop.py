@@ -127,7 +127,9 @@ class _Loop(Generic[CaseT, RowT]):
         left = [case for case in cases if case.case_id not in self._entries]
         again = [case for case in cases if self._repeated.get(case.case_id) == DISTURBED]
         self._queue = CaseQueue(workload, [*left, *again])
-        self._progress = Progress([(case, workload.weight(case)) for case in cases])
+        known = expected.of_cases if expected else {}
+        weights = [(case, known.get(case.case_id) or workload.weight(case)) for case in cases]
+        self._progress = Progress(weights)
         self._seats: dict[int, Seat[CaseT]] = {}
         self._written = time.monotonic()
 

@@ -46,10 +46,17 @@ class Entry(Generic[RowT]):
 
 @dataclass(frozen=True)
 class Expected:
-    """What the cases without a row are expected to take: seconds, and a sentence for the user."""
+    """The predicted time of a run.
+
+    Attributes:
+        seconds: of the cases that have no row yet.
+        said: a sentence for the user.
+        of_cases: seconds of each case, by its id.
+    """
 
     seconds: float
     said: str
+    of_cases: Mapping[str, float]
 
 
 class Workload(ABC, Generic[CaseT, RowT]):

@@ -112,7 +112,7 @@ def _newest(folder: Path) -> list[Path]:
 
 
 def _differences(recorded: Mapping[str, Any]) -> list[str]:
-    """What differs between a recorded machine and this one. GPUs are not compared, as this would
+    """The differences between a recorded machine and this one. GPUs are not compared, as this would
     start them: the host and the device of the run stand for them."""
     present = {"host": pseudonyms.host(), "torch": str(torch.__version__), **_hardware()}
     was = {

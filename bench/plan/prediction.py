@@ -50,7 +50,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a case is expected to need.
+    """The time and the memory that a case is expected to need.
 
     Attributes:
         seconds: time of the case, with the baselines if it is the first case of its shape.

@@ -1,4 +1,4 @@
-"""What a predicted sweep needs, in a table and in sentences."""
+"""The predicted needs of a sweep, in a table and in sentences."""
 
 from __future__ import annotations
 
@@ -92,7 +92,9 @@ def too_large(predictions: Sequence[Prediction], memory: int | None) -> list[Pre
 def earlier(durations: Sequence[Duration]) -> str:
     """How good earlier predictions were; empty if there were none."""
     ratios = sorted(
-        one["took_seconds"] / predicted for one in durations if (predicted := _predicted(one))
+        one["took_seconds"] / predicted
+        for one in durations
+        if (predicted := one.get("predicted_seconds"))
     )
     if not ratios:
         return ""
@@ -106,7 +108,3 @@ def earlier(durations: Sequence[Duration]) -> str:
 def gigabytes(size: int) -> str:
     """A size such as `12 MB` or `3.1 GB`."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.2g} MB"
-
-
-def _predicted(one: Duration) -> float | None:
-    return one.get("predicted_seconds")

@@ -1,4 +1,4 @@
-"""What all command lines share: standard streams that can take any text, and errors of input.
+"""Parts that all command lines share: standard streams that can take any text, and errors of input.
 
 It is in `bench.schema` because reports import this package, and it does not import torch.
 """

@@ -7,7 +7,7 @@ import hashlib
 import math
 import time
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -28,6 +28,7 @@ from variants import REGISTRY
 from variants.contract.added import ADDED
 from variants.contract.registry import default_knob
 
+SAMPLING_SECONDS = 0.2  # of a case
 TRIES = 2  # processes in which the baselines of a shape are tried
 LIMITS_SECONDS = 300.0  # for measuring the limits of a machine
 
@@ -44,7 +45,6 @@ class SweepWorkload(Workload[Case, Measurement]):
         timeout: seconds after which a case is stopped.
         modules: names of modules that add implementations, which are imported already.
         shard: the part of the cases; None for all.
-        predicted: predicted seconds of cases, by their id.
     """
 
     command = "run"
@@ -60,7 +60,6 @@ class SweepWorkload(Workload[Case, Measurement]):
     timeout: float
     modules: Sequence[str] = ()
     shard: Shard | None = None
-    predicted: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def _planned(self) -> Sequence[Case]:
@@ -100,7 +99,7 @@ class SweepWorkload(Workload[Case, Measurement]):
             sweep,
             header["device"],
             files,
-            header.get("seconds", 0.2),
+            header.get("seconds", SAMPLING_SECONDS),
             sweep.timeout,
             tuple(plan.get("modules", ())),
             Shard.parse(header["shard"]) if "shard" in header else None,
@@ -193,9 +192,6 @@ class SweepWorkload(Workload[Case, Measurement]):
 
     def series(self, case: Case) -> Hashable:
         return case.without_lengths()
-
-    def weight(self, case: Case) -> float:
-        return self.predicted.get(case.case_id, 1.0)
 
 
 def _digest(path: Path) -> str:
