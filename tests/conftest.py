@@ -6,6 +6,7 @@ any package may add a warning; that is not an error of this project.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -58,6 +59,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
         left.append(item)
     items[:] = left
+
+
+def pytest_collection_finish() -> None:
+    """Exempt the collected tests from garbage collections. Measurements collect garbage several
+    times, and each collection would look at the objects of eleven thousand tests."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Let the end of the process collect everything: triton reports what is left as leaks."""
+    gc.unfreeze()
 
 
 @pytest.hookimpl(trylast=True)

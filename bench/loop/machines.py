@@ -80,10 +80,11 @@ class Machines(Generic[CaseT, RowT]):
 
     def check_noise(self, machine: Environment, when: str) -> Steps[Environment]:
         """Time the same code against itself on a machine, at the start or the end of the run."""
-        if not self._workload.timed:
+        if not (seconds := self._workload.check_seconds):
             return machine
+        asked = (self._workload.device, seconds)
         try:
-            found = yield WorkerCall(same_code.short, (self._workload.device,), CHECK_SECONDS)
+            found = yield WorkerCall(same_code.short, asked, CHECK_SECONDS)
         except WorkerLost:
             raise
         except Exception:

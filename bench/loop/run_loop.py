@@ -336,7 +336,7 @@ class _Loop(Generic[CaseT, RowT]):
             for seat in self._seats.values()
             if seat.machine is not None and seat.measured
         }
-        if not self._workload.timed:
+        if not self._workload.check_seconds:
             return
         for seat, machine in seats.values():
             seat.begin(self._machines.check_noise(machine, END))

@@ -18,6 +18,7 @@ from bench.schema.columns import AskedAttention, Record
 from bench.schema.measurement import Raw
 from bench.schema.outcome import Status
 from bench.schema.row import Row
+from bench.selfcheck import same_code
 
 CaseT = TypeVar("CaseT", bound=AskedAttention)
 RowT = TypeVar("RowT", bound="Row[Any]")
@@ -65,7 +66,6 @@ class Workload(ABC, Generic[CaseT, RowT]):
     command: ClassVar[str]  # of `python -m bench`
     row_type: type[RowT]
     header_type: ClassVar[Any]  # of the first line of the journal
-    timed: ClassVar[bool] = True  # whether rows are compared by their times
     detail_file: ClassVar[str] = ""
     detail_type: ClassVar[type[Record]] = Record
 
@@ -78,6 +78,14 @@ class Workload(ABC, Generic[CaseT, RowT]):
     @abstractmethod
     def device(self) -> str:
         """cpu or cuda."""
+
+    @property
+    def check_seconds(self) -> float:
+        """Sampling time of the selfchecks at the start and the end of a run, in seconds.
+
+        It is 0 if there are none, because nobody compares the times of these rows.
+        """
+        return same_code.SHORT_SECONDS
 
     @abstractmethod
     def header(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from bench.schema.case import Case
 from bench.schema.journal_events import SweepHeader
 from bench.schema.measurement import HeadRow, Measurement, Raw
 from bench.schema.validation import name_of
+from bench.selfcheck import same_code
 from bench.workloads.attention import measure_case
 from bench.workloads.attention.given_inputs import Settings
 from variants import REGISTRY
@@ -124,6 +125,10 @@ class SweepWorkload(Workload[Case, Measurement]):
             plan["modules"] = list(self.modules)
             plan["added"] = [f"{variant}/{name}" for variant, name in ADDED]
         return {"sweep": plan}
+
+    @property
+    def check_seconds(self) -> float:
+        return min(same_code.SHORT_SECONDS, 10 * self.seconds)
 
     def set_up(self, recorded: Mapping[str, Any] | None) -> Steps[dict[str, Any]]:
         if recorded is not None:
