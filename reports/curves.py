@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from reports.names import labels, marked, settings_of
+from bench.schema.origin import KNOB_NAMES, settings_of
+from reports.names import labels, marked
 
 SEED = "seed"  # its numbers have no order of quality
 LEAST = float("-inf")  # sorts a setting that an older run does not name before all others
@@ -21,8 +22,9 @@ def with_curves(frame: pd.DataFrame) -> pd.DataFrame:
     - `place`: the rank of the setting on the curve, from 0
     - `is_default`: whether the knob is at the default in `default_knob`, as `window_size=256`
 
-    If `default_knob` is empty, as in runs that did not record it, the knob is the one numeric
-    hyperparameter that varies in the rows of the variant; there is no knob if several vary.
+    If `default_knob` is empty, because neither the run nor this version declares a knob, the knob
+    is the one numeric hyperparameter that varies in the rows of the variant; there is no knob if
+    several vary.
     """
     settings = frame["hyperparameters"].map(settings_of)
     knobs = {
@@ -37,7 +39,7 @@ def with_curves(frame: pd.DataFrame) -> pd.DataFrame:
     recorded = frame["default_knob"].map(settings_of)
     frame = frame.assign(
         curve=marked(labels(frame, without=knobs), frame["other_operator"]),
-        knob=own.map(" and ".join),
+        knob=own.map(KNOB_NAMES.join),
         setting=[", ".join(dict.fromkeys(numbers)) for numbers in words],
         is_default=[
             default.items() <= each.items() and len(default) == len(knob)

@@ -25,6 +25,8 @@ class Declarations(TypedDict):
     reference_implementation: str
     libraries: list[str]
     reduced_precision: list[str]
+    targets: dict[str, str]
+    knobs: dict[str, str]
     costs: dict[str, dict[str, Any]]
 
 
@@ -51,6 +53,20 @@ def calls_library(frame: pd.DataFrame) -> pd.Series[bool]:
 def has_reduced_precision(frame: pd.DataFrame) -> pd.Series[bool]:
     """Whether a row's case names an implementation that rounds scores to bfloat16."""
     return _pairs(frame, "implementation").isin(_declared()["reduced_precision"])
+
+
+def target(variant: str, settings: Mapping[str, str]) -> str:
+    """The operator that a variant with these hyperparameters converges to; empty for a variant that
+    is not in this version."""
+    targets: dict[str, str] = _declared()["targets"]
+    words = (f"{variant} {name}={value}" for name, value in settings.items())
+    return next((targets[word] for word in words if word in targets), targets.get(variant, ""))
+
+
+def knob(variant: str) -> str:
+    """The knob of a variant at its default, as `window_size=256`; empty for one without a knob, or
+    that is not in this version."""
+    return str(_declared()["knobs"].get(variant, ""))
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ import numpy as np
 import pandas as pd
 
 from bench.schema.case import Case
+from bench.schema.origin import settings_of
 from reports.cost_orders import exponent
 from reports.declared import Costs, costs
-from reports.names import differing, settings_of
+from reports.names import differing
 from reports.rows import finished
 from reports.slices import describe
 

@@ -26,6 +26,7 @@ from reports.rows import (
     OK,
     RESULTS,
     Runs,
+    default_knobs,
     finished,
     frame_of,
     read_environment,
@@ -92,8 +93,7 @@ def read_models(folders: Sequence[Path]) -> Runs:
     ]
     runs = []
     for frame, seen in with_hardware(read):
-        knobs = seen.get("model", {}).get("knobs", {})
-        known = frame["variant"].map(lambda name, known=knobs: known.get(name, ""))
+        known = default_knobs(frame, seen)
         runs.append((frame.assign(machine=frame["hardware"], default_knob=known), seen))
     rows = pd.concat([frame for frame, _ in runs], ignore_index=True)
     rows = rows.drop_duplicates([*ModelCase.columns(), "machine"], keep="last", ignore_index=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 
 import pandas as pd
 
+from bench.schema.origin import settings_of
 from bench.schema.outcome import DIFFERS
 
 ALONE = "attention alone"  # the first of all calls by alphabet, too
@@ -102,8 +102,3 @@ def other_operators(frame: pd.DataFrame) -> pd.Series[bool]:
     """
     same = [frame["variant"], frame["hyperparameters"]]
     return (frame["target"] == OTHER_KERNEL).groupby(same).transform("any")
-
-
-def settings_of(text: str) -> dict[str, str]:
-    """Parse `name=value name=value` to a dict; a value may contain spaces."""
-    return dict(re.findall(r"(\w+)=(.*?)(?= \w+=|$)", text))

@@ -15,13 +15,15 @@ from bench.schema.case import Case
 from bench.schema.columns import Column
 from bench.schema.environment_file import CheckFacts, EnvironmentFile
 from bench.schema.journal_lines import JOURNAL
+from bench.schema.machine_kind import machine_id, machine_of
 from bench.schema.measurement import HeadRow, Measurement
+from bench.schema.origin import knobs_of, run_id, settings_of, torch_version
 from bench.schema.outcome import Status
 from bench.schema.row import Row
 from bench.schema.run_tables import RunTables, Values
 from bench.schema.validation import FileError, is_file, is_folder, name_of, read_json
+from reports import declared
 from reports.curves import with_curves
-from reports.declared import calls_library
 from reports.machine_columns import environments, with_hardware
 from reports.names import with_names
 
@@ -38,7 +40,8 @@ class Runs:
 
     `frame` has the columns of the schema, the columns of `with_names` (`label`, `source` and
     others), the columns of `with_curves`, and these: `machine` names the kind of machine,
-    `hardware` is the same name without the `allocator` setting, `modules` lists the modules that
+    `hardware` is the same name without the `allocator` setting, `run_id`, `machine_id` and
+    `torch_version` are as in results.csv, `modules` lists the modules that
     added implementations, and `public` is True if the implementation of the row is public code.
 
     `per_head` has a row for each head: `case` (the number of its row in `frame`) and the columns
@@ -84,6 +87,10 @@ def frame_of(tables: RunTables) -> pd.DataFrame:
     """The last row of each case; each column has the type of its field in the type of the rows."""
     row_type = tables.row_type
     frame = _typed(tables.rows, row_type.columns())
+    # Failed rows, and rows of older versions, have no target.
+    asked = zip(frame["variant"], frame["hyperparameters"].map(settings_of), strict=True)
+    targets = pd.Series([declared.target(*each) for each in asked], frame.index, dtype="str")
+    frame["target"] = frame["target"].mask(frame["target"] == "", targets)
     check_statuses(frame, row_type, tables.folder / row_type.file)
     case = list(row_type.case_type.columns())
     return frame.drop_duplicates(case, keep="last", ignore_index=True)
@@ -163,17 +170,29 @@ def existing(folder: Path, name: str) -> Path:
     return folder / name
 
 
+def default_knobs(frame: pd.DataFrame, environment: Mapping[str, Any]) -> pd.Series[str]:
+    """The knob of each row's variant at its default: as the run has recorded it, else as this
+    version declares it."""
+    recorded = knobs_of(environment)
+    return frame["variant"].map(
+        lambda name: recorded[name] if name in recorded else declared.knob(name)
+    )
+
+
 def _described(frame: pd.DataFrame, environment: Mapping[str, Any]) -> pd.DataFrame:
     """Add the columns that come from the environment of the run."""
     kept = frame["allocator"] == "kept"
     sweep = environment.get("sweep", {})
     added = sweep.get("added", ())
-    knobs = sweep.get("knobs", {})
+    machines = {host: machine_of(environment, host) for host in frame["host"].unique()}
     return frame.assign(
         machine=frame["hardware"].mask(kept, frame["hardware"] + ", memory kept"),
+        run_id=run_id(environment),
+        machine_id=frame["host"].map({host: machine_id(it) for host, it in machines.items()}),
+        torch_version=frame["host"].map({host: torch_version(it) for host, it in machines.items()}),
         modules=" ".join(sweep.get("modules", ())),
-        default_knob=frame["variant"].map(lambda name: knobs.get(name, "")),
-        public=calls_library(frame)
+        default_knob=default_knobs(frame, environment),
+        public=declared.calls_library(frame)
         | (frame["variant"] + "/" + frame["implementation"]).isin(list(added)),
     )
 

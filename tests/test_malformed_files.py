@@ -92,7 +92,7 @@ def run(tmp_path: Path) -> Path:
     write_table(folder / "results.csv", Measurement.columns(), rows)
     case_columns = Measurement.case_type.columns()
     heads = [{name: row[name] for name in case_columns} | HEAD.values for row in rows]
-    write_table(folder / "heads.csv", [*case_columns, *HeadRow.columns()], heads)
+    write_table(folder / "heads.csv", {**case_columns, **HeadRow.columns()}, heads)
     write_json(folder / "environment.json", environment)
     return folder
 

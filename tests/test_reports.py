@@ -238,9 +238,10 @@ def test_graphs_have_figures_of_their_own(tmp_path: Path) -> None:
 
 def test_heads_of_an_older_run_were_launched_by_the_host(run: Path) -> None:
     row = done()
-    write_table(run / "results.csv", tuple(Measurement.columns()), [row.values])
+    write_table(run / "results.csv", Measurement.columns(), [row.values])
     heads = [row.case.values | HEAD.values]
-    columns = [name for name in (*Case.columns(), *HeadRow.columns()) if name != "launch"]
+    columns = {**Case.columns(), **HeadRow.columns()}
+    del columns["launch"]
     write_table(run / "heads.csv", columns, [{name: heads[0][name] for name in columns}])
     assert len(read_runs([run]).per_head) == 1
 

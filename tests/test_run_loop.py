@@ -37,7 +37,7 @@ from bench.schema.outcome import Status
 from bench.workloads.attention import measure_case
 from bench.workloads.sweep_workload import SweepWorkload
 from tests import cases
-from tests.cases import HANGS, HEAD, KILLED, TOO_LONG, capture_file, good, texts
+from tests.cases import HANGS, HEAD, HEADER, KILLED, TOO_LONG, capture_file, good, texts
 from tests.in_process import InProcess
 
 ROOT = Path(__file__).parent.parent
@@ -818,9 +818,9 @@ def test_a_row_is_written_under_the_columns_of_its_file(tmp_path: Path) -> None:
     sweep = Sweep("one", ({"seq_len": (row.case.seq_len,)},))
     workload = SweepWorkload(sweep, "cpu", {}, 0.001, 60.0)
     workload.__dict__["cases"] = [row.case]
-    workload.write(tmp_path, {row.case.case_id: Entry(row)})
+    workload.write(tmp_path, {row.case.case_id: Entry(row)}, HEADER["environment"])
     (stored,) = table(tmp_path)
     for name in tuple(Measurement.columns()):
-        value = row.values[name]
+        value = row.case.attention.target if name == "target" else row.values[name]
         assert stored[name] == ("" if value is None else str(value)), name
     assert not list(tmp_path.glob("*.partial"))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import uuid
 from contextlib import suppress
 from pathlib import Path
 
 import torch
+
+from bench.schema.machine_kind import digest
 
 MACHINE_IDS = ("/etc/machine-id", "/var/lib/dbus/machine-id")
 RANDOM = 1 << 40  # this bit of a hardware address tells that Python has drawn it at random
@@ -23,7 +24,7 @@ def host() -> str:
             break
     address = uuid.getnode()
     parts.append(platform.node() if address & RANDOM else f"{address:x}")
-    return f"host-{_hash(' '.join(parts))}"
+    return f"host-{digest(' '.join(parts))}"
 
 
 def gpu(device: torch.device) -> str | None:
@@ -31,8 +32,4 @@ def gpu(device: torch.device) -> str | None:
     if device.type != "cuda":
         return None
     identity = getattr(torch.cuda.get_device_properties(device), "uuid", None)
-    return f"gpu-{_hash(str(identity))}" if identity else None
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(f"attention benchmark {text}".encode()).hexdigest()[:10]
+    return f"gpu-{digest(str(identity))}" if identity else None

@@ -139,8 +139,10 @@ class Machines(Generic[CaseT, RowT]):
             self._journal.machine(present["host"], present)
         self._found[present["host"]] = present
 
-    def _write(self) -> None:
-        """environment.json: the first machine, and `machines` with the others by host."""
+    @property
+    def environment(self) -> Environment:
+        """The content of environment.json: the first machine, and `machines` with the others by
+        host."""
         first, *others = self._found.values()
         content = dict(first)
         if others:
@@ -149,4 +151,7 @@ class Machines(Generic[CaseT, RowT]):
             content["selfchecks"] = self._checks
         if self._durations:
             content["durations"] = self._durations
-        write_json(self._folder / "environment.json", content)
+        return content
+
+    def _write(self) -> None:
+        write_json(self._folder / "environment.json", self.environment)

@@ -98,8 +98,9 @@ def merge(parts: Sequence[ShardRun], out: Path) -> int:
             book.close()
         recorded = journal.read(out, SweepWorkload)
         workload = SweepWorkload.of_header(recorded.header)
-        Machines(workload, out, book, recorded, may_join=True)  # writes environment.json
-        workload.write(out, recorded.entries)
+        # Machines writes environment.json.
+        machines = Machines(workload, out, book, recorded, may_join=True)
+        workload.write(out, recorded.entries, machines.environment)
         return len(recorded.entries)
     except OSError as error:
         raise RunError(f"cannot write to {name_of(out)}: {error.strerror}") from error

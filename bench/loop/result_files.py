@@ -9,14 +9,21 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.schema.columns import Column
 
-def write_table(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
+
+def write_table(
+    path: Path, columns: Mapping[str, Column], rows: Iterable[Mapping[str, Any]]
+) -> None:
     """Write a CSV file atomically: it is replaced only when all rows are written."""
+    words = {name: column.empty for name, column in columns.items() if column.empty}
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, list(columns))
         table.writeheader()
-        table.writerows(rows)
+        for row in rows:
+            empty = {name: word for name, word in words.items() if row[name] in (None, "")}
+            table.writerow({**row, **empty})
     os.replace(partial, path)
 
 

@@ -365,7 +365,7 @@ class _Loop(Generic[CaseT, RowT]):
 
     def _write(self) -> None:
         if self._entries:
-            self._workload.write(self._folder, self._entries)
+            self._workload.write(self._folder, self._entries, self._machines.environment)
         self._written = time.monotonic()
 
 

@@ -16,9 +16,11 @@ from bench.loop.executor import WorkerCall
 from bench.loop.result_files import write_table
 from bench.schema.columns import AskedAttention, Record
 from bench.schema.measurement import Raw
+from bench.schema.origin import Origin, knobs_of, origin_of
 from bench.schema.outcome import Status
 from bench.schema.row import Row
 from bench.selfcheck import same_code
+from variants.contract.registry import default_knob
 
 CaseT = TypeVar("CaseT", bound=AskedAttention)
 RowT = TypeVar("RowT", bound="Row[Any]")
@@ -141,18 +143,32 @@ class Workload(ABC, Generic[CaseT, RowT]):
         """Roughly the expected seconds of a case; only ratios matter, for the time left."""
         return 1.0
 
-    def write(self, folder: Path, entries: Mapping[str, Entry[RowT]]) -> None:
-        """Write the tables of the finished cases, in the order of the cases."""
+    def write(
+        self, folder: Path, entries: Mapping[str, Entry[RowT]], environment: Mapping[str, Any]
+    ) -> None:
+        """Write the tables of the finished cases, in the order of the cases.
+
+        `environment` is the content of environment.json.
+        """
         known = [entry for case in self.cases if (entry := entries.get(case.case_id))]
+        knobs = knobs_of(environment)
+
+        def full(row: RowT) -> dict[str, Any]:
+            variant = row.case.variant
+            knob = knobs[variant] if variant in knobs else default_knob(variant)
+            target = row.target or row.case.attention.target  # a failed row does not have it
+            origin = origin_of(row.values, environment, knob)
+            return row.values | {"target": target} | origin.values
+
         write_table(
             folder / self.row_type.file,
-            self.row_type.columns(),
-            (entry.row.values for entry in known),
+            {**self.row_type.columns(), **Origin.columns()},
+            (full(entry.row) for entry in known),
         )
         if self.detail_file:
             case_columns = self.row_type.case_type.columns()
             details = (
                 entry.row.case.values | detail.values for entry in known for detail in entry.details
             )
-            columns = [*case_columns, *self.detail_type.columns()]
+            columns = {**case_columns, **self.detail_type.columns()}
             write_table(folder / self.detail_file, columns, details)

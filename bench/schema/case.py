@@ -22,7 +22,11 @@ class Case(AskedAttention):
     """One point of a sweep."""
 
     inputs: Name = column("source of query, key and value: a synthetic family or a capture")
-    layer: Index | None = column("layer of the model, for captured inputs", None)
+    layer: Index | None = column(
+        "layer of the model, for captured inputs; -1: the inputs are synthetic and have no layer",
+        None,
+        empty="-1",
+    )
     device: Device = column("cpu or cuda")
     dtype: Dtype = column("float32, bfloat16, float16 or float64")
     batch: Count = column("sequences in the batch")

@@ -29,13 +29,18 @@ REQUIRED = dataclasses.MISSING
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its type, its meaning, and its value in older files that lack it."""
+    """A column: its type, its meaning, and its value in older files that lack it.
+
+    CSV files hold the word `empty` in place of nothing and of an empty text. It is not empty in
+    columns of a key: pandas and SQL leave out rows with an empty key when they group.
+    """
 
     name: str
     hint: Any
     description: str
     default: Any = field(default_factory=lambda: REQUIRED)
     came_later: bool = False
+    empty: str = ""
 
     @property
     def is_text(self) -> bool:
@@ -43,12 +48,16 @@ class Column:
         return self.hint is str or getattr(self.hint, "__origin__", None) is str
 
 
-def column(description: str, default: Any = REQUIRED, *, came_later: bool = False) -> Any:
+def column(
+    description: str, default: Any = REQUIRED, *, came_later: bool = False, empty: str = ""
+) -> Any:
     """A dataclass field that is a column.
 
     `came_later` marks a column that older files do not have; its default is the value for them.
+    `empty` is as in `Column`.
     """
-    return field(default=default, metadata={"description": description, "came_later": came_later})
+    metadata = {"description": description, "came_later": came_later, "empty": empty}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +121,18 @@ class Record:
 
 
 ATTENTION = {
-    "variant": "name of the variant",
-    "implementation": "requested implementation; `auto` lets the variant choose",
-    "hyperparameters": "all hyperparameters as sorted name=value text",
+    own.name: own
+    for own in (
+        Column("variant", Name, "name of the variant"),
+        Column("implementation", Name, "requested implementation; `auto` lets the variant choose"),
+        Column(
+            "hyperparameters",
+            Name,
+            "all hyperparameters as sorted name=value text; none: the variant has no "
+            "hyperparameters",
+            empty="none",
+        ),
+    )
 }
 
 
@@ -131,9 +149,7 @@ class AskedAttention(Record):
     @cache
     def columns(cls) -> Mapping[str, Column]:
         """The columns of the attention, then those of the other fields."""
-        return {name: Column(name, Name, text) for name, text in ATTENTION.items()} | {
-            **super().columns()
-        }
+        return {**ATTENTION, **super().columns()}
 
     @property
     def values(self) -> dict[str, Any]:

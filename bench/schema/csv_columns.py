@@ -24,8 +24,8 @@ def read_csv(path: Path, columns: Mapping[str, Column]) -> dict[str, list[Any]]:
     """The values of a CSV file by column, each with the type and the bounds of its column.
 
     Columns may be in any order, and others are ignored. Those that came later may be absent. An
-    empty field is None in a column that allows it. TRUE, FALSE, and 3.0 for an integer are read as
-    well, because spreadsheets write them.
+    empty field, or the word `empty` of its column, is None in a column that allows it. TRUE, FALSE,
+    and 3.0 for an integer are read as well, because spreadsheets write them.
 
     Raises:
         FileError: the file cannot be read, a row has too many or too few fields, a column is
@@ -91,7 +91,9 @@ def _rows(reader: Any, source: str) -> Iterator[list[str]]:
 def _converted(texts: Sequence[str], column: Column, place: str, first: int) -> list[Any]:
     """Texts of a column as values; `first` is the number of rows before them."""
     hint = Sentence if column.hint is str else column.hint
-    values = texts if column.is_text else [text or None for text in texts]
+    if column.empty:  # spreadsheets and pandas may write -1 as -1.0
+        texts = ["" if text.removesuffix(".0") == column.empty else text for text in texts]
+    values: Sequence[str | None] = texts if column.is_text else [text or None for text in texts]
     try:
         return msgspec.convert(values, list[hint], strict=False)  # type: ignore[valid-type]
     except (msgspec.ValidationError, OverflowError) as error:

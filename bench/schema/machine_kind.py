@@ -5,6 +5,8 @@ Machines with the same facts are of one kind; only their times are compared with
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,6 +43,16 @@ def installation(machine: Facts) -> dict[str, Any]:
 def kind(machine: Facts) -> dict[str, Any]:
     """All facts that make times comparable, except the settings of the memory allocator."""
     return {**hardware(machine), **installation(machine)}
+
+
+def machine_id(machine: Facts) -> str:
+    """A pseudonym of the hardware of a machine: the same for all machines with the same facts."""
+    return f"machine-{digest(json.dumps(hardware(machine), sort_keys=True))}"
+
+
+def digest(text: str) -> str:
+    """Ten hexadecimal digits from which the text cannot be found."""
+    return hashlib.sha256(f"attention benchmark {text}".encode()).hexdigest()[:10]
 
 
 def hardware_differences(before: Facts, after: Facts) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from bench.schema.measurement import Measurement
 from bench.schema.model_row import ModelRow
+from bench.schema.origin import Origin
 from bench.schema.row import Row
 from reports.documents import markdown
 
@@ -22,11 +23,14 @@ def of_model() -> str:
 
 def _table(rows: type[Row[Any]]) -> str:
     def part(name: str) -> str:
+        if name in Origin.columns():
+            return "origin"
         if name in rows.case_type.columns():
             return "case"
         return "number" if name in rows.numbers() else "outcome"
 
+    columns = {**rows.columns(), **Origin.columns()}
     return markdown.table(
         ("column", "part", "meaning"),
-        [(f"`{name}`", part(name), column.description) for name, column in rows.columns().items()],
+        [(f"`{name}`", part(name), column.description) for name, column in columns.items()],
     )
