@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +15,7 @@ import variants
 from bench import inputs
 from bench.plan import sweep
 from bench.plan.sweep import AXES, BUILT_IN, Sweep, SweepError, parse, read
-from bench.schema.case import Case
+from bench.schema.case import DIRECTIONS, Case
 from bench.schema.validation import FileError
 from tests.cases import capture_file, case
 from variants.contract.hyperparameter import hyperparameter
@@ -69,7 +70,7 @@ class TestFiles:
     def test_every_built_in_sweep_is_tested(self) -> None:
         # The sweep of the peers needs the peer packages: see test_peers.py.
         assert {file.stem for file in BUILT_IN.glob("*.toml")} == {
-            *(*WHOLE, "gpu_check", "layer", "long", "peers")
+            *(*WHOLE, "answers", "gpu_check", "layer", "long", "peers")
         }
 
     def test_the_long_sweep_has_one_setting_of_a_knob(self) -> None:
@@ -96,6 +97,46 @@ class TestFiles:
             one = next(c for c in calls if c.heads == heads)
             assert inputs.load(one, {}).query.shape == (1, heads, 1024, 512 // heads)
 
+    def test_the_sweep_of_answers_can_leave_out_each_kind_of_its_cases(self) -> None:
+        planned = read("answers").cases("cpu", {})
+        full = {c.attention for c in planned if c.variant == "full"}
+        axes = ("inputs", "layer", "heads", "dtype", "direction", "causal")
+        # The lengths of exact attention in each scene.
+        lengths: dict[tuple[object, ...], set[int]] = defaultdict(set)
+        for c in planned:
+            if c.attention in full:
+                lengths[tuple(getattr(c, axis) for axis in axes)].add(c.seq_len)
+        assert min(map(len, lengths.values())) >= 4  # two ends and two interior lengths
+        steps = [round(256 * 2 ** (k / 2)) for k in range(13)]
+        real = ("smollm2", 15, 8, "float32", "forward", True)
+        assert lengths[real] == set(steps[:11])
+        assert lengths["sinks effective_keys=32", None, *real[2:]] == set(steps)
+        # Each of these values has another value beside it with all else equal.
+        for place, values in (
+            (1, inputs.open_capture("smollm2", {}).layers),
+            (2, (2, 4, 8, 16)),
+            (3, ("float32", "bfloat16")),
+            (4, DIRECTIONS),
+            (5, (True, False)),
+        ):
+            for value in values:
+                assert len(lengths[*real[:place], value, *real[place + 1 :]]) >= 4
+        assert len({inputs for inputs, *_ in lengths}) >= 4
+        # Every method that may be recommended, and no other.
+        softmax = {a.info.name for name in variants.REGISTRY for a in variants.grid(name)
+                   if a.target != "other_kernel"}  # fmt: skip
+        assert {c.variant for c in planned} == softmax
+
+    def test_the_real_inputs_of_built_in_sweeps_fit_the_capture(self) -> None:
+        tokens = inputs.open_capture("smollm2", {}).tokens
+        for file in BUILT_IN.glob("*.toml"):
+            if file.stem != "peers":
+                real = [c for c in read(file.stem).cases("cpu", {}) if c.layer is not None]
+                assert all(max(c.seq_len, c.key_len) <= tokens for c in real), file.stem
+        for name in ("answers", "cpu", "gpu"):
+            planned = read(name).cases("cpu", {})
+            assert max(c.seq_len for c in planned if c.layer is not None) == tokens
+
     def test_a_folder_of_the_same_name_does_not_hide_a_built_in_sweep(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -106,7 +147,8 @@ class TestFiles:
     def test_an_unknown_sweep_names_the_built_in_ones(self) -> None:
         with pytest.raises(
             SweepError,
-            match=r"no sweep 'cpuu'; .*: cpu, field, gpu, gpu_check, layer, long, peers, smoke$",
+            match=r"no sweep 'cpuu'; .*: answers, cpu, field, gpu, gpu_check, layer, long, peers, "
+            r"smoke$",
         ):
             read("cpuu")
 
@@ -400,12 +442,11 @@ class TestCases:
     def test_a_built_in_sweep_has_the_curve_of_every_variant(self, name: str) -> None:
         planned = read(name).cases("cpu", {})
         curves = [c for c in planned if c.direction == "forward" and c.inputs == "smollm2"]
-        length = max(c.seq_len for c in curves)
         for variant in variants.REGISTRY:
-            own = [c for c in curves if c.variant == variant and c.seq_len == length]
+            own = [c for c in curves if c.variant == variant and c.seq_len == 4096]
             assert set(variants.grid(variant)) <= {c.attention for c in own}
-        # At other lengths a variant has one value of its knob.
-        other = {c.attention for c in planned if c.variant == "lsh" and c.seq_len != length}
+        # At shorter lengths a variant has one value of its knob.
+        other = {c.attention for c in planned if c.variant == "lsh" and c.seq_len < 4096}
         assert other == {variants.create("lsh")}
 
     def test_without_a_variant_those_with_a_step_are_decoded(self) -> None:
