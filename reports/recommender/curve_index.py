@@ -1,0 +1,109 @@
+"""The estimates of all rows by scene, method, length and layer."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import pandas as pd
+
+from reports.recommender.estimate import Estimate, pooled
+from reports.recommender.misses import Misses
+from reports.recommender.observations import Layer, Method, Traits, observations
+from reports.recommender.scene import Scene
+from reports.recommender.slopes import LINEAR, QUADRATIC, Slopes, pooled_slopes, slopes_of
+
+Layers = Mapping[Layer, Estimate]
+Curve = Mapping[int, Layers]  # by length
+Axis = Literal["seq_len", "heads"]
+
+
+class CurveIndex:
+    """The curves of each scene and method, and what was learned from all of them."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self.traits: dict[Method, Traits] = {}
+        self.rows: Counter[Scene] = Counter()
+        seeds: dict[Scene, dict[Method, dict[int, dict[Layer, list[Estimate]]]]] = {}
+        for one in observations(frame):
+            self.traits[one.method] = one.traits
+            self.rows[one.scene] += 1
+            lengths = seeds.setdefault(one.scene, {}).setdefault(one.method, {})
+            lengths.setdefault(one.seq_len, {}).setdefault(one.layer, []).append(one.estimate)
+        self.curves: Mapping[Scene, Mapping[Method, Curve]] = {
+            scene: {
+                method: {
+                    seq_len: {layer: pooled(several) for layer, several in layers.items()}
+                    for seq_len, layers in lengths.items()
+                }
+                for method, lengths in methods.items()
+            }
+            for scene, methods in seeds.items()
+        }
+        self._alike: dict[Scene, list[Scene]] = defaultdict(list)
+        for scene in self.curves:
+            self._alike[_without_heads(scene)].append(scene)
+        self._misses: dict[tuple[str, str, Axis], Misses] = {}
+        self._hardware = dict(zip(frame["machine"], frame["hardware"], strict=True))
+
+    def siblings(self, scene: Scene) -> Sequence[Scene]:
+        """The scenes that differ from this one at most in the number of heads."""
+        return self._alike.get(_without_heads(scene), ())
+
+    def misses(self, scene: Scene, axis: Axis) -> Misses:
+        """How far interpolation along an axis misses on the machine and in the direction."""
+        key = (scene.machine, scene.direction, axis)
+        if key not in self._misses:
+            alike = [one for one in self.curves if (one.machine, one.direction) == key[:2]]
+            lines = self._along_lengths(alike) if axis == "seq_len" else self._along_heads(alike)
+            self._misses[key] = Misses(lines)
+        return self._misses[key]
+
+    def slopes(self, scene: Scene, method: Method, curve: Curve, layer: Layer, end: bool) -> Slopes:
+        """The slopes at the end or the start of the curve of one layer.
+
+        A curve of one length takes the slopes of the same method on other inputs of the same
+        hardware; if there are none, bounds that all methods keep.
+        """
+        own = {place: layers[layer] for place, layers in curve.items() if layer in layers}
+        if found := slopes_of(own, at_end=end):
+            return found
+        others = [
+            curves[method]
+            for other, curves in self.curves.items()
+            if method in curves
+            and replace(other, machine=scene.machine, inputs=scene.inputs) == scene
+            and self._hardware[other.machine] == self._hardware.get(scene.machine)
+        ]
+        lines = (line for other in others for line in by_layer(other))
+        if found := pooled_slopes(lines, at_end=end):
+            return found
+        return LINEAR if scene.direction == "decode" else QUADRATIC
+
+    def _along_lengths(self, scenes: Sequence[Scene]) -> Iterator[Mapping[int, Estimate]]:
+        for scene in scenes:
+            for curve in self.curves[scene].values():
+                yield from by_layer(curve)
+
+    def _along_heads(self, scenes: Sequence[Scene]) -> Iterator[Mapping[int, Estimate]]:
+        lines: dict[Any, dict[int, Estimate]] = defaultdict(dict)
+        for scene in scenes:
+            others = _without_heads(scene)
+            for method, curve in self.curves[scene].items():
+                for seq_len, layers in curve.items():
+                    for layer, estimate in layers.items():
+                        lines[others, method, seq_len, layer][scene.heads] = estimate
+        yield from lines.values()
+
+
+def by_layer(curve: Curve) -> Iterator[Mapping[int, Estimate]]:
+    """The estimates of each layer by length."""
+    for layer in dict.fromkeys(layer for layers in curve.values() for layer in layers):
+        yield {place: layers[layer] for place, layers in curve.items() if layer in layers}
+
+
+def _without_heads(scene: Scene) -> Scene:
+    """The scene with one key/value head and as many query heads for it as before."""
+    return replace(scene, heads=scene.heads // scene.kv_heads, kv_heads=1)

@@ -1,0 +1,88 @@
+"""The evidence of runs: the candidates at any length of a scene."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from reports.recommender.candidate import Candidate
+from reports.recommender.curve_index import CurveIndex
+from reports.recommender.layer_policy import Policy, candidate_of
+from reports.recommender.perplexities import Perplexities
+from reports.recommender.placement import placed
+from reports.recommender.scene import Scene
+from reports.rows import Runs
+
+
+class Evidence:
+    """The rows of runs, in an order in which questions are answered fast.
+
+    Args:
+        runs: the runs as `read_runs` reads them.
+        models: rows of model.csv, such as `read_models(folders).frame`; None without model runs.
+    """
+
+    def __init__(self, runs: Runs, models: pd.DataFrame | None = None) -> None:
+        self._index = CurveIndex(runs.frame)
+        self._perplexities = Perplexities(models)
+
+    @property
+    def has_perplexities(self) -> bool:
+        """Whether a model run is among the runs."""
+        return bool(self._perplexities)
+
+    def scenes(self) -> Sequence[Scene]:
+        """All scenes that have rows."""
+        return sorted(self._index.curves)
+
+    def rows(self, scene: Scene) -> int:
+        """The number of rows of a scene."""
+        return self._index.rows[scene]
+
+    def lengths(self, scene: Scene) -> Sequence[int]:
+        """The measured lengths of a scene; if it has no rows, those with other numbers of heads."""
+        curves = [curve for one in self._own(scene) for curve in self._index.curves[one].values()]
+        return sorted({seq_len for curve in curves for seq_len in curve})
+
+    def layers(self, scene: Scene, seq_len: int | None = None) -> Sequence[int]:
+        """The measured layers of the inputs of a scene, at one length or at all."""
+        curves = [curve for one in self._own(scene) for curve in self._index.curves[one].values()]
+        found = {
+            layer
+            for curve in curves
+            for length, layers in curve.items()
+            for layer in layers
+            if layer is not None and seq_len in (None, length)
+        }
+        return sorted(found)
+
+    def heads(self, scene: Scene) -> Sequence[int]:
+        """The measured numbers of query heads of scenes that are otherwise equal."""
+        return sorted({one.heads for one in self._index.siblings(scene)})
+
+    def candidates(self, scene: Scene, seq_len: int, layer: Policy = "worst") -> list[Candidate]:
+        """All methods at a length, also those that are never chosen.
+
+        `layer` is the policy for captured inputs: "worst" or "median" error of the measured layers,
+        or the number of a layer. Numbers are as measured, or interpolated between two lengths or
+        two numbers of heads. Without neighbours they are extrapolated, and approximations are
+        excluded.
+        """
+        found = []
+        for method, one in placed(self._index, scene, seq_len, layer).items():
+            traits = self._index.traits[method]
+            made = candidate_of(
+                method,
+                traits,
+                one.kind,
+                one.layers,
+                layer,
+                refused=one.refused,
+                perplexity=self._perplexities.ratio(method, traits, seq_len),
+            )
+            found.append(made)
+        return found
+
+    def _own(self, scene: Scene) -> Sequence[Scene]:
+        return [scene] if scene in self._index.curves else self._index.siblings(scene)

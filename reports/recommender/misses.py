@@ -1,0 +1,94 @@
+"""How far interpolation misses on a machine: measured points that are left out and interpolated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from reports.recommender.estimate import Estimate, Widening, geometric, is_steep
+
+COVERAGE = 0.95
+ENOUGH = 20  # points; fewer have no 95 % quantile
+ALIKE = 1.25  # spacings that differ by a smaller factor count as equal
+LONGEST_STEP = 2  # a point is interpolated from its neighbours, and from those two steps away
+LARGEST_SPACING = 16
+
+
+@dataclass(frozen=True)
+class Miss:
+    """A measured point that was interpolated from two others, whose places differ by `spacing`.
+
+    `time` and `error` are |log(interpolated / measured)|.
+    """
+
+    spacing: float
+    time: float
+    error: float
+
+
+class Misses:
+    """The misses of one machine, direction and axis."""
+
+    def __init__(self, curves: Iterable[Mapping[int, Estimate]]) -> None:
+        self._misses = [miss for curve in curves for miss in _of_curve(curve)]
+
+    def widening(self, spacing: float) -> Widening:
+        """The 95 % quantiles of the misses at a spacing; infinite if nothing is known."""
+        return Widening(*(self._quantile(name, spacing) for name in ("time", "error")))
+
+    def _quantile(self, name: str, spacing: float) -> float:
+        """From misses of about the same spacing; else of the next wider, else of narrower ones."""
+        found = [
+            (miss.spacing, value)
+            for miss in self._misses
+            if math.isfinite(value := getattr(miss, name))
+        ]
+        least, most = spacing / ALIKE, spacing * ALIKE
+        alike = [value for place, value in found if least <= place <= most]
+        if len(alike) >= ENOUGH:
+            return _quantile(alike)
+        wider = [value for place, value in found if place >= least]
+        if wider:
+            return _quantile(wider)
+        if not found:
+            return math.inf
+        # The miss of a linear interpolation grows with the square of the spacing.
+        widest = max(place for place, _ in found)
+        values = [value for place, value in found if place >= widest / ALIKE]
+        return _quantile(values) * (math.log(spacing) / math.log(widest)) ** 2
+
+
+def weight_of(place: float, first: float, second: float) -> float:
+    """The part of the way from the first place to the second, on a logarithmic axis."""
+    return math.log(place / first) / math.log(second / first)
+
+
+def _of_curve(curve: Mapping[int, Estimate]) -> Iterable[Miss]:
+    places = sorted(curve)
+    for number, place in enumerate(places):
+        for step in range(1, LONGEST_STEP + 1):
+            if number < step or number + step >= len(places):
+                continue
+            ends = places[number - step], places[number + step]
+            if ends[1] / ends[0] > LARGEST_SPACING:
+                continue
+            yield _miss(curve[place], curve[ends[0]], curve[ends[1]], weight_of(place, *ends), ends)
+
+
+def _miss(
+    own: Estimate, first: Estimate, second: Estimate, weight: float, ends: tuple[int, int]
+) -> Miss:
+    def far(name: str) -> float:
+        value = getattr(own, name)
+        guess = geometric(getattr(first, name), getattr(second, name), weight)
+        return abs(math.log(guess / value)) if value > 0 and guess > 0 else math.nan
+
+    error = math.nan if is_steep(first.error, second.error) else far("error")
+    return Miss(ends[1] / ends[0], far("time"), error)
+
+
+def _quantile(values: Sequence[float]) -> float:
+    """The smallest value that at least 95 % of `len(values) + 1` values do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered), math.ceil(COVERAGE * (len(ordered) + 1))) - 1]

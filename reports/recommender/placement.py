@@ -1,0 +1,129 @@
+"""The estimates of a method at one length and head count: as measured, interpolated or
+extrapolated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from reports.recommender.candidate import Kind
+from reports.recommender.curve_index import Curve, CurveIndex, Layers
+from reports.recommender.estimate import between
+from reports.recommender.layer_policy import Policy
+from reports.recommender.misses import weight_of
+from reports.recommender.observations import Method
+from reports.recommender.scene import Scene
+from reports.recommender.slopes import PROPORTIONAL, extrapolated
+
+MOST_APART = 4  # neighbours whose places differ by a larger factor are not interpolated
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Estimates by layer; `refused` says why an extrapolated approximation is not chosen."""
+
+    kind: Kind
+    layers: Layers
+    refused: str = ""
+
+
+def placed(index: CurveIndex, scene: Scene, seq_len: int, policy: Policy) -> dict[Method, Placed]:
+    """All methods of a scene at a length; those of the neighbours if it has no rows."""
+    if scene in index.curves:
+        return _at_length(index, scene, seq_len, policy)
+    siblings = {one.heads: one for one in index.siblings(scene)}
+    if not siblings:
+        return {}
+    below, above = _neighbours(siblings, scene.heads)
+    if below and above and above <= MOST_APART * below:
+        first = _at_length(index, siblings[below], seq_len, policy)
+        second = _at_length(index, siblings[above], seq_len, policy)
+        weight = weight_of(scene.heads, below, above)
+        widening = index.misses(scene, "heads").widening(above / below)
+        result = {}
+        for method in [method for method in first if method in second]:
+            one, other = first[method], second[method]
+            layers = {
+                layer: between(one.layers[layer], other.layers[layer], weight, widening, union=True)
+                for layer in one.layers
+                if layer in other.layers
+            }
+            thin = "extrapolated" in (one.kind, other.kind)
+            kind: Kind = "extrapolated" if thin else "interpolated"
+            if layers:
+                result[method] = Placed(kind, layers, one.refused or other.refused)
+        return result
+    nearest = _nearest(scene.heads, below, above)
+    refused = f"not measured with numbers of heads near {scene.heads}"
+    return {
+        method: Placed(
+            "extrapolated",
+            {
+                layer: extrapolated(estimate, scene.heads / nearest, PROPORTIONAL)
+                for layer, estimate in one.layers.items()
+            },
+            refused,
+        )
+        for method, one in _at_length(index, siblings[nearest], seq_len, policy).items()
+    }
+
+
+def _at_length(
+    index: CurveIndex, scene: Scene, seq_len: int, policy: Policy
+) -> dict[Method, Placed]:
+    result = {}
+    for method, curve in index.curves[scene].items():
+        if isinstance(policy, int):
+            curve = {place: {policy: own[policy]} for place, own in curve.items() if policy in own}
+        if curve:
+            result[method] = _on_curve(index, scene, method, curve, seq_len)
+    return result
+
+
+def _on_curve(
+    index: CurveIndex, scene: Scene, method: Method, curve: Curve, seq_len: int
+) -> Placed:
+    if seq_len in curve:
+        return Placed("measured", curve[seq_len])
+    below, above = _neighbours(curve, seq_len)
+    if below and above and above <= MOST_APART * below:
+        weight = weight_of(seq_len, below, above)
+        widening = index.misses(scene, "seq_len").widening(above / below)
+        layers = {
+            layer: between(estimate, curve[above][layer], weight, widening)
+            for layer, estimate in curve[below].items()
+            if layer in curve[above]
+        }
+        if layers:
+            return Placed("interpolated", layers)
+    if below and above:
+        refused = f"not measured between {below} and {above} tokens"
+    else:
+        refused = f"not measured {'above' if below else 'below'} {below or above} tokens"
+    nearest = _nearest(seq_len, below, above)
+    layers = {
+        layer: extrapolated(
+            estimate,
+            seq_len / nearest,
+            index.slopes(scene, method, curve, layer, nearest == below),
+        )
+        for layer, estimate in curve[nearest].items()
+    }
+    return Placed("extrapolated", layers, refused)
+
+
+def _neighbours(places: Iterable[int], place: int) -> tuple[int | None, int | None]:
+    """The next smaller and the next larger place."""
+    known = sorted(places)
+    below = [one for one in known if one < place]
+    above = [one for one in known if one > place]
+    return (below[-1] if below else None), (above[0] if above else None)
+
+
+def _nearest(place: int, below: int | None, above: int | None) -> int:
+    """The neighbour at the smaller factor."""
+    if below is None or above is None:
+        nearest = below or above
+        assert nearest is not None  # a curve has at least one place
+        return nearest
+    return below if place / below <= above / place else above

@@ -1,0 +1,83 @@
+"""Extrapolation of times along a straight line on logarithmic axes, with an interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+from reports.recommender.estimate import Estimate
+
+LAST = 3  # points of a curve whose slopes are the interval
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """The exponents of time and memory in a length or a head count, and the interval of time's."""
+
+    time: float
+    time_low: float
+    time_high: float
+    memory: float
+
+
+# Without two lengths: every method here takes between linear and quadratic time. Exact attention
+# takes quadratic time, and a decoding step linear time.
+QUADRATIC = Slopes(2, 1, 2, 1)
+LINEAR = Slopes(1, 0, 1, 1)
+# A GPU that is not full computes more heads in the same time.
+PROPORTIONAL = Slopes(1, 0, 1, 1)
+
+
+def slopes_of(curve: Mapping[int, Estimate], *, at_end: bool) -> Slopes | None:
+    """The slopes of the last or first points of a curve; None for a curve of one point."""
+    places = sorted(curve, reverse=at_end)[:LAST]
+    if len(places) < 2:
+        return None
+    return _joined([_between(curve, *sorted(pair)) for pair in combinations(places, 2)])
+
+
+def pooled_slopes(curves: Iterable[Mapping[int, Estimate]], *, at_end: bool) -> Slopes | None:
+    """The slopes of several curves as one."""
+    found = [one for curve in curves if (one := slopes_of(curve, at_end=at_end))]
+    return _joined(found) if found else None
+
+
+def extrapolated(nearest: Estimate, factor: float, slopes: Slopes) -> Estimate:
+    """The estimate at a place that is `factor` times that of the nearest one; errors are kept."""
+    ends = [factor**slope for slope in (slopes.time_low, slopes.time_high)]
+    time = factor**slopes.time
+    return replace(
+        nearest,
+        time=nearest.time * time,
+        time_low=nearest.time_low * min(ends),
+        time_high=nearest.time_high * max(ends),
+        memory=nearest.memory * factor**slopes.memory,
+        exact_ms=math.nan,
+        sdpa_ms=math.nan,
+    )
+
+
+def _between(curve: Mapping[int, Estimate], first: int, second: int) -> Slopes:
+    a, b = curve[first], curve[second]
+    step = math.log(second / first)
+    return Slopes(
+        _log_ratio(b.time, a.time) / step,
+        _log_ratio(b.time_low, a.time_high) / step,
+        _log_ratio(b.time_high, a.time_low) / step,
+        _log_ratio(b.memory, a.memory) / step,
+    )
+
+
+def _log_ratio(value: float, other: float) -> float:
+    return math.log(value / other) if value > 0 and other > 0 else math.nan
+
+
+def _joined(slopes: Sequence[Slopes]) -> Slopes:
+    """The first of the slopes, with an interval that contains all of them."""
+    return replace(
+        slopes[0],
+        time_low=min(one.time_low for one in slopes),
+        time_high=max(one.time_high for one in slopes),
+    )
