@@ -11,6 +11,7 @@ from reports.build import write_report
 from reports.growth import audit
 from reports.model_page import holds_model, write_models
 from reports.peer_races import races, standing
+from reports.recommender.recommend_command import recommend
 from reports.rows import read_runs
 from reports.tables import summary_table
 
@@ -19,7 +20,10 @@ CHECKOUT = Path(__file__).parents[1]
 
 @click.group(cls=CommandLine)
 def main() -> None:
-    """Make figures and an HTML page from results folders."""
+    """Make figures and an HTML page from results folders, and recommend an attention."""
+
+
+main.add_command(recommend)
 
 
 @main.command()

@@ -5,9 +5,10 @@ file and run in its own process, so that its registrations affect no other examp
 examples of a page share their names.
 
 Each `make` target of a shell example is expanded by a dry run. Commands of `bench` and `reports
-build` are run with options that make them small. Commands that become equal by this are run once. A
-sweep is planned with its own axes, which checks them all, and measured at one point. Commands that
-install, test or clean are not run, nor those of Ray and Slurm; they are in `NOT_RUN`.
+build` are run with options that make them small, `reports recommend` on the reference runs.
+Commands that become equal by this are run once. A sweep is planned with its own axes, which checks
+them all, and measured at one point. Commands that install, test or clean are not run, nor those of
+Ray and Slurm; they are in `NOT_RUN`.
 """
 
 from __future__ import annotations
@@ -109,6 +110,9 @@ def run_command(command: str) -> str | None:
     match words:
         case ["python", "-m", "reports", "build", *_]:
             return _invoke(reports, "build", *("results/A", "results/B")[: len(words) - 4])
+        case ["python", "-m", "reports", "recommend", *options]:
+            paths = (str(ROOT / word) if "/reference/" in word else word for word in options)
+            return _invoke(reports, "recommend", *paths)
         case ["python", "-m", "bench", "selfcheck", *options]:  # takes minutes
             return _invoke(bench, "selfcheck", *options, "--help")
         case ["python", "-m", "bench", "merge", "shards/*", *options]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf, isnan
 from typing import Literal
 
 Kind = Literal["measured", "interpolated", "extrapolated"]
@@ -60,3 +61,21 @@ class Candidate:
     def times_exact(self) -> float:
         """The time of the fastest exact implementation, divided by the time of this method."""
         return self.exact_ms / self.time_ms
+
+    def layer_of(self, policy: Literal["worst", "median"]) -> int:
+        """The layer that a policy selects of `layer_errors`, which must not be empty."""
+        return selected({layer: high for layer, (_, _, high) in self.layer_errors.items()}, policy)
+
+
+def selected(upper_ends: Mapping[int, float], policy: str) -> int:
+    """The layer with the largest or the median upper end of the error.
+
+    A missing number counts as infinite. Of an even number of layers, the median is the upper one of
+    the middle two.
+    """
+    ordered = sorted(upper_ends, key=lambda layer: (_or_infinite(upper_ends[layer]), layer))
+    return ordered[len(ordered) // 2 if policy == "median" else -1]
+
+
+def _or_infinite(value: float) -> float:
+    return inf if isnan(value) else value

@@ -43,8 +43,10 @@ class CurveIndex:
             for scene, methods in seeds.items()
         }
         self._alike: dict[Scene, list[Scene]] = defaultdict(list)
+        self._shapes: dict[Scene, list[Scene]] = defaultdict(list)
         for scene in self.curves:
             self._alike[_without_heads(scene)].append(scene)
+            self._shapes[replace(scene, machine="", inputs="")].append(scene)
         self._misses: dict[tuple[str, str, Axis], Misses] = {}
         self._hardware = dict(zip(frame["machine"], frame["hardware"], strict=True))
 
@@ -71,10 +73,9 @@ class CurveIndex:
         if found := slopes_of(own, at_end=end):
             return found
         others = [
-            curves[method]
-            for other, curves in self.curves.items()
-            if method in curves
-            and replace(other, machine=scene.machine, inputs=scene.inputs) == scene
+            self.curves[other][method]
+            for other in self._shapes[replace(scene, machine="", inputs="")]
+            if method in self.curves[other]
             and self._hardware[other.machine] == self._hardware.get(scene.machine)
         ]
         lines = (line for other in others for line in by_layer(other))

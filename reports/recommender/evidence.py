@@ -16,7 +16,7 @@ from reports.rows import Runs
 
 
 class Evidence:
-    """The rows of runs, in an order in which questions are answered fast.
+    """The rows of runs, in an order in which questions are answered fast. `frame` has all rows.
 
     Args:
         runs: the runs as `read_runs` reads them.
@@ -24,6 +24,7 @@ class Evidence:
     """
 
     def __init__(self, runs: Runs, models: pd.DataFrame | None = None) -> None:
+        self.frame = runs.frame
         self._index = CurveIndex(runs.frame)
         self._perplexities = Perplexities(models)
 
@@ -83,6 +84,10 @@ class Evidence:
             )
             found.append(made)
         return found
+
+    def disturbed(self, rows: Sequence[int]) -> int:
+        """How many of these rows other load disturbed."""
+        return int(self.frame.loc[list(rows), "disturbed"].fillna("").ne("").sum())
 
     def _own(self, scene: Scene) -> Sequence[Scene]:
         return [scene] if scene in self._index.curves else self._index.siblings(scene)

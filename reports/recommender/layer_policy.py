@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping
-from math import inf, isnan
+from math import isnan
 from typing import Literal
 
 from reports.metrics import show_error
-from reports.recommender.candidate import Bounded, Candidate, Kind
+from reports.recommender.candidate import Bounded, Candidate, Kind, selected
 from reports.recommender.estimate import Estimate
 from reports.recommender.observations import Layer, Method, Traits
 
@@ -30,10 +30,9 @@ def candidate_of(
     `refused` says why it is not chosen unless it is exact attention, `perplexity` is the length
     and the ratio of perplexity in a model.
     """
-    ordered = sorted(layers, key=lambda layer: (_upper(layers[layer]), layer or 0))
-    # Of an even number of layers, the median is the upper one of the middle two.
-    chosen = ordered[len(ordered) // 2 if policy == "median" else -1]
-    seen = ordered if policy == "worst" else [chosen]
+    captured = {layer: one.error_high for layer, one in layers.items() if layer is not None}
+    chosen = selected(captured, str(policy)) if captured else None
+    seen = list(layers) if policy == "worst" else [chosen]
     own = layers[chosen]
     length, ratio = perplexity or (None, None)
     return Candidate(
@@ -78,10 +77,6 @@ def _useless(layers: Mapping[Layer, Estimate]) -> str:
                 f"{one.baseline_name} ({show_error(one.baseline)})"
             )
     return ""
-
-
-def _upper(estimate: Estimate) -> float:
-    return inf if isnan(estimate.error_high) else estimate.error_high
 
 
 def _over(layers: Mapping[Layer, Estimate], number: Callable[[Estimate], float]) -> float:

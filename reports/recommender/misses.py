@@ -31,30 +31,32 @@ class Misses:
     """The misses of one machine, direction and axis."""
 
     def __init__(self, curves: Iterable[Mapping[int, Estimate]]) -> None:
-        self._misses = [miss for curve in curves for miss in _of_curve(curve)]
+        found = [miss for curve in curves for miss in _of_curve(curve)]
+        self._misses = sorted(found, key=lambda miss: miss.spacing)
+        self._known: dict[float, Widening] = {}
 
     def widening(self, spacing: float) -> Widening:
         """The 95 % quantiles of the misses at a spacing; infinite if nothing is known."""
-        return Widening(*(self._quantile(name, spacing) for name in ("time", "error")))
+        if spacing not in self._known:
+            quantiles = (self._quantile(name, spacing) for name in ("time", "error"))
+            self._known[spacing] = Widening(*quantiles)
+        return self._known[spacing]
 
     def _quantile(self, name: str, spacing: float) -> float:
-        """From misses of about the same spacing; else of the next wider, else of narrower ones."""
+        """From about this spacing, and wider ones until there are enough; else from the widest."""
         found = [
             (miss.spacing, value)
             for miss in self._misses
             if math.isfinite(value := getattr(miss, name))
         ]
-        least, most = spacing / ALIKE, spacing * ALIKE
-        alike = [value for place, value in found if least <= place <= most]
-        if len(alike) >= ENOUGH:
-            return _quantile(alike)
-        wider = [value for place, value in found if place >= least]
-        if wider:
-            return _quantile(wider)
         if not found:
             return math.inf
+        wider = [(place, value) for place, value in found if place >= spacing / ALIKE]
+        if wider:
+            last = wider[min(ENOUGH, len(wider)) - 1][0] * ALIKE
+            return _quantile([value for place, value in wider if place <= last])
         # The miss of a linear interpolation grows with the square of the spacing.
-        widest = max(place for place, _ in found)
+        widest = found[-1][0]
         values = [value for place, value in found if place >= widest / ALIKE]
         return _quantile(values) * (math.log(spacing) / math.log(widest)) ** 2
 

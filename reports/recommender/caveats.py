@@ -1,0 +1,91 @@
+"""What an answer does not know, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import isnan
+
+from reports.metrics import show_error
+from reports.recommender.candidate import Candidate
+from reports.recommender.evidence import Evidence
+from reports.recommender.question import Question
+from reports.recommender.scene import Scene
+
+
+def caveats(
+    evidence: Evidence,
+    question: Question,
+    chosen: Candidate | None,
+    candidates: Sequence[Candidate],
+) -> list[str]:
+    """The sentences on an answer; `candidates` are those at the length of the question."""
+    return [
+        *_length(evidence, question, candidates),
+        *_heads(evidence, question.scene),
+        *_layers(evidence, question, chosen),
+        *_measures(evidence, question, chosen),
+    ]
+
+
+def _length(
+    evidence: Evidence, question: Question, candidates: Sequence[Candidate]
+) -> Iterator[str]:
+    lengths, seq_len = evidence.lengths(question.scene), question.seq_len
+    if not lengths:
+        yield "these runs have no rows of this kind, so nothing is compared"
+        return
+    if seq_len > lengths[-1]:
+        yield f"nothing was measured above {lengths[-1]} tokens, so no approximation is chosen"
+    elif seq_len < lengths[0]:
+        yield f"nothing was measured below {lengths[0]} tokens, so no approximation is chosen"
+    elif seq_len not in lengths:
+        measured = ", ".join(map(str, lengths))
+        yield f"nothing was measured at {seq_len} tokens; measured lengths: {measured}"
+    if candidates and not any(one.is_exact for one in candidates):
+        yield "exact attention was not measured in these conditions"
+
+
+def _heads(evidence: Evidence, scene: Scene) -> Iterator[str]:
+    heads = evidence.heads(scene)
+    if not heads or scene.heads in heads:
+        return
+    measured = ", ".join(map(str, heads))
+    yield f"nothing was measured with {scene.heads} heads; measured numbers of heads: {measured}"
+    if not heads[0] < scene.heads < heads[-1]:
+        yield "the number of heads is not between measured ones, so no approximation is chosen"
+
+
+def _layers(evidence: Evidence, question: Question, chosen: Candidate | None) -> Iterator[str]:
+    if chosen is None or not chosen.layer_errors:
+        return
+    own, known = list(chosen.layer_errors), evidence.layers(question.scene)
+    if isinstance(question.layer, int):
+        return
+    missing = [layer for layer in known if layer not in own]
+    words = ", ".join(map(str, own))
+    if missing:
+        yield (
+            f"the error is that of layer {words} only; other rows have the layers "
+            f"{', '.join(map(str, missing))}"
+        )
+    elif len(own) == 1:
+        yield f"the error is that of layer {words} only"
+
+
+def _measures(evidence: Evidence, question: Question, chosen: Candidate | None) -> Iterator[str]:
+    if chosen is None:
+        return
+    if not isnan(chosen.gradient_error):
+        yield (
+            "the error is that of the output; the largest error of a gradient is "
+            f"{show_error(chosen.gradient_error)}"
+        )
+    elif question.scene.direction == "forward_backward":
+        yield "the error is that of the output; errors of gradients were not measured"
+    if isnan(chosen.memory_bytes) and question.limits.max_memory is not None:
+        yield "memory was not measured"
+    if not chosen.is_exact and chosen.perplexity_ratio is None:
+        yield "no model run has this method, so the change of a model's perplexity is not known"
+    disturbed = evidence.disturbed(chosen.rows)
+    if disturbed:
+        yield f"{disturbed} of {len(chosen.rows)} rows were disturbed while they were measured"
