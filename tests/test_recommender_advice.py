@@ -89,8 +89,10 @@ class TestStatus:
         assert (advice.status, advice.chosen.name) == ("unsure", "full")
         assert advice.chosen.evidence == "extrapolated"
         assert (advice.compared_at, advice.nearby.time_ms) == (4096, exact(4096)["time_ms_median"])
+        assert advice.chosen_nearby.name == f"longformer {LONGFORMER}128"
         said = text(found, advice)
         assert "UNSURE, the evidence is too thin: USE exact attention: full" in said
+        assert f"the choice there: longformer {LONGFORMER}128, 4.00 ms, 41.9× exact" in said
         assert "EXTRAPOLATED" in said
         assert "nothing was measured above 4096 tokens, so no approximation is chosen" in said
 
@@ -115,7 +117,10 @@ class TestStatus:
         found = evidence(*rows())
         advice = asked(found, 4096, 0.3, heads=16, kv_heads=16)
         assert (advice.status, advice.chosen.name) == ("unsure", "full")
-        assert "measured numbers of heads: 8" in text(found, advice)
+        said = text(found, advice)
+        assert "measured numbers of heads: 8" in said
+        assert "not measured with numbers of heads near 16" in said
+        assert "longformer" in commands(found, advice)[0]
 
     def test_an_extrapolated_time_above_the_limit_is_said(self) -> None:
         found = evidence(*rows())
@@ -129,8 +134,8 @@ class TestReasons:
         advice = asked(evidence(*rows()), 4096, 0.06)
         assert advice.chosen.name.endswith("512")
         assert [(it.candidate.name[-3:], it.reasons) for it in advice.alternatives] == [
-            ("256", ["error up to 0.110, above 0.0600"]),
-            ("128", ["error up to 0.220, above 0.0600"]),
+            ("256", ["error up to 0.110, above 0.06"]),
+            ("128", ["error up to 0.220, above 0.06"]),
         ]
 
     def test_approximations_within_the_limits_can_be_slower(self) -> None:
@@ -172,8 +177,13 @@ class TestWords:
         ]
         found = evidence(exact(4096), *layers)
         said = text(found, asked(found, 4096, 0.2))
-        assert "worst 0.100 [0.0900, 0.110] (layer 15)" in said
-        assert "median 0.0700 [0.0630, 0.0770] (layer 28)" in said
+        assert "error 0.100 [0.0900, 0.110] in layer 15 (worst of layers 3, 15, 28)" in said
+        assert "median 0.0700 [0.0630, 0.0770] in layer 28" in said
+        said = text(found, asked(found, 4096, 0.2, layer="median"))
+        assert "error 0.0700 [0.0630, 0.0770] in layer 28 (median of layers 3, 15, 28)" in said
+        assert "worst 0.100 [0.0900, 0.110] in layer 15" in said
+        said = text(found, asked(found, 4096, 0.2, layer=3))
+        assert "error 0.0500 [0.0450, 0.0550] in layer 3\n" in said
 
     def test_a_layer_that_was_not_measured_at_this_length_is_said(self) -> None:
         found = evidence(*rows(), exact(1024, layer=3))
@@ -212,7 +222,7 @@ class TestWords:
     def test_one_line(self) -> None:
         advice = asked(evidence(*rows()), 4096, 0.12)
         assert one_line(advice) == (
-            "error ≤ 0.120 at 4096 tokens: longformer num_global_tokens=64 window_size=256, "
+            "error ≤ 0.12 at 4096 tokens: longformer num_global_tokens=64 window_size=256, "
             "8.00 ms, 21.0× exact, error up to 0.110"
         )
 
@@ -256,11 +266,12 @@ class TestCommands:
     def test_inputs_that_are_too_short_are_captured_first(self) -> None:
         found = evidence(*rows())
         lines = commands(found, asked(found, 1_000_000, 0.12))
-        assert lines[0].startswith("python -m bench capture --model smollm2 --text TEXT.txt")
-        assert "--tokens 1000000 --out smollm2-1000000.safetensors" in lines[0]
-        assert "'inputs=file:smollm2-1000000.safetensors'" in lines[1] or (
-            "inputs=file:smollm2-1000000.safetensors" in lines[1]
+        assert lines[0] == (
+            "python -m bench capture --model smollm2 --text TEXT.txt --layers 15 --tokens 1000000 "
+            "--out smollm2-1000000.safetensors"
         )
+        bench.get_command(None, "capture").make_context("capture", shlex.split(lines[0])[4:])
+        assert "--set inputs=file:smollm2-1000000.safetensors" in lines[1]
 
     def test_added_implementations_are_imported(self) -> None:
         found = evidence(*rows(modules="my.kernels"))
@@ -301,6 +312,7 @@ class TestJson:
             "tied",
             "compared_at",
             "nearby",
+            "chosen_nearby",
             "alternatives",
             "ladder",
             "evidence",

@@ -116,7 +116,7 @@ class TestRule:
         a = candidate("a", 5, 0.3, excluded="another operator")
         assert violations(a, Limits(0.2, 1024, 2.0)) == [
             "another operator",
-            "error up to 0.300, above 0.200",
+            "error up to 0.300, above 0.2",
             "memory up to 977 KiB, above 1.00 KiB",
             "time up to 5.00 ms, above 2.00 ms",
         ]

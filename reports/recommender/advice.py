@@ -45,7 +45,8 @@ class Advice:
     `exact` is the best exact implementation, also outside the limits; `tied` are methods that are
     as fast as the chosen one. Alternatives and ladder are at the length `compared_at`. It differs
     from that of the question if nothing was measured near it, and is None without any evidence.
-    `nearby` is the method of the answer at this other length.
+    `nearby` is the method of the answer at this other length, and `chosen_nearby` the method that
+    is chosen there.
     """
 
     question: Question
@@ -55,6 +56,7 @@ class Advice:
     tied: Sequence[Candidate]
     compared_at: int | None
     nearby: Candidate | None
+    chosen_nearby: Candidate | None
     alternatives: Sequence[Alternative]
     ladder: Sequence[Rung]
     caveats: Sequence[str]
@@ -83,6 +85,7 @@ def advise(evidence: Evidence, question: Question) -> Advice:
         tied=[one for one in found.tied if one is not found.chosen],
         compared_at=compared_at if compared else None,
         nearby=nearby[0] if nearby and compared_at != seq_len else None,
+        chosen_nearby=best.chosen if compared_at != seq_len else None,
         alternatives=_alternatives(compared, best.tied, reference, question),
         ladder=_ladder(compared, reference, question),
         caveats=caveats(evidence, question, answer, candidates),

@@ -30,6 +30,7 @@ def as_json(evidence: Evidence, advice: Advice) -> dict[str, Any]:
         "tied": [one.name for one in advice.tied],
         "compared_at": advice.compared_at,
         "nearby": _candidate(advice.nearby),
+        "chosen_nearby": _candidate(advice.chosen_nearby),
         "alternatives": [
             {"candidate": _candidate(other.candidate), "reasons": list(other.reasons)}
             for other in advice.alternatives

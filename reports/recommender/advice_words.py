@@ -16,7 +16,6 @@ from reports.recommender.choose import Limits, violations
 from reports.recommender.evidence import Evidence
 from reports.recommender.evidence_rows import MeasuredRow, measured_rows
 from reports.recommender.measuring import commands
-from reports.recommender.scene import Scene
 
 INDENT = 2
 MOST_ROWS = 12  # evidence rows in the words; all of them are in the JSON
@@ -28,7 +27,7 @@ def words(evidence: Evidence, advice: Advice) -> Iterator[Part]:
     """The paragraphs and tables of an answer."""
     question, chosen = advice.question, advice.chosen
     asked = f"{question.seq_len} tokens, {limit_words(question.limits)}"
-    yield Text(name_of(f"{scene_words(question.scene)}; {asked}"), "dim")
+    yield Text(name_of(f"{question.scene.words}; {asked}"), "dim")
     yield Text(headline(advice), "bold")
     shown = chosen or advice.exact
     if shown:
@@ -37,22 +36,23 @@ def words(evidence: Evidence, advice: Advice) -> Iterator[Part]:
     if advice.nearby:
         yield Text(f"AT {advice.compared_at} TOKENS", "bold")
         yield from _lines(_numbers(advice.nearby))
+        if (other := advice.chosen_nearby) and other is not advice.nearby:
+            yield from _lines([f"the choice there: {_brief(other)}"])
     if advice.tied:
         names = "; ".join(one.name for one in advice.tied[:MOST_TIED])
         yield from _lines([f"as fast, up to noise: {names}"])
     elsewhere = advice.compared_at not in (None, question.seq_len)
     at = f" (at {advice.compared_at} tokens)" if elsewhere else ""
     if advice.alternatives:
-        exact = chosen is None or chosen.is_exact
+        best = advice.chosen_nearby or chosen
+        exact = best is None or best.is_exact
         yield Text(f"WHY {'no approximation' if exact else 'not others'}{at}", "bold")
         yield _table(
             [*_row(other.candidate), "; ".join(other.reasons)] for other in advice.alternatives
         )
     if advice.ladder:
         yield Text(f"IF YOU ALLOW MORE ERROR{at}", "bold")
-        yield _table(
-            [f"≤ {show_error(rung.max_error)}", *_row(rung.candidate)] for rung in advice.ladder
-        )
+        yield _table([f"≤ {rung.max_error:g}", *_row(rung.candidate)] for rung in advice.ladder)
     if shown and (rows := measured_rows(evidence, shown)):
         yield Text("EVIDENCE", "bold")
         yield _table([_measured(row) for row in rows[:MOST_ROWS]])
@@ -86,33 +86,30 @@ def one_line(advice: Advice) -> str:
     if chosen is None:
         return f"{start} no method"
     unsure = " (not enough evidence)" if advice.status == "unsure" else ""
-    ratio = "" if isnan(chosen.times_exact) else f", {show_ratio(chosen.times_exact)} exact"
-    return (
-        f"{start} {name_of(chosen.name)}{unsure}, {show_ms(chosen.time_ms)}{ratio}, "
-        f"error up to {show_error(chosen.error_high)}"
-    )
-
-
-def scene_words(scene: Scene) -> str:
-    """The scene in one line."""
-    keys = f", {scene.kv_heads} key/value heads" if scene.kv_heads != scene.heads else ""
-    batch = f", batch {scene.batch}" if scene.batch != 1 else ""
-    causal = "causal" if scene.causal else "not causal"
-    return (
-        f"{scene.machine}: {scene.inputs}, {scene.dtype}, {causal}, {scene.direction}, "
-        f"{scene.heads} heads{keys}, head_dim {scene.head_dim}{batch}"
-    )
+    return f"{start} {_brief(chosen, unsure)}"
 
 
 def limit_words(limits: Limits) -> str:
     """The limits in one line."""
     given = (
-        ("error", limits.max_error, show_error),
+        ("error", limits.max_error, "{:g}".format),
         ("memory", limits.max_memory, show_bytes),
         ("time", limits.max_time, show_ms),
         ("perplexity", limits.max_perplexity_ratio, show_ratio),
     )
     return ", ".join(f"{name} ≤ {show(value)}" for name, value, show in given if value is not None)
+
+
+def _brief(candidate: Candidate, remark: str = "") -> str:
+    ratio = candidate.times_exact
+    return ", ".join(
+        [
+            f"{name_of(candidate.name)}{remark}",
+            show_ms(candidate.time_ms),
+            *([] if isnan(ratio) else [f"{show_ratio(ratio)} exact"]),
+            f"error up to {show_error(candidate.error_high)}",
+        ]
+    )
 
 
 def _numbers(candidate: Candidate) -> Iterator[str]:
@@ -143,12 +140,15 @@ def _error(candidate: Candidate) -> str:
         return own
     if len(candidate.layer_errors) == 1:
         return f"{own} in layer {candidate.layer}"
-    said = [f"{own} in layer {candidate.layer}"]
-    for policy in ("worst", "median"):
-        layer = candidate.layer_of(policy)
-        said.append(f"{policy} {_bounded(candidate.layer_errors[layer])} (layer {layer})")
+    worst, median = candidate.layer_of("worst"), candidate.layer_of("median")
+    policy, other, layer = (
+        ("worst", "median", median) if candidate.layer == worst else ("median", "worst", worst)
+    )
     layers = ", ".join(map(str, candidate.layer_errors))
-    return f"{'; '.join(said)}; layers {layers}"
+    return (
+        f"{own} in layer {candidate.layer} ({policy} of layers {layers}); "
+        f"{other} {_bounded(candidate.layer_errors[layer])} in layer {layer}"
+    )
 
 
 def _row(candidate: Candidate) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Literal
 
 Kind = Literal["measured", "interpolated", "extrapolated"]
 Bounded = tuple[float, float, float]  # a value, and the ends of its interval
+NOT_MEASURED = "not measured"  # prefix of `excluded` if nothing was measured near enough
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,11 @@ class Candidate:
     def times_exact(self) -> float:
         """The time of the fastest exact implementation, divided by the time of this method."""
         return self.exact_ms / self.time_ms
+
+    @property
+    def lacks_evidence(self) -> bool:
+        """Whether the method is excluded only because nothing was measured near enough."""
+        return self.excluded.startswith(NOT_MEASURED)
 
     def layer_of(self, policy: Literal["worst", "median"]) -> int:
         """The layer that a policy selects of `layer_errors`, which must not be empty."""

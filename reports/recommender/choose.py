@@ -71,7 +71,8 @@ def violations(candidate: Candidate, limits: Limits) -> list[str]:
         if limit is None or value <= limit:
             continue
         if value < inf:
-            found.append(f"{name} up to {show(value)}, above {show(limit)}")
+            bound = f"{limit:g}" if name == "error" else show(limit)
+            found.append(f"{name} up to {show(value)}, above {bound}")
         else:
             found.append(f"{name} not measured")
     return found

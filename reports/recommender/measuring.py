@@ -24,14 +24,15 @@ def commands(evidence: Evidence, advice: Advice) -> list[str]:
     question, scene = advice.question, advice.question.scene
     inputs, captured = scene.inputs, _capture(scene.inputs, question.seq_len)
     result = []
+    layers = [question.layer] if isinstance(question.layer, int) else evidence.layers(scene)
+    named = ",".join(map(str, layers))
     if captured:
-        name = f"{scene.inputs.split()[0].removeprefix('file:')}-{question.seq_len}.safetensors"
+        name = f"{captured}-{question.seq_len}.safetensors"
         inputs = " ".join([f"file:{name}", *scene.inputs.split()[1:]])
         result.append(
-            f"python -m bench capture --model {captured} --text TEXT.txt "
-            f"--tokens {question.seq_len} --out {shlex.quote(name)}"
+            f"python -m bench capture --model {captured} --text TEXT.txt --layers {named} "
+            f"--tokens {question.seq_len} --out {name}"
         )
-    layers = [question.layer] if isinstance(question.layer, int) else evidence.layers(scene)
     methods = _methods(advice)
     # Without any method that is known, all methods are measured with default settings.
     for implementation in dict.fromkeys([one.implementation for one in methods] or [AUTO]):
@@ -39,7 +40,7 @@ def commands(evidence: Evidence, advice: Advice) -> list[str]:
         axes = {
             "seq_len": question.seq_len,
             "inputs": inputs,
-            "layer": ",".join(map(str, layers)),
+            "layer": named,
             "variant": ",".join(f"{one.variant} {one.hyperparameters}".strip() for one in own),
             "settings": "" if own else "default",
             "implementation": "" if implementation == AUTO else implementation,
@@ -70,9 +71,13 @@ def commands(evidence: Evidence, advice: Advice) -> list[str]:
 def _methods(advice: Advice) -> list[Candidate]:
     """The chosen method, exact attention, and those that could be chosen with other limits."""
     found = [
-        *(one for one in (advice.chosen, advice.exact) if one),
+        *(one for one in (advice.chosen, advice.exact, advice.chosen_nearby) if one),
         *(rung.candidate for rung in advice.ladder),
-        *(other.candidate for other in advice.alternatives if not other.candidate.excluded),
+        *(
+            one
+            for one in (other.candidate for other in advice.alternatives)
+            if not one.excluded or one.lacks_evidence
+        ),
     ]
     return list({one.name: one for one in found}.values())[:MOST_METHODS]
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from reports.recommender.candidate import Kind
+from reports.recommender.candidate import NOT_MEASURED, Kind
 from reports.recommender.curve_index import Curve, CurveIndex, Layers
 from reports.recommender.estimate import between
 from reports.recommender.layer_policy import Policy
@@ -54,7 +54,7 @@ def placed(index: CurveIndex, scene: Scene, seq_len: int, policy: Policy) -> dic
                 result[method] = Placed(kind, layers, one.refused or other.refused)
         return result
     nearest = _nearest(scene.heads, below, above)
-    refused = f"not measured with numbers of heads near {scene.heads}"
+    refused = f"{NOT_MEASURED} with numbers of heads near {scene.heads}"
     return {
         method: Placed(
             "extrapolated",
@@ -97,9 +97,9 @@ def _on_curve(
         if layers:
             return Placed("interpolated", layers)
     if below and above:
-        refused = f"not measured between {below} and {above} tokens"
+        refused = f"{NOT_MEASURED} between {below} and {above} tokens"
     else:
-        refused = f"not measured {'above' if below else 'below'} {below or above} tokens"
+        refused = f"{NOT_MEASURED} {'above' if below else 'below'} {below or above} tokens"
     nearest = _nearest(seq_len, below, above)
     layers = {
         layer: extrapolated(

@@ -31,6 +31,17 @@ class Scene:
         """The number of query heads for each key/value head."""
         return self.heads // self.kv_heads
 
+    @property
+    def words(self) -> str:
+        """The scene in one line."""
+        keys = f", {self.kv_heads} key/value heads" if self.kv_heads != self.heads else ""
+        batch = f", batch {self.batch}" if self.batch != 1 else ""
+        causal = "causal" if self.causal else "not causal"
+        return (
+            f"{self.machine}: {self.inputs}, {self.dtype}, {causal}, {self.direction}, "
+            f"{self.heads} heads{keys}, head_dim {self.head_dim}{batch}"
+        )
+
 
 COLUMNS = tuple(field.name for field in fields(Scene))
 
