@@ -30,8 +30,8 @@ def commands(evidence: Evidence, advice: Advice) -> list[str]:
         name = f"{captured}-{question.seq_len}.safetensors"
         inputs = " ".join([f"file:{name}", *scene.inputs.split()[1:]])
         result.append(
-            f"python -m bench capture --model {captured} --text TEXT.txt --layers {named} "
-            f"--tokens {question.seq_len} --out {name}"
+            f"python -m bench capture --model {captured} --text TEXT.txt "
+            f"{f'--layers {named} ' if named else ''}--tokens {question.seq_len} --out {name}"
         )
     methods = _methods(advice)
     # Without any method that is known, all methods are measured with default settings.
