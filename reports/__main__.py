@@ -1,4 +1,7 @@
-"""The command line: `python -m reports build RUN [RUN ...]` and `python -m reports docs`."""
+"""The command line: `python -m reports build RUN [RUN ...]` and `python -m reports docs`.
+
+Each command imports its modules when it runs, as pandas, matplotlib and torch take long to import.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,7 @@ from pathlib import Path
 import click
 
 from bench.schema.entry_point import CommandLine, console
-from reports.build import write_report
-from reports.growth import audit
-from reports.model_page import holds_model, write_models
-from reports.peer_races import races, standing
 from reports.recommender.recommend_command import recommend
-from reports.rows import read_runs
-from reports.tables import summary_table
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -42,6 +39,13 @@ def build(runs: tuple[Path, ...], out: Path | None) -> None:
     model`). The command does not change these files. If there are runs of both kinds, those with
     model.csv are shown in model.html.
     """
+    from reports.build import write_report
+    from reports.growth import audit
+    from reports.model_page import holds_model, write_models
+    from reports.peer_races import races, standing
+    from reports.rows import read_runs
+    from reports.tables import summary_table
+
     folder = out or runs[0] / "report"
     models = [run for run in runs if holds_model(run)]
     others = [run for run in runs if run not in models]
@@ -73,7 +77,6 @@ def build(runs: tuple[Path, ...], out: Path | None) -> None:
 )
 def docs(check: bool, root: Path) -> None:
     """Rewrite docs/variants/, the types of `create`, and parts of README.md and docs/columns.md."""
-    # Imported here because these modules import torch, which a report does not need.
     from reports.documents.docstrings import DocstringError
     from reports.documents.generated import BlockError, rewrite, stale_files
 

@@ -1,58 +1,32 @@
-"""The command line of the benchmark: `python -m bench COMMAND`.
-
-Start with `python -m bench run`; it measures the default sweep of this machine.
-"""
+"""The commands of `python -m bench`."""
 
 from __future__ import annotations
 
 import click
 
-from bench.cli.capture_command import capture
-from bench.cli.compare import CompareError, compare
-from bench.cli.gpu_check_command import gpu_check
-from bench.cli.launch_command import launches
-from bench.cli.list_command import list_
-from bench.cli.merge_command import merge
-from bench.cli.model_command import model
-from bench.cli.plan_command import plan
-from bench.cli.run_command import run
-from bench.cli.selfcheck_command import selfcheck_command
-from bench.cli.train_command import train
-from bench.inputs import CaptureError
-from bench.loop.journal import JournalError
-from bench.loop.machines import RunError
-from bench.plan.sweep import SweepError
+from bench.cli.deferred import DeferredCommand
 from bench.schema.entry_point import CommandLine
-from bench.selfcheck.processes import SelfcheckError
-from bench.workloads.model.text import ModelError
-
-ERRORS = (
-    SweepError,
-    CaptureError,
-    RunError,
-    JournalError,
-    CompareError,
-    ModelError,
-    SelfcheckError,
-)
 
 
-@click.group(cls=CommandLine, errors=ERRORS, help=__doc__)
+@click.group(cls=CommandLine)
 def main() -> None:
-    pass
+    """Measure the time, the memory and the error of attention methods.
+
+    Start with `python -m bench run`: it measures the default sweep of this machine.
+    """
 
 
-for _command in (
-    run,
-    plan,
-    list_,
-    compare,
-    capture,
-    merge,
-    model,
-    train,
-    selfcheck_command,
-    launches,
-    gpu_check,
-):
-    main.add_command(_command)
+for _name, _place in {
+    "capture": "bench.cli.capture_command:capture",
+    "compare": "bench.cli.compare:compare",
+    "gpu-check": "bench.cli.gpu_check_command:gpu_check",
+    "launches": "bench.cli.launch_command:launches",
+    "list": "bench.cli.list_command:list_",
+    "merge": "bench.cli.merge_command:merge",
+    "model": "bench.cli.model_command:model",
+    "plan": "bench.cli.plan_command:plan",
+    "run": "bench.cli.run_command:run",
+    "selfcheck": "bench.cli.selfcheck_command:selfcheck_command",
+    "train": "bench.cli.train_command:train",
+}.items():
+    main.add_command(DeferredCommand(_name, _place))

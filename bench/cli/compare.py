@@ -22,13 +22,13 @@ from bench.schema.machine_kind import (
 from bench.schema.measurement import Measurement
 from bench.schema.outcome import Status
 from bench.schema.run_tables import RunTables
-from bench.schema.validation import name_of, read_json
+from bench.schema.validation import UserError, name_of, read_json
 
 Key = tuple[Any, ...]
 Values = dict[str, Any]
 
 
-class CompareError(ValueError):
+class CompareError(UserError, ValueError):
     """Two runs cannot be compared. The message is one sentence."""
 
 

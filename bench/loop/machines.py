@@ -15,6 +15,7 @@ from bench.loop.seat import Seat
 from bench.loop.workload import CaseT, RowT, Steps, Workload
 from bench.schema.environment_file import Duration
 from bench.schema.machine_kind import kind
+from bench.schema.validation import UserError
 from bench.selfcheck import same_code
 
 CHECK_SECONDS = 120.0  # for a short selfcheck, which takes some seconds
@@ -23,7 +24,7 @@ SET_UP_SECONDS = 300.0  # for describing a machine and measuring its limits
 Environment = dict[str, Any]
 
 
-class RunError(Exception):
+class RunError(UserError):
     """A run cannot start or continue. The message is one sentence; measured rows are kept."""
 
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import click
 from rich.console import Console
 
-from bench.schema.validation import FileError, name_of, reason
+from bench.schema.validation import UserError, name_of, reason
 
 LONGEST = 800  # characters of a message
 
@@ -25,16 +24,20 @@ class InvalidInput(click.ClickException):
     exit_code = 2
 
 
+class Summarized(click.Command):
+    """A command whose summary in the help of its group is a whole sentence."""
+
+    def get_short_help_str(self, limit: int = 0) -> str:
+        return super().get_short_help_str(limit=LONGEST)
+
+
 class CommandLine(click.Group):
     """A group of commands that ends with one sentence and exit status 2 for invalid input.
 
-    Args:
-        errors: exceptions whose message is this sentence, in addition to `FileError`.
+    The sentence is the message of a `UserError`. Ctrl-C ends a command without a traceback.
     """
 
-    def __init__(self, *args: Any, errors: Sequence[type[Exception]] = (), **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.errors: tuple[type[Exception], ...] = (FileError, *errors)
+    command_class = Summarized
 
     def main(self, *args: Any, **options: Any) -> Any:
         open_streams()
@@ -43,8 +46,10 @@ class CommandLine(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except self.errors as error:
+        except UserError as error:
             raise InvalidInput(_sentence(error)) from error
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
         except OSError as error:
             if isinstance(error, BrokenPipeError) or error.filename is None:
                 raise

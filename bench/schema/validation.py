@@ -19,7 +19,12 @@ MOST_SHOWN = 60  # characters of a value in a message
 DEEPEST = 32  # levels of lists and objects in each other
 
 
-class FileError(ValueError):
+class UserError(Exception):
+    """What the user gave cannot be used. The message is one sentence; a command prints it and ends
+    with exit status 2."""
+
+
+class FileError(UserError, ValueError):
     """A file cannot be used. The message is one sentence: file, place, expected and got."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from bench.loop import worker_start
 from bench.loop.executor import CallTimeout, WorkerCall, WorkerDied
 from bench.loop.local_executor import LocalExecutor
+from bench.schema.validation import UserError
 from bench.selfcheck.resolution import between, resolution
 from bench.selfcheck.same_code import (
     COMPARISONS,
@@ -29,7 +30,7 @@ START_SECONDS = 300.0  # for imports, and for compiling kernels on a GPU
 Found = dict[SelfcheckCase, Measured]
 
 
-class SelfcheckError(Exception):
+class SelfcheckError(UserError):
     """A selfcheck cannot be measured. The message is one sentence."""
 
 

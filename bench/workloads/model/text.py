@@ -6,12 +6,12 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.schema.validation import FileError, name_of, parse_toml, read_bytes
+from bench.schema.validation import FileError, UserError, name_of, parse_toml, read_bytes
 
 NOVEL = Path(__file__).with_name("northanger_abbey.txt")
 
 
-class ModelError(ValueError):
+class ModelError(UserError, ValueError):
     """A run with a model cannot start or continue. The message is one sentence."""
 
 
