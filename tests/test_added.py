@@ -66,7 +66,7 @@ class TestEntered:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"variant": "window"}, "unknown variant 'window'; known variants: .*full, "),
+            ({"variant": "window"}, "unknown variant 'window' .*; known variants: .*full, "),
             ({"name": "blocks"}, "sliding_window has an implementation 'blocks' already"),
             ({"name": "auto"}, "sliding_window has an implementation 'auto' already"),
             ({"name": "mine"}, "sliding_window has an implementation 'mine' already"),

@@ -262,7 +262,7 @@ def test_the_declared_facts_of_a_registered_variant_are_complete(name: str) -> N
 
 
 def test_an_unknown_variant_lists_the_known_ones() -> None:
-    message = f"unknown variant 'ful'; known variants: {', '.join(NAMES)}"
+    message = f"unknown variant 'ful' (did you mean 'full'?); known variants: {', '.join(NAMES)}"
     for function in (variants.create, variants.grid):
         with pytest.raises(ValueError, match=exactly(message)):
             function("ful")
@@ -271,9 +271,25 @@ def test_an_unknown_variant_lists_the_known_ones() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_an_unknown_hyperparameter_lists_the_valid_ones(name: str) -> None:
     fields = [field.name for field in dataclasses.fields(REGISTRY[name])]
-    message = f"{name} has no hyperparameter 'windw', 'colour'; it has: {', '.join(fields)}"
+    message = f"{name} has no hyperparameter '_', 'colour'; it has: {', '.join(fields)}"
     with pytest.raises(ValueError, match=exactly(message)):
-        variants.create(name, windw=3, implementation="auto", colour="red")
+        variants.create(name, _=3, implementation="auto", colour="red")
+
+
+@pytest.mark.parametrize(
+    ("text", "suggested"),
+    [
+        ("lhs", "unknown variant 'lhs' (did you mean 'lsh'?); known"),
+        ("Longformer", "unknown variant 'Longformer' (did you mean 'longformer'?); known"),
+        ("nothing", "unknown variant 'nothing'; known"),
+        ("lsh num_hash=2", "'num_hash' (did you mean 'num_hashes'?); it has"),
+        ("linear feature_map=rellu", "got 'rellu' (did you mean 'relu'?)"),
+        ("full implementation=spda", "got 'spda' (did you mean 'sdpa'?)"),
+    ],
+)
+def test_a_mistyped_name_gets_a_suggestion(text: str, suggested: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(suggested)):
+        variants.parse(text)
 
 
 def bad_values(name: str) -> list[tuple[str, Any, str]]:
@@ -663,7 +679,7 @@ def test_a_hyperparameter_of_a_new_name_needs_no_other_file(
     assert listed.exit_code == 0
     assert "mean_of_all: Mean attention: a query sees every key and" in listed.output
     cells = "strength", "int", "1", "at least 1", "factor of every weight"
-    assert re.search(r"\s*│\s*".join(map(re.escape, cells)), listed.output)
+    assert re.search(r"\s+".join(map(re.escape, cells)), listed.output)
     meaning = "strength (int, default 1, at least 1): factor of every weight"
     assert meaning in (REGISTRY["mean_of_all"].__doc__ or "")
     assert "strength = 1: factor of every weight" in pydoc.render_doc(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from bench.inputs.families import FAMILIES
 from bench.schema.validation import shown
+from variants.contract.suggestion import did_you_mean
 
 KNOWN = ("gaussian", *FAMILIES, "smollm2", "file:NAME")
 SETTINGS = ("temperature", "effective_keys")
@@ -44,7 +45,8 @@ class Source:
         else:
             name, *words = text.split() or [""]
         if name not in KNOWN[:-1] and not (name.startswith("file:") and len(name) > len("file:")):
-            raise InputsError(f"unknown inputs {shown(name)}; known: {', '.join(KNOWN)}")
+            close = did_you_mean(name, KNOWN)
+            raise InputsError(f"unknown inputs {shown(name)}{close}; known: {', '.join(KNOWN)}")
         given: dict[str, float] = {}
         for word in words:
             setting, equals, value = word.partition("=")

@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from variants.contract.suggestion import did_you_mean
+
 
 @dataclass(frozen=True)
 class TimesLength:
@@ -80,8 +82,9 @@ class Hyperparameter:
             ValueError: the value is not valid; the message states the valid values.
         """
         if self.choices is not None and value not in self.choices:
-            valid = ", ".join(map(str, self.choices))
-            raise ValueError(f"{self.name} must be one of {valid}; got {value!r}")
+            valid = list(map(str, self.choices))
+            close = did_you_mean(value, valid)
+            raise ValueError(f"{self.name} must be one of {', '.join(valid)}; got {value!r}{close}")
         fits = type(value) is self.type
         if self.minimum is not None and not (fits and value >= self.minimum):
             kind = "an integer" if self.type is int else "a number with a decimal point"

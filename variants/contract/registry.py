@@ -18,6 +18,7 @@ from variants.contract.attention import Attention
 from variants.contract.help_text import HelpText
 from variants.contract.hyperparameter import Hyperparameter, check_declared, declared_by
 from variants.contract.info import CAPABILITIES, POSITIONS, TARGETS, Info
+from variants.contract.suggestion import did_you_mean
 
 SETTINGS = ("grid", "default")
 
@@ -168,9 +169,7 @@ def add_implementation(
         ValueError: an unknown variant or capability; a name that exists or is not an identifier.
     """
     if variant not in REGISTRY:
-        raise ValueError(
-            f"unknown variant {variant!r}; known variants: {', '.join(sorted(REGISTRY))}"
-        )
+        raise ValueError(_unknown_variant(variant))
     info = REGISTRY[variant].info
     if name in ("auto", *info.implementations) or (variant, name) in ADDED:
         raise ValueError(f"{variant} has an implementation {name!r} already")
@@ -199,7 +198,8 @@ def create(name: str, /, **hyperparameters: Any) -> Attention:
     fields = [field.name for field in dataclasses.fields(cls)]
     if unknown := [word for word in hyperparameters if word not in fields]:
         raise ValueError(
-            f"{name} has no hyperparameter {', '.join(map(repr, unknown))}; it has: "
+            f"{name} has no hyperparameter "
+            f"{', '.join(f'{word!r}{did_you_mean(word, fields)}' for word in unknown)}; it has: "
             f"{', '.join(fields)}"
         )
     return cls(**hyperparameters)
@@ -232,8 +232,13 @@ def default_knob(name: str) -> str:
 
 def _registered(name: str) -> type[Attention]:
     if not isinstance(name, str) or name not in REGISTRY:
-        raise ValueError(f"unknown variant {name!r}; known variants: {', '.join(sorted(REGISTRY))}")
+        raise ValueError(_unknown_variant(name))
     return REGISTRY[name]
+
+
+def _unknown_variant(name: object) -> str:
+    close = did_you_mean(name, REGISTRY)
+    return f"unknown variant {name!r}{close}; known variants: {', '.join(sorted(REGISTRY))}"
 
 
 def _first_paragraph(cls: type[Attention]) -> str:

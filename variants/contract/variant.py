@@ -16,6 +16,7 @@ from variants.contract.call import Call, Parameters
 from variants.contract.device import on_gpu, triton_takes, triton_unavailable
 from variants.contract.hyperparameter import declared_by
 from variants.contract.info import Info
+from variants.contract.suggestion import did_you_mean
 
 Memory = tuple[object, ...]
 """The data of earlier tokens that a variant keeps for decoding: tensors, tuples of tensors, and
@@ -46,7 +47,7 @@ class Variant(ABC):
         if self.implementation not in valid:
             raise ValueError(
                 f"{name}: implementation must be one of {', '.join(valid)}; "
-                f"got {self.implementation!r}"
+                f"got {self.implementation!r}{did_you_mean(self.implementation, valid)}"
             )
         for known in declared_by(type(self)):
             try:
