@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bench.cli.options import numbers
+from bench.cli.options import NumberRange, numbers
 from bench.inputs.capture import capture as make_capture
 
 
@@ -28,7 +28,7 @@ from bench.inputs.capture import capture as make_capture
 )
 @click.option(
     "--tokens",
-    type=click.IntRange(min=1),
+    type=NumberRange(min=1),
     default=4096,
     show_default=True,
     help="Tokens to capture, from the start of the text.",

@@ -11,10 +11,9 @@ import torch
 from rich.table import Table
 
 import variants
-from bench.cli.options import import_modules, numbers
+from bench.cli.options import DtypeChoice, import_modules, numbers
 from bench.launches import budget, profiled
 from bench.launches.simulation import FORWARD, FORWARD_BACKWARD, CallWork, Shape, simulate
-from bench.schema.column_types import DTYPES
 from bench.schema.entry_point import console
 from variants import Attention, UnsupportedError
 from variants.contract.registry import reference_attention
@@ -104,7 +103,7 @@ class CallRow:
 @click.option("--heads", type=click.IntRange(min=1), default=16, show_default=True)
 @click.option("--kv-heads", type=click.IntRange(min=1), help="Default: as many as --heads.")
 @click.option("--head-dim", type=click.IntRange(min=1), default=64, show_default=True)
-@click.option("--dtype", type=click.Choice(DTYPES), default="bfloat16", show_default=True)
+@click.option("--dtype", type=DtypeChoice(), default="bfloat16", show_default=True)
 @click.option(
     "--causal/--not-causal",
     default=True,

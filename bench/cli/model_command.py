@@ -8,14 +8,13 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from bench.cli.options import DEVICES, chosen_device, numbers
+from bench.cli.options import DEVICES, DtypeChoice, NumberRange, chosen_device, numbers
 from bench.cli.stopping import until_stopped
 from bench.cli.sweep_options import new_folder
 from bench.loop import journal, worker_start
 from bench.loop.executor import WorkerCall
 from bench.loop.local_executor import LocalExecutor
 from bench.loop.run_loop import run
-from bench.schema.column_types import DTYPES
 from bench.schema.entry_point import console
 from bench.schema.outcome import Status
 from bench.workloads.model import model_summary
@@ -51,7 +50,7 @@ from variants.contract.registry import SETTINGS
 @click.option(
     "--seq-len",
     "seq_lens",
-    type=click.IntRange(min=2 * BLOCKS),
+    type=NumberRange(min=2 * BLOCKS),
     multiple=True,
     default=(2048,),
     show_default=True,
@@ -67,7 +66,7 @@ from variants.contract.registry import SETTINGS
 @click.option(
     "--device", type=click.Choice(DEVICES), default="auto", help="auto: CUDA if available."
 )
-@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True)
+@click.option("--dtype", type=DtypeChoice(), default="float32", show_default=True)
 @click.option(
     "--passes",
     type=click.IntRange(min=1),

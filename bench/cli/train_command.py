@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 import variants
-from bench.cli.options import DEVICES, chosen_device
+from bench.cli.options import DEVICES, NumberRange, chosen_device
 from bench.cli.stopping import until_stopped
 from bench.cli.sweep_options import new_folder
 from bench.loop import journal
@@ -59,7 +59,7 @@ from bench.workloads.training.training_workload import TrainingWorkload, use_one
 )
 @click.option(
     "--seq-len",
-    type=click.IntRange(min=8),
+    type=NumberRange(min=8),
     default=32,
     show_default=True,
     help="Tokens in a sequence.",

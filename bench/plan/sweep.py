@@ -24,10 +24,12 @@ import variants
 from bench import inputs
 from bench.schema.case import DIRECTIONS, LAUNCHES, PROJECTIONS, Case
 from bench.schema.column_types import DTYPES
-from bench.schema.validation import is_file, name_of, parse_toml, shown
+from bench.schema.short_forms import whole_dtype, whole_number
+from bench.schema.validation import UserError, is_file, name_of, parse_toml, shown
 from bench.workloads.attention.decode_steps import stepped_by
 from variants import Attention
 from variants.contract.registry import SETTINGS
+from variants.contract.suggestion import did_you_mean
 
 COUNTS = ("batch", "heads", "kv_heads", "seq_len", "key_len", "head_dim", "width")
 DEFAULTS: dict[str, tuple[Any, ...]] = {
@@ -74,7 +76,7 @@ MOST_GROUPS = 1_000
 LARGEST = {"seq_len": 2**40, "key_len": 2**40}  # of other counts: 2**31
 
 
-class SweepError(ValueError):
+class SweepError(UserError, ValueError):
     """A sweep is invalid or cannot be read. The message is one sentence and names valid values."""
 
 
@@ -153,9 +155,10 @@ def read(source: str | Path) -> Sweep:
     if not path.suffix and not is_file(path):
         path = BUILT_IN / f"{source}.toml"
         if not is_file(path):
-            known = ", ".join(sorted(p.stem for p in BUILT_IN.glob("*.toml")))
+            known = sorted(p.stem for p in BUILT_IN.glob("*.toml"))
             raise SweepError(
-                f"no sweep {shown(str(source))}; give a .toml file, or one of: {known}"
+                f"no sweep {shown(str(source))}{did_you_mean(source, known)}; give a .toml file, "
+                f"or one of: {', '.join(known)}"
             )
     table = parse_toml(path)
     return parse(name_of(path.stem), table)
@@ -196,9 +199,7 @@ def _check_axes(name: str, axes: Mapping[str, Any]) -> dict[str, tuple[Any, ...]
     checked = {}
     for axis, values in axes.items():
         if axis not in AXES:
-            raise SweepError(
-                f"{name}: unknown axis {shown(axis)}; the axes are: {', '.join(sorted(AXES))}"
-            )
+            raise SweepError(_unknown_axis(name, axis, values))
         listed = values if isinstance(values, (list, tuple)) else [values]
         if not listed:
             raise SweepError(f"{name}: axis {axis!r} has no values")
@@ -206,7 +207,29 @@ def _check_axes(name: str, axes: Mapping[str, Any]) -> dict[str, tuple[Any, ...]
     return checked
 
 
+def _unknown_axis(name: str, axis: str, values: Any) -> str:
+    """The message about an axis that does not exist."""
+    owners = [
+        variant
+        for variant in sorted(variants.REGISTRY)
+        if any(axis == known.name for known in variants.hyperparameters(variant))
+    ]
+    if owners and name == "--set":
+        (value, *_) = values
+        return (
+            f"{name}: {axis} is a hyperparameter of {', '.join(owners)}, not an axis; write it "
+            f'behind the variant: python -m bench run --set "variant={owners[0]} {axis}={value}" '
+            "(SET= of make splits at spaces)"
+        )
+    return (
+        f"{name}: unknown axis {shown(axis)}{did_you_mean(axis, AXES)}; the axes are: "
+        f"{', '.join(sorted(AXES))}"
+    )
+
+
 def _check_value(axis: str, value: Any) -> Any:
+    if axis == "dtype" and isinstance(value, str):
+        value = whole_dtype(value)
     is_integer = isinstance(value, int) and not isinstance(value, bool)
     known = {
         "dtype": DTYPES,
@@ -217,7 +240,8 @@ def _check_value(axis: str, value: Any) -> Any:
     }
     choices = known.get(axis)
     if choices and value not in choices:
-        raise SweepError(f"{axis} must be one of {', '.join(choices)}; got {shown(value)}")
+        close = did_you_mean(value, choices)
+        raise SweepError(f"{axis} must be one of {', '.join(choices)}; got {shown(value)}{close}")
     if axis in COUNTS and not (is_integer and value >= 1):
         raise SweepError(f"{axis} must be a whole number of at least 1; got {shown(value)}")
     if axis in COUNTS and value > (most := LARGEST.get(axis, 2**31)):
@@ -250,11 +274,11 @@ def _longest(texts: Iterable[Any]) -> dict[str, int]:
     limits = {}
     for text in texts:
         name, _, tokens = str(text).partition("=")
-        if name not in variants.REGISTRY or not tokens.isdecimal() or int(tokens) < 1:
+        if name not in variants.REGISTRY or not (longest := whole_number(tokens)):
             raise SweepError(
                 f"longest must be VARIANT=TOKENS, such as full=16384; got {shown(text)}"
             )
-        limits[name] = int(tokens)
+        limits[name] = longest
     return limits
 
 
@@ -267,8 +291,8 @@ def _parse_setting(text: str) -> tuple[str, tuple[Any, ...]]:
         lowered = word.strip().lower()
         if axis == "inputs" and parsed and _continues(parsed[-1], word):
             parsed[-1] += f",{word}"
-        elif axis in (*COUNTS, "seed", "layer") and lowered.isdecimal() and len(lowered) < 20:
-            parsed.append(int(lowered))
+        elif axis in (*COUNTS, "seed", "layer") and (number := whole_number(word)) is not None:
+            parsed.append(number)
         elif axis in ("causal", "other_operators") and lowered in ("true", "false"):
             parsed.append(lowered == "true")
         else:
