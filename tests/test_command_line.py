@@ -15,17 +15,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 
 import variants
 from bench.cli import capture_command, executor_options, run_command
 from bench.cli import commands as command
+from bench.inputs import CaptureError
 from bench.instruments import roofline
 from bench.launches import sweep_time
 from bench.loop import journal
 from bench.loop.journal import FILE
 from bench.plan.sweep import read
+from bench.schema.case import Case
 from bench.schema.measurement import Measurement, Raw
 from bench.schema.outcome import Status
 from bench.selfcheck import same_code
@@ -105,11 +109,25 @@ class TestBadInput:
             ),
             (["nosuch.toml"], r"cannot read nosuch\.toml: No such file or directory"),
             (["--set", "heads"], "write an override as axis=value,value; got 'heads'"),
-            (["--set", "speed=1"], "unknown axis 'speed'; the axes are: batch, "),
+            (
+                ["--set", "speed=1"],
+                r"unknown axis 'speed' \(did you mean 'seed'\?\); the axes are: ",
+            ),
             (["--set", "heads=0"], "heads must be a whole number of at least 1; got 0"),
             (["--set", "dtype=int8"], "dtype must be one of float32, .*; got 'int8'"),
             (["--set", "causal=maybe"], "causal must be true, false or if_possible; got 'maybe'"),
-            (["--set", "variant=fulll"], "unknown variant 'fulll'; known variants: .*full, "),
+            (
+                ["--set", "variant=fulll"],
+                r"'fulll' \(did you mean 'full'\?\); known variants: .*full, ",
+            ),
+            (["--set", "dtype=bfloat"], r"got 'bfloat' \(did you mean 'bfloat16'\?\)"),
+            (["--set", "inputs=smolm2"], r"'smolm2' \(did you mean 'smollm2'\?\); known: "),
+            (["smok"], r"no sweep 'smok' \(did you mean 'smoke'\?\); give"),
+            (
+                ["--set", "variant=lsh", "--set", "num_hashes=4"],
+                r"num_hashes is a hyperparameter of lsh, not an axis; .* "
+                r'python -m bench run --set "variant=lsh num_hashes=4" \(SET= of make splits',
+            ),
             (["--set", "variant="], "variant must be text; got ''"),
             (["--set", "variant=lsh x=1"], "lsh has no hyperparameter 'x'; it has: "),
             (["--set", "implementation=fast"], "implementation must be one of auto, "),
@@ -139,7 +157,7 @@ class TestBadInput:
             ("seq_len = [", r"mine\.toml is not valid TOML: "),
             ("[group]\nheads = [1]", r"mine: groups must be written as \[\[group\]\] tables"),
             ("heads = [1]", "a sweep needs the axis seq_len"),
-            ("seqlen = [1]", "mine: unknown axis 'seqlen'; the axes are: batch, "),
+            ("seqlen = [1]", "mine: unknown axis 'seqlen' .*; the axes are: batch, "),
         ],
     )
     def test_bad_input_in_a_sweep_file(self, bench: Bench, content: str, message: str) -> None:
@@ -203,13 +221,24 @@ class TestList:
     def test_list_names_every_variant_and_implementation(self, bench: Bench) -> None:
         said = bench("list")
         assert said.status == 0
-        shown = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.out.splitlines()]
-        names = [row[0] for row in shown if len(row) == 4 and row[0]]
-        assert names == sorted(variants.REGISTRY)
-        offered = {(row[1], row[2]) for row in shown if len(row) == 4}
-        for cls in variants.REGISTRY.values():
-            for implementation in cls.info.implementations:
-                assert offered & {(implementation, "yes"), (implementation, "no")}
+        head, *lines = [re.split("  +", line.strip()) for line in said.out.splitlines()]
+        assert head == ["variant", "implementation", "cpu", "settings", "support"]
+        offered = [(row[0], row[1]) for row in lines if len(row) == 5 and row[2] in ("yes", "no")]
+        assert offered == [
+            (name, implementation)
+            for name, cls in sorted(variants.REGISTRY.items())
+            for implementation in cls.info.implementations
+        ]
+
+    def test_list_has_boxes_on_a_terminal_only(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        boxes = re.compile("[│┃┏└━─]")
+        for words in (["list"], ["list", "lsh"]):
+            assert not boxes.search(bench(*words).out)
+        monkeypatch.setattr(Console, "is_terminal", True)
+        for words in (["list"], ["list", "lsh"]):
+            assert boxes.search(bench(*words).out)
 
     def test_list_gives_the_reason_why_an_implementation_cannot_run(self, bench: Bench) -> None:
         said = bench("list")
@@ -217,8 +246,8 @@ class TestList:
             "full/xformers, sliding_window/xformers: xFormers has no operators for a CPU"
             in said.out
         )
-        assert re.search(r"│ xformers\s*│ no\s*│", said.out)
-        assert re.search(r"│ sdpa\s*│ yes\s*│", said.out)
+        assert re.search(r"full +xformers +no +none", said.out)
+        assert re.search(r"full +sdpa +yes +none", said.out)
 
     def test_list_shows_the_settings_and_the_supported_capabilities(self, bench: Bench) -> None:
         said = bench("list")
@@ -235,7 +264,7 @@ class TestList:
         ):
             info = replace(whole.info, name=name, **changes)
             monkeypatch.setitem(variants.REGISTRY, name, type(name, (whole,), {"info": info}))
-        text = " ".join(bench("list").out.replace("│", " ").split())
+        text = bench("list").out
         assert "backward, causal only, cross_attention" in text
         assert "backward, never causal" in text
 
@@ -247,7 +276,7 @@ class TestListOfOneVariant:
         info = variants.REGISTRY[name].info
         assert said.status == 0
         assert said.out.startswith(f"{name}: {info.summary}")
-        rows = [[cell.strip() for cell in re.split("[│┃]", x)[1:-1]] for x in said.out.splitlines()]
+        rows = [re.split("   *", line.strip()) for line in said.out.splitlines()]
         assert ["paper", f"{info.title}, {info.year}, {info.url}"] in rows
         assert ["time", info.time] in rows
         assert ["memory", info.memory] in rows
@@ -261,11 +290,13 @@ class TestListOfOneVariant:
 
     def test_list_of_a_variant_shows_when_it_is_exact(self, bench: Bench) -> None:
         for name, text in (("full", "always"), ("linear", "never"), ("compressed", "block_size=1")):
-            assert re.search(rf"│ exact when │ {text}\s*│", bench("list", name).out)
+            assert re.search(rf"exact when +{text} *\n", bench("list", name).out)
         assert "no hyperparameters" in bench("list", "full").out
 
     def test_list_of_an_unknown_variant_names_the_known_ones(self, bench: Bench) -> None:
-        refused(bench("list", "lhs"), "unknown variant 'lhs'; known variants: adaptive_span, ")
+        refused(
+            bench("list", "lhs"), r"'lhs' \(did you mean 'lsh'\?\); known variants: adaptive_span, "
+        )
 
 
 class TestPlan:
@@ -276,6 +307,9 @@ class TestPlan:
         assert f"smoke on cpu: {len(planned)} cases" in said.out
         lines = [re.findall(r"[^\s│┃]+", line) for line in said.out.splitlines()]
         assert ["variant", "n=256", "n=512", "time", "memory"] in lines
+        assert re.search(r"smoke on cpu: \d+ cases, about [\d.]+ (s|min)", said.out)
+        assert re.search(r"time of all │ +[\d.]+ s │ +[\d.]+ s │ +[\d.]+ (s|min) │", said.out)
+        assert "inputs smollm2 layer 15; dtype float32, bfloat16; direction forward, " in said.out
         first_cells = [line[:3] for line in lines]
         for name in variants.REGISTRY:
             counts = [
@@ -370,14 +404,62 @@ class TestRun:
     def test_run_with_failed_cases_succeeds_and_counts_them(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(
-            measure_case,
-            "measure",
-            lambda asked, *_: (Measurement.of(asked, Status.ERROR, "bad"), Raw()),
-        )
+        def measure(asked: Case, *_: object) -> tuple[Measurement, Raw]:
+            failed = Measurement.of(asked, Status.ERROR, "bad")
+            return (failed if asked.seq_len == 32 else good(asked)), Raw()
+
+        monkeypatch.setattr(measure_case, "measure", measure)
         said = bench("run", *self.AXES, "--out", "mine")
         assert said.status == 0
-        assert said.err.splitlines()[-2].endswith(": 2 error")
+        assert said.err.splitlines()[-2].endswith(": 1 ok, 1 error")
+        assert "nothing could be measured" not in said.err
+
+    def test_a_run_without_numbers_says_why_and_exits_with_1(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def measure(asked: Case, *_: object) -> tuple[Measurement, Raw]:
+            reason = "too long" if asked.seq_len > 16 else f"no {asked.heads} heads"
+            return Measurement.of(asked, Status.UNSUPPORTED, reason), Raw()
+
+        monkeypatch.setattr(measure_case, "measure", measure)
+        heads = ("--set", "heads=1,2,3,4,5")
+        said = bench("run", *self.AXES, *heads, "--out", "mine")
+        assert (said.status, said.out) == (1, "mine\n")
+        expected = [
+            "nothing could be measured:",
+            "  5 unsupported: too long",
+            *(f"  1 unsupported: no {n} heads" for n in (1, 2, 3, 4)),
+            "  and 1 other reason; the column `reason` of results.csv has all",
+        ]
+        assert said.err.splitlines()[-len(expected) :] == expected
+        assert bench("run", "--resume", "mine").status == 1
+
+    def test_a_run_begins_with_its_number_of_cases_and_its_expected_time(
+        self, bench: Bench
+    ) -> None:
+        first = bench("run", *self.AXES, "--out", "mine").err.splitlines()[0]
+        assert re.match(r"2 cases, about [\d.]+ (s|min) \(", first)
+
+    def test_axes_alone_have_real_inputs_and_are_causal(self, bench: Bench) -> None:
+        words = (
+            "--set",
+            "seq_len=1k,8k,64k",
+            "--set",
+            "dtype=bf16",
+            "--set",
+            "variant=full,nystrom",
+        )
+        said = bench("run", *words, "--out", "mine")
+        assert said.status == 0
+        rows = pd.read_csv("mine/results.csv")
+        assert set(rows["dtype"]) == {"bfloat16"}
+        assert set(rows["seq_len"]) == {1024, 8192, 65536}
+        assert set(rows[rows["variant"] == "full"]["causal"]) == {True}
+        assert set(rows[rows["variant"] == "nystrom"]["causal"]) == {False}
+        assert set(rows[rows["seq_len"] == 1024]["inputs"]) == {"smollm2"}
+        assert set(rows[rows["seq_len"] == 65536]["inputs"]) == {"sinks effective_keys=32"}
+        assert re.search(r"inputs sinks effective_keys=32, because smollm2 holds \d+ t", said.err)
+        assert "because" not in bench("run", *words, "--set", "inputs=gaussian").err
 
     def test_run_refuses_a_folder_that_contains_a_run(self, bench: Bench) -> None:
         bench("run", *self.AXES, "--out", "mine")
@@ -568,7 +650,7 @@ class TestCapture:
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail(*_: object, **__: object) -> None:
-            raise command.CaptureError("m: no such model")
+            raise CaptureError("m: no such model")
 
         monkeypatch.setattr(capture_command, "make_capture", fail)
         refused(bench("capture", "--model", "m", "--text", "t", "--out", "o"), "m: no such model")
@@ -583,6 +665,7 @@ def test_an_interrupt_during_the_imports_ends_without_a_traceback(module: str) -
         f"        if name == {module!r}:\n"
         "            raise KeyboardInterrupt\n"
         "sys.meta_path.insert(0, Interrupt())\n"
+        "sys.argv = ['bench', 'list']\n"
         "from bench.__main__ import start\n"
         "start()\n"
     )

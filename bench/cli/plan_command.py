@@ -10,6 +10,7 @@ from bench.cli.options import chosen_device, import_modules
 from bench.cli.sweep_options import resolve, resumed, sweep_options
 from bench.launches import sweep_time
 from bench.loop import journal
+from bench.loop.progress import in_words
 from bench.plan import earlier_runs, summary
 from bench.schema.entry_point import console
 from bench.workloads.sweep_workload import SAMPLING_SECONDS, SweepWorkload
@@ -57,7 +58,10 @@ def plan(
     left = [one for one in predictions if one.case.case_id not in done]
     screen = console()
     title = f"{workload.sweep.name} on {on}: {len(cases)} cases"
+    if on == "cpu" or known.known:
+        title += f", about {in_words(summary.seconds(left, known.other_seconds))}"
     screen.print(summary.table(title, predictions, done))
+    screen.print(summary.axes(cases), highlight=False)
     if on == "cuda":
         expected, said = sweep_time.table(workload.sweep, workload.files)
         screen.print(expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import click
@@ -18,6 +19,7 @@ from bench.loop.workload import Expected
 from bench.plan import earlier_runs, summary
 from bench.plan.shard import Shard
 from bench.schema.measurement import Measurement
+from bench.schema.outcome import Status
 from bench.workloads.sweep_workload import SAMPLING_SECONDS, SweepWorkload
 
 
@@ -55,11 +57,14 @@ def run(
     seconds: float | None,
     timeout: float | None,
 ) -> None:
-    """Measure a sweep: a .toml file, or the name of a built-in one (cpu, field, gpu,
-    gpu_check, layer, long, smoke, peers).
+    """Measure the cases of a sweep.
 
-    Without SWEEP, the default sweep of the device (cpu or gpu) is measured. If SWEEP is left out
-    and --set contains seq_len, the sweep has only the axes of --set and default values for others.
+    SWEEP is a .toml file, or the name of a built-in one (cpu, field, gpu, gpu_check, layer, long,
+    smoke, peers).
+
+    No SWEEP: the default sweep of the device, cpu or gpu. With --set seq_len=... and no SWEEP: only
+    what --set names; the rest is every variant, causal where it can be, 8 heads of 64 channels,
+    float32, and inputs of a real model (smollm2), or inputs sinks where these are too short.
     """
     if resume is not None and out is not None:
         raise click.UsageError("give --out for a new run or --resume for an old one, not both")
@@ -86,8 +91,15 @@ def run(
     executor = make_executor(
         kind, folder, workload.device, tuple(workload.modules), ray_address, cpus_per_case
     )
-    until_stopped(lambda: run_loop(workload, folder, executor, recorded, expected), folder, "run")
+    rows = until_stopped(
+        lambda: run_loop(workload, folder, executor, recorded, expected), folder, "run"
+    )
     click.echo(folder)
+    if rows and all(row.status is not Status.OK for row in rows):
+        click.echo("nothing could be measured:", err=True)
+        for line in summary.reasons(rows):
+            click.echo(f"  {line}", err=True)
+        sys.exit(1)
 
 
 def _expected(

@@ -10,6 +10,7 @@ import click
 
 from bench.cli.options import DEVICES, chosen_device, import_modules
 from bench.loop import journal
+from bench.plan.default_axes import with_real_inputs
 from bench.plan.sweep import Sweep, read
 from bench.workloads.sweep_workload import SweepWorkload
 
@@ -33,7 +34,8 @@ def sweep_options(command: click.decorators.FC) -> click.decorators.FC:
             "settings",
             multiple=True,
             metavar="AXIS=V1,V2",
-            help="Replace an axis in every group of the sweep; may be given several times.",
+            help="Replace an axis in every group of the sweep, such as seq_len=1k,8k or "
+            "dtype=bf16; may be given several times.",
         ),
         click.option(
             "--device",
@@ -54,10 +56,12 @@ def resolve(
     """The sweep of the options, and the paths of its captures by name."""
     settings = tuple(settings)
     if sweep is None and any(text.startswith("seq_len=") for text in settings):
-        chosen = Sweep("axes", ({},))
+        chosen, said = with_real_inputs(Sweep("axes", ({},)).overridden(settings), device)
+        if said:
+            click.echo(said, err=True)
     else:
-        chosen = read(sweep or {"cpu": "cpu", "cuda": "gpu"}[device])
-    return chosen.overridden(settings).located()
+        chosen = read(sweep or {"cpu": "cpu", "cuda": "gpu"}[device]).overridden(settings)
+    return chosen.located()
 
 
 def new_folder(out: Path | None, kind: str) -> Path:

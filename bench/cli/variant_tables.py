@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -14,12 +15,19 @@ from variants.contract.added import added_names
 from variants.contract.info import Info
 
 
-def of_all() -> Iterator[Table | Text]:
-    """A table of all variants, and a line for each reason why implementations cannot run here."""
-    table = Table(title="variants", show_lines=True)
+def of_all(boxed: bool) -> Iterator[Table | Text]:
+    """A table of all variants, and a line for each reason why implementations cannot run here.
+
+    Args:
+        boxed: whether the table has lines around its cells, and a row for each variant; else it has
+            a row for each implementation.
+    """
     devices = _devices()
-    for column in ("variant", "implementation", *(d.type for d in devices), "settings, support"):
-        table.add_column(column)
+    words = "variant", "implementation", *(d.type for d in devices)
+    if boxed:
+        table = _table(boxed, *words, "settings, support", title="variants", show_lines=True)
+    else:
+        table = _table(boxed, *words, "settings", "support")
     reasons: dict[tuple[str, str], list[str]] = {}
     for name, cls in sorted(REGISTRY.items()):
         found = _refusals(name, devices)
@@ -27,28 +35,32 @@ def of_all() -> Iterator[Table | Text]:
             for device, reason in refusals.items():
                 if reason:
                     reasons.setdefault((device, reason), []).append(f"{name}/{implementation}")
-        table.add_row(
-            name,
-            "\n".join(found),
-            *(
-                "\n".join("no" if refusals[d.type] else "yes" for refusals in found.values())
-                for d in devices
-            ),
-            f"{variants.create(name).hyperparameters or 'none'}\n{_supports(cls.info)}",
-        )
+        marks = [
+            ["no" if refusals[d.type] else "yes" for refusals in found.values()] for d in devices
+        ]
+        facts = variants.create(name).hyperparameters or "none", _supports(cls.info)
+        if boxed:
+            table.add_row(name, *map("\n".join, [list(found), *marks, facts]))
+        else:
+            for cells in zip(found, *marks, strict=True):
+                table.add_row(name, *cells, *facts)
     yield table
     for (device, reason), refused in reasons.items():
         yield Text(f"not on {device}: {', '.join(refused)}: {reason}")
 
 
-def of_one(name: str) -> Iterator[Table | Text]:
+def of_one(name: str, boxed: bool) -> Iterator[Table | Text]:
     """The metadata of one variant, its hyperparameters, and the devices of its implementations.
+
+    Args:
+        name: of the variant.
+        boxed: whether tables have lines around their cells.
 
     An unknown name raises a ValueError that lists the known names.
     """
     declared, info = variants.hyperparameters(name), REGISTRY[name].info
     yield Text(f"{name}: {info.summary}")
-    facts = Table(show_header=False)
+    facts = _table(boxed, "", "", show_header=False)
     for word, text in (
         ("paper", f"{info.title}, {info.year}, {info.url}"),
         ("time", info.time),
@@ -60,9 +72,8 @@ def of_one(name: str) -> Iterator[Table | Text]:
         facts.add_row(word, Text(text))
     yield facts
     if declared:
-        table = Table(title="hyperparameters")
-        for column in ("name", "type", "default", "valid values", "meaning"):
-            table.add_column(column)
+        columns = "name", "type", "default", "valid values", "meaning"
+        table = _table(boxed, *columns, title="hyperparameters")
         for known in declared:
             valid = known.valid or f"any {known.type.__name__}"
             words = known.name, known.type.__name__, str(known.default), valid, known.doc
@@ -71,13 +82,21 @@ def of_one(name: str) -> Iterator[Table | Text]:
     else:
         yield Text("no hyperparameters")
     devices = _devices()
-    table = Table(title="implementations")
-    for column in ("name", *(d.type for d in devices)):
-        table.add_column(column)
+    table = _table(boxed, "name", *(d.type for d in devices), title="implementations")
     for implementation, refusals in _refusals(name, devices).items():
         marks = (f"no: {reason}" if reason else "yes" for reason in refusals.values())
         table.add_row(implementation, *map(Text, marks))
     yield table
+
+
+def _table(boxed: bool, *columns: str, title: str | None = None, **options: Any) -> Table:
+    """A table with these columns; without boxes, its title and its cells begin at the margin."""
+    if not boxed:
+        options |= {"box": None, "pad_edge": False, "title_justify": "left"}
+    table = Table(title=title, **options)
+    for column in columns:
+        table.add_column(column)
+    return table
 
 
 def _devices() -> list[torch.device]:

@@ -69,6 +69,21 @@ def load(case: Case, files: Mapping[str, Path]) -> Inputs:
     return Inputs(query, key, value, detail)
 
 
+def refusal(case: Case, files: Mapping[str, Path]) -> str:
+    """Why the capture of a case does not have its shape, in one sentence; empty if it has, or if
+    the inputs are synthetic."""
+    capture = open_capture(case.inputs, files)
+    try:
+        if capture is not None:
+            named = replace(case, inputs=Source.parse(case.inputs).name)
+            _check_length(named, capture)
+            if case.head_dim != capture.head_dim:
+                _check_width(named, capture)
+    except InputsError as error:
+        return str(error)
+    return ""
+
+
 def _captured(case: Case, capture: Capture) -> tuple[Tensor, Tensor, Tensor, str]:
     if case.head_dim == capture.head_dim:
         return _as_captured(case, capture)
@@ -115,12 +130,22 @@ def _check_width(case: Case, capture: Capture) -> None:
         )
 
 
-def _as_captured(case: Case, capture: Capture) -> tuple[Tensor, Tensor, Tensor, str]:
+def _check_length(case: Case, capture: Capture) -> None:
     if max(case.seq_len, case.key_len) > capture.tokens:
         raise InputsError(
             f"{case.inputs} holds {capture.tokens} tokens; "
-            f"{max(case.seq_len, case.key_len)} were asked for"
+            f"{max(case.seq_len, case.key_len)} were asked for; take inputs=sinks "
+            "effective_keys=32, or capture a longer text"
         )
+    if case.seq_len > case.key_len:
+        raise InputsError(
+            f"{case.inputs}: queries are the last of the captured keys, so seq_len "
+            f"({case.seq_len}) must not exceed key_len ({case.key_len})"
+        )
+
+
+def _as_captured(case: Case, capture: Capture) -> tuple[Tensor, Tensor, Tensor, str]:
+    _check_length(case, capture)
     if case.layer is None:
         raise InputsError(f"{case.inputs} needs a layer, one of {list(capture.layers)}")
     query, key, value = capture.load(case.layer)
@@ -138,11 +163,6 @@ def _as_captured(case: Case, capture: Capture) -> tuple[Tensor, Tensor, Tensor, 
         members[slots] = _draw(int(slots.sum()) * per_kv, group, generator).view(-1, per_kv)
     heads = (kv_heads[:, None] * group + members).view(case.batch, case.heads)
     kv_heads = kv_heads.view(case.batch, case.kv_heads)
-    if case.seq_len > case.key_len:
-        raise InputsError(
-            f"{case.inputs}: queries are the last of the captured keys, so seq_len "
-            f"({case.seq_len}) must not exceed key_len ({case.key_len})"
-        )
     query = query[heads][:, :, case.key_len - case.seq_len : case.key_len]
     key, value = (x[kv_heads][:, :, : case.key_len] for x in (key, value))
     repeated = len(heads.unique()) < heads.numel()
@@ -162,4 +182,13 @@ def _draw(count: int, available: int, generator: torch.Generator) -> Tensor:
     return torch.cat([torch.arange(available), extra])
 
 
-__all__ = ["KNOWN", "CaptureError", "Inputs", "InputsError", "Source", "load", "open_capture"]
+__all__ = [
+    "KNOWN",
+    "CaptureError",
+    "Inputs",
+    "InputsError",
+    "Source",
+    "load",
+    "open_capture",
+    "refusal",
+]

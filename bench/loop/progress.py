@@ -85,14 +85,14 @@ class Progress:
             self.tell(said)
 
     def _elapsed(self) -> str:
-        return _clock(time.monotonic() - self._started if self._started else 0.0)
+        return in_words(time.monotonic() - self._started if self._started else 0.0)
 
     def _show(self, text: str) -> None:
         times = f"elapsed {self._elapsed()}"
         if self._started is not None and self._done > self._resumed:
             spent = time.monotonic() - self._started
             left = spent * (self._total - self._done) / (self._done - self._resumed)
-            times += f", left {_clock(left)}"
+            times += f", left {in_words(left)}"
         self._bar.update(self._task, description=text, times=times)
         if not self._console.is_terminal and time.monotonic() - self._line >= LINE_SECONDS:
             self._line = time.monotonic()
@@ -101,12 +101,8 @@ class Progress:
 
 
 def in_words(seconds: float) -> str:
-    """A time such as `40 s`, `16 min` or `3.5 h`."""
+    """A time such as `0.5 s`, `40 s`, `16 min` or `4 h 17 min`."""
     if seconds < 99.5:
         return f"{seconds:.0f} s" if seconds >= 9.95 else f"{seconds:.2g} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5970 else f"{seconds / 3600:.1f} h"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return " ".join([f"{hours} h"] * (hours > 0) + [f"{minutes} min"] * (minutes > 0))

@@ -9,7 +9,9 @@ from rich.table import Table
 
 from bench.loop.progress import in_words
 from bench.plan.prediction import RANGES, Prediction
+from bench.schema.case import Case
 from bench.schema.environment_file import Duration
+from bench.schema.measurement import Measurement
 
 SOURCES = {
     "measured": "measured before",
@@ -17,10 +19,11 @@ SOURCES = {
     "counted": "counted from operations",
 }
 NAMED = 3  # cases that a sentence names
+SHOWN_REASONS = 5
 
 
 def table(title: str, predictions: Sequence[Prediction], done: Collection[str] | None) -> Table:
-    """The cases, their time and their memory for each variant.
+    """The cases, their time and their memory for each variant; the time for each length.
 
     Args:
         title: of the table.
@@ -43,6 +46,15 @@ def table(title: str, predictions: Sequence[Prediction], done: Collection[str] |
             cells.append(str(len(own) - len(left)))
         cells.append(in_words(sum(one.seconds for one in left)))
         shown.add_row(variant, *cells, gigabytes(max(one.needed_bytes for one in own)))
+    if predictions:
+        left = [one for one in predictions if not done or one.case.case_id not in done]
+        of_lengths = [[one for one in left if one.case.seq_len == n] for n in lengths]
+        cells = [in_words(sum(one.seconds for one in some)) for some in of_lengths]
+        if done:
+            cells.append("")
+        largest = gigabytes(max(one.needed_bytes for one in predictions))
+        shown.add_section()
+        shown.add_row("time of all", *cells, in_words(sum(one.seconds for one in left)), largest)
     return shown
 
 
@@ -66,8 +78,8 @@ def sentence(predictions: Sequence[Prediction], other_seconds: float, memory: in
     there = f" of {gigabytes(memory)}" if memory else ""
     size = f"{'at least ' if largest.least else ''}{gigabytes(largest.needed_bytes)}"
     parts = [
-        f"about {in_words(seconds(predictions, other_seconds))} "
-        f"({in_words(least)} to {in_words(most)}), {len(predictions)} cases: {origin}",
+        f"{cases_in_words(predictions, other_seconds)} "
+        f"({in_words(least)} to {in_words(most)}): {origin}",
         f"largest memory {size}{there} ({largest.case.label})",
     ]
     if beyond := too_large(predictions, memory):
@@ -76,6 +88,28 @@ def sentence(predictions: Sequence[Prediction], other_seconds: float, memory: in
         cases = "1 case needs" if len(beyond) == 1 else f"{len(beyond)} cases need"
         parts.append(f"{cases} more memory than there is: {named}{more}")
     return "; ".join(parts)
+
+
+def cases_in_words(predictions: Sequence[Prediction], other_seconds: float) -> str:
+    """A text such as `572 cases, about 9 min`."""
+    count = "1 case" if len(predictions) == 1 else f"{len(predictions)} cases"
+    return f"{count}, about {in_words(seconds(predictions, other_seconds))}"
+
+
+def axes(cases: Sequence[Case]) -> str:
+    """The values of the axes that decide the meaning of a time or an error, in one line."""
+    sources = (f"{c.inputs} layer {c.layer}" if c.layer is not None else c.inputs for c in cases)
+    found = {
+        "inputs": sources,
+        "dtype": (c.dtype for c in cases),
+        "direction": (c.direction for c in cases),
+        "causal": ("yes" if c.causal else "no" for c in cases),
+        "heads": (c.heads for c in cases),
+        "head_dim": (c.head_dim for c in cases),
+    }
+    return "; ".join(
+        f"{name} {', '.join(map(str, dict.fromkeys(values)))}" for name, values in found.items()
+    )
 
 
 def seconds(predictions: Sequence[Prediction], other_seconds: float) -> float:
@@ -87,6 +121,16 @@ def too_large(predictions: Sequence[Prediction], memory: int | None) -> list[Pre
     """The cases that need more memory than there is, or did before."""
     limit = float("inf") if memory is None else memory
     return [one for one in predictions if one.failed or one.needed_bytes > limit]
+
+
+def reasons(rows: Sequence[Measurement]) -> list[str]:
+    """Why cases have no numbers: a line for each of the most frequent reasons, with its count."""
+    counts = Counter(f"{row.status}: {row.reason}" for row in rows if row.reason)
+    lines = [f"{count} {reason}" for reason, count in counts.most_common(SHOWN_REASONS)]
+    if more := len(counts) - len(lines):
+        others = "1 other reason" if more == 1 else f"{more} other reasons"
+        lines.append(f"and {others}; the column `reason` of results.csv has all")
+    return lines
 
 
 def earlier(durations: Sequence[Duration]) -> str:
