@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from bench.cli.commands import main as bench
 from bench.cli.deferred import DeferredCommand
+from bench.plan.sweep import built_in
 from reports.__main__ import main as reports
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +51,13 @@ def test_the_help_shows_the_whole_first_sentence_of_every_command(group: click.G
         assert real.name == name
         summary = " ".join(str(real.help).split()).partition(". ")[0].rstrip(".")
         assert f" {name} {summary}" in shown
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_the_help_of_a_sweep_names_the_built_in_ones(command: str) -> None:
+    said = CliRunner().invoke(bench, [command, "--help"], terminal_width=200).output
+    assert said.endswith(f"Built-in sweeps: {', '.join(built_in())}.\n")
+    assert {"cpu", "gpu", "smoke"} < set(built_in())
 
 
 def test_the_help_does_not_begin_with_the_name_of_the_command() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from bench.cli.options import chosen_device, import_modules
-from bench.cli.sweep_options import resolve, resumed, sweep_options
+from bench.cli.sweep_options import BUILT_IN_SWEEPS, resolve, resumed, sweep_options
 from bench.launches import sweep_time
 from bench.loop import journal
 from bench.loop.progress import in_words
@@ -16,7 +16,7 @@ from bench.schema.entry_point import console
 from bench.workloads.sweep_workload import SAMPLING_SECONDS, SweepWorkload
 
 
-@click.command()
+@click.command(epilog=BUILT_IN_SWEEPS)
 @sweep_options
 @click.option("--resume", type=click.Path(path_type=Path), help="Plan the rest of this run.")
 @click.option(

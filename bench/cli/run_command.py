@@ -11,7 +11,13 @@ import click
 from bench.cli.executor_options import executor_options, make_executor
 from bench.cli.options import chosen_device, import_modules
 from bench.cli.stopping import until_stopped
-from bench.cli.sweep_options import new_folder, resolve, resumed, sweep_options
+from bench.cli.sweep_options import (
+    BUILT_IN_SWEEPS,
+    new_folder,
+    resolve,
+    resumed,
+    sweep_options,
+)
 from bench.loop import journal
 from bench.loop.journal import Recorded
 from bench.loop.run_loop import run as run_loop
@@ -23,7 +29,7 @@ from bench.schema.outcome import Status
 from bench.workloads.sweep_workload import SAMPLING_SECONDS, SweepWorkload
 
 
-@click.command()
+@click.command(epilog=BUILT_IN_SWEEPS)
 @sweep_options
 @executor_options
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.")
@@ -59,8 +65,7 @@ def run(
 ) -> None:
     """Measure the cases of a sweep.
 
-    SWEEP is a .toml file, or the name of a built-in one (cpu, field, gpu, gpu_check, layer, long,
-    smoke, peers).
+    SWEEP is a .toml file, or the name of a built-in one.
 
     No SWEEP: the default sweep of the device, cpu or gpu. With --set seq_len=... and no SWEEP: only
     what --set names; the rest is every variant, causal where it can be, 8 heads of 64 channels,

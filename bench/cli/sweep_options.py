@@ -11,8 +11,10 @@ import click
 from bench.cli.options import DEVICES, chosen_device, import_modules
 from bench.loop import journal
 from bench.plan.default_axes import with_real_inputs
-from bench.plan.sweep import Sweep, read
+from bench.plan.sweep import Sweep, built_in, read
 from bench.workloads.sweep_workload import SweepWorkload
+
+BUILT_IN_SWEEPS = f"Built-in sweeps: {', '.join(built_in())}."  # the last line of a help
 
 
 def import_option(command: click.decorators.FC) -> click.decorators.FC:

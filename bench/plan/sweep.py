@@ -155,13 +155,18 @@ def read(source: str | Path) -> Sweep:
     if not path.suffix and not is_file(path):
         path = BUILT_IN / f"{source}.toml"
         if not is_file(path):
-            known = sorted(p.stem for p in BUILT_IN.glob("*.toml"))
+            known = built_in()
             raise SweepError(
                 f"no sweep {shown(str(source))}{did_you_mean(source, known)}; give a .toml file, "
                 f"or one of: {', '.join(known)}"
             )
     table = parse_toml(path)
     return parse(name_of(path.stem), table)
+
+
+def built_in() -> list[str]:
+    """The names of the built-in sweeps."""
+    return sorted(path.stem for path in BUILT_IN.glob("*.toml"))
 
 
 def parse(name: str, table: Mapping[str, Any]) -> Sweep:
