@@ -104,7 +104,7 @@ class TestBadInput:
         [
             (
                 ["nosuch"],
-                "no sweep 'nosuch'; give a .toml file, or one of: cpu, field, gpu, "
+                "no sweep 'nosuch'; give a .toml file, or one of: answers, cpu, field, gpu, "
                 "gpu_check, layer, long, peers, smoke",
             ),
             (["nosuch.toml"], r"cannot read nosuch\.toml: No such file or directory"),
@@ -308,7 +308,7 @@ class TestPlan:
         lines = [re.findall(r"[^\s│┃]+", line) for line in said.out.splitlines()]
         assert ["variant", "n=256", "n=512", "time", "memory"] in lines
         assert re.search(r"smoke on cpu: \d+ cases, about [\d.]+ (s|min)", said.out)
-        assert re.search(r"time of all │ +[\d.]+ s │ +[\d.]+ s │ +[\d.]+ (s|min) │", said.out)
+        assert re.search(r"time of all +│ +[\d.]+ s │ +[\d.]+ s │ +[\d.]+ (s|min) │", said.out)
         assert "inputs smollm2 layer 15; dtype float32, bfloat16; direction forward, " in said.out
         first_cells = [line[:3] for line in lines]
         for name in variants.REGISTRY:

@@ -19,13 +19,13 @@ class NamedCase:
 def test_the_time_left_is_in_hours_and_minutes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    now = 0.0
+    now = 1000.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
     monkeypatch.setenv("COLUMNS", "200")
     first, second = NamedCase("the first"), NamedCase("the second")
     shown = Progress([(first, 1.0), (second, 257 / 30)])
     shown.begin(first)
-    now = 30 * 60.0
+    now += 30 * 60.0
     shown.advance(first, Status.OK)
     shown.begin(second)
     now += 60.0

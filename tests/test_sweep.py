@@ -237,7 +237,8 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("axis", "value", "message"),
         [
-            ("dtype", "float8", "must be one of float32, bfloat16, float16, float64; got 'float8'"),
+            ("dtype", "int8", "must be one of float32, bfloat16, float16, float64; got 'int8'"),
+            ("dtype", "float46", r"must be .*; got 'float46' \(did you mean 'float64'\?\)"),
             ("dtype", ["x"], r"must be one of float32, .*; got \['x'\]"),
             ("direction", "back", "must be one of forward, forward_backward, decode; got 'back'"),
             ("projections", "joint", "must be one of none, separate, shared; got 'joint'"),

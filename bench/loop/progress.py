@@ -85,7 +85,7 @@ class Progress:
             self.tell(said)
 
     def _elapsed(self) -> str:
-        return in_words(time.monotonic() - self._started if self._started else 0.0)
+        return in_words(0.0 if self._started is None else time.monotonic() - self._started)
 
     def _show(self, text: str) -> None:
         times = f"elapsed {self._elapsed()}"
