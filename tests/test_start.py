@@ -27,6 +27,7 @@ for group, *words in (
     (bench, "--help"),
     (bench, "compare", sys.argv[1], sys.argv[1]),
     (reports, "--help"),
+    (reports, "recommend", "--help"),
 ):
     group.main(words, standalone_mode=False)
     slow = {"torch", "variants", "pandas", "matplotlib"} & set(sys.modules)

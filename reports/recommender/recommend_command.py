@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bench.schema.entry_point import console
+from bench.schema.entry_point import Summarized, console
 from bench.schema.short_forms import whole_dtype, whole_number
 from reports.recommender.quantities import bytes_of, milliseconds_of
 
@@ -56,7 +56,7 @@ TIME = Parsed("time", milliseconds_of, "a time such as 5ms or 2s")
 LAYER = Parsed("layer", _layer, "worst, median or the number of a layer")
 
 
-@click.command()
+@click.command(cls=Summarized)
 @click.argument(
     "runs", metavar="RUN [RUN ...]", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
