@@ -258,7 +258,8 @@ def test_another_operator_is_marked_wherever_it_is_named(tmp_path: Path) -> None
     frame = frame_of(tmp_path, rows)
     # A failed case has no target, but the same name as the cases that finished.
     assert list(frame["label"]) == [f"linear{MARK}", "lsh", f"linear{MARK}"]
-    details = [row.cells[0].detail for row in listing(frame).rows]
+    (settings,) = (it.values for it in listing(frame).columns if it.title == "settings")
+    details = settings.tolist()
     assert [OTHER_OPERATOR in detail for detail in details] == [True, False, True]
     figure, (ax,) = figure_of(KIND["error_vs_time"], frame)
     assert f"linear{MARK}" in [text.get_text() for text in ax.texts]
