@@ -20,13 +20,14 @@ function nextBudget(candidates, limits, chosen) {
   return null;
 }
 
-// The layer with the largest error of each point at the question's scene and length.
+// The layer with the largest upper end of the error of each method at the question's scene and length.
 function worstLayers(questions, question) {
   const found = new Map();
   for (const other of questions.policies(question)) {
     if (!/^\d+$/.test(other.policy)) continue;
     for (const it of questions.candidates(other.number)) {
-      if (!found.has(it.label) || it.error > found.get(it.label).error) found.set(it.label, {layer: other.policy, error: it.error});
+      const high = it.errorHigh ?? Infinity;
+      if (!found.has(it.label) || high > found.get(it.label).high) found.set(it.label, {layer: other.policy, error: it.error, high});
     }
   }
   return found;
