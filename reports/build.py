@@ -27,7 +27,9 @@ DOTS_PER_INCH = 150
 
 
 def build_report(runs: Sequence[Path], out: Path | None = None) -> Path:
-    """Write figures, growth.csv, cases.csv and report.html into `out`, by default `report` in the first run.
+    """Write figures, growth.csv, cases.csv and report.html into a folder.
+
+    It is `out`, by default `report` in the first run.
 
     Returns:
         The path of report.html.

@@ -181,6 +181,7 @@ def _crossover_table(asked: Sequence[Question], number_of: Mapping[Scene, int]) 
         "variant": [it.variant for _, it in found],
         "time": [it.time for _, it in found],
         "memory": [it.memory for _, it in found],
+        "is_useless": np.array([it.is_useless for _, it in found], dtype=bool),
     }
 
 

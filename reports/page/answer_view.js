@@ -139,7 +139,10 @@ function showCrossovers(questions, page) {
   for (let i = 0; i < crossovers.scene.rows; i++) if (crossovers.scene.values[i] === state.question.scene) rows.push(i);
   const of = (name, i) => cell(crossovers[name], i), rank = text => text.startsWith("never") ? 2 : text.startsWith("not") ? 3 : text.startsWith("always") ? 0 : 1;
   rows.sort((a, b) => rank(of("time", a)) - rank(of("time", b)));
-  byId("crossover-body").replaceChildren(rows.length ? element("table", {}, element("thead", {}, element("tr", {}, ["method", "faster than exact", "less memory than exact"].map(it => element("th", {scope: "col"}, it)))),
-    element("tbody", {}, rows.map(i => element("tr", {}, element("th", {scope: "row"}, swatch(page, of("variant", i)), of("label", i)), element("td", {}, of("time", i)), element("td", {}, of("memory", i))))))
-    : element("p", {}, "No approximation was measured beside exact attention here."));
+  const row = i => element("tr", {}, element("th", {scope: "row"}, swatch(page, of("variant", i)), of("label", i)), element("td", {}, of("time", i)), element("td", {}, of("memory", i)));
+  const titles = ["method", "faster than exact", "less memory than exact"];
+  const table = rows => element("table", {}, element("thead", {}, element("tr", {}, titles.map(it => element("th", {scope: "col"}, it)))), element("tbody", {}, rows.map(row)));
+  const useful = rows.filter(i => !of("is_useless", i)), useless = rows.filter(i => of("is_useless", i));
+  byId("crossover-body").replaceChildren(useful.length ? table(useful) : element("p", {}, "No approximation that is better than its baselines was measured beside exact attention here."),
+    useless.length ? element("details", {class: "fold"}, element("summary", {}, `${useless.length} methods that are never chosen`), table(useless)) : "");
 }

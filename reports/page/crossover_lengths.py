@@ -24,17 +24,19 @@ class Crossover:
     variant: str
     time: str
     memory: str
+    is_useless: bool  # never chosen at any of the lengths
 
 
 def crossovers(lengths: Mapping[int, Sequence[Candidate]]) -> list[Crossover]:
     """The crossovers of each candidate of one scene; `lengths` has the candidates of each length.
 
     A method is faster at a length if its whole time interval is below that of the fastest exact
-    method. Methods that are not exact and not another operator are listed, by label.
+    method. Exact methods are not listed.
     """
     time: dict[str, dict[int, bool]] = {}
     memory: dict[str, dict[int, bool]] = {}
     variants: dict[str, str] = {}
+    useful: set[str] = set()
     for seq_len in sorted(lengths):
         measured = [it for it in lengths[seq_len] if it.evidence == MEASURED]
         exact = [it for it in measured if it.is_exact and not it.excluded]
@@ -46,11 +48,19 @@ def crossovers(lengths: Mapping[int, Sequence[Candidate]]) -> list[Crossover]:
             if it.is_exact:
                 continue
             variants[it.label] = it.variant
+            if not it.excluded:
+                useful.add(it.label)
             time.setdefault(it.label, {})[seq_len] = it.time_high < fastest.time_low
             if sizes and not isnan(it.memory_bytes):
                 memory.setdefault(it.label, {})[seq_len] = it.memory_bytes < min(sizes)
     return [
-        Crossover(label, variants[label], words(time[label]), words(memory.get(label, {})))
+        Crossover(
+            label,
+            variants[label],
+            words(time[label]),
+            words(memory.get(label, {})),
+            label not in useful,
+        )
         for label in sorted(time)
     ]
 

@@ -7,6 +7,8 @@ class Frontier {
     await Bokeh.embed.embed_item(item, "frontier-chart");
     const root = Bokeh.documents[0];
     this.model = name => root.get_model_by_name(name);
+    const view = Bokeh.index.get_by_id(root.roots()[0].id);
+    view.canvas_view.events_el.tabIndex = -1;  // the keys do nothing there; the ranking has buttons
     this.sources = Object.fromEntries(["points", "frontier", "names"].map(name => [name, this.model(name)]));
     this.sources.points.selected.change.connect(() => {
       const [index] = this.sources.points.selected.indices;

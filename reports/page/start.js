@@ -140,6 +140,10 @@ async function start() {
     page.draw();  // now with commands
     page.cases.open(page);
   }
+  for (const it of document.querySelectorAll(".scroll:not([tabindex])")) {
+    const title = it.closest("details")?.querySelector("h2, summary")?.textContent ?? "table";
+    for (const [name, value] of [["tabindex", "0"], ["role", "region"], ["aria-label", `table in ${title.trim()}`]]) it.setAttribute(name, value);
+  }
   page.started = true;
   follow();
   addEventListener("hashchange", follow);

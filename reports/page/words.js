@@ -27,11 +27,13 @@ function showCount(value) {
 
 const budgetInWords = error => String(Number(error.toPrecision(3)));
 
-// A number with its interval: `12.3 ms [12.1, 12.6]`.
+// A number with its interval: `12.3 ms [12.1, 12.6]`. The ends have units only if these differ from that of the number.
 function withInterval(show, value, low, high) {
   if (value === null) return "";
-  const shown = SHOWN[show](value);
-  return low === null || high === null || (low === value && high === value) ? shown : `${shown} [${SHOWN[show](low)}, ${SHOWN[show](high)}]`;
+  const [shown, ...ends] = [value, low, high].map(it => it === null ? "" : SHOWN[show](it)), unit = shown.split(" ")[1];
+  if (ends.includes("") || (low === value && high === value)) return shown;
+  const bare = unit && ends.every(end => end.endsWith(` ${unit}`)) ? ends.map(end => end.slice(0, -unit.length - 1)) : ends;
+  return `${shown} [${bare.join(", ")}]`;
 }
 
 // An element; attributes that start with `on` are listeners, and children are elements or text.
