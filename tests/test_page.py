@@ -122,3 +122,14 @@ def test_a_text_that_is_a_formula_is_harmless_in_the_csv_file(tmp_path: Path) ->
     assert read["variant"].tolist() == ["'=cmd()", "'@x", "'+1\n-2"]
     assert read["machine"].tolist() == frame["machine"].tolist()
     assert len(read) == len(rows)
+
+
+def test_a_parquet_file_has_the_rows_without_apostrophes(tmp_path: Path) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    frame = read_runs([write(tmp_path / "run", [done(variant="=cmd()"), done(seq_len=512)])]).frame
+    assert write_cases(frame, tmp_path).names == ("cases.csv", "cases.parquet")
+    found = duckdb.sql(
+        f"select variant, hyperparameters, seq_len, time_ms_median from '{tmp_path}/cases.parquet'"
+    ).fetchall()
+    assert found == [("=cmd()", "none", 256, 1.0), ("full", "none", 512, 1.0)]
+    assert pd.read_csv(tmp_path / "cases.csv")["hyperparameters"].notna().all()

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from bench.schema.measurement import Measurement
+
 CSV, PARQUET = "cases.csv", "cases.parquet"
 INTERNAL = ("place", "passage", "keys", "width", "default_knob")  # of figures only
 FORMULA = r"^([=+\-@\t\r])"  # the first characters that a spreadsheet takes for a formula
@@ -27,6 +29,9 @@ def write_cases(frame: pd.DataFrame, out: Path) -> Downloads:
     In the CSV file, an apostrophe stands before a text that a spreadsheet takes for a formula.
     """
     table = frame.drop(columns=[name for name in INTERNAL if name in frame])
+    for name, column in Measurement.columns().items():
+        if column.empty:  # an empty key would be left out of groups
+            table[name] = table[name].replace("", column.empty)
     texts = [name for name in table if table[name].dtype in ("str", "object")]
     harmless = table.assign(
         **{
