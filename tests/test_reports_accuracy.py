@@ -14,6 +14,7 @@ from rich.console import Console
 from bench.schema.case import Case
 from bench.schema.measurement import HeadRow, Measurement
 from bench.schema.validation import FileError
+from reports import accuracy_page
 from reports.accuracy_page import AccuracyTable, Line, tables
 from reports.answers import answers
 from reports.build import build_report
@@ -240,6 +241,18 @@ def test_a_run_without_baselines_has_tables_without_them(tmp_path: Path) -> None
     assert 'id="inputs"' not in text
     again = build_report([write(tmp_path / "new", [held(0.5)])]).read_text()
     assert "were not measured in this run" not in again
+
+
+def test_tables_beyond_the_limit_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accuracy_page, "MOST_LINES", 3)
+    rows = [held(0.5, variant=name, seq_len=n) for n in (64, 128, 256, 512) for name in "ab"]
+    found = tables_of(tmp_path, rows)
+    assert [len(table.lines) for table in found] == [2, 2, 0]
+    assert found[-1].title == "2 more tables are left out; cases.csv has their numbers."
+    text = build_report([tmp_path]).read_text()
+    assert "2 more tables are left out" in text
 
 
 def test_headings_explain_themselves_and_wide_tables_scroll(tmp_path: Path) -> None:
