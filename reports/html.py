@@ -20,7 +20,7 @@ from reports.inputs_page import DESCRIPTORS, described
 from reports.listing import Listing, listing, reasons
 from reports.metrics import show_bytes, show_count
 from reports.page import chart
-from reports.page.answer_data import Question, answer_tables, default_question
+from reports.page.answer_data import PageQuestion, answer_tables, default_question
 from reports.page.case_data import case_facts, case_tables
 from reports.page.downloads import Downloads
 from reports.page.packing import packed
@@ -88,7 +88,7 @@ def page(
     runs: Runs,
     drawings: Sequence[Drawing],
     audited: growth.Audit,
-    asked: Sequence[Question] = (),
+    asked: Sequence[PageQuestion] = (),
     model: ModelSection | None = None,
     downloads: Downloads = NO_FILES,
 ) -> str:
@@ -131,7 +131,7 @@ def model_page(model: ModelSection) -> str:
     return render(MODEL_ONLY, model=model)
 
 
-def _interactive(runs: Runs, listed: Listing, asked: Sequence[Question]) -> dict[str, Any]:
+def _interactive(runs: Runs, listed: Listing, asked: Sequence[PageQuestion]) -> dict[str, Any]:
     """The data and the scripts of the page."""
     cases = packed(case_tables(runs.frame, listed), {"columns": case_facts(listed)})
     answer_data = ""

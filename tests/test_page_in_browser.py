@@ -17,7 +17,7 @@ from reports.growth import Audit
 from reports.html import page
 from reports.metrics import show_bytes, show_count, show_error, show_ms, show_percent, show_ratio
 from reports.model_page import read_models
-from reports.page.answer_data import Question, questions
+from reports.page.answer_data import PageQuestion, questions
 from reports.recommender.choose import choose
 from reports.recommender.evidence import Evidence
 from reports.rows import Runs, read_runs
@@ -53,17 +53,17 @@ def known() -> Runs:
 
 
 @pytest.fixture(scope="module")
-def asked(known: Runs) -> list[Question]:
+def asked(known: Runs) -> list[PageQuestion]:
     return questions(Evidence(known, read_models([REFERENCE / f"{KNOWN}-model"]).frame))
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory, known: Runs, asked: list[Question]) -> str:
+def url(tmp_path_factory: pytest.TempPathFactory, known: Runs, asked: list[PageQuestion]) -> str:
     """The page of a published run, without figures, which take most of the time of a report."""
     return stored(tmp_path_factory.mktemp("page"), known, asked)
 
 
-def stored(folder: Path, runs: Runs, asked: list[Question]) -> str:
+def stored(folder: Path, runs: Runs, asked: list[PageQuestion]) -> str:
     path = folder / "report.html"
     path.write_text(page(runs, [], Audit((), 0), asked), encoding="utf-8")
     return path.as_uri()
@@ -95,7 +95,7 @@ def put(tab: Browser, name: str, value: object, event: str) -> None:
     )
 
 
-def test_the_page_and_python_choose_alike(tab: Browser, asked: list[Question]) -> None:
+def test_the_page_and_python_choose_alike(tab: Browser, asked: list[PageQuestion]) -> None:
     draw = random.Random(17)
     wanted: list[list[Any]] = []
     expected: list[Any] = []

@@ -24,7 +24,7 @@ MEDIAN: Policy = "median"
 
 
 @dataclass(frozen=True)
-class Question:
+class PageQuestion:
     """A question with its candidates; `policy` is empty for inputs without layers."""
 
     scene: Scene
@@ -33,7 +33,7 @@ class Question:
     candidates: Sequence[Candidate]
 
 
-def questions(evidence: Evidence) -> list[Question]:
+def questions(evidence: Evidence) -> list[PageQuestion]:
     """The questions of all scenes at their measured lengths that have a candidate.
 
     With several layers, the policies are the worst layer, the median of layers, and each layer.
@@ -46,16 +46,16 @@ def questions(evidence: Evidence) -> list[Question]:
                 continue
             layers = evidence.layers(scene, seq_len)
             if len(layers) < 2:
-                found.append(Question(scene, seq_len, layers[0] if layers else None, worst))
+                found.append(PageQuestion(scene, seq_len, layers[0] if layers else None, worst))
                 continue
-            found.append(Question(scene, seq_len, WORST, worst))
+            found.append(PageQuestion(scene, seq_len, WORST, worst))
             for policy in (MEDIAN, *layers):
                 candidates = evidence.candidates(scene, seq_len, policy)
-                found.append(Question(scene, seq_len, policy, candidates))
+                found.append(PageQuestion(scene, seq_len, policy, candidates))
     return found
 
 
-def default_question(asked: Sequence[Question]) -> int:
+def default_question(asked: Sequence[PageQuestion]) -> int:
     """The number of the question that the page shows first; -1 if there is none.
 
     Captured inputs come before synthetic ones, then forward, then causal, then lengths with many
@@ -81,7 +81,7 @@ def default_question(asked: Sequence[Question]) -> int:
     return max(range(len(asked)), key=rank)
 
 
-def answer_tables(asked: Sequence[Question]) -> dict[str, Table]:
+def answer_tables(asked: Sequence[PageQuestion]) -> dict[str, Table]:
     """The tables `scenes`, `questions`, `entries`, `points`, `evidence` and `crossovers`.
 
     `questions` has the range of its entries; an entry has the error of a policy and the number of
@@ -170,7 +170,7 @@ def _alike(it: Candidate) -> tuple[Any, ...]:
     )
 
 
-def _crossover_table(asked: Sequence[Question], number_of: Mapping[Scene, int]) -> Table:
+def _crossover_table(asked: Sequence[PageQuestion], number_of: Mapping[Scene, int]) -> Table:
     lengths: dict[Scene, dict[int, Sequence[Candidate]]] = {}
     for question in asked:
         lengths.setdefault(question.scene, {}).setdefault(question.seq_len, question.candidates)

@@ -89,6 +89,7 @@ function drawControls() {
   byId("max-memory").value = state.memory === null ? "" : state.memory / 2 ** 20;
   byId("max-time").value = state.time ?? "";
   byId("max-perplexity").value = state.perplexity ?? "";
+  if ([state.memory, state.time, state.perplexity].some(limit => limit !== null)) byId("limits").open = true;
 }
 
 function connect() {
