@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.colors import to_hex
 
 from reports import accuracy_page, growth, measured_by, noise
 from reports.answers import answers, summary_of
@@ -157,10 +158,9 @@ def _looks(runs: Runs, drawn: Styles) -> dict[str, dict[str, str]]:
     """The colour and the marker of each method, as in the figures."""
     rows = runs.frame.drop_duplicates("variant")
     looks = {row.variant: drawn[row.label] for row in rows.itertuples()}
-    hexadecimal = {"black": "#000000"}
     return {
         str(name): {
-            "color": hexadecimal.get(look.color, look.color),
+            "color": to_hex(look.color),
             "marker": chart.MARKERS.get(look.marker, "circle"),
         }
         for name, look in looks.items()
