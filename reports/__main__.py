@@ -36,12 +36,12 @@ def build(runs: tuple[Path, ...], out: Path | None) -> None:
     """Make figures and report.html from one or more results folders.
 
     A results folder holds environment.json, and results.csv or model.csv (of `python -m bench
-    model`). The command does not change these files. If there are runs of both kinds, those with
-    model.csv are shown in model.html.
+    model`). The command does not change these files. Runs with model.csv are a section of the page.
     """
     from reports.build import write_report
     from reports.growth import audit
-    from reports.model_page import holds_model, write_models
+    from reports.html import model_page
+    from reports.model_page import holds_model, model_section, read_models
     from reports.peer_races import races, standing
     from reports.rows import read_runs
     from reports.tables import summary_table
@@ -49,13 +49,15 @@ def build(runs: tuple[Path, ...], out: Path | None) -> None:
     folder = out or runs[0] / "report"
     models = [run for run in runs if holds_model(run)]
     others = [run for run in runs if run not in models]
-    if models:
-        page = write_models(models, folder, "model.html" if others else "report.html")
+    seen = read_models(models) if models else None
+    section = None if seen is None else model_section(seen, folder, is_alone=not others)
+    if section and not others:
+        page = folder / "report.html"
+        page.write_text(model_page(section), encoding="utf-8")
         click.echo(page)
-    if not others:
         return
     read = read_runs(others)
-    page = write_report(read, folder)
+    page = write_report(read, folder, section, None if seen is None else seen.frame)
     screen = console()
     if not screen.is_terminal:
         screen.width = 120

@@ -59,6 +59,8 @@ COLUMNS = (
     AccuracyColumn("floor of dtype", FLOOR, _ROUNDING, always=True),
 )
 
+MOST_LINES = 2000  # a line has about a kilobyte
+
 
 @dataclass(frozen=True)
 class Line:
@@ -99,15 +101,21 @@ class AccuracyTable:
 
 
 def tables(parts: Sequence[Slice]) -> list[list[AccuracyTable]]:
-    """The tables of each part; a scene is only in the first part that has it."""
+    """The tables of each part; a scene is only in the first part that has it.
+
+    Tables of all parts have about `MOST_LINES` lines. A last table without columns says how many
+    more there would be.
+    """
     every = pd.concat([part.rows for part in parts])
     known = {column.name for column in COLUMNS if every[column.name].notna().any()}
     seen: set[int] = set()
     found = []
+    room = MOST_LINES
     for part in parts:
         new = part.rows[~part.rows.index.isin(seen)]
         seen.update(part.rows.index)
-        found.append(list(_of_part(part, new, known)))
+        found.append(list(_of_part(part, new, known, room)))
+        room -= sum(len(table.lines) for table in found[-1])
     return found
 
 
@@ -120,12 +128,18 @@ def beaten_by(row: pd.Series[Any]) -> tuple[str, ...]:
     return (*(words for name, words in NAMES.items() if error >= row[name]), *zeros)
 
 
-def _of_part(part: Slice, rows: pd.DataFrame, known: Collection[str]) -> Iterator[AccuracyTable]:
+def _of_part(
+    part: Slice, rows: pd.DataFrame, known: Collection[str], room: int
+) -> Iterator[AccuracyTable]:
     done = finished(rows).dropna(subset=[ERROR.column])
     scenes = [(rows, _scene(rows, part)) for _, rows in done.groupby(list(SCENE), sort=True)]
     # Captured inputs come first, since synthetic ones rank methods differently; then the longest.
     scenes.sort(key=lambda it: _place(it[0]))
     for number, (own, title) in enumerate(scenes):
+        if room <= 0:
+            more = f"{len(scenes) - number} more tables are left out; cases.csv has their numbers."
+            yield AccuracyTable(more, (), (), is_open=False)
+            return
         # A line joins the rows of both directions: only `forward_backward` has errors of gradients.
         lines = own.sort_values("direction").groupby("label", sort=True).first().reset_index()
         lines = lines.sort_values([ERROR.column, "label"])
@@ -134,6 +148,7 @@ def _of_part(part: Slice, rows: pd.DataFrame, known: Collection[str]) -> Iterato
             for column in COLUMNS
             if lines[column.name].notna().any() or (column.always and column.name in known)
         ]
+        room -= len(lines)
         yield AccuracyTable(
             title,
             columns,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from bench.schema.validation import FileError, is_file, name_of
@@ -15,7 +16,10 @@ from reports.figures.plain_text import plain_text
 from reports.figures.style import Styles, styles
 from reports.growth import FILE as GROWTH
 from reports.growth import audit, table
-from reports.html import Drawing, page
+from reports.html import Drawing, ModelSection, page
+from reports.page.answer_data import questions
+from reports.page.downloads import write_cases
+from reports.recommender.evidence import Evidence
 from reports.rows import Runs, read_runs
 from reports.slices import Slice, also_measured, common, describe, panels, split
 
@@ -23,7 +27,9 @@ DOTS_PER_INCH = 150
 
 
 def build_report(runs: Sequence[Path], out: Path | None = None) -> Path:
-    """Write figures, growth.csv and report.html into `out`, by default `report` in the first run.
+    """Write figures, growth.csv, cases.csv and report.html into a folder.
+
+    It is `out`, by default `report` in the first run.
 
     Returns:
         The path of report.html.
@@ -31,12 +37,20 @@ def build_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     return write_report(read_runs(runs), out or Path(runs[0]) / "report")
 
 
-def write_report(runs: Runs, out: Path) -> Path:
-    """Like `build_report`, for runs that are already read."""
+def write_report(
+    runs: Runs, out: Path, model: ModelSection | None = None, models: pd.DataFrame | None = None
+) -> Path:
+    """Like `build_report`, for runs that are already read.
+
+    `model` is a section about runs of models, and `models` are the rows of these.
+    """
     target = out / "report.html"
     drawings = draw_all(runs, figures_folder(out))
     audited = audit(runs.frame)
-    target.write_text(page(runs, drawings, audited), encoding="utf-8")
+    asked = questions(Evidence(runs, models))
+    downloads = write_cases(runs.frame, out)
+    text = page(runs, drawings, audited, asked, model, downloads)
+    target.write_text(text, encoding="utf-8")
     table(audited).to_csv(out / GROWTH, index=False)
     return target
 

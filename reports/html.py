@@ -1,4 +1,4 @@
-"""The HTML page: one file with its figures, tables and script. It needs no network."""
+"""The HTML page: one file with its data, figures, tables and scripts. It needs no network."""
 
 from __future__ import annotations
 
@@ -9,21 +9,34 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.colors import to_hex
 
 from reports import accuracy_page, growth, measured_by, noise
 from reports.answers import answers, summary_of
 from reports.figures.kinds import Kind
+from reports.figures.style import Styles, styles
 from reports.head_counts import comparisons
 from reports.inputs_page import DESCRIPTORS, described
-from reports.listing import listing, reasons
+from reports.listing import Listing, listing, reasons
 from reports.metrics import show_bytes, show_count
+from reports.page import chart
+from reports.page.answer_data import PageQuestion, answer_tables, default_question
+from reports.page.case_data import case_facts, case_tables
+from reports.page.downloads import Downloads
+from reports.page.packing import packed
 from reports.peer_races import ALLOCATORS, by_attention, races, standing
 from reports.rows import Runs
-from reports.slices import DIRECTIONS, Slice, describe
+from reports.slices import DIRECTIONS, Fixed, Slice, describe
 from reports.tables import status_counts
 
 TEMPLATE = "report.html"
+MODEL_ONLY = "page/model_only.html"
+SCRIPTS = ("unpack", "choose", "words", "questions", "answer_view", "frontier_view", "cases_view")
+LAST_SCRIPTS = ("subjects_view", "start")
 PIXELS_PER_PIXEL = 1.5  # pixels of a figure for each pixel of the page
+MOST_EMBEDDED = 6 * 2**20  # bytes of figures in the page; others stay files beside it
+NO_FILES = Downloads(())
 ENVIRONMENT_PARTS = ("model", "hardware", "software", "limits", "settings")
 
 
@@ -51,9 +64,38 @@ class Section:
     drawings: Sequence[Drawing]
 
 
-def page(runs: Runs, drawings: Sequence[Drawing], audited: growth.Audit) -> str:
-    """The text of report.html."""
+@dataclass(frozen=True)
+class ModelGroup:
+    """A figure of models: the values that its rows share, its file, and its rows as a table."""
+
+    fixed: Fixed
+    path: Path
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """Runs of `python -m bench model` as a section of the page."""
+
+    groups: Sequence[ModelGroup]
+    counts: str
+    reading: str
+    machines: Mapping[str, Sequence[tuple[str, str]]]
+    measured: Mapping[str, Sequence[str]]
+    is_alone: bool = False
+
+
+def page(
+    runs: Runs,
+    drawings: Sequence[Drawing],
+    audited: growth.Audit,
+    asked: Sequence[PageQuestion] = (),
+    model: ModelSection | None = None,
+    downloads: Downloads = NO_FILES,
+) -> str:
+    """The text of report.html; `asked` are the questions that its first screen answers."""
     against = races(runs.frame)
+    listed = listing(runs.frame)
     return render(
         TEMPLATE,
         directions=DIRECTIONS,
@@ -74,11 +116,55 @@ def page(runs: Runs, drawings: Sequence[Drawing], audited: growth.Audit) -> str:
         },
         noise=noise.of_machines(runs),
         measured=measured_by.of_machines(runs),
+        origins=[origin(*pair) for pair in runs.environments.items()],
         counts=status_counts(runs.frame),
         cases=len(runs.frame),
         reasons=reasons(runs.frame),
-        listing=listing(runs.frame),
+        listing=listed,
+        model=model,
+        downloads=downloads,
+        **_interactive(runs, listed, asked),
     )
+
+
+def model_page(model: ModelSection) -> str:
+    """The text of report.html if all runs are those of models."""
+    return render(MODEL_ONLY, model=model)
+
+
+def _interactive(runs: Runs, listed: Listing, asked: Sequence[PageQuestion]) -> dict[str, Any]:
+    """The data and the scripts of the page."""
+    cases = packed(case_tables(runs.frame, listed), {"columns": case_facts(listed)})
+    answer_data = ""
+    if asked:
+        known = {
+            "first": default_question(asked),
+            "methods": _looks(runs, styles(runs.frame)),
+            "inputs": dict.fromkeys(sorted({it.scene.inputs.split(" ")[0] for it in asked}), 1),
+        }
+        answer_data = packed(answer_tables(asked), known)
+    folder = Path(__file__).parent / "page"
+    texts = [(folder / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS + LAST_SCRIPTS]
+    return {
+        "answer_data": answer_data,
+        "case_data": cases,
+        "library": chart.library() if asked else "",
+        "chart": chart.frontier_chart() if asked else {},
+        "scripts": Markup("\n".join(texts)),
+    }
+
+
+def _looks(runs: Runs, drawn: Styles) -> dict[str, dict[str, str]]:
+    """The colour and the marker of each method, as in the figures."""
+    rows = runs.frame.drop_duplicates("variant")
+    looks = {row.variant: drawn[row.label] for row in rows.itertuples()}
+    return {
+        str(name): {
+            "color": to_hex(look.color),
+            "marker": chart.MARKERS.get(look.marker, "circle"),
+        }
+        for name, look in looks.items()
+    }
 
 
 def render(template: str, **names: Any) -> str:
@@ -92,7 +178,7 @@ def render(template: str, **names: Any) -> str:
     )
     environment.filters |= {
         "count": show_count,
-        "embedded": embedded,
+        "source": FigureSources(),
         "width": width,
         "exponent": growth.show_exponent,
         "describe": describe,
@@ -101,6 +187,21 @@ def render(template: str, **names: Any) -> str:
         "comparisons": comparisons,
     }
     return environment.get_template(template).render(**names)
+
+
+class FigureSources:
+    """The source of each figure of a page: the first figures are in the page, others are files."""
+
+    def __init__(self) -> None:
+        self._room = MOST_EMBEDDED
+
+    def __call__(self, path: Path) -> str:
+        """A data URL while there is room, otherwise the path of the file beside the page."""
+        size = path.stat().st_size
+        if size > self._room:
+            return f"{path.parent.name}/{path.name}"
+        self._room -= size
+        return embedded(path)
 
 
 def embedded(path: Path) -> str:
@@ -122,6 +223,19 @@ def facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "sweep", name
     for part in ENVIRONMENT_PARTS:
         yield from _flat(environment.get(part), "")
+
+
+def origin(name: str, environment: Mapping[str, Any]) -> str:
+    """One line about a run: the machine, the sweep, the date, and the commit that measured."""
+    commit = str((environment.get("software") or {}).get("commit") or "")[:9]
+    sweep = (environment.get("sweep") or {}).get("name", "")
+    parts = (
+        name,
+        f"sweep {sweep}" if sweep else "",
+        str(environment.get("started_utc") or "")[:10],
+        f"commit {commit}" if commit else "",
+    )
+    return " · ".join(filter(None, parts))
 
 
 def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:

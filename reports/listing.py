@@ -1,4 +1,4 @@
-"""The table of all cases on the page, and the reasons why cases did not finish."""
+"""The columns of the table of all cases on the page, and the reasons why cases did not finish."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from reports.answers import numbers
 from reports.metrics import TABLE, Metric
 from reports.names import OTHER_OPERATOR
 from reports.rows import OK
 from reports.slices import describe
-from reports.tables import reproduce_command
 
 # Columns of the case that the table shows if they vary, in this order.
 CASE = (
@@ -46,30 +44,18 @@ MOST_REASONS = 40
 
 @dataclass(frozen=True)
 class ListedColumn:
-    """A column of the table; with `choices`, the page has a menu that filters by it."""
+    """A column of the table; with `choices`, the page has a menu that filters by it.
+
+    The values of a column with a metric are numbers, otherwise words. `low` and `high` are the
+    interval of the numbers.
+    """
 
     title: str
-    is_number: bool = False
+    values: pd.Series[Any]
     choices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class ListedCell:
-    """A cell: its text, the value for sorting and filters, and a detail in small letters."""
-
-    text: str
-    value: str
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class ListedRow:
-    """One case: its cells, and the command and the inputs that a click unfolds."""
-
-    cells: tuple[ListedCell, ...]
-    is_ok: bool
-    command: str
-    inputs_detail: str
+    metric: Metric | None = None
+    low: pd.Series[Any] | None = None
+    high: pd.Series[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +64,6 @@ class Listing:
 
     constant: str
     columns: tuple[ListedColumn, ...]
-    rows: tuple[ListedRow, ...]
 
 
 @dataclass(frozen=True)
@@ -92,37 +77,38 @@ class Reason:
 
 
 def listing(frame: pd.DataFrame) -> Listing:
-    """The table of all cases of a frame."""
+    """The table of all cases of a frame, a row for each of its rows."""
     varying = [name for name in CASE if frame[name].nunique() > 1]
     constant = {name: frame[name].iloc[0] for name in CASE if name not in varying}
     metrics = [metric for metric in TABLE if frame[metric.column].notna().any()]
     columns = [
-        _menu_column(frame["variant"], "method"),
-        *(_menu_column(frame[name], TITLES.get(name, name)) for name in varying),
-        _menu_column(frame["status"], "status"),
-        *(ListedColumn(metric.short, is_number=True) for metric in metrics),
+        _worded(frame["variant"], "method"),
+        ListedColumn("settings", _settings(frame)),
+        *(_worded(frame[name], TITLES.get(name, name)) for name in varying),
+        _worded(frame["status"], "status"),
+        *(_measured(frame, metric) for metric in metrics),
     ]
-    rows = [_row(row, varying, metrics) for _, row in frame.iterrows()]
-    return Listing(describe(constant), tuple(columns), tuple(rows))
+    return Listing(describe(constant), tuple(columns))
 
 
-def _row(row: pd.Series, varying: Sequence[str], metrics: Sequence[Metric]) -> ListedRow:
-    asked, used = row["implementation"], row["implementation_used"]
-    implementation = asked if used in ("", asked) else f"{asked} → {used}"
-    mark = OTHER_OPERATOR if row["other_operator"] else ""
-    settings = " · ".join(filter(None, (mark, implementation, row["hyperparameters"])))
-    words = [str(row[name]) for name in varying]
-    shown = numbers(row, metrics)
-    values = ["" if pd.isna(row[m.column]) else repr(float(row[m.column])) for m in metrics]
-    cells = [
-        ListedCell(row["variant"], row["variant"], settings),
-        *(ListedCell(word, word) for word in words),
-        ListedCell(row["status"], row["status"], row["reason"]),
-        *(ListedCell(text, value) for text, value in zip(shown, values, strict=True)),
-    ]
-    return ListedRow(
-        tuple(cells), row["status"] == OK, reproduce_command(row), row["inputs_detail"]
-    )
+def _settings(frame: pd.DataFrame) -> pd.Series[Any]:
+    """The mark of another operator, the implementation and the hyperparameters of each row."""
+    asked, used = frame["implementation"], frame["implementation_used"]
+    result = asked.where((used == "") | (used == asked), asked + " → " + used)
+    result = result.mask(frame["other_operator"], OTHER_OPERATOR + " · " + result)
+    named = frame["hyperparameters"] != ""
+    return result.mask(named, result + " · " + frame["hyperparameters"])
+
+
+def _worded(values: pd.Series[Any], title: str) -> ListedColumn:
+    different = sorted(values.unique())
+    choices = tuple(map(str, different)) if 1 < len(different) <= MOST_CHOICES else ()
+    return ListedColumn(title, values.astype(str), choices)
+
+
+def _measured(frame: pd.DataFrame, metric: Metric) -> ListedColumn:
+    low, high = (None if name is None else frame[name] for name in (metric.low, metric.high))
+    return ListedColumn(metric.short, frame[metric.column], (), metric, low, high)
 
 
 def reasons(frame: pd.DataFrame) -> Sequence[Reason]:
@@ -140,12 +126,6 @@ def reasons(frame: pd.DataFrame) -> Sequence[Reason]:
             Reason("", f"{len(rest)} more reasons, in the table", sum(r.cases for r in rest), ""),
         ]
     return found
-
-
-def _menu_column(values: pd.Series[Any], title: str) -> ListedColumn:
-    different = sorted(values.unique())
-    choices = tuple(map(str, different)) if 1 < len(different) <= MOST_CHOICES else ()
-    return ListedColumn(title, pd.api.types.is_integer_dtype(values), choices)
 
 
 def _few(labels: Sequence[str]) -> str:

@@ -1,9 +1,8 @@
-"""The page of runs of `python -m bench model`: variants in a pretrained model."""
+"""The section about runs of `python -m bench model`: variants in a pretrained model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +17,7 @@ from reports.declared import exact_variant, reference_implementation
 from reports.figures.panel_grid import draw
 from reports.figures.perplexity import CHANGE, KIND, figures
 from reports.figures.style import styles
-from reports.html import facts, render
+from reports.html import ModelGroup, ModelSection, facts
 from reports.machine_columns import environments, with_hardware
 from reports.metrics import show_error, show_ms, show_percent, show_ratio
 from reports.names import labels, marked, other_operators
@@ -32,19 +31,9 @@ from reports.rows import (
     read_environment,
     read_tables,
 )
-from reports.slices import Fixed, describe
 from reports.tables import status_counts
 
 BETWEEN = ("perplexity_ratio_low", "perplexity_ratio_high")
-
-
-@dataclass(frozen=True)
-class Group:
-    """A figure: the values that its rows share, its file, and its rows as a table."""
-
-    fixed: Fixed
-    path: Path
-    rows: Sequence[Sequence[str]]
 
 
 def holds_model(folder: Path) -> bool:
@@ -54,10 +43,9 @@ def holds_model(folder: Path) -> bool:
     return command_of(folder) == "model"
 
 
-def write_models(folders: Sequence[Path], out: Path, name: str) -> Path:
-    """Write figures and the page `name` into `out`; return the path of the page."""
+def model_section(runs: Runs, out: Path, *, is_alone: bool = False) -> ModelSection:
+    """Draw the figures of runs of models into `out`, and collect the section of the page."""
     folder = figures_folder(out)
-    runs = read_models(folders)
     folder.mkdir(parents=True, exist_ok=True)
     looks = styles(runs.frame)
     groups = []
@@ -65,21 +53,15 @@ def write_models(folders: Sequence[Path], out: Path, name: str) -> Path:
         path = folder / f"model-{number}.png"
         save(draw(KIND, panels, fixed, looks), path)
         own = pd.concat([panel.rows for panel in panels])
-        groups.append(Group(fixed, path, [_cells(row) for _, row in _ordered(own)]))
-    page = out / name
-    page.write_text(
-        render(
-            "model.html",
-            groups=groups,
-            reading=KIND.reading,
-            counts=status_counts(runs.frame[~runs.frame["is_reference"]]),
-            describe=describe,
-            machines={machine: list(facts(seen)) for machine, seen in runs.environments.items()},
-            measured=measured_by.of_machines(runs),
-        ),
-        encoding="utf-8",
+        groups.append(ModelGroup(fixed, path, [_cells(row) for _, row in _ordered(own)]))
+    return ModelSection(
+        groups,
+        status_counts(runs.frame[~runs.frame["is_reference"]]),
+        KIND.reading,
+        {machine: list(facts(seen)) for machine, seen in runs.environments.items()},
+        measured_by.of_machines(runs),
+        is_alone,
     )
-    return page
 
 
 def read_models(folders: Sequence[Path]) -> Runs:

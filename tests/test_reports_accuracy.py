@@ -14,6 +14,7 @@ from rich.console import Console
 from bench.schema.case import Case
 from bench.schema.measurement import HeadRow, Measurement
 from bench.schema.validation import FileError
+from reports import accuracy_page
 from reports.accuracy_page import AccuracyTable, Line, tables
 from reports.answers import answers
 from reports.build import build_report
@@ -242,6 +243,18 @@ def test_a_run_without_baselines_has_tables_without_them(tmp_path: Path) -> None
     assert "were not measured in this run" not in again
 
 
+def test_tables_beyond_the_limit_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accuracy_page, "MOST_LINES", 3)
+    rows = [held(0.5, variant=name, seq_len=n) for n in (64, 128, 256, 512) for name in "ab"]
+    found = tables_of(tmp_path, rows)
+    assert [len(table.lines) for table in found] == [2, 2, 0]
+    assert found[-1].title == "2 more tables are left out; cases.csv has their numbers."
+    text = build_report([tmp_path]).read_text()
+    assert "2 more tables are left out" in text
+
+
 def test_headings_explain_themselves_and_wide_tables_scroll(tmp_path: Path) -> None:
     text = build_report([write(tmp_path, [held(0.5, mass_recall=0.5)])]).read_text()
     for name in ("mass_recall", "random_keys_error_rel_l2", "dtype_floor_rel_l2"):
@@ -258,7 +271,8 @@ def test_another_operator_is_marked_wherever_it_is_named(tmp_path: Path) -> None
     frame = frame_of(tmp_path, rows)
     # A failed case has no target, but the same name as the cases that finished.
     assert list(frame["label"]) == [f"linear{MARK}", "lsh", f"linear{MARK}"]
-    details = [row.cells[0].detail for row in listing(frame).rows]
+    (settings,) = (it.values for it in listing(frame).columns if it.title == "settings")
+    details = settings.tolist()
     assert [OTHER_OPERATOR in detail for detail in details] == [True, False, True]
     figure, (ax,) = figure_of(KIND["error_vs_time"], frame)
     assert f"linear{MARK}" in [text.get_text() for text in ax.texts]

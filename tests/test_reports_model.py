@@ -101,12 +101,15 @@ def test_the_page_shows_every_row_and_a_figure(tmp_path: Path) -> None:
     assert (folder / "report" / "figures" / "model-1.png").stat().st_size > 10_000
 
 
-def test_the_page_is_separate_if_there_are_other_runs(tmp_path: Path) -> None:
+def test_models_are_a_section_of_the_page_of_other_runs(tmp_path: Path) -> None:
     other = write(tmp_path / "other", [done(1.0)])
     said = build(other, store(tmp_path / "run"))
-    assert f"{other}/report/model.html" in said
-    assert "Variants in a pretrained model" in (other / "report" / "model.html").read_text()
-    assert "Attention benchmark report" in (other / "report" / "report.html").read_text()
+    assert f"{other}/report/report.html" in said
+    page = (other / "report" / "report.html").read_text()
+    assert '<h2 id="model">Variants in a pretrained model</h2>' in page
+    assert '<h2 id="all">All cases</h2>' in page
+    assert "<td>lsh num_hashes=4</td>" in page
+    assert not (other / "report" / "model.html").exists()
 
 
 def test_exact_attention_is_drawn_where_it_has_no_row(tmp_path: Path) -> None:

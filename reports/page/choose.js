@@ -1,0 +1,22 @@
+// The rule of `choose` in reports/recommender. A test compares both on random questions.
+
+// The best of some candidates under limits; a limit that is null does not apply.
+function choose(candidates, limits) {
+  const eligible = candidates.filter(it => !whyNot(it, limits));
+  if (!eligible.length) return {chosen: null, tied: []};
+  const fastest = eligible.reduce((best, it) => it.time < best.time ? it : best);
+  const tied = eligible.filter(it => it.timeLow <= fastest.timeHigh);
+  const better = (a, b) => b.isExact - a.isExact || a.errorHigh - b.errorHigh || a.time - b.time;
+  return {chosen: tied.reduce((best, it) => better(it, best) < 0 ? it : best), tied};
+}
+
+// The reasons why a candidate is not eligible, or an empty text. A missing number is a reason.
+function whyNot(it, limits) {
+  const held = [
+    ["error", it.errorHigh, limits.error, "show_error"], ["memory", it.memory, limits.memory, "show_bytes"],
+    ["time", it.timeHigh, limits.time, "show_ms"], ["perplexity", it.perplexity?.high ?? null, limits.perplexity, "show_ratio"],
+  ];
+  const found = held.filter(([, value, limit]) => limit !== null && (value === null || value > limit))
+    .map(([name, value, limit, show]) => value === null || value === Infinity ? `${name} not measured` : `${name} up to ${SHOWN[show](value)}, above ${SHOWN[show](limit)}`);
+  return [it.excluded, ...found].filter(Boolean).join("; ");
+}

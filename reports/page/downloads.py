@@ -1,0 +1,54 @@
+"""The files beside the page: all cases as CSV, and as Parquet if a library can write it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import pandas as pd
+
+from bench.schema.measurement import Measurement
+
+CSV, PARQUET = "cases.csv", "cases.parquet"
+INTERNAL = ("place", "passage", "keys", "width", "default_knob")  # of figures only
+FORMULA = r"^([=+\-@\t\r])"  # the first characters that a spreadsheet takes for a formula
+
+
+@dataclass(frozen=True)
+class Downloads:
+    """The names of the files; `missing` says why a file is not there."""
+
+    names: tuple[str, ...]
+    missing: str = ""
+
+
+def write_cases(frame: pd.DataFrame, out: Path) -> Downloads:
+    """Write all rows, with machine and readable names, to cases.csv and cases.parquet in `out`.
+
+    In the CSV file, an apostrophe stands before a text that a spreadsheet takes for a formula.
+    """
+    table = frame.drop(columns=[name for name in INTERNAL if name in frame])
+    for name, column in Measurement.columns().items():
+        if column.empty:  # an empty key would be left out of groups
+            table[name] = table[name].replace("", column.empty)
+    texts = [name for name in table if table[name].dtype in ("str", "object")]
+    harmless = table.assign(
+        **{
+            name: table[name].astype("string").str.replace(FORMULA, r"'\1", regex=True)
+            for name in texts
+            if table[name].astype("string").str.match(FORMULA).any()
+        }
+    )
+    harmless.to_csv(out / CSV, index=False)
+    plain = table.assign(**{name: table[name].astype("string") for name in texts})
+    (out / PARQUET).unlink(missing_ok=True)
+    if find_spec("pyarrow"):
+        plain.to_parquet(out / PARQUET, index=False)
+    elif find_spec("duckdb"):
+        import duckdb
+
+        duckdb.from_df(plain).write_parquet(str(out / PARQUET))
+    else:
+        return Downloads((CSV,), "Install pyarrow or duckdb to get a Parquet file as well.")
+    return Downloads((CSV, PARQUET))

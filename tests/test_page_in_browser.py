@@ -1,0 +1,305 @@
+"""report.html in headless Chromium. One browser serves all tests; without Chromium they skip."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from bench.schema.measurement import Measurement
+from reports.growth import Audit
+from reports.html import page
+from reports.metrics import show_bytes, show_count, show_error, show_ms, show_percent, show_ratio
+from reports.model_page import read_models
+from reports.page.answer_data import PageQuestion, questions
+from reports.recommender.choose import choose
+from reports.recommender.evidence import Evidence
+from reports.rows import Runs, read_runs
+from reports.tables import reproduce_command
+from tests.chromium import PROGRAM, Browser, browser
+from tests.test_reports import REFERENCE, done, failed, write
+
+pytestmark = [
+    pytest.mark.serial,
+    pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium to open the page with"),
+]
+KNOWN = "amd-epyc-2-threads"
+HOSTILE = (
+    "<script>window.hurt=1</script>",
+    "$x^$",
+    "[bold]",
+    "=1+1",
+    "a\nb",
+    '"><img src=x onerror=hurt=1>',
+)
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("profile")) as opened:
+        opened.size(1440, 900)
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def known() -> Runs:
+    return read_runs([REFERENCE / KNOWN])
+
+
+@pytest.fixture(scope="module")
+def asked(known: Runs) -> list[PageQuestion]:
+    return questions(Evidence(known, read_models([REFERENCE / f"{KNOWN}-model"]).frame))
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory, known: Runs, asked: list[PageQuestion]) -> str:
+    """The page of a published run, without figures, which take most of the time of a report."""
+    return stored(tmp_path_factory.mktemp("page"), known, asked)
+
+
+def stored(folder: Path, runs: Runs, asked: list[PageQuestion]) -> str:
+    path = folder / "report.html"
+    path.write_text(page(runs, [], Audit((), 0), asked), encoding="utf-8")
+    return path.as_uri()
+
+
+@pytest.fixture
+def tab(chromium: Browser, url: str) -> Iterator[Browser]:
+    """The page, opened; no test may leave an error in the console or ask for another file."""
+    chromium.size(1440, 900)
+    chromium.open(url)
+    yield chromium
+    quiet(chromium, url)
+
+
+def quiet(tab: Browser, url: str) -> None:
+    assert tab.messages == []
+    assert {it.partition("#")[0] for it in tab.requests if not it.startswith("blob:")} == {url}
+
+
+def text(tab: Browser, selector: str) -> str:
+    return str(tab.run(f"document.querySelector({json.dumps(selector)}).innerText"))
+
+
+def put(tab: Browser, name: str, value: object, event: str) -> None:
+    """Set a control and tell the page."""
+    tab.run(
+        f"(() => {{ const it = byId({name!r}); it.value = {json.dumps(value)}; "
+        f"it.dispatchEvent(new Event({event!r})); }})()"
+    )
+
+
+def test_the_page_and_python_choose_alike(tab: Browser, asked: list[PageQuestion]) -> None:
+    draw = random.Random(17)
+    wanted: list[list[Any]] = []
+    expected: list[Any] = []
+    for _ in range(1000):
+        number = draw.randrange(len(asked))
+        candidates = asked[number].candidates
+        some = draw.choice(candidates)
+        error = draw.choice([10 ** draw.uniform(-3, 0.2), 1.01 * some.error_high])
+        size = draw.choice([None, None, some.memory_bytes * draw.choice([0.99, 1.01])])
+        time = draw.choice([None, None, some.time_high * draw.choice([0.99, 1.01])])
+        ratio = draw.choice([None, None, None, draw.uniform(1, 3)])
+        limits = [None if it is None or math.isnan(it) else it for it in (error, size, time, ratio)]
+        if limits[0] is None:
+            limits[0] = 0.5
+        wanted.append([number, *limits])
+        chosen = choose(candidates, *limits).chosen
+        expected.append(
+            None
+            if chosen is None
+            else [chosen.variant, chosen.hyperparameters, chosen.implementation]
+        )
+    found = tab.run(
+        f"{json.dumps(wanted)}.map(([number, error, memory, time, perplexity]) => {{"
+        "const it = choose(questions.candidates(number), {error, memory, time, perplexity}).chosen;"
+        "return it && [it.variant, it.hyperparameters, it.implementation]; })"
+    )
+    assert found == expected
+    assert len({str(it) for it in expected}) > 10  # not one method for all questions
+
+
+def test_numbers_are_shown_as_in_python(tab: Browser) -> None:
+    values = [0, 1, 999.6, 1024, 0.1, 1e-7, *(2 ** (k * 0.61 - 20) for k in range(100))]
+    shown = {f.__name__: f for f in (show_ms, show_bytes, show_error, show_ratio, show_percent)}
+    for name, show in shown.items():
+        found = tab.run(f"{json.dumps(values)}.map(SHOWN.{name})")
+        assert found == [show(value) for value in values], name
+    counts = [1, 256, 1000, 1024, 1536, 16384, 2**20]
+    assert tab.run(f"{counts}.map(showCount)") == [show_count(count) for count in counts]
+
+
+def test_the_commands_of_all_rows_are_those_of_python(tab: Browser, known: Runs) -> None:
+    found = tab.run(
+        "Array.from({length: page.cases.count}, (_, row) => commandOf(page.cases.commands, row))"
+    )
+    assert found == [reproduce_command(row) for _, row in known.frame.iterrows()]
+
+
+def test_the_answer_follows_the_controls_and_the_address(tab: Browser, url: str) -> None:
+    first = text(tab, "#answer-body .use")
+    assert first.startswith("USE ")
+    put(tab, "max-error", 118, "input")
+    other = text(tab, "#answer-body .use")
+    assert other != first
+    lengths = tab.run("[...byId('axis-length').options].map(it => it.value)")
+    assert len(lengths) > 2
+    put(tab, "axis-length", lengths[0], "change")
+    assert f"length={lengths[0]}" in tab.run("location.hash")
+    address, answer = tab.run("location.href"), text(tab, "#answer-body")
+    tab.open(address)
+    assert text(tab, "#answer-body") == answer
+    assert tab.run("location.href") == address
+    tab.requests[:] = [url]
+
+
+def test_a_point_shows_its_case_and_a_click_pins_it(tab: Browser) -> None:
+    place = (
+        "(() => { const view = Bokeh.index.get_by_id(page.frontier.model('chart').id); "
+        "const {x, y} = page.frontier.sources.points.data; "
+        "const i = page.frontier.drawn.findIndex(it => !it.excluded); "
+        "const box = view.el.getBoundingClientRect(), frame = view.frame; "
+        "return [box.x + frame.x_scale.compute(x[i]), box.y + frame.y_scale.compute(y[i]), "
+        "page.frontier.drawn[i].label]; })()"
+    )
+    tab.run("byId('frontier-chart').scrollIntoView({block: 'center'})")
+    x, y, label = tab.run(place)
+    tab.run(
+        "window.deepText = node => node.nodeType === 3 ? node.data : [node.shadowRoot, "
+        "...node.childNodes].filter(Boolean).map(window.deepText).join(' ')"
+    )
+    tab.run("window.named = name => deepText(document.body).split(name).length")
+    before = tab.run(f"named({json.dumps(label)})")
+    tab.mouse("mouseMoved", x - 30, y)
+    tab.mouse("mouseMoved", x, y)
+    tab.wait(f"named({json.dumps(label)}) > {before}", 5)
+    tab.click(x, y)
+    tab.wait("document.querySelector('#pinned .card')", 5)
+    assert f"pin={label.split(' ')[0]}" in tab.run("decodeURIComponent(location.hash)")
+    assert "error" in text(tab, "#pinned .card")
+    tab.run("document.querySelector('#pinned button').click()")
+    assert tab.run("byId('pinned').children.length") == 0
+
+
+def test_one_method_can_be_isolated(tab: Browser) -> None:
+    before = tab.run("page.frontier.drawn.length")
+    tab.run("document.querySelector('#legend button:last-child').click()")
+    drawn = "page.frontier.drawn.filter(it => !it.isExact)"
+    names = tab.run(f"[...new Set({drawn}.map(it => it.variant))]")
+    assert len(names) <= 1
+    assert tab.run("page.frontier.drawn.length") < before
+    tab.run("document.querySelector('#legend button:last-child').click()")
+    assert tab.run("page.frontier.drawn.length") == before
+
+
+def test_the_map_has_the_answer_of_each_cell(tab: Browser) -> None:
+    cells = tab.run("document.querySelectorAll('#map-body button').length")
+    assert cells > 10
+    tab.run("document.querySelectorAll('#map-body button')[3].click()")
+    here = text(tab, "#map-body [aria-current] ").split("\n")[0]
+    assert here in text(tab, "#answer-body .use")
+
+
+def test_a_link_opens_the_page_of_a_method_and_of_inputs(tab: Browser, url: str) -> None:
+    tab.run("location.hash = '#method=longformer'")
+    tab.wait("!byId('subject').hidden", 5)
+    assert "Method longformer" in text(tab, "#subject")
+    assert tab.run("document.querySelectorAll('#subject tbody tr').length") > 5
+    tab.run("location.hash = '#family=smollm2'")
+    tab.wait("byId('subject').innerText.includes('Inputs smollm2')", 5)
+    tab.run("location.hash = '#machine'")
+    tab.wait("byId('machine').closest('details').open", 5)
+
+
+def test_rows_are_filtered_sorted_and_explained_by_keyboard(tab: Browser, known: Runs) -> None:
+    tab.run("location.hash = '#all'")
+    tab.wait("byId('cases').clientHeight > 0", 5)
+    put(tab, "words", "longformer OK", "input")
+    rows = known.frame[(known.frame["variant"] == "longformer") & (known.frame["status"] == "ok")]
+    assert text(tab, "#shown") == f"{len(rows)} of {len(known.frame)} rows"
+    headings = "[...document.querySelectorAll('.cases thead button')]"
+    tab.run(f"{headings}.find(it => it.innerText === 'time').focus()")
+    tab.key("Enter", 13, "\r")
+    assert tab.run("document.querySelector('[aria-sort=ascending]').innerText").startswith("time")
+    times = rows["time_ms_median"].sort_values()
+    assert show_ms(times.iloc[0]) in text(tab, ".cases tbody tr:nth-child(2)")
+    order = tab.run("[...page.cases.order]")
+    assert known.frame["time_ms_median"][order].tolist() == pytest.approx(times.tolist(), rel=1e-4)
+    tab.run("document.querySelector('.cases tbody button').focus()")
+    tab.key("Enter", 13, "\r")
+    assert "python -m bench run" in text(tab, "#detail")
+    assert "words=longformer" in tab.run("location.hash")
+    assert "sort=time" in tab.run("location.hash")
+
+
+def test_names_of_results_are_text_everywhere(chromium: Browser, tmp_path: Path) -> None:
+    rows: list[Measurement] = []
+    for number, name in enumerate(HOSTILE):
+        rows += [done(2 + number, 1e-7, seq_len=n, inputs=name) for n in (256, 512)] + [
+            done(1 + number, 0.1, seq_len=n, inputs=name, variant=name, hyperparameters=f"k={name}")
+            for n in (256, 512)
+        ]
+    rows.append(failed(reason=HOSTILE[0]))
+    runs = read_runs([write(tmp_path / "run", rows)])
+    url = stored(tmp_path, runs, questions(Evidence(runs)))
+    chromium.size(1440, 900)
+    chromium.open(url)
+    shown = chromium.run("document.body.textContent")
+    assert all(" ".join(name.split()) in " ".join(shown.split()) for name in HOSTILE)
+    for name in HOSTILE:
+        chromium.run(f"page.set({{method: {json.dumps(name)}}}); page.pin({json.dumps(name)})")
+        assert name.split("\n")[0] in chromium.run("byId('subject').textContent")
+    assert chromium.run("typeof window.hurt") == "undefined"
+    assert chromium.run("page.cases.csv()").count("'=1+1") == 6
+    assert chromium.run("document.querySelectorAll('img').length") == 0
+    quiet(chromium, url)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1440, 900), (390, 844)])
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_screen_shows_the_answer_without_scrolling_sideways(
+    tab: Browser, width: int, height: int, dark: bool
+) -> None:
+    tab.size(width, height, dark=dark)
+    tab.wait(f"innerWidth === {width}", 5)
+    assert tab.run("document.documentElement.scrollWidth") <= width
+    top = tab.run("document.querySelector('#answer-body .use').getBoundingClientRect().bottom")
+    assert top < height
+
+
+def test_a_print_is_at_most_six_sheets(tab: Browser) -> None:
+    assert 1 <= tab.pdf().count(b"/Type /Page\n") <= 6
+
+
+def test_a_hundred_thousand_rows_are_sorted_and_filtered_within_a_second(
+    chromium: Browser, tmp_path: Path, known: Runs
+) -> None:
+    many = pd.concat([known.frame] * math.ceil(100_000 / len(known.frame)), ignore_index=True)
+    spread = pd.Series(range(len(many))) / len(many) + 0.5
+    many["time_ms_median"] *= spread
+    many["approx_error_rel_l2"] *= 1 / spread
+    runs = Runs(many, known.environments, known.per_head)
+    url = stored(tmp_path, runs, [])
+    assert (tmp_path / "report.html").stat().st_size < 15e6
+    chromium.open(url)
+    chromium.run("byId('all').closest('details').open = true")
+    timed = (
+        "(() => { const start = performance.now(); %s; byId('cases').getBoundingClientRect(); "
+        "return performance.now() - start; })()"
+    )
+    time = chromium.run(
+        timed % "page.cases.sort(page.cases.columns.findIndex(it => it.title === 'time'))"
+    )
+    method = chromium.run(timed % "page.cases.sort(0)")
+    chromium.run("byId('words').value = 'longformer 4096'")
+    found = chromium.run(timed % "byId('words').dispatchEvent(new Event('input'))")
+    assert max(time, method, found) < 1000
+    assert chromium.run("document.querySelectorAll('.cases tr').length") < 100
+    quiet(chromium, url)
