@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 
@@ -13,6 +14,9 @@ def start() -> None:
         main(prog_name="python -m bench")
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        # A second Ctrl-C would print a traceback while the interpreter ends.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 if __name__ == "__main__":
