@@ -8,7 +8,7 @@ from io import StringIO
 
 import pytest
 
-from bench.__main__ import main as bench
+from bench.cli.commands import main as bench
 from bench.plan.sweep import Sweep
 from bench.schema.entry_point import console
 from reports.recommender.advice import Advice, advise

@@ -68,7 +68,8 @@ def words(evidence: Evidence, advice: Advice) -> Iterator[Part]:
 def headline(advice: Advice) -> str:
     """The first line of an answer."""
     chosen, exact = advice.chosen, advice.exact
-    named = f": {name_of((chosen or exact).name)}" if chosen or exact else ""
+    shown = chosen or exact
+    named = f": {name_of(shown.name)}" if shown else ""
     if advice.status == "none":
         return f"NO METHOD is within the limits; the nearest exact attention{named}"
     if advice.status == "unsure":

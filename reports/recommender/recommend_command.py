@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,11 +13,14 @@ from bench.schema.entry_point import console
 from bench.schema.short_forms import whole_dtype, whole_number
 from reports.recommender.quantities import bytes_of, milliseconds_of
 
+if TYPE_CHECKING:
+    from reports.recommender.layer_policy import Policy
+
 PIPED_WIDTH = 160  # characters, if the output is no terminal
 POLICIES = ("worst", "median")
 
 
-class Parsed(click.ParamType):
+class Parsed(click.ParamType[Any]):
     """A parameter that a function parses; the function returns None for an invalid text."""
 
     def __init__(self, name: str, parse: Callable[[str], Any], expected: str) -> None:
@@ -103,7 +106,7 @@ def recommend(
     seq_len: int,
     max_error: float,
     dtype: str | None,
-    layer: str | int,
+    layer: Policy,
     max_memory: float | None,
     max_time: float | None,
     max_perplexity_ratio: float | None,
