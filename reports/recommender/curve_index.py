@@ -93,9 +93,11 @@ class CurveIndex:
         for scene in self._of_shape[shape]:
             if self._hardware[scene.machine] != hardware:
                 continue
-            for method, curve in self.curves[scene].items():
-                if wanted in (method, method._replace(implementation="")):
-                    yield from by_layer(curve)
+            curves = self.curves[scene]
+            alike = [wanted] if wanted.implementation else curves
+            for method in alike:
+                if method in curves and wanted in (method, method._replace(implementation="")):
+                    yield from by_layer(curves[method])
 
     def _along_lengths(self, scenes: Sequence[Scene]) -> Iterator[Mapping[int, Estimate]]:
         for scene in scenes:
