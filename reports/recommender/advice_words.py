@@ -12,7 +12,7 @@ from bench.schema.validation import name_of
 from reports.metrics import show_bytes, show_error, show_ms, show_ratio
 from reports.recommender.advice import Advice
 from reports.recommender.candidate import Bounded, Candidate
-from reports.recommender.choose import Limits, violations
+from reports.recommender.choose import Bounds, violations
 from reports.recommender.evidence import Evidence
 from reports.recommender.evidence_rows import MeasuredRow, measured_rows
 from reports.recommender.measuring import commands
@@ -90,7 +90,7 @@ def one_line(advice: Advice) -> str:
     return f"{start} {_brief(chosen, unsure)}"
 
 
-def limit_words(limits: Limits) -> str:
+def limit_words(limits: Bounds) -> str:
     """The limits in one line."""
     given = (
         ("error", limits.max_error, "{:g}".format),

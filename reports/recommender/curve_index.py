@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from reports.recommender.estimate import Estimate, pooled
+from reports.recommender.method_estimate import Estimate, pooled
 from reports.recommender.misses import Misses
 from reports.recommender.observations import Layer, Method, Traits, observations
 from reports.recommender.scene import Scene

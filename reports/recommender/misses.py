@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from reports.recommender.estimate import Estimate, Widening, geometric, is_steep, rise
+from reports.recommender.method_estimate import Estimate, Widening, geometric, is_steep, rise
 
 COVERAGE = 0.95
 ENOUGH = 20  # points; fewer have no 95 % quantile

@@ -11,7 +11,7 @@ import pandas as pd
 from reports.declared import exact_variant, has_reduced_precision
 from reports.metrics import MEAN_OF_VALUES
 from reports.names import OTHER_OPERATOR, differing
-from reports.recommender.estimate import Estimate
+from reports.recommender.method_estimate import Estimate
 from reports.recommender.scene import COLUMNS, Scene, evidence_rows
 
 MEAN, RANDOM, ZEROS = "the mean of the values", "random keys", "an output of zeros"

@@ -123,13 +123,13 @@ def recommend(
     from reports.recommender.advice import advise
     from reports.recommender.advice_json import as_json
     from reports.recommender.advice_words import words
-    from reports.recommender.choose import Limits
+    from reports.recommender.choose import Bounds
     from reports.recommender.question import Asked, questions
     from reports.recommender.run_folders import evidence_of
 
     evidence = evidence_of(runs)
     asked = Asked(dtype=whole_dtype(dtype) if dtype else None, **scene)
-    limits = Limits(max_error, max_memory, max_time, max_perplexity_ratio)
+    limits = Bounds(max_error, max_memory, max_time, max_perplexity_ratio)
     answers = [advise(evidence, one) for one in questions(evidence, asked, seq_len, layer, limits)]
     if as_object:
         click.echo(json.dumps([as_json(evidence, answer) for answer in answers], indent=2))

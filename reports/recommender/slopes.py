@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from reports.recommender.estimate import Estimate
+from reports.recommender.method_estimate import Estimate
 
 LAST = 3  # points of a curve whose slopes are the interval
 
