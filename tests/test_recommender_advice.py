@@ -8,13 +8,13 @@ from io import StringIO
 
 import pytest
 
-from bench.__main__ import main as bench
+from bench.cli.commands import main as bench
 from bench.plan.sweep import Sweep
 from bench.schema.entry_point import console
 from reports.recommender.advice import Advice, advise
 from reports.recommender.advice_json import as_json
 from reports.recommender.advice_words import one_line, words
-from reports.recommender.choose import Limits
+from reports.recommender.choose import Bounds
 from reports.recommender.evidence import Evidence
 from reports.recommender.layer_policy import Policy
 from reports.recommender.measuring import commands
@@ -56,7 +56,7 @@ def asked(
     max_time: float | None = None,
     **scene: object,
 ) -> Advice:
-    limits = Limits(max_error, max_memory, max_time)
+    limits = Bounds(max_error, max_memory, max_time)
     return advise(found, Question(replace(SCENE, **scene), seq_len, layer, limits))
 
 

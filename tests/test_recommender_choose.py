@@ -8,7 +8,7 @@ import random
 import pytest
 
 from reports.recommender.candidate import Candidate
-from reports.recommender.choose import Limits, choose, violations
+from reports.recommender.choose import Bounds, choose, violations
 
 
 def candidate(
@@ -107,14 +107,14 @@ class TestRule:
         assert chosen(a, max_memory=1e12) is None
         assert chosen(a, max_perplexity_ratio=100) is None
         assert chosen(candidate("a", 5, math.nan)) is None
-        assert violations(a, Limits(0.2, 1e12, None, 100)) == [
+        assert violations(a, Bounds(0.2, 1e12, None, 100)) == [
             "memory not measured",
             "perplexity not measured",
         ]
 
     def test_each_violated_limit_is_named(self) -> None:
         a = candidate("a", 5, 0.3, excluded="another operator")
-        assert violations(a, Limits(0.2, 1024, 2.0)) == [
+        assert violations(a, Bounds(0.2, 1024, 2.0)) == [
             "another operator",
             "error up to 0.300, above 0.2",
             "memory up to 977 KiB, above 1.00 KiB",

@@ -124,6 +124,21 @@ class TestInterpolated:
         assert found.time_high / found.time_ms == pytest.approx(1.1)
         assert found.time_ms / found.time_low == pytest.approx(1.1)
 
+    def test_errors_that_rise_faster_are_widened_by_more(self) -> None:
+        # Errors rise by a factor of 2 or of 1.1 at each step; the middle one is 5 % too large.
+        rows = [
+            row(f"lsh{method}", n, n, 0.01 * rise**k * (1.05 if k == 2 else 1), spread=0)
+            for method in range(40)
+            for rise in [2 if method else 1.1]
+            for k, n in enumerate(LENGTHS)
+        ]
+        found = at(evidence(*rows), 724)
+        steep, flat = found["lsh1"], found["lsh0"]
+        widened = [math.log(one.error_high / one.error) for one in (steep, flat)]
+        assert widened[0] / widened[1] == pytest.approx(
+            (0.1 + math.log(2 * 1.05)) / (0.1 + math.log(1.1 * 1.05))
+        )
+
     def test_misses_of_one_outlier_among_many_do_not_widen(self) -> None:
         rows = [row(f"lsh{k}", n, n, 0.2, noise=0) for k in range(60) for n in LENGTHS]
         rows[2] = row("lsh0", 1024, 2 * 1024, 0.2, noise=0)
@@ -203,6 +218,18 @@ class TestExtrapolated:
         rows += [exact(n, n**1.9, inputs="gaussian", layer=None, noise=0) for n in LENGTHS]
         found = at(evidence(*rows), 8192)["full"]
         assert found.time_ms == found.time_high == pytest.approx(100 * 2**1.9)
+
+    def test_an_implementation_without_slopes_takes_those_of_the_others(self) -> None:
+        rows = [exact(4096, 100, noise=0, implementation="plain")]
+        rows += [exact(n, n**1.9, causal=False, noise=0) for n in LENGTHS]
+        found = at(evidence(*rows), 8192)["full implementation=plain"]
+        assert found.time_ms == found.time_high == pytest.approx(100 * 2**1.9)
+
+    def test_slopes_of_other_hardware_do_not_count(self) -> None:
+        other = {"machine": "cpu, Other CPU", "hardware": "cpu, Other CPU"}
+        rows = [exact(4096, 100, noise=0)]
+        rows += [exact(n, n**1.9, noise=0, **other) for n in LENGTHS]
+        assert at(evidence(*rows), 8192)["full"].time_low == pytest.approx(200)
 
     def test_one_length_alone_is_bounded_by_linear_and_quadratic_time(self) -> None:
         found = at(evidence(exact(4096, 100, noise=0)), 8192)["full"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from reports.recommender.choose import Limits
+from reports.recommender.choose import Bounds
 from reports.recommender.quantities import bytes_of, milliseconds_of
 from reports.recommender.question import Asked, QuestionError, questions, scenes_of
 from tests.evidence_frames import SCENE, evidence, exact
@@ -75,7 +75,7 @@ def test_a_machine_without_rows_of_this_kind_does_not_answer() -> None:
 
 def test_a_layer_must_have_been_measured() -> None:
     found = evidence(*ROWS, exact(1024, layer=3))
-    limits = Limits(0.1)
+    limits = Bounds(0.1)
     assert questions(found, Asked(), 1024, 3, limits)[0].layer == 3
     with pytest.raises(QuestionError, match=r"--layer: no row .* has '7'; valid: 3; 15"):
         questions(found, Asked(), 1024, 7, limits)

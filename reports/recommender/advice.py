@@ -128,7 +128,9 @@ def _alternatives(
     If no faster method only violates a limit, those that are never chosen say why.
     """
     least = best.time_low if best else math.inf
-    faster, never, slower = [], [], []
+    faster: list[Alternative] = []
+    never: list[Alternative] = []
+    slower: list[Alternative] = []
     for one in candidates:
         reasons = violations(one, question.limits)
         if one is best or one in tied or (one.is_exact and not reasons):

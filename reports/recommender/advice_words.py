@@ -12,7 +12,7 @@ from bench.schema.validation import name_of
 from reports.metrics import show_bytes, show_error, show_ms, show_ratio
 from reports.recommender.advice import Advice
 from reports.recommender.candidate import Bounded, Candidate
-from reports.recommender.choose import Limits, violations
+from reports.recommender.choose import Bounds, violations
 from reports.recommender.evidence import Evidence
 from reports.recommender.evidence_rows import MeasuredRow, measured_rows
 from reports.recommender.measuring import commands
@@ -68,7 +68,8 @@ def words(evidence: Evidence, advice: Advice) -> Iterator[Part]:
 def headline(advice: Advice) -> str:
     """The first line of an answer."""
     chosen, exact = advice.chosen, advice.exact
-    named = f": {name_of((chosen or exact).name)}" if chosen or exact else ""
+    shown = chosen or exact
+    named = f": {name_of(shown.name)}" if shown else ""
     if advice.status == "none":
         return f"NO METHOD is within the limits; the nearest exact attention{named}"
     if advice.status == "unsure":
@@ -89,7 +90,7 @@ def one_line(advice: Advice) -> str:
     return f"{start} {_brief(chosen, unsure)}"
 
 
-def limit_words(limits: Limits) -> str:
+def limit_words(limits: Bounds) -> str:
     """The limits in one line."""
     given = (
         ("error", limits.max_error, "{:g}".format),

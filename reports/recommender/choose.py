@@ -11,7 +11,7 @@ from reports.recommender.candidate import Candidate
 
 
 @dataclass(frozen=True)
-class Limits:
+class Bounds:
     """The upper bounds of a question: error, memory in bytes, time in ms, perplexity ratio."""
 
     max_error: float
@@ -47,7 +47,7 @@ def choose(
     tied with it. Of these, exact attention comes first, then the smallest upper end of the error,
     then the smallest time.
     """
-    limits = Limits(max_error, max_memory, max_time, max_perplexity_ratio)
+    limits = Bounds(max_error, max_memory, max_time, max_perplexity_ratio)
     eligible = [one for one in candidates if not violations(one, limits)]
     if not eligible:
         return Recommendation(None, (), ())
@@ -57,7 +57,7 @@ def choose(
     return Recommendation(chosen, eligible, tied)
 
 
-def violations(candidate: Candidate, limits: Limits) -> list[str]:
+def violations(candidate: Candidate, limits: Bounds) -> list[str]:
     """The reasons why a candidate is not eligible; empty if it is. A missing number is a reason."""
     ratio = candidate.perplexity_ratio
     held = (

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from reports.recommender.estimate import Estimate, pooled
+from reports.recommender.method_estimate import Estimate, pooled
 from reports.recommender.misses import Misses
 from reports.recommender.observations import Layer, Method, Traits, observations
 from reports.recommender.scene import Scene
@@ -43,10 +43,12 @@ class CurveIndex:
             for scene, methods in seeds.items()
         }
         self._alike: dict[Scene, list[Scene]] = defaultdict(list)
-        self._shapes: dict[Scene, list[Scene]] = defaultdict(list)
+        self._of_shape: dict[Scene, list[Scene]] = defaultdict(list)
+        self._pooled: dict[Any, Slopes | None] = {}
         for scene in self.curves:
             self._alike[_without_heads(scene)].append(scene)
-            self._shapes[replace(scene, machine="", inputs="")].append(scene)
+            for shape in _shapes(scene):
+                self._of_shape[shape].append(scene)
         self._misses: dict[tuple[str, str, Axis], Misses] = {}
         self._hardware = dict(zip(frame["machine"], frame["hardware"], strict=True))
 
@@ -67,21 +69,35 @@ class CurveIndex:
         """The slopes at the end or the start of the curve of one layer.
 
         A curve of one length takes the slopes of the same method on other inputs of the same
-        hardware; if there are none, bounds that all methods keep.
+        hardware; if there are none, causal or not; then those of its other implementations; else
+        bounds that all methods keep.
         """
         own = {place: layers[layer] for place, layers in curve.items() if layer in layers}
         if found := slopes_of(own, at_end=end):
             return found
-        others = [
-            self.curves[other][method]
-            for other in self._shapes[replace(scene, machine="", inputs="")]
-            if method in self.curves[other]
-            and self._hardware[other.machine] == self._hardware.get(scene.machine)
-        ]
-        lines = (line for other in others for line in by_layer(other))
-        if found := pooled_slopes(lines, at_end=end):
-            return found
+        hardware = self._hardware.get(scene.machine)
+        for name in (method, method._replace(implementation="")):
+            for shape in _shapes(scene):
+                key = (shape, hardware, name, end)
+                if key not in self._pooled:
+                    lines = self._lines(shape, hardware, name)
+                    self._pooled[key] = pooled_slopes(lines, at_end=end)
+                if found := self._pooled[key]:
+                    return found
         return LINEAR if scene.direction == "decode" else QUADRATIC
+
+    def _lines(
+        self, shape: Scene, hardware: str | None, wanted: Method
+    ) -> Iterator[Mapping[int, Estimate]]:
+        """The curves of a method, or of all its implementations if it names none."""
+        for scene in self._of_shape[shape]:
+            if self._hardware[scene.machine] != hardware:
+                continue
+            curves = self.curves[scene]
+            alike = [wanted] if wanted.implementation else curves
+            for method in alike:
+                if method in curves and wanted in (method, method._replace(implementation="")):
+                    yield from by_layer(curves[method])
 
     def _along_lengths(self, scenes: Sequence[Scene]) -> Iterator[Mapping[int, Estimate]]:
         for scene in scenes:
@@ -108,3 +124,9 @@ def by_layer(curve: Curve) -> Iterator[Mapping[int, Estimate]]:
 def _without_heads(scene: Scene) -> Scene:
     """The scene with one key/value head and as many query heads for it as before."""
     return replace(scene, heads=scene.heads // scene.kv_heads, kv_heads=1)
+
+
+def _shapes(scene: Scene) -> tuple[Scene, Scene]:
+    """The scene on any machine and inputs, and the same both for causal attention and not."""
+    shape = replace(scene, machine="", inputs="")
+    return shape, replace(shape, causal=False, inputs="causal or not")

@@ -9,7 +9,7 @@ from typing import Literal
 
 from reports.metrics import show_error
 from reports.recommender.candidate import Bounded, Candidate, Kind, selected
-from reports.recommender.estimate import Estimate
+from reports.recommender.method_estimate import Estimate
 from reports.recommender.observations import Layer, Method, Traits
 
 Policy = Literal["worst", "median"] | int

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from reports.recommender.estimate import Estimate, Widening, geometric, is_steep
+from reports.recommender.method_estimate import Estimate, Widening, geometric, is_steep, rise
 
 COVERAGE = 0.95
 ENOUGH = 20  # points; fewer have no 95 % quantile
@@ -19,7 +19,8 @@ LARGEST_SPACING = 16
 class Miss:
     """A measured point that was interpolated from two others, whose places differ by `spacing`.
 
-    `time` and `error` are |log(interpolated / measured)|.
+    `time` is |log(interpolated / measured)|; `error` is the same, divided by the `rise` between the
+    neighbours.
     """
 
     spacing: float
@@ -86,7 +87,8 @@ def _miss(
         guess = geometric(getattr(first, name), getattr(second, name), weight)
         return abs(math.log(guess / value)) if value > 0 and guess > 0 else math.nan
 
-    error = math.nan if is_steep(first.error, second.error) else far("error")
+    steep = is_steep(first.error, second.error)
+    error = math.nan if steep else far("error") / rise(first.error, second.error)
     return Miss(ends[1] / ends[0], far("time"), error)
 
 

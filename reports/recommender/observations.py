@@ -11,7 +11,7 @@ import pandas as pd
 from reports.declared import exact_variant, has_reduced_precision
 from reports.metrics import MEAN_OF_VALUES
 from reports.names import OTHER_OPERATOR, differing
-from reports.recommender.estimate import Estimate
+from reports.recommender.method_estimate import Estimate
 from reports.recommender.scene import COLUMNS, Scene, evidence_rows
 
 MEAN, RANDOM, ZEROS = "the mean of the values", "random keys", "an output of zeros"
@@ -65,7 +65,7 @@ def observations(frame: pd.DataFrame) -> Iterator[Observation]:
     layers = [None if pd.isna(layer) else int(layer) for layer in rows["layer"]]
     # A step reads the state, so the peak of its allocations does not contain it.
     state = rows["state_bytes"].where(rows["direction"] == "decode", 0)
-    numbers = zip(
+    numbers: Iterator[Any] = zip(
         _numbers(rows, "time_ms_median"),
         _numbers(rows, "time_ms_q1", "time_ms_median"),
         _numbers(rows, "time_ms_q3", "time_ms_median"),
@@ -92,7 +92,7 @@ def observations(frame: pd.DataFrame) -> Iterator[Observation]:
         rows.index, keys, methods, traits, lengths, layers, numbers, strict=True
     ):
         scene = scenes.get(key) or scenes.setdefault(key, Scene(*key))
-        estimate = Estimate(*values, rows=(int(row),))
+        estimate = Estimate(*(*values, (int(row),)))
         yield Observation(scene, Method(*method), own, seq_len, layer, estimate)
 
 

@@ -48,9 +48,9 @@ def _ratios(rows: pd.DataFrame) -> Iterator[tuple[Any, int, Bounded]]:
     done = done[done["layers"] == ALL_LAYERS].dropna(subset=list(COLUMNS))
     done = done.assign(
         hyperparameters=done["hyperparameters"].replace("none", ""),
-        coarse=has_reduced_precision(done),
+        is_coarse=has_reduced_precision(done),
     )
-    names = ["variant", "hyperparameters", "coarse", "seq_len", *COLUMNS]
+    names = ["variant", "hyperparameters", "is_coarse", "seq_len", *COLUMNS]
     for variant, settings, coarse, seq_len, *ratio in done[names].itertuples(index=False):
         value, low, high = map(float, ratio)
         yield (variant, settings, bool(coarse)), int(seq_len), (value, low, high)

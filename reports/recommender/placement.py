@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from reports.recommender.candidate import NOT_MEASURED, Kind
 from reports.recommender.curve_index import Curve, CurveIndex, Layers
-from reports.recommender.estimate import between
 from reports.recommender.layer_policy import Policy
+from reports.recommender.method_estimate import between
 from reports.recommender.misses import weight_of
 from reports.recommender.observations import Method
 from reports.recommender.scene import Scene
@@ -19,7 +19,7 @@ MOST_APART = 4  # neighbours whose places differ by a larger factor are not inte
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedMethod:
     """Estimates by layer; `refused` says why an extrapolated approximation is not chosen."""
 
     kind: Kind
@@ -27,7 +27,9 @@ class Placed:
     refused: str = ""
 
 
-def placed(index: CurveIndex, scene: Scene, seq_len: int, policy: Policy) -> dict[Method, Placed]:
+def placed(
+    index: CurveIndex, scene: Scene, seq_len: int, policy: Policy
+) -> dict[Method, PlacedMethod]:
     """All methods of a scene at a length; those of the neighbours if it has no rows."""
     if scene in index.curves:
         return _at_length(index, scene, seq_len, policy)
@@ -51,12 +53,12 @@ def placed(index: CurveIndex, scene: Scene, seq_len: int, policy: Policy) -> dic
             thin = "extrapolated" in (one.kind, other.kind)
             kind: Kind = "extrapolated" if thin else "interpolated"
             if layers:
-                result[method] = Placed(kind, layers, one.refused or other.refused)
+                result[method] = PlacedMethod(kind, layers, one.refused or other.refused)
         return result
     nearest = _nearest(scene.heads, below, above)
     refused = f"{NOT_MEASURED} with numbers of heads near {scene.heads}"
     return {
-        method: Placed(
+        method: PlacedMethod(
             "extrapolated",
             {
                 layer: extrapolated(estimate, scene.heads / nearest, PROPORTIONAL)
@@ -70,7 +72,7 @@ def placed(index: CurveIndex, scene: Scene, seq_len: int, policy: Policy) -> dic
 
 def _at_length(
     index: CurveIndex, scene: Scene, seq_len: int, policy: Policy
-) -> dict[Method, Placed]:
+) -> dict[Method, PlacedMethod]:
     result = {}
     for method, curve in index.curves[scene].items():
         if isinstance(policy, int):
@@ -82,9 +84,9 @@ def _at_length(
 
 def _on_curve(
     index: CurveIndex, scene: Scene, method: Method, curve: Curve, seq_len: int
-) -> Placed:
+) -> PlacedMethod:
     if seq_len in curve:
-        return Placed("measured", curve[seq_len])
+        return PlacedMethod("measured", curve[seq_len])
     below, above = _neighbours(curve, seq_len)
     if below and above and above <= MOST_APART * below:
         weight = weight_of(seq_len, below, above)
@@ -95,7 +97,7 @@ def _on_curve(
             if layer in curve[above]
         }
         if layers:
-            return Placed("interpolated", layers)
+            return PlacedMethod("interpolated", layers)
     if below and above:
         refused = f"{NOT_MEASURED} between {below} and {above} tokens"
     else:
@@ -109,7 +111,7 @@ def _on_curve(
         )
         for layer, estimate in curve[nearest].items()
     }
-    return Placed("extrapolated", layers, refused)
+    return PlacedMethod("extrapolated", layers, refused)
 
 
 def _neighbours(places: Iterable[int], place: int) -> tuple[int | None, int | None]:

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from bench.schema.validation import FileError, shown
-from reports.recommender.choose import Limits
+from reports.recommender.choose import Bounds
 from reports.recommender.evidence import Evidence
 from reports.recommender.layer_policy import Policy
 from reports.recommender.scene import Scene
@@ -52,11 +52,11 @@ class Question:
     scene: Scene
     seq_len: int
     layer: Policy
-    limits: Limits
+    limits: Bounds
 
 
 def questions(
-    evidence: Evidence, asked: Asked, seq_len: int, layer: Policy, limits: Limits
+    evidence: Evidence, asked: Asked, seq_len: int, layer: Policy, limits: Bounds
 ) -> list[Question]:
     """The question for each machine.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,11 +13,14 @@ from bench.schema.entry_point import Summarized, console
 from bench.schema.short_forms import whole_dtype, whole_number
 from reports.recommender.quantities import bytes_of, milliseconds_of
 
+if TYPE_CHECKING:
+    from reports.recommender.layer_policy import Policy
+
 PIPED_WIDTH = 160  # characters, if the output is no terminal
 POLICIES = ("worst", "median")
 
 
-class Parsed(click.ParamType):
+class Parsed(click.ParamType[Any]):
     """A parameter that a function parses; the function returns None for an invalid text."""
 
     def __init__(self, name: str, parse: Callable[[str], Any], expected: str) -> None:
@@ -103,7 +106,7 @@ def recommend(
     seq_len: int,
     max_error: float,
     dtype: str | None,
-    layer: str | int,
+    layer: Policy,
     max_memory: float | None,
     max_time: float | None,
     max_perplexity_ratio: float | None,
@@ -120,13 +123,13 @@ def recommend(
     from reports.recommender.advice import advise
     from reports.recommender.advice_json import as_json
     from reports.recommender.advice_words import words
-    from reports.recommender.choose import Limits
+    from reports.recommender.choose import Bounds
     from reports.recommender.question import Asked, questions
     from reports.recommender.run_folders import evidence_of
 
     evidence = evidence_of(runs)
     asked = Asked(dtype=whole_dtype(dtype) if dtype else None, **scene)
-    limits = Limits(max_error, max_memory, max_time, max_perplexity_ratio)
+    limits = Bounds(max_error, max_memory, max_time, max_perplexity_ratio)
     answers = [advise(evidence, one) for one in questions(evidence, asked, seq_len, layer, limits)]
     if as_object:
         click.echo(json.dumps([as_json(evidence, answer) for answer in answers], indent=2))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from reports.recommender.estimate import Estimate
+from reports.recommender.method_estimate import Estimate
 
 LAST = 3  # points of a curve whose slopes are the interval
 
@@ -35,13 +36,19 @@ def slopes_of(curve: Mapping[int, Estimate], *, at_end: bool) -> Slopes | None:
     places = sorted(curve, reverse=at_end)[:LAST]
     if len(places) < 2:
         return None
-    return _joined([_between(curve, *sorted(pair)) for pair in combinations(places, 2)])
+    slopes = [_between(curve, *sorted(pair)) for pair in combinations(places, 2)]
+    return _spanning(slopes, slopes[0].time, slopes[0].memory)
 
 
 def pooled_slopes(curves: Iterable[Mapping[int, Estimate]], *, at_end: bool) -> Slopes | None:
-    """The slopes of several curves as one."""
+    """The slopes of several curves as one: their median, and an interval that contains all."""
     found = [one for curve in curves if (one := slopes_of(curve, at_end=at_end))]
-    return _joined(found) if found else None
+    if not found:
+        return None
+    time, memory = (
+        statistics.median(getattr(one, name) for one in found) for name in ("time", "memory")
+    )
+    return _spanning(found, time, memory)
 
 
 def extrapolated(nearest: Estimate, factor: float, slopes: Slopes) -> Estimate:
@@ -74,10 +81,11 @@ def _log_ratio(value: float, other: float) -> float:
     return math.log(value / other) if value > 0 and other > 0 else math.nan
 
 
-def _joined(slopes: Sequence[Slopes]) -> Slopes:
-    """The first of the slopes, with an interval that contains all of them."""
-    return replace(
-        slopes[0],
+def _spanning(slopes: Sequence[Slopes], time: float, memory: float) -> Slopes:
+    """These slopes, with an interval of time's that contains all of `slopes`."""
+    return Slopes(
+        time=time,
         time_low=min(one.time_low for one in slopes),
         time_high=max(one.time_high for one in slopes),
+        memory=memory,
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 STEEP = 10  # errors that differ by a larger factor are not interpolated
+FLAT = 0.1  # the part of the widening of errors that does not grow with their difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,8 @@ class Estimate:
 class Widening:
     """The factors by which both ends of interpolated intervals are moved, as logarithms.
 
-    One is infinite if it is not known how far the interpolation misses.
+    That of an error is relative to the `rise` between the neighbours. One is infinite if it is not
+    known how far the interpolation misses.
     """
 
     time: float
@@ -88,7 +90,8 @@ def between(
         error_low = min(one.error_low for one in both)
         error_high = max(one.error_high for one in both)
     else:
-        error_low, error_high = _interval(both, "error", line, widening.error)
+        wider = widening.error * rise(first.error, second.error)
+        error_low, error_high = _interval(both, "error", line, wider)
     # Exact attention can have a smaller error than torch SDPA, which has the error `floor`.
     floor = min(*(one.floor for one in both), *(one.error_low for one in both))
     least = min(both, key=lambda one: one.baseline)
@@ -117,6 +120,11 @@ def geometric(first: float, second: float, weight: float) -> float:
     if not (first > 0 and second > 0):
         return math.nan
     return math.exp((1 - weight) * math.log(first) + weight * math.log(second))
+
+
+def rise(first: float, second: float) -> float:
+    """The scale of the miss between two errors: curves that rise faster are missed by more."""
+    return FLAT + abs(math.log(second / first)) if first > 0 and second > 0 else FLAT
 
 
 def is_steep(first: float, second: float) -> bool:
