@@ -26,6 +26,11 @@ from tests.cases import capture_file, case, settings
 
 pytestmark = pytest.mark.usefixtures("fresh")
 
+TOO_LONG = (
+    "file:some.safetensors holds 24 tokens; 25 were asked for; take inputs=sinks "
+    "effective_keys=32, or capture a longer text"
+)
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -321,10 +326,10 @@ class TestUnsupported:
                 "file:some.safetensors has head_dim 8; heads of another width need as many "
                 "key/value heads as query heads; got heads=4, kv_heads=2",
             ),
-            ({"seq_len": 25}, "file:some.safetensors holds 24 tokens; 25 were asked for"),
+            ({"seq_len": 25}, TOO_LONG),
             (
                 {"seq_len": 4, "key_len": 25},
-                "file:some.safetensors holds 24 tokens; 25 were asked for",
+                TOO_LONG,
             ),
             ({"layer": None}, "file:some.safetensors needs a layer, one of [3, 15]"),
             ({"layer": 4}, "file:some.safetensors: layer must be one of 3, 15; got 4"),
@@ -373,7 +378,7 @@ class TestUnsupported:
         assert "no such file" in row.reason
         tensors = capture_file(path)
         row = self.row(captured(inputs=warm, seq_len=25), files)
-        assert row.reason == "file:some.safetensors holds 24 tokens; 25 were asked for"
+        assert row.reason == TOO_LONG
         row = self.row(captured(inputs=warm, head_dim=12), files)
         assert row.reason.startswith("file:some.safetensors has head_dim 8; ")
         tensors["layer_3.query"][0, 0, 0] = math.inf
