@@ -14,11 +14,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from reports.__main__ import main
+from reports.documents.evaluation_page import markdown
 from reports.recommender import evaluate_command
 from reports.recommender.candidate import Candidate
 from reports.recommender.choose import Limits, Recommendation
 from reports.recommender.evaluation import Intervals, Summary, evaluate, summary_of
-from reports.recommender.evaluation_tables import goals, markdown, records, terminal_table
+from reports.recommender.evaluation_tables import goals, records, terminal_table
 from reports.recommender.evidence import Evidence
 from reports.recommender.folds import Fold, folds
 from reports.recommender.observations import Method

@@ -1,4 +1,4 @@
-"""Shows an evaluation: tables for a terminal and for Markdown, goals, and records for JSON."""
+"""Shows an evaluation: tables for a terminal, goals, and records for JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.table import Table
 
-from reports.documents.markdown import table as markdown_table
 from reports.recommender.evaluation import Intervals, Summary
 
 NOTHING = "–"
@@ -75,18 +74,6 @@ def risks(summary: Summary) -> list[str]:
     """The cells of a row of the table of risks; coverages beyond the share answered are empty."""
     known = {risk.coverage: percent(risk.exceeded) for risk in summary.risks}
     return [known.get(coverage, NOTHING) for coverage in SHOWN_COVERAGES]
-
-
-def markdown(summaries: Sequence[Summary]) -> str:
-    """Both tables and the goals for a page in docs/."""
-    parts = [markdown_table(HEADINGS, rows(summaries))]
-    shares = [f"{coverage:.0%}" for coverage in SHOWN_COVERAGES]
-    parts.append(
-        "Answers that exceed a limit by value, among the most confident share of questions:"
-    )
-    parts.append(markdown_table(["left out", *shares], [[s.kind, *risks(s)] for s in summaries]))
-    parts.append("\n".join(f"- {goal.text}: {goal.state}" for goal in goals(summaries)))
-    return "\n\n".join(parts)
 
 
 @dataclass(frozen=True)

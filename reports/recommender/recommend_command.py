@@ -102,9 +102,7 @@ LAYER = Parsed("layer", _layer, "worst, median or the number of a layer")
     help="Judge the answers instead: leave out rows, and ask about them.",
 )
 @click.option("--json", "as_object", is_flag=True, help="Print JSON.")
-@click.pass_context
 def recommend(
-    context: click.Context,
     runs: tuple[Path, ...],
     seq_len: int | None,
     max_error: float | None,
@@ -125,7 +123,7 @@ def recommend(
     rows.
     """
     if evaluate:
-        _check_alone(context)
+        _check_alone(click.get_current_context())
         from reports.recommender.evaluate_command import print_evaluation
 
         print_evaluation(runs, as_object=as_object)
