@@ -53,7 +53,7 @@ help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: bench
-bench: $(BENCH_READY) ## measure this machine (SWEEP=, SET="axis=v1,v2 ...", DEVICE=) and build the report
+bench: $(BENCH_READY) ## measure this machine (SWEEP=, SET="axis=v1,v2 ...", DEVICE=), build the report, say what to use
 	@"$(PYTHON)" -m bench run $(if $(SWEEP),"$(SWEEP)") --device "$(DEVICE)" --out "$(RUN)" $(foreach axis,$(SET),--set "$(axis)")
 	@"$(PYTHON)" -m reports build "$(RUN)"
 

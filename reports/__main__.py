@@ -43,6 +43,8 @@ def build(runs: tuple[Path, ...], out: Path | None) -> None:
     from reports.html import model_page
     from reports.model_page import holds_model, model_section, read_models
     from reports.peer_races import races, standing
+    from reports.recommender.closing import closing_lines
+    from reports.recommender.evidence import Evidence
     from reports.rows import read_runs
     from reports.tables import summary_table
 
@@ -66,6 +68,8 @@ def build(runs: tuple[Path, ...], out: Path | None) -> None:
         screen.print(f"Against public code that computes the same: {against}.", highlight=False)
     if (found := audit(read.frame)).curves:
         screen.print(f"{found.summary}: growth.csv.", highlight=False)
+    for line in closing_lines(Evidence(read, None if seen is None else seen.frame)):
+        screen.print(line, highlight=False)
     click.echo(page)
 
 

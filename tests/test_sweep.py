@@ -110,7 +110,7 @@ class TestFiles:
         steps = [round(256 * 2 ** (k / 2)) for k in range(13)]
         real = ("smollm2", 15, 8, "float32", "forward", True)
         assert lengths[real] == set(steps[:11])
-        assert lengths["sinks effective_keys=32", None, *real[2:]] == set(steps)
+        assert lengths["sinks effective_keys=32", None, 2, *real[3:]] == set(steps)
         # Each of these values has another value beside it with all else equal.
         for place, values in (
             (1, inputs.open_capture("smollm2", {}).layers),

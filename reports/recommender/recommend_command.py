@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from bench.schema.entry_point import Summarized, console
 from bench.schema.short_forms import whole_dtype, whole_number
@@ -63,14 +64,12 @@ LAYER = Parsed("layer", _layer, "worst, median or the number of a layer")
 @click.argument(
     "runs", metavar="RUN [RUN ...]", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
-@click.option(
-    "--seq-len", type=COUNT, required=True, help="Tokens of a sequence, such as 8192 or 8k."
-)
+@click.option("--seq-len", type=COUNT, help="Tokens of a sequence, such as 8192 or 8k; required.")
 @click.option(
     "--max-error",
     type=NUMBER,
-    required=True,
-    help="Largest relative L2 error of the output, such as 0.1; the upper end of its interval.",
+    help="Largest relative L2 error of the output, such as 0.1; the upper end of its interval; "
+    "required.",
 )
 @click.option("--heads", type=COUNT, help="Query heads.")
 @click.option("--kv-heads", type=COUNT, help="Key/value heads; default: as many as query heads.")
@@ -100,16 +99,22 @@ LAYER = Parsed("layer", _layer, "worst, median or the number of a layer")
     help="Largest ratio of a model's perplexity to that with exact attention, such as 1.1.",
 )
 @click.option("--machine", help="A machine of the runs, or a part of its name; default: each.")
-@click.option("--json", "as_object", is_flag=True, help="Print the answers as a JSON array.")
+@click.option(
+    "--evaluate",
+    is_flag=True,
+    help="Judge the answers instead: leave out rows, and ask about them.",
+)
+@click.option("--json", "as_object", is_flag=True, help="Print JSON.")
 def recommend(
     runs: tuple[Path, ...],
-    seq_len: int,
-    max_error: float,
+    seq_len: int | None,
+    max_error: float | None,
     dtype: str | None,
     layer: Policy,
     max_memory: float | None,
     max_time: float | None,
     max_perplexity_ratio: float | None,
+    evaluate: bool,
     as_object: bool,
     **scene: Any,
 ) -> None:
@@ -120,6 +125,15 @@ def recommend(
     among the folders add the perplexity of a model. Values that are not given are those of most
     rows.
     """
+    if evaluate:
+        _check_alone(click.get_current_context())
+        from reports.recommender.evaluate_command import print_evaluation
+
+        print_evaluation(runs, as_object=as_object)
+        return
+    if seq_len is None or max_error is None:
+        missing = "--seq-len" if seq_len is None else "--max-error"
+        raise click.UsageError(f"Missing option '{missing}'.")
     from reports.recommender.advice import advise
     from reports.recommender.advice_json import as_json
     from reports.recommender.advice_words import words
@@ -143,3 +157,15 @@ def recommend(
         for part in words(evidence, answer):
             # Commands are copied, so they are not broken into lines.
             screen.print(part, soft_wrap=not hasattr(part, "columns"))
+
+
+def _check_alone(context: click.Context) -> None:
+    """UsageError if a part of a question was given, as an evaluation has its own questions."""
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name not in ("runs", "evaluate", "as_object")
+        and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(f"--evaluate has its own questions; got {', '.join(given)}, too")

@@ -1,0 +1,177 @@
+"""Parts of the rows that an evaluation leaves out, and the places that it then asks about.
+
+A place is a scene, a length and a layer. Its rows are left out, and are the truth of the answers.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from reports.recommender.evidence import Evidence
+from reports.recommender.layer_policy import Policy
+from reports.recommender.scene import COLUMNS, Scene, evidence_rows
+
+Kind = Literal["interior length", "longest length", "heads", "inputs", "layer", "machine"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A question without its limits.
+
+    `layer` is the layer policy of the truth, and `asked` that of the question. They differ where a
+    layer is left out: the worst of the other layers must do for it.
+    """
+
+    scene: Scene
+    seq_len: int
+    layer: Policy
+    asked: Policy
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A frame without one part of its rows, and the places of this part."""
+
+    kind: Kind
+    left_out: str
+    kept: pd.DataFrame
+    places: Sequence[Place]
+
+
+# The measured lengths of each layer of a scene, and of the worst of its layers where all of them
+# are measured. Synthetic inputs have no layers, so their policy is "worst".
+Lengths = Mapping[Policy, Sequence[int]]
+
+
+def folds(frame: pd.DataFrame, evidence: Evidence) -> Iterator[Fold]:
+    """All folds that leave something to answer from, one kind after another.
+
+    Args:
+        frame: all rows, as `read_runs` reads them.
+        evidence: that of all rows.
+    """
+    measured = {scene: _lengths(evidence, scene) for scene in evidence.scenes()}
+    yield from _interior_lengths(frame, measured)
+    yield from _longest_lengths(frame, measured)
+    yield from _heads(frame, measured, evidence)
+    yield from _inputs(frame, measured)
+    yield from _layers(frame, measured)
+    yield from _machines(frame, measured)
+
+
+def _lengths(evidence: Evidence, scene: Scene) -> Lengths:
+    found: dict[Policy, list[int]] = defaultdict(list)
+    layers = evidence.layers(scene)
+    for seq_len in evidence.lengths(scene):
+        own = evidence.layers(scene, seq_len)
+        for layer in own:
+            found[layer].append(seq_len)
+        if own == layers and len(layers) != 1:
+            found["worst"].append(seq_len)
+    return found
+
+
+Measured = Mapping[Scene, Lengths]
+
+
+def _interior_lengths(frame: pd.DataFrame, measured: Measured) -> Iterator[Fold]:
+    """One length of all scenes is left out; it is asked where others are on both sides."""
+    for left_out in sorted({int(n) for n in frame["seq_len"]}):
+        places = [
+            Place(scene, left_out, policy, policy)
+            for scene, lengths in measured.items()
+            for policy, known in lengths.items()
+            if left_out in known[1:-1]
+        ]
+        if places:
+            kept = frame[frame["seq_len"] != left_out]
+            yield Fold("interior length", str(left_out), kept, places)
+
+
+def _longest_lengths(frame: pd.DataFrame, measured: Measured) -> Iterator[Fold]:
+    """The longest length of each layer of each scene is left out."""
+    rows = evidence_rows(frame)
+    same = rows.groupby([*COLUMNS, "layer"], dropna=False)["seq_len"]
+    kept = rows[rows["seq_len"] < same.transform("max")]
+    places = [
+        Place(scene, known[-1], policy, policy)
+        for scene, lengths in measured.items()
+        for policy, known in lengths.items()
+        if len(known) > 1
+        and (policy != "worst" or {known[-1]} == {own[-1] for own in lengths.values()})
+    ]
+    if places:
+        yield Fold("longest length", "that of each scene", kept, places)
+
+
+def _heads(frame: pd.DataFrame, measured: Measured, evidence: Evidence) -> Iterator[Fold]:
+    """A scene is left out if others differ from it in the number of heads only."""
+    for scene, lengths in measured.items():
+        if len(evidence.heads(scene)) > 1:
+            kept = frame[~_of_scene(frame, scene)]
+            yield Fold("heads", str(scene.heads), kept, _all_places(scene, lengths))
+
+
+def _inputs(frame: pd.DataFrame, measured: Measured) -> Iterator[Fold]:
+    for left_out in _several(scene.inputs for scene in measured):
+        places = [
+            place
+            for scene, lengths in measured.items()
+            if scene.inputs == left_out
+            for place in _all_places(scene, lengths)
+        ]
+        yield Fold("inputs", left_out, frame[frame["inputs"] != left_out], places)
+
+
+def _layers(frame: pd.DataFrame, measured: Measured) -> Iterator[Fold]:
+    """One layer of one kind of inputs is left out, and the worst of the others is asked for."""
+    pairs = sorted({(s.inputs, p) for s, own in measured.items() for p in own if p != "worst"})
+    for left_out, layer in pairs:
+        beside = (layer, "worst")
+        places = [
+            Place(scene, seq_len, layer, "worst")
+            for scene, lengths in measured.items()
+            if scene.inputs == left_out
+            for seq_len in lengths.get(layer, ())
+            if any(seq_len in known for other, known in lengths.items() if other not in beside)
+        ]
+        if places:
+            kept = frame[(frame["inputs"] != left_out) | (frame["layer"] != layer).fillna(True)]
+            yield Fold("layer", f"{left_out} layer {layer}", kept, places)
+
+
+def _machines(frame: pd.DataFrame, measured: Measured) -> Iterator[Fold]:
+    for left_out in _several(scene.machine for scene in measured):
+        places = [
+            place
+            for scene, lengths in measured.items()
+            if scene.machine == left_out
+            for place in _all_places(scene, lengths)
+        ]
+        yield Fold("machine", left_out, frame[frame["machine"] != left_out], places)
+
+
+def _all_places(scene: Scene, lengths: Lengths) -> list[Place]:
+    return [
+        Place(scene, seq_len, policy, policy)
+        for policy, known in lengths.items()
+        for seq_len in known
+    ]
+
+
+def _of_scene(frame: pd.DataFrame, scene: Scene) -> pd.Series[bool]:
+    same = pd.Series(True, frame.index)
+    for column in COLUMNS:
+        same &= frame[column] == getattr(scene, column)
+    return same
+
+
+def _several(values: Iterator[str]) -> list[str]:
+    """The distinct values if there are two or more; else none."""
+    found = sorted(set(values))
+    return found if len(found) > 1 else []
