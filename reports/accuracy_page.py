@@ -106,6 +106,8 @@ def tables(parts: Sequence[Slice]) -> list[list[AccuracyTable]]:
     Tables of all parts have about `MOST_LINES` lines. A last table without columns says how many
     more there would be.
     """
+    if not parts:
+        return []
     every = pd.concat([part.rows for part in parts])
     known = {column.name for column in COLUMNS if every[column.name].notna().any()}
     seen: set[int] = set()

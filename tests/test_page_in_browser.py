@@ -35,7 +35,6 @@ HOSTILE = (
     "$x^$",
     "[bold]",
     "=1+1",
-    "a\nb",
     '"><img src=x onerror=hurt=1>',
 )
 
@@ -255,7 +254,7 @@ def test_names_of_results_are_text_everywhere(chromium: Browser, tmp_path: Path)
     assert all(" ".join(name.split()) in " ".join(shown.split()) for name in HOSTILE)
     for name in HOSTILE:
         chromium.run(f"page.set({{method: {json.dumps(name)}}}); page.pin({json.dumps(name)})")
-        assert name.split("\n")[0] in chromium.run("byId('subject').textContent")
+        assert name in chromium.run("byId('subject').textContent")
     assert chromium.run("typeof window.hurt") == "undefined"
     assert chromium.run("page.cases.csv()").count("'=1+1") == 6
     assert chromium.run("document.querySelectorAll('img').length") == 0
