@@ -17,7 +17,7 @@ from reports.__main__ import main
 from reports.documents.evaluation_page import markdown
 from reports.recommender import evaluate_command
 from reports.recommender.candidate import Candidate
-from reports.recommender.choose import Limits, Recommendation
+from reports.recommender.choose import Bounds, Recommendation
 from reports.recommender.evaluation import Intervals, Summary, evaluate, summary_of
 from reports.recommender.evaluation_tables import goals, records, terminal_table
 from reports.recommender.evidence import Evidence
@@ -56,13 +56,13 @@ def folds_of(rows: Sequence[dict[str, Any]]) -> list[Fold]:
     return list(folds(runs.frame, Evidence(runs)))
 
 
-def fastest(candidates: Iterable[Candidate], limits: Limits) -> Recommendation:
+def fastest(candidates: Iterable[Candidate], limits: Bounds) -> Recommendation:
     """A wrong rule: no limit is kept."""
     ordered = sorted(candidates, key=lambda one: one.time_ms)
     return Recommendation(ordered[0] if ordered else None, ordered, ordered[:1])
 
 
-def always_exact(candidates: Iterable[Candidate], limits: Limits) -> Recommendation:
+def always_exact(candidates: Iterable[Candidate], limits: Bounds) -> Recommendation:
     known = [one for one in candidates if one.is_exact]
     return Recommendation(known[0] if known else None, known, known)
 
@@ -250,7 +250,7 @@ class TestKnownNumbers:
 
 def verdict(margin: float, *, violated: bool = False, answered: bool = True) -> Verdict:
     return Verdict(
-        limits=Limits(0.1),
+        limits=Bounds(0.1),
         answered=answered,
         violated=violated,
         exceeded=violated,

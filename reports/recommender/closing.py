@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reports.recommender.advice import advise
 from reports.recommender.advice_words import one_line
-from reports.recommender.choose import Limits
+from reports.recommender.choose import Bounds
 from reports.recommender.evidence import Evidence
 from reports.recommender.question import Question
 from reports.recommender.scene import Scene
@@ -21,7 +21,7 @@ def closing_lines(evidence: Evidence) -> list[str]:
     if found is None:
         return []
     scene, seq_len = found
-    questions = [Question(scene, seq_len, "worst", Limits(budget)) for budget in BUDGETS]
+    questions = [Question(scene, seq_len, "worst", Bounds(budget)) for budget in BUDGETS]
     return [f"{scene.words}:", *(one_line(advise(evidence, question)) for question in questions)]
 
 

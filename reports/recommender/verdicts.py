@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from reports.recommender.candidate import Candidate
-from reports.recommender.choose import Limits, Recommendation, choose
+from reports.recommender.choose import Bounds, Recommendation, choose
 from reports.recommender.evidence import Evidence
 from reports.recommender.folds import Place
 from reports.recommender.observations import Method
@@ -16,11 +16,11 @@ BUDGETS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # the error budgets of all questions
 # The error budget of two more questions, and their limits as multiples of exact attention.
 WITH_OTHER_LIMITS, MEMORY, TIME = 0.3, 2.0, 0.5
 
-Rule = Callable[[Iterable[Candidate], Limits], Recommendation]
+Rule = Callable[[Iterable[Candidate], Bounds], Recommendation]
 Truth = Mapping[Method, Candidate]
 
 
-def standard_rule(candidates: Iterable[Candidate], limits: Limits) -> Recommendation:
+def standard_rule(candidates: Iterable[Candidate], limits: Bounds) -> Recommendation:
     """`choose` with limits in one record."""
     return choose(
         candidates,
@@ -52,7 +52,7 @@ class Verdict:
         costs: what each method would have taken as the answer, with the same cost of a violation.
     """
 
-    limits: Limits
+    limits: Bounds
     answered: bool
     violated: bool
     exceeded: bool
@@ -139,12 +139,12 @@ def method_of(candidate: Candidate) -> Method:
     return Method(candidate.variant, candidate.hyperparameters, candidate.implementation)
 
 
-def _limits(exact: Candidate | None) -> Iterator[Limits]:
+def _limits(exact: Candidate | None) -> Iterator[Bounds]:
     for budget in BUDGETS:
-        yield Limits(budget)
+        yield Bounds(budget)
     if exact:
-        yield Limits(WITH_OTHER_LIMITS, max_memory=MEMORY * exact.memory_bytes)
-        yield Limits(WITH_OTHER_LIMITS, max_time=TIME * exact.time_ms)
+        yield Bounds(WITH_OTHER_LIMITS, max_memory=MEMORY * exact.memory_bytes)
+        yield Bounds(WITH_OTHER_LIMITS, max_time=TIME * exact.time_ms)
 
 
 def _exact(truth: Truth) -> Candidate | None:
@@ -154,7 +154,7 @@ def _exact(truth: Truth) -> Candidate | None:
 
 
 def _verdict(
-    chosen: Candidate | None, limits: Limits, truth: Truth, exact: Candidate
+    chosen: Candidate | None, limits: Bounds, truth: Truth, exact: Candidate
 ) -> Verdict | None:
     """None if the chosen method has no finished row here."""
     usable = [one for one in truth.values() if not one.excluded]
@@ -181,13 +181,13 @@ def _verdict(
     )
 
 
-def _cost(one: Candidate, limits: Limits, exact: Candidate) -> float:
+def _cost(one: Candidate, limits: Bounds, exact: Candidate) -> float:
     """The time of a method, and that of exact attention if its result cannot be used."""
     wasted = not one.is_exact and _beyond(one, limits, "low")
     return one.time_ms + (exact.time_ms if wasted else 0.0)
 
 
-def _beyond(one: Candidate, limits: Limits, end: str) -> bool:
+def _beyond(one: Candidate, limits: Bounds, end: str) -> bool:
     """Whether a limit is exceeded, by an end of the measured intervals or by the values."""
     error = {"low": one.error_low, "value": one.error, "high": one.error_high}[end]
     time = {"low": one.time_low, "value": one.time_ms, "high": one.time_high}[end]
@@ -199,7 +199,7 @@ def _beyond(one: Candidate, limits: Limits, end: str) -> bool:
     return any(limit is not None and not number <= limit for number, limit in held)
 
 
-def _margin(chosen: Candidate | None, limits: Limits) -> float:
+def _margin(chosen: Candidate | None, limits: Bounds) -> float:
     if chosen is None or chosen.is_exact or chosen.error_high <= 0:
         return math.inf
     return math.log(limits.max_error / chosen.error_high)
