@@ -218,6 +218,7 @@ class TestWords:
         said = text(found, asked(found, 4096, 0.2))
         assert "[bold]x[/bold] :smile: $x^$ <script>\\x1b[31m\\nnext" in said
         assert "\x1b" not in said
+        assert "\x1b" not in one_line(asked(found, 4096, 0.2))
 
     def test_one_line(self) -> None:
         advice = asked(evidence(*rows()), 4096, 0.12)

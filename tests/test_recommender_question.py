@@ -46,6 +46,13 @@ def test_values_that_were_not_given_are_those_of_most_rows_with_captured_inputs_
     assert scenes_of(evidence(*ROWS), Asked()) == [SCENE]
 
 
+def test_as_many_key_value_heads_as_query_heads_come_before_fewer() -> None:
+    grouped = [exact(n, kv_heads=2) for n in (256, 512, 1024, 2048)]
+    found = evidence(*grouped, exact(1024))
+    assert scenes_of(found, Asked()) == [SCENE]
+    assert scenes_of(found, Asked(kv_heads=2)) == [replace(SCENE, kv_heads=2)]
+
+
 @pytest.mark.parametrize(
     "asked", [{"heads": 4}, {"dtype": "bfloat16"}, {"inputs": "gaussian"}, {"heads": 5}]
 )
