@@ -43,22 +43,26 @@ class Browser:
         self._number = 0
         self.messages: list[str] = []
         self.requests: list[str] = []
-        target = self._call("Target.createTarget", url="about:blank")["targetId"]
-        attached = self._call("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = attached["sessionId"]
-        for domain in ("Page", "Runtime", "Network", "Log"):
-            self.call(f"{domain}.enable")
+        self._target = self._session = ""
+        self.size(1440, 900)
 
     def call(self, method: str, **parameters: Any) -> Any:
         """The result of a method of the protocol on the tab."""
         return self._call(method, self._session, **parameters)
 
     def open(self, url: str, ready: str = "document.documentElement.dataset.ready") -> float:
-        """Load a page; return the seconds until the expression `ready` is true."""
-        started = time.monotonic()
-        self.call("Page.navigate", url="about:blank")
+        """Load a page in a new tab; return the seconds until the expression `ready` is true."""
+        if self._target:
+            self._call("Target.closeTarget", targetId=self._target)
+        self._target = self._call("Target.createTarget", url="about:blank")["targetId"]
+        attached = self._call("Target.attachToTarget", targetId=self._target, flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.call(f"{domain}.enable")
+        self._emulate()
         self.messages.clear()
         self.requests.clear()
+        started = time.monotonic()
         self.call("Page.navigate", url=url)
         self.wait(ready)
         return time.monotonic() - started
@@ -72,7 +76,7 @@ class Browser:
             raise PageError(json.dumps(answer["exceptionDetails"])[:2000])
         return answer["result"].get("value")
 
-    def wait(self, condition: str, seconds: float = 60) -> None:
+    def wait(self, condition: str, seconds: float = 20) -> None:
         end = time.monotonic() + seconds
         # While a page loads, its parts are not there yet.
         tried = f"(() => {{ try {{ return Boolean({condition}); }} catch {{ return false; }} }})()"
@@ -81,15 +85,21 @@ class Browser:
                 raise PageError(f"not true in {seconds:g} s: {condition}; {self.messages}")
             time.sleep(0.02)
 
-    def size(self, width: int, height: int, *, dark: bool = False, scale: float = 1) -> None:
+    def size(self, width: int, height: int, *, dark: bool = False) -> None:
+        """Set the size and the colours of the screen, for this page and for later ones."""
+        self._screen = width, height, "dark" if dark else "light"
+        if self._session:
+            self._emulate()
+
+    def _emulate(self) -> None:
+        width, height, scheme = self._screen
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
             height=height,
-            deviceScaleFactor=scale,
+            deviceScaleFactor=1,
             mobile=width < 600,
         )
-        scheme = "dark" if dark else "light"
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.call("Emulation.setEmulatedMedia", features=features)
 
@@ -140,8 +150,8 @@ class Browser:
 
     def _next(self) -> Any:
         while b"\0" not in self._rest:
-            if not select.select([self._back], [], [], 120)[0]:
-                raise PageError("Chromium said nothing for 120 s")
+            if not select.select([self._back], [], [], 60)[0]:
+                raise PageError("Chromium said nothing for 60 s")
             if not (read := os.read(self._back, 1 << 20)):
                 raise PageError("Chromium ended")
             self._rest += read

@@ -40,8 +40,8 @@ class Frontier {
       x: column(it => it.time), y: column(height), left: column(it => it.timeLow), right: column(it => it.timeHigh),
       bottom: column(it => inside(it, it.errorLow)), top: column(it => inside(it, it.errorHigh)),
       color: column(it => it.excluded ? grey : page.color(it.variant)), marker: column(it => it.excluded ? "circle" : page.marker(it.variant)),
-      size: column(it => it.excluded ? 6 : 10), alpha: column(it => it.excluded ? .55 : refused(it) ? .5 : 1),
-      ring: column(it => it.point === chosen?.point ? 20 : state.pinned.includes(it.label) ? 16 : 0),
+      size: column(it => it.excluded ? 6 : 12), alpha: column(it => it.excluded ? .55 : refused(it) ? .5 : 1),
+      ring: column(it => it.point === chosen?.point ? 22 : state.pinned.includes(it.label) ? 18 : 0),
       name: column(nameOf), time: column(timeOf), error: column(errorOf), memory: column(memoryOf),
       speedup: column(it => it.exactTime === null ? "" : `${timesExact(it)} exact`), note: column(it => whyNot(it, limits)),
     };
@@ -69,10 +69,11 @@ class Frontier {
     const wanted = [chosen, ...shown.filter(it => state.pinned.includes(it.label)), ...best].filter(it => it && shown.some(other => other.point === it.point));
     for (const it of new Map(wanted.map(it => [it.point, it])).values()) {
       const x = fraction(it.time, range.fastest, range.slowest) * place, y = fraction(height(it), range.bottom, range.ceiling) * 360;
-      const width = 6.6 * it.label.length, toLeft = x + width + 70 > place, left = toLeft ? x - width - 10 : x + 10;
+      const fits = text => x + 6.6 * text.length + 80 < place || x > 6.6 * text.length + 90, text = fits(it.label) ? it.label : it.variant;
+      const width = 6.6 * text.length, toLeft = x + width + 80 > place, left = toLeft ? x - width - 10 : x + 10;
       if (taken.some(box => left < box.right && left + width > box.left && Math.abs(y - box.y) < 15)) continue;
       taken.push({left, right: left + width, y});
-      data.x.push(it.time); data.y.push(height(it)); data.text.push(it.label); data.dx.push(toLeft ? -10 : 10); data.align.push(toLeft ? "right" : "left");
+      data.x.push(it.time); data.y.push(height(it)); data.text.push(text); data.dx.push(toLeft ? -10 : 10); data.align.push(toLeft ? "right" : "left");
     }
     this.sources.names.data = data;
   }
@@ -80,15 +81,10 @@ class Frontier {
   scale(axis, low, high, show, extra = []) {
     const range = this.model(`${axis}_range`);
     [range.start, range.end] = [low, high];
-    const steps = Math.log10(high / low) > 2.5 ? [1] : Math.log10(high / low) > 1 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 7], ticks = [];
-    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
-      for (const step of steps) {
-        const tick = Number((step * 10 ** power).toPrecision(3));
-        if (tick >= low && tick <= high && extra.every(([other]) => Math.abs(Math.log(tick / other)) > .06 * Math.log(high / low))) ticks.push(tick);
-      }
-    }
+    const most = axis === "time" ? (byId("frontier-chart").clientWidth - 80) / 62 : 9, isFree = tick => extra.every(([other]) => Math.abs(Math.log(tick / other)) > .06 * Math.log(high / low));
+    const ticks = [[1, 1.5, 2, 3, 4, 5, 7], [1, 2, 5], [1, 3], [1]].map(steps => ticksOf(steps, low, high).filter(isFree)).find((found, i) => found.length <= most || i === 3);
     this.model(`${axis}_axis_ticks`).ticks = [...ticks, ...extra.map(([tick]) => tick)].sort((a, b) => a - b);
-    this.model(`${axis}_axis`).major_label_overrides = new Map([...ticks.map(tick => [tick, show(tick).replace(/\.?0+(?= |$)/, "")]), ...extra]);
+    this.model(`${axis}_axis`).major_label_overrides = new Map([...ticks.map(tick => [tick, show(tick).replace(/\.0+(?= |$)|(\.\d*[1-9])0+(?= |$)/, "$1")]), ...extra]);
   }
 
   theme(page) {
@@ -102,6 +98,13 @@ class Frontier {
     this.model("budget_line").line_color = page.css("--soft");
     this.model("rings").glyph.line_color = {value: ink};
   }
+}
+
+// The multiples of powers of ten by these steps between two numbers.
+function ticksOf(steps, low, high) {
+  const found = [];
+  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) found.push(...steps.map(step => Number((step * 10 ** power).toPrecision(3))));
+  return found.filter(tick => tick >= low && tick <= high);
 }
 
 // The chips that isolate a method, and the cards of pinned points.

@@ -14,6 +14,7 @@ const page = {
   color(variant) {
     const color = page.facts.methods[variant]?.color ?? "#000000", isDark = matchMedia("(prefers-color-scheme: dark)").matches && !matchMedia("print").matches;
     if (!isDark) return color;
+    if (color === "#000000") return page.css("--ink");
     const parts = [1, 3, 5].map(at => parseInt(color.slice(at, at + 2), 16));
     return "#" + parts.map(part => Math.round(part + .45 * (255 - part)).toString(16).padStart(2, "0")).join("");
   },

@@ -12,7 +12,11 @@ const SHOWN = {
     const units = ["TiB", "GiB", "MiB", "KiB"], at = units.findIndex((_, i) => v >= 2 ** (40 - 10 * i));
     return at < 0 ? `${v.toFixed(0)} B` : `${threeDigits(v / 2 ** (40 - 10 * at))} ${units[at]}`;
   },
-  show_error: v => v !== 0 && v < 1e-3 ? Number(v.toPrecision(2)).toExponential().replace(/e-(\d)$/, "e-0$1") : threeDigits(v),
+  show_error: v => {
+    if (v === 0 || v >= 1e-3) return threeDigits(v);
+    const short = Number(v.toPrecision(2));
+    return short < 1e-4 ? short.toExponential().replace(/e-(\d)$/, "e-0$1") : String(short);
+  },
   show_ratio: v => `${threeDigits(v)}×`,
   show_percent: v => `${threeDigits(100 * v)} %`,
   show_number: threeDigits,
