@@ -141,7 +141,14 @@ def _point_tables(kept: Sequence[Candidate]) -> dict[str, Table]:
             "is_exact": np.array([it.is_exact for it in kept], dtype=bool),
             **{
                 name: _numbers([getattr(it, name) for it in kept])
-                for name in ("time_ms", "time_low", "time_high", "exact_ms")
+                for name in (
+                    "time_ms",
+                    "time_low",
+                    "time_high",
+                    "noise_low",
+                    "noise_high",
+                    "exact_ms",
+                )
             },
             "memory_bytes": _numbers([it.memory_bytes for it in kept], np.float64),
             "perplexity": _numbers([it[0] for it in perplexities]),
@@ -165,6 +172,8 @@ def _alike(it: Candidate) -> tuple[Any, ...]:
         it.time_ms,
         it.time_low,
         it.time_high,
+        it.noise_low,
+        it.noise_high,
         it.exact_ms,
         it.memory_bytes,
     )

@@ -15,7 +15,7 @@ function nextBudget(candidates, limits, chosen) {
   const steps = candidates.map(it => it.errorHigh).filter(high => high > limits.error && high < 1).sort((a, b) => a - b);
   for (const error of steps) {
     const other = choose(candidates, {...limits, error}).chosen;
-    if (other && (!chosen || (other.label !== chosen.label && other.timeHigh < chosen.timeLow))) return {error, other};
+    if (other && (!chosen || (other.label !== chosen.label && other.noiseHigh < chosen.noiseLow))) return {error, other};
   }
   return null;
 }

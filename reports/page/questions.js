@@ -29,7 +29,7 @@ class Questions {
       found.push({
         point: p, label: of("label"), variant: of("variant"), hyperparameters: of("hyperparameters"),
         implementation: of("implementation"), evidence: of("evidence"), isExact: Boolean(of("is_exact")),
-        time: of("time_ms"), timeLow: of("time_low"), timeHigh: of("time_high"), memory: of("memory_bytes"), exactTime: of("exact_ms"),
+        time: of("time_ms"), timeLow: of("time_low"), timeHigh: of("time_high"), noiseLow: of("noise_low"), noiseHigh: of("noise_high"), memory: of("memory_bytes"), exactTime: of("exact_ms"),
         error: cell(entries.error, i), errorLow: cell(entries.error_low, i), errorHigh: cell(entries.error_high, i),
         excluded: cell(entries.excluded, i), perplexity: value === null ? null : {value, low, high, length: of("perplexity_length")},
       });

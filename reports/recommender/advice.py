@@ -127,7 +127,7 @@ def _alternatives(
 
     If no faster method only violates a limit, those that are never chosen say why.
     """
-    least = best.time_low if best else math.inf
+    least = best.noise_low if best else math.inf
     faster: list[Alternative] = []
     never: list[Alternative] = []
     slower: list[Alternative] = []
@@ -137,7 +137,7 @@ def _alternatives(
             continue
         if not reasons:
             slower.append(Alternative(one, ["slower"]))
-        elif one.time_high < least:
+        elif one.noise_high < least:
             (never if one.excluded else faster).append(Alternative(one, reasons))
     for found in (faster, never):
         found.sort(key=lambda it: (it.candidate.error_high, it.candidate.time_ms))
@@ -158,13 +158,13 @@ def _ladder(
         }
     )
     rungs: list[Rung] = []
-    time = best.time_low if best else math.inf
+    time = best.noise_low if best else math.inf
     for budget in budgets:
         wider = replace(question, limits=replace(limits, max_error=budget))
         found = _chosen(candidates, wider).chosen
-        if found and found.time_high < time:
+        if found and found.noise_high < time:
             rungs.append(Rung(budget, found))
-            time = found.time_low
+            time = found.noise_low
     return rungs
 
 

@@ -16,8 +16,9 @@ NOT_MEASURED = "not measured"  # prefix of `excluded` if nothing was measured ne
 class Candidate:
     """One method (a variant, its settings and the requested implementation) at one length.
 
-    Times are in ms, `memory_bytes` in bytes. In decoding, memory is the state and what a step
-    allocates. A number that was not measured is NaN.
+    Times are in ms, `memory_bytes` in bytes. `noise_low` and `noise_high` are the ends of the
+    time's interval without the uncertainty of an interpolation. In decoding, memory is the state
+    and what a step allocates. A number that was not measured is NaN.
 
     `error`, `error_low` and `error_high` are those of the layer `layer`, which the layer policy
     selects; the time is the median over the layers. `layer_errors` has the error of each layer and
@@ -38,6 +39,8 @@ class Candidate:
     time_ms: float
     time_low: float
     time_high: float
+    noise_low: float
+    noise_high: float
     error: float
     error_low: float
     error_high: float

@@ -43,8 +43,8 @@ def choose(
     """The candidate to use.
 
     A candidate is eligible if it is not excluded, and the upper ends of its intervals are within
-    the limits. The eligible candidates whose time interval overlaps that of the fastest one are
-    tied with it. Of these, exact attention comes first, then the smallest upper end of the error,
+    the limits. The eligible candidates whose noise overlaps that of the fastest one are tied
+    with it. Of these, exact attention comes first, then the smallest upper end of the error,
     then the smallest time.
     """
     limits = Bounds(max_error, max_memory, max_time, max_perplexity_ratio)
@@ -52,7 +52,7 @@ def choose(
     if not eligible:
         return Recommendation(None, (), ())
     fastest = min(eligible, key=lambda one: one.time_ms)
-    tied = [one for one in eligible if one.time_low <= fastest.time_high]
+    tied = [one for one in eligible if one.noise_low <= fastest.noise_high]
     chosen = min(tied, key=lambda one: (not one.is_exact, one.error_high, one.time_ms))
     return Recommendation(chosen, eligible, tied)
 

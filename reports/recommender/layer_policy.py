@@ -45,6 +45,8 @@ def candidate_of(
         time_ms=_over(layers, lambda one: one.time),
         time_low=_over(layers, lambda one: one.time_low),
         time_high=_over(layers, lambda one: one.time_high),
+        noise_low=_over(layers, lambda one: one.noise_low),
+        noise_high=_over(layers, lambda one: one.noise_high),
         error=own.error,
         error_low=own.error_low,
         error_high=own.error_high,

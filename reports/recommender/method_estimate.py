@@ -15,14 +15,18 @@ FLAT = 0.1  # the part of the widening of errors that does not grow with their d
 class Estimate:
     """Times are in ms; errors are relative L2 errors; the ends are those of the intervals.
 
-    `baseline` is the smallest error of a baseline of the same budget, and `baseline_name` its name.
-    `floor` is the error of the dtype. A number that was not measured is NaN. `rows` are the numbers
-    of the rows in the frame that are the evidence.
+    `noise_low` and `noise_high` are the ends of the time's interval without the uncertainty of an
+    interpolation, which is much the same for all methods at one place. `baseline` is the smallest
+    error of a baseline of the same budget, and `baseline_name` its name. `floor` is the error of
+    the dtype. A number that was not measured is NaN. `rows` are the numbers of the rows in the
+    frame that are the evidence.
     """
 
     time: float
     time_low: float
     time_high: float
+    noise_low: float
+    noise_high: float
     error: float
     error_low: float
     error_high: float
@@ -57,6 +61,8 @@ def pooled(seeds: Sequence[Estimate]) -> Estimate:
         time=_median(one.time for one in seeds),
         time_low=_median(one.time_low for one in seeds),
         time_high=_median(one.time_high for one in seeds),
+        noise_low=_median(one.noise_low for one in seeds),
+        noise_high=_median(one.noise_high for one in seeds),
         error=_median(one.error for one in seeds),
         error_low=min(one.error_low for one in seeds),
         error_high=max(one.error_high for one in seeds),
@@ -99,6 +105,8 @@ def between(
         time=line("time"),
         time_low=time_low,
         time_high=time_high,
+        noise_low=line("noise_low"),
+        noise_high=line("noise_high"),
         error=max(first.error, second.error) if steep else line("error"),
         error_low=max(error_low, floor),
         error_high=max(error_high, floor),

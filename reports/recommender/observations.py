@@ -65,10 +65,11 @@ def observations(frame: pd.DataFrame) -> Iterator[Observation]:
     layers = [None if pd.isna(layer) else int(layer) for layer in rows["layer"]]
     # A step reads the state, so the peak of its allocations does not contain it.
     state = rows["state_bytes"].where(rows["direction"] == "decode", 0)
+    first = _numbers(rows, "time_ms_q1", "time_ms_median")
+    third = _numbers(rows, "time_ms_q3", "time_ms_median")
     numbers: Iterator[Any] = zip(
         _numbers(rows, "time_ms_median"),
-        _numbers(rows, "time_ms_q1", "time_ms_median"),
-        _numbers(rows, "time_ms_q3", "time_ms_median"),
+        *2 * (first, third),
         _numbers(rows, "approx_error_rel_l2"),
         _numbers(rows, "approx_error_low", "approx_error_rel_l2"),
         _numbers(rows, "approx_error_high", "approx_error_rel_l2"),

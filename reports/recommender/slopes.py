@@ -60,6 +60,8 @@ def extrapolated(nearest: Estimate, factor: float, slopes: Slopes) -> Estimate:
         time=nearest.time * time,
         time_low=nearest.time_low * min(ends),
         time_high=nearest.time_high * max(ends),
+        noise_low=nearest.noise_low * time,
+        noise_high=nearest.noise_high * time,
         memory=nearest.memory * factor**slopes.memory,
         exact_ms=math.nan,
         sdpa_ms=math.nan,
