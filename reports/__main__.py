@@ -63,7 +63,7 @@ def build(runs: tuple[Path, ...], out: Path | None) -> None:
     screen = console()
     if not screen.is_terminal:
         screen.width = 120
-    screen.print(summary_table(read.frame))
+    screen.print(summary_table(read.frame, screen.width))
     if against := standing(races(read.frame)):
         screen.print(f"Against public code that computes the same: {against}.", highlight=False)
     if (found := audit(read.frame)).curves:

@@ -9,15 +9,12 @@ from typing import Any
 import pandas as pd
 
 from bench.schema.measurement import Measurement
-from reports.metrics import ERROR, MEAN_OF_VALUES, show_count, show_error, show_number, show_percent
+from reports.baselines import FLOOR, MEAN, RANDOM, ROUNDING, names_of_unbeaten
+from reports.metrics import ERROR, show_count, show_error, show_number, show_percent
 from reports.rows import finished
 from reports.slices import Slice, captured_first, describe
 
 SCENE = ("source", "causal", "dtype", "seq_len", "heads", "head_dim", "keys", "batch", "seed")
-MEAN, RANDOM = MEAN_OF_VALUES, "random_keys_error_rel_l2"
-FLOOR, ROUNDING = "dtype_floor_rel_l2", "impl_error_rel_l2"
-NAMES = {MEAN: "the mean of V", RANDOM: "random keys"}
-TWICE = 2.0  # an error of at most this multiple of the rounding is never marked as beaten
 
 
 @dataclass(frozen=True)
@@ -121,15 +118,6 @@ def tables(parts: Sequence[Slice]) -> list[list[AccuracyTable]]:
     return found
 
 
-def beaten_by(row: pd.Series[Any]) -> tuple[str, ...]:
-    """The baselines with no larger error than the row's; empty if this error is only rounding."""
-    error, rounding = row[ERROR.column], row[[FLOOR, ROUNDING]].astype("float64").max()
-    if error <= TWICE * rounding:
-        return ()
-    zeros = ["zeros"] if error >= ERROR.useless else []
-    return (*(words for name, words in NAMES.items() if error >= row[name]), *zeros)
-
-
 def _of_part(
     part: Slice, rows: pd.DataFrame, known: Collection[str], room: int
 ) -> Iterator[AccuracyTable]:
@@ -145,6 +133,7 @@ def _of_part(
         # A line joins the rows of both directions: only `forward_backward` has errors of gradients.
         lines = own.sort_values("direction").groupby("label", sort=True).first().reset_index()
         lines = lines.sort_values([ERROR.column, "label"])
+        lines = lines.assign(unbeaten=pd.Series(names_of_unbeaten(lines), lines.index))
         columns = [
             column
             for column in COLUMNS
@@ -188,6 +177,6 @@ def _line(row: pd.Series[Any], columns: Sequence[AccuracyColumn]) -> Line:
         is_other=bool(row["other_operator"]),
         interval=f"{low} to {high}" if low and high else "",
         spread=f"± {spread}" + (f", {seeds} seeds" if seeds else "") if spread else "",
-        beaten=beaten_by(row),
+        beaten=row["unbeaten"],
         cells=tuple(shown(column.name, column.show) for column in columns),
     )

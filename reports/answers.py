@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from reports.baselines import useless
 from reports.metrics import DECODING, ERROR, MEAN_OF_VALUES, SUMMARY, TIME, Metric, show_error
 from reports.pareto import frontier, rounding
 from reports.rows import finished
@@ -28,12 +29,15 @@ class Answer:
 
     `done` of the `cases` rows finished. The error of each choice is below `limit`. `smallest` is
     the method with the least memory, in decoding the smallest state, of all methods below `limit`.
+    `useless` rows are no better than a baseline and never chosen; `useful` ones are better.
     """
 
     scene: Fixed
     done: int
     cases: int
     limit: float
+    useful: int
+    useless: int
     choices: tuple[Choice, ...]
     smallest: Choice | None
 
@@ -47,16 +51,18 @@ class Answer:
 def answers(part: Slice) -> list[Answer]:
     """An answer for each dtype, direction and length of a slice that has a finished case.
 
-    A method is worth choosing if no other one is both faster and more accurate, and if its error is
-    below that of the mean of the values and of zeros. A method that is another operator than
-    softmax attention is counted and never chosen. A length with captured inputs uses only these.
+    A method is worth choosing if no other one is both faster and, beyond the intervals, at least as
+    accurate, and if its error is below that of the mean of the values, of zeros and of random keys.
+    A method that is another operator than softmax attention is counted and never chosen. A length
+    with captured inputs uses only these.
     """
     found = []
     metrics = summary_of(part)
     for scene, rows in _scenes(part):
         done = finished(rows)
         limit = _limit(done)
-        good = done[~done["other_operator"] & (done[ERROR.column] < limit)]
+        methods = done[~done["other_operator"]].dropna(subset=[ERROR.column])
+        good = methods[(methods[ERROR.column] < limit) & ~useless(methods)]
         best = frontier(good, TIME, ERROR, floor=rounding(done, ERROR))
         held = good.dropna(subset=[metrics[2].column]).sort_values(metrics[2].column)
         found.append(
@@ -65,6 +71,8 @@ def answers(part: Slice) -> list[Answer]:
                 done=len(done),
                 cases=len(rows),
                 limit=limit,
+                useful=len(good),
+                useless=len(methods) - len(good),
                 choices=tuple(_choice(row, metrics) for _, row in best.iterrows()),
                 smallest=_choice(held.iloc[0], metrics) if len(held) else None,
             )

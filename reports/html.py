@@ -15,6 +15,7 @@ from matplotlib.colors import to_hex
 
 from reports import accuracy_page, growth, measured_by, noise
 from reports.answers import answers, summary_of
+from reports.baselines import MEAN
 from reports.figures.kinds import Kind
 from reports.figures.style import Styles, styles
 from reports.head_counts import comparisons
@@ -101,8 +102,8 @@ def page(
         TEMPLATE,
         directions=DIRECTIONS,
         sorts={drawing.part.sort for drawing in drawings},
-        held_against=runs.frame[accuracy_page.MEAN].notna().any(),
-        others=runs.frame["other_operator"].any(),
+        held_against=runs.frame[MEAN].notna().any(),
+        others=sorted(runs.frame.loc[runs.frame["other_operator"], "variant"].unique()),
         projections=(runs.frame["call"] != "").any(),
         races=by_attention(against),
         standing=standing(against),

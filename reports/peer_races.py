@@ -41,7 +41,8 @@ CASE = (
     "seq_len",
 )
 ERROR = 2.0  # the largest error of rounded scores, as a multiple of the public one's
-FASTER, SLOWER, UNDECIDED, ONE_SETTING = "faster", "slower", "undecided", "one setting only"
+FASTER, SLOWER, UNDECIDED = "faster", "slower", "undecided"
+ONE_SETTING = "one allocator setting"
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,13 @@ def standing(found: Sequence[Race]) -> str:
     """The number of each verdict against code that computes the same, in words."""
     verdicts = [race.verdict for race in found if not race.differs]
     counts = [
-        f"{verdicts.count(word)} {word}"
-        for word in (FASTER, SLOWER, UNDECIDED, ONE_SETTING)
-        if word in verdicts
+        f"{verdicts.count(word)} {word}" for word in (FASTER, SLOWER, UNDECIDED) if word in verdicts
     ]
+    if single := verdicts.count(ONE_SETTING):
+        counts.append(
+            f"{single} {'race' if single == 1 else 'races'} ran under one allocator setting; add "
+            "the other run for a verdict"
+        )
     return ", ".join(counts)
 
 

@@ -14,8 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.cli.commands import main
-from bench.cli.compare import CompareError, table
+from bench.cli.compare import WORDS, CompareError, table
 from bench.loop.result_files import write_json, write_table
+from bench.schema.case import Case
+from bench.schema.columns import ATTENTION
 from bench.schema.measurement import Measurement
 from bench.schema.outcome import Status
 from bench.schema.validation import FileError
@@ -69,16 +71,11 @@ def cells(shown: Table) -> list[list[str]]:
 
 def test_the_ratio_is_after_to_before(compared: Compare) -> None:
     title, rows = compared([timed(1.9, 2.0, 2.1)], [timed(0.9, 1.0, 1.1)])
-    assert title == "1 cases in both runs; ratio below 1 is faster"
-    assert rows == [
-        [
-            "sliding_window/auto window_size=8 gaussian float32 forward n=32 h=2",
-            "2.000",
-            "1.000",
-            "0.500",
-            "",
-        ]
+    assert title.splitlines() == [
+        "1 case in both runs; ratio below 1 is faster",
+        "gaussian cpu float32 not causal forward batch=1 n=32 h=2 head_dim=16 seed=0",
     ]
+    assert rows == [["sliding_window", "2.000", "1.000", "0.500", ""]]
 
 
 @pytest.mark.parametrize(
@@ -132,9 +129,66 @@ def test_a_run_without_a_projections_column_is_compared(tmp_path: Path) -> None:
     place = tuple(Measurement.columns()).index("projections")
     cut = [",".join(x for i, x in enumerate(line.split(",")) if i != place) for line in lines]
     (before / "results.csv").write_text("\n".join(cut) + "\n")
-    assert str(table(before, after).title).startswith("1 cases")
+    assert str(table(before, after).title).startswith("1 case in")
     labels = [str(cell) for cell in table(after, after).columns[0].cells]
-    assert [label.endswith("h=2 shared projections") for label in labels] == [False, True]
+    assert labels == ["sliding_window", "sliding_window shared projections"]
+
+
+def test_a_label_has_only_what_varies_and_tells_all_rows_apart(compared: Compare) -> None:
+    both = [
+        timed(1, 2, 3, variant="full", implementation="sdpa", **more)
+        for more in (
+            {},
+            {"causal": True},
+            {"seq_len": 64},
+            {"seq_len": 64, "key_len": 32},
+            {"inputs": "smollm2", "layer": 3},
+            {"inputs": "smollm2", "layer": 15},
+            {"head_dim": 32},
+            {"batch": 2},
+            {"heads": 4},
+            {"heads": 4, "kv_heads": 2},
+        )
+    ]
+    both += [timed(1, 2, 3), timed(1, 2, 3, hyperparameters="window_size=16")]
+    title, rows = compared(both, both)
+    labels = [row[0] for row in rows]
+    assert len(set(labels)) == len(labels) == len(both)
+    assert "full/sdpa gaussian not causal batch=1 n=64 key_len=32 h=2 head_dim=16" in labels
+    assert (
+        "sliding_window window_size=16 gaussian not causal batch=1 n=32 h=2 head_dim=16" in labels
+    )
+    assert "full/sdpa smollm2 layer=15 not causal batch=1 n=32 h=2 head_dim=16" in labels
+    assert title.splitlines()[1] == "cpu float32 forward seed=0"
+
+
+def test_labels_of_the_reference_run_are_different() -> None:
+    run = Path("results/reference/amd-epyc-2-threads")
+    labels = [row[0] for row in cells(table(run, run))]
+    assert len(set(labels)) == len(labels) == 647
+
+
+def test_every_column_of_a_case_has_words() -> None:
+    assert set(WORDS) | set(ATTENTION) == set(Case.columns())
+
+
+def test_the_caption_counts_faster_and_slower_cases(tmp_path: Path) -> None:
+    quartiles = [(1, 2, 3), (1, 2, 3), (5, 6, 7), (8, 9, 10), (2, 2.5, 3), (1, 2, 3)]
+    before = [timed(*three, seed=seed) for seed, three in enumerate(quartiles)]
+    later = [(5, 6, 7), (4, 4, 4), (1, 2, 3), (8, 8.5, 10), (2, 2.5, 3)]
+    after = [timed(*three, seed=seed) for seed, three in enumerate(later)]
+    after.append(Measurement.of(case(seed=5), Status.TIMEOUT, "took longer than 9 s"))
+    shown = table(write(tmp_path / "before", before), write(tmp_path / "after", after))
+    assert str(shown.caption) == "1 faster, 2 slower, 2 within noise, 1 without two times"
+
+
+def test_a_name_with_markup_is_shown_as_it_is(tmp_path: Path) -> None:
+    both = [timed(1, 2, 3, inputs=name) for name in ("file:[bold]", "file:[/red]")]
+    run = write(tmp_path / "run", both)
+    console = Console(width=150, file=StringIO())
+    console.print(table(run, run))
+    assert isinstance(console.file, StringIO)
+    assert "file:[/red]" in console.file.getvalue()
 
 
 def test_a_case_that_failed_shows_its_status_and_no_ratio(compared: Compare) -> None:
@@ -172,7 +226,10 @@ class TestMachines:
             ["2.000", "1.000", "0.500"],
             ["2.000", "3.000", "1.500"],
         ]
-        assert shown.caption == "1 cases left out: threads was 2 and is 1"
+        assert str(shown.caption).splitlines() == [
+            "1 faster, 1 slower, 0 within noise",
+            "1 case left out: threads was 2 and is 1",
+        ]
 
     def test_runs_of_different_hardware_alone_are_refused(self, tmp_path: Path) -> None:
         before = write(tmp_path / "before", [self.on("one", 2)])
@@ -193,7 +250,7 @@ class TestMachines:
         }
         before = write(tmp_path / "before", [self.on("one", 2)])
         after = write(tmp_path / "after", [self.on("one", 1)], other)
-        assert str(table(before, after).caption).splitlines() == [
+        assert str(table(before, after).caption).splitlines()[1:] == [
             "torch was '2.13.0' and is '2.14.0'",
             "OpenMP was '' and is 'GOMP_SPINCOUNT=0'",
             "memory allocator was '' and is 'MALLOC_MMAP_MAX_=0'",

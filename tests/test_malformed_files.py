@@ -253,7 +253,7 @@ IMPOSSIBLE = {
     "kv_heads": ("0", "nan"),
     "head_dim": ("0", str(2**62)),
     "batch": ("0", "-1"),
-    "layer": ("-1", "x"),
+    "layer": ("-2", "x"),
     "seed": ("-1", "1.5", str(2**63), "nan"),
     "approx_error_rel_l2": ("inf", "nan", "-0.1", "1e308", "-inf"),
     "mass_recall": ("9e15", "-1", "inf", "1.5"),

@@ -20,6 +20,7 @@ from bench.cli import model_command
 from bench.loop import journal
 from bench.loop.executor import CallTimeout, WorkerCall, WorkerDied
 from bench.schema.model_row import ModelRow
+from bench.schema.origin import Origin
 from bench.schema.outcome import Status
 from bench.workloads.model.model_workload import ModelWorkload
 from tests.in_process import InProcess
@@ -88,7 +89,7 @@ class TestRun:
         assert [row["variant"] for row in rows] == [
             *("sliding_window", "linformer", "full", "lsh", "lsh")
         ]
-        assert tuple(rows[0]) == tuple(ModelRow.columns())
+        assert tuple(rows[0]) == (*ModelRow.columns(), *Origin.columns())
         assert [row["status"] for row in rows] == ["ok", "unsupported", "ok", "ok", "ok"]
         for row in rows:
             assert (row["status"] == "ok") == all(row[name] for name in ModelRow.numbers())

@@ -171,6 +171,16 @@ def test_errors_of_approximation_and_of_shared_queries_and_keys_have_separate_co
         ({"error": 5e-7, "random_keys_error_rel_l2": 0.0}, ()),
         ({"error": 7e-7, "random_keys_error_rel_l2": 0.0}, ("random keys",)),
         ({"error": 3e-3, "impl_error_rel_l2": 3e-3, "random_keys_error_rel_l2": 0.0}, ()),
+        # Random keys are exact attention if the budget is all visible keys, 128.5 on average.
+        ({"error": 0.7, "random_keys_error_rel_l2": 1e-15, "baseline_keys": 128.5}, ()),
+        (
+            {"error": 0.7, "random_keys_error_rel_l2": 0.1, "baseline_keys": 120.0},
+            ("random keys",),
+        ),
+        (
+            {"error": 0.9, "random_keys_error_rel_l2": 1e-15, "baseline_keys": 128.5},
+            ("the mean of V",),
+        ),
         # There is no comparison with a baseline that was not measured.
         ({"error": 0.9, "mean_value_error_rel_l2": None, "random_keys_error_rel_l2": None}, ()),
     ],
@@ -303,7 +313,8 @@ def test_another_operator_is_never_the_answer(tmp_path: Path) -> None:
     assert answer.smallest is not None
     assert answer.smallest.label == "lsh"
     assert (answer.done, answer.cases) == (3, 3)
-    assert "not chosen" in build_report([tmp_path]).read_text()
+    text = build_report([tmp_path]).read_text()
+    assert "Methods that do not approximate softmax (linear) are left out here." in text
 
 
 def test_another_operator_is_never_the_answer_for_decoding(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_points_are_at_the_change_of_perplexity_and_within_the_axes(tmp_path: Pa
     # values.
     assert list(best.get_xdata()) == [0.3]
     names = {text.get_text() for text in ax.texts}
-    assert {"lsh", "top_k", "linear", "full"} <= names
+    assert {"lsh", "top_k", "linear (another operator)", "full"} <= names
     assert "×U linformer" in names
 
 

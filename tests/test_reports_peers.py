@@ -130,6 +130,13 @@ def test_code_that_computes_another_function_is_compared_separately_and_marked(
     assert standing([same, apart]) == "1 faster"
 
 
+def test_races_under_one_allocator_setting_say_what_is_missing(tmp_path: Path) -> None:
+    rows = [row("auto", 1), row("public", 2)]
+    assert standing(races(frame(tmp_path, rows))) == (
+        "1 race ran under one allocator setting; add the other run for a verdict"
+    )
+
+
 def test_a_difference_is_shown_wherever_the_implementation_is_named(tmp_path: Path) -> None:
     found = frame(tmp_path, [row("auto", 1), other("other", 0.5)])
     assert list(found["label"]) == ["sliding_window", "sliding_window/other (differs)"]

@@ -33,6 +33,7 @@ from bench.loop.workload import Entry
 from bench.plan.sweep import Sweep
 from bench.schema.case import Case
 from bench.schema.measurement import HeadRow, Measurement, Raw
+from bench.schema.origin import Origin
 from bench.schema.outcome import Status
 from bench.workloads.attention import measure_case
 from bench.workloads.sweep_workload import SweepWorkload
@@ -50,7 +51,8 @@ LINUX = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /
 def table(folder: Path) -> list[dict[str, str]]:
     with (folder / "results.csv").open(newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file)
-        assert tuple(rows.fieldnames or ()) == tuple(Measurement.columns())
+        columns = (*Measurement.columns(), *Origin.columns())
+        assert tuple(rows.fieldnames or ()) == columns
         return list(rows)
 
 
@@ -391,7 +393,7 @@ class TestOrderOfEvents:
         assert [row["seq_len"] for row in stored] == ["16", "32", "64"]
         assert {float(row["mass_recall"]) for row in stored} == {0.1 + 0.2}
         assert {row["inputs_detail"] for row in stored} == {'a, "b"\nc'}
-        assert {row["layer"] for row in stored} == {""}
+        assert {row["layer"] for row in stored} == {"-1"}
 
     def test_heads_have_a_separate_table(
         self, tmp_path: Path, in_process: pytest.MonkeyPatch

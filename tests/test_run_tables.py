@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli.commands import main as bench
+from bench.instruments import roofline
 from bench.loop.journal import FILE, Journal
-from bench.loop.result_files import write_json
+from bench.loop.result_files import write_json, write_table
 from bench.loop.workload import Entry
 from bench.plan.sweep import parse
 from bench.schema import run_tables
@@ -24,7 +25,7 @@ from bench.schema.validation import FileError
 from bench.workloads.sweep_workload import SweepWorkload
 from reports.__main__ import main as reports
 from reports.rows import read_runs
-from tests.cases import HEAD, HEADER, good
+from tests.cases import ENVIRONMENT, HEAD, HEADER, good
 
 SWEEP = parse(
     "mine", {"variant": ["full", "linear"], "seq_len": [16, 32], "heads": [2], "causal": [True]}
@@ -47,11 +48,32 @@ def append(folder: Path, rows: Sequence[Measurement]) -> None:
     journal.close()
 
 
+def entries_of(rows: Sequence[Measurement]) -> dict[str, Entry[Measurement]]:
+    return {each.case.case_id: Entry(each, [HEAD]) for each in rows}
+
+
 def aged(folder: Path, seconds: float, *names: str) -> None:
     """Make files older than they are."""
     for name in names:
         times = (folder / name).stat()
         os.utime(folder / name, (times.st_atime - seconds, times.st_mtime - seconds))
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "shown"),
+    [
+        ("incorrect", roofline.implausible(1.28, 1.0), Status.IMPLAUSIBLE_TIME),
+        ("incorrect", "the output differs from its own dense definition by 0.1", Status.INCORRECT),
+        ("implausible_time", roofline.implausible(1.28, 1.0), Status.IMPLAUSIBLE_TIME),
+    ],
+)
+def test_an_implausible_time_of_an_older_run_is_not_an_incorrect_output(
+    tmp_path: Path, status: str, reason: str, shown: Status
+) -> None:
+    case = WORKLOAD.cases[0]
+    older = Measurement.of(case, Status(status), reason)
+    write_table(tmp_path / "results.csv", Measurement.columns(), [older.values])
+    assert RunTables.read(tmp_path, Measurement).rows["status"] == [shown]
 
 
 @pytest.fixture
@@ -66,7 +88,7 @@ def killed(tmp_path: Path) -> Path:
     write_json(folder / "environment.json", environment)
     first = [row(0), row(1)]
     append(folder, first)
-    WORKLOAD.write(folder, {each.case.case_id: Entry(each, [HEAD]) for each in first})
+    WORKLOAD.write(folder, entries_of(first), environment)
     timeout = Measurement.of(WORKLOAD.cases[3], Status.TIMEOUT, "took longer than 9 s")
     append(folder, [row(2, 3.0), timeout, row(0, 7.0)])
     aged(folder, 5, *TABLES)
@@ -97,7 +119,7 @@ def test_there_is_one_row_for_each_case(killed: Path) -> None:
 def test_a_result_that_replaces_another_one_is_seen(killed: Path) -> None:
     rows = [row(0), row(1), row(2), row(3)]
     append(killed, rows)
-    WORKLOAD.write(killed, {each.case.case_id: Entry(each, [HEAD]) for each in rows})
+    WORKLOAD.write(killed, entries_of(rows), ENVIRONMENT)
     aged(killed, 5, *TABLES)
     append(killed, [row(2, 9.0)])
     assert sorted(read_runs([killed]).frame["time_ms_median"]) == [1.0, 1.0, 1.0, 9.0]
@@ -129,7 +151,7 @@ def test_the_journal_is_not_read_if_the_tables_have_all_results(
 ) -> None:
     rows = [row(2), row(3), row(0), row(1)]
     append(killed, rows)
-    WORKLOAD.write(killed, {each.case.case_id: Entry(each, [HEAD]) for each in rows})
+    WORKLOAD.write(killed, entries_of(rows), ENVIRONMENT)
 
     def refuse(folder: Path) -> None:
         pytest.fail("the lines of the journal were read")

@@ -22,6 +22,7 @@ from bench.loop import executor, run_loop
 from bench.loop.local_executor import LocalExecutor
 from bench.loop.progress import Progress
 from bench.plan.sweep import SweepError
+from bench.schema.origin import Origin
 from bench.schema.outcome import Status
 from bench.schema.training_row import TrainingCase, TrainingRow
 from bench.workloads.training import training_summary
@@ -396,7 +397,7 @@ def test_the_command_trains_and_prints_whether_the_task_was_learned(
     rows = sorted(table(folder), key=lambda row: row["seed"])
     assert [row["seed"] for row in rows] == ["5", "6"]
     assert {row["hyperparameters"] for row in rows} == {"window_size=2"}
-    assert list(rows[0]) == list(TrainingRow.columns())
+    assert list(rows[0]) == [*TrainingRow.columns(), *Origin.columns()]
 
     before = (folder / "training.csv").read_bytes()
     assert bench(monkeypatch, *words, "--out", folder) == 2

@@ -13,6 +13,7 @@ from typing import Any, Self
 from bench.schema.columns import Column, Record
 from bench.schema.csv_columns import read_csv
 from bench.schema.journal_lines import JOURNAL, details_of, events, number_of_results
+from bench.schema.outcome import present_status
 from bench.schema.row import Row
 from bench.schema.validation import FileError, is_file, is_folder
 
@@ -51,11 +52,13 @@ class RunTables:
             read_csv(path, columns)  # says why
         rows = _read(path, columns)
         files = [path, folder / detail_file] if detail_file else [path]
-        if not _lags(folder, files, len(rows["status"])):
-            return cls(folder, row_type, rows, {})
-        results = _results(folder, row_type)
-        added = [row_type.completed(event["row"]) for _, event in results.values()]
-        return cls(folder, row_type, _joined(rows, added, row_type, results), results)
+        lags = _lags(folder, files, len(rows["status"]))
+        results = _results(folder, row_type) if lags else {}
+        if results:
+            added = [row_type.completed(event["row"]) for _, event in results.values()]
+            rows = _joined(rows, added, row_type, results)
+        rows["status"] = list(map(present_status, rows["status"], rows["reason"]))
+        return cls(folder, row_type, rows, results)
 
     def details(self, name: str, record: type[Record]) -> Values | None:
         """The second table, with the columns of the case; None if the run has none."""

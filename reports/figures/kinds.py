@@ -100,8 +100,8 @@ KINDS = (
         y=TIME,
         row="passage",
         column="dtype",
-        reading=f"{_TIMES} A method below the black lines is faster than exact attention. Where "
-        "dots replace lines, those left of the vertical line of their colour are faster.",
+        reading=f"{_TIMES} A method below the black lines is faster than exact attention. Dots "
+        "left of the vertical line of their colour beat exact attention at that length.",
     ),
     Kind(
         name="memory_vs_length",
@@ -130,10 +130,10 @@ KINDS = (
         y=ERROR,
         row="inputs",
         column="dtype",
-        reading="Down and left is better. No method is both faster and more accurate than a point "
-        "on the grey line; the names of these points are bold. Every other point is beaten by one "
-        f"of them, or has an error of {ERROR.useless:g} or more, which is no better than zeros. A "
-        "thin line joins the settings of a method in the order of its knob; larger marks are "
+        reading="Down and left is better. No method is both faster and, beyond the intervals, more "
+        "accurate than a point on the grey line; the names of these points are bold. Every other "
+        "point is beaten by one of them, or is no better than zeros, the mean of V or random keys. "
+        "A thin line joins the settings of a method in the order of its knob; larger marks are "
         "larger values of the knob. Errors within the rounding of exact attention count as equal. "
         f"The grey line leaves out methods of another operator than softmax attention. {_LEVELS}",
     ),
