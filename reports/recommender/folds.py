@@ -20,7 +20,7 @@ Kind = Literal["interior length", "longest length", "heads", "inputs", "layer", 
 
 
 @dataclass(frozen=True)
-class Place:
+class LeftOut:
     """A question without its limits.
 
     `layer` is the layer policy of the truth, and `asked` that of the question. They differ where a
@@ -40,7 +40,7 @@ class Fold:
     kind: Kind
     left_out: str
     kept: pd.DataFrame
-    places: Sequence[Place]
+    places: Sequence[LeftOut]
 
 
 # The measured lengths of each layer of a scene, and of the worst of its layers where all of them
@@ -83,7 +83,7 @@ def _interior_lengths(frame: pd.DataFrame, measured: Measured) -> Iterator[Fold]
     """One length of all scenes is left out; it is asked where others are on both sides."""
     for left_out in sorted({int(n) for n in frame["seq_len"]}):
         places = [
-            Place(scene, left_out, policy, policy)
+            LeftOut(scene, left_out, policy, policy)
             for scene, lengths in measured.items()
             for policy, known in lengths.items()
             if left_out in known[1:-1]
@@ -99,7 +99,7 @@ def _longest_lengths(frame: pd.DataFrame, measured: Measured) -> Iterator[Fold]:
     same = rows.groupby([*COLUMNS, "layer"], dropna=False)["seq_len"]
     kept = rows[rows["seq_len"] < same.transform("max")]
     places = [
-        Place(scene, known[-1], policy, policy)
+        LeftOut(scene, known[-1], policy, policy)
         for scene, lengths in measured.items()
         for policy, known in lengths.items()
         if len(known) > 1
@@ -134,7 +134,7 @@ def _layers(frame: pd.DataFrame, measured: Measured) -> Iterator[Fold]:
     for left_out, layer in pairs:
         beside = (layer, "worst")
         places = [
-            Place(scene, seq_len, layer, "worst")
+            LeftOut(scene, seq_len, layer, "worst")
             for scene, lengths in measured.items()
             if scene.inputs == left_out
             for seq_len in lengths.get(layer, ())
@@ -156,9 +156,9 @@ def _machines(frame: pd.DataFrame, measured: Measured) -> Iterator[Fold]:
         yield Fold("machine", left_out, frame[frame["machine"] != left_out], places)
 
 
-def _all_places(scene: Scene, lengths: Lengths) -> list[Place]:
+def _all_places(scene: Scene, lengths: Lengths) -> list[LeftOut]:
     return [
-        Place(scene, seq_len, policy, policy)
+        LeftOut(scene, seq_len, policy, policy)
         for policy, known in lengths.items()
         for seq_len in known
     ]

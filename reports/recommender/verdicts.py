@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from reports.recommender.candidate import Candidate
 from reports.recommender.choose import Bounds, Recommendation, choose
 from reports.recommender.evidence import Evidence
-from reports.recommender.folds import Place
+from reports.recommender.folds import LeftOut
 from reports.recommender.observations import Method
 
 BUDGETS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # the error budgets of all questions
@@ -104,7 +104,7 @@ class Judged:
     unknown: int
 
 
-def judge(place: Place, evidence: Evidence, full: Evidence, rule: Rule) -> Judged:
+def judge(place: LeftOut, evidence: Evidence, full: Evidence, rule: Rule) -> Judged:
     """Ask all questions of a place.
 
     Args:
