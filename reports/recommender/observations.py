@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from reports.baselines import reads_all_keys
 from reports.declared import exact_variant, has_reduced_precision
 from reports.metrics import MEAN_OF_VALUES
 from reports.names import OTHER_OPERATOR, differing
@@ -15,7 +16,6 @@ from reports.recommender.method_estimate import Estimate
 from reports.recommender.scene import COLUMNS, Scene, evidence_rows
 
 MEAN, RANDOM, ZEROS = "the mean of the values", "random keys", "an output of zeros"
-ALL_KEYS = 0.99  # a budget of this share of the visible keys reads all of them, up to sampling
 GRADIENTS = [f"grad_{name}_error_rel_l2" for name in ("query", "key", "value")]
 
 
@@ -102,14 +102,14 @@ def _baselines(rows: pd.DataFrame) -> tuple[list[float], list[str]]:
 
     Random keys are no baseline for a method whose budget is all visible keys.
     """
-    visible = (rows["key_len"] + 1).astype("float64") / 2
-    visible = visible.where(rows["causal"].astype(bool), rows["key_len"].astype("float64"))
-    reads_all = rows["baseline_keys"].astype("float64") >= ALL_KEYS * visible
     table = np.column_stack(
         [
             np.ones(len(rows)),
             rows[MEAN_OF_VALUES].astype("float64").fillna(np.inf),
-            rows["random_keys_error_rel_l2"].astype("float64").mask(reads_all).fillna(np.inf),
+            rows["random_keys_error_rel_l2"]
+            .astype("float64")
+            .mask(reads_all_keys(rows))
+            .fillna(np.inf),
         ]
     )
     names = np.array([ZEROS, MEAN, RANDOM])[table.argmin(axis=1)]
