@@ -9,9 +9,13 @@ class Cases {
     this.columns = facts.columns;
     this.count = this.table.c0.rows;
     this.order = Uint32Array.from({length: this.count}, (_, i) => i);
-    this.sorted = {column: -1, up: true};
+    this.sorted = this.longestFirst();
     this.wanted = {words: "", menus: {}};
     this.widest();
+  }
+
+  longestFirst() {
+    return {column: this.columns.findIndex(it => it.title === "length"), up: false};
   }
 
   show(row, number) {
@@ -125,7 +129,7 @@ class Cases {
 
   read(parts) {
     const [, down, title] = /^(-?)(.*)$/s.exec(parts.get("sort") ?? ""), at = this.columns.findIndex(it => it.title === title);
-    this.sorted = {column: at, up: !down};
+    this.sorted = at < 0 ? this.longestFirst() : {column: at, up: !down};
     this.wanted = {words: parts.get("words") ?? "", menus: {}};
     this.columns.forEach((column, number) => {
       const value = parts.get(`where-${column.title}`) ?? "";
