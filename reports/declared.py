@@ -5,7 +5,7 @@ Reading the registry instead would import torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,6 +34,11 @@ def exact_variant() -> str:
     """The variant that is exact attention: the errors of others are relative to it."""
     name: str = _declared()["exact_variant"]
     return name
+
+
+def declared_variants() -> Sequence[str]:
+    """The names of all variants of this version, sorted."""
+    return sorted(_declared()["costs"])
 
 
 def reference_implementation() -> str:

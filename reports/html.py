@@ -160,7 +160,7 @@ def _interactive(runs: Runs, listed: Listing, asked: Sequence[PageQuestion]) -> 
 def _looks(runs: Runs, drawn: Styles) -> dict[str, dict[str, str]]:
     """The colour and the marker of each method, as in the figures."""
     rows = runs.frame.drop_duplicates("variant")
-    looks = {row.variant: drawn[row.label] for row in rows.itertuples()}
+    looks = {row["variant"]: drawn[str(row["label"])] for _, row in rows.iterrows()}
     return {
         str(name): {
             "color": to_hex(look.color),

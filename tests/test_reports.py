@@ -710,6 +710,14 @@ def test_a_name_has_the_nearest_free_place_or_is_left_out() -> None:
     assert above.up > 12 + LINE / 2
 
 
+def test_a_variant_has_one_colour_in_every_report(tmp_path: Path) -> None:
+    one = styles(frame_of(tmp_path / "one", [done(variant="lsh"), done(variant="longformer")]))
+    rows = [done(variant=name) for name in ("additive", "lsh", "own", "top_k")]
+    other = styles(frame_of(tmp_path / "other", rows))
+    assert one["lsh"].color == other["lsh"].color != one["longformer"].color
+    assert len({look.color for look in other.values()}) == 4
+
+
 def test_exact_attention_is_black_and_thick_and_colors_depend_on_names(tmp_path: Path) -> None:
     variants = [f"v{n:02}" for n in range(20)]
     rows = [done(variant=name, seq_len=n) for name in ["full", *variants] for n in (256, 512)]

@@ -1,21 +1,30 @@
 """Styles of lines: colour by variant, dash by setting, marker by both. Exact attention is black.
 A curve has the style of its first setting.
 
-Styles are assigned by the sorted names in the data. So a variant looks the same in all figures of a
-report, and this file needs no list of names.
+Colours are assigned by the place of a variant among those that this version declares, so a variant
+has the same colour in every report. Other variants get colours by their sorted names in the data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import cycle
 
 import pandas as pd
 import seaborn as sns
 from matplotlib.lines import Line2D
 
-from reports.declared import exact_variant
+from reports.declared import declared_variants, exact_variant
 
+# Of 18 colours, each two differ for readers with normal, protanopic and deuteranopic vision (at
+# least 0.1, 0.056 and 0.056 in the colour space OKLab, simulated by Machado et al. 2009), and each
+# has a contrast of at least 3 to white. Neighbours in this order differ most.
+PALETTE = (
+    *("#0028a0", "#f05000", "#c800f0", "#28a0a0", "#780000", "#7850a0", "#005050", "#5028f0"),
+    *("#a05028", "#f02878", "#007850", "#502878", "#0078c8", "#a078f0", "#00a028", "#a02878"),
+    *("#7800c8", "#7878a0"),
+)
 # Similar markers are not neighbours.
 MARKERS = ("o", "s", "^", "h", "D", "v", "8", "P", "<", "p", "d", "H", ">")
 DASHES: tuple[tuple[float, ...], ...] = (
@@ -56,7 +65,9 @@ Styles = Mapping[str, Style]
 
 def styles(frame: pd.DataFrame) -> dict[str, Style]:
     """The style of every label and every curve of a frame."""
-    colors = _colors(sorted(set(frame["variant"]) - {exact_variant()}))
+    declared = [name for name in declared_variants() if name != exact_variant()]
+    others = sorted(set(frame["variant"]) - {*declared, exact_variant()})
+    colors = _colors(others) | dict(zip(declared, cycle(PALETTE), strict=False))
     result: dict[str, Style] = {}
     names = ["variant", "curve", "place", "label"]
     every = frame[names].drop_duplicates().sort_values(names)

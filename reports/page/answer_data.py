@@ -110,7 +110,7 @@ def answer_tables(asked: Sequence[PageQuestion]) -> dict[str, Table]:
                 "count": len(question.candidates),
             }
         )
-    point, error, low, high, excluded = _columns(entries, 5)
+    numbers, error, low, high, excluded = _columns(entries, 5)
     return {
         "scenes": {
             field.name: [_text(getattr(scene, field.name)) for scene in scenes]
@@ -118,7 +118,7 @@ def answer_tables(asked: Sequence[PageQuestion]) -> dict[str, Table]:
         },
         "questions": {name: [row[name] for row in rows] for name in QUESTION},
         "entries": {
-            "point": np.array(point, dtype=np.int64),
+            "point": np.array(numbers, dtype=np.int64),
             "error": _numbers(error),
             "error_low": _numbers(low),
             "error_high": _numbers(high),

@@ -114,7 +114,12 @@ def frontier_chart() -> Mapping[str, Any]:
     chart.step(
         "x", "y", source=frontier, mode="after", line_width=1.5, color="#808890", name="steps"
     )
-    intervals: dict[str, Any] = {"line_color": "color", "line_alpha": "alpha", "line_width": 1.2, "source": points}
+    intervals: dict[str, Any] = {
+        "line_color": "color",
+        "line_alpha": "alpha",
+        "line_width": 1.2,
+        "source": points,
+    }
     chart.segment("left", "y", "right", "y", **intervals)
     chart.segment("x", "bottom", "x", "top", **intervals)
     chart.scatter("x", "y", size="ring", source=points, fill_alpha=0, line_width=2, name="rings")

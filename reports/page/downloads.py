@@ -32,7 +32,7 @@ def write_cases(frame: pd.DataFrame, out: Path) -> Downloads:
     for name, column in Measurement.columns().items():
         if column.empty:  # an empty key would be left out of groups
             table[name] = table[name].replace("", column.empty)
-    texts = [name for name in table if table[name].dtype in ("str", "object")]
+    texts = [str(name) for name in table if table[name].dtype in ("str", "object")]
     harmless = table.assign(
         **{
             name: table[name].astype("string").str.replace(FORMULA, r"'\1", regex=True)
