@@ -21,9 +21,19 @@ from reports.page.answer_data import questions
 from reports.page.downloads import write_cases
 from reports.recommender.evidence import Evidence
 from reports.rows import Runs, read_runs
-from reports.slices import Slice, also_measured, common, describe, panels, split
+from reports.slices import (
+    Panel,
+    Slice,
+    also_measured,
+    captured_first,
+    common,
+    describe,
+    panels,
+    split,
+)
 
 DOTS_PER_INCH = 150
+MOST_ROWS = 8  # of panels in a figure; many layers would give dozens
 
 
 def build_report(runs: Sequence[Path], out: Path | None = None) -> Path:
@@ -83,7 +93,7 @@ def _draw_one(kind: Kind, part: Slice, looks: Styles, folder: Path) -> Drawing:
     if missing := kind.missing(rows):
         return Drawing(kind, part, None, missing=missing)
     drawn = panels(rows, x=kind.x_column, row=kind.row, column=kind.column)
-    drawn = kind.worth_drawing(drawn)
+    drawn, left_out = at_most(kind.worth_drawing(drawn))
     whole = [{kind.column: p.column, kind.row: p.row, **p.fixed} for p in drawn]
     shared = {**part.fixed, **common(whole)}
     path = _save(draw(kind, drawn, shared, looks), kind, part, folder)
@@ -92,9 +102,24 @@ def _draw_one(kind: Kind, part: Slice, looks: Styles, folder: Path) -> Drawing:
         part,
         path,
         describe(shared),
-        also_measured(part.rows, drawn),
+        "; ".join(filter(None, (also_measured(part.rows, drawn), left_out))),
         is_of_one_setting=len(rows) < len(part.rows),
     )
+
+
+def at_most(drawn: Sequence[Panel]) -> tuple[list[Panel], str]:
+    """The panels of `MOST_ROWS` rows of a figure, evenly spread, and the rest in words.
+
+    Captured inputs come before synthetic ones.
+    """
+    first = {panel.row: captured_first(panel.rows) for panel in reversed(drawn)}
+    rows = sorted(first, key=lambda row: (first[row], str(row)))
+    if len(rows) <= MOST_ROWS:
+        return list(drawn), ""
+    step = (len(rows) - 1) / (MOST_ROWS - 1)
+    kept = {rows[round(number * step)] for number in range(MOST_ROWS)}
+    more = f"{len(rows) - len(kept)} more inputs and directions"
+    return [panel for panel in drawn if panel.row in kept], more
 
 
 def _draw_heads(part: Slice, runs: Runs, looks: Styles, folder: Path) -> list[Drawing]:

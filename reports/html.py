@@ -186,6 +186,7 @@ def render(template: str, **names: Any) -> str:
         "exponent": growth.show_exponent,
         "describe": describe,
         "answers": answers,
+        "result": result,
         "metrics": summary_of,
         "comparisons": comparisons,
     }
@@ -226,6 +227,16 @@ def facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "sweep", name
     for part in ENVIRONMENT_PARTS:
         yield from _flat(environment.get(part), "")
+
+
+def result(part: Slice) -> str:
+    """One sentence for those who cannot see the figures: the frontier at the longest length."""
+    found = answers(part) if part.sort != "width" else []
+    if not found:
+        return ""
+    longest = max(found, key=lambda answer: answer.scene["seq_len"])
+    chosen = [f"{it.label} {it.numbers[0]}, error {it.numbers[-1]}" for it in longest.choices]
+    return f"On the frontier, {describe(longest.scene)}: {'; '.join(chosen) or 'none'}."
 
 
 def origin(name: str, environment: Mapping[str, Any]) -> str:

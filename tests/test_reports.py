@@ -29,7 +29,7 @@ from bench.schema.outcome import Status
 from bench.schema.validation import FileError
 from reports.__main__ import main
 from reports.answers import answers
-from reports.build import build_report
+from reports.build import MOST_ROWS, at_most, build_report
 from reports.figures import axes
 from reports.figures.kinds import KINDS, MOST_LINES, Kind
 from reports.figures.naming import LINE, Room
@@ -1192,6 +1192,7 @@ def test_a_report_is_one_page_that_contains_its_figures(run: Path) -> None:
     assert files <= {"cases.csv", "cases.parquet"}
     assert (run / "report" / "cases.csv").is_file()
     assert 'alt="Time against sequence length. cpu, Some CPU, 2 threads · causal' in text
+    assert "On the frontier, float32 · forward · length 4k" in text
     assert "longer than 9 s" in text
     assert "6 cases: 5 ok, 1 timeout" in text
     assert str(run) not in text
@@ -1203,6 +1204,17 @@ def test_text_from_a_file_is_escaped_in_the_page(tmp_path: Path) -> None:
     text = build_report([write(tmp_path, rows)]).read_text()
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert(1)" in text
+
+
+def test_a_figure_of_many_layers_shows_some_of_them(tmp_path: Path) -> None:
+    rows = [done(inputs="smollm2", layer=n, seq_len=k) for n in range(30) for k in (256, 512)]
+    part = split(frame_of(tmp_path, rows))[0]
+    drawn = panels(part.rows, x="seq_len", row="passage", column="dtype")
+    kept, more = at_most(drawn)
+    assert len(kept) == MOST_ROWS
+    assert {0, 29} <= {int(panel.rows["layer"].iloc[0]) for panel in kept}
+    assert more == f"{30 - MOST_ROWS} more inputs and directions"
+    assert at_most(drawn[:MOST_ROWS]) == (drawn[:MOST_ROWS], "")
 
 
 def test_slices_have_their_own_figures(tmp_path: Path) -> None:
