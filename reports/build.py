@@ -22,7 +22,6 @@ from reports.page.downloads import write_cases
 from reports.recommender.evidence import Evidence
 from reports.rows import Runs, read_runs
 from reports.slices import (
-    Panel,
     Slice,
     also_measured,
     captured_first,
@@ -92,8 +91,9 @@ def _draw_one(kind: Kind, part: Slice, looks: Styles, folder: Path) -> Drawing:
     rows = kind.shown(part.rows)
     if missing := kind.missing(rows):
         return Drawing(kind, part, None, missing=missing)
-    drawn = panels(rows, x=kind.x_column, row=kind.row, column=kind.column)
-    drawn, left_out = at_most(kind.worth_drawing(drawn))
+    few, left_out = at_most(rows, kind.row)
+    drawn = panels(few, x=kind.x_column, row=kind.row, column=kind.column)
+    drawn = kind.worth_drawing(drawn)
     whole = [{kind.column: p.column, kind.row: p.row, **p.fixed} for p in drawn]
     shared = {**part.fixed, **common(whole)}
     path = _save(draw(kind, drawn, shared, looks), kind, part, folder)
@@ -107,19 +107,19 @@ def _draw_one(kind: Kind, part: Slice, looks: Styles, folder: Path) -> Drawing:
     )
 
 
-def at_most(drawn: Sequence[Panel]) -> tuple[list[Panel], str]:
-    """The panels of `MOST_ROWS` rows of a figure, evenly spread, and the rest in words.
+def at_most(rows: pd.DataFrame, column: str) -> tuple[pd.DataFrame, str]:
+    """The rows of at most `MOST_ROWS` values of a column, evenly spread, and the rest in words.
 
-    Captured inputs come before synthetic ones.
+    The column makes the rows of panels of a figure. Captured inputs come before synthetic ones.
     """
-    first = {panel.row: captured_first(panel.rows) for panel in reversed(drawn)}
-    rows = sorted(first, key=lambda row: (first[row], str(row)))
-    if len(rows) <= MOST_ROWS:
-        return list(drawn), ""
-    step = (len(rows) - 1) / (MOST_ROWS - 1)
-    kept = {rows[round(number * step)] for number in range(MOST_ROWS)}
-    more = f"{len(rows) - len(kept)} more inputs and directions"
-    return [panel for panel in drawn if panel.row in kept], more
+    first = {value: captured_first(own) for value, own in rows.groupby(column, sort=True)}
+    if len(first) <= MOST_ROWS:
+        return rows, ""
+    values = sorted(first, key=lambda value: (first[value], str(value)))
+    step = (len(values) - 1) / (MOST_ROWS - 1)
+    kept = {values[round(number * step)] for number in range(MOST_ROWS)}
+    more = f"{len(values) - len(kept)} more inputs and directions"
+    return rows[rows[column].isin(kept)], more
 
 
 def _draw_heads(part: Slice, runs: Runs, looks: Styles, folder: Path) -> list[Drawing]:

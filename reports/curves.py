@@ -83,7 +83,8 @@ def _knob(settings: pd.Series, recorded: pd.Series) -> Sequence[str]:
     if said := max(recorded, key=len):
         return tuple(settings_of(said))
     values: dict[str, set[str | None]] = {
-        name: {each.get(name) for each in settings} for each in settings for name in each
+        name: {each.get(name) for each in settings}
+        for name in dict.fromkeys(name for each in settings for name in each)
     }
     varying = [
         name

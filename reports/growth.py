@@ -28,6 +28,7 @@ from reports.rows import finished
 from reports.slices import describe
 
 FILE = "growth.csv"
+Point = Mapping[str, Any]  # the columns of a row that a curve needs
 LEAST = 3  # lengths that a fit needs
 # Caches and the memory allocator let the time of linear methods grow as n^1.2 between 1024 and
 # 16384 tokens on a CPU. Orders that are declared wrongly differ by 0.5 or more.
@@ -141,14 +142,20 @@ def audit(frame: pd.DataFrame) -> Audit:
     rows = rows[(rows["direction"] != "decode") & (rows["key_len"] == rows["seq_len"])]
     declared = [name for name in rows["variant"].unique() if costs(name)]
     rows = rows[~differing(rows) & rows["variant"].isin(declared)]
-    groups = [own for _, own in rows.groupby(list(SAME), sort=True, dropna=False)]
-    long = [own for own in groups if own["seq_len"].nunique() >= LEAST]
     varying = [name for name in SCENE if rows[name].nunique() > 1]
+    read = dict.fromkeys([*SAME, *varying, "label", "seq_len", "head_dim", *COLUMNS.values()])
+    rows = rows[list(read)]
+    groups = rows.groupby(list(SAME), sort=True, dropna=False)
+    long = rows.assign(group=groups.ngroup())[groups["seq_len"].transform("nunique") >= LEAST]
+    # Thousands of curves are faster as plain records than as frames.
+    points: dict[int, dict[int, Point]] = {}
+    for record in long.sort_values("group", kind="stable").to_dict("records"):
+        points.setdefault(record["group"], {})[record["seq_len"]] = record
     curves = sorted(
-        (_curve(own, varying) for own in long),
+        (_curve([own[n] for n in sorted(own)], varying) for own in points.values()),
         key=lambda curve: (not curve.broken, curve.label),
     )
-    return Audit(tuple(curves), len(groups) - len(long))
+    return Audit(tuple(curves), groups.ngroups - len(points))
 
 
 def fit(lengths: Sequence[int], values: Sequence[float]) -> Fit:
@@ -188,35 +195,31 @@ def table(found: Audit) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _curve(rows: pd.DataFrame, varying: Sequence[str]) -> GrowthCurve:
-    rows = rows.drop_duplicates("seq_len", keep="last").sort_values("seq_len")
-    upper = rows.tail(max(LEAST, math.ceil(len(rows) / 2)))
-    first = upper.iloc[0]
+def _curve(rows: Sequence[Point], varying: Sequence[str]) -> GrowthCurve:
+    upper = rows[-max(LEAST, math.ceil(len(rows) / 2)) :]
+    first = upper[0]
     declared = costs(first["variant"])
     assert declared is not None  # rows of other variants are left out
     return GrowthCurve(
         label=first["label"],
         scene=describe({name: first[name] for name in varying}),
         case={name: first[name] for name in SAME},
-        lengths=tuple(upper["seq_len"]),
+        lengths=tuple(row["seq_len"] for row in upper),
         claims=tuple(_claims(upper, declared)),
     )
 
 
-def _claims(rows: pd.DataFrame, declared: Costs) -> Iterator[Claim]:
-    lengths = rows["seq_len"].tolist()
-    arguments = {
-        **settings_of(rows["hyperparameters"].iloc[0]),
-        "head_dim": rows["head_dim"].iloc[0],
-    }
+def _claims(rows: Sequence[Point], declared: Costs) -> Iterator[Claim]:
+    lengths = [row["seq_len"] for row in rows]
+    arguments = {**settings_of(rows[0]["hyperparameters"]), "head_dim": rows[0]["head_dim"]}
     letters = {
         letter: float(arguments[name])
         for letter, name in declared.letters.items()
         if str(arguments.get(name)).isdecimal()
     }
     for quantity, column in COLUMNS.items():
-        values = rows[column]
-        if values.notna().all() and (values > 0).all():
+        values = [row[column] for row in rows]
+        if all(pd.notna(value) and value > 0 for value in values):
             text = declared.time if quantity == "time" else declared.memory
             order = exponent(text, (lengths[0], lengths[-1]), letters)
-            yield Claim(quantity, text, order, fit(lengths, values.tolist()))
+            yield Claim(quantity, text, order, fit(lengths, values))
