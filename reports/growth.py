@@ -28,7 +28,7 @@ from reports.rows import finished
 from reports.slices import describe
 
 FILE = "growth.csv"
-Point = Mapping[str, Any]  # the columns of a row that a curve needs
+Point = Mapping[Any, Any]  # a row, by its columns
 LEAST = 3  # lengths that a fit needs
 # Caches and the memory allocator let the time of linear methods grow as n^1.2 between 1024 and
 # 16384 tokens on a CPU. Orders that are declared wrongly differ by 0.5 or more.
