@@ -229,9 +229,8 @@ def test_rows_are_filtered_sorted_and_explained_by_keyboard(tab: Browser, known:
     assert tab.run("document.querySelector('[aria-sort=ascending]').innerText").startswith("time")
     times = rows["time_ms_median"].sort_values()
     assert show_ms(times.iloc[0]) in text(tab, ".cases tbody tr:nth-child(2)")
-    heights = tab.run(
-        "[...document.querySelectorAll('.cases tr:not([aria-hidden])')].map(it => it.clientHeight)"
-    )
+    visible = "[...document.querySelectorAll('.cases tbody tr:not([aria-hidden])')]"
+    heights = tab.run(f"{visible}.map(it => it.clientHeight)")
     assert set(heights) == {tab.run("ROW_HEIGHT")}
     order = tab.run("[...page.cases.order]")
     assert known.frame["time_ms_median"][order].tolist() == pytest.approx(times.tolist(), rel=1e-4)
