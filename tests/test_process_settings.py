@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import re
 import subprocess
 import sys
@@ -56,15 +55,6 @@ def test_own_work_changes_nothing() -> None:
     assert differences(before, Fingerprint.take()) == []
 
 
-@pytest.fixture
-def nothing_frozen() -> Iterator[None]:
-    """No object is exempt from garbage collection, as in a worker: counting those takes time."""
-    gc.unfreeze()
-    yield
-    gc.freeze()
-
-
-@pytest.mark.usefixtures("nothing_frozen")
 def test_a_fingerprint_takes_few_milliseconds() -> None:
     times = []
     for _ in range(20):

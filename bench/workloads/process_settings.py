@@ -250,7 +250,6 @@ def _readers() -> Iterator[tuple[str, Callable[[], object]]]:
     yield "environment variable", _environment
     yield "garbage collection", gc.isenabled
     yield "threshold of garbage collection", gc.get_threshold
-    yield "frozen objects of garbage collection", lambda: bool(gc.get_freeze_count())
     yield "switch interval", sys.getswitchinterval
     yield "trace function", lambda: _Same(sys.gettrace())
     yield "trace function of threads", lambda: _Same(threading.gettrace())
