@@ -19,6 +19,7 @@ from reports.growth import audit, table
 from reports.html import Drawing, ModelSection, page
 from reports.page.answer_data import questions
 from reports.page.downloads import write_cases
+from reports.recommender.evaluation import evaluate
 from reports.recommender.evidence import Evidence
 from reports.rows import Runs, read_runs
 from reports.slices import (
@@ -32,6 +33,7 @@ from reports.slices import (
 )
 
 DOTS_PER_INCH = 150
+MOST_EVALUATED = 5000  # rows; an evaluation of more takes longer than all the rest
 MOST_ROWS = 8  # of panels in a figure; many layers would give dozens
 
 
@@ -58,7 +60,8 @@ def write_report(
     audited = audit(runs.frame)
     asked = questions(Evidence(runs, models))
     downloads = write_cases(runs.frame, out)
-    text = page(runs, drawings, audited, asked, model, downloads)
+    evaluated = evaluate(runs, models) if len(runs.frame) <= MOST_EVALUATED else ()
+    text = page(runs, drawings, audited, asked, model, downloads, evaluated)
     target.write_text(text, encoding="utf-8")
     table(audited).to_csv(out / GROWTH, index=False)
     return target

@@ -28,6 +28,8 @@ from reports.page.case_data import case_facts, case_tables
 from reports.page.downloads import Downloads
 from reports.page.packing import packed
 from reports.peer_races import ALLOCATORS, by_attention, races, standing
+from reports.recommender import evaluation_tables
+from reports.recommender.evaluation import Summary
 from reports.rows import Runs
 from reports.slices import DIRECTIONS, Fixed, Slice, describe
 from reports.tables import status_counts
@@ -94,8 +96,10 @@ def page(
     asked: Sequence[PageQuestion] = (),
     model: ModelSection | None = None,
     downloads: Downloads = NO_FILES,
+    evaluated: Sequence[Summary] = (),
 ) -> str:
-    """The text of report.html; `asked` are the questions that its first screen answers."""
+    """The text of report.html; `asked` are the questions that its first screen answers, and
+    `evaluated` says how good the answers are."""
     against = races(runs.frame)
     listed = listing(runs.frame)
     return render(
@@ -112,6 +116,11 @@ def page(
         descriptors=DESCRIPTORS,
         growth=audited,
         growth_margin=growth.MARGIN,
+        evaluation={
+            "headings": evaluation_tables.HEADINGS,
+            "rows": evaluation_tables.rows(evaluated),
+            "goals": evaluation_tables.goals(evaluated),
+        },
         sections=list(_sections(drawings)),
         machines={
             name: list(facts(environment)) for name, environment in runs.environments.items()

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from reports.build import build_report
 from reports.listing import listing
 from reports.page.case_data import case_facts, case_tables
 from reports.page.crossover_lengths import words
@@ -133,3 +134,15 @@ def test_a_parquet_file_has_the_rows_without_apostrophes(tmp_path: Path) -> None
     ).fetchall()
     assert found == [("=cmd()", "none", 256, 1.0), ("full", "none", 512, 1.0)]
     assert pd.read_csv(tmp_path / "cases.csv")["hyperparameters"].notna().all()
+
+
+def test_the_page_says_how_good_its_answers_are(tmp_path: Path) -> None:
+    rows = [
+        done(n / speed, error, variant=name, seq_len=n)
+        for n in (256, 512, 1024)
+        for name, speed, error in (("full", 100, 1e-7), ("linear", 400, 0.2))
+    ]
+    page = build_report([write(tmp_path / "run", rows)], tmp_path / "out").read_text()
+    section = page[page.index('id="evaluation"') :]
+    assert "interior length (1)" in section
+    assert "median regret, interior lengths: at most 2 %" in section

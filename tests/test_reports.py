@@ -250,9 +250,10 @@ def test_heads_of_an_older_run_were_launched_by_the_host(run: Path) -> None:
 def test_published_runs_can_be_read(name: str) -> None:
     frame = read_runs([REFERENCE / name]).frame
     assert len(finished(frame)) >= (18 if name.endswith("-long") else 100)
-    # One run has heads at equal width and decoding; the others have neither.
-    sorts = {"width", "decode"} if name.endswith("-layer") else {"head_dim"}
-    assert {part.sort for part in split(frame)} == sorts
+    # One run has heads at equal width and decoding, one has decoding; the others have neither.
+    sorts = {"layer": {"width", "decode"}, "answers": {"head_dim", "decode"}}
+    last = name.rpartition("-")[2]
+    assert {part.sort for part in split(frame)} == sorts.get(last, {"head_dim"})
 
 
 def test_a_published_run_has_errors_at_a_million_tokens() -> None:

@@ -11,6 +11,7 @@ from reports.documents import (
     column_tables,
     create_stub,
     declarations,
+    evaluation_page,
     overview,
     pictures,
     variant_page,
@@ -52,6 +53,7 @@ BLOCKS = (
     Block("README.md", "answer", answer.example),
     Block("README.md", "variants", overview.table),
     Block("docs/columns.md", "results", column_tables.of_results),
+    Block("docs/recommender.md", "evaluation", evaluation_page.evaluation),
     Block("docs/columns.md", "model", column_tables.of_model),
 )
 

@@ -125,7 +125,8 @@ def percent(share: float) -> str:
     if math.isnan(share):
         return NOTHING
     value = 100 * share
-    return f"{value:.1f} %" if 0 < value < 9.95 else f"{value:.0f} %"
+    text = f"{value:.1f} %" if 0 < value < 9.95 else f"{value:.0f} %"
+    return "0 %" if text == "-0 %" else text
 
 
 def _contained(intervals: Intervals) -> str:
