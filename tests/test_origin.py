@@ -178,7 +178,9 @@ def test_every_reference_run_has_a_target_and_an_origin(file: Path) -> None:
     frame = read_runs([file.parent]).frame
     for name in ("target", "run_id", "machine_id", "torch_version"):
         assert (frame[name] != "").all(), name
-    assert set(frame.loc[frame["variant"] == "linear", "other_operator"]) == {True}
+    # One run leaves out the methods of another operator.
+    others = set() if file.parent.name.endswith("-answers") else {True}
+    assert set(frame.loc[frame["variant"] == "linear", "other_operator"]) == others
     assert set(frame.loc[frame["variant"] == "lsh", "knob"]) <= {"num_hashes"}
 
 
