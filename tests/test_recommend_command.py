@@ -32,7 +32,7 @@ def answers(runs: Sequence[Path], *options: str) -> list[dict]:
 
 
 class TestWorkedExample:
-    """8192 tokens, of which the reference runs have 4096: exact attention, extrapolated."""
+    """The reference runs end at 4096 tokens; at 8192, exact attention is extrapolated."""
 
     def test_exact_attention_is_extrapolated_from_4096_tokens(self) -> None:
         [answer] = answers([RUN, *PEERS, *MODELS], *EXAMPLE, "--max-error", "0.1")

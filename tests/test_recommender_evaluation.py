@@ -17,13 +17,13 @@ from reports.__main__ import main
 from reports.documents.evaluation_page import markdown
 from reports.recommender import evaluate_command
 from reports.recommender.candidate import Candidate
-from reports.recommender.choose import Bounds, Recommendation
+from reports.recommender.choose import Bounds, Recommendation, choose_within
 from reports.recommender.evaluation import Intervals, Summary, evaluate, summary_of
 from reports.recommender.evaluation_tables import goals, records, terminal_table
 from reports.recommender.evidence import Evidence
 from reports.recommender.folds import Fold, folds
 from reports.recommender.observations import Method
-from reports.recommender.verdicts import BUDGETS, Interval, Judged, Rule, Verdict, standard_rule
+from reports.recommender.verdicts import BUDGETS, Interval, Judged, Rule, Verdict
 from reports.rows import Runs
 from tests.evidence_frames import SCENE, exact, frame_of, row
 
@@ -47,7 +47,7 @@ def runs_of(rows: Sequence[dict[str, Any]]) -> Runs:
     return Runs(frame_of(rows), {}, pd.DataFrame())
 
 
-def found(rows: Sequence[dict[str, Any]], rule: Rule = standard_rule) -> dict[str, Summary]:
+def found(rows: Sequence[dict[str, Any]], rule: Rule = choose_within) -> dict[str, Summary]:
     return {one.kind: one for one in evaluate(runs_of(rows), rule=rule)}
 
 

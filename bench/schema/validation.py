@@ -20,7 +20,7 @@ DEEPEST = 32  # levels of lists and objects in each other
 
 
 class UserError(Exception):
-    """What the user gave cannot be used. The message is one sentence; a command prints it and ends
+    """The input of a user cannot be used. The message is one sentence; a command prints it and ends
     with exit status 2."""
 
 

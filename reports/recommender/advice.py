@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from reports.recommender.candidate import Candidate
 from reports.recommender.caveats import caveats
-from reports.recommender.choose import Recommendation, choose, violations
+from reports.recommender.choose import choose_within, violations
 from reports.recommender.evidence import Evidence
 from reports.recommender.question import Question
 
@@ -66,7 +66,7 @@ def advise(evidence: Evidence, question: Question) -> Advice:
     """Answer a question."""
     scene, seq_len, layer = question.scene, question.seq_len, question.layer
     candidates = evidence.candidates(scene, seq_len, layer)
-    found = _chosen(candidates, question)
+    found = choose_within(candidates, question.limits)
     exact = _exact(candidates, question)
     answer = found.chosen or exact
     compared_at, compared = seq_len, candidates
@@ -74,7 +74,7 @@ def advise(evidence: Evidence, question: Question) -> Advice:
     if not known and (lengths := evidence.lengths(scene)):
         compared_at = min(lengths, key=lambda length: abs(math.log(length / seq_len)))
         compared = evidence.candidates(scene, compared_at, layer)
-    best = _chosen(compared, question)
+    best = choose_within(compared, question.limits)
     reference = best.chosen or _exact(compared, question)
     nearby = [one for one in compared if answer and one.name == answer.name]
     return Advice(
@@ -98,21 +98,10 @@ def _status(chosen: Candidate | None, *, known: bool) -> Status:
     return "unsure" if chosen.evidence == EXTRAPOLATED else "chosen"
 
 
-def _chosen(candidates: Iterable[Candidate], question: Question) -> Recommendation:
-    limits = question.limits
-    return choose(
-        candidates,
-        limits.max_error,
-        limits.max_memory,
-        limits.max_time,
-        limits.max_perplexity_ratio,
-    )
-
-
 def _exact(candidates: Sequence[Candidate], question: Question) -> Candidate | None:
     """The best exact implementation within the limits; the fastest one if none is."""
     exact = [one for one in candidates if one.is_exact]
-    found = _chosen(exact, question).chosen
+    found = choose_within(exact, question.limits).chosen
     return found or min(exact, key=lambda one: one.time_ms, default=None)
 
 
@@ -161,7 +150,7 @@ def _ladder(
     time = best.noise_low if best else math.inf
     for budget in budgets:
         wider = replace(question, limits=replace(limits, max_error=budget))
-        found = _chosen(candidates, wider).chosen
+        found = choose_within(candidates, wider.limits).chosen
         if found and found.noise_high < time:
             rungs.append(Rung(budget, found))
             time = found.noise_low

@@ -1,4 +1,4 @@
-"""What an answer does not know, in sentences."""
+"""The limits of the evidence of an answer, in sentences."""
 
 from __future__ import annotations
 

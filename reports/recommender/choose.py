@@ -47,7 +47,11 @@ def choose(
     with it. Of these, exact attention comes first, then the smallest upper end of the error,
     then the smallest time.
     """
-    limits = Bounds(max_error, max_memory, max_time, max_perplexity_ratio)
+    return choose_within(candidates, Bounds(max_error, max_memory, max_time, max_perplexity_ratio))
+
+
+def choose_within(candidates: Iterable[Candidate], limits: Bounds) -> Recommendation:
+    """`choose`, with the limits in one record."""
     eligible = [one for one in candidates if not violations(one, limits)]
     if not eligible:
         return Recommendation(None, (), ())

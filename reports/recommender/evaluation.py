@@ -13,10 +13,11 @@ from itertools import groupby
 import numpy as np
 import pandas as pd
 
+from reports.recommender.choose import choose_within
 from reports.recommender.evidence import Evidence
 from reports.recommender.folds import Kind, folds
 from reports.recommender.observations import Method
-from reports.recommender.verdicts import Interval, Judged, Rule, Verdict, judge, standard_rule
+from reports.recommender.verdicts import Interval, Judged, Rule, Verdict, judge
 from reports.rows import Runs
 
 COVERAGES = tuple(tenth / 10 for tenth in range(1, 11))
@@ -87,7 +88,7 @@ class Summary:
 
 
 def evaluate(
-    runs: Runs, models: pd.DataFrame | None = None, rule: Rule = standard_rule
+    runs: Runs, models: pd.DataFrame | None = None, rule: Rule = choose_within
 ) -> list[Summary]:
     """A summary for each kind of fold that the rows allow, in the order of `folds`.
 

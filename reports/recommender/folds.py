@@ -59,9 +59,9 @@ def folds(frame: pd.DataFrame, evidence: Evidence) -> Iterator[Fold]:
     yield from _interior_lengths(frame, measured)
     yield from _longest_lengths(frame, measured)
     yield from _heads(frame, measured, evidence)
-    yield from _inputs(frame, measured)
+    yield from _by_column("inputs", frame, measured)
     yield from _layers(frame, measured)
-    yield from _machines(frame, measured)
+    yield from _by_column("machine", frame, measured)
 
 
 def _lengths(evidence: Evidence, scene: Scene) -> Lengths:
@@ -117,15 +117,18 @@ def _heads(frame: pd.DataFrame, measured: Measured, evidence: Evidence) -> Itera
             yield Fold("heads", str(scene.heads), kept, _all_places(scene, lengths))
 
 
-def _inputs(frame: pd.DataFrame, measured: Measured) -> Iterator[Fold]:
-    for left_out in _several(scene.inputs for scene in measured):
+def _by_column(
+    kind: Literal["inputs", "machine"], frame: pd.DataFrame, measured: Measured
+) -> Iterator[Fold]:
+    """All scenes with one value of the column `kind` are left out."""
+    for left_out in _several(getattr(scene, kind) for scene in measured):
         places = [
             place
             for scene, lengths in measured.items()
-            if scene.inputs == left_out
+            if getattr(scene, kind) == left_out
             for place in _all_places(scene, lengths)
         ]
-        yield Fold("inputs", left_out, frame[frame["inputs"] != left_out], places)
+        yield Fold(kind, left_out, frame[frame[kind] != left_out], places)
 
 
 def _layers(frame: pd.DataFrame, measured: Measured) -> Iterator[Fold]:
@@ -143,17 +146,6 @@ def _layers(frame: pd.DataFrame, measured: Measured) -> Iterator[Fold]:
         if places:
             kept = frame[(frame["inputs"] != left_out) | (frame["layer"] != layer).fillna(True)]
             yield Fold("layer", f"{left_out} layer {layer}", kept, places)
-
-
-def _machines(frame: pd.DataFrame, measured: Measured) -> Iterator[Fold]:
-    for left_out in _several(scene.machine for scene in measured):
-        places = [
-            place
-            for scene, lengths in measured.items()
-            if scene.machine == left_out
-            for place in _all_places(scene, lengths)
-        ]
-        yield Fold("machine", left_out, frame[frame["machine"] != left_out], places)
 
 
 def _all_places(scene: Scene, lengths: Lengths) -> list[LeftOut]:

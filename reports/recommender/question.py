@@ -32,7 +32,7 @@ class QuestionError(FileError):
 
 @dataclass(frozen=True)
 class Asked:
-    """What a user gave of a scene; None for a value that the evidence decides."""
+    """The values of a scene that a user gave; None for a value that the evidence decides."""
 
     machine: str | None = None
     inputs: str | None = None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from reports.recommender.candidate import Candidate
-from reports.recommender.choose import Bounds, Recommendation, choose
+from reports.recommender.choose import Bounds, Recommendation
 from reports.recommender.evidence import Evidence
 from reports.recommender.folds import LeftOut
 from reports.recommender.observations import Method
@@ -18,17 +18,6 @@ WITH_OTHER_LIMITS, MEMORY, TIME = 0.3, 2.0, 0.5
 
 Rule = Callable[[Iterable[Candidate], Bounds], Recommendation]
 Truth = Mapping[Method, Candidate]
-
-
-def standard_rule(candidates: Iterable[Candidate], limits: Bounds) -> Recommendation:
-    """`choose` with limits in one record."""
-    return choose(
-        candidates,
-        limits.max_error,
-        limits.max_memory,
-        limits.max_time,
-        limits.max_perplexity_ratio,
-    )
 
 
 @dataclass(frozen=True)
