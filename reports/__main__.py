@@ -59,16 +59,18 @@ def build(runs: tuple[Path, ...], out: Path | None) -> None:
         click.echo(page)
         return
     read = read_runs(others)
-    page = write_report(read, folder, section, None if seen is None else seen.frame)
+    models_read = None if seen is None else seen.frame
+    audited, evidence = audit(read.frame), Evidence(read, models_read)
+    page = write_report(read, folder, audited, evidence, section, models_read)
     screen = console()
     if not screen.is_terminal:
         screen.width = 120
     screen.print(summary_table(read.frame, screen.width))
     if against := standing(races(read.frame)):
         screen.print(f"Against public code that computes the same: {against}.", highlight=False)
-    if (found := audit(read.frame)).curves:
-        screen.print(f"{found.summary}: growth.csv.", highlight=False)
-    for line in closing_lines(Evidence(read, None if seen is None else seen.frame)):
+    if audited.curves:
+        screen.print(f"{audited.summary}: growth.csv.", highlight=False)
+    for line in closing_lines(evidence):
         screen.print(line, highlight=False)
     click.echo(page)
 

@@ -15,7 +15,7 @@ from reports.figures.panel_grid import draw
 from reports.figures.plain_text import plain_text
 from reports.figures.style import Styles, styles
 from reports.growth import FILE as GROWTH
-from reports.growth import audit, table
+from reports.growth import Audit, audit, table
 from reports.html import Drawing, ModelSection, page
 from reports.page.answer_data import questions
 from reports.page.downloads import write_cases
@@ -45,20 +45,26 @@ def build_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     Returns:
         The path of report.html.
     """
-    return write_report(read_runs(runs), out or Path(runs[0]) / "report")
+    read = read_runs(runs)
+    folder = out or Path(runs[0]) / "report"
+    return write_report(read, folder, audit(read.frame), Evidence(read))
 
 
 def write_report(
-    runs: Runs, out: Path, model: ModelSection | None = None, models: pd.DataFrame | None = None
+    runs: Runs,
+    out: Path,
+    audited: Audit,
+    evidence: Evidence,
+    model: ModelSection | None = None,
+    models: pd.DataFrame | None = None,
 ) -> Path:
-    """Like `build_report`, for runs that are already read.
+    """Like `build_report`, for runs that are already read, with their growth and their evidence.
 
     `model` is a section about runs of models, and `models` are the rows of these.
     """
     target = out / "report.html"
     drawings = draw_all(runs, figures_folder(out))
-    audited = audit(runs.frame)
-    asked = questions(Evidence(runs, models))
+    asked = questions(evidence)
     downloads = write_cases(runs.frame, out)
     evaluated = evaluate(runs, models) if len(runs.frame) <= MOST_EVALUATED else ()
     text = page(runs, drawings, audited, asked, model, downloads, evaluated)
