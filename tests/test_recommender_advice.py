@@ -320,3 +320,26 @@ class TestJson:
             "caveats",
             "commands",
         ]
+
+
+class TestWhatWasNotMeasured:
+    def test_a_length_between_multiples_of_64_can_take_longer(self) -> None:
+        sentence = "all measured lengths are multiples of 64, and 1500 tokens can take longer"
+        assert any(one.startswith(sentence) for one in asked(evidence(*rows()), 1500, 0.2).caveats)
+        assert not any("64" in one for one in asked(evidence(*rows()), 1536, 0.2).caveats)
+        both = evidence(*rows(), exact(1500))
+        assert not any("64" in one for one in asked(both, 1600, 0.2).caveats)
+
+    def test_another_layer_is_named_and_captured(self) -> None:
+        found = evidence(*rows(layer=3), *rows(layer=15))
+        advice = asked(found, 1024, 0.3, layer=20)
+        assert advice.chosen is not None
+        assert advice.chosen.layer == 20
+        assert (
+            "layer 20 was not measured; its error is estimated from the layers 3, 15"
+            in advice.caveats
+        )
+        capture, run = commands(found, advice)
+        assert capture.startswith("python -m bench capture --model smollm2 ")
+        assert "--layers 20 " in capture
+        assert "--set layer=20 " in run

@@ -79,6 +79,11 @@ class TestRule:
         assert chosen(a, full) == "full"
         assert chosen(candidate("a", 9.0, 0.1, noise=0.02), full) == "a"
 
+    def test_of_tied_exact_implementations_the_fastest_is_chosen(self) -> None:
+        a = candidate("full", 10, 1e-7, noise=0.02, is_exact=True)
+        b = candidate("sdpa", 9.8, 3e-7, noise=0.02, is_exact=True)
+        assert chosen(a, b) == "sdpa"
+
     def test_of_tied_approximations_the_more_accurate_one_is_chosen(self) -> None:
         a, b = candidate("a", 5, 0.2, noise=0.1), candidate("b", 5.4, 0.1, noise=0.1)
         assert chosen(FULL, a, b) == "b"
@@ -142,8 +147,9 @@ def plainly(
         left.append(one)
     fastest = [one for one in left if all(one.time_ms <= other.time_ms for other in left)]
     tied = [one for one in left if fastest and one.noise_low <= fastest[0].noise_high]
-    exact = [one for one in tied if one.is_exact] or tied
-    accurate = [one for one in exact if all(one.error_high <= it.error_high for it in exact)]
+    accurate = [one for one in tied if one.is_exact]
+    if not accurate:
+        accurate = [one for one in tied if all(one.error_high <= it.error_high for it in tied)]
     best = [one for one in accurate if all(one.time_ms <= it.time_ms for it in accurate)]
     return best[0] if best else None
 

@@ -160,6 +160,17 @@ class TestInterpolated:
         assert (found.time_low, found.time_high) == pytest.approx((9.8, 20.4))
         assert (found.error_low, found.error_high) == pytest.approx((0.09, 0.22))
 
+    def test_an_aligned_length_is_interpolated_between_aligned_ones(self) -> None:
+        # Lengths that are not multiples of 64 take twice as long.
+        lengths = (1024, 1448, 2048, 2896, 4096, 5793, 8192)
+        rows = [row("lsh", n, n * (2 if n % 64 else 1), 0.2, noise=0) for n in lengths]
+        found = at(evidence(*rows), 3072)["lsh"]
+        assert (found.time_low, found.time_high) == pytest.approx((3072, 3072))
+        between = at(evidence(*rows), 3000)["lsh"]
+        assert between.time_low < 3000 < 6000 < between.time_high
+        # Without aligned lengths on both sides, all lengths count.
+        assert at(evidence(*rows[1:]), 1984)["lsh"].evidence == "interpolated"
+
     def test_where_a_method_begins_to_err_its_error_is_that_of_the_longer_neighbour(self) -> None:
         rows = [
             row("sliding_window", n, n, e)
@@ -309,6 +320,21 @@ class TestLayers:
         assert list(at(found, 1024, layer=3)) == ["lsh", "full"]
         assert list(at(found, 1024, layer=15)) == ["lsh"]
 
+    def test_a_layer_that_was_not_measured_is_estimated_from_the_others(self) -> None:
+        found = at(evidence(*self.ROWS), 1024, layer=7)["lsh"]
+        assert (found.evidence, found.layer, found.error) == ("interpolated", 7, 0.2)
+        # The farthest outside the intervals of the others is layer 3: 0.1, below 0.9 * 0.2.
+        assert found.error_high == pytest.approx(1.1 * 0.3 * 1.8)
+        assert found.error_low == pytest.approx(0.9 * 0.1 / 1.8)
+        # The farthest times: 10 ms, below 0.98 * 11 ms, and 12 ms, above 1.02 * 11 ms.
+        assert found.time_high == pytest.approx(1.02 * 12 * (0.98 * 11 / 10))
+
+    def test_one_layer_says_nothing_about_another(self) -> None:
+        found = at(evidence(*self.ROWS[:1], exact(1024, layer=3)), 1024, layer=7)
+        assert found["lsh"].evidence == "extrapolated"
+        assert found["lsh"].excluded == "not measured in layer 7"
+        assert not found["full"].excluded
+
     def test_synthetic_inputs_have_no_layers(self) -> None:
         found = at(evidence(row("lsh", 1024, 10, 0.1, layer=None)), 1024)["lsh"]
         assert found.layer is None
@@ -408,13 +434,15 @@ class TestPerplexities:
 
 
 class TestWidening:
-    """The widening of a time, from curves whose middle point is above the line."""
+    """The widening of a time, from curves whose middle point is above the line, without noise."""
 
     def widening(self, spacing: float, *bends: tuple[int, float]) -> float:
         """`bends` are the factors between neighbours, and how far the middle point is above."""
         curves = []
         for step, bend in bends:
-            rows = [row("lsh", 256 * step**k, bend if k == 1 else 1.0, 0.2) for k in range(3)]
+            rows = [
+                row("lsh", 256 * step**k, bend if k == 1 else 1.0, 0.2, noise=0) for k in range(3)
+            ]
             curves.append({one.seq_len: one.estimate for one in observations(frame_of(rows))})
         return math.exp(Misses(curves).widening(spacing).time)
 
@@ -436,3 +464,16 @@ class TestWidening:
 
     def test_without_misses_nothing_is_known(self) -> None:
         assert self.widening(2) == math.inf
+
+    def test_a_measured_value_within_the_interpolated_interval_is_no_miss(self) -> None:
+        def widened(noise: float) -> float:
+            rows = [
+                row("lsh", n, 1.1 if n == 1024 else 1.0, 0.2, noise=noise)
+                for n in (512, 1024, 2048)
+            ]
+            curve = {one.seq_len: one.estimate for one in observations(frame_of(rows))}
+            return math.exp(Misses([curve]).widening(4).time)
+
+        assert widened(0.0) == pytest.approx(1.1)
+        assert widened(0.05) == pytest.approx(1.1 / 1.05)
+        assert widened(0.2) == 1.0

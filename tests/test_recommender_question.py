@@ -80,12 +80,16 @@ def test_a_machine_without_rows_of_this_kind_does_not_answer() -> None:
     assert [one.machine for one in scenes_of(found, Asked(dtype="bfloat16"))] == [SCENE.machine]
 
 
-def test_a_layer_must_have_been_measured() -> None:
-    found = evidence(*ROWS, exact(1024, layer=3))
+def test_a_layer_is_asked_where_it_was_measured_else_of_any_machine_with_layers() -> None:
+    found = evidence(*ROWS, exact(1024, layer=3), exact(1024, machine=OTHER))
     limits = Bounds(0.1)
-    assert questions(found, Asked(), 1024, 3, limits)[0].layer == 3
-    with pytest.raises(QuestionError, match=r"--layer: no row .* has '7'; valid: 3; 15"):
-        questions(found, Asked(), 1024, 7, limits)
+    assert [one.scene.machine for one in questions(found, Asked(), 1024, 3, limits)] == [
+        SCENE.machine
+    ]
+    assert {one.scene.machine for one in questions(found, Asked(), 1024, 7, limits)} == {
+        SCENE.machine,
+        OTHER,
+    }
     with pytest.raises(QuestionError, match="gaussian has no layers; got layer 3"):
         questions(found, Asked(inputs="gaussian"), 1024, 3, limits)
 

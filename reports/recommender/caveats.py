@@ -7,6 +7,7 @@ from math import isnan
 
 from reports.metrics import show_error
 from reports.recommender.candidate import Candidate
+from reports.recommender.curve_index import ALIGNED
 from reports.recommender.evidence import Evidence
 from reports.recommender.question import Question
 from reports.recommender.scene import Scene
@@ -41,6 +42,11 @@ def _length(
     elif seq_len not in lengths:
         measured = ", ".join(map(str, lengths))
         yield f"nothing was measured at {seq_len} tokens; measured lengths: {measured}"
+    if seq_len % ALIGNED and not any(length % ALIGNED for length in lengths):
+        yield (
+            f"all measured lengths are multiples of {ALIGNED}, and {seq_len} tokens can take "
+            "longer than stated"
+        )
     if candidates and not any(one.is_exact for one in candidates):
         yield "exact attention was not measured in these conditions"
 
@@ -60,6 +66,11 @@ def _layers(evidence: Evidence, question: Question, chosen: Candidate | None) ->
         return
     own, known = list(chosen.layer_errors), evidence.layers(question.scene)
     if isinstance(question.layer, int):
+        if question.layer not in known:
+            yield (
+                f"layer {question.layer} was not measured; its error is estimated from the layers "
+                f"{', '.join(map(str, known))}"
+            )
         return
     missing = [layer for layer in known if layer not in own]
     words = ", ".join(map(str, own))
@@ -70,6 +81,8 @@ def _layers(evidence: Evidence, question: Question, chosen: Candidate | None) ->
         )
     elif len(own) == 1:
         yield f"the error is that of layer {words} only"
+    else:
+        yield f"the error is that of the layers {words}; `--layer N` estimates another one"
 
 
 def _measures(evidence: Evidence, question: Question, chosen: Candidate | None) -> Iterator[str]:

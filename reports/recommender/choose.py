@@ -44,8 +44,8 @@ def choose(
 
     A candidate is eligible if it is not excluded, and the upper ends of its intervals are within
     the limits. The eligible candidates whose noise overlaps that of the fastest one are tied
-    with it. Of these, exact attention comes first, then the smallest upper end of the error,
-    then the smallest time.
+    with it. Of these, the fastest exact attention comes first, then the smallest upper end of the
+    error, then the smallest time.
     """
     return choose_within(candidates, Bounds(max_error, max_memory, max_time, max_perplexity_ratio))
 
@@ -57,7 +57,8 @@ def choose_within(candidates: Iterable[Candidate], limits: Bounds) -> Recommenda
         return Recommendation(None, (), ())
     fastest = min(eligible, key=lambda one: one.time_ms)
     tied = [one for one in eligible if one.noise_low <= fastest.noise_high]
-    chosen = min(tied, key=lambda one: (not one.is_exact, one.error_high, one.time_ms))
+    exact = [one for one in tied if one.is_exact]
+    chosen = min(exact or tied, key=lambda one: (0 if exact else one.error_high, one.time_ms))
     return Recommendation(chosen, eligible, tied)
 
 

@@ -17,7 +17,11 @@ from reports.recommender.slopes import LINEAR, QUADRATIC, Slopes, pooled_slopes,
 
 Layers = Mapping[Layer, Estimate]
 Curve = Mapping[int, Layers]  # by length
-Axis = Literal["seq_len", "heads"]
+Axis = Literal["seq_len", "aligned", "heads"]  # lengths, only aligned lengths, numbers of heads
+
+# Kernels compute blocks of keys. A length that is not a multiple of their size can take longer than
+# the aligned lengths around it.
+ALIGNED = 64  # tokens
 
 
 class CurveIndex:
@@ -61,7 +65,10 @@ class CurveIndex:
         key = (scene.machine, scene.direction, axis)
         if key not in self._misses:
             alike = [one for one in self.curves if (one.machine, one.direction) == key[:2]]
-            lines = self._along_lengths(alike) if axis == "seq_len" else self._along_heads(alike)
+            if axis == "heads":
+                lines = self._along_heads(alike)
+            else:
+                lines = self._along_lengths(alike, only_aligned=axis == "aligned")
             self._misses[key] = Misses(lines)
         return self._misses[key]
 
@@ -99,10 +106,12 @@ class CurveIndex:
                 if method in curves and wanted in (method, method._replace(implementation="")):
                     yield from by_layer(curves[method])
 
-    def _along_lengths(self, scenes: Sequence[Scene]) -> Iterator[Mapping[int, Estimate]]:
+    def _along_lengths(
+        self, scenes: Sequence[Scene], *, only_aligned: bool
+    ) -> Iterator[Mapping[int, Estimate]]:
         for scene in scenes:
             for curve in self.curves[scene].values():
-                yield from by_layer(curve)
+                yield from by_layer(aligned(curve) if only_aligned else curve)
 
     def _along_heads(self, scenes: Sequence[Scene]) -> Iterator[Mapping[int, Estimate]]:
         lines: dict[Any, dict[int, Estimate]] = defaultdict(dict)
@@ -113,6 +122,11 @@ class CurveIndex:
                     for layer, estimate in layers.items():
                         lines[others, method, seq_len, layer][scene.heads] = estimate
         yield from lines.values()
+
+
+def aligned(curve: Curve) -> Curve:
+    """The part of a curve with lengths that are multiples of `ALIGNED`."""
+    return {seq_len: layers for seq_len, layers in curve.items() if seq_len % ALIGNED == 0}
 
 
 def by_layer(curve: Curve) -> Iterator[Mapping[int, Estimate]]:

@@ -21,16 +21,11 @@ Kind = Literal["interior length", "longest length", "heads", "inputs", "layer", 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A question without its limits.
-
-    `layer` is the layer policy of the truth, and `asked` that of the question. They differ where a
-    layer is left out: the worst of the other layers must do for it.
-    """
+    """A question without its limits."""
 
     scene: Scene
     seq_len: int
     layer: Policy
-    asked: Policy
 
 
 @dataclass(frozen=True)
@@ -83,7 +78,7 @@ def _interior_lengths(frame: pd.DataFrame, measured: Measured) -> Iterator[Fold]
     """One length of all scenes is left out; it is asked where others are on both sides."""
     for left_out in sorted({int(n) for n in frame["seq_len"]}):
         places = [
-            LeftOut(scene, left_out, policy, policy)
+            LeftOut(scene, left_out, policy)
             for scene, lengths in measured.items()
             for policy, known in lengths.items()
             if left_out in known[1:-1]
@@ -99,7 +94,7 @@ def _longest_lengths(frame: pd.DataFrame, measured: Measured) -> Iterator[Fold]:
     same = rows.groupby([*COLUMNS, "layer"], dropna=False)["seq_len"]
     kept = rows[rows["seq_len"] < same.transform("max")]
     places = [
-        LeftOut(scene, known[-1], policy, policy)
+        LeftOut(scene, known[-1], policy)
         for scene, lengths in measured.items()
         for policy, known in lengths.items()
         if len(known) > 1
@@ -132,12 +127,12 @@ def _by_column(
 
 
 def _layers(frame: pd.DataFrame, measured: Measured) -> Iterator[Fold]:
-    """One layer of one kind of inputs is left out, and the worst of the others is asked for."""
+    """One layer of one kind of inputs is left out, and asked for."""
     pairs = sorted({(s.inputs, p) for s, own in measured.items() for p in own if p != "worst"})
     for left_out, layer in pairs:
         beside = (layer, "worst")
         places = [
-            LeftOut(scene, seq_len, layer, "worst")
+            LeftOut(scene, seq_len, layer)
             for scene, lengths in measured.items()
             if scene.inputs == left_out
             for seq_len in lengths.get(layer, ())
@@ -150,9 +145,7 @@ def _layers(frame: pd.DataFrame, measured: Measured) -> Iterator[Fold]:
 
 def _all_places(scene: Scene, lengths: Lengths) -> list[LeftOut]:
     return [
-        LeftOut(scene, seq_len, policy, policy)
-        for policy, known in lengths.items()
-        for seq_len in known
+        LeftOut(scene, seq_len, policy) for policy, known in lengths.items() for seq_len in known
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
@@ -22,9 +23,9 @@ def commands(evidence: Evidence, advice: Advice) -> list[str]:
     inputs are too short, the first command captures longer ones.
     """
     question, scene = advice.question, advice.question.scene
-    inputs, captured = scene.inputs, _capture(scene.inputs, question.seq_len)
-    result = []
     layers = [question.layer] if isinstance(question.layer, int) else evidence.layers(scene)
+    inputs, captured = scene.inputs, _capture(scene.inputs, question.seq_len, layers)
+    result = []
     named = ",".join(map(str, layers))
     if captured:
         name = f"{captured}-{question.seq_len}.safetensors"
@@ -88,10 +89,10 @@ def _modules(evidence: Evidence, methods: Iterable[Candidate]) -> Sequence[str]:
     return list(dict.fromkeys(module for text in texts for module in text.split()))
 
 
-def _capture(inputs: str, seq_len: int) -> str:
-    """The model to capture, if the captured inputs of this name are too short; else empty.
+def _capture(inputs: str, seq_len: int, layers: Sequence[int]) -> str:
+    """The model to capture, if the captured inputs of this name lack tokens or a layer; else empty.
 
-    How long a `file:NAME` is, is not known here.
+    The contents of a `file:NAME` are not known here.
     """
     name = inputs.split()[0]
     file = files("bench") / "inputs" / f"{name}.safetensors"
@@ -101,5 +102,6 @@ def _capture(inputs: str, seq_len: int) -> str:
     from safetensors import safe_open
 
     with safe_open(str(file), "np") as capture:
-        tokens = int(capture.metadata()["tokens"])
-    return name if tokens < seq_len else ""
+        facts = capture.metadata()
+    has_layers = set(layers) <= set(json.loads(facts["layers"]))
+    return "" if int(facts["tokens"]) >= seq_len and has_layers else name

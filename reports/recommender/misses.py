@@ -6,21 +6,22 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from reports.recommender.method_estimate import Estimate, Widening, geometric, is_steep, rise
+from reports.recommender.method_estimate import Estimate, Widening, between, is_steep, rise
 
 COVERAGE = 0.95
 ENOUGH = 20  # points; fewer have no 95 % quantile
 ALIKE = 1.25  # spacings that differ by a smaller factor count as equal
 LONGEST_STEP = 2  # a point is interpolated from its neighbours, and from those two steps away
 LARGEST_SPACING = 16
+NOTHING = Widening(0.0, 0.0)
 
 
 @dataclass(frozen=True)
 class Miss:
     """A measured point that was interpolated from two others, whose places differ by `spacing`.
 
-    `time` is |log(interpolated / measured)|; `error` is the same, divided by the `rise` between the
-    neighbours.
+    `time` is the logarithm of the factor by which the measured time is outside the interpolated
+    interval, 0 if it is inside; `error` is the same, divided by the `rise` between the neighbours.
     """
 
     spacing: float
@@ -55,16 +56,29 @@ class Misses:
         wider = [(place, value) for place, value in found if place >= spacing / ALIKE]
         if wider:
             last = wider[min(ENOUGH, len(wider)) - 1][0] * ALIKE
-            return _quantile([value for place, value in wider if place <= last])
+            return quantile([value for place, value in wider if place <= last])
         # The miss of a linear interpolation grows with the square of the spacing.
         widest = found[-1][0]
         values = [value for place, value in found if place >= widest / ALIKE]
-        return _quantile(values) * (math.log(spacing) / math.log(widest)) ** 2
+        return quantile(values) * (math.log(spacing) / math.log(widest)) ** 2
 
 
 def weight_of(place: float, first: float, second: float) -> float:
     """The part of the way from the first place to the second, on a logarithmic axis."""
     return math.log(place / first) / math.log(second / first)
+
+
+def outside(value: float, low: float, high: float) -> float:
+    """The logarithm of the factor by which a value is outside an interval; NaN if not known."""
+    if not (value > 0 and low > 0 and high > 0):
+        return math.nan
+    return max(math.log(low / value), math.log(value / high), 0.0)
+
+
+def quantile(values: Sequence[float]) -> float:
+    """The smallest value that at least 95 % of `len(values) + 1` values do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered), math.ceil(COVERAGE * (len(ordered) + 1))) - 1]
 
 
 def _of_curve(curve: Mapping[int, Estimate]) -> Iterable[Miss]:
@@ -82,17 +96,10 @@ def _of_curve(curve: Mapping[int, Estimate]) -> Iterable[Miss]:
 def _miss(
     own: Estimate, first: Estimate, second: Estimate, weight: float, ends: tuple[int, int]
 ) -> Miss:
-    def far(name: str) -> float:
-        value = getattr(own, name)
-        guess = geometric(getattr(first, name), getattr(second, name), weight)
-        return abs(math.log(guess / value)) if value > 0 and guess > 0 else math.nan
-
-    steep = is_steep(first.error, second.error)
-    error = math.nan if steep else far("error") / rise(first.error, second.error)
-    return Miss(ends[1] / ends[0], far("time"), error)
-
-
-def _quantile(values: Sequence[float]) -> float:
-    """The smallest value that at least 95 % of `len(values) + 1` values do not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered), math.ceil(COVERAGE * (len(ordered) + 1))) - 1]
+    guess = between(first, second, weight, NOTHING)
+    time = outside(own.time, guess.time_low, guess.time_high)
+    error = math.nan
+    if not is_steep(first.error, second.error):
+        found = outside(own.error, guess.error_low, guess.error_high)
+        error = found / rise(first.error, second.error)
+    return Miss(ends[1] / ends[0], time, error)

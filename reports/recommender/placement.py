@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from reports.recommender.candidate import NOT_MEASURED, Kind
-from reports.recommender.curve_index import Curve, CurveIndex, Layers
+from reports.recommender.curve_index import ALIGNED, Axis, Curve, CurveIndex, Layers, aligned
 from reports.recommender.layer_policy import Policy
 from reports.recommender.method_estimate import between
-from reports.recommender.misses import weight_of
+from reports.recommender.misses import NOTHING, weight_of
 from reports.recommender.observations import Method
 from reports.recommender.scene import Scene
 from reports.recommender.slopes import PROPORTIONAL, extrapolated
+from reports.recommender.unmeasured_layer import from_others, is_unmeasured, spread_of_layers
 
 MOST_APART = 4  # neighbours whose places differ by a larger factor are not interpolated
 
@@ -73,6 +74,8 @@ def placed(
 def _at_length(
     index: CurveIndex, scene: Scene, seq_len: int, policy: Policy
 ) -> dict[Method, PlacedMethod]:
+    if isinstance(policy, int) and is_unmeasured(index, scene, policy):
+        return _from_other_layers(index, scene, seq_len, policy)
     result = {}
     for method, curve in index.curves[scene].items():
         if isinstance(policy, int):
@@ -82,15 +85,31 @@ def _at_length(
     return result
 
 
+def _from_other_layers(
+    index: CurveIndex, scene: Scene, seq_len: int, layer: int
+) -> dict[Method, PlacedMethod]:
+    spread = spread_of_layers(index, scene)
+    result = {}
+    for method, one in _at_length(index, scene, seq_len, "worst").items():
+        known = {layer: from_others(one.layers, spread or NOTHING)}
+        if spread is None:
+            refused = one.refused or f"{NOT_MEASURED} in layer {layer}"
+            result[method] = PlacedMethod("extrapolated", known, refused)
+        else:
+            kind: Kind = "extrapolated" if one.kind == "extrapolated" else "interpolated"
+            result[method] = PlacedMethod(kind, known, one.refused)
+    return result
+
+
 def _on_curve(
     index: CurveIndex, scene: Scene, method: Method, curve: Curve, seq_len: int
 ) -> PlacedMethod:
     if seq_len in curve:
         return PlacedMethod("measured", curve[seq_len])
-    below, above = _neighbours(curve, seq_len)
+    below, above, axis = _around(curve, seq_len)
     if below and above and above <= MOST_APART * below:
         weight = weight_of(seq_len, below, above)
-        widening = index.misses(scene, "seq_len").widening(above / below)
+        widening = index.misses(scene, axis).widening(above / below)
         layers = {
             layer: between(estimate, curve[above][layer], weight, widening)
             for layer, estimate in curve[below].items()
@@ -112,6 +131,15 @@ def _on_curve(
         for layer, estimate in curve[nearest].items()
     }
     return PlacedMethod("extrapolated", layers, refused)
+
+
+def _around(curve: Curve, seq_len: int) -> tuple[int | None, int | None, Axis]:
+    """The next lengths; of an aligned length, the next aligned ones if they are near enough."""
+    if seq_len % ALIGNED == 0:
+        below, above = _neighbours(aligned(curve), seq_len)
+        if below and above and above <= MOST_APART * below:
+            return below, above, "aligned"
+    return *_neighbours(curve, seq_len), "seq_len"
 
 
 def _neighbours(places: Iterable[int], place: int) -> tuple[int | None, int | None]:

@@ -61,15 +61,15 @@ def questions(
     """The question for each machine.
 
     Raises:
-        QuestionError: no row has an asked value, or the layer was not measured on any machine.
+        QuestionError: no row has an asked value, or a layer is asked and the inputs have none.
     """
     scenes = scenes_of(evidence, asked)
     if isinstance(layer, int):
-        known = sorted({number for scene in scenes for number in evidence.layers(scene)})
-        if not known:
+        layered = [scene for scene in scenes if evidence.layers(scene)]
+        if not layered:
             raise QuestionError(f"--layer: {scenes[0].inputs} has no layers; got layer {layer}")
-        _check("--layer", layer, known)
-        scenes = [scene for scene in scenes if layer in evidence.layers(scene)]
+        # A layer that was not measured is estimated from others, but not beside its own rows.
+        scenes = [scene for scene in layered if layer in evidence.layers(scene)] or layered
     return [Question(scene, seq_len, layer, limits) for scene in scenes]
 
 

@@ -101,7 +101,7 @@ def judge(place: LeftOut, evidence: Evidence, full: Evidence, rule: Rule) -> Jud
         full: that of all rows.
         rule: chooses a candidate.
     """
-    predicted = evidence.candidates(place.scene, place.seq_len, place.asked)
+    predicted = evidence.candidates(place.scene, place.seq_len, place.layer)
     everything = full.candidates(place.scene, place.seq_len, place.layer)
     truth = {method_of(one): one for one in everything if one.evidence == "measured"}
     exact = _exact(truth)
@@ -118,8 +118,7 @@ def judge(place: LeftOut, evidence: Evidence, full: Evidence, rule: Rule) -> Jud
     errors = [
         Interval(one.error_low, one.error_high, own.error)
         for one, own in pairs
-        # The errors of two layers are not those of one method at one place.
-        if place.asked == place.layer and not own.is_exact and not math.isnan(own.error)
+        if not own.is_exact and not math.isnan(own.error)
     ]
     return Judged(verdicts, times, errors, unknown)
 
