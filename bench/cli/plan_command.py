@@ -60,7 +60,8 @@ def plan(
     title = f"{workload.sweep.name} on {on}: {len(cases)} cases"
     if on == "cpu" or known.known:
         title += f", about {in_words(summary.seconds(left, known.other_seconds))}"
-    screen.print(summary.table(title, predictions, done))
+    for table in summary.tables(title, predictions, done):
+        screen.print(table)
     screen.print(summary.axes(cases), highlight=False)
     if on == "cuda":
         expected, said = sweep_time.table(workload.sweep, workload.files)

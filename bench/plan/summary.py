@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from rich.table import Table
 
@@ -22,40 +22,61 @@ NAMED = 3  # cases that a sentence names
 SHOWN_REASONS = 5
 
 
-def table(title: str, predictions: Sequence[Prediction], done: Collection[str] | None) -> Table:
-    """The cases, their time and their memory for each variant; the time for each length.
+def tables(title: str, predictions: Sequence[Prediction], done: Collection[str]) -> list[Table]:
+    """The cases, their time and their memory for each variant, and for each length.
+
+    No table has a column for each length, because it would be wider than a terminal.
 
     Args:
-        title: of the table.
+        title: of the first table.
         predictions: those of all cases.
-        done: ids of the cases that have a row already; None if there is no run yet.
+        done: ids of the cases that have a row already.
     """
-    counts = Counter((one.case.variant, one.case.seq_len) for one in predictions)
-    lengths = sorted({length for _, length in counts})
-    shown = Table(title=title)
-    shown.add_column("variant")
-    for name in [*(f"n={length}" for length in lengths), *(["done"] if done else [])]:
+    variants: dict[str, list[Prediction]] = defaultdict(list)
+    lengths: dict[str, list[Prediction]] = defaultdict(list)
+    for one in sorted(predictions, key=lambda one: (one.case.variant, one.case.seq_len)):
+        variants[one.case.variant].append(one)
+    for one in sorted(predictions, key=lambda one: one.case.seq_len):
+        lengths[str(one.case.seq_len)].append(one)
+    first = Table(title=title)
+    first.add_column("variant")
+    first.add_column("lengths", justify="right")
+    _fill(first, variants, done, lambda own: _span([one.case.seq_len for one in own]))
+    second = Table()
+    second.add_column("length", justify="right")
+    second.add_column("variants", justify="right")
+    _fill(second, lengths, done, lambda own: str(len({one.case.variant for one in own})))
+    return [first, second]
+
+
+def _fill(
+    shown: Table,
+    groups: Mapping[str, Sequence[Prediction]],
+    done: Collection[str],
+    content: Callable[[Sequence[Prediction]], str],
+) -> None:
+    """Add a row for each group and one for all, with the counts, the times and the memory."""
+    for name in ("cases", *(["done"] if done else []), "time", "memory"):
         shown.add_column(name, justify="right")
-    for name in ("time", "memory"):
-        shown.add_column(name, justify="right")
-    for variant in sorted({variant for variant, _ in counts}):
-        own = [one for one in predictions if one.case.variant == variant]
-        left = [one for one in own if not done or one.case.case_id not in done]
-        cells = [str(counts[variant, length]) for length in lengths]
-        if done:
-            cells.append(str(len(own) - len(left)))
-        cells.append(in_words(sum(one.seconds for one in left)))
-        shown.add_row(variant, *cells, gigabytes(max(one.needed_bytes for one in own)))
-    if predictions:
-        left = [one for one in predictions if not done or one.case.case_id not in done]
-        of_lengths = [[one for one in left if one.case.seq_len == n] for n in lengths]
-        cells = [in_words(sum(one.seconds for one in some)) for some in of_lengths]
-        if done:
-            cells.append("")
-        largest = gigabytes(max(one.needed_bytes for one in predictions))
-        shown.add_section()
-        shown.add_row("time of all", *cells, in_words(sum(one.seconds for one in left)), largest)
-    return shown
+    every = [one for own in groups.values() for one in own]
+    for name, own in [*groups.items(), *([("all", every)] if every else [])]:
+        left = [one for one in own if one.case.case_id not in done]
+        if own is every:
+            shown.add_section()
+        shown.add_row(
+            name,
+            content(own),
+            str(len(own)),
+            *([str(len(own) - len(left))] if done else []),
+            in_words(sum(one.seconds for one in left)),
+            gigabytes(max(one.needed_bytes for one in own)),
+        )
+
+
+def _span(lengths: Iterable[int]) -> str:
+    """A text such as `256 to 4096 (5)`."""
+    known = sorted(set(lengths))
+    return str(known[0]) if len(known) == 1 else f"{known[0]} to {known[-1]} ({len(known)})"
 
 
 def sentence(predictions: Sequence[Prediction], other_seconds: float, memory: int | None) -> str:
