@@ -91,7 +91,7 @@ def _from_other_layers(
     spread = spread_of_layers(index, scene)
     result = {}
     for method, one in _at_length(index, scene, seq_len, "worst").items():
-        known = {layer: from_others(one.layers, spread or NOTHING)}
+        known: Layers = {layer: from_others(one.layers, spread or NOTHING)}
         if spread is None:
             refused = one.refused or f"{NOT_MEASURED} in layer {layer}"
             result[method] = PlacedMethod("extrapolated", known, refused)
