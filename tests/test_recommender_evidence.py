@@ -124,6 +124,18 @@ class TestInterpolated:
         assert found.time_high / found.time_ms == pytest.approx(1.1)
         assert found.time_ms / found.time_low == pytest.approx(1.1)
 
+    def test_the_noise_and_the_miss_add_up_as_squares(self) -> None:
+        rows = [
+            row(f"lsh{method}", 2**k, 2**k * (1.1 if k % 2 else 1), 0.2, noise=0)
+            for method in range(3)
+            for k in range(6, 18)
+        ]
+        noisy = [row("lsh", n, n, 0.2, noise=0.05) for n in (256, 512)]
+        found = at(evidence(*rows, *noisy), 384)["lsh"]
+        widened = math.hypot(math.log(1.05), math.log(1.1))
+        assert found.time_high / found.time_ms == pytest.approx(math.exp(widened))
+        assert found.noise_high / found.time_ms == pytest.approx(1.05)
+
     def test_errors_that_rise_faster_are_widened_by_more(self) -> None:
         # Errors rise by a factor of 2 or of 1.1 at each step; the middle one is 5 % too large.
         rows = [
@@ -136,7 +148,7 @@ class TestInterpolated:
         steep, flat = found["lsh1"], found["lsh0"]
         widened = [math.log(one.error_high / one.error) for one in (steep, flat)]
         assert widened[0] / widened[1] == pytest.approx(
-            (0.1 + math.log(2 * 1.05)) / (0.1 + math.log(1.1 * 1.05))
+            (0.3 + math.log(2 * 1.05)) / (0.3 + math.log(1.1 * 1.05))
         )
 
     def test_misses_of_one_outlier_among_many_do_not_widen(self) -> None:
@@ -465,7 +477,7 @@ class TestWidening:
     def test_without_misses_nothing_is_known(self) -> None:
         assert self.widening(2) == math.inf
 
-    def test_a_measured_value_within_the_interpolated_interval_is_no_miss(self) -> None:
+    def test_noise_of_the_measured_values_is_no_miss(self) -> None:
         def widened(noise: float) -> float:
             rows = [
                 row("lsh", n, 1.1 if n == 1024 else 1.0, 0.2, noise=noise)
@@ -475,5 +487,7 @@ class TestWidening:
             return math.exp(Misses([curve]).widening(4).time)
 
         assert widened(0.0) == pytest.approx(1.1)
-        assert widened(0.05) == pytest.approx(1.1 / 1.05)
+        # The squares of the miss and of the noise add up.
+        miss = math.sqrt(math.log(1.1) ** 2 - math.log(1.05) ** 2)
+        assert widened(0.05) == pytest.approx(math.exp(miss))
         assert widened(0.2) == 1.0

@@ -69,7 +69,7 @@ class CurveIndex:
                 lines = self._along_heads(alike)
             else:
                 lines = self._along_lengths(alike, only_aligned=axis == "aligned")
-            self._misses[key] = Misses(lines)
+            self._misses[key] = Misses(lines, union=axis == "heads")
         return self._misses[key]
 
     def slopes(self, scene: Scene, method: Method, curve: Curve, layer: Layer, end: bool) -> Slopes:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 STEEP = 10  # errors that differ by a larger factor are not interpolated
-FLAT = 0.1  # the part of the widening of errors that does not grow with their difference
+FLAT = 0.3  # the part of the widening of errors that does not grow with their difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,9 @@ def between(
 ) -> Estimate:
     """The estimate at `weight` of the way from the first to the second on logarithmic axes.
 
-    The interval of the error is the union of both intervals if `union`, and if the errors differ by
-    more than a factor of `STEEP`: the method begins to err somewhere between.
+    The interval of the error is the union of both intervals, widened, if `union`; and without
+    widening if the errors differ by more than a factor of `STEEP`: the method begins to err
+    somewhere between.
     """
 
     def line(name: str) -> float:
@@ -93,8 +94,10 @@ def between(
     time_low, time_high = _interval(both, "time", line, widening.time)
     steep = is_steep(first.error, second.error)
     if union or steep:
-        error_low = min(one.error_low for one in both)
-        error_high = max(one.error_high for one in both)
+        known = math.isfinite(widening.error) and not steep
+        factor = math.exp(widening.error) if known else 1.0
+        error_low = min(one.error_low for one in both) / factor
+        error_high = max(one.error_high for one in both) * factor
     else:
         wider = widening.error * rise(first.error, second.error)
         error_low, error_high = _interval(both, "error", line, wider)
@@ -143,10 +146,17 @@ def is_steep(first: float, second: float) -> bool:
 def _interval(
     both: tuple[Estimate, Estimate], name: str, line: Callable[[str], float], widening: float
 ) -> tuple[float, float]:
-    """The interpolated ends, widened; both intervals together if the widening is not known."""
+    """The interpolated ends, widened; both intervals together if the widening is not known.
+
+    The uncertainty of the measured values and that of the interpolation are independent, so their
+    squares add up.
+    """
     if math.isfinite(widening):
-        factor = math.exp(widening)
-        return line(f"{name}_low") / factor, line(f"{name}_high") * factor
+        value, low, high = (line(f"{name}{end}") for end in ("", "_low", "_high"))
+        if value > 0 and low > 0:
+            down, up = (math.hypot(math.log(end / value), widening) for end in (low, high))
+            return value / math.exp(down), value * math.exp(up)
+        return low, high * math.exp(widening)
     lows = [getattr(one, f"{name}_low") for one in both]
     highs = [getattr(one, f"{name}_high") for one in both]
     return min(lows), max(highs)

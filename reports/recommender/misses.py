@@ -20,8 +20,8 @@ NOTHING = Widening(0.0, 0.0)
 class Miss:
     """A measured point that was interpolated from two others, whose places differ by `spacing`.
 
-    `time` is the logarithm of the factor by which the measured time is outside the interpolated
-    interval, 0 if it is inside; `error` is the same, divided by the `rise` between the neighbours.
+    `time` is the widening with which the interpolated interval just contains the measured time, and
+    0 if it does; `error` is the same, divided by the `rise` between the neighbours.
     """
 
     spacing: float
@@ -30,10 +30,13 @@ class Miss:
 
 
 class Misses:
-    """The misses of one machine, direction and axis."""
+    """The misses of one machine, direction and axis.
 
-    def __init__(self, curves: Iterable[Mapping[int, Estimate]]) -> None:
-        found = [miss for curve in curves for miss in _of_curve(curve)]
+    With `union`, the interpolated interval of an error is that of both neighbours together.
+    """
+
+    def __init__(self, curves: Iterable[Mapping[int, Estimate]], *, union: bool = False) -> None:
+        found = [miss for curve in curves for miss in _of_curve(curve, union=union)]
         self._misses = sorted(found, key=lambda miss: miss.spacing)
         self._known: dict[float, Widening] = {}
 
@@ -81,7 +84,7 @@ def quantile(values: Sequence[float]) -> float:
     return ordered[min(len(ordered), math.ceil(COVERAGE * (len(ordered) + 1))) - 1]
 
 
-def _of_curve(curve: Mapping[int, Estimate]) -> Iterable[Miss]:
+def _of_curve(curve: Mapping[int, Estimate], *, union: bool) -> Iterable[Miss]:
     places = sorted(curve)
     for number, place in enumerate(places):
         for step in range(1, LONGEST_STEP + 1):
@@ -90,16 +93,26 @@ def _of_curve(curve: Mapping[int, Estimate]) -> Iterable[Miss]:
             ends = places[number - step], places[number + step]
             if ends[1] / ends[0] > LARGEST_SPACING:
                 continue
-            yield _miss(curve[place], curve[ends[0]], curve[ends[1]], weight_of(place, *ends), ends)
+            both = curve[ends[0]], curve[ends[1]]
+            guess = between(*both, weight_of(place, *ends), NOTHING, union=union)
+            error = math.nan
+            if union:
+                error = outside(curve[place].error, guess.error_low, guess.error_high)
+            elif not is_steep(both[0].error, both[1].error):
+                error = _beyond(curve[place], guess, "error") / rise(both[0].error, both[1].error)
+            yield Miss(ends[1] / ends[0], _beyond(curve[place], guess, "time"), error)
 
 
-def _miss(
-    own: Estimate, first: Estimate, second: Estimate, weight: float, ends: tuple[int, int]
-) -> Miss:
-    guess = between(first, second, weight, NOTHING)
-    time = outside(own.time, guess.time_low, guess.time_high)
-    error = math.nan
-    if not is_steep(first.error, second.error):
-        found = outside(own.error, guess.error_low, guess.error_high)
-        error = found / rise(first.error, second.error)
-    return Miss(ends[1] / ends[0], time, error)
+def _beyond(own: Estimate, guess: Estimate, name: str) -> float:
+    """The widening with which the interval of a guess just contains the value; NaN if not known.
+
+    It is the logarithm of value / guess without the part that the interval explains: the squares of
+    both add up.
+    """
+    value, middle = getattr(own, name), getattr(guess, name)
+    low, high = getattr(guess, f"{name}_low"), getattr(guess, f"{name}_high")
+    if not (value > 0 and middle > 0 and low > 0 and high > 0):
+        return math.nan
+    miss = math.log(value / middle)
+    explained = math.log((high if miss > 0 else low) / middle)
+    return math.sqrt(max(miss**2 - explained**2, 0.0))

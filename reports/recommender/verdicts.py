@@ -118,7 +118,8 @@ def judge(place: LeftOut, evidence: Evidence, full: Evidence, rule: Rule) -> Jud
     errors = [
         Interval(one.error_low, one.error_high, own.error)
         for one, own in pairs
-        if not own.is_exact and not math.isnan(own.error)
+        # The error of an extrapolated method is that of the nearest place, and not a prediction.
+        if not own.is_exact and one.evidence != "extrapolated" and not math.isnan(own.error)
     ]
     return Judged(verdicts, times, errors, unknown)
 
