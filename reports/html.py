@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from matplotlib.colors import to_hex
 
-from reports import accuracy_page, growth, measured_by, noise
-from reports.answers import answers, summary_of
+from reports import growth, measured_by, noise
 from reports.baselines import MEAN
 from reports.figures.kinds import Kind
 from reports.figures.style import Styles, styles
 from reports.head_counts import comparisons
 from reports.inputs_page import DESCRIPTORS, described
 from reports.listing import Listing, listing, reasons
-from reports.metrics import show_bytes, show_count
-from reports.page import chart
+from reports.metrics import ERROR, show_bytes, show_count
+from reports.page import chart, lines_chart
+from reports.page.accuracy_data import accuracy_facts, accuracy_table
 from reports.page.answer_data import PageQuestion, answer_tables, default_question
 from reports.page.case_data import case_facts, case_tables
 from reports.page.downloads import Downloads
@@ -31,15 +31,15 @@ from reports.peer_races import ALLOCATORS, by_attention, races, standing
 from reports.recommender import evaluation_tables
 from reports.recommender.evaluation import Summary
 from reports.rows import Runs
-from reports.slices import DIRECTIONS, Fixed, Slice, describe
+from reports.slices import DIRECTIONS, Fixed, Slice, describe, split
 from reports.tables import status_counts
 
 TEMPLATE = "report.html"
 MODEL_ONLY = "page/model_only.html"
-SCRIPTS = ("unpack", "choose", "words", "questions", "answer_view", "frontier_view", "cases_view")
-LAST_SCRIPTS = ("subjects_view", "start")
-PIXELS_PER_PIXEL = 1.5  # pixels of a figure for each pixel of the page
-MOST_EMBEDDED = 6 * 2**20  # bytes of figures in the page; others stay files beside it
+SCRIPTS = (
+    *("unpack", "choose", "words", "questions", "answer_view", "chart_parts", "frontier_view"),
+    *("accuracy_view", "series", "lines_view", "cases_view", "subjects_view", "start"),
+)
 NO_FILES = Downloads(())
 ENVIRONMENT_PARTS = ("model", "hardware", "software", "limits", "settings")
 
@@ -55,17 +55,6 @@ class Drawing:
     also: str = ""
     is_of_one_setting: bool = False
     missing: str = ""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A slice on the page: its answers, its errors and its figures."""
-
-    anchor: str
-    title: str
-    part: Slice
-    accuracy: Sequence[accuracy_page.AccuracyTable]
-    drawings: Sequence[Drawing]
 
 
 @dataclass(frozen=True)
@@ -105,9 +94,9 @@ def page(
     return render(
         TEMPLATE,
         directions=DIRECTIONS,
-        sorts={drawing.part.sort for drawing in drawings},
+        decodes=(runs.frame["direction"] == "decode").any(),
         held_against=runs.frame[MEAN].notna().any(),
-        others=sorted(runs.frame.loc[runs.frame["other_operator"], "variant"].unique()),
+        has_errors=runs.frame[ERROR.column].notna().any(),
         projections=(runs.frame["call"] != "").any(),
         races=by_attention(against),
         standing=standing(against),
@@ -121,7 +110,9 @@ def page(
             "rows": evaluation_tables.rows(evaluated),
             "goals": evaluation_tables.goals(evaluated),
         },
-        sections=list(_sections(drawings)),
+        drawings=[drawing for drawing in drawings if drawing.path],
+        missing=sorted({f"{it.kind.title}: {it.missing}" for it in drawings if not it.path}),
+        widths=[part for part in split(runs.frame) if part.sort == "width"],
         machines={
             name: list(facts(environment)) for name, environment in runs.environments.items()
         },
@@ -145,7 +136,9 @@ def model_page(model: ModelSection) -> str:
 
 def _interactive(runs: Runs, listed: Listing, asked: Sequence[PageQuestion]) -> dict[str, Any]:
     """The data and the scripts of the page."""
-    cases = packed(case_tables(runs.frame, listed), {"columns": case_facts(listed)})
+    tables = {**case_tables(runs.frame, listed), "accuracy": accuracy_table(runs.frame)}
+    about = {"columns": case_facts(listed), "accuracy": accuracy_facts(runs.frame)}
+    cases = packed(tables, about)
     answer_data = ""
     if asked:
         known = {
@@ -155,13 +148,18 @@ def _interactive(runs: Runs, listed: Listing, asked: Sequence[PageQuestion]) -> 
         }
         answer_data = packed(answer_tables(asked), known)
     folder = Path(__file__).parent / "page"
-    texts = [(folder / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS + LAST_SCRIPTS]
+    texts = [(folder / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
     return {
         "answer_data": answer_data,
         "case_data": cases,
         "library": chart.library() if asked else "",
         # Bokeh reads an object before references to it, so the order of keys must stay.
-        "chart": htmlsafe_json_dumps(chart.frontier_chart(), sort_keys=False) if asked else "",
+        "charts": {
+            "frontier": htmlsafe_json_dumps(chart.frontier_chart(), sort_keys=False),
+            "lines": htmlsafe_json_dumps(lines_chart.lines_chart(), sort_keys=False),
+        }
+        if asked
+        else {},
         "scripts": Markup("\n".join(texts)),
     }
 
@@ -190,42 +188,17 @@ def render(template: str, **names: Any) -> str:
     )
     environment.filters |= {
         "count": show_count,
-        "source": FigureSources(),
-        "width": width,
+        "beside": beside,
         "exponent": growth.show_exponent,
         "describe": describe,
-        "answers": answers,
-        "result": result,
-        "metrics": summary_of,
         "comparisons": comparisons,
     }
     return environment.get_template(template).render(**names)
 
 
-class FigureSources:
-    """The source of each figure of a page: the first figures are in the page, others are files."""
-
-    def __init__(self) -> None:
-        self._room = MOST_EMBEDDED
-
-    def __call__(self, path: Path) -> str:
-        """A data URL while there is room, otherwise the path of the file beside the page."""
-        size = path.stat().st_size
-        if size > self._room:
-            return f"{path.parent.name}/{path.name}"
-        self._room -= size
-        return embedded(path)
-
-
-def embedded(path: Path) -> str:
-    """A PNG file as a data URL."""
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
-
-
-def width(path: Path) -> int:
-    """The width of a PNG file on the page; with it, letters have one size in all figures."""
-    pixels = int.from_bytes(path.read_bytes()[16:20], "big")  # the width in the PNG header
-    return round(pixels / PIXELS_PER_PIXEL)
+def beside(path: Path) -> str:
+    """The address of a figure in the folder beside the page."""
+    return quote(f"{path.parent.name}/{path.name}")
 
 
 def facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -236,16 +209,6 @@ def facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "sweep", name
     for part in ENVIRONMENT_PARTS:
         yield from _flat(environment.get(part), "")
-
-
-def result(part: Slice) -> str:
-    """One sentence for those who cannot see the figures: the frontier at the longest length."""
-    found = answers(part) if part.sort != "width" else []
-    if not found:
-        return ""
-    longest = max(found, key=lambda answer: answer.scene["seq_len"])
-    chosen = [f"{it.label} {it.numbers[0]}, error {it.numbers[-1]}" for it in longest.choices]
-    return f"On the frontier, {describe(longest.scene)}: {'; '.join(chosen) or 'none'}."
 
 
 def origin(name: str, environment: Mapping[str, Any]) -> str:
@@ -270,11 +233,3 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
     elif value is not None and not isinstance(value, list):
         shown = f"{value:.4g}" if isinstance(value, float) else str(value)
         yield name.replace("_", " ") if name.islower() else name, shown
-
-
-def _sections(drawings: Sequence[Drawing]) -> Iterator[Section]:
-    parts = list({id(drawing.part): drawing.part for drawing in drawings}.values())
-    errors = accuracy_page.tables(parts)
-    for number, (part, tables) in enumerate(zip(parts, errors, strict=True), start=1):
-        own = [drawing for drawing in drawings if drawing.part is part]
-        yield Section(f"part-{number}", describe(part.fixed), part, tables, own)

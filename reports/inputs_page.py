@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -13,6 +13,7 @@ from reports.slices import captured_first
 
 # The numbers depend on these. The first names a line, the others are shown if they vary.
 SCENE = ("source", "causal", "rows", "seq_len", "memory", "heads", "head_dim", "batch", "seed")
+MOST_LINES = 100
 TITLES = {"source": "inputs", "seq_len": "length", "memory": "keys", "rows": "queries"}
 
 
@@ -72,10 +73,14 @@ class Number:
 
 @dataclass(frozen=True)
 class InputsTable:
-    """A line for each kind of inputs: words by `titles`, then numbers by `DESCRIPTORS`."""
+    """A line for each kind of inputs: words by `titles`, then numbers by `DESCRIPTORS`.
+
+    `left_out` is the number of lines beyond `MOST_LINES`.
+    """
 
     titles: Sequence[str]
     lines: Sequence[tuple[Sequence[str], Sequence[Number]]]
+    left_out: int = 0
 
     @property
     def has_heads(self) -> bool:
@@ -94,23 +99,40 @@ def described(runs: Runs) -> InputsTable | None:
     done = done.assign(rows=steps.map({True: "the last ones", False: "all"}))
     varying = [name for name in SCENE[1:] if done[name].nunique() > 1]
     shown = ["source", *varying]
-    per_head = runs.per_head.join(done[list(SCENE)], on="case", how="inner")
-    groups = sorted(done.groupby(list(SCENE)), key=lambda it: captured_first(it[1]))
-    lines = []
-    for key, rows in groups:
-        of_heads = per_head[(per_head[list(SCENE)] == list(key)).all(axis=1)]
-        first = rows.iloc[0]
-        numbers = [_number(rows, of_heads, descriptor) for descriptor in DESCRIPTORS]
-        lines.append(([_word(name, first[name]) for name in shown], numbers))
-    return InputsTable([TITLES.get(name, name) for name in shown], lines)
-
-
-def _number(rows: pd.DataFrame, of_heads: pd.DataFrame, descriptor: Descriptor) -> Number:
+    groups = done.groupby(list(SCENE), sort=True)
     # Rows of one scene differ only by the rounding of their dtype.
-    mean = rows[descriptor.column].median()
-    show, values = descriptor.show, of_heads[descriptor.column].dropna()
-    reach = f"{show(values.min())} to {show(values.max())}" if values.nunique() > 1 else ""
-    return Number("" if pd.isna(mean) else show(float(mean)), reach)
+    means = groups[columns].median().to_numpy(dtype="float64", na_value=float("nan"))
+    firsts = done.assign(group=groups.ngroup()).drop_duplicates("group").sort_values("group")
+    heads = runs.per_head.join(groups.ngroup().rename("group"), on="case", how="inner")
+    ranges = {str(name): own for name, own in _ranges(heads, columns)}
+    order = sorted(range(len(firsts)), key=lambda place: captured_first(firsts.iloc[[place]]))
+    lines = []
+    for place in order[:MOST_LINES]:
+        first = firsts.iloc[place]
+        numbers = [
+            _number(means[place, number], ranges[descriptor.column].get(place), descriptor)
+            for number, descriptor in enumerate(DESCRIPTORS)
+        ]
+        lines.append(([_word(name, first[name]) for name in shown], numbers))
+    titles = [TITLES.get(name, name) for name in shown]
+    return InputsTable(titles, lines, len(order) - len(lines))
+
+
+def _ranges(
+    heads: pd.DataFrame, columns: Sequence[str]
+) -> Iterator[tuple[str, Mapping[int, tuple[float, float]]]]:
+    """The smallest and the largest number of each group for each column, if they differ."""
+    groups = heads.groupby("group")
+    for name in columns:
+        both = groups[name].agg(["min", "max"])
+        both = both[both["min"] < both["max"]]
+        yield name, dict(zip(both.index, zip(both["min"], both["max"], strict=True), strict=True))
+
+
+def _number(mean: float, reach: tuple[float, float] | None, descriptor: Descriptor) -> Number:
+    show = descriptor.show
+    ends = "" if reach is None else f"{show(reach[0])} to {show(reach[1])}"
+    return Number("" if pd.isna(mean) else show(float(mean)), ends)
 
 
 def _word(name: str, value: object) -> str:

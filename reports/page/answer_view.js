@@ -38,6 +38,12 @@ function sceneInWords(question) {
   return `length ${showCount(length)}, ${heads} (heads × channels), ${dtype}, ${direction.replaceAll("_", " + ")}, ${causal === "true" ? "causal" : "not causal"}, inputs ${inputs}`;
 }
 
+// The scene, the layer and the machine of the question.
+function sceneWithLayer(questions) {
+  const {question} = state, isOnly = questions.policies(question).length === 1;
+  return `${sceneInWords(question)}, ${policyInWords(question.policy, isOnly)}; ${question.axes.machine}`;
+}
+
 function nameOf(it) {
   return [it.label, it.implementation === "auto" ? "" : `implementation ${it.implementation}`, it.hyperparameters === "none" ? "" : it.hyperparameters].filter(Boolean).join(" · ");
 }

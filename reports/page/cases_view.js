@@ -5,6 +5,8 @@ const ROW_HEIGHT = 32;  // pixels, as in page.css
 class Cases {
   constructor({tables, facts}) {
     this.table = tables.cases;
+    this.accuracy = tables.accuracy;
+    this.facts = facts.accuracy;
     this.commands = tables.commands;
     this.columns = facts.columns;
     this.count = this.table.c0.rows;
@@ -12,6 +14,11 @@ class Cases {
     this.sorted = this.longestFirst();
     this.wanted = {words: "", menus: {}};
     this.widest();
+  }
+
+  // The numbers of a column of the table by its title; undefined if there are none.
+  columnOf(title) {
+    return this.table[`c${this.columns.findIndex(it => it.title === title && it.show)}`];
   }
 
   longestFirst() {

@@ -1,4 +1,4 @@
-"""The frontier as a Bokeh figure without data, and BokehJS itself; the scripts fill the figure.
+"""The figures of the page without data, and BokehJS itself; the scripts fill the figures.
 
 Bokeh is imported when a page is built, because its import takes a second.
 """
@@ -55,52 +55,73 @@ def _javascript() -> Path:
     return bokeh.util.paths.bokehjs_path() / "js"
 
 
-@cache
-def frontier_chart() -> Mapping[str, Any]:
-    """The frontier as JSON for `Bokeh.embed.embed_item`.
+def empty_figure(x_title: str, y_title: str, **options: Any) -> Any:
+    """A figure with a logarithmic y axis; chart_parts.js sets its ranges, ticks and colours.
 
-    The scripts find these models by name: the sources `points`, `frontier` and `names`; the spans
-    `budget_line`, the band `useless`, the axes `time_axis` and `error_axis`.
+    The scripts find these models by name: the figure `chart`, and `x_range`, `x_axis`,
+    `x_axis_ticks`, `x_grid` and the same of `y`.
     """
-    from bokeh.embed import json_item
-    from bokeh.models import (
-        BoxAnnotation,
-        ColumnDataSource,
-        FixedTicker,
-        HoverTool,
-        LabelSet,
-        Range1d,
-        Span,
-        TapTool,
-    )
+    from bokeh.models import FixedTicker, Range1d
     from bokeh.plotting import figure
 
     chart = figure(
         name="chart",
-        x_axis_type="log",
         y_axis_type="log",
-        x_range=Range1d(1, 10, name="time_range"),
-        y_range=Range1d(0.01, 1, name="error_range"),
-        x_axis_label="time per call",
-        y_axis_label="relative L2 error",
+        x_range=Range1d(1, 10, name="x_range"),
+        y_range=Range1d(0.01, 1, name="y_range"),
+        x_axis_label=x_title,
+        y_axis_label=y_title,
         sizing_mode="stretch_width",
         height=430,
         toolbar_location=None,
         tools="",
         output_backend="canvas",
         min_border_right=12,
+        **options,
     )
-    for axis, name in ((chart.xaxis[0], "time_axis"), (chart.yaxis[0], "error_axis")):
-        axis.name = name
-        axis.ticker = FixedTicker(name=f"{name}_ticks", ticks=[])
+    axes = (("x", chart.xaxis[0], chart.xgrid[0]), ("y", chart.yaxis[0], chart.ygrid[0]))
+    for name, axis, grid in axes:
+        axis.name = f"{name}_axis"
+        axis.ticker = grid.ticker = FixedTicker(name=f"{name}_axis_ticks", ticks=[])
         axis.axis_label_text_font_style = "normal"
         axis.major_label_text_font_size = axis.axis_label_text_font_size = "13px"
-    for grid, name in ((chart.xgrid[0], "time_grid"), (chart.ygrid[0], "error_grid")):
-        grid.name = name
-        grid.ticker = chart.xaxis[0].ticker if name == "time_grid" else chart.yaxis[0].ticker
+        grid.name = f"{name}_grid"
+    return chart
+
+
+def add_names(chart: Any) -> None:
+    """Add the source `names` and the texts `labels`: the names of points in a figure."""
+    from bokeh.models import ColumnDataSource, LabelSet
+
+    names = ColumnDataSource({"x": [], "y": [], "text": [], "dx": [], "align": []}, name="names")
+    chart.add_layout(
+        LabelSet(
+            x="x",
+            y="y",
+            text="text",
+            x_offset="dx",
+            y_offset=4,
+            text_align="align",
+            text_font_size="12px",
+            source=names,
+            name="labels",
+        )
+    )
+
+
+@cache
+def frontier_chart() -> Mapping[str, Any]:
+    """The frontier as JSON for `Bokeh.embed.embed_item`.
+
+    In addition to those of `empty_figure`, the scripts find these models by name: the sources
+    `points`, `frontier` and `names`, the span `budget_line`, the band `useless`.
+    """
+    from bokeh.embed import json_item
+    from bokeh.models import BoxAnnotation, ColumnDataSource, HoverTool, Span, TapTool
+
+    chart = empty_figure("time per call", "relative L2 error", x_axis_type="log")
     points = ColumnDataSource({name: [] for name in POINTS}, name="points")
     frontier = ColumnDataSource({"x": [], "y": []}, name="frontier")
-    names = ColumnDataSource({"x": [], "y": [], "text": [], "dx": [], "align": []}, name="names")
     chart.add_layout(
         BoxAnnotation(
             name="useless", bottom=1, fill_color="#808890", fill_alpha=0.18, level="underlay"
@@ -139,17 +160,5 @@ def frontier_chart() -> Mapping[str, Any]:
         HoverTool(renderers=[drawn], tooltips=TOOLTIP, point_policy="snap_to_data"),
         TapTool(renderers=[drawn]),
     )
-    chart.add_layout(
-        LabelSet(
-            x="x",
-            y="y",
-            text="text",
-            x_offset="dx",
-            y_offset=4,
-            text_align="align",
-            text_font_size="12px",
-            source=names,
-            name="labels",
-        )
-    )
+    add_names(chart)
     return dict(json_item(chart))

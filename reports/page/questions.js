@@ -16,7 +16,9 @@ class Questions {
         length: questions.length.values[i], dtype: of("dtype"), direction: of("direction"), causal: of("causal"),
         inputs: of("inputs"), machine: of("machine"), heads: headsInWords(of),
       };
-      this.asked.push({number: i, scene, axes, policy: cell(questions.policy, i)});
+      const heads = Number(of("heads"));
+      const shape = {heads, channels: Number(of("head_dim")), group: heads / Number(of("kv_heads")), batch: of("batch")};
+      this.asked.push({number: i, scene, axes, shape, policy: cell(questions.policy, i)});
     }
   }
 
@@ -93,7 +95,7 @@ function policyInWords(policy, isOnly) {
 }
 
 // What the controls say: a question, limits, an isolated method, pinned labels and the page of a method or of inputs.
-const state = {question: null, error: .1, memory: null, time: null, perplexity: null, alone: "", pinned: [], method: "", family: ""};
+const state = {question: null, error: .1, memory: null, time: null, perplexity: null, alone: "", pinned: [], method: "", family: "", measure: "time", along: "length"};
 
 function addressOf(state) {
   const parts = new URLSearchParams();
@@ -105,6 +107,8 @@ function addressOf(state) {
   if (state.perplexity !== null) parts.set("max-perplexity-ratio", state.perplexity);
   for (const name of ["alone", "method", "family"]) if (state[name]) parts.set(name, state[name]);
   for (const label of state.pinned) parts.append("pin", label);
+  if (state.measure !== "time") parts.set("measure", state.measure);
+  if (state.along !== "length") parts.set("along", state.along);
   return parts;
 }
 
@@ -123,4 +127,6 @@ function readAddress(questions, text) {
   state.perplexity = number("max-perplexity-ratio");
   for (const name of ["alone", "method", "family"]) state[name] = parts.get(name) ?? "";
   state.pinned = parts.getAll("pin");
+  state.measure = Object.hasOwn(MEASURES, parts.get("measure")) ? parts.get("measure") : "time";
+  state.along = Object.hasOwn(ALONG, parts.get("along")) ? parts.get("along") : "length";
 }

@@ -46,19 +46,32 @@ const page = {
     byId("changed").textContent = changed.length ? `Not measured together; also changed: ${changed.map(axis => `${TITLES[axis]} ${found.axes[axis]}`).join(", ")}.` : "";
   },
 
+  // Fills a folded section; only open ones are filled.
+  async unfold(section) {
+    if (section.dataset.show === "accuracy") return showAccuracy(questions, page);
+    if (!page.frontier) return;  // the library of charts is not there yet
+    if (!page.lines) {
+      page.lines = new Lines();
+      await page.lines.open(JSON.parse(byId("lines-data").textContent), label => page.pin(label));
+      page.lines.theme(page);
+    }
+    showLines(questions, page);
+  },
+
   draw() {
     if (!state.question) return;
     const candidates = questions.candidates(state.question.number), {chosen} = choose(candidates, limitsOf(state));
     drawControls();
     const sentence = showAnswer(questions, page);
     byId("said").textContent = sentence;
-    byId("scene").textContent = `${sceneInWords(state.question)}, ${policyInWords(state.question.policy, questions.policies(state.question).length === 1)}; ${state.question.axes.machine}`;
+    byId("scene").textContent = sceneWithLayer(questions);
     showRanking(questions, page);
     showMap(questions, page);
     showCrossovers(questions, page);
-    showLegend(candidates, page);
-    showPinned(questions, candidates, page);
+    showChips("legend", [...new Set(candidates.filter(it => !it.excluded).map(it => it.variant))].sort(), page);
+    showPinned(candidates, page);
     showSubject(questions, page);
+    for (const it of document.querySelectorAll("details[data-show][open]")) page.unfold(it);
     if (!page.frontier) return;
     const best = page.frontier.draw(candidates, limitsOf(state), chosen, page);
     byId("frontier-chart").setAttribute("aria-label", `Error against time of ${candidates.length} methods. ${sentence} On the frontier, the fastest first: ${best.map(it => `${it.label} ${SHOWN.show_ms(it.time)}, error ${SHOWN.show_error(it.error)}`).join("; ")}.`);
@@ -100,7 +113,9 @@ function connect() {
   limit("max-memory", "memory", 2 ** 20);
   limit("max-time", "time", 1);
   limit("max-perplexity", "perplexity", 1);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { page.frontier?.theme(page); page.draw(); });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { page.frontier?.theme(page); page.lines?.theme(page); page.draw(); });
+  for (const name of ["measure", "along"]) byId(`lines-${name}`).addEventListener("change", event => page.set({[name]: event.target.value}));
+  for (const it of document.querySelectorAll("details[data-show]")) it.addEventListener("toggle", () => { if (it.open) page.unfold(it); });
 }
 
 // An address is a state (`length=4096&...`) or the name of a section.
@@ -133,7 +148,7 @@ async function start() {
     script.textContent = new TextDecoder().decode(await unzipped("library-data"));
     document.head.append(script);
     page.frontier = new Frontier();
-    await page.frontier.open(JSON.parse(byId("chart-data").textContent), label => page.pin(label));
+    await page.frontier.open(JSON.parse(byId("frontier-data").textContent), label => page.pin(label));
     page.frontier.theme(page);
     page.draw();
   }

@@ -20,6 +20,7 @@ const SHOWN = {
   show_ratio: v => `${threeDigits(v)}×`,
   show_percent: v => `${threeDigits(100 * v)} %`,
   show_number: threeDigits,
+  show_count: showCount,
 };
 
 function showCount(value) {
