@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,12 +32,11 @@ class Comparison:
     rows: Sequence[tuple[str, Sequence[HeadCountCell]]]
 
 
-def comparisons(part: Slice) -> list[Comparison]:
+def comparisons(part: Slice) -> Iterator[Comparison]:
     """The tables of a slice of one width: one for each direction, source and kind of projections.
 
     They contain the methods that finished with at least one number of heads.
     """
-    found = []
     for panel in panels(part.rows, x="heads", row="passage", column="call"):
         heads = sorted(panel.rows["heads"].unique())
         rows = []
@@ -47,8 +46,7 @@ def comparisons(part: Slice) -> list[Comparison]:
             if finished:
                 cells = [_cell(by_heads.get(count), finished[0]) for count in heads]
                 rows.append((str(label), cells))
-        found.append(Comparison(describe({"call": panel.column, **panel.fixed}), heads, rows))
-    return found
+        yield Comparison(describe({"call": panel.column, **panel.fixed}), heads, rows)
 
 
 def _cell(row: pd.Series[Any] | None, base: pd.Series[Any]) -> HeadCountCell:

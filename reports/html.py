@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,7 +18,7 @@ from reports import growth, measured_by, noise
 from reports.baselines import MEAN
 from reports.figures.kinds import Kind
 from reports.figures.style import Styles, styles
-from reports.head_counts import comparisons
+from reports.head_counts import Comparison, comparisons
 from reports.inputs_page import DESCRIPTORS, described
 from reports.listing import Listing, listing, reasons
 from reports.metrics import ERROR, show_bytes, show_count
@@ -37,10 +38,13 @@ from reports.tables import status_counts
 TEMPLATE = "report.html"
 MODEL_ONLY = "page/model_only.html"
 SCRIPTS = (
-    *("unpack", "choose", "words", "questions", "answer_view", "chart_parts", "frontier_view"),
-    *("accuracy_view", "series", "lines_view", "cases_view", "subjects_view", "start"),
+    *("unpack", "choose", "words", "elements", "questions", "series", "chart_parts"),
+    *("answer_view", "ranking_view", "map_view", "frontier_view", "lines_view", "accuracy_view"),
+    *("case_rows", "cases_view", "subjects_view", "controls", "start"),
 )
 NO_FILES = Downloads(())
+MOST_LINES = 100  # of a table of curves; a file beside the page has all
+MOST_TABLES = 12  # of heads at equal width
 ENVIRONMENT_PARTS = ("model", "hardware", "software", "limits", "settings")
 
 
@@ -105,14 +109,17 @@ def page(
         descriptors=DESCRIPTORS,
         growth=audited,
         growth_margin=growth.MARGIN,
+        most_lines=MOST_LINES,
         evaluation={
             "headings": evaluation_tables.HEADINGS,
             "rows": evaluation_tables.rows(evaluated),
             "goals": evaluation_tables.goals(evaluated),
         },
         drawings=[drawing for drawing in drawings if drawing.path],
-        missing=sorted({f"{it.kind.title}: {it.missing}" for it in drawings if not it.path}),
-        widths=[part for part in split(runs.frame) if part.sort == "width"],
+        missing=sorted(
+            {f"{it.kind.title}: no figure, {it.missing}" for it in drawings if not it.path}
+        ),
+        widths=list(islice(_at_equal_width(runs), MOST_TABLES)),
         machines={
             name: list(facts(environment)) for name, environment in runs.environments.items()
         },
@@ -191,9 +198,16 @@ def render(template: str, **names: Any) -> str:
         "beside": beside,
         "exponent": growth.show_exponent,
         "describe": describe,
-        "comparisons": comparisons,
     }
     return environment.get_template(template).render(**names)
+
+
+def _at_equal_width(runs: Runs) -> Iterator[tuple[str, Comparison]]:
+    """The tables of heads at equal width, with the words for their slice."""
+    for part in split(runs.frame):
+        if part.sort == "width":
+            for comparison in comparisons(part):
+                yield describe(part.fixed), comparison
 
 
 def beside(path: Path) -> str:

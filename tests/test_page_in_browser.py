@@ -17,7 +17,7 @@ from reports.growth import Audit
 from reports.html import page
 from reports.metrics import show_bytes, show_count, show_error, show_ms, show_percent, show_ratio
 from reports.model_page import read_models
-from reports.page.answer_data import PageQuestion, questions
+from reports.page.answer_data import PageQuestion, default_question, questions
 from reports.recommender.choose import choose
 from reports.recommender.evidence import Evidence
 from reports.rows import Runs, read_runs
@@ -204,6 +204,121 @@ def test_the_map_has_the_answer_of_each_cell(tab: Browser) -> None:
     tab.run("document.querySelectorAll('#map-body button')[3].click()")
     here = text(tab, "#map-body [aria-current] ").split("\n")[0]
     assert here in text(tab, "#answer-body .use")
+
+
+LINES = "page.lines.then(it => it.drawn.map(({it: own, x, y}) => [own.label, x, y, own.excluded]))"
+
+
+def unfold(tab: Browser, name: str, filled: str) -> None:
+    tab.run(f"location.hash = '#{name}'")
+    tab.wait(f"byId('{name}').closest('details').open && {filled}", 5)
+
+
+def alike(asked: list[PageQuestion]) -> list[PageQuestion]:
+    """The questions that differ from the first one of the page in the length only."""
+    first = asked[default_question(asked)]
+    return [it for it in asked if (it.scene, it.policy) == (first.scene, first.policy)]
+
+
+def test_the_chart_against_length_has_measured_points_and_states_the_result(
+    tab: Browser, asked: list[PageQuestion]
+) -> None:
+    unfold(tab, "against", "byId('lines-said').innerText")
+    measured = {
+        (it.label, question.seq_len): it
+        for question in alike(asked)
+        for it in question.candidates
+        if it.evidence == "measured"
+    }
+    points = tab.run(LINES)
+    assert {length for _, length, _, _ in points} == {length for _, length in measured}
+    assert {measured[label, n].variant for label, n, _, _ in points} == {
+        it.variant for it in measured.values()
+    }
+    for label, length, time, excluded in points:
+        one = measured[label, length]
+        assert time == pytest.approx(one.time_ms, rel=1e-6)
+        assert excluded == one.excluded
+    longest = max(length for _, length, _, _ in points)
+    last = [it for it in points if it[1] == longest and not it[3]]
+    useful = [it for it in last if not measured[it[0], longest].is_exact]
+    fastest = min(useful, key=lambda it: float(it[2]))
+    said = text(tab, "#lines-said")
+    assert said.startswith(f"At length {show_count(longest)}, the fastest approximation is ")
+    assert f"{fastest[0]} with {show_ms(fastest[2])}" in said
+    assert said in tab.run("byId('lines-chart').getAttribute('aria-label')")
+    colors = tab.run("page.lines.then(it => it.points.data.color)")
+    grey = tab.run("page.grey()")
+    assert [color == grey for color in colors] == [bool(it[3]) for it in points]
+    assert 0 < colors.count(grey) < len(colors)
+
+
+def test_the_chart_shows_memory_error_and_the_share_of_the_limit(
+    tab: Browser, known: Runs, asked: list[PageQuestion]
+) -> None:
+    unfold(tab, "against", "byId('lines-said').innerText")
+    columns = {"error": "approx_error_rel_l2", "share": "roofline_fraction"}
+    columns["memory"] = "peak_memory_bytes"
+    rows = {
+        (it.label, question.seq_len): it.rows
+        for question in alike(asked)
+        for it in question.candidates
+    }
+    for measure, column in columns.items():
+        put(tab, "lines-measure", measure, "change")
+        tab.wait("byId('lines-chart').ariaLabel.startsWith(byId('lines-measure').value)", 5)
+        points = tab.run(LINES)
+        assert len(points) > 10
+        for label, length, number, _ in points:
+            (row,) = rows[label, length]
+            assert number == pytest.approx(known.frame[column][row], rel=2**-16), measure
+        assert f"measure={measure}" in tab.run("location.hash")
+
+
+def test_the_chart_has_an_axis_of_heads_where_several_were_measured(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    rows = [
+        done(heads * time, error, heads=heads, head_dim=64, variant=name)
+        for heads in (2, 4, 8)
+        for name, time, error in (("full", 2, 1e-7), ("lsh", 1, 0.2))
+    ]
+    rows += [done(5, 0.2, heads=1, head_dim=512, variant="lsh")]
+    runs = read_runs([write(tmp_path / "run", rows)])
+    url = stored(tmp_path, runs, questions(Evidence(runs)))
+    chromium.open(f"{url}#heads=8+×+64&along=heads")
+    chromium.run("byId('against').closest('details').open = true")
+    chromium.wait("byId('lines-said').innerText", 5)
+    along = "[...byId('lines-along').options].filter(it => !it.disabled).map(it => it.value)"
+    assert chromium.run(along) == ["length", "heads", "width"]
+    found = [(label, heads, time) for label, heads, time, _ in chromium.run(LINES)]
+    assert sorted(found) == [
+        *(("full", heads, 2 * heads) for heads in (2, 4, 8)),
+        *(("lsh", heads, heads) for heads in (2, 4, 8)),
+    ]
+    put(chromium, "lines-along", "width", "change")
+    chromium.wait("byId('lines-said').innerText.startsWith('At 8 heads')", 5)
+    assert sorted({heads for _, heads, _, _ in chromium.run(LINES)}) == [1, 8]
+    quiet(chromium, url)
+
+
+def test_the_table_of_errors_has_the_baselines_of_the_rows(
+    tab: Browser, known: Runs, asked: list[PageQuestion]
+) -> None:
+    unfold(tab, "accuracy", "document.querySelector('.accuracy')")
+    candidates = asked[default_question(asked)].candidates
+    lines = "[...document.querySelectorAll('.accuracy tbody tr:not(.apart)')]"
+    shown = tab.run(f"{lines}.map(it => it.innerText.replaceAll('\\n', '\\t').split('\\t'))")
+    assert len(shown) == sum(it.evidence == "measured" for it in candidates)
+    for one in (it for it in candidates if it.evidence == "measured"):
+        (line,) = [it for it in shown if it[0].strip() == one.label]
+        (row,) = one.rows
+        assert show_error(one.error) in " ".join(line)
+        assert show_error(known.frame["mean_value_error_rel_l2"][row]) in line
+        is_beaten = (
+            known.frame["approx_error_rel_l2"][row] >= 1 and not known.frame["other_operator"][row]
+        )
+        assert not is_beaten or "no better than" in " ".join(line)
 
 
 def test_a_link_opens_the_page_of_a_method_and_of_inputs(tab: Browser, url: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import re
@@ -852,7 +851,9 @@ def test_the_page_states_the_cost_of_more_heads(tmp_path: Path) -> None:
         ("0.500", False), ("0.500", False), ("1.50", True),
     ]  # fmt: skip
     text = build_report([tmp_path]).read_text()
-    assert "all of them together are 512 channels wide" in text
+    section = text.split('id="widths"')[1].split("<h2")[0]
+    assert "width 512" in section
+    assert "1.30×" in section
 
 
 def test_other_figures_show_attention_without_projections(tmp_path: Path) -> None:
@@ -1174,7 +1175,7 @@ def test_the_description_of_the_machine_omits_unknown_facts() -> None:
 # The page and the command line
 
 
-def test_a_report_is_one_page_that_contains_its_figures(run: Path) -> None:
+def test_a_report_is_one_page_with_links_to_its_figures(run: Path) -> None:
     before = {path: path.read_bytes() for path in run.iterdir()}
     page = build_report([run])
     assert page == run / "report" / "report.html"
@@ -1186,14 +1187,10 @@ def test_a_report_is_one_page_that_contains_its_figures(run: Path) -> None:
         "memory_vs_length.png",
         "time_vs_length.png",
     ]
-    images = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
-    assert len(images) == len(figures)
-    assert all(base64.b64decode(image).startswith(b"\x89PNG") for image in images)
     files = set(re.findall(r'(?:src|href)="(?!data:|#)([^"]*)"', text))
-    assert files <= {"cases.csv", "cases.parquet"}
+    assert {f"figures/{name}" for name in figures} <= files
+    assert all((run / "report" / name).is_file() for name in files)
     assert (run / "report" / "cases.csv").is_file()
-    assert 'alt="Time against sequence length. cpu, Some CPU, 2 threads · causal' in text
-    assert "On the frontier, float32 · forward · length 4k" in text
     assert "longer than 9 s" in text
     assert "6 cases: 5 ok, 1 timeout" in text
     assert str(run) not in text
@@ -1224,8 +1221,7 @@ def test_slices_have_their_own_figures(tmp_path: Path) -> None:
     text = build_report([write(tmp_path / "run", rows)], out).read_text()
     names = {path.name for path in (out / "figures").glob("time_vs_length*")}
     assert names == {"time_vs_length-causal.png", "time_vs_length-not-causal.png"}
-    assert 'href="#part-2"' in text
-    assert 'id="part-2"' in text
+    assert text.count('href="figures/time_vs_length-') == 2
 
 
 def test_two_machines_are_never_on_one_axis(tmp_path: Path) -> None:
@@ -1246,7 +1242,6 @@ def test_a_run_with_only_failures_gives_a_report(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["build", str(write(tmp_path, rows))])
     assert result.exit_code == 0, result.output
     text = (tmp_path / "report" / "report.html").read_text()
-    assert "No case finished" in text
     assert "signal 9" in text
     assert "no figure, no case finished" in text
 

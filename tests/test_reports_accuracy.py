@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,6 @@ from rich.console import Console
 from bench.schema.case import Case
 from bench.schema.measurement import HeadRow, Measurement
 from bench.schema.validation import FileError
-from reports import accuracy_page
-from reports.accuracy_page import AccuracyTable, Line, tables
 from reports.answers import answers
 from reports.build import build_report
 from reports.figures import single_heads
@@ -25,6 +22,7 @@ from reports.inputs_page import DESCRIPTORS, described
 from reports.listing import listing
 from reports.metrics import TIME
 from reports.names import OTHER_OPERATOR
+from reports.page.accuracy_data import BEATEN, accuracy_facts, accuracy_table
 from reports.rows import read_runs
 from reports.slices import split
 from reports.tables import summary_table
@@ -66,27 +64,17 @@ def other(error: float, time: float = 1.0, variant: str = "linear", **changes: A
     return held(error, time, variant=variant, target="other_kernel", **changes)
 
 
-def tables_of(folder: Path, rows: Sequence[Measurement]) -> list[AccuracyTable]:
-    return [table for own in tables(split(frame_of(folder, rows))) for table in own]
+def shown(folder: Path, rows: Sequence[Measurement]) -> pd.DataFrame:
+    """The table of errors as the page gets it, with the titles of its columns."""
+    frame = frame_of(folder, rows)
+    titles = {fact["name"]: fact["title"] for fact in accuracy_facts(frame)}
+    return pd.DataFrame(accuracy_table(frame)).rename(columns=titles)
 
 
-def shown(table: AccuracyTable, label: str) -> dict[str, str]:
-    """The cells of a line by the titles of their columns, without soft hyphens."""
-    (line,) = [line for line in table.lines if line.label == label]
-    titles = [column.title.replace("\u00ad", "") for column in table.columns]
-    return dict(zip(titles, line.cells, strict=True))
+# The table of errors
 
 
-def line_of(table: AccuracyTable, label: str) -> Line:
-    return {line.label: line for line in table.lines}[label]
-
-
-# The tables
-
-
-def test_a_line_has_the_error_its_interval_and_the_baselines_of_its_budget(
-    tmp_path: Path,
-) -> None:
+def test_a_row_has_its_errors_and_the_baselines_of_its_budget(tmp_path: Path) -> None:
     rows = [
         held(
             0.5,
@@ -102,55 +90,41 @@ def test_a_line_has_the_error_its_interval_and_the_baselines_of_its_budget(
         ),
         held(4e-7, random_keys_error_rel_l2=0.0, top_keys_error_rel_l2=0.0),
     ]
-    (table,) = tables_of(tmp_path, rows)
-    assert [line.label for line in table.lines] == ["full", "lsh"]
-    assert shown(table, "lsh") == {
-        "error": "0.500",
-        "median row": "0.410",
-        "worst row": "1.70",
-        "cosine": "0.880",
-        "kept mass": "75.0 %",
-        "top-64 recall": "62.0 %",
-        "total variation": "0.250",
-        "keys": "96.0",
-        "mean of V": "0.800",
-        "random keys": "0.600",
-        "top keys": "0.100",
-        "impl. error": "2e-07",
-        "floor of dtype": "3e-07",
-    }
-    assert line_of(table, "lsh").interval == "0.450 to 0.550"
-    assert line_of(table, "lsh").spread == "± 0.0200, 5 seeds"
-    assert line_of(table, "full").spread == ""
-    assert shown(table, "full")["kept mass"] == ""
-    assert sum(count for _, count in table.groups) == len(table.columns)
+    table = shown(tmp_path, rows)
+    assert table.drop(columns=BEATEN).iloc[0].to_dict() == pytest.approx(
+        {
+            "keys": 96,
+            "mean of V": 0.8,
+            "random keys": 0.6,
+            "top keys": 0.1,
+            "median row": 0.41,
+            "worst row": 1.7,
+            "cosine": 0.88,
+            "std of draws": 0.02,
+            "draws": 5,
+            "kept mass": 0.75,
+            "top-64 recall": 0.62,
+            "total variation": 0.25,
+            "implementation": 2e-7,
+            "floor of dtype": 3e-7,
+        },
+        rel=2**-12,
+    )
+    assert pd.isna(table["kept mass"][1])
+    assert table["top keys"][1] == 0
 
 
-def test_gradients_of_the_backward_pass_are_in_the_line_of_the_forward_pass(
+def test_errors_of_gradients_and_of_approximation_have_columns_if_they_are_known(
     tmp_path: Path,
 ) -> None:
     gradients = {f"grad_{name}_error_rel_l2": e for name, e in (("query", 0.7), ("key", 0.8))}
-    rows = [
-        held(0.5, variant="lsh", direction="forward_backward", **gradients),
-        held(0.49, variant="lsh"),
-    ]
-    (table,) = tables_of(tmp_path, rows)
-    assert shown(table, "lsh") | {"error": "0.490", "query": "0.700", "key": "0.800"} == shown(
-        table, "lsh"
-    )
-    assert "value" not in shown(table, "lsh")
-
-
-def test_errors_of_approximation_and_of_shared_queries_and_keys_have_separate_columns(
-    tmp_path: Path,
-) -> None:
     parts = {"target_error_rel_l2": 0.3, "substitution_error_rel_l2": 0.45}
-    (table,) = tables_of(tmp_path, [held(0.5, variant="lsh", **parts), held(0.2, variant="top_k")])
-    cells = shown(table, "lsh")
-    assert [cells[name] for name in ("error", "approximation", "substitution")] == [
-        "0.500", "0.300", "0.450",
-    ]  # fmt: skip
-    assert shown(table, "top_k")["approximation"] == ""
+    rows = [held(0.5, variant="lsh", direction="forward_backward", **gradients, **parts), held(0.2)]
+    table = shown(tmp_path, rows)
+    names = ["query", "key", "approximation", "substitution"]
+    assert table[names].iloc[0].tolist() == pytest.approx([0.7, 0.8, 0.3, 0.45], rel=2**-12)
+    assert table[names].iloc[1].isna().all()
+    assert "value" not in table
 
 
 @pytest.mark.parametrize(
@@ -188,89 +162,42 @@ def test_errors_of_approximation_and_of_shared_queries_and_keys_have_separate_co
 def test_baselines_that_a_method_does_not_beat_are_named(
     tmp_path: Path, numbers: dict[str, Any], words: tuple[str, ...]
 ) -> None:
-    (table,) = tables_of(tmp_path, [held(variant="lsh", **numbers)])
-    assert table.lines[0].beaten == words
+    table = shown(tmp_path, [held(variant="lsh", **numbers), failed(seq_len=512)])
+    assert table[BEATEN].tolist() == [", ".join(words), ""]
 
 
-def test_a_method_worse_than_a_baseline_is_marked_on_the_page_and_in_the_answer(
-    tmp_path: Path,
-) -> None:
+def test_a_method_worse_than_a_baseline_is_not_in_the_answer(tmp_path: Path) -> None:
     rows = [held(0.85, 0.1, variant="lsh"), held(0.5, 0.2, variant="top_k")]
-    text = build_report([write(tmp_path, rows)]).read_text()
-    lines = re.findall(r"<tr><td>(.*?)</tr>", text.split('class="accuracy"')[1], re.DOTALL)
-    lsh, top_k = sorted(line for line in lines if line.startswith(("lsh", "top_k")))
-    assert "no better than the mean of V" in lsh
-    assert '<b class="wrong">0.850</b>' in lsh
-    assert "wrong" not in top_k
-    (answer,) = answers(split(read_runs([tmp_path]).frame)[0])
+    (answer,) = answers(split(frame_of(tmp_path, rows))[0])
     assert [choice.label for choice in answer.choices] == ["top_k"]
 
 
-def test_each_scene_has_a_table_with_real_inputs_first_and_the_longest_open(tmp_path: Path) -> None:
-    rows = [held(0.5, seq_len=n, dtype=t) for n in (256, 4096) for t in ("float32", "bfloat16")]
-    rows += [held(0.5, seq_len=n, inputs="smollm2", layer=15) for n in (256, 1024)]
-    rows += [failed(seq_len=8192, inputs="smollm2", layer=15)]
-    rows += [held(0.5, seq_len=512, causal=False)]
-    first, second = tables(split(frame_of(tmp_path, rows)))
-    assert [(table.title, table.is_open) for table in first] == [
-        ("inputs smollm2 layer 15 · float32 · 8 heads · length 1k", True),
-        ("inputs smollm2 layer 15 · float32 · 8 heads · length 256", False),
-        ("inputs gaussian · bfloat16 · 8 heads · length 4k", False),
-        ("inputs gaussian · float32 · 8 heads · length 4k", False),
-        ("inputs gaussian · bfloat16 · 8 heads · length 256", False),
-        ("inputs gaussian · float32 · 8 heads · length 256", False),
-    ]
-    assert [table.is_open for table in second] == [True]
-
-
-def test_a_row_of_two_slices_is_in_one_table(tmp_path: Path) -> None:
-    rows = [held(0.5, seq_len=n) for n in (256, 1024)]
-    rows += [held(0.5, heads=h, head_dim=512 // h) for h in (1, 32)]
-    by_dim, by_width = tables(split(frame_of(tmp_path, rows)))
-    assert len(by_dim) == 2
-    assert [table.title for table in by_width] == [
-        "inputs gaussian · float32 · 1 head · length 256 · head_dim 512",
-        "inputs gaussian · float32 · 32 heads · length 256 · head_dim 16",
-    ]
-
-
-def test_every_table_of_a_run_with_baselines_shows_them_and_the_floor(tmp_path: Path) -> None:
-    always = {"keys", "mean of V", "random keys", "top keys", "floor of dtype"}
-    rows = [held(0.5, seq_len=256), done(1, 0.5, seq_len=512)]
-    for table in tables_of(tmp_path, rows):
-        assert always <= {column.title for column in table.columns}
-
-
-def test_a_run_without_baselines_has_tables_without_them(tmp_path: Path) -> None:
+def test_a_run_without_baselines_has_no_columns_for_them(tmp_path: Path) -> None:
     rows = [done(1, 0.5, variant="lsh"), done(2, 0.0)]
-    (table,) = tables_of(tmp_path, rows)
-    assert [column.title for column in table.columns] == ["error"]
+    assert list(shown(tmp_path, rows)) == [BEATEN]
     text = build_report([tmp_path]).read_text()
     assert "were not measured in this run" in text
-    assert "floor of dtype" not in text
     assert 'id="inputs"' not in text
     again = build_report([write(tmp_path / "new", [held(0.5)])]).read_text()
     assert "were not measured in this run" not in again
+    assert 'href="#accuracy"' in again
 
 
-def test_tables_beyond_the_limit_are_counted(
+def test_columns_have_the_meaning_of_the_columns_of_a_row(tmp_path: Path) -> None:
+    frame = frame_of(tmp_path, [held(0.5, mass_recall=0.5)])
+    for fact in accuracy_facts(frame):
+        assert fact["about"] == Measurement.columns()[fact["name"]].description
+
+
+def test_the_inputs_of_many_lines_are_cut_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accuracy_page, "MOST_LINES", 3)
-    rows = [held(0.5, variant=name, seq_len=n) for n in (64, 128, 256, 512) for name in "ab"]
-    found = tables_of(tmp_path, rows)
-    assert [len(table.lines) for table in found] == [2, 2, 0]
-    assert found[-1].title == "2 more tables are left out; cases.csv has their numbers."
-    text = build_report([tmp_path]).read_text()
-    assert "2 more tables are left out" in text
-
-
-def test_headings_explain_themselves_and_wide_tables_scroll(tmp_path: Path) -> None:
-    text = build_report([write(tmp_path, [held(0.5, mass_recall=0.5)])]).read_text()
-    for name in ("mass_recall", "random_keys_error_rel_l2", "dtype_floor_rel_l2"):
-        assert f'title="{Measurement.columns()[name].description}"' in text
-    assert '<div class="scroll"><table class="accuracy">' in text
-    assert 'href="#accuracy"' in text
+    monkeypatch.setattr("reports.inputs_page.MOST_LINES", 3)
+    rows = [held(0.5, seq_len=n, **SPREAD) for n in (64, 128, 256, 512)]
+    table = described(read_runs([write(tmp_path, rows)]))
+    assert table is not None
+    assert (len(table.lines), table.left_out) == (3, 1)
+    assert "1 more lines are left out" in build_report([tmp_path]).read_text()
 
 
 # Other operators
@@ -313,8 +240,6 @@ def test_another_operator_is_never_the_answer(tmp_path: Path) -> None:
     assert answer.smallest is not None
     assert answer.smallest.label == "lsh"
     assert (answer.done, answer.cases) == (3, 3)
-    text = build_report([tmp_path]).read_text()
-    assert "Methods that do not approximate softmax (linear) are left out here." in text
 
 
 def test_another_operator_is_never_the_answer_for_decoding(tmp_path: Path) -> None:
@@ -355,17 +280,6 @@ def test_other_operators_are_last_by_error_and_sorted_with_the_others_by_time(
     assert names_of(by_time)[0] == f"linear{MARK}"
     assert not [line for line in by_time.lines if line.get_gid() == "apart"]
     assert ranked(frame, [frame], "seq_len", TIME)[0] == f"linear{MARK}"
-
-
-def test_other_operators_are_a_separate_part_of_the_table(tmp_path: Path) -> None:
-    (table,) = tables_of(tmp_path, [other(0.01), held(0.05, variant="lsh"), held(0.9)])
-    assert [line.label for line in table.ranked] == ["lsh", "full"]
-    assert [line.label for line in table.others] == [f"linear{MARK}"]
-    text = build_report([tmp_path]).read_text()
-    parts = text.split('class="accuracy"')[1].split('class="apart"')
-    assert "<td>lsh" in parts[0]
-    assert f"<td>linear{MARK}" in parts[1]
-    assert "<td>lsh" not in parts[1]
 
 
 def test_other_operators_are_not_chosen_in_the_terminal(tmp_path: Path) -> None:

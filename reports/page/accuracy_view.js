@@ -23,7 +23,7 @@ function showAccuracy(questions, page) {
     const beaten = isOther(it) ? "" : cell(accuracy.beaten, it.row);
     const wrong = beaten ? {class: "wrong"} : {};
     return element("tr", {},
-      element("th", {scope: "row"}, swatch(page, it.variant), it.label,
+      rowHeading(swatch(page, it.variant), it.label,
         it.implementation === "auto" ? "" : element("small", {}, ` ${it.implementation}`),
         beaten ? element("div", wrong, `no better than ${beaten}`) : ""),
       element("td", {class: "number"}, element("b", wrong, errorOf(it))), layer(it),
@@ -33,15 +33,15 @@ function showAccuracy(questions, page) {
       }));
   };
   const groups = Map.groupBy(columns, fact => fact.group);
-  const heading = (words, attributes) => element("th", {scope: "col", ...attributes}, words);
+  const tall = {rowspan: 2};
   const head = element("thead", {},
-    element("tr", {}, heading("method", {rowspan: 2}), heading("error [95 % interval]", {rowspan: 2}),
-      hasLayers ? heading("layer", {rowspan: 2}) : "",
+    element("tr", {}, heading("method", tall), heading("error [95 % interval]", tall),
+      hasLayers ? heading("layer", tall) : "",
       [...groups].map(([group, own]) => heading(group, {scope: "colgroup", colspan: own.length}))),
     element("tr", {}, columns.map(fact => heading(fact.title, {class: "number"}))));
   const others = all.filter(isOther), width = 3 + columns.length;
   const apart = element("tr", {class: "apart"}, element("td", {colspan: width},
-    "Another operator than softmax attention: the error states how different it is, not how good."));
+    "Another operator than softmax attention: the error states how different it is."));
   byId("accuracy-scene").textContent = sceneWithLayer(questions);
   byId("accuracy-body").replaceChildren(all.length === 0
     ? element("p", {}, "No error was measured for this question.")

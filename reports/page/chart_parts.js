@@ -37,10 +37,12 @@ class Chart {
     const taken = [], data = {x: [], y: [], text: [], dx: [], align: []};
     for (const {x, y, across, up, words, short, toRight} of wanted) {
       const at = across * this.width, height = up * INNER_HEIGHT;
-      const room = text => at + LETTER * text.length + 80 < this.width || at > LETTER * text.length + 90;
-      const text = room(words) ? words : short, size = LETTER * text.length;
-      const toLeft = !toRight && at + size + 80 > this.width, left = toLeft ? at - size - 10 : at + 10;
-      const hits = box => left < box.right && left + size > box.left && Math.abs(height - box.height) < 15;
+      const isWide = text => at + LETTER * text.length + 80 > this.width;
+      const text = isWide(words) && (toRight || at < LETTER * words.length + 90) ? short : words;
+      const toLeft = !toRight && isWide(text), size = LETTER * text.length;
+      const left = toLeft ? at - size - 10 : at + 10;
+      const isNear = box => Math.abs(height - box.height) < 15;
+      const hits = box => isNear(box) && left < box.right && left + size > box.left;
       if (taken.some(hits)) continue;
       taken.push({left, right: left + size, height});
       data.x.push(x);
@@ -57,9 +59,9 @@ class Chart {
     const colors = {background_fill_color: ground, border_fill_color: ground};
     Object.assign(this.model("chart"), {...colors, outline_line_color: line});
     for (const name of ["x", "y"]) {
-      const lines = {axis_line_color: line, major_tick_line_color: line, minor_tick_line_color: null};
+      const ticks = {major_tick_line_color: line, minor_tick_line_color: null};
       const texts = {major_label_text_color: ink, axis_label_text_color: ink};
-      Object.assign(this.model(`${name}_axis`), {...lines, ...texts});
+      Object.assign(this.model(`${name}_axis`), {axis_line_color: line, ...ticks, ...texts});
       this.model(`${name}_grid`).grid_line_color = line;
     }
     this.model("labels").text_color = {value: ink};
@@ -96,12 +98,3 @@ function ticksOf(steps, low, high) {
 }
 
 const logFraction = (value, low, high) => Math.log(value / low) / Math.log(high / low);
-
-// The buttons that show one method alone.
-function showChips(place, variants, page) {
-  const toggle = name => page.set({alone: state.alone === name ? "" : name});
-  const chip = name => element("button", {
-    class: "chip", "aria-pressed": String(state.alone === name), onclick: () => toggle(name),
-  }, swatch(page, name), name);
-  byId(place).replaceChildren(...variants.map(chip));
-}

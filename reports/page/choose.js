@@ -14,10 +14,15 @@ function choose(candidates, limits) {
 // The reasons why a candidate is not eligible, or an empty text. A missing number is a reason.
 function whyNot(it, limits) {
   const held = [
-    ["error", it.errorHigh, limits.error, "show_error"], ["memory", it.memory, limits.memory, "show_bytes"],
-    ["time", it.timeHigh, limits.time, "show_ms"], ["perplexity", it.perplexity?.high ?? null, limits.perplexity, "show_ratio"],
+    ["error", it.errorHigh, limits.error, "show_error"],
+    ["memory", it.memory, limits.memory, "show_bytes"],
+    ["time", it.timeHigh, limits.time, "show_ms"],
+    ["perplexity", it.perplexity?.high ?? null, limits.perplexity, "show_ratio"],
   ];
-  const found = held.filter(([, value, limit]) => limit !== null && (value === null || value > limit))
-    .map(([name, value, limit, show]) => value === null || value === Infinity ? `${name} not measured` : `${name} up to ${SHOWN[show](value)}, above ${SHOWN[show](limit)}`);
+  const isBroken = ([, value, limit]) => limit !== null && (value === null || value > limit);
+  const found = held.filter(isBroken).map(([name, value, limit, show]) => {
+    if (value === null || value === Infinity) return `${name} not measured`;
+    return `${name} up to ${SHOWN[show](value)}, above ${SHOWN[show](limit)}`;
+  });
   return [it.excluded, ...found].filter(Boolean).join("; ");
 }

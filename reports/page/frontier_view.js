@@ -9,10 +9,12 @@ class Frontier extends Chart {
 
   // Draws candidates; returns those on the frontier.
   draw(candidates, limits, chosen, page) {
-    const useless = candidates.filter(it => it.excluded), good = candidates.filter(it => !it.excluded);
+    const useless = candidates.filter(it => it.excluded);
+    const good = candidates.filter(it => !it.excluded);
     const alone = good.some(it => it.variant === state.alone) ? state.alone : "";
     const shown = alone ? good.filter(it => it.variant === alone || it.isExact) : good;
-    const {bottom, exactAt, band, ceiling} = this.heights(shown, useless.length > 0 && !alone, limits);
+    const isBand = useless.length > 0 && !alone;
+    const {bottom, exactAt, band, ceiling} = this.heights(shown, isBand, limits);
     const inBand = band * 1.22;
     const all = this.drawn = alone ? shown : [...useless, ...shown];
     const times = all.flatMap(it => [it.timeLow, it.timeHigh]);
@@ -23,7 +25,8 @@ class Frontier extends Chart {
       return Math.max(FLOOR, it.error, exactAt);
     };
     const isFixed = it => it.excluded || it.isExact;
-    const end = (it, value) => isFixed(it) ? height(it) : Math.min(Math.max(value, bottom), ceiling);
+    const inside = value => Math.min(Math.max(value, bottom), ceiling);
+    const end = (it, value) => isFixed(it) ? height(it) : inside(value);
     const column = make => all.map(make), grey = page.grey();
     const ring = it => it.point === chosen?.point ? 22 : state.pinned.includes(it.label) ? 18 : 0;
     this.points.data = {
@@ -41,11 +44,11 @@ class Frontier extends Chart {
     const best = this.best(good.filter(it => shown.includes(it)));
     this.model("frontier").data = {x: best.map(it => it.time), y: best.map(height)};
     this.nameSome(best, chosen, shown, height, {fastest, slowest, bottom, ceiling});
-    this.scale("x", fastest, slowest, logTicks(fastest, slowest, (this.width - 80) / 62, SHOWN.show_ms));
+    const most = (this.width - 80) / 62;
+    this.scale("x", fastest, slowest, logTicks(fastest, slowest, most, SHOWN.show_ms));
     const extra = [[exactAt, good.some(it => it.isExact) ? "exact" : ""]];
-    if (useless.length && !alone) extra.push([inBand, "useless"]);
+    if (isBand) extra.push([inBand, "useless"]);
     this.scale("y", bottom, ceiling, logTicks(bottom, ceiling, 9, SHOWN.show_error, extra));
-    const isBand = useless.length > 0 && !alone;
     Object.assign(this.model("useless"), {bottom: band, top: ceiling, visible: isBand});
     this.model("budget_line").location = limits.error;
     return best;
@@ -91,6 +94,12 @@ class Frontier extends Chart {
   }
 }
 
+function moreOf(it) {
+  const perplexity = perplexityOf(it);
+  const parts = [memoryOf(it), perplexity && `perplexity ${perplexity}`, it.evidence];
+  return parts.filter(Boolean).join(" · ");
+}
+
 // The cards of pinned points.
 function showPinned(candidates, page) {
   const card = it => element("div", {class: "card"},
@@ -99,8 +108,7 @@ function showPinned(candidates, page) {
     element("div", {}, nameOf(it)),
     element("div", {}, `time ${timeOf(it)}, ${timesExact(it)} exact`),
     element("div", {}, `error ${errorOf(it)}`),
-    element("div", {}, [memoryOf(it), perplexityOf(it) && `perplexity ${perplexityOf(it)}`, it.evidence]
-      .filter(Boolean).join(" · ")),
+    element("div", {}, moreOf(it)),
     it.excluded ? element("div", {class: "wrong"}, it.excluded) : "",
     element("a", {href: `#method=${encodeURIComponent(it.variant)}`}, `all of ${it.variant}`));
   const pinned = state.pinned.map(label => candidates.find(it => it.label === label));

@@ -3,11 +3,13 @@
 const MEASURES = {
   time: {
     title: from => from.axes.direction === "decode" ? "time per token" : "time per call",
-    show: "show_ms", best: "fastest approximation", of: it => it.time, ends: it => [it.timeLow, it.timeHigh],
+    show: "show_ms", best: "fastest approximation", of: it => it.time,
+    ends: it => [it.timeLow, it.timeHigh],
   },
   memory: {
     title: from => from.axes.direction === "decode" ? "state and memory of a step" : "peak memory",
-    show: "show_bytes", best: "approximation with the least memory", of: it => it.memory, ends: it => [it.memory, it.memory],
+    show: "show_bytes", best: "approximation with the least memory", of: it => it.memory,
+    ends: it => [it.memory, it.memory],
   },
   error: {
     title: () => "relative L2 error",
@@ -29,8 +31,9 @@ class Lines extends Chart {
 
   // Draws the lines of the question; returns a sentence with the result.
   draw(questions, page) {
-    const measure = MEASURES[state.measure], limits = limitsOf(state), name = axisOfLines(questions);
-    const along = ALONG[name], places = questionsAlong(questions, name);
+    const measure = MEASURES[state.measure], limits = limitsOf(state);
+    const name = axisOfLines(questions), along = ALONG[name];
+    const places = questionsAlong(questions, name);
     const all = seriesAlong(questions, places), here = questions.candidates(state.question.number);
     const series = this.measured(selected(all, here, limits), questions, page);
     series.sort((a, b) => isUseless(b) - isUseless(a) || a.isExact - b.isExact);
@@ -74,7 +77,8 @@ class Lines extends Chart {
       const found = questions.rowsOf(it).map(row => cell(shares, row)).filter(v => v !== null);
       return found.length ? found.sort((a, b) => a - b)[found.length >> 1] : null;
     };
-    const known = state.measure === "share" && shares ? it => ({...it, share: share(it)}) : it => it;
+    const isShare = state.measure === "share" && shares;
+    const known = it => isShare ? {...it, share: share(it)} : it;
     const points = one => one.points.map(point => ({...point, it: known(point.it)}))
       .map(point => ({...point, y: of(point.it) ?? null})).filter(({y}) => y > 0);
     return series.map(one => ({...one, points: points(one)})).filter(one => one.points.length);
@@ -85,7 +89,7 @@ class Lines extends Chart {
     const isError = state.measure === "error";
     const used = series.filter(one => !isError || !(one.isExact || isUseless(one)));
     const ends = used.flatMap(one => one.points).flatMap(({it, y}) => [y, ...measure.ends(it)]);
-    const known = [...ends, ...(isError ? [limits.error, 1] : [])].filter(v => v > 0 && v < Infinity);
+    const known = (isError ? [...ends, limits.error, 1] : ends).filter(v => v > 0 && v < Infinity);
     const low = Math.min(...known), high = Math.max(...known);
     if (!known.length) return {bottom: 1, top: 10};
     return {bottom: Math.max(low, isError ? FLOOR : 0) / 1.25, top: high * 1.5};
@@ -95,7 +99,7 @@ class Lines extends Chart {
     const first = xs[0], last = xs.at(-1), span = last - first || 1;
     this.end = last + span * (this.width > 600 ? .3 : .06);
     this.start = first - span * .04;
-    const step = Math.ceil(places.length * 45 / Math.max(120, this.width * (this.width > 600 ? .7 : .8)));
+    const step = Math.ceil(places.length * 45 / Math.max(120, this.width * .7));
     const some = places.filter((_, i) => (places.length - 1 - i) % step === 0);
     this.scale("x", this.start, this.end, some.map(({x}) => [along.at(x), along.tick(x)]));
     const ticks = state.measure === "memory" ? binaryTicks : logTicks;
@@ -119,7 +123,8 @@ class Lines extends Chart {
     const title = measure.title(state.question), show = SHOWN[measure.show];
     const last = places.at(-1).x, sign = state.measure === "share" ? -1 : 1;
     const at = series.map(one => one.points.find(({x}) => x === last)).filter(Boolean);
-    const useful = at.filter(({it}) => !it.excluded && !it.isExact).sort((a, b) => sign * (a.y - b.y));
+    const useful = at.filter(({it}) => !it.excluded && !it.isExact);
+    useful.sort((a, b) => sign * (a.y - b.y));
     const exact = at.find(({it}) => it.isExact), words = ({it, y}) => `${it.label} with ${show(y)}`;
     const result = [
       useful.length ? `the ${measure.best} is ${words(useful[0])}`
@@ -131,12 +136,13 @@ class Lines extends Chart {
   }
 }
 
-const variantsOf = series => [...new Set(series.filter(one => !isUseless(one) || one.variant === state.alone)
-  .map(one => one.variant))].sort();
+function variantsOf(series) {
+  const shown = series.filter(one => !isUseless(one) || one.variant === state.alone);
+  return [...new Set(shown.map(one => one.variant))].sort();
+}
 
 // Draws the chart and its controls; menus have the axes with several places.
-function showLines(questions, page) {
-  if (!page.lines) return;
+function showLines(questions, lines, page) {
   const along = byId("lines-along"), measure = byId("lines-measure");
   for (const option of along.options) {
     const places = questionsAlong(questions, option.value).length;
@@ -146,9 +152,9 @@ function showLines(questions, page) {
     option.disabled = option.value === "share" && !page.cases?.columnOf("roofline");
   }
   [along.value, measure.value] = [axisOfLines(questions), state.measure];
-  const sentence = page.lines.draw(questions, page);
+  const sentence = lines.draw(questions, page);
   byId("lines-said").textContent = sentence;
   byId("lines-scene").textContent = sceneWithLayer(questions);
-  const kind = `${measure.selectedOptions[0].textContent} against ${along.selectedOptions[0].textContent}`;
-  byId("lines-chart").setAttribute("aria-label", `${kind}. ${sentence}`);
+  const [number, axis] = [measure, along].map(menu => menu.selectedOptions[0].textContent);
+  byId("lines-chart").setAttribute("aria-label", `${number} against ${axis}. ${sentence}`);
 }

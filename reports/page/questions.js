@@ -1,8 +1,7 @@
 // The questions that the page can ask, the state of its controls, and the address of a state.
 
-const SCENE = ["machine", "inputs", "dtype", "direction", "causal", "heads", "kv_heads", "head_dim", "batch"];
-// The axes that controls set; where a combination was not measured, the first axes are kept longest. Several columns
-// of a scene make the axis of heads.
+// The axes that controls set; where a combination was not measured, the first axes are kept longest.
+// Several columns of a scene make the axis of heads.
 const AXES = ["direction", "causal", "inputs", "length", "dtype", "heads", "machine"];
 const POLICIES = {worst: "worst layer", median: "median layer", "": "no layers"};
 
@@ -13,27 +12,32 @@ class Questions {
     for (let i = 0; i < questions.scene.rows; i++) {
       const scene = questions.scene.values[i], of = name => cell(scenes[name], scene);
       const axes = {
-        length: questions.length.values[i], dtype: of("dtype"), direction: of("direction"), causal: of("causal"),
-        inputs: of("inputs"), machine: of("machine"), heads: headsInWords(of),
+        length: questions.length.values[i], dtype: of("dtype"), direction: of("direction"),
+        causal: of("causal"), inputs: of("inputs"), machine: of("machine"), heads: headsInWords(of),
       };
       const heads = Number(of("heads"));
-      const shape = {heads, channels: Number(of("head_dim")), group: heads / Number(of("kv_heads")), batch: of("batch")};
+      const channels = Number(of("head_dim")), group = heads / Number(of("kv_heads"));
+      const shape = {heads, channels, group, batch: of("batch")};
       this.asked.push({number: i, scene, axes, shape, policy: cell(questions.policy, i)});
     }
   }
 
   // The candidates of a question, in the order of the tables.
   candidates(number) {
-    const {questions, entries, points} = this.tables, first = questions.first.values[number], found = [];
+    const {questions, entries, points} = this.tables, found = [];
+    const first = questions.first.values[number];
     for (let i = first; i < first + questions.count.values[number]; i++) {
       const p = entries.point.values[i], of = name => cell(points[name], p);
       const [value, low, high] = ["", "_low", "_high"].map(end => of(`perplexity${end}`));
       found.push({
-        point: p, label: of("label"), variant: of("variant"), hyperparameters: of("hyperparameters"),
-        implementation: of("implementation"), evidence: of("evidence"), isExact: Boolean(of("is_exact")),
-        time: of("time_ms"), timeLow: of("time_low"), timeHigh: of("time_high"), noiseLow: of("noise_low"), noiseHigh: of("noise_high"), memory: of("memory_bytes"), exactTime: of("exact_ms"),
-        error: cell(entries.error, i), errorLow: cell(entries.error_low, i), errorHigh: cell(entries.error_high, i),
-        excluded: cell(entries.excluded, i), perplexity: value === null ? null : {value, low, high, length: of("perplexity_length")},
+        point: p, label: of("label"), variant: of("variant"), evidence: of("evidence"),
+        hyperparameters: of("hyperparameters"), implementation: of("implementation"),
+        isExact: Boolean(of("is_exact")), excluded: cell(entries.excluded, i),
+        time: of("time_ms"), timeLow: of("time_low"), timeHigh: of("time_high"),
+        noiseLow: of("noise_low"), noiseHigh: of("noise_high"),
+        memory: of("memory_bytes"), exactTime: of("exact_ms"), error: cell(entries.error, i),
+        errorLow: cell(entries.error_low, i), errorHigh: cell(entries.error_high, i),
+        perplexity: value === null ? null : {value, low, high, length: of("perplexity_length")},
       });
     }
     return found;
@@ -44,13 +48,15 @@ class Questions {
     return [...evidence.row.values.slice(first, first + points.count.values[candidate.point])];
   }
 
-  // The measured question that is closest to some axes and a policy; the axes in `given` weigh most.
+  // The measured question that is closest to axes and a policy; the axes in `given` weigh most.
   closest(axes, policy, given = {}) {
     const target = {...axes, ...given};
     const weigh = ({axes: own, policy: layer}) => AXES.reduce((sum, axis, i) => {
       const weight = 2 ** (AXES.length - i) * (axis in given ? 1000 : 1);
       if (String(own[axis]) === String(target[axis])) return sum + weight;
-      return axis === "length" ? sum - weight * Math.min(1, Math.abs(Math.log2(own.length / target.length)) / 100) : sum;
+      if (axis !== "length") return sum;
+      const apart = Math.abs(Math.log2(own.length / target.length));
+      return sum - weight * Math.min(1, apart / 100);
     }, String(layer) === String(policy) ? .5 : layer === "worst" ? .25 : 0);
     let best = null, most = -Infinity;
     for (const it of this.asked) {
@@ -79,7 +85,8 @@ class Questions {
   lengths(from) {
     const found = new Map();
     for (const it of this.asked) {
-      if (it.scene === from.scene && (!found.has(it.axes.length) || it.policy === from.policy)) found.set(it.axes.length, it);
+      const isBetter = !found.has(it.axes.length) || it.policy === from.policy;
+      if (it.scene === from.scene && isBetter) found.set(it.axes.length, it);
     }
     return [...found.values()].sort((a, b) => a.axes.length - b.axes.length);
   }
@@ -87,15 +94,20 @@ class Questions {
 
 function headsInWords(of) {
   const heads = of("heads"), groups = of("kv_heads"), batch = of("batch");
-  return `${heads} × ${of("head_dim")}` + (groups === heads ? "" : `, ${groups} kv heads`) + (batch === "1" ? "" : `, batch ${batch}`);
+  const grouped = groups === heads ? "" : `, ${groups} kv heads`;
+  return `${heads} × ${of("head_dim")}${grouped}${batch === "1" ? "" : `, batch ${batch}`}`;
 }
 
 function policyInWords(policy, isOnly) {
   return POLICIES[policy] ?? `layer ${policy}${isOnly ? " (the only one)" : ""}`;
 }
 
-// What the controls say: a question, limits, an isolated method, pinned labels and the page of a method or of inputs.
-const state = {question: null, error: .1, memory: null, time: null, perplexity: null, alone: "", pinned: [], method: "", family: "", measure: "time", along: "length"};
+// What the controls say: a question, limits, an isolated method, pinned labels, the page of a method
+// or of inputs, and the axes of the chart of lines.
+const state = {
+  question: null, error: .1, memory: null, time: null, perplexity: null, alone: "", pinned: [],
+  method: "", family: "", measure: "time", along: "length",
+};
 
 function addressOf(state) {
   const parts = new URLSearchParams();
@@ -115,10 +127,11 @@ function addressOf(state) {
 // Takes the state from the part of an address after `#`; unknown values change nothing.
 function readAddress(questions, text) {
   const parts = new URLSearchParams(text);
-  const number = name => { const v = Number(parts.get(name)); return parts.get(name) && v > 0 ? v : null; };
+  const number = name => Number(parts.get(name)) > 0 ? Number(parts.get(name)) : null;
   if (questions) {
     const now = state.question ?? questions.asked[questions.facts.first];
-    const given = Object.fromEntries(AXES.filter(axis => parts.has(axis)).map(axis => [axis, parts.get(axis)]));
+    const named = AXES.filter(axis => parts.has(axis));
+    const given = Object.fromEntries(named.map(axis => [axis, parts.get(axis)]));
     state.question = questions.closest(now.axes, parts.get("layer") ?? now.policy, given);
   }
   state.error = number("max-error") ?? state.error;

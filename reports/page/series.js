@@ -2,8 +2,8 @@
 
 const isLayer = policy => /^\d+$/.test(policy);
 
-// The axes that a chart can have. `like` says whether a question is on the axis of another one, `of`
-// is its number there, and `at` is the place on the screen.
+// The axes that a chart can have. `like` says whether a question is on the axis of another one,
+// `of` is its number there, and `at` is the place on the screen.
 const ALONG = {
   length: {
     title: from => from.axes.direction === "decode" ? "tokens before the new one" : "length",
@@ -70,9 +70,9 @@ function seriesAlong(questions, places) {
   return [...found.values()];
 }
 
-// One series for each method. Of the settings with the most points it is the one that is chosen here,
-// or else the most accurate one. A method that is shown alone has all its settings, and pinned labels
-// are always there.
+// One series for each method. Of the settings with the most points it is the one that is chosen
+// here, or else the most accurate one. A method that is shown alone has all its settings, and pinned
+// labels are always there.
 function selected(series, candidates, limits) {
   const known = new Map(candidates.map(it => [keyOf(it), it]));
   const rank = one => {
@@ -81,16 +81,17 @@ function selected(series, candidates, limits) {
     if (it.isExact) return [0, it.time];
     return whyNot(it, limits) ? [it.excluded ? 2 : 1, it.errorHigh] : [0, it.time];
   };
-  const order = (a, b) => b.points.length - a.points.length || rank(a)[0] - rank(b)[0] || rank(a)[1] - rank(b)[1];
+  const order = (a, b) => b.points.length - a.points.length ||
+    rank(a)[0] - rank(b)[0] || rank(a)[1] - rank(b)[1];
+  const nameOf = one => one.isExact ? "exact" : one.variant;
   const best = new Map();
   for (const one of [...series].sort(order)) {
-    const name = one.isExact ? "exact" : one.variant;
-    if (!best.has(name)) best.set(name, one);
+    if (!best.has(nameOf(one))) best.set(nameOf(one), one);
   }
+  const isAlone = one => one.variant === state.alone;
+  if (series.some(isAlone)) return series.filter(one => isAlone(one) || one === best.get("exact"));
   const isPinned = one => state.pinned.includes(one.label);
-  const isAlone = [...best.values()].some(one => one.variant === state.alone);
-  if (isAlone) return series.filter(one => one.variant === state.alone || one === best.get("exact"));
-  return series.filter(one => best.get(one.isExact ? "exact" : one.variant) === one || isPinned(one));
+  return series.filter(one => best.get(nameOf(one)) === one || isPinned(one));
 }
 
 const isUseless = one => one.points.every(({it}) => it.excluded);

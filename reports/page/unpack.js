@@ -1,6 +1,9 @@
 // Reads the tables that packing.py wrote.
 
-const ARRAYS = {uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array, float32: Float32Array, float64: Float64Array};
+const ARRAYS = {
+  uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array,
+  float32: Float32Array, float64: Float64Array,
+};
 
 function bytesOf(text) {
   if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
@@ -19,7 +22,8 @@ async function unzipped(id) {
 // A column: `values` has numbers, or codes of `words`.
 function column(buffer, start, stored) {
   const kind = ARRAYS[stored.kind], size = kind.BYTES_PER_ELEMENT, rows = stored.rows;
-  const planes = new Uint8Array(buffer, start + stored.offset, rows * size), bytes = new Uint8Array(rows * size);
+  const planes = new Uint8Array(buffer, start + stored.offset, rows * size);
+  const bytes = new Uint8Array(rows * size);
   for (let plane = 0; plane < size; plane++) {
     for (let row = 0; row < rows; row++) bytes[row * size + plane] = planes[plane * rows + row];
   }
@@ -32,7 +36,9 @@ async function unpack(id) {
   const tables = {};
   for (const [name, columns] of Object.entries(header.tables)) {
     tables[name] = {};
-    for (const [title, stored] of Object.entries(columns)) tables[name][title] = column(buffer, 4 + size, stored);
+    for (const [title, stored] of Object.entries(columns)) {
+      tables[name][title] = column(buffer, 4 + size, stored);
+    }
   }
   return {tables, facts: header.facts};
 }

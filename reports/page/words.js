@@ -1,15 +1,21 @@
-// Numbers in words, as in reports/metrics.py, and elements without HTML text.
+// Numbers in words, as in reports/metrics.py, and commands as in reports/tables.py.
 
 function threeDigits(value) {
   if (value === 0 || !Number.isFinite(value)) return String(value);
-  if (Math.abs(value) >= 1e6) return value.toExponential(2).replace(/\.?0+e/, "e").replace(/e\+(\d)$/, "e+0$1");
+  if (Math.abs(value) >= 1e6) {
+    return value.toExponential(2).replace(/\.?0+e/, "e").replace(/e\+(\d)$/, "e+0$1");
+  }
   return value.toFixed(Math.max(0, 2 - Math.floor(Math.log10(Math.abs(value)))));
 }
 
 const SHOWN = {
-  show_ms: v => v >= 1e3 ? `${threeDigits(v / 1e3)} s` : v >= 1 ? `${threeDigits(v)} ms` : `${threeDigits(v * 1e3)} µs`,
+  show_ms: v => {
+    if (v >= 1e3) return `${threeDigits(v / 1e3)} s`;
+    return v >= 1 ? `${threeDigits(v)} ms` : `${threeDigits(v * 1e3)} µs`;
+  },
   show_bytes: v => {
-    const units = ["TiB", "GiB", "MiB", "KiB"], at = units.findIndex((_, i) => v >= 2 ** (40 - 10 * i));
+    const units = ["TiB", "GiB", "MiB", "KiB"];
+    const at = units.findIndex((_, i) => v >= 2 ** (40 - 10 * i));
     return at < 0 ? `${v.toFixed(0)} B` : `${threeDigits(v / 2 ** (40 - 10 * at))} ${units[at]}`;
   },
   show_error: v => {
@@ -25,34 +31,24 @@ const SHOWN = {
 
 function showCount(value) {
   for (const [unit, power] of [["M", 20], ["k", 10]]) {
-    if (value >= 2 ** power && value % 2 ** (power - 1) === 0) return `${value / 2 ** power}${unit}`;
+    const isWhole = value % 2 ** (power - 1) === 0;
+    if (value >= 2 ** power && isWhole) return `${value / 2 ** power}${unit}`;
   }
   return String(value);
 }
 
 const budgetInWords = error => String(Number(error.toPrecision(3)));
 
-// A number with its interval: `12.3 ms [12.1, 12.6]`. The ends have units only if these differ from that of the number.
+// A number with its interval: `12.3 ms [12.1, 12.6]`. The ends have units only if these differ from
+// that of the number.
 function withInterval(show, value, low, high) {
   if (value === null) return "";
-  const [shown, ...ends] = [value, low, high].map(it => it === null ? "" : SHOWN[show](it)), unit = shown.split(" ")[1];
+  const [shown, ...ends] = [value, low, high].map(it => it === null ? "" : SHOWN[show](it));
   if (ends.includes("") || (low === value && high === value)) return shown;
-  const bare = unit && ends.every(end => end.endsWith(` ${unit}`)) ? ends.map(end => end.slice(0, -unit.length - 1)) : ends;
+  const unit = shown.split(" ")[1], isSame = ends.every(end => unit && end.endsWith(` ${unit}`));
+  const bare = isSame ? ends.map(end => end.slice(0, -unit.length - 1)) : ends;
   return `${shown} [${bare.join(", ")}]`;
 }
-
-// An element; attributes that start with `on` are listeners, and children are elements or text.
-function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (value !== null && value !== false) made.setAttribute(name, value === true ? "" : value);
-  }
-  made.append(...children.flat().filter(child => child !== null && child !== ""));
-  return made;
-}
-
-const byId = id => document.getElementById(id);
 
 // A word for a shell: bare or in double quotes if that is safe, otherwise in single quotes.
 function inShell(word) {
@@ -63,10 +59,13 @@ function inShell(word) {
 
 // The command that measures a row again, as reports/tables.py writes it.
 function commandOf(commands, row) {
-  const of = Object.fromEntries(Object.keys(commands).map(name => [name, cell(commands[name], row)]));
+  const names = Object.keys(commands);
+  const of = Object.fromEntries(names.map(name => [name, cell(commands[name], row)]));
   const {device, hyperparameters, reason, inputs_detail, modules, ...own} = of;
   own.variant = `${own.variant} ${hyperparameters}`.trim();
-  const imports = modules.split(/\s+/).filter(Boolean).flatMap(name => ["--import", inShell(name)]);
-  const sets = Object.entries(own).filter(([, value]) => value !== "").flatMap(([name, value]) => ["--set", inShell(`${name}=${value}`)]);
+  const known = modules.split(/\s+/).filter(Boolean);
+  const imports = known.flatMap(name => ["--import", inShell(name)]);
+  const sets = Object.entries(own).filter(([, value]) => value !== "")
+    .flatMap(([name, value]) => ["--set", inShell(`${name}=${value}`)]);
   return ["python -m bench run", ...imports, "--device", inShell(device), ...sets].join(" ");
 }
