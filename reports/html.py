@@ -23,7 +23,7 @@ from reports.inputs_page import DESCRIPTORS, described
 from reports.listing import Listing, listing, reasons
 from reports.metrics import ERROR, show_bytes, show_count
 from reports.page import chart, lines_chart
-from reports.page.accuracy_data import accuracy_facts, accuracy_table
+from reports.page.accuracy_data import accuracy_facts, accuracy_table, with_heads
 from reports.page.answer_data import PageQuestion, answer_tables, default_question
 from reports.page.case_data import case_facts, case_tables
 from reports.page.downloads import Downloads
@@ -143,8 +143,9 @@ def model_page(model: ModelSection) -> str:
 
 def _interactive(runs: Runs, listed: Listing, asked: Sequence[PageQuestion]) -> dict[str, Any]:
     """The data and the scripts of the page."""
-    tables = {**case_tables(runs.frame, listed), "accuracy": accuracy_table(runs.frame)}
-    about = {"columns": case_facts(listed), "accuracy": accuracy_facts(runs.frame)}
+    frame = with_heads(runs)
+    tables = {**case_tables(runs.frame, listed), "accuracy": accuracy_table(frame)}
+    about = {"columns": case_facts(listed), "accuracy": accuracy_facts(frame)}
     cases = packed(tables, about)
     answer_data = ""
     if asked:

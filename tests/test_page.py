@@ -14,13 +14,18 @@ import pandas as pd
 import pytest
 
 from reports.build import build_report
+from reports.growth import Audit
+from reports.html import page
 from reports.listing import listing
+from reports.page.answer_data import questions
 from reports.page.case_data import case_facts, case_tables
+from reports.page.chart import library
 from reports.page.crossover_lengths import words
 from reports.page.downloads import write_cases
 from reports.page.packing import packed, rounded
-from reports.rows import read_runs
-from tests.test_reports import RUN, done, frame_of, write
+from reports.recommender.evidence import Evidence
+from reports.rows import Runs, read_runs
+from tests.test_reports import REFERENCE, RUN, done, frame_of, write
 
 
 def unpacked(text: str) -> tuple[dict[str, dict[str, list[Any]]], Any]:
@@ -115,6 +120,21 @@ def test_the_table_of_cases_has_the_values_of_the_rows(tmp_path: Path) -> None:
     assert low == pytest.approx(frame["approx_error_low"][0])
 
 
+def test_a_row_takes_at_most_150_bytes_of_the_page() -> None:
+    known = read_runs([REFERENCE / "amd-epyc-2-threads"])
+    draw = np.random.default_rng(0)
+    noisy = [name for name, kind in known.frame.dtypes.items() if kind == np.float64]
+    frames = []
+    for layer in range(20):
+        frame = known.frame.assign(layer=layer, inputs="smollm2", source=f"smollm2 layer {layer}")
+        noise = np.exp(draw.normal(0, 0.1, (len(frame), len(noisy))))
+        frames.append(frame.assign(**{n: frame[n] * noise[:, k] for k, n in enumerate(noisy)}))
+    runs = Runs(pd.concat(frames, ignore_index=True), known.environments, known.per_head.iloc[:0])
+    text = page(runs, [], Audit((), 0), questions(Evidence(runs)))
+    empty = page(known, [], Audit((), 0))
+    assert len(text) - len(empty) - len(library()) < 150 * len(runs.frame)
+
+
 def test_a_text_that_is_a_formula_is_harmless_in_the_csv_file(tmp_path: Path) -> None:
     rows = [done(variant="=cmd()"), done(variant="@x", seq_len=512), done(variant="+1-2")]
     frame = read_runs([write(tmp_path / "run", rows)]).frame
@@ -142,7 +162,7 @@ def test_the_page_says_how_good_its_answers_are(tmp_path: Path) -> None:
         for n in (256, 512, 1024)
         for name, speed, error in (("full", 100, 1e-7), ("linear", 400, 0.2))
     ]
-    page = build_report([write(tmp_path / "run", rows)], tmp_path / "out").read_text()
-    section = page[page.index('id="evaluation"') :]
+    text = build_report([write(tmp_path / "run", rows)], tmp_path / "out").read_text()
+    section = text[text.index('id="evaluation"') :]
     assert "interior length (1)" in section
     assert "median regret, interior lengths: at most 2 %" in section

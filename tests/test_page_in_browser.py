@@ -36,6 +36,7 @@ HOSTILE = (
     "[bold]",
     "=1+1",
     '"><img src=x onerror=hurt=1>',
+    "two\nlines",
 )
 
 
@@ -373,6 +374,11 @@ def test_names_of_results_are_text_everywhere(chromium: Browser, tmp_path: Path)
     for name in HOSTILE:
         chromium.run(f"page.set({{method: {json.dumps(name)}}}); page.pin({json.dumps(name)})")
         assert name in chromium.run("byId('subject').textContent")
+    chromium.run("document.querySelectorAll('details').forEach(it => { it.open = true; })")
+    chromium.wait("byId('lines-said').innerText && document.querySelector('.accuracy')", 5)
+    for place in ("lines-legend", "accuracy-body"):
+        named = chromium.run(f"byId('{place}').textContent")
+        assert all(name in named for name in HOSTILE)
     assert chromium.run("typeof window.hurt") == "undefined"
     assert chromium.run("page.cases.csv()").count("'=1+1") == 6
     assert chromium.run("document.querySelectorAll('img').length") == 0

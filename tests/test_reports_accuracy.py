@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from reports.inputs_page import DESCRIPTORS, described
 from reports.listing import listing
 from reports.metrics import TIME
 from reports.names import OTHER_OPERATOR
-from reports.page.accuracy_data import BEATEN, accuracy_facts, accuracy_table
+from reports.page.accuracy_data import BEATEN, accuracy_facts, accuracy_table, with_heads
 from reports.rows import read_runs
 from reports.slices import split
 from reports.tables import summary_table
@@ -66,7 +67,7 @@ def other(error: float, time: float = 1.0, variant: str = "linear", **changes: A
 
 def shown(folder: Path, rows: Sequence[Measurement]) -> pd.DataFrame:
     """The table of errors as the page gets it, with the titles of its columns."""
-    frame = frame_of(folder, rows)
+    frame = with_heads(read_runs([write(folder, rows)]))
     titles = {fact["name"]: fact["title"] for fact in accuracy_facts(frame)}
     return pd.DataFrame(accuracy_table(frame)).rename(columns=titles)
 
@@ -184,7 +185,7 @@ def test_a_run_without_baselines_has_no_columns_for_them(tmp_path: Path) -> None
 
 
 def test_columns_have_the_meaning_of_the_columns_of_a_row(tmp_path: Path) -> None:
-    frame = frame_of(tmp_path, [held(0.5, mass_recall=0.5)])
+    frame = with_heads(read_runs([write(tmp_path, [held(0.5, mass_recall=0.5)])]))
     for fact in accuracy_facts(frame):
         assert fact["about"] == Measurement.columns()[fact["name"]].description
 
@@ -462,6 +463,18 @@ def test_for_single_heads_the_minimum_and_maximum_are_shown(tmp_path: Path) -> N
     assert first[0].reach == "12.0 to 90.0"
     assert (first[1].reach, second[0].reach) == ("", "")
     assert "12.0 to 90.0" in build_report([tmp_path]).read_text()
+
+
+def test_a_row_has_the_errors_of_its_best_and_worst_head(tmp_path: Path) -> None:
+    rows = [held(0.5), held(0.5, variant="lsh")]
+    heads_file(write(tmp_path, rows), rows[1:], [12.0, 90.0, 31.0])
+    path = tmp_path / "heads.csv"
+    heads = pd.read_csv(path, keep_default_na=False)
+    heads["approx_error_rel_l2"] = [0.2, 0.9, 0.4]
+    heads.to_csv(path, index=False)
+    frame = with_heads(read_runs([tmp_path]))
+    assert frame["best_head"].tolist() == pytest.approx([math.nan, 0.2], nan_ok=True)
+    assert frame["worst_head"].tolist() == pytest.approx([math.nan, 0.9], nan_ok=True)
 
 
 def test_heads_of_a_second_run_belong_to_its_rows(tmp_path: Path) -> None:

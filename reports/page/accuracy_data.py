@@ -12,6 +12,7 @@ from bench.schema.measurement import Measurement
 from reports.baselines import FLOOR, KEYS, MEAN, RANDOM, ROUNDING, names_of_unbeaten
 from reports.metrics import ERROR, show_count, show_error, show_number, show_percent
 from reports.page.packing import Table, rounded
+from reports.rows import Runs
 
 BEATEN = "beaten"  # the baselines with no larger error, in words
 
@@ -24,14 +25,17 @@ class AccuracyColumn:
     name: str
     group: str
     show: Callable[[float], str] = show_error
+    meaning: str = ""
 
     @property
     def about(self) -> str:
         """The meaning of the column, in a sentence."""
-        return Measurement.columns()[self.name].description
+        return self.meaning or Measurement.columns()[self.name].description
 
 
 _BUDGET, _ROUNDING = "error of baselines of the same budget", "rounding"
+_HEADS = "error of single heads"
+BEST, WORST = "best_head", "worst_head"
 _ERROR, _WEIGHTS, _GRADIENTS = "against exact attention", "weights", "error of gradients"
 COLUMNS = (
     AccuracyColumn("keys", KEYS, _BUDGET, show_number),
@@ -45,6 +49,8 @@ COLUMNS = (
     AccuracyColumn("substitution", "substitution_error_rel_l2", _ERROR),
     AccuracyColumn("std of draws", "approx_error_seed_std", _ERROR),
     AccuracyColumn("draws", "approx_error_seeds", _ERROR, show_count),
+    AccuracyColumn("best head", BEST, _HEADS, meaning="the smallest error of a head"),
+    AccuracyColumn("worst head", WORST, _HEADS, meaning="the largest error of a head"),
     AccuracyColumn("kept mass", "mass_recall", _WEIGHTS, show_percent),
     AccuracyColumn("top-64 recall", "top64_recall", _WEIGHTS, show_percent),
     AccuracyColumn("total variation", "total_variation", _WEIGHTS),
@@ -56,13 +62,23 @@ COLUMNS = (
 )
 
 
+def with_heads(runs: Runs) -> pd.DataFrame:
+    """The rows of runs with the errors of their best and worst head, where these are known."""
+    heads = runs.per_head.groupby("case")[ERROR.column].agg(["min", "max"])
+    both = heads[heads["min"] < heads["max"]].astype("float64")
+    return runs.frame.assign(**{BEST: both["min"], WORST: both["max"]})
+
+
 def known(frame: pd.DataFrame) -> list[AccuracyColumn]:
     """The columns in which a row has a number."""
     return [column for column in COLUMNS if frame[column.name].notna().any()]
 
 
 def accuracy_table(frame: pd.DataFrame) -> Table:
-    """The known columns for each row of the frame, with three digits, and the column `beaten`."""
+    """The known columns for each row, with three digits, and the column `beaten`.
+
+    `frame` is that of `with_heads`.
+    """
     beaten = pd.Series("", frame.index, dtype="str")
     measured = frame[frame[ERROR.column].notna()]
     beaten[measured.index] = [", ".join(names) for names in names_of_unbeaten(measured)]
