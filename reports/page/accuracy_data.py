@@ -79,9 +79,9 @@ def accuracy_table(frame: pd.DataFrame) -> Table:
 
     `frame` is that of `with_heads`.
     """
-    beaten = pd.Series("", frame.index, dtype="str")
     measured = frame[frame[ERROR.column].notna()]
-    beaten[measured.index] = [", ".join(names) for names in names_of_unbeaten(measured)]
+    names = [", ".join(words) for words in names_of_unbeaten(measured)]
+    beaten = pd.Series(names, measured.index, dtype="str").reindex(frame.index, fill_value="")
     numbers = {column.name: rounded(frame[column.name], bits=12) for column in known(frame)}
     return {BEATEN: beaten, **numbers}
 

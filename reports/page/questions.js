@@ -1,7 +1,7 @@
 // The questions that the page can ask, the state of its controls, and the address of a state.
 
-// The axes that controls set; where a combination was not measured, the first axes are kept longest.
-// Several columns of a scene make the axis of heads.
+// The axes that controls set; where a combination was not measured, the first axes are kept
+// longest. Several columns of a scene make the axis of heads.
 const AXES = ["direction", "causal", "inputs", "length", "dtype", "heads", "machine"];
 const POLICIES = {worst: "worst layer", median: "median layer", "": "no layers"};
 
@@ -102,8 +102,8 @@ function policyInWords(policy, isOnly) {
   return POLICIES[policy] ?? `layer ${policy}${isOnly ? " (the only one)" : ""}`;
 }
 
-// What the controls say: a question, limits, an isolated method, pinned labels, the page of a method
-// or of inputs, and the axes of the chart of lines.
+// What the controls say: a question, limits, an isolated method, pinned labels, the page of a
+// method or of inputs, and the axes of the chart of lines.
 const state = {
   question: null, error: .1, memory: null, time: null, perplexity: null, alone: "", pinned: [],
   method: "", family: "", measure: "time", along: "length",

@@ -71,7 +71,7 @@ function seriesAlong(questions, places) {
 }
 
 // One series for each method. Of the settings with the most points it is the one that is chosen
-// here, or else the most accurate one. A method that is shown alone has all its settings, and pinned
+// here, or else the most accurate one. A method that is shown alone has all its settings. Pinned
 // labels are always there.
 function selected(series, candidates, limits) {
   const known = new Map(candidates.map(it => [keyOf(it), it]));

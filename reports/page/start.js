@@ -143,9 +143,12 @@ async function openFrontier() {
 
 // Tables that scroll can be reached with the keyboard.
 function nameScrolledTables() {
+  const counts = new Map();
   for (const it of document.querySelectorAll(".scroll:not([tabindex])")) {
-    const title = it.closest("details")?.querySelector("h2, summary")?.textContent ?? "table";
-    const about = {tabindex: "0", role: "region", "aria-label": `table in ${title.trim()}`};
+    const title = it.closest("details")?.querySelector("h2, summary")?.textContent.trim() ?? "page";
+    counts.set(title, (counts.get(title) ?? 0) + 1);
+    const label = `table ${counts.get(title)} in ${title}`;
+    const about = {tabindex: "0", role: "region", "aria-label": label};
     for (const [name, value] of Object.entries(about)) it.setAttribute(name, value);
   }
 }
