@@ -9,7 +9,6 @@ import pandas as pd
 
 from reports.metrics import show_count, show_number, show_percent
 from reports.rows import Runs, finished
-from reports.slices import captured_first
 
 # The numbers depend on these. The first names a line, the others are shown if they vary.
 SCENE = ("source", "causal", "rows", "seq_len", "memory", "heads", "head_dim", "batch", "seed")
@@ -105,17 +104,19 @@ def described(runs: Runs) -> InputsTable | None:
     firsts = done.assign(group=groups.ngroup()).drop_duplicates("group").sort_values("group")
     heads = runs.per_head.join(groups.ngroup().rename("group"), on="case", how="inner")
     ranges = {str(name): own for name, own in _ranges(heads, columns)}
-    order = sorted(range(len(firsts)), key=lambda place: captured_first(firsts.iloc[[place]]))
+    # Captured inputs come first, as in `captured_first`; thousands of scenes are sorted at once.
+    firsts = firsts.assign(is_made=firsts["layer"].isna())
+    firsts = firsts.sort_values(["is_made", "inputs", "layer"], kind="stable")
     lines = []
-    for place in order[:MOST_LINES]:
-        first = firsts.iloc[place]
+    for _, first in firsts.head(MOST_LINES).iterrows():
+        place = int(first["group"])
         numbers = [
             _number(means[place, number], ranges[descriptor.column].get(place), descriptor)
             for number, descriptor in enumerate(DESCRIPTORS)
         ]
         lines.append(([_word(name, first[name]) for name in shown], numbers))
     titles = [TITLES.get(name, name) for name in shown]
-    return InputsTable(titles, lines, len(order) - len(lines))
+    return InputsTable(titles, lines, len(firsts) - len(lines))
 
 
 def _ranges(
