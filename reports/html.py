@@ -28,6 +28,7 @@ from reports.page.answer_data import PageQuestion, answer_tables, default_questi
 from reports.page.case_data import case_facts, case_tables
 from reports.page.downloads import Downloads
 from reports.page.packing import packed
+from reports.page.pattern_gallery import gallery
 from reports.peer_races import ALLOCATORS, by_attention, races, standing
 from reports.recommender import evaluation_tables
 from reports.recommender.evaluation import Summary
@@ -107,6 +108,7 @@ def page(
         allocators=ALLOCATORS,
         inputs=described(runs),
         descriptors=DESCRIPTORS,
+        patterns=gallery(runs.frame),
         growth=audited,
         growth_margin=growth.MARGIN,
         most_lines=MOST_LINES,

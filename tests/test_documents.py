@@ -27,7 +27,7 @@ from reports.documents import (
     variant_page,
 )
 from reports.documents.docstrings import DocstringError
-from reports.documents.generated import BLOCKS
+from reports.documents.generated import BLOCKS, VARIANTS
 from variants import REGISTRY
 from variants.contract.implementations import MEANINGS, meaning
 
@@ -37,9 +37,10 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Pages with old text between their marks, and the generated files of this checkout."""
-    shutil.copytree(ROOT / "docs" / "variants", tmp_path / "docs" / "variants")
+    for folder in (VARIANTS, pictures.PLACE):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
     for module in (create_stub, declarations):
-        (tmp_path / module.FILE).parent.mkdir(parents=True)
+        (tmp_path / module.FILE).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / module.FILE, tmp_path / module.FILE)
     for block in BLOCKS:
         page = tmp_path / block.page

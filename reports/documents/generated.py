@@ -16,6 +16,7 @@ from reports.documents import (
     pictures,
     variant_page,
 )
+from reports.page.pattern_gallery import FACTS
 
 VARIANTS = "docs/variants"  # every file of this folder is generated
 
@@ -95,14 +96,16 @@ def _changes(root: Path) -> Iterator[tuple[str, bytes | None]]:
         made[module.FILE] = module.text().encode()
     for name in overview.names():
         made[f"{VARIANTS}/{name}.md"] = variant_page.text(name).encode()
-        made[f"{VARIANTS}/{name}.png"] = pictures.png(name)
+        made[f"{pictures.PLACE}/{name}.png"] = pictures.png(name)
+    made[f"{pictures.PLACE}/{FACTS}"] = pictures.facts().encode()
     for path, content in made.items():
         file = root / path
         old = file.read_bytes() if file.is_file() else b""
         same = pictures.same if path.endswith(".png") else bytes.__eq__
         if not same(old, content):
             yield path, content
-    for file in sorted((root / VARIANTS).glob("*")):
-        path = file.relative_to(root).as_posix()
-        if path not in made:
-            yield path, None
+    for folder in (VARIANTS, pictures.PLACE):
+        for file in sorted((root / folder).glob("*")):
+            path = file.relative_to(root).as_posix()
+            if path not in made:
+                yield path, None

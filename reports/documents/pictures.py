@@ -1,8 +1,9 @@
-"""Pictures of attention weights, drawn from the variants' own definitions."""
+"""Pictures of attention weights, drawn from the variants' own definitions, and facts about them."""
 
 from __future__ import annotations
 
 import io
+import json
 from functools import cache
 
 import matplotlib
@@ -14,7 +15,8 @@ from torch import Tensor
 
 import variants
 from bench.inputs.captured import SMOLLM2, Capture
-from variants import Attention
+from reports.page.pattern_gallery import FOLDER
+from variants import REGISTRY, Attention
 from variants.contract.registry import reference_attention
 
 TOKENS = 96
@@ -28,24 +30,41 @@ TOLERANCE = 24  # of a colour channel: about the difference of two levels, less 
 Pixels = npt.NDArray[np.uint8]
 
 
+PLACE = FOLDER.relative_to(FOLDER.parents[1]).as_posix()  # every file of this folder is generated
+
+
 @cache
 def png(name: str) -> bytes:
     """A PNG file: exact softmax weights on the left, those of the variant (small) on the right.
 
     Rows are queries, columns are keys.
     """
-    query, key = _tokens()
-    chosen = small(name)
-    causal = True in chosen.info.causal_choices
-    sides = [
-        _drawn(attention.weights(query, key, causal=causal))
-        for attention in (reference_attention(), chosen)
-    ]
+    sides = [_drawn(weights) for weights in _weights(name)]
     gap = np.full((TOKENS * CELL, GAP, 3), 255, dtype=np.uint8)
     file = io.BytesIO()
     image = Image.fromarray(np.concatenate([sides[0], gap, sides[1]], axis=1))
     image.quantize(colors=4 * LEVELS).save(file, "png", optimize=True)
     return file.getvalue()
+
+
+def facts() -> str:
+    """The file with the settings and the measured shares of all pictures."""
+    head = f"head {HEAD} of layer {LAYER} of SmolLM2-135M"
+    measured = {name: _measured(name) for name in sorted(REGISTRY)}
+    content = {"tokens": TOKENS, "source": head, "variants": measured}
+    return json.dumps(content, indent=2) + "\n"
+
+
+def settings(name: str) -> str:
+    """`name` and the settings of `small` that are not at their defaults."""
+    default, chosen = variants.create(name), small(name)
+    names = (one.name for one in variants.hyperparameters(name))
+    changed = [
+        f"{key}={getattr(chosen, key)}"
+        for key in names
+        if getattr(chosen, key) != getattr(default, key)
+    ]
+    return " ".join([name, *changed])
 
 
 def small(name: str) -> Attention:
@@ -66,6 +85,38 @@ def same(old: bytes, new: bytes) -> bool:
 
 def _pixels(content: bytes) -> Pixels:
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+
+
+def _measured(name: str) -> dict[str, str | bool | float | None]:
+    exact, own = (weights[0, 0] for weights in _weights(name))
+    causal = _is_causal(name)
+    pairs = torch.ones_like(exact, dtype=torch.bool)
+    visible = pairs.tril() if causal else pairs
+    weighted = (own != 0) & visible
+    shares = {
+        "share_of_pairs": weighted.sum(-1) / visible.sum(-1),
+        "exact_weight": (exact * weighted).sum(-1),
+        "common_weight": torch.minimum(exact, own).sum(-1),
+    }
+    rounded = {share: round(float(rows.mean()), 3) for share, rows in shares.items()}
+    common = rounded.pop("common_weight") if REGISTRY[name].info.convex else None
+    return {"settings": settings(name), "causal": causal, **rounded, "common_weight": common}
+
+
+@cache
+def _weights(name: str) -> tuple[Tensor, Tensor]:
+    """Exact weights and those of the variant (small), (1, 1, TOKENS, TOKENS)."""
+    query, key = _tokens()
+    causal = _is_causal(name)
+    exact, own = (
+        attention.weights(query, key, causal=causal)
+        for attention in (reference_attention(), small(name))
+    )
+    return exact, own
+
+
+def _is_causal(name: str) -> bool:
+    return True in REGISTRY[name].info.causal_choices
 
 
 @cache

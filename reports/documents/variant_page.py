@@ -68,23 +68,12 @@ def _sentence(words: str) -> str:
     return words[0].upper() + words[1:]
 
 
-def _settings(attention: Attention) -> str:
-    """`name` and the settings that are not at their defaults."""
-    default = variants.create(attention.info.name)
-    names = (one.name for one in variants.hyperparameters(attention.info.name))
-    changed = [
-        f"{key}={getattr(attention, key)}"
-        for key in names
-        if getattr(attention, key) != getattr(default, key)
-    ]
-    return " ".join([attention.info.name, *changed])
-
-
 def _picture(name: str) -> str:
-    shown = _settings(pictures.small(name))
+    shown = pictures.settings(name)
     kind = "causal " if True in REGISTRY[name].info.causal_choices else ""
     return (
-        f"![Attention weights of softmax attention and of {name}]({name}.png)\n\n"
+        f"![Attention weights of softmax attention and of {name}]"
+        f"(../../{pictures.PLACE}/{name}.png)\n\n"
         f"Weights of one {kind}head. Left: softmax attention. Right: `{shown}`. Rows are queries "
         f"and columns are keys, of {pictures.TOKENS} tokens in layer {pictures.LAYER} of "
         "SmolLM2-135M. A darker colour is a larger weight; white is 0, and red is negative."
