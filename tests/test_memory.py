@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -141,3 +143,14 @@ def test_a_backward_pass_counts_saved_and_new_tensors() -> None:
 )
 def test_the_peak_is_computed_from_events(events: list[tuple[int, int, int]], peak: int) -> None:
     assert peak_of(events) == peak
+
+
+def test_a_measurement_does_not_import_the_compiler_of_torch() -> None:
+    """The import takes seconds, in each worker process."""
+    code = (
+        "import sys, torch; from bench.instruments.memory import peak_bytes; "
+        "size = peak_bytes(lambda: torch.empty(9, dtype=torch.uint8), torch.device('cpu')); "
+        "print(size, 'torch._inductor' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["9", "False"]

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
+from torch.autograd.profiler import profile  # torch.profiler imports torch's compiler for seconds
 
 from bench.instruments import c_memory, process_memory
 
@@ -177,19 +177,15 @@ def _reserved(device: torch.device) -> int:
 
 def _allocations(call: Callable[[], Any]) -> tuple[list[tuple[int, int, int]], Any]:
     """Run `call` and return the events of torch's CPU allocator, and the result of the call."""
-    with (
-        _no_collection(),
-        profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as seen,
-    ):
+    with _no_collection(), profile(use_kineto=True, profile_memory=True) as seen:
         result = call()
     return list(_events(seen)), result
 
 
 def _events(seen: profile) -> Iterator[tuple[int, int, int]]:
     # The event tree is not a public interface of torch; a test with a known peak checks it.
-    assert seen.profiler is not None
-    assert seen.profiler.kineto_results is not None
-    stack: list[Any] = list(seen.profiler.kineto_results.experimental_event_tree())
+    assert seen.kineto_results is not None
+    stack: list[Any] = list(seen.kineto_results.experimental_event_tree())
     while stack:
         event = stack.pop()
         stack.extend(event.children)
