@@ -36,7 +36,8 @@ define install
     --no-build-isolation --editable '.$(1)'
 endef
 
-WORKERS := --numprocesses auto --maxprocesses 8
+# Each process begins with its own part of the tests, so that tests of a file share their fixtures.
+WORKERS := --numprocesses auto --maxprocesses 8 --dist worksteal
 
 # Runs the tests with an interpreter of Python. Triton's own interpreter runs GPU kernels on a CPU,
 # if the variable is set before they are imported. Tests that measure or limit time run after the others.

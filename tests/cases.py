@@ -6,7 +6,6 @@ out of memory.
 
 from __future__ import annotations
 
-import gc
 import os
 import resource
 import signal
@@ -106,14 +105,8 @@ def settings(**changes: Any) -> Settings:
 
 @contextmanager
 def fresh_worker() -> Iterator[None]:
-    """Measure in this process, with empty caches.
-
-    Its garbage collections skip what is imported by now, as those of a worker process: each
-    measurement collects several times.
-    """
+    """Measure in this process, with empty caches."""
     current_shape.forget()
-    gc.collect()
-    gc.freeze()
     yield
     current_shape.forget()
 

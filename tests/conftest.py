@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,11 +63,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = left
 
 
-def pytest_collection_finish() -> None:
-    """Exempt the collected tests from garbage collections. Measurements collect garbage several
-    times, and each collection would look at the objects of eleven thousand tests."""
-    gc.collect()
-    gc.freeze()
+MANY = 20  # modules
+_exempt = [0]  # number of imported modules whose objects no collection looks at
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import only the files with serial tests if these are asked for, or only those with
+    interpreted kernels: importing all files takes as long as many tests."""
+    asked = config.option.markexpr
+    if asked not in ("serial", "interpreted") or not collection_path.match("test_*.py"):
+        return None
+    return True if asked not in collection_path.read_text(encoding="utf-8") else None
+
+
+def pytest_runtest_setup() -> None:
+    """Exempt the collected tests and the imported modules from garbage collections. Measurements
+    collect garbage several times, and each collection would look at all of these objects."""
+    if len(sys.modules) > _exempt[0] + MANY:
+        gc.collect()
+        gc.freeze()
+        _exempt[0] = len(sys.modules)
 
 
 def pytest_sessionfinish() -> None:

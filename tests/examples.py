@@ -26,11 +26,13 @@ from functools import cache
 from pathlib import Path
 
 import click
+import pytest
 from click.testing import CliRunner
 from sybil import Example
 from sybil.evaluators.python import PythonEvaluator
 
 from bench.cli.commands import main as bench
+from bench.selfcheck import same_code
 from reports.__main__ import main as reports
 from tests.tiny_model import save_model, save_text
 
@@ -217,7 +219,8 @@ def _without(options: Sequence[str], *names: str) -> list[str]:
 @cache
 def _invoke(command: click.Group, *words: str) -> str | None:
     """Run a command of this project in this process. Returns its output if it fails."""
-    with chdir(folder()):
+    with chdir(folder()), pytest.MonkeyPatch.context() as changed:
+        changed.setattr(same_code, "SHORT_SECONDS", 0.01)
         result = CliRunner().invoke(command, words)
     return None if result.exit_code == 0 else f"{result.output}\n{result.exception!r}"
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -87,12 +88,11 @@ def imports(root: Path) -> Iterator[Import]:
     known = modules(root)
     for name, file in known.items():
         package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-        tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
-        for node, at_once in walk(tree, at_once=True):
+        for node, at_once in import_statements(file.read_text(encoding="utf-8")):
             if isinstance(node, ast.Import):
                 for alias in node.names:
                     yield Import(name, alias.name, at_once)
-            elif isinstance(node, ast.ImportFrom):
+            else:
                 base = node.module or ""
                 if node.level:
                     start = package.split(".")[: len(package.split(".")) - node.level + 1]
@@ -101,6 +101,16 @@ def imports(root: Path) -> Iterator[Import]:
                     # `from package import module` imports the module too.
                     inner = f"{base}.{alias.name}"
                     yield Import(name, inner if inner in known else base, at_once)
+
+
+@cache
+def import_statements(text: str) -> list[tuple[ast.Import | ast.ImportFrom, bool]]:
+    """The import statements of a file, and whether each runs at import."""
+    return [
+        (node, at_once)
+        for node, at_once in walk(ast.parse(text), at_once=True)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
 
 
 def walk(node: ast.AST, *, at_once: bool) -> Iterator[tuple[ast.AST, bool]]:

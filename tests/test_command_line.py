@@ -32,7 +32,6 @@ from bench.plan.sweep import read
 from bench.schema.case import Case
 from bench.schema.measurement import Measurement, Raw
 from bench.schema.outcome import Status
-from bench.selfcheck import same_code
 from bench.workloads.attention import measure_case
 from bench.workloads.sweep_workload import SweepWorkload
 from tests import cases
@@ -66,7 +65,6 @@ def bench(
     monkeypatch.setattr(executor_options, "LocalExecutor", lambda *_, **__: InProcess())
     monkeypatch.setattr(measure_case, "measure", cases.instant)
     monkeypatch.setattr(roofline, "measure_device", cases.limits)
-    monkeypatch.setattr(same_code, "SHORT_SECONDS", 0.01)
     monkeypatch.setattr(measure_case, "measure_exact", cases.no_exact)
     # The command sets a handler for SIGTERM; the process of the tests must keep its own.
     monkeypatch.setattr(signal, "signal", lambda *_: None)

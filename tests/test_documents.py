@@ -59,13 +59,18 @@ def test_the_check_names_stale_files_and_the_command_renews_them(root: Path) -> 
     (root / "docs" / "variants" / "lsh.md").write_text("old")
     for module in (create_stub, declarations):
         (root / module.FILE).write_text("old")
+    removed = root / "docs" / "variants" / "gone.md"  # of a variant that does not exist
+    removed.touch()
     code, output = docs(root, "--check")
     assert code == 1
     pages = "README.md, docs/columns.md, docs/recommender.md"
-    files = f"{pages}, {create_stub.FILE}, {declarations.FILE}, docs/variants/lsh.md"
+    files = (
+        f"{pages}, {create_stub.FILE}, {declarations.FILE}, {VARIANTS}/lsh.md, {VARIANTS}/gone.md"
+    )
     assert f"{files}: stale; run `python -m reports docs`" in output
     assert "old" in (root / "README.md").read_text()
     assert docs(root)[0] == 0
+    assert not removed.exists()
     assert docs(root, "--check") == (0, "")
     readme = (root / "README.md").read_text()
     assert readme.startswith("# Title\n<!-- answer:begin -->\n```text\n")
@@ -74,15 +79,6 @@ def test_the_check_names_stale_files_and_the_command_renews_them(root: Path) -> 
     columns = (root / "docs" / "columns.md").read_text()
     for name in (*Measurement.columns(), *ModelRow.columns()):
         assert f"| `{name}` |" in columns
-
-
-def test_files_of_a_removed_variant_are_deleted(root: Path) -> None:
-    docs(root)
-    left = root / "docs" / "variants" / "gone.md"
-    left.touch()
-    assert docs(root, "--check")[0] == 1
-    assert docs(root) == (0, "rewrote docs/variants/gone.md\n")
-    assert not left.exists()
 
 
 @pytest.mark.parametrize("damage", ["missing file", "missing mark", "two blocks"])

@@ -186,7 +186,6 @@ def python(*words: str) -> str:
     ).stdout
 
 
-@pytest.mark.serial
 @pytest.mark.usefixtures("with_fake_linear")
 def test_the_memory_of_a_fake_linear_variant_is_reported_in_a_real_run(tmp_path: Path) -> None:
     python(

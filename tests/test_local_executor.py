@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+from bench.loop import local_executor
 from bench.loop.executor import CallTimeout, WorkerCall, WorkerDied
 from bench.loop.local_executor import LocalExecutor, LocalWorker, death
 from bench.loop.serving import CallError
@@ -147,8 +148,14 @@ class TestDeaths:
         ],
     )
     def test_a_process_that_ends_is_noticed_at_once(
-        self, worker: LocalWorker, function: Any, arguments: tuple[Any, ...], sentence: str
+        self,
+        worker: LocalWorker,
+        function: Any,
+        arguments: tuple[Any, ...],
+        sentence: str,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        monkeypatch.setattr(local_executor, "CLOSING", 1.0)
         result(worker, abs, -3)
         started = time.monotonic()
         with pytest.raises(WorkerDied) as caught:

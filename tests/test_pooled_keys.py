@@ -30,20 +30,23 @@ def by_slots(
     (_, _, query_len, _), key_len = query.shape, key.shape[2]
     weights = torch.zeros(2, HEADS, query_len, key_len, dtype=torch.float64)
     out = torch.zeros_like(query)
-    for b in range(2):
-        for h in range(HEADS):
-            for i in range(query_len):
-                found = []
-                for tokens in slots(i + key_len - query_len, key_len, causal):
-                    left = [j for j in tokens if not mask[b, j]]
-                    if left:
-                        mean = key[b, h // 2, left].mean(0)
-                        score = torch.exp(query[b, h, i] @ mean / math.sqrt(6))
-                        found.append((left, len(left) * score))
-                total = sum(weight for _, weight in found)
-                for left, weight in found:
-                    weights[b, h, i, left] += weight / total / len(left)
-                    out[b, h, i] += weight / total * value[b, h // 2, left].mean(0)
+    hidden = mask.tolist()
+    for i in range(query_len):
+        seen = slots(i + key_len - query_len, key_len, causal)
+        for b in range(2):
+            found = [[j for j in tokens if not hidden[b][j]] for tokens in seen]
+            found = [left for left in found if left]
+            if not found:
+                continue
+            means = torch.zeros(len(found), key_len, dtype=torch.float64)  # of each slot's tokens
+            for row, left in zip(means, found, strict=True):
+                row[left] = 1 / len(left)
+            counts = torch.tensor([len(left) for left in found])
+            for h in range(HEADS):
+                scores = means @ key[b, h // 2] @ query[b, h, i] / math.sqrt(6)
+                shares = counts * scores.exp()
+                weights[b, h, i] = shares / shares.sum() @ means
+                out[b, h, i] = weights[b, h, i] @ value[b, h // 2]
     return weights, out
 
 

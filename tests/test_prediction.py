@@ -197,19 +197,20 @@ def test_the_second_run_of_a_sweep_takes_as_long_as_predicted(
     monkeypatch.chdir(tmp_path)
     axes = ["--device", "cpu", "--set", "seq_len=128,256", "--set", "variant=linear,lsh"]
     axes += ["--set", "settings=default"]
+    run = ("run", "--seconds", "0.05", "--out")
 
     def said(*words: str) -> str:
         done = CliRunner().invoke(bench, [*words, *axes], catch_exceptions=False)
         assert done.exit_code == 0, done.output
         return " ".join(done.output.split())
 
-    said("run", "--out", "results/first")
+    said(*run, "results/first")
     count = len(journal.read(Path("results/first"), SweepWorkload).entries)
     planned = said("plan")
     assert re.search(rf"{count} cases, about .* \(.*\): {count} measured before", planned)
     rest = said("plan", "--resume", "results/first")
     assert "nothing is left to measure" in rest
-    output = said("run", "--out", "results/second")
+    output = said(*run, "results/second")
     found = re.search(r"predicted .*, took .*: ([\d.]+) times", output)
     assert found, output
     assert 0.5 < float(found[1]) < 2.0

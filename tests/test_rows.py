@@ -177,6 +177,14 @@ def squares(name: str, causal: bool, kind: str) -> tuple[Tensor, Tensor]:
     return (out.double() - exact).square().sum((0, 1, 3)), exact.square().sum((0, 1, 3))
 
 
+@cache
+def samples(causal: bool) -> list[Sample]:
+    """400 samples of the rows."""
+    return [
+        sample_rows(TOKENS, TOKENS, heads=MANY, causal=causal, seed=seed) for seed in range(400)
+    ]
+
+
 @pytest.mark.parametrize("kind", ["noise", "peaked"])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("name", METHODS)
@@ -189,8 +197,7 @@ def test_the_interval_covers_the_error_of_the_full_matrix_at_its_rate(
     wrong, size = squares(name, causal, kind)
     whole = math.sqrt(float(wrong.sum() / size.sum()))
     hits, widths = 0, []
-    for seed in range(400):
-        sample = sample_rows(TOKENS, TOKENS, heads=MANY, causal=causal, seed=seed)
+    for sample in samples(causal):
         _, low, high = relative_error(wrong[sample.rows], size[sample.rows], sample)
         hits += low <= whole <= high
         widths.append((high - low) / whole)
@@ -201,9 +208,9 @@ def test_the_interval_covers_the_error_of_the_full_matrix_at_its_rate(
 def test_the_estimate_is_right_on_average() -> None:
     wrong, size = squares("sliding_window", True, "peaked")
     whole = float(wrong.sum() / size.sum())
-    found = []
-    for seed in range(400):
-        sample = sample_rows(TOKENS, TOKENS, heads=MANY, causal=True, seed=seed)
-        found.append(relative_error(wrong[sample.rows], size[sample.rows], sample)[0] ** 2)
+    found = [
+        relative_error(wrong[sample.rows], size[sample.rows], sample)[0] ** 2
+        for sample in samples(True)
+    ]
     off = torch.tensor(found, dtype=torch.float64) / whole - 1
     assert abs(float(off.mean())) < 4 * float(off.std()) / 20 + 0.01

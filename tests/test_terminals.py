@@ -56,7 +56,6 @@ def test_commands_work_without_standard_streams(tmp_path: Path, closed: str) -> 
     assert int((tmp_path / "done").read_text()) > 2
 
 
-@pytest.mark.serial  # it measures
 def test_a_run_and_a_training_work_in_an_ascii_terminal_without_output(tmp_path: Path) -> None:
     given = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
     python = f'"{sys.executable}" -m bench'

@@ -61,7 +61,7 @@ class Allocations(TorchDispatchMode):
         self._now -= self._live.pop(address)
 
 
-LENGTHS = (1024, 4096)
+LENGTHS = (512, 2048)
 
 
 def allocations(attention: Attention, length: int, direction: str, **call: Any) -> tuple[int, int]:

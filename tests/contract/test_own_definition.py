@@ -11,6 +11,8 @@ import math
 import pkgutil
 import re
 from contextlib import suppress
+from functools import cache
+from types import ModuleType
 
 import pytest
 import torch
@@ -161,13 +163,17 @@ PIECES = ("SCORES_CPU", "LARGE_HEAD", "CHUNK", "CHUNKS", "DEPTH", "ROWS", "DENSE
 MANY_PIECES = Shape(1, 2, 2, 110, 110, scale=0.3)
 
 
+@cache
+def modules_with_pieces() -> list[tuple[ModuleType, str]]:
+    packages = pkgutil.walk_packages(variants.__path__, "variants.")
+    modules = [importlib.import_module(package.name) for package in packages]
+    return [(module, size) for module in modules for size in PIECES if hasattr(module, size)]
+
+
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in pkgutil.walk_packages(variants.__path__, "variants."):
-        module = importlib.import_module(package.name)
-        for size in PIECES:
-            if hasattr(module, size):
-                monkeypatch.setattr(module, size, 7)
+    for module, size in modules_with_pieces():
+        monkeypatch.setattr(module, size, 7)
 
 
 @pytest.mark.usefixtures("small_pieces")
