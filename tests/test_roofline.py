@@ -70,6 +70,15 @@ def test_a_limit_is_the_best_rate_in_tera_operations_per_second(
     assert rates["float64"] == pytest.approx({"default": expected})
 
 
+def test_a_short_sampling_time_leaves_out_the_largest_product(
+    two_milliseconds: list[Callable[[], object]],
+) -> None:
+    limits = roofline.measure(CPU, ["float64"], seconds=0.09)
+    expected = 2 * 1024**3 / 0.002 / 1e12
+    assert limits["matmul_tflops"] == pytest.approx({"float64": expected})
+    assert len(two_milliseconds) == 2 + 3
+
+
 def test_the_bandwidth_counts_bytes_read_and_bytes_written(
     two_milliseconds: list[Callable[[], object]],
 ) -> None:

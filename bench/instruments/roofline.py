@@ -16,6 +16,7 @@ from bench.instruments.torch_defaults import torch_defaults
 from variants.engines.primitives.float32_route import present, take
 
 SECONDS = 0.5  # sampling time of one operation
+QUICK = 0.1  # below this sampling time, a CPU multiplies no matrices whose product takes longer
 SUSPICIOUS = 1.05  # above this share of the limit, the time or the limit was measured wrongly
 
 
@@ -68,7 +69,7 @@ def _rates(device: torch.device, name: str, seconds: float) -> dict[str, float]:
     rates: dict[str, float] = {}
     for route, entered in _routes(device, name).items():
         with entered:
-            for flops, call in _products(device, getattr(torch, name)):
+            for flops, call in _products(device, getattr(torch, name), seconds):
                 samples = clock.measure(call, device, seconds)
                 rate = flops / min(samples.device_ms) / 1e9
                 rates[route] = max(rates.get(route, 0.0), rate)
@@ -106,9 +107,11 @@ def _reads(source: Tensor) -> Iterator[Callable[[], Tensor]]:
 
 
 def _products(
-    device: torch.device, dtype: torch.dtype
+    device: torch.device, dtype: torch.dtype, seconds: float = SECONDS
 ) -> Iterator[tuple[float, Callable[[], Tensor]]]:
     sizes = (4096, 8192) if device.type == "cuda" else (1024, 2048)
+    if device.type == "cpu" and seconds < QUICK:
+        sizes = sizes[:1]
     if device.type == "cpu" and dtype is torch.float16:
         return  # all engines here compute float16 in float32 on a CPU
     for size in sizes:
