@@ -1185,6 +1185,10 @@ def test_a_report_is_one_page_with_links_to_its_figures(run: Path) -> None:
         "memory_vs_length.png",
         "time_vs_length.png",
     ]
+    images = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
+    weights = text.count('alt="Weights of exact attention and of ')  # the pattern gallery
+    assert len(images) == weights > 0
+    assert all(base64.b64decode(image).startswith(b"\x89PNG") for image in images)
     files = set(re.findall(r'(?:src|href)="(?!data:|#)([^"]*)"', text))
     assert {f"figures/{name}" for name in figures} <= files
     assert all((run / "report" / name).is_file() for name in files)
