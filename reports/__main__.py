@@ -33,10 +33,12 @@ main.add_command(recommend)
     help="Folder of the report; `report` in the first RUN by default.",
 )
 def build(runs: tuple[Path, ...], out: Path | None) -> None:
-    """Make figures and report.html from one or more results folders.
+    """Make report.html, report.md, answers.csv and figures from one or more results folders.
 
-    A results folder holds environment.json, and results.csv or model.csv (of `python -m bench
-    model`). The command does not change these files. Runs with model.csv are a section of the page.
+    report.html is the interactive page, report.md a summary for a pull request, answers.csv the
+    choice at each measured length, and figures/ has PNG and SVG files. A results folder holds
+    environment.json, and results.csv or model.csv (of `python -m bench model`). The command does
+    not change these files. Runs with model.csv are a section of the page.
     """
     from reports.build import write_report
     from reports.growth import audit

@@ -16,7 +16,7 @@ from matplotlib.colors import to_hex
 
 from reports import growth, measured_by, noise
 from reports.baselines import MEAN
-from reports.figures.kinds import Kind
+from reports.figures.drawn_figures import Drawings
 from reports.figures.style import Styles, styles
 from reports.head_counts import Comparison, comparisons
 from reports.inputs_page import DESCRIPTORS, described
@@ -33,7 +33,7 @@ from reports.peer_races import ALLOCATORS, by_attention, races, standing
 from reports.recommender import evaluation_tables
 from reports.recommender.evaluation import Summary
 from reports.rows import Runs
-from reports.slices import DIRECTIONS, Fixed, Slice, describe, split
+from reports.slices import DIRECTIONS, Fixed, describe, split
 from reports.tables import status_counts
 
 TEMPLATE = "report.html"
@@ -50,24 +50,12 @@ ENVIRONMENT_PARTS = ("model", "hardware", "software", "limits", "settings")
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """A figure in a file, or the reason why there is none, and the texts about it."""
-
-    kind: Kind
-    part: Slice
-    path: Path | None
-    conditions: str = ""
-    also: str = ""
-    is_of_one_setting: bool = False
-    missing: str = ""
-
-
-@dataclass(frozen=True)
 class ModelGroup:
-    """A figure of models: the values that its rows share, its file, and its rows as a table."""
+    """Rows of a model as a table, the values that they share, and the file of their figure; None
+    if no row finished."""
 
     fixed: Fixed
-    path: Path
+    path: Path | None
     rows: Sequence[Sequence[str]]
 
 
@@ -85,7 +73,7 @@ class ModelSection:
 
 def page(
     runs: Runs,
-    drawings: Sequence[Drawing],
+    drawings: Drawings,
     audited: growth.Audit,
     asked: Sequence[PageQuestion] = (),
     model: ModelSection | None = None,
@@ -117,10 +105,7 @@ def page(
             "rows": evaluation_tables.rows(evaluated),
             "goals": evaluation_tables.goals(evaluated),
         },
-        drawings=[drawing for drawing in drawings if drawing.path],
-        missing=sorted(
-            {f"{it.kind.title}: no figure, {it.missing}" for it in drawings if not it.path}
-        ),
+        drawings=drawings,
         widths=list(islice(_at_equal_width(runs), MOST_TABLES)),
         machines={
             name: list(facts(environment)) for name, environment in runs.environments.items()

@@ -11,11 +11,11 @@ from bench.schema.journal_lines import command_of
 from bench.schema.model_row import ModelCase, ModelRow
 from bench.schema.validation import is_file
 from reports import measured_by
-from reports.build import figures_folder, save
+from reports.build import figures_folder
 from reports.curves import with_curves
 from reports.declared import exact_variant, reference_implementation
-from reports.figures.panel_grid import draw
-from reports.figures.perplexity import CHANGE, KIND, figures
+from reports.figures.perplexity import CHANGE, READING, draw_model, of_models
+from reports.figures.plain_text import save
 from reports.figures.style import styles
 from reports.html import ModelGroup, ModelSection, facts
 from reports.machine_columns import environments, with_hardware
@@ -49,15 +49,16 @@ def model_section(runs: Runs, out: Path, *, is_alone: bool = False) -> ModelSect
     folder.mkdir(parents=True, exist_ok=True)
     looks = styles(runs.frame)
     groups = []
-    for number, (fixed, panels) in enumerate(figures(runs.frame), start=1):
-        path = folder / f"model-{number}.png"
-        save(draw(KIND, panels, fixed, looks), path)
-        own = pd.concat([panel.rows for panel in panels])
-        groups.append(ModelGroup(fixed, path, [_cells(row) for _, row in _ordered(own)]))
+    for number, (fixed, rows) in enumerate(of_models(runs.frame), start=1):
+        path = None
+        if figure := draw_model(rows, looks):
+            path = folder / f"model-{number}.png"
+            save(figure, path)
+        groups.append(ModelGroup(fixed, path, [_cells(row) for _, row in _ordered(rows)]))
     return ModelSection(
         groups,
         status_counts(runs.frame[~runs.frame["is_reference"]]),
-        KIND.reading,
+        READING,
         {machine: list(facts(seen)) for machine, seen in runs.environments.items()},
         measured_by.of_machines(runs),
         is_alone,

@@ -36,7 +36,7 @@ NOT_ON_IMPORT = frozenset(
         "accelerate",
         "gguf",
         "matplotlib",
-        "seaborn",
+        "textalloc",
         "jinja2",
         "IPython",
     }

@@ -6,22 +6,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 
 from bench.schema.measurement import Measurement
-from bench.schema.outcome import Status
-from reports.build import draw_all
 from reports.curves import name_of, one_setting
-from reports.figures.kinds import MOST_LINES
-from reports.figures.style import styles
-from reports.growth import audit
-from reports.html import page
 from reports.rows import read_runs
-from tests.test_reports import ENVIRONMENT, KIND, REFERENCE, done, failed, figure_of, write
+from tests.test_reports import ENVIRONMENT, REFERENCE, done, write
 
 KNOBS = {"window": "size=256", "rounds": "hashes=1", "pair": "back=4 segment=4", "plain": ""}
 
@@ -130,119 +121,6 @@ class TestOneSetting:
         rows = [*window(64, 256), *window(64, 256, implementation="flex")]
         kept = one_setting(frame_of(tmp_path, rows))
         assert list(kept["label"]) == ["window size=256", "window/flex size=256"]
-
-    def test_figures_show_one_setting_if_there_are_too_many_lines(self, tmp_path: Path) -> None:
-        few = frame_of(tmp_path, window(64, 128, 256, 512))
-        many = frame_of(tmp_path, [*window(64, 256), *others(MOST_LINES - 1)])
-        for name in ("time_vs_length", "memory_vs_length", "error_vs_length", "time_vs_heads"):
-            assert len(KIND[name].shown(few)) == len(few)
-            assert len(KIND[name].shown(many)) == MOST_LINES
-        assert len(KIND["error_vs_time"].shown(many)) == MOST_LINES + 1
-
-    def test_the_link_states_that_one_setting_is_shown(self, tmp_path: Path) -> None:
-        said = "one setting of each method"
-        for rows, figures in (
-            ([*window(64, 256), *others(MOST_LINES - 1)], {"error_vs_time"}),
-            (window(64, 256), {drawing for drawing in KIND if "_vs_" in drawing}),
-        ):
-            frame = frame_of(tmp_path, rows)
-            runs = read_runs([tmp_path])
-            drawn = [it for it in draw_all(runs, tmp_path / "figures") if it.path]
-            whole = {it.kind.name for it in drawn if not it.is_of_one_setting}
-            assert whole == figures & {it.kind.name for it in drawn}
-            written = " ".join(page(runs, drawn, audit(runs.frame)).split())
-            assert written.count(said) == len(drawn) - len(whole)
-            assert len(frame) == len(rows)
-
-
-def others(count: int) -> list[Measurement]:
-    return [setting(f"v{k:02}", "", time=1 + k) for k in range(count)]
-
-
-class TestFigure:
-    def test_a_curve_is_a_line_in_the_order_of_its_knob(self, tmp_path: Path) -> None:
-        # The second point is slower than the third, so the line goes right and then left.
-        rows = window(64, 256, 1024)
-        rows[1] = setting("window", "globals=2 size=256", 99, error=8 / 256)
-        ax = drawn(tmp_path, [rows[2], rows[0], rows[1], done(3, 0.0)])
-        (line,) = [line for line in ax.lines if line.get_label() == "window"]
-        assert list(line.get_xdata()) == [1.0, 99.0, 16.0]
-        (marks,) = [it for it in ax.collections if len(it.get_offsets()) == 3 and sized(it)]
-        assert np.allclose(np.asarray(marks.get_offsets())[:, 0], [1.0, 99.0, 16.0])
-        assert list(marks.get_sizes()) == sorted(set(marks.get_sizes()))
-
-    def test_curves_of_two_implementations_are_separate(self, tmp_path: Path) -> None:
-        rows = [*window(64, 256), *window(128, 512, implementation="flex")]
-        ax = drawn(tmp_path, rows)
-        lines = {str(it.get_label()): it for it in ax.lines if it.get_gid() != "zeros"}
-        assert list(lines["window"].get_xdata()) == [1.0, 4.0]
-        assert list(lines["window/flex"].get_xdata()) == [2.0, 8.0]
-        assert lines["window"].get_color() == lines["window/flex"].get_color()
-
-    def test_the_variant_is_named_once_and_the_legend_has_the_first_and_last_setting(
-        self, tmp_path: Path
-    ) -> None:
-        rows = [*window(64, 128, 256, 512), setting("rounds", "hashes=4"), done(9, 0.0)]
-        frame = frame_of(tmp_path, rows)
-        figure, (ax,) = figure_of(KIND["error_vs_time"], frame)
-        assert [text.get_text() for text in ax.texts].count("window") == 1
-        (legend,) = figure.legends
-        texts = [text.get_text() for text in legend.get_texts()]
-        assert texts == ["full", "rounds", "window, size 64 to 512"]
-
-    def test_a_setting_that_failed_leaves_a_gap_and_is_named(self, tmp_path: Path) -> None:
-        rows = window(64, 128, 512)
-        rows.append(failed(Status.TIMEOUT, variant="window", hyperparameters="globals=2 size=256"))
-        ax = drawn(tmp_path, rows)
-        (line,) = [line for line in ax.lines if line.get_label() == "window"]
-        assert list(line.get_xdata()) == [1.0, 2.0, 8.0]
-        assert "×T window size=256" in [text.get_text() for text in ax.texts]
-
-    def test_intervals_of_every_setting_are_drawn(self, tmp_path: Path) -> None:
-        ax = drawn(tmp_path, window(64, 256))
-        ends = {
-            tuple(np.round(segment[:, 1], 6))
-            for it in ax.collections
-            if hasattr(it, "get_segments")
-            for segment in it.get_segments()
-            if segment[0, 0] == segment[1, 0]
-        }
-        assert ends == {(0.1125, 0.1375), (0.028125, 0.034375)}
-
-    def test_a_curve_has_the_color_of_its_variant_and_the_style_of_its_first_setting(
-        self, tmp_path: Path
-    ) -> None:
-        frame = frame_of(tmp_path, [*window(512, 64, 128), *others(3), done()])
-        looks = styles(frame)
-        assert looks["window"] == looks["window size=64"]
-        assert len({looks[f"window size={n}"].color for n in (64, 128, 512)}) == 1
-        assert len({looks[f"window size={n}"].marker for n in (64, 128, 512)}) == 3
-        _, (ax,) = figure_of(KIND["error_vs_time"], frame)
-        (line,) = [line for line in ax.lines if line.get_label() == "window"]
-        assert to_hex(line.get_color()) == looks["window"].color
-
-    def test_no_name_overlaps_a_line(self, tmp_path: Path) -> None:
-        rows = [setting("window", f"size={n}", n / 64, error=0.1) for n in (64, 1024)]
-        rows.append(setting("near", "", 4, error=0.11))  # the preferred place is on the line
-        ax = drawn(tmp_path, rows)
-        figure = ax.get_figure(root=True)
-        assert figure is not None
-        figure.draw_without_rendering()
-        (line,) = [line for line in ax.lines if line.get_label() == "window"]
-        start, end = ax.transData.transform(line.get_xydata())
-        for text in [it for it in ax.texts if it.get_text() in ("window", "near")]:
-            box = text.get_window_extent()
-            on_it = [box.contains(*(start + (end - start) * k / 50)) for k in range(51)]
-            assert not any(on_it), text.get_text()
-
-
-def drawn(folder: Path, rows: list[Measurement]) -> Axes:
-    _, (ax,) = figure_of(KIND["error_vs_time"], frame_of(folder, rows))
-    return ax
-
-
-def sized(collection: Any) -> bool:
-    return hasattr(collection, "get_sizes") and len(collection.get_sizes()) > 1
 
 
 @pytest.mark.parametrize("name", ["", "-field", "-peers"])

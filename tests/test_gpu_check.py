@@ -81,7 +81,7 @@ def test_the_command_starts_without_packages_that_a_machine_may_lack() -> None:
     parts = "from bench.gpu_check import machine, slow_calls, small_sweep, variant_times"
     command = "from bench.cli.gpu_check_command import gpu_check"
     for code, names in ((parts, ()), (command, ("msgspec", "psutil"))):
-        lacking = ("pandas", "seaborn", "xformers", "fla", *names)
+        lacking = ("pandas", "matplotlib", "xformers", "fla", *names)
         hidden = f"import sys\nfor name in {lacking}:\n    sys.modules[name] = None\n"
         subprocess.run([sys.executable, "-c", hidden + code], cwd=ROOT, check=True)
 

@@ -17,12 +17,12 @@ from bench.loop.result_files import write_json, write_table
 from bench.plan.sweep import Sweep, SweepError
 from bench.schema.measurement import Measurement
 from reports.__main__ import main as reports
-from reports.figures.kinds import KINDS
-from reports.figures.panel_grid import draw
+from reports.figures.drawn_figures import groups_of
 from reports.figures.plain_text import plain_text
-from reports.figures.style import styles
+from reports.figures.scene_figures import FigureData, sketches
+from reports.page.answer_data import questions
+from reports.recommender.evidence import Evidence
 from reports.rows import read_runs
-from reports.slices import common, panels, split
 from tests.cases import HEADER, capture_file, case, good
 
 ROOT = Path(__file__).parents[1]
@@ -79,12 +79,9 @@ def test_a_capture_of_any_name_is_planned_and_shown(tmp_path: Path, name: str) -
 
 def _figure_texts(folder: Path, known: str) -> bool:
     """Whether a figure has the name, as it is and not as a formula."""
-    frame = read_runs([folder]).frame
-    (part, *_) = split(frame)
-    (kind,) = (kind for kind in KINDS if kind.name == "error_vs_time")
-    drawn = panels(part.rows, x=kind.x_column, row=kind.row, column=kind.column)
-    shared = {**part.fixed, **common([{kind.row: p.row, **p.fixed} for p in drawn])}
-    figure = draw(kind, drawn, shared, styles(frame))
+    runs = read_runs([folder])
+    (group, *_) = groups_of(questions(Evidence(runs)))
+    figure = next(sketches(FigureData(runs.frame), group)).figure
     with plain_text():  # marks of an axis are made when they are asked for
         texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
     assert not any(text.get_parse_math() for text in texts)

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from reports.build import build_report
+from reports.figures.drawn_figures import Drawings
 from reports.growth import Audit
 from reports.html import page
 from reports.listing import listing
@@ -130,8 +131,8 @@ def test_a_row_takes_at_most_150_bytes_of_the_page() -> None:
         noise = np.exp(draw.normal(0, 0.1, (len(frame), len(noisy))))
         frames.append(frame.assign(**{n: frame[n] * noise[:, k] for k, n in enumerate(noisy)}))
     runs = Runs(pd.concat(frames, ignore_index=True), known.environments, known.per_head.iloc[:0])
-    text = page(runs, [], Audit((), 0), questions(Evidence(runs)))
-    empty = page(known, [], Audit((), 0))
+    text = page(runs, Drawings(), Audit((), 0), questions(Evidence(runs)))
+    empty = page(known, Drawings(), Audit((), 0))
     assert len(text) - len(empty) - len(library()) < 150 * len(runs.frame)
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from bench.schema.measurement import Measurement
+from reports.figures.drawn_figures import Drawings
 from reports.growth import Audit
 from reports.html import page
 from reports.metrics import show_bytes, show_count, show_error, show_ms, show_percent, show_ratio
@@ -64,7 +65,7 @@ def url(tmp_path_factory: pytest.TempPathFactory, known: Runs, asked: list[PageQ
 
 def stored(folder: Path, runs: Runs, asked: list[PageQuestion]) -> str:
     path = folder / "report.html"
-    path.write_text(page(runs, [], Audit((), 0), asked), encoding="utf-8")
+    path.write_text(page(runs, Drawings(), Audit((), 0), asked), encoding="utf-8")
     return path.as_uri()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import re
 import shlex
 import subprocess
@@ -17,8 +16,6 @@ from typing import Any
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich.console import Console
 
 from bench.loop.result_files import write_table
@@ -29,11 +26,7 @@ from bench.schema.outcome import Status
 from bench.schema.validation import FileError
 from reports.__main__ import main
 from reports.answers import answers
-from reports.build import MOST_ROWS, at_most, build_report
-from reports.figures import axes
-from reports.figures.kinds import KINDS, MOST_LINES, Kind
-from reports.figures.naming import LINE, Room
-from reports.figures.panel_grid import draw
+from reports.build import build_report
 from reports.figures.style import styles
 from reports.head_counts import comparisons
 from reports.html import facts
@@ -42,7 +35,7 @@ from reports.machine_columns import machine_name
 from reports.metrics import ERROR, TIME, show_bytes, show_count, show_error, show_ms
 from reports.pareto import frontier
 from reports.rows import finished, read_runs
-from reports.slices import Panel, also_measured, common, panels, split
+from reports.slices import Panel, panels, split
 from reports.tables import reproduce_command, summary_table
 from tests.cases import HEAD, changed, named_case
 from tests.conftest import DIFFERING
@@ -71,7 +64,11 @@ ENVIRONMENT = {
     "sweep": {"name": "cpu", "groups": [{"seq_len": [256]}]},
 }
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
-KIND = {kind.name: kind for kind in KINDS}
+PANELS = {
+    "head_dim": [("seq_len", "passage", "dtype"), ("heads", "direction", "dtype")],
+    "width": [("heads", "passage", "call"), ("heads", "source", "keys")],
+    "decode": [("seq_len", "source", "dtype")],
+}
 
 
 def case(**changes: Any) -> Case:
@@ -118,46 +115,6 @@ def write(folder: Path, rows: Sequence[Measurement], environment: Any = ENVIRONM
 
 def frame_of(folder: Path, rows: Sequence[Measurement]) -> pd.DataFrame:
     return read_runs([write(folder, rows)]).frame
-
-
-def figure_of(kind: Kind, frame: pd.DataFrame) -> tuple[Figure, list[Axes]]:
-    part = split(frame)[0]
-    drawn = panels(part.rows, x=kind.x_column, row=kind.row, column=kind.column)
-    figure = draw(kind, drawn, {**part.fixed, **common([p.fixed for p in drawn])}, styles(frame))
-    return figure, [ax for ax in figure.axes if ax.get_visible()]
-
-
-def test_real_inputs_are_the_first_row_and_the_most_frequent_column_is_on_the_left(
-    tmp_path: Path,
-) -> None:
-    kinds = [("clustered", None, "float32"), ("smollm2", 3, "float32"), ("smollm2", 3, "bfloat16")]
-    rows = [done(inputs=i, layer=layer, dtype=dtype) for i, layer, dtype in kinds]
-    write(tmp_path / "run", rows)
-    _, axes = figure_of(KIND["error_vs_time"], read_runs([tmp_path / "run"]).frame)
-    titles = {ax.get_title(loc="left"): ax.get_position() for ax in axes}
-    found = sorted(titles, key=lambda title: (-titles[title].y0, titles[title].x0))
-    assert [title.split(" · ")[:2] for title in found] == [
-        ["float32", "inputs smollm2 layer 3"],
-        ["bfloat16", "inputs smollm2 layer 3"],
-        ["float32", "inputs clustered"],
-    ]
-
-
-def marks_of(ax: Axes) -> dict[str, float]:
-    """The positions of the marks of failed cases on the x axis, by `status:label`."""
-    return {
-        text.get_gid().removeprefix("failed:"): text.xy[0]
-        for text in ax.texts
-        if (text.get_gid() or "").startswith("failed:")
-    }
-
-
-def lines_of(ax: Axes) -> dict[str, list[float]]:
-    return {
-        str(line.get_label()): list(line.get_xdata())
-        for line in ax.lines
-        if not str(line.get_label()).startswith("_")
-    }
 
 
 RUN = [
@@ -464,14 +421,6 @@ def test_no_method_of_a_reference_run_is_chosen_that_is_no_better_than_a_baselin
                 assert (baseline.isna() | (error < baseline)).all()
 
 
-def test_a_point_of_zero_error_is_within_the_axes(run: Path) -> None:
-    _, (ax,) = figure_of(KIND["error_vs_time"], read_runs([run]).frame)
-    low, high = ax.get_ylim()
-    assert low < 0 < high
-    line = next(line for line in ax.lines if line.get_gid() == "frontier")
-    assert 0.0 in list(line.get_ydata())
-
-
 # Slices
 
 
@@ -507,33 +456,27 @@ def test_rows_of_a_panel_differ_only_in_its_axis(tmp_path: Path) -> None:
     ]
     rows += [changed(row, direction="decode") for row in rows if row.case.direction == "forward"]
     frame = frame_of(tmp_path, rows)
-    drawn = set()
+    found = set()
     for part in split(frame):
-        for kind in KINDS:
-            if kind.sort != part.sort:
-                continue
-            free = {"seq_len", "key_len"} if kind.x == "seq_len" else {"heads", "kv_heads"}
-            free = free | {"head_dim"} if kind.sort == "width" else free
-            free = free if isinstance(kind.x, str) else set()
-            for panel in panels(part.rows, x=kind.x_column, row=kind.row, column=kind.column):
+        for x, row, column in PANELS[part.sort]:
+            free = {"seq_len", "key_len"} if x == "seq_len" else {"heads", "kv_heads"}
+            free = free | {"head_dim"} if part.sort == "width" else free
+            for panel in panels(part.rows, x=x, row=row, column=column):
                 fixed = [name for name in Case.columns() if name not in free]
                 assert panel.rows[fixed].drop_duplicates().shape[0] == 1
                 if len(panel.rows) > 1:
-                    drawn.add(kind.name)
-                assert (panel.rows["direction"] == "decode").all() == (kind.sort == "decode")
-    assert {"time_vs_length", "time_at_equal_width", "time_per_token"} <= drawn
+                    found.add(part.sort)
+                assert (panel.rows["direction"] == "decode").all() == (part.sort == "decode")
+    assert found == {"head_dim", "width", "decode"}
 
 
-def test_the_slice_with_most_lengths_is_drawn_and_the_other_slices_are_named(
-    tmp_path: Path,
-) -> None:
+def test_a_panel_has_the_rows_with_most_lengths(tmp_path: Path) -> None:
     rows = [done(seq_len=n) for n in (256, 512, 1024)]
     rows += [done(seq_len=512, heads=n) for n in (1, 2)]
     rows += [done(seq_len=n, inputs="smollm2", layer=15) for n in (256, 512)]
     part = split(frame_of(tmp_path, rows))[0]
     drawn = panels(part.rows, x="seq_len", row="direction", column="dtype")
     assert drawn[0].fixed == {"source": "gaussian", "heads": 8, "call": "", "seed": 0}
-    assert also_measured(part.rows, drawn) == "inputs smollm2 layer 15; heads 1, 2"
 
 
 def test_the_longest_of_equally_measured_lengths_is_drawn(tmp_path: Path) -> None:
@@ -543,172 +486,14 @@ def test_the_longest_of_equally_measured_lengths_is_drawn(tmp_path: Path) -> Non
     assert panel.fixed["seq_len"] == 512
 
 
-def test_a_figure_names_its_slice(run: Path) -> None:
-    figure, _ = figure_of(KIND["time_vs_length"], read_runs([run]).frame)
-    texts = " ".join(text.get_text() for text in figure.texts)
-    for word in ("cpu, Some CPU, 2 threads", "causal", "head_dim 64", "8 heads", "gaussian"):
-        assert word in texts
-
-
 # Figures
-
-
-def test_a_failed_case_is_marked_at_its_length_in_the_color_of_its_line(run: Path) -> None:
-    frame = read_runs([run]).frame
-    figure, (ax,) = figure_of(KIND["time_vs_length"], frame)
-    assert lines_of(ax) == {"full": [256, 1024, 4096], "lsh": [256, 1024]}
-    assert marks_of(ax) == {"timeout:lsh": 4096}
-    mark = next(text for text in ax.texts if text.get_gid() == "failed:timeout:lsh")
-    assert mark.get_text() == "×T"
-    assert mark.get_color() == styles(frame)["lsh"].color
-    (legend,) = figure.legends
-    assert "×T  timeout" in [text.get_text() for text in legend.get_texts()]
-
-
-def test_a_failed_case_is_named_where_it_has_no_position(run: Path) -> None:
-    rows = [*RUN, done(variant="linear", seq_len=4096), done(variant="performer", seq_len=4096)]
-    _, (ax,) = figure_of(KIND["error_vs_time"], frame_of(run, rows))
-    assert list(marks_of(ax)) == ["timeout:lsh"]
-    assert "×T lsh" in [text.get_text() for text in ax.texts]
-
-
-def test_failures_are_counted_where_their_names_do_not_fit(tmp_path: Path) -> None:
-    rows = [done(seq_len=2**n) for n in range(4, 20)]
-    rows += [failed(variant=f"v{n}", seq_len=512) for n in range(MOST_LINES - 1)]
-    _, (ax,) = figure_of(KIND["time_vs_length"], frame_of(tmp_path, rows))
-    assert f"{MOST_LINES - 1}×T" in [text.get_text() for text in ax.texts]
-
-
-def test_a_variant_with_the_same_failure_in_all_settings_is_named_once(tmp_path: Path) -> None:
-    rows = [*RUN, *(done(9, implementation=name, seq_len=4096) for name in ("sdpa", "plain"))]
-    for setting in ("a=1", "a=2"):
-        rows += [failed(variant="nystrom", hyperparameters=setting, seq_len=4096)]
-    rows += [failed(implementation="xformers", seq_len=4096)]
-    _, (ax,) = figure_of(KIND["error_vs_time"], frame_of(tmp_path, rows))
-    marks = [text.get_text() for text in ax.texts if text.get_text().startswith("×")]
-    assert marks == ["×T full/xformers", "×T lsh", "×T nystrom"]
 
 
 # Many methods
 
 
-MANY = [
-    *(
-        done(n * (1 + k % 7) / 256, 0.1 + 0.05 * k, variant=f"v{k:02}", seq_len=n)
-        for k in range(MOST_LINES)
-        for n in (256, 1024)
-    ),
-    *(changed(done(n / 64, 0.0, seq_len=n), exact_ms_median=n / 64) for n in (256, 1024)),
-]
-
-
-def names_of(ax: Axes) -> list[str]:
-    return [text.get_text() for text in ax.get_yticklabels()]
-
-
-def test_a_number_of_labels_up_to_the_limit_is_drawn_as_lines(tmp_path: Path) -> None:
-    few = [row for row in MANY if row.case.variant != "v00"]
-    _, (ax,) = figure_of(KIND["time_vs_length"], frame_of(tmp_path, few))
-    assert len(lines_of(ax)) == MOST_LINES
-    assert KIND["time_vs_length"].is_ranking(panels_of(frame_of(tmp_path, MANY)))
-
-
 def panels_of(frame: pd.DataFrame) -> list[Panel]:
     return panels(frame, x="seq_len", row="passage", column="dtype")
-
-
-def test_more_labels_have_one_row_each_with_a_dot_at_each_length(tmp_path: Path) -> None:
-    figure, (ax,) = figure_of(KIND["time_vs_length"], frame_of(tmp_path, MANY))
-    names = names_of(ax)
-    assert sorted(names) == sorted({row.case.variant for row in MANY})
-    dots = {str(line.get_label()): line for line in ax.lines if line.get_marker() == "o"}
-    assert set(dots) == {"256", "1k"}
-    for row in MANY:
-        line = dots["256" if row.case.seq_len == 256 else "1k"]
-        at = list(line.get_ydata()).index(names.index(row.case.variant))
-        assert list(line.get_xdata())[at] == row.time_ms_median
-    assert dots["256"].get_color() != dots["1k"].get_color()
-    exact = {
-        line.get_color(): line.get_xdata()[0] for line in ax.lines if line.get_gid() == "exact"
-    }
-    assert exact == {dots["256"].get_color(): 4.0, dots["1k"].get_color(): 16.0}
-    bold = [text.get_text() for text in ax.get_yticklabels() if text.get_fontweight() == "bold"]
-    assert bold == ["full"]
-    (legend,) = figure.legends
-    texts = [text.get_text() for text in legend.get_texts()]
-    assert texts == ["sequence length:", "256", "1k", "fastest exact one"]
-
-
-def test_the_best_row_is_first_and_rows_with_fewer_results_are_last(tmp_path: Path) -> None:
-    rows = [row for row in MANY if (row.case.variant, row.case.seq_len) != ("v00", 1024)]
-    rows += [failed(variant="v00", seq_len=1024)]
-    rows += [failed(Status.UNSUPPORTED, "no", variant="v99", seq_len=n) for n in (256, 1024)]
-    rows += [done(99, variant="v07", hyperparameters="a=2", seq_len=1024)]
-    _, (ax,) = figure_of(KIND["time_vs_length"], frame_of(tmp_path, rows))
-    names = names_of(ax)
-    # Rows of one variant are adjacent, at the rank of the best one.
-    assert names[:3] == ["v07", "v07 a=2", "v01"]
-    assert names[-3:] == ["v06", "v00", "v99"]
-    _, (ax,) = figure_of(KIND["error_vs_length"], frame_of(tmp_path, rows))
-    assert names_of(ax)[:2] == ["full", "v01"]
-    assert any(line.get_gid() == "zeros" and line.get_xdata()[0] == 1 for line in ax.lines)
-
-
-def test_unfinished_cases_are_named_beside_their_row(tmp_path: Path) -> None:
-    rows = [*MANY, failed(variant="v00", seq_len=4096), failed(variant="v01", seq_len=2048)]
-    rows += [failed(Status.SKIPPED, variant="v01", seq_len=4096 * k) for k in (1, 2)]
-    rows += [failed(Status.UNSUPPORTED, "no", variant="v99", seq_len=n) for n in (256, 1024)]
-    figure, (ax,) = figure_of(KIND["time_vs_length"], frame_of(tmp_path, rows))
-    beside = {
-        names_of(ax)[round(text.xy[1])]: text.get_text()
-        for text in ax.texts
-        if (text.get_gid() or "").startswith("failed:")
-    }
-    assert beside == {"v00": "×T 4k", "v01": "×S 4k+ ×T 2k", "v99": "×U"}
-    (legend,) = figure.legends
-    assert {"×T  timeout", "×S  skipped", "×U  unsupported"} <= {
-        text.get_text() for text in legend.get_texts()
-    }
-
-
-def test_a_single_length_has_a_panel_of_dots_but_not_of_lines(tmp_path: Path) -> None:
-    one = [done(variant=f"v{k:02}", direction="forward_backward") for k in range(MOST_LINES)]
-    kind = KIND["time_vs_length"]
-    many = panels_of(frame_of(tmp_path, [*MANY, *one]))
-    assert len(kind.worth_drawing(many)) == 2
-    few = panels_of(frame_of(tmp_path, [*MANY[:8], *one[:4]]))
-    assert len(kind.worth_drawing(few)) == 1
-    # No panel if more lengths of that direction and dtype are drawn for another layer.
-    other = [changed(row, inputs="smollm2", layer=3) for row in MANY if row.case.seq_len == 256]
-    again = panels_of(frame_of(tmp_path, [*MANY, *one, *other]))
-    assert len(again) == 3
-    assert len(kind.worth_drawing(again)) == 2
-
-
-def test_names_are_beside_all_points_and_do_not_overlap(tmp_path: Path) -> None:
-    _, (ax,) = figure_of(KIND["error_vs_time"], frame_of(tmp_path, MANY))
-    weights = {text.get_text(): text.get_fontweight() for text in ax.texts}
-    assert {row.case.variant for row in MANY} <= set(weights)
-    assert weights["full"] == weights["v00"] == "bold"
-    assert weights["v05"] == "normal"
-
-
-def test_a_name_has_the_nearest_free_place_or_is_left_out() -> None:
-    room = Room({0: (50, 50), 1: (50, 62)}, (0, 0, 100, 100))
-    first = room.take([0], 30)
-    assert first is not None
-    assert (first.across, first.is_far) == (-37, False)
-    second = room.take([0], 30)
-    assert second is not None
-    assert (second.across, second.up, second.is_far) == (7, first.up, False)
-    assert room.take([0, 1], 120) is None
-    # A line up from the lower point would cross the other point.
-    narrow = Room({0: (50, 50), 1: (50, 62)}, (44, 50, 56, 100))
-    assert narrow.take([0], 10) is None
-    above = narrow.take([0], 10, across_others=True)
-    assert above is not None
-    assert above.is_far
-    assert above.up > 12 + LINE / 2
 
 
 def test_a_variant_has_one_colour_in_every_report(tmp_path: Path) -> None:
@@ -730,49 +515,6 @@ def test_exact_attention_is_black_and_thick_and_colors_depend_on_names(tmp_path:
     assert looks["v00"].color == looks["v00 size=2"].color
     assert looks["v00"].dashes != looks["v00 size=2"].dashes
     assert len({(look.color, look.marker) for look in looks.values()}) == len(looks)
-
-
-def test_the_error_of_zeros_is_drawn_and_named(run: Path) -> None:
-    _, (ax,) = figure_of(KIND["error_vs_length"], read_runs([run]).frame)
-    line = next(line for line in ax.lines if line.get_gid() == "zeros")
-    assert list(line.get_ydata()) == [1, 1]
-    assert any("returning" in text.get_text() for text in ax.texts)
-
-
-def test_ticks_have_readable_units(run: Path) -> None:
-    figure, (ax,) = figure_of(KIND["time_vs_length"], read_runs([run]).frame)
-    figure.canvas.draw()
-    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["256", "1k", "4k"]
-    assert {"1 ms", "10 ms"} <= {tick.get_text() for tick in ax.get_yticklabels()}
-
-
-@pytest.mark.parametrize(
-    ("slowest", "ticks"),
-    [
-        (25, ["1 ms", "2 ms", "5 ms", "10 ms", "20 ms"]),
-        (80, ["1 ms", "3 ms", "10 ms", "30 ms", "100 ms"]),
-        (800, ["1 ms", "10 ms", "100 ms", "1 s"]),
-    ],
-)
-def test_an_axis_of_times_has_several_ticks(
-    tmp_path: Path, slowest: float, ticks: list[str]
-) -> None:
-    rows = [done(1.05), done(slowest, seq_len=512)]
-    figure, (ax,) = figure_of(KIND["time_vs_length"], frame_of(tmp_path, rows))
-    figure.canvas.draw()
-    low, high = ax.get_ylim()
-    seen = [
-        text.get_text()
-        for text, at in zip(ax.get_yticklabels(), ax.get_yticks(), strict=True)
-        if low <= at <= high
-    ]
-    assert seen == ticks
-
-
-def test_a_single_number_of_heads_has_no_figure(run: Path) -> None:
-    assert "only one number of heads was measured, 8" in KIND["time_vs_heads"].missing(
-        read_runs([run]).frame
-    )
 
 
 # Heads at equal width, projections
@@ -811,22 +553,6 @@ def test_accidental_equal_width_is_no_comparison(tmp_path: Path) -> None:
     assert sorts(frame_of(tmp_path, rows)) == [("head_dim", 1), ("head_dim", 1)]
 
 
-def test_a_figure_has_a_panel_for_each_kind_of_projections(tmp_path: Path) -> None:
-    rows = [
-        row for kind in ("none", "separate", "shared") for row in at_width(1, 8, projections=kind)
-    ]
-    frame = frame_of(tmp_path, rows)
-    figure, (alone, separate, shared) = figure_of(KIND["time_at_equal_width"], frame)
-    titles = [ax.get_title(loc="left") for ax in (alone, separate, shared)]
-    assert titles == ["attention alone", "separate projections", "shared projections"]
-    for ax in (alone, separate, shared):
-        assert lines_of(ax) == {"full": [1, 8]}
-    assert any("width 512" in text.get_text() for text in figure.texts)
-    _, (own, same) = figure_of(KIND["error_at_equal_width"], frame)
-    assert own.get_title(loc="left").endswith("attention alone")
-    assert same.get_title(loc="left").endswith("shared projections")
-
-
 def test_the_page_states_the_cost_of_more_heads(tmp_path: Path) -> None:
     rows = at_width(1, 2, 4) + at_width(2, 4, variant="lsh")
     rows += [failed(heads=1, head_dim=512, variant="lsh")]
@@ -857,7 +583,7 @@ def test_the_page_states_the_cost_of_more_heads(tmp_path: Path) -> None:
     assert "1.30×" in section
 
 
-def test_other_figures_show_attention_without_projections(tmp_path: Path) -> None:
+def test_answers_are_about_attention_without_projections(tmp_path: Path) -> None:
     rows = [
         done(seq_len=n, projections=kind)
         for kind in ("shared", "separate", "none")
@@ -867,7 +593,6 @@ def test_other_figures_show_attention_without_projections(tmp_path: Path) -> Non
     part = split(frame)[0]
     (panel,) = panels(part.rows, x="seq_len", row="passage", column="dtype")
     assert panel.fixed["call"] == "attention alone"
-    assert also_measured(part.rows, [panel]) == "separate projections, shared projections"
     assert [answer.scene["call"] for answer in answers(part)] == ["attention alone"] * 2
     assert "projections" in [column.title for column in listing(frame).columns]
 
@@ -883,25 +608,17 @@ def steps(time: float = 0.1, **changes: Any) -> list[Measurement]:
     ]
 
 
-def test_decoding_steps_have_their_own_figures(tmp_path: Path) -> None:
+def test_decoding_steps_have_their_own_slice_and_figures(tmp_path: Path) -> None:
     rows = [*steps(), *steps(0.05, variant="performer"), done(), done(seq_len=512)]
     rows += [failed(variant="lsh", direction="decode")]
-    frame = frame_of(tmp_path, rows)
-    calls, decoding = split(frame)
+    calls, decoding = split(frame_of(tmp_path, rows))
     assert (calls.sort, decoding.sort) == ("head_dim", "decode")
     assert set(calls.rows["direction"]) == {"forward"}
     text = build_report([tmp_path]).read_text()
-    names = {path.name for path in (tmp_path / "report" / "figures").iterdir()}
-    assert {"time_per_token.png", "state_vs_context.png", "time_vs_length.png"} <= names
     assert "one step: the next token" in text
-    assert "decoding step" in text
-    for kind, label in (("time_per_token", "time per token"), ("state_vs_context", "bytes held")):
-        figure, (ax,) = figure_of(KIND[kind], decoding.rows)
-        assert lines_of(ax) == {"full": [256, 512], "performer": [256, 512]}
-        assert list(marks_of(ax)) == ["timeout:lsh"]
-        assert ax.get_ylabel().startswith(label)
-        assert ax.get_xlabel() == "tokens so far"
-        assert any("decoding step" in text.get_text() for text in figure.texts)
+    assert "Decoding: time per token, state and error against length" in text
+    names = {path.name for path in (tmp_path / "report" / "figures").glob("*.png")}
+    assert {"length-1.png", "length-2.png"} <= names
 
 
 def test_a_decoding_step_is_never_labelled_as_without_projections(tmp_path: Path) -> None:
@@ -1180,12 +897,8 @@ def test_a_report_is_one_page_with_links_to_its_figures(run: Path) -> None:
     assert page == run / "report" / "report.html"
     text = page.read_text()
     figures = sorted(path.name for path in (run / "report" / "figures").iterdir())
-    assert figures == [
-        "error_vs_length.png",
-        "error_vs_time.png",
-        "memory_vs_length.png",
-        "time_vs_length.png",
-    ]
+    kinds = ("crossover", "frontier", "length")
+    assert figures == [f"{name}.{kind}" for name in kinds for kind in ("png", "svg")]
     images = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
     weights = text.count('alt="Weights of exact attention and of ')  # the pattern gallery
     assert len(images) == weights > 0
@@ -1207,37 +920,16 @@ def test_text_from_a_file_is_escaped_in_the_page(tmp_path: Path) -> None:
     assert "&lt;script&gt;alert(1)" in text
 
 
-def test_a_figure_of_many_layers_shows_some_of_them(tmp_path: Path) -> None:
-    rows = [done(inputs="smollm2", layer=n, seq_len=k) for n in range(30) for k in (256, 512)]
-    part = split(frame_of(tmp_path, rows))[0]
-    kept, more = at_most(part.rows, "passage")
-    assert kept["layer"].nunique() == MOST_ROWS
-    assert {0, 29} <= set(kept["layer"])
-    assert more == f"{30 - MOST_ROWS} more inputs and directions"
-    few = part.rows[part.rows["layer"] < MOST_ROWS]
-    assert at_most(few, "passage")[0] is few
-
-
-def test_slices_have_their_own_figures(tmp_path: Path) -> None:
-    rows = [done(seq_len=n, causal=causal) for n in (256, 512) for causal in (True, False)]
-    out = tmp_path / "out"
-    text = build_report([write(tmp_path / "run", rows)], out).read_text()
-    names = {path.name for path in (out / "figures").glob("time_vs_length*")}
-    assert names == {"time_vs_length-causal.png", "time_vs_length-not-causal.png"}
-    assert text.count('href="figures/time_vs_length-') == 2
-
-
 def test_two_machines_are_never_on_one_axis(tmp_path: Path) -> None:
     cpu = write(tmp_path / "cpu", [done(seq_len=n) for n in (256, 512)])
     gpu_rows = [done(seq_len=n, device="cuda") for n in (256, 512)]
     gpu = write(tmp_path / "gpu", gpu_rows, {"hardware": {"gpu": "Some GPU"}})
     text = build_report([cpu, gpu]).read_text()
     assert "cuda, Some GPU" in text
-    names = {path.name for path in (cpu / "report" / "figures").glob("memory*")}
-    assert names == {
-        "memory_vs_length-cpu-some-cpu-2-threads.png",
-        "memory_vs_length-cuda-some-gpu.png",
-    }
+    names = {path.name for path in (cpu / "report" / "figures").glob("length*.png")}
+    assert names == {"length-1.png", "length-2.png"}
+    assert "cpu, Some CPU, 2 threads" in (cpu / "report" / "figures" / "length-1.svg").read_text()
+    assert "cuda, Some GPU" in (cpu / "report" / "figures" / "length-2.svg").read_text()
 
 
 def test_a_run_with_only_failures_gives_a_report(tmp_path: Path) -> None:
@@ -1246,15 +938,7 @@ def test_a_run_with_only_failures_gives_a_report(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     text = (tmp_path / "report" / "report.html").read_text()
     assert "signal 9" in text
-    assert "no figure, no case finished" in text
-
-
-def test_a_dtype_with_only_failures_has_a_panel(tmp_path: Path) -> None:
-    rows = [*RUN, *(failed(dtype="bfloat16", seq_len=n) for n in (256, 1024))]
-    _, axes = figure_of(KIND["time_vs_length"], frame_of(tmp_path, rows))
-    texts = [text.get_text() for ax in axes for text in ax.texts]
-    assert "nothing finished" in texts
-    assert len(axes) == 2
+    assert "No figures: no case finished." in text
 
 
 def test_build_prints_a_summary_and_then_the_path_of_the_page(run: Path) -> None:
@@ -1286,26 +970,3 @@ def test_a_report_needs_no_torch(run: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "loaded []"
-
-
-def test_errors_above_the_ceiling_are_drawn_at_the_ceiling_and_labelled_as_more() -> None:
-    """An error in the thousands would compress all other points."""
-    rows = pd.DataFrame(
-        {
-            "label": ["a", "b"],
-            "status": "ok",
-            "seq_len": [256, 256],
-            ERROR.column: [0.3, 8000.0],
-            ERROR.low: [0.2, 7000.0],
-            ERROR.high: [0.4, math.inf],
-            ERROR.floor: [1e-7, 1e-7],
-            ERROR.trivial: [0.8, 0.8],
-        }
-    )
-    placed = axes.points(rows, "seq_len", ERROR)
-    assert placed[ERROR.column].tolist() == [0.3, 10.0]
-    assert placed[ERROR.low].tolist() == [0.2, 10.0]
-    ax = Figure().subplots()
-    axes.scale_metric(ax, "y", ERROR, *axes.reach(placed, ERROR))
-    assert ax.yaxis.get_major_formatter()(10.0) == "≥ 10"
-    assert ax.yaxis.get_major_formatter()(3.0) == "3"

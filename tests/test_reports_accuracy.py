@@ -16,12 +16,8 @@ from bench.schema.measurement import HeadRow, Measurement
 from bench.schema.validation import FileError
 from reports.answers import answers
 from reports.build import build_report
-from reports.figures import single_heads
-from reports.figures.ranking import ranked
-from reports.figures.style import styles
 from reports.inputs_page import DESCRIPTORS, described
 from reports.listing import listing
-from reports.metrics import TIME
 from reports.names import OTHER_OPERATOR
 from reports.page.accuracy_data import BEATEN, accuracy_facts, accuracy_table, with_heads
 from reports.rows import read_runs
@@ -29,13 +25,9 @@ from reports.slices import split
 from reports.tables import summary_table
 from tests.cases import changed
 from tests.test_reports import (
-    KIND,
-    MANY,
     done,
     failed,
-    figure_of,
     frame_of,
-    names_of,
     steps,
     write,
 )
@@ -212,10 +204,6 @@ def test_another_operator_is_marked_wherever_it_is_named(tmp_path: Path) -> None
     (settings,) = (it.values for it in listing(frame).columns if it.title == "settings")
     details = settings.tolist()
     assert [OTHER_OPERATOR in detail for detail in details] == [True, False, True]
-    figure, (ax,) = figure_of(KIND["error_vs_time"], frame)
-    assert f"linear{MARK}" in [text.get_text() for text in ax.texts]
-    (legend,) = figure.legends
-    assert f"linear{MARK}" in [text.get_text() for text in legend.get_texts()]
 
 
 def test_settings_of_one_variant_may_be_different_operators(tmp_path: Path) -> None:
@@ -256,127 +244,12 @@ def test_if_only_other_operators_finished_there_is_no_answer(tmp_path: Path) -> 
     build_report([tmp_path])
 
 
-def test_another_operator_is_drawn_but_not_on_the_frontier(tmp_path: Path) -> None:
-    rows = [other(0.01, 0.1), held(0.05, 1.0, variant="lsh"), held(3e-7, 2.0)]
-    _, (ax,) = figure_of(KIND["error_vs_time"], frame_of(tmp_path, rows))
-    (line,) = [line for line in ax.lines if line.get_gid() == "frontier"]
-    assert list(line.get_xdata()) == [1.0, 2.0]
-    weights = {text.get_text(): text.get_fontweight() for text in ax.texts}
-    assert weights[f"linear{MARK}"] == "normal"
-    drawn = [tuple(point) for points in ax.collections for point in points.get_offsets()]
-    assert pytest.approx((0.1, 0.01)) in drawn
-
-
-def test_other_operators_are_last_by_error_and_sorted_with_the_others_by_time(
-    tmp_path: Path,
-) -> None:
-    rows = [*MANY, *(other(0.001, 0.01, seq_len=n) for n in (256, 1024))]
-    frame = frame_of(tmp_path, rows)
-    _, (by_error,) = figure_of(KIND["error_vs_length"], frame)
-    names = names_of(by_error)
-    assert names[-1] == f"linear{MARK}"
-    (line,) = [line for line in by_error.lines if line.get_gid() == "apart"]
-    assert line.get_ydata()[0] == len(names) - 1.5
-    _, (by_time,) = figure_of(KIND["time_vs_length"], frame)
-    assert names_of(by_time)[0] == f"linear{MARK}"
-    assert not [line for line in by_time.lines if line.get_gid() == "apart"]
-    assert ranked(frame, [frame], "seq_len", TIME)[0] == f"linear{MARK}"
-
-
 def test_other_operators_are_not_chosen_in_the_terminal(tmp_path: Path) -> None:
     console = Console(width=120, record=True)
     with console.capture() as screen:
         console.print(summary_table(frame_of(tmp_path, [other(0.2), held(0.5, variant="lsh")])))
     assert "lsh" in screen.get()
     assert "linear" not in screen.get()
-
-
-# Lines of the floor and of the mean of V
-
-
-def test_lines_show_the_floor_and_the_mean_of_values_at_each_length(tmp_path: Path) -> None:
-    means = {256: 0.8, 512: 0.7, 1024: 0.6}
-    rows = [
-        held(0.3, seq_len=n, mean_value_error_rel_l2=mean, variant=variant)
-        for n, mean in means.items()
-        for variant in ("lsh", "top_k")
-    ]
-    figure, (ax,) = figure_of(KIND["error_vs_length"], frame_of(tmp_path, rows))
-    lines = {line.get_gid(): line for line in ax.lines if line.get_gid()}
-    assert list(lines["mean of V"].get_xdata()) == list(means)
-    assert list(lines["mean of V"].get_ydata()) == list(means.values())
-    assert set(lines["floor"].get_ydata()) == {3e-7}
-    assert lines["floor"].is_dashed()
-    assert "float32 floor" in [text.get_text() for text in ax.texts]
-    (legend,) = figure.legends
-    texts = [text.get_text() for text in legend.get_texts()]
-    assert texts == ["float32 floor", "mean of V", "lsh", "top_k"]
-    _, (time,) = figure_of(KIND["time_vs_length"], frame_of(tmp_path, rows))
-    assert not {line.get_gid() for line in time.lines} & {"floor", "mean of V"}
-
-
-def test_a_floor_that_differs_by_a_hidden_column_is_drawn_as_one_line(tmp_path: Path) -> None:
-    for far, ends in ((4e-7, 2), (0.02, 3)):
-        floors = {256: 3e-7, 512: 4e-7, 1024: far}
-        rows = [held(0.3, seq_len=n, dtype_floor_rel_l2=floor) for n, floor in floors.items()]
-        _, (ax,) = figure_of(KIND["error_vs_length"], frame_of(tmp_path, rows))
-        (line,) = [line for line in ax.lines if line.get_gid() == "floor"]
-        assert len(list(line.get_xdata())) == ends
-        assert "float32 floor" in [text.get_text() for text in ax.texts]
-
-
-def test_panels_of_two_dtypes_show_the_floor_of_each(tmp_path: Path) -> None:
-    rows = [
-        held(0.3, seq_len=n, dtype=dtype, dtype_floor_rel_l2=floor)
-        for n in (256, 512)
-        for dtype, floor in (("bfloat16", 0.003), ("float32", 3e-7))
-    ]
-    _, axes = figure_of(KIND["error_vs_length"], frame_of(tmp_path, rows))
-    seen = {
-        next(t.get_text() for t in ax.texts if t.get_gid() == "named:floor"): next(
-            line.get_ydata()[0] for line in ax.lines if line.get_gid() == "floor"
-        )
-        for ax in axes
-    }
-    assert seen == {"bfloat16 floor": 0.003, "float32 floor": 3e-7}
-
-
-def test_a_scatter_plot_shows_them_at_one_level(tmp_path: Path) -> None:
-    rows = [held(0.3, 1, variant="lsh"), held(0.2, 2, variant="top_k")]
-    _, (ax,) = figure_of(KIND["error_vs_time"], frame_of(tmp_path, rows))
-    levels = {line.get_gid(): set(line.get_ydata()) for line in ax.lines if line.get_gid()}
-    assert levels["mean of V"] == {0.8}
-    assert levels["floor"] == {3e-7}
-    assert "float32 floor" in [text.get_text() for text in ax.texts]
-
-
-def test_a_ranking_shows_them_as_vertical_lines_in_the_color_of_each_length(tmp_path: Path) -> None:
-    means = {256: 0.8, 1024: 0.6}
-    rows = [
-        changed(row, dtype_floor_rel_l2=3e-7, mean_value_error_rel_l2=means[row.case.seq_len])
-        for row in MANY
-    ]
-    figure, (ax,) = figure_of(KIND["error_vs_length"], frame_of(tmp_path, rows))
-    dots = {str(line.get_label()): line.get_color() for line in ax.lines}
-    upright = {
-        line.get_color(): line.get_xdata()[0] for line in ax.lines if line.get_gid() == "mean of V"
-    }
-    assert upright == {dots["256"]: 0.8, dots["1k"]: 0.6}
-    (legend,) = figure.legends
-    texts = [text.get_text() for text in legend.get_texts()]
-    assert texts[-2:] == ["float32 floor", "mean of V"]
-
-
-def test_a_mean_of_values_worse_than_all_methods_is_within_the_axes(tmp_path: Path) -> None:
-    rows = [held(0.3, n, seq_len=n, mean_value_error_rel_l2=4.0) for n in (256, 512)]
-    _, (ax,) = figure_of(KIND["error_vs_length"], frame_of(tmp_path, rows))
-    assert ax.get_ylim()[1] > 4
-
-
-def test_a_run_without_baselines_has_neither_line(tmp_path: Path) -> None:
-    for name in ("error_vs_length", "error_vs_time"):
-        _, (ax,) = figure_of(KIND[name], frame_of(tmp_path, MANY))
-        assert not {line.get_gid() for line in ax.lines} & {"floor", "mean of V"}
 
 
 # Inputs
@@ -500,42 +373,3 @@ def test_a_run_in_which_no_case_finished_has_an_empty_file_of_heads(tmp_path: Pa
 
 
 # Single heads
-
-
-def figure_of_heads(folder: Path) -> tuple[dict[str, list[tuple[float, float]]], list[str]]:
-    """The points of each method in the only panel, and the names in the legend."""
-    runs = read_runs([folder])
-    part = split(runs.frame)[0]
-    found = single_heads.drawn(part, runs.per_head)
-    figure, _ = single_heads.draw(found, part, styles(runs.frame))
-    (ax,) = [ax for ax in figure.axes if ax.get_visible()]
-    points = {
-        str(line.get_label()): list(zip(line.get_xdata(), line.get_ydata(), strict=True))
-        for line in ax.lines
-        if not str(line.get_label()).startswith("_")
-    }
-    (legend,) = figure.legends
-    return points, [text.get_text() for text in legend.get_texts()]
-
-
-def test_heads_are_drawn_for_the_best_setting_of_the_best_methods(tmp_path: Path) -> None:
-    rows = [held(0.5, variant=f"v{k}", seq_len=n) for k in range(8) for n in (256, 512)]
-    rows += [held(0.5, variant="v0", hyperparameters="size=2", seq_len=512)]
-    rows += [other(0.01, seq_len=512), held(3e-7, seq_len=512)]
-    folder = write(tmp_path, rows)
-    # For v0 to v7 the error of a head grows with the number; for v0 the second setting is the best.
-    errors = [0.1 * (k + 1) for k in range(8) for _ in (256, 512)] + [0.01, 0.001, 3e-7]
-    heads_file(folder, rows, [10.0, 40.0], errors)
-    points, names = figure_of_heads(folder)
-    assert names == ["v0 size=2", "v1", "v2", "v3", "v4", "v5"]
-    assert sorted(points) == names
-    assert points["v1"] == [(10.0, pytest.approx(0.2)), (40.0, pytest.approx(0.2))]
-    text = build_report([folder]).read_text()
-    assert "Error of each head against its effective keys" in text
-    assert (folder / "report" / "figures" / "error_by_head.png").exists()
-
-
-def test_there_is_no_figure_for_a_single_head(tmp_path: Path) -> None:
-    rows = [held(0.5)]
-    heads_file(write(tmp_path, rows), rows, [12.0])
-    assert "Error of each head" not in build_report([tmp_path]).read_text()

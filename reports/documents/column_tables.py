@@ -1,4 +1,4 @@
-"""Tables of the columns of results.csv and model.csv."""
+"""Tables of the columns of results.csv, model.csv and answers.csv."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from bench.schema.measurement import Measurement
 from bench.schema.model_row import ModelRow
 from bench.schema.origin import Origin
 from bench.schema.row import Row
-from reports.documents import markdown
+from reports import markdown_table as markdown
+from reports.answers_csv import COLUMNS
 
 
 def of_results() -> str:
@@ -19,6 +20,12 @@ def of_results() -> str:
 def of_model() -> str:
     """The columns of model.csv, as Markdown."""
     return _table(ModelRow)
+
+
+def of_answers() -> str:
+    """The columns of answers.csv, as Markdown."""
+    rows = [(f"`{name}`", meaning) for name, meaning in COLUMNS.items()]
+    return markdown.table(("column", "meaning"), rows)
 
 
 def _table(rows: type[Row[Any]]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from reports.documents.markdown import table
+from reports.markdown_table import table
 from reports.recommender.evaluation import Summary, evaluate
 from reports.recommender.evaluation_tables import HEADINGS, SHOWN_COVERAGES, goals, risks, rows
 from reports.recommender.run_folders import rows_of

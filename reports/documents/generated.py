@@ -56,6 +56,7 @@ BLOCKS = (
     Block("docs/columns.md", "results", column_tables.of_results),
     Block("docs/recommender.md", "evaluation", evaluation_page.evaluation),
     Block("docs/columns.md", "model", column_tables.of_model),
+    Block("docs/columns.md", "answers", column_tables.of_answers),
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reports.documents import markdown
+from reports import markdown_table as markdown
 from reports.documents.docstrings import summary
 from variants import REGISTRY
 from variants.contract.info import Info

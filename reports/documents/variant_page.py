@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 import variants
-from reports.documents import docstrings, markdown, pictures
+from reports import markdown_table as markdown
+from reports.documents import docstrings, pictures
 from variants import REGISTRY, Attention
 from variants.contract.device import pretended_gpu
 from variants.contract.implementations import meaning

@@ -1,1 +1,1 @@
-"""Kinds of figures as records, and the drawing of their panels, marks and legends."""
+"""Static figures (PNG and SVG): each kind has a file, and `drawn_figures.py` selects the scenes."""

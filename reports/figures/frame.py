@@ -1,73 +1,172 @@
-"""The parts of every figure: a grid of axes of fixed size, titles of panels, a common title."""
+"""The parts of every figure: a grid of axes of fixed size, a heading, a legend and notes."""
 
 from __future__ import annotations
 
 import textwrap
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-import seaborn as sns
+import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import offset_copy
 
-from reports.figures.kinds import Kind
-from reports.figures.plain_text import families
-from reports.slices import Fixed, Panel, describe
+from reports.figures.plain_text import DOTS_PER_INCH, families
+from reports.figures.style import Styles
 
-LETTERS_PER_INCH = 13  # in the title of a panel
+COLUMNS = 3  # panels side by side
+TITLE, TEXT, SMALL = 11, 8, 7  # sizes of text, in points
+LETTER = 0.55  # width of a letter, in parts of its size
+LINE = 1.3  # height of a line, in parts of the size of its text
+HANDLE, GAP = 20, 12  # of a legend, in points: width of a line, space between columns
+INK, SOFT = "0.1", "0.35"
+LOOK: dict[Any, Any] = {
+    "axes.edgecolor": "0.6",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": "0.91",
+    "grid.linewidth": 0.7,
+    "xtick.color": "0.6",
+    "ytick.color": "0.6",
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+}
+
+
+@dataclass(frozen=True)
+class PanelSize:
+    """The size of the axes and of the space between them, in inches."""
+
+    width: float
+    height: float
+    across: float
+    down: float
+
+
+Share = Literal["none", "all", "row", "col"]
 
 
 def grid(
-    rows: int,
-    columns: int,
-    *,
-    panel: tuple[float, float],
-    between: tuple[float, float],
+    rows: int, columns: int, size: PanelSize, *, sharex: Share, sharey: Share
 ) -> tuple[Figure, list[list[Axes]]]:
-    """Make a grid of hidden axes that share scales. `panel` and `between` are in inches."""
-    width, height = panel
-    across, down = between
-    size = (columns * (width + across), rows * (height + down))
-    figure = Figure(figsize=size)
-    with sns.axes_style("whitegrid", {"grid.color": "0.9", "font.family": families()}):
+    """A figure with hidden axes; `heading` and `foot` add texts above and below them."""
+    whole = (columns * (size.width + size.across), rows * (size.height + size.down))
+    figure = Figure(figsize=whole, dpi=DOTS_PER_INCH)
+    with matplotlib.rc_context(LOOK | {"font.family": families()}):
         made = figure.subplots(
             rows,
             columns,
-            sharex=True,
-            sharey=True,
+            sharex=sharex,
+            sharey=sharey,
             squeeze=False,
             gridspec_kw={
                 "left": 0,
                 "bottom": 0,
-                "right": 1 - across / size[0],
-                "top": 1 - down / size[1],
-                "wspace": across / width,
-                "hspace": down / height,
+                "right": 1 - size.across / whole[0],
+                "top": 1 - size.down / whole[1],
+                "wspace": size.across / size.width,
+                "hspace": size.down / size.height,
             },
         )
     for ax in made.flat:
         ax.set_visible(False)
-        sns.despine(ax=ax, left=True)
+        ax.tick_params(labelsize=TEXT)
     return figure, [list(line) for line in made]
 
 
-def panel_title(kind: Kind, panel: Panel, shared: Fixed, width: float) -> str:
-    """The values that differ between panels, in lines that fit `width` in inches."""
-    own = {kind.column: panel.column, kind.row: panel.row, **panel.fixed}
-    text = describe({name: value for name, value in own.items() if name not in shared})
-    return textwrap.fill(text, int(width * LETTERS_PER_INCH))
+def wrapped(text: str, width: float, size: float) -> list[str]:
+    """The lines of a text of a size in points that fit into a width in inches.
+
+    No line ends within the parts between middle dots.
+    """
+    most = int(width * 72 / (LETTER * size))
+    if " · " in text:
+        text = "\xa0· ".join(part.replace(" ", "\xa0") for part in text.split(" · "))
+    return [line.replace("\xa0", " ") for line in textwrap.wrap(text, most)]
 
 
-def title(figure: Figure, kind: Kind, shared: Fixed, ax: Axes, head: float) -> None:
-    """Write the title and the values that all panels share, `head` points above the first axes."""
-    width = figure.get_size_inches()[0] + 2.2  # the legend is beside the grid
-    lines = textwrap.wrap(describe(shared), int(width * 14))
-    foot = head + 24
-    corner = ax.get_position()
+def panel_title(ax: Axes, text: str, size: PanelSize) -> int:
+    """Write a title above the axes; return the number of its lines."""
+    lines = wrapped(text, size.width, TEXT)
+    ax.set_title("\n".join(lines), loc="left", fontsize=TEXT, color=INK, pad=4)
+    return len(lines)
 
-    def over(text: str, up: float, **look: Any) -> None:
-        raised = offset_copy(figure.transFigure, figure, y=up, units="points")
-        figure.text(corner.x0, corner.y1, text, transform=raised, va="bottom", **look)
 
-    over("\n".join(lines), foot, fontsize=9, color="0.35")
-    over(kind.title, foot + 12 * len(lines) + 4, fontsize=13, fontweight="bold")
+def column_title(ax: Axes, text: str, *, lines: int) -> None:
+    """Write what a column of panels shows, above `lines` lines of a panel's title."""
+    ax.annotate(
+        text,
+        (0, 1),
+        xycoords="axes fraction",
+        xytext=(0, 4 + LINE * TEXT * lines),
+        textcoords="offset points",
+        fontsize=TEXT,
+        fontweight="bold",
+        color=INK,
+    )
+
+
+def heading(figure: Figure, title: str, conditions: str, *, lines: int = 1) -> None:
+    """Write the title and what all panels share, above `lines` lines of a panel's title."""
+    width = figure.get_size_inches()[0]
+    under = wrapped(conditions, width, TEXT)
+    corner = figure.axes[0].get_position()
+    foot = 10 + LINE * TEXT * lines
+    _text(figure, corner.x0, corner.y1, foot, "\n".join(under), fontsize=TEXT, color=SOFT)
+    head = foot + LINE * TEXT * len(under) + 3
+    _text(figure, corner.x0, corner.y1, head, title, fontsize=TITLE, fontweight="bold", color=INK)
+
+
+def foot(
+    figure: Figure, handles: Sequence[Artist], notes: Iterable[str], *, below: float = 34
+) -> None:
+    """Write a legend, and notes under it, `below` points under the axes."""
+    width = figure.get_size_inches()[0]
+    if handles:
+        columns = _columns([str(handle.get_label()) for handle in handles], width * 72)
+        figure.legend(
+            handles=list(handles),
+            loc="upper left",
+            bbox_to_anchor=(0, 0),
+            bbox_transform=offset_copy(figure.transFigure, figure, y=-below, units="points"),
+            borderpad=0,
+            borderaxespad=0,
+            frameon=False,
+            fontsize=TEXT,
+            handlelength=HANDLE / TEXT,
+            columnspacing=GAP / TEXT,
+            handletextpad=0.5,
+            labelspacing=0.3,
+            ncols=columns,
+        )
+        below += 1.4 * TEXT * -(-len(handles) // columns) + 5
+    lines = [line for note in notes if note for line in wrapped(note, width, SMALL)]
+    _text(figure, 0, 0, -below, "\n".join(lines), fontsize=SMALL, color=SOFT, va="top")
+
+
+def _columns(names: Sequence[str], width: float) -> int:
+    """The most columns of a legend that fit into a width in points."""
+    for columns in range(len(names), 1, -1):
+        rows = -(-len(names) // columns)
+        longest = [
+            max(map(len, names[first : first + rows])) for first in range(0, len(names), rows)
+        ]
+        if len(longest) * (HANDLE + GAP + 4) + LETTER * TEXT * sum(longest) <= width:
+            return columns
+    return 1
+
+
+def entries(names: Mapping[str, str], styles: Styles, *, line: bool = True) -> list[Artist]:
+    """Entries of a legend: each label or curve with its name."""
+    return [styles[key].handle(name, line=line) for key, name in names.items()]
+
+
+def _text(figure: Figure, x: float, y: float, up: float, text: str, **look: Any) -> None:
+    raised = offset_copy(figure.transFigure, figure, y=up, units="points")
+    figure.text(x, y, text, transform=raised, **{"va": "bottom", "linespacing": LINE - 0.1, **look})

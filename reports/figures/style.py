@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import cycle
 
 import pandas as pd
-import seaborn as sns
+from matplotlib.colors import hsv_to_rgb, to_hex
 from matplotlib.lines import Line2D
 
 from reports.declared import declared_variants, exact_variant
@@ -55,7 +55,7 @@ class Style:
             dashes=self.dashes or (None, None),
             linewidth=self.width if line else 0,
             markeredgecolor="white",
-            markersize=7,
+            markersize=5.5,
             label=label,
         )
 
@@ -87,8 +87,9 @@ def styles(frame: pd.DataFrame) -> dict[str, Style]:
 
 
 def _colors(variants: list[str]) -> dict[str, str]:
-    """Hues around the colour circle; if there are many, neighbours also differ in lightness."""
-    lightness = (0.55,) if len(variants) <= 8 else (0.56, 0.38, 0.7)
-    circles = [sns.husl_palette(len(variants), s=0.95, l=level) for level in lightness]
-    chosen = [circles[i % len(circles)][i] for i in range(len(variants))]
-    return dict(zip(variants, sns.color_palette(chosen).as_hex(), strict=True))
+    """Hues around the colour circle, with alternating lightness, for variants of other versions."""
+    values = (0.75, 0.5, 0.62)
+    return {
+        name: to_hex(tuple(hsv_to_rgb((place / len(variants), 0.9, values[place % len(values)]))))
+        for place, name in enumerate(variants)
+    }

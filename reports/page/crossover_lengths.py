@@ -18,13 +18,32 @@ MEASURED = "measured"
 
 @dataclass(frozen=True)
 class Crossover:
-    """A method, and in words the lengths at which it is faster and smaller than exact attention."""
+    """A method, and the lengths at which it is faster and smaller than exact attention.
+
+    `faster` and `smaller` have the measured lengths in rising order; `time` and `memory` say the
+    same in words. A method is never chosen at a length at which it is not `useful`.
+    """
 
     label: str
     variant: str
-    time: str
-    memory: str
-    is_useless: bool  # never chosen at any of the lengths
+    faster: Mapping[int, bool]
+    smaller: Mapping[int, bool]
+    useful: Mapping[int, bool]
+
+    @property
+    def is_useless(self) -> bool:
+        """Whether the method is never chosen at any of the lengths."""
+        return not any(self.useful.values())
+
+    @property
+    def time(self) -> str:
+        """The lengths at which the method is faster."""
+        return words(self.faster)
+
+    @property
+    def memory(self) -> str:
+        """The lengths at which the method is smaller."""
+        return words(self.smaller)
 
 
 def crossovers(lengths: Mapping[int, Sequence[Candidate]]) -> list[Crossover]:
@@ -36,7 +55,7 @@ def crossovers(lengths: Mapping[int, Sequence[Candidate]]) -> list[Crossover]:
     time: dict[str, dict[int, bool]] = {}
     memory: dict[str, dict[int, bool]] = {}
     variants: dict[str, str] = {}
-    useful: set[str] = set()
+    useful: dict[str, dict[int, bool]] = {}
     for seq_len in sorted(lengths):
         measured = [it for it in lengths[seq_len] if it.evidence == MEASURED]
         exact = [it for it in measured if it.is_exact and not it.excluded]
@@ -48,8 +67,7 @@ def crossovers(lengths: Mapping[int, Sequence[Candidate]]) -> list[Crossover]:
             if it.is_exact:
                 continue
             variants[it.label] = it.variant
-            if not it.excluded:
-                useful.add(it.label)
+            useful.setdefault(it.label, {})[seq_len] = not it.excluded
             time.setdefault(it.label, {})[seq_len] = it.time_high < fastest.time_low
             if sizes and not isnan(it.memory_bytes):
                 memory.setdefault(it.label, {})[seq_len] = it.memory_bytes < min(sizes)
@@ -57,9 +75,9 @@ def crossovers(lengths: Mapping[int, Sequence[Candidate]]) -> list[Crossover]:
         Crossover(
             label,
             variants[label],
-            words(time[label]),
-            words(memory.get(label, {})),
-            label not in useful,
+            time[label],
+            memory.get(label, {}),
+            useful[label],
         )
         for label in sorted(time)
     ]

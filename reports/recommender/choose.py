@@ -56,7 +56,7 @@ def choose_within(candidates: Iterable[Candidate], limits: Bounds) -> Recommenda
     if not eligible:
         return Recommendation(None, (), ())
     fastest = min(eligible, key=lambda one: one.time_ms)
-    tied = [one for one in eligible if one.noise_low <= fastest.noise_high]
+    tied = [one for one in eligible if one is fastest or one.noise_low <= fastest.noise_high]
     exact = [one for one in tied if one.is_exact]
     chosen = min(exact or tied, key=lambda one: (0 if exact else one.error_high, one.time_ms))
     return Recommendation(chosen, eligible, tied)

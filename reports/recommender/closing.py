@@ -17,7 +17,7 @@ def closing_lines(evidence: Evidence) -> list[str]:
 
     Of the scenes with the longest length, it is the one with most rows, forward before others.
     """
-    found = _longest(evidence)
+    found = longest(evidence)
     if found is None:
         return []
     scene, seq_len = found
@@ -25,8 +25,9 @@ def closing_lines(evidence: Evidence) -> list[str]:
     return [f"{scene.words}:", *(one_line(advise(evidence, question)) for question in questions)]
 
 
-def _longest(evidence: Evidence) -> tuple[Scene, int] | None:
-    """The scene, and its longest length at which a layer of a model was measured."""
+def longest(evidence: Evidence) -> tuple[Scene, int] | None:
+    """The scene of the closing lines, and its longest length at which a layer of a model was
+    measured; None without captured inputs."""
     known = [
         (scene, max(lengths))
         for scene in evidence.scenes()
