@@ -16,7 +16,7 @@ NEEDED = (
     "msgspec",
     "psutil",
     "pandas",
-    "seaborn",
+    "matplotlib",
     "jinja2",
     "click",
     "rich",
