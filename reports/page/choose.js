@@ -5,7 +5,7 @@ function choose(candidates, limits) {
   const eligible = candidates.filter(it => !whyNot(it, limits));
   if (!eligible.length) return {chosen: null, tied: []};
   const fastest = eligible.reduce((best, it) => it.time < best.time ? it : best);
-  const tied = eligible.filter(it => it.noiseLow <= fastest.noiseHigh);
+  const tied = eligible.filter(it => it === fastest || it.noiseLow <= fastest.noiseHigh);
   const error = it => it.isExact ? 0 : it.errorHigh;
   const better = (a, b) => b.isExact - a.isExact || error(a) - error(b) || a.time - b.time;
   return {chosen: tied.reduce((best, it) => better(it, best) < 0 ? it : best), tied};
