@@ -42,7 +42,9 @@ def test_the_output_of_a_part_that_fails_is_kept(tmp_path: Path) -> None:
 
 def test_a_part_that_takes_too_long_is_stopped_with_its_processes(tmp_path: Path) -> None:
     code = (
-        "import subprocess, sys, time\n"
+        "import signal, subprocess, sys, time\n"
+        # A test run in the background of a shell ignores the interrupt, and so would its children.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
         "print(child.pid, flush=True)\n"
         "time.sleep(600)\n"
