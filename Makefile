@@ -130,6 +130,14 @@ latest:
 	@$(BASE_PYTHON) -m venv --clear .venv-latest
 	@.venv-latest/bin/python -m pip install $(PIP_OPTIONS) --editable '.[$(TESTED),dev]'
 
+.PHONY: counts
+counts: $(BENCH_READY) ## compare bytes, operations and errors of all variants with tests/counts.toml
+	@"$(PYTHON)" -m bench counts
+
+.PHONY: update-counts
+update-counts: $(BENCH_READY) ## write tests/counts.toml anew
+	@"$(PYTHON)" -m bench counts --update
+
 .PHONY: track
 track: $(TEST_READY) ## time every variant with pytest-benchmark and store the result by machine
 	@"$(PYTHON)" -m pytest tests/tracking --benchmark-autosave

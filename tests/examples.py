@@ -7,8 +7,8 @@ examples of a page share their names.
 Each `make` target of a shell example is expanded by a dry run. Commands of `bench` and `reports
 build` are run with options that make them small, `reports recommend` on the reference runs.
 Commands that become equal by this are run once. A sweep is planned with its own axes, which checks
-them all, and measured at one point. Commands that install, test or clean are not run, nor those of
-Ray and Slurm; they are in `NOT_RUN`.
+them all, and measured at one point. Commands that install, test, clean or compare counts are not
+run, nor those of Ray and Slurm; they are in `NOT_RUN`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ NOT_RUN = re.compile(
     r"(?:\S*/)?(?:pip|awk|echo|cp|rm|touch|make:|ray|sbatch)(?: |$)"
     r"|test -z |'?left="
     r"|(?:\S*/)?python3? (?:-W error )?-m "
-    r"(?:pip|venv|pytest|pdoc|ruff|mypy|tests\.versions|reports docs)(?: |$)"
+    r"(?:pip|venv|pytest|pdoc|ruff|mypy|tests\.versions|reports docs|bench counts)(?: |$)"
 )
 # The point at which sweeps are measured. Sweeps with an added implementation keep their own axes.
 POINT = {

@@ -12,6 +12,7 @@ between calls. So a call must have run before, and then its peak depends on the 
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from torch import Tensor
 from torch.autograd.profiler import profile  # torch.profiler imports torch's compiler for seconds
 
 from bench.instruments import c_memory, process_memory
+
+# The profiler would write two lines to stderr at each start.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 SHARE = 0.1  # of a peak, by which two ways of measuring it may differ without a note
 CUDA_BLOCK = 512  # torch rounds the size of blocks on a GPU up to a multiple of it

@@ -1,0 +1,122 @@
+"""The counts of one case: bytes, operations and errors of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from bench.counts.dispatched_operations import DispatchedOperations, Operation
+from bench.instruments import accuracy, memory
+from bench.instruments.work import useful_flops
+from bench.plan import sweep
+from bench.schema.case import Case
+from bench.workloads.attention import decode_steps
+from bench.workloads.attention.decode_steps import Decoder
+from bench.workloads.attention.given_inputs import Given
+from bench.workloads.attention.timed_call import differentiable_forward, timed_call
+from variants import UnsupportedError
+from variants.contract.checks import require
+
+CPU = torch.device("cpu")
+CASES = Path(__file__).with_name("cases.toml")
+
+
+@dataclass(frozen=True)
+class CallCounts:
+    """The counts of one call that has run before.
+
+    Attributes:
+        peak_bytes: largest sum of the bytes that torch's allocator holds for the call.
+        saved_bytes: bytes between the forward and the backward pass; None without a backward pass.
+        useful_flops: multiplications and additions that the method needs; None if not declared.
+        error: relative L2 distance of the output from exact attention in float64.
+        rounding_error: the same from the method's own definition in float64.
+        operations: by name, without views.
+    """
+
+    peak_bytes: int
+    error: float
+    rounding_error: float
+    operations: dict[str, Operation]
+    saved_bytes: int | None = None
+    useful_flops: int | None = None
+
+
+def cases() -> list[Case]:
+    """The cases of cases.toml, with each implementation that runs on a CPU.
+
+    Implementations that only call a public kernel are left out: its code is not in this project.
+    """
+    planned = sweep.read(CASES).cases("cpu", {})
+    every = (one for case in planned for one in _implementations(case))
+    return [one for one in dict.fromkeys(every) if _runs(one)]
+
+
+def name_of(case: Case) -> str:
+    """A name that no other case has."""
+    given = [case.variant, case.attention.hyperparameters]
+    if case.attention.implementation != "auto":
+        given.append(f"implementation={case.attention.implementation}")
+    causal = "causal" if case.causal else "not causal"
+    return " ".join([*filter(None, given), f"n={case.seq_len}", causal, case.direction])
+
+
+def count(case: Case, given: Given) -> CallCounts:
+    """Call the attention of a case, with one thread, and count.
+
+    Args:
+        case: the case.
+        given: its inputs and exact outputs; those of all cases with the same shape are equal.
+
+    Raises:
+        UnsupportedError: the attention does not compute this case.
+    """
+    attention, query = case.attention, given.inputs.query
+    key = query if attention.uses_shared_qk else given.inputs.key
+    trains = case.direction == "forward_backward"
+    with torch.set_grad_enabled(trains):
+        attention.prepare(query.detach().requires_grad_(trains), key, causal=case.causal)
+    call = timed_call(attention, given.inputs, key, case)
+    out = call()
+    with DispatchedOperations() as operations:
+        call()
+    saved = None
+    if trains:
+        _, forward = differentiable_forward(attention, given.inputs, key, case)
+        saved = memory.saved_bytes(forward, CPU)
+    rows = call.out if isinstance(call, Decoder) else out[:, :, given.reference.sample.rows]
+    quality = accuracy.measure(attention, given.reference, rows, shared_qk=attention.uses_shared_qk)
+    flops = useful_flops(attention, case)
+    assert quality.approx_error_rel_l2 is not None
+    return CallCounts(
+        peak_bytes=memory.peak_bytes(call, CPU),
+        saved_bytes=saved,
+        useful_flops=None if flops is None else round(flops),
+        error=quality.approx_error_rel_l2,
+        rounding_error=quality.impl_error_rel_l2 or 0.0,
+        operations=operations.found(),
+    )
+
+
+def _implementations(case: Case) -> Iterator[Case]:
+    for name in ("auto", *case.attention.info.implementations):
+        yield replace(case, attention=replace(case.attention, implementation=name))
+
+
+def _runs(case: Case) -> bool:
+    attention = case.attention
+    is_public = attention.implementation in attention.info.libraries
+    if is_public or attention.cannot_run(CPU) or attention.differs:
+        return False
+    try:
+        if case.direction == "forward_backward":
+            require(attention, "backward")
+        if case.direction == "decode":
+            require(attention, "step")
+            decode_steps.check(attention, case)
+    except UnsupportedError:
+        return False
+    return True

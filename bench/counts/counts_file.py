@@ -1,0 +1,89 @@
+"""The file of counts: a TOML table for each case, whose lines a review can read."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.counts.call_counts import CallCounts
+from bench.schema.validation import FileError, convert, name_of, parse_toml
+
+FORMAT = "attention-counts-1"
+HEAD = """\
+# Bytes, operations of torch and errors of calls on a CPU with one thread. `make counts` compares
+# the code with this file, and `make update-counts` writes it.
+"""
+
+
+@dataclass(frozen=True)
+class CountsFile:
+    """The counts of all cases by name, and the versions with which they were counted."""
+
+    format: str
+    versions: dict[str, str]
+    case: dict[str, CallCounts]
+
+
+def versions() -> dict[str, str]:
+    """The versions that decide which operations a call needs."""
+    release = ".".join(platform.python_version_tuple()[:2])
+    return {"python": release, "torch": torch.__version__.partition("+")[0]}
+
+
+def read(path: Path) -> CountsFile:
+    """Read a file of counts.
+
+    Raises:
+        FileError: the file is missing, is no TOML, has another content, or counts of other versions
+            of torch or Python, which must not be compared.
+    """
+    file: CountsFile = convert(parse_toml(path), CountsFile, name_of(path))
+    again = "`make update-counts` writes it anew"
+    if file.format != FORMAT:
+        raise FileError(
+            f"{name_of(path)}: expected the format {FORMAT}, got {file.format}; {again}"
+        )
+    if file.versions != (present := versions()):
+        raise FileError(
+            f"{name_of(path)} was counted with {_named(file.versions)}, this is {_named(present)}; "
+            f"counts of other versions are not compared; {again}"
+        )
+    return file
+
+
+def write(path: Path, cases: Mapping[str, CallCounts]) -> None:
+    """Write a file of counts. An interrupt leaves the file that was there."""
+    parts = [HEAD, f"format = {json.dumps(FORMAT)}\n", "[versions]"]
+    parts += [f"{name} = {json.dumps(version)}" for name, version in versions().items()]
+    for name, one in sorted(cases.items()):
+        parts += ["", f"[case.{json.dumps(name)}]", *_lines(one)]
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text("\n".join(parts) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _lines(one: CallCounts) -> list[str]:
+    numbers: dict[str, Any] = {
+        "peak_bytes": one.peak_bytes,
+        "saved_bytes": one.saved_bytes,
+        "useful_flops": one.useful_flops,
+        "error": f"{one.error:.6e}",
+        "rounding_error": f"{one.rounding_error:.2e}",
+    }
+    lines = [f"{name} = {number}" for name, number in numbers.items() if number is not None]
+    for name, its in one.operations.items():
+        lines.append(
+            f"operations.{json.dumps(name)} = {{calls = {its.calls}, bytes = {its.bytes}}}"
+        )
+    return lines
+
+
+def _named(found: Mapping[str, str]) -> str:
+    return " and ".join(f"{name} {version}" for name, version in sorted(found.items()))

@@ -1,0 +1,69 @@
+"""The differences between the counts of a file and those of the code, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from bench.counts.call_counts import CallCounts
+from bench.counts.dispatched_operations import Operation
+
+ERROR = 1e-3  # relative difference of errors of a method; other CPUs round in another order
+ROUNDING = 1.5  # factor between errors of rounding
+NONE = Operation(0, 0)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A case that changed, and a sentence for each number that did."""
+
+    case: str
+    sentences: tuple[str, ...]
+
+
+def differences(
+    before: Mapping[str, CallCounts], now: Mapping[str, CallCounts]
+) -> list[Difference]:
+    """All differences, in the order of the names of the cases."""
+    found = []
+    for name in sorted({*before, *now}):
+        if name not in now:
+            sentences: tuple[str, ...] = ("is in the file, and the code has no such case",)
+        elif name not in before:
+            sentences = ("is not in the file",)
+        else:
+            sentences = tuple(_changes(before[name], now[name]))
+        if sentences:
+            found.append(Difference(name, sentences))
+    return found
+
+
+def _changes(before: CallCounts, now: CallCounts) -> Iterator[str]:
+    for name in ("peak_bytes", "saved_bytes", "useful_flops"):
+        old, new = getattr(before, name), getattr(now, name)
+        if old != new:
+            yield f"{name}: {_number(old)} before, {_number(new)} now{_share(old, new)}"
+    if abs(now.error - before.error) > ERROR * max(before.error, now.rounding_error):
+        yield f"error: {before.error:.6g} before, {now.error:.6g} now"
+    smaller, larger = sorted((before.rounding_error, now.rounding_error))
+    if larger > ROUNDING * smaller:
+        yield f"rounding_error: {before.rounding_error:.3g} before, {now.rounding_error:.3g} now"
+    for name in sorted({*before.operations, *now.operations}):
+        first, second = before.operations.get(name, NONE), now.operations.get(name, NONE)
+        if first != second:
+            yield (
+                f"operation {name}: {_times(first.calls)} before, {_times(second.calls)} now; it "
+                f"makes {_number(first.bytes)} bytes before, {_number(second.bytes)} now"
+            )
+
+
+def _times(calls: int) -> str:
+    return "1 call" if calls == 1 else f"{calls} calls"
+
+
+def _number(value: int | None) -> str:
+    return "none" if value is None else f"{value:,}"
+
+
+def _share(old: int | None, new: int | None) -> str:
+    return f" ({new / old - 1:+.1%})" if old and new else ""

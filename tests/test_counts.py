@@ -1,0 +1,179 @@
+"""`python -m bench counts`: changes of kernels that no test of time could see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from torch import Tensor
+
+import variants
+from bench.cli.commands import main
+from bench.counts import call_counts, counts_file
+from bench.counts.call_counts import CallCounts, count, name_of
+from bench.counts.differences import differences
+from bench.counts.dispatched_operations import Operation
+from bench.plan.sweep import parse
+from bench.schema.case import Case
+from bench.schema.validation import FileError
+from bench.workloads.attention.given_inputs import Given
+
+VARIANT = type(variants.create("sliding_window"))
+KERNEL = VARIANT.attend
+
+
+def case(direction: str = "forward", variant: str = "sliding_window window_size=16") -> Case:
+    axes = {"variant": [variant], "seq_len": [96], "heads": [2], "causal": [True]}
+    (found,) = parse("one", {**axes, "direction": [direction]}).cases("cpu", {})
+    return found
+
+
+def counted(one: Case) -> CallCounts:
+    return count(one, Given.load(one, {}))
+
+
+def changed(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor], direction: str = "forward"
+) -> tuple[CallCounts, list[str]]:
+    """The counts before, and the sentences about a kernel whose output goes through `change`."""
+    one = case(direction)
+    before = counted(one)
+
+    def attend(*args: Any, **more: Any) -> Tensor:
+        return change(KERNEL(*args, **more))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VARIANT, "attend", attend)
+        now = counted(one)
+    name = name_of(one)
+    return before, [
+        text for it in differences({name: before}, {name: now}) for text in it.sentences
+    ]
+
+
+class TestChanges:
+    @pytest.mark.parametrize("direction", ["forward", "forward_backward"])
+    def test_the_same_code_has_the_same_counts(
+        self, monkeypatch: pytest.MonkeyPatch, direction: str
+    ) -> None:
+        assert changed(monkeypatch, lambda out: out, direction)[1] == []
+
+    def test_one_more_tensor_is_named_with_its_operation(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before, said = changed(monkeypatch, lambda out: out.add_(out.clone(), alpha=0))
+        known = before.operations.get("clone", Operation(0, 0))
+        made = 2 * 96 * 64 * 4  # bytes of the output
+        (clone,) = [it for it in said if it.startswith("operation clone: ")]
+        assert f"{known.calls + 1} call" in clone
+        assert f"{known.bytes + made:,} now" in clone
+
+    def test_a_larger_peak_is_seen(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        before, said = changed(monkeypatch, lambda out: out.add_(out.repeat(64, 1, 1, 1)[:1] * 0))
+        (peak,) = [it for it in said if it.startswith("peak_bytes: ")]
+        assert f"{before.peak_bytes:,} before" in peak
+
+    def test_an_operation_that_allocates_nothing_is_seen(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _, said = changed(monkeypatch, lambda out: out.mul_(1))
+        assert [it.split(":")[0] for it in said] == ["operation mul_"]
+
+    def test_an_error_of_twice_the_floor_is_seen(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        floor = counted(case()).rounding_error
+        _, said = changed(monkeypatch, lambda out: out.mul_(1 + 2 * floor))
+        assert any(it.startswith("rounding_error: ") for it in said)
+
+    def test_another_result_is_seen(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        _, said = changed(monkeypatch, lambda out: out.mul_(1.01))
+        assert any(it.startswith("error: ") for it in said)
+
+    def test_a_tensor_that_waits_for_the_backward_pass_is_seen(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _, said = changed(monkeypatch, lambda out: out * out.sign(), "forward_backward")
+        assert any(it.startswith("saved_bytes: ") for it in said)
+
+    def test_new_and_missing_cases_are_named(self) -> None:
+        one = counted(case())
+        found = differences({"old": one, "both": one}, {"new": one, "both": one})
+        assert [(it.case, it.sentences) for it in found] == [
+            ("new", ("is not in the file",)),
+            ("old", ("is in the file, and the code has no such case",)),
+        ]
+
+
+class TestCases:
+    def test_every_variant_and_implementation_of_a_cpu_is_counted(self) -> None:
+        found = call_counts.cases()
+        assert {it.variant for it in found} == set(variants.REGISTRY)
+        assert len({name_of(it) for it in found}) == len(found)
+        for name, known in variants.REGISTRY.items():
+            for implementation in set(known.info.implementations) - known.info.libraries:
+                one = replace(variants.create(name), implementation=implementation)
+                runs = not one.cannot_run(torch.device("cpu")) and not one.differs
+                assert runs == any(
+                    (it.variant, it.attention.implementation) == (name, implementation)
+                    for it in found
+                )
+
+
+class TestCommand:
+    @pytest.fixture(autouse=True)
+    def few(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        planned = [case(), case("decode"), case(variant="lsh bucket_size=16")]
+        monkeypatch.setattr(call_counts, "cases", lambda: planned)
+
+    def run(self, file: Path, *words: str) -> Result:
+        return CliRunner().invoke(main, ["counts", str(file), *words])
+
+    def test_a_file_is_written_read_and_compared(self, tmp_path: Path) -> None:
+        file = tmp_path / "counts.toml"
+        assert self.run(file, "--update").exit_code == 0
+        same = self.run(file)
+        assert same.exit_code == 0, same.output
+        assert f"3 cases are as in {file}" in same.output
+
+    def test_a_difference_has_the_exit_status_1(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file = tmp_path / "counts.toml"
+        self.run(file, "--update")
+        monkeypatch.setattr(VARIANT, "attend", lambda *a, **more: KERNEL(*a, **more).clone())
+        found = self.run(file)
+        assert found.exit_code == 1
+        assert "sliding_window window_size=16 n=96 causal forward\n  " in found.output
+        assert "operation clone: " in found.output
+        assert "lsh" not in found.output
+        assert "run `make update-counts`" in found.output
+
+    def test_files_that_cannot_be_compared_have_the_exit_status_2(self, tmp_path: Path) -> None:
+        file = tmp_path / "counts.toml"
+        assert self.run(file).exit_code == 2
+        self.run(file, "--update")
+        text = file.read_text()
+        present = counts_file.versions()["torch"]
+        for old, new, message in (
+            (f'torch = "{present}"', 'torch = "2.0.0"', "torch 2.0.0"),
+            (counts_file.FORMAT, "attention-counts-0", "expected the format attention-counts-1"),
+            ("peak_bytes = ", "peak_bytes = 0.5 # ", "peak_bytes: expected `int`"),
+            ("[versions]", "[versions", "is not valid TOML"),
+        ):
+            assert old in text
+            file.write_text(text.replace(old, new))
+            refused = self.run(file)
+            assert refused.exit_code == 2, message
+            assert message in refused.output
+
+    def test_a_truncated_file_is_refused(self, tmp_path: Path) -> None:
+        file = tmp_path / "counts.toml"
+        self.run(file, "--update")
+        text = file.read_text()
+        file.write_text(text[: text.index("error = ")])
+        with pytest.raises(FileError, match="expected the name error"):
+            counts_file.read(file)
