@@ -233,8 +233,16 @@ class TestExtrapolated:
         rows = [exact(n, time, noise=0) for n, time in times.items()]
         found = at(evidence(*rows), 8192)["full"]
         assert found.time_ms == pytest.approx(560)
-        assert found.time_low == pytest.approx(140 * 3.5)
-        assert found.time_high == pytest.approx(560)
+        # From the first two lengths, 122.5 ms are expected at 4096: the miss widens the interval.
+        miss = 140 / 122.5
+        assert found.time_low == pytest.approx(140 * 3.5 / miss)
+        assert found.time_high == pytest.approx(560 * miss)
+
+    def test_misses_of_approximations_do_not_widen_exact_attention(self) -> None:
+        bent = [row("lsh", n, n * (2 if n == 4096 else 1), 0.2, noise=0) for n in LENGTHS]
+        found = at(evidence(*(exact(n, noise=0) for n in LENGTHS), *bent), 8192)
+        assert found["full"].time_high == pytest.approx(found["full"].time_ms)
+        assert found["lsh"].time_high > 1.9 * found["lsh"].time_ms
 
     def test_one_length_takes_the_slopes_of_other_inputs(self) -> None:
         rows = [exact(4096, 100, noise=0)]

@@ -10,10 +10,18 @@ from typing import Any, Literal
 import pandas as pd
 
 from reports.recommender.method_estimate import Estimate, pooled
-from reports.recommender.misses import Misses
+from reports.recommender.misses import Misses, quantile
 from reports.recommender.observations import Layer, Method, Traits, observations
 from reports.recommender.scene import Scene
-from reports.recommender.slopes import LINEAR, QUADRATIC, Slopes, pooled_slopes, slopes_of
+from reports.recommender.slopes import (
+    LINEAR,
+    QUADRATIC,
+    Slopes,
+    misses_of,
+    pooled_slopes,
+    slopes_of,
+    widened,
+)
 
 Layers = Mapping[Layer, Estimate]
 Curve = Mapping[int, Layers]  # by length
@@ -54,6 +62,7 @@ class CurveIndex:
             for shape in _shapes(scene):
                 self._of_shape[shape].append(scene)
         self._misses: dict[tuple[str, str, Axis], Misses] = {}
+        self._overshoots: dict[tuple[str, str, bool, bool], float] = {}
         self._hardware = dict(zip(frame["machine"], frame["hardware"], strict=True))
 
     def siblings(self, scene: Scene) -> Sequence[Scene]:
@@ -77,8 +86,17 @@ class CurveIndex:
 
         A curve of one length takes the slopes of the same method on other inputs of the same
         hardware; if there are none, causal or not; then those of its other implementations; else
-        bounds that all methods keep.
+        bounds that all methods keep. The interval of the slopes is widened by how far such an
+        extrapolation misses on this machine in this direction, of exact methods or of others.
         """
+        found = self._measured_slopes(scene, method, curve, layer, end)
+        if found is None:
+            return LINEAR if scene.direction == "decode" else QUADRATIC
+        return widened(found, self._overshoot(scene, self.traits[method].is_exact, end))
+
+    def _measured_slopes(
+        self, scene: Scene, method: Method, curve: Curve, layer: Layer, end: bool
+    ) -> Slopes | None:
         own = {place: layers[layer] for place, layers in curve.items() if layer in layers}
         if found := slopes_of(own, at_end=end):
             return found
@@ -91,7 +109,26 @@ class CurveIndex:
                     self._pooled[key] = pooled_slopes(lines, at_end=end)
                 if found := self._pooled[key]:
                     return found
-        return LINEAR if scene.direction == "decode" else QUADRATIC
+        return None
+
+    def _overshoot(self, scene: Scene, is_exact: bool, end: bool) -> float:
+        """The 95 % quantile of the misses of extrapolations, of exact methods or of the others.
+
+        0 if no such curve has three points.
+        """
+        key = (scene.machine, scene.direction, is_exact, end)
+        if key not in self._overshoots:
+            found = [
+                miss
+                for one, curves in self.curves.items()
+                if (one.machine, one.direction) == key[:2]
+                for method, curve in curves.items()
+                if self.traits[method].is_exact == is_exact
+                for line in by_layer(curve)
+                for miss in misses_of(line, at_end=end)
+            ]
+            self._overshoots[key] = quantile(found) if found else 0.0
+        return self._overshoots[key]
 
     def _lines(
         self, shape: Scene, hardware: str | None, wanted: Method

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 from reports.recommender.method_estimate import Estimate
+from reports.recommender.misses import outside
 
 LAST = 3  # points of a curve whose slopes are the interval
 
@@ -49,6 +50,28 @@ def pooled_slopes(curves: Iterable[Mapping[int, Estimate]], *, at_end: bool) -> 
         statistics.median(getattr(one, name) for one in found) for name in ("time", "memory")
     )
     return _spanning(found, time, memory)
+
+
+def misses_of(curve: Mapping[int, Estimate], *, at_end: bool) -> Iterator[float]:
+    """How far each point is outside its extrapolation from the points before it (or after it).
+
+    The unit is the exponent of the factor to the nearest of these points, as in `Slopes`.
+    """
+    places = sorted(curve, reverse=not at_end)
+    for number in range(2, len(places)):
+        nearest, place = places[number - 1 : number + 1]
+        slopes = slopes_of({known: curve[known] for known in places[:number]}, at_end=at_end)
+        assert slopes is not None
+        guess = extrapolated(curve[nearest], place / nearest, slopes)
+        miss = outside(curve[place].time, guess.time_low, guess.time_high)
+        if math.isfinite(miss):
+            yield miss / abs(math.log(place / nearest))
+
+
+def widened(slopes: Slopes, exponent: float) -> Slopes:
+    """The slopes with a wider interval of time's."""
+    low, high = slopes.time_low - exponent, slopes.time_high + exponent
+    return replace(slopes, time_low=low, time_high=high)
 
 
 def extrapolated(nearest: Estimate, factor: float, slopes: Slopes) -> Estimate:
