@@ -8,6 +8,7 @@ from io import StringIO
 
 import pytest
 
+import variants
 from bench.cli.commands import main as bench
 from bench.plan.sweep import Sweep
 from bench.schema.entry_point import console
@@ -95,6 +96,22 @@ class TestStatus:
         assert f"the choice there: longformer {LONGFORMER}128, 4.00 ms, 41.9× exact" in said
         assert "EXTRAPOLATED" in said
         assert "nothing was measured above 4096 tokens, so no approximation is chosen" in said
+
+    def test_the_fall_back_is_the_exact_implementation_that_is_fastest_where_measured(self) -> None:
+        # The times of `plain` grow less, so its extrapolated time is smaller.
+        plain = [exact(n, 30 + n / 50, implementation="plain") for n in LENGTHS]
+        advice = asked(evidence(*rows(), *plain), 1 << 20, 0.12)
+        assert advice.status == "unsure"
+        assert advice.chosen is not None
+        assert advice.exact is not None
+        by_time = {"auto": 1e-5 * 4096**2, "plain": 30 + 4096 / 50}
+        fastest = min(by_time, key=lambda name: by_time[name])
+        assert advice.chosen.implementation == advice.exact.implementation == fastest == "plain"
+        slow = [exact(n, 170 + n / 50, implementation="plain") for n in LENGTHS]
+        advice = asked(evidence(*rows(), *slow), 1 << 20, 0.12)
+        assert advice.chosen is not None
+        assert advice.chosen.implementation == "auto"
+        assert advice.tied == []
 
     def test_if_nothing_is_within_the_limits_the_answer_says_so(self) -> None:
         found = evidence(*rows())
@@ -261,18 +278,16 @@ class TestCommands:
         lines = commands(found, advice)
         assert [{case.attention.implementation for case in cases_of(line)} for line in lines] == [
             {"coarse"},
-            {"auto"},
+            {case.implementation for case in variants.grid("full")},  # for the comparison
         ]
 
-    def test_inputs_that_are_too_short_are_captured_first(self) -> None:
+    def test_beyond_the_context_of_the_model_synthetic_inputs_are_measured(self) -> None:
         found = evidence(*rows())
-        lines = commands(found, asked(found, 1_000_000, 0.12))
-        assert lines[0] == (
-            "python -m bench capture --model smollm2 --text TEXT.txt --layers 15 --tokens 1000000 "
-            "--out smollm2-1000000.safetensors"
-        )
-        bench.get_command(None, "capture").make_context("capture", shlex.split(lines[0])[4:])
-        assert "--set inputs=file:smollm2-1000000.safetensors" in lines[1]
+        advice = asked(found, 1_000_000, 0.12)
+        (line,) = commands(found, advice)
+        assert "--set 'inputs=sinks effective_keys=32'" in line
+        assert "layer=" not in line
+        assert any(one.startswith("smollm2 reads at most 8192 tokens") for one in advice.caveats)
 
     def test_added_implementations_are_imported(self) -> None:
         found = evidence(*rows(modules="my.kernels"))
@@ -336,8 +351,8 @@ class TestWhatWasNotMeasured:
         assert advice.chosen is not None
         assert advice.chosen.layer == 20
         assert (
-            "layer 20 was not measured; its error is estimated from the layers 3, 15"
-            in advice.caveats
+            "this method was not measured in layer 20; the numbers there are estimated from layer "
+            "3, 15" in advice.caveats
         )
         capture, run = commands(found, advice)
         assert capture.startswith("python -m bench capture --model smollm2 ")

@@ -237,6 +237,10 @@ class TestKnownNumbers:
         ]
         assert found(rows, always_exact)["interior length"].regret == (0, 0, 0)
         assert found(rows, fastest)["interior length"].regret == (0, 0, 0)
+        # 10 % are no tie.
+        rows = [made for n in LENGTHS for made in (exact(n, 1.1 * n), row("window", n, n, 0.001))]
+        regret = found(rows, always_exact)["interior length"].regret
+        assert regret == pytest.approx((0.1, 0.1, 0.1))
 
     def test_a_limit_of_time_and_one_of_memory_are_kept_or_violated(self) -> None:
         # The window takes three times the memory of exact attention, and 0.6 of its time.

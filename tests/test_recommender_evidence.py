@@ -193,6 +193,14 @@ class TestInterpolated:
         assert found.error_high == pytest.approx(0.22)
         assert found.error_low <= 1e-7
 
+    def test_errors_up_to_a_factor_of_10_apart_are_interpolated(self) -> None:
+        def error(second: float) -> float:
+            rows = [row("lsh", 1024, 10, 0.01), row("lsh", 4096, 20, second)]
+            return at(evidence(*rows), 2048)["lsh"].error
+
+        assert error(0.09) == pytest.approx(0.03)
+        assert error(0.11) == 0.11
+
     def test_an_interpolated_error_is_not_below_the_floor_of_the_dtype(self) -> None:
         rows = [
             exact(n, dtype_floor_rel_l2=2e-3)
@@ -349,6 +357,36 @@ class TestLayers:
         # The farthest times: 10 ms, below 0.98 * 11 ms, and 12 ms, above 1.02 * 11 ms.
         assert found.time_high == pytest.approx(1.02 * 12 * (0.98 * 11 / 10))
 
+    def test_the_worst_layer_of_a_method_counts_the_layers_that_others_have(self) -> None:
+        # lsh is measured in two layers, which differ; longformer in the one with small errors.
+        rows = [row("lsh", n, 10, e, layer=x) for n in LENGTHS for x, e in ((3, 0.1), (15, 0.3))]
+        rows += [row("longformer", 1024, 8, 0.1, layer=3), exact(1024, layer=3)]
+        found = at(evidence(*rows), 1024)
+        lsh, other = found["lsh"], found["longformer"]
+        assert (lsh.evidence, lsh.error) == ("measured", 0.3)
+        assert (other.evidence, other.layer) == ("interpolated", 15)
+        assert other.layer_errors[3] == pytest.approx((0.1, 0.09, 0.11))
+        # A layer of lsh is outside the other by a factor of 0.3 / 0.11.
+        assert other.error_high == pytest.approx(0.11 * 0.3 / 0.11)
+        assert found["full"].evidence == "measured"
+        assert at(evidence(*rows), 1024, layer=3)["longformer"].evidence == "measured"
+
+    def test_the_spread_of_layers_is_that_of_the_same_inputs(self) -> None:
+        others = [
+            row("lsh", 1024, 10, e, layer=x, inputs="file:other") for x, e in ((1, 0.01), (2, 0.5))
+        ]
+        found = at(evidence(*self.ROWS, *others), 1024, layer=7)["lsh"]
+        assert found.error_high == pytest.approx(1.1 * 0.3 * 1.8)
+
+    def test_memory_and_gradient_errors_are_the_largest_of_the_layers(self) -> None:
+        more = {"grad_query_error_rel_l2": 0.1, "grad_key_error_rel_l2": 0.4}
+        rows = [
+            row("lsh", 1024, 10, 0.1, layer=3, peak_memory_bytes=7, **more),
+            row("lsh", 1024, 10, 0.1, layer=15, peak_memory_bytes=5, grad_key_error_rel_l2=0.2),
+        ]
+        found = at(evidence(*rows), 1024)["lsh"]
+        assert (found.memory_bytes, found.gradient_error) == (7, 0.4)
+
     def test_one_layer_says_nothing_about_another(self) -> None:
         found = at(evidence(*self.ROWS[:1], exact(1024, layer=3)), 1024, layer=7)
         assert found["lsh"].evidence == "extrapolated"
@@ -395,6 +433,13 @@ class TestExcluded:
             ("mean_value_error_rel_l2", "random_keys_error_rel_l2", "baseline_keys"), math.nan
         )
         assert not at(evidence(row("lsh", 1024, 1, 0.8, **changes)), 1024)["lsh"].excluded
+
+    def test_without_a_row_of_exact_attention_slower_methods_are_excluded(self) -> None:
+        slow, fast = row("lsh", 1024, 11, 0.1), row("bigbird", 1024, 9, 0.1)
+        found = at(evidence(slow, fast), 1024)  # exact attention takes 10.5 ms in their process
+        assert found["lsh"].excluded == "slower than exact attention (10.5 ms)"
+        assert not found["bigbird"].excluded
+        assert not at(evidence(slow, exact(1024)), 1024)["lsh"].excluded
 
     def test_exact_attention_is_never_excluded(self) -> None:
         found = at(evidence(exact(1024, random_keys_error_rel_l2=1e-15)), 1024)

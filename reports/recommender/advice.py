@@ -9,7 +9,7 @@ from typing import Literal
 
 from reports.recommender.candidate import Candidate
 from reports.recommender.caveats import caveats
-from reports.recommender.choose import choose_within, violations
+from reports.recommender.choose import Recommendation, choose_within, violations
 from reports.recommender.evidence import Evidence
 from reports.recommender.question import Question
 
@@ -68,12 +68,13 @@ def advise(evidence: Evidence, question: Question) -> Advice:
     candidates = evidence.candidates(scene, seq_len, layer)
     found = choose_within(candidates, question.limits)
     exact = _exact(candidates, question)
-    answer = found.chosen or exact
     compared_at, compared = seq_len, candidates
     known = any(one.evidence != EXTRAPOLATED for one in candidates)
     if not known and (lengths := evidence.lengths(scene)):
         compared_at = min(lengths, key=lambda length: abs(math.log(length / seq_len)))
         compared = evidence.candidates(scene, compared_at, layer)
+        found, exact = _as_measured(found, compared), _fastest(compared, exact, candidates)
+    answer = found.chosen or exact
     best = choose_within(compared, question.limits)
     reference = best.chosen or _exact(compared, question)
     nearby = [one for one in compared if answer and one.name == answer.name]
@@ -90,6 +91,25 @@ def advise(evidence: Evidence, question: Question) -> Advice:
         ladder=_ladder(compared, reference, question),
         caveats=caveats(evidence, question, answer, candidates),
     )
+
+
+def _as_measured(found: Recommendation, compared: Sequence[Candidate]) -> Recommendation:
+    """The method that is fastest at the nearest measured length: extrapolated times of the
+    implementations of exact attention differ by less than their uncertainty."""
+    near = {one.name: one.time_ms for one in compared}
+    chosen = min(
+        found.eligible, key=lambda one: (near.get(one.name, math.inf), one.time_ms), default=None
+    )
+    return Recommendation(chosen, found.eligible, [chosen] if chosen else [])
+
+
+def _fastest(
+    compared: Sequence[Candidate], exact: Candidate | None, candidates: Sequence[Candidate]
+) -> Candidate | None:
+    """The exact implementation that is fastest among `compared`, as one of `candidates`."""
+    near = min((one for one in compared if one.is_exact), key=lambda one: one.time_ms, default=None)
+    alike = [one for one in candidates if near and one.name == near.name]
+    return alike[0] if alike else exact
 
 
 def _status(chosen: Candidate | None, *, known: bool) -> Status:

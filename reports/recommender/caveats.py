@@ -9,6 +9,7 @@ from reports.metrics import show_error
 from reports.recommender.candidate import Candidate
 from reports.recommender.curve_index import ALIGNED
 from reports.recommender.evidence import Evidence
+from reports.recommender.packaged_capture import packaged_capture
 from reports.recommender.question import Question
 from reports.recommender.scene import Scene
 
@@ -35,6 +36,12 @@ def _length(
     if not lengths:
         yield "these runs have no rows of this kind, so nothing is compared"
         return
+    capture = packaged_capture(question.scene.inputs)
+    if capture and seq_len > capture.tokens:
+        yield (
+            f"{capture.model} reads at most {capture.tokens} tokens; the command below measures "
+            "synthetic inputs with the attention of one of its layers"
+        )
     if seq_len > lengths[-1]:
         yield f"nothing was measured above {lengths[-1]} tokens, so no approximation is chosen"
     elif seq_len < lengths[0]:
@@ -64,25 +71,29 @@ def _heads(evidence: Evidence, scene: Scene) -> Iterator[str]:
 def _layers(evidence: Evidence, question: Question, chosen: Candidate | None) -> Iterator[str]:
     if chosen is None or not chosen.layer_errors:
         return
-    own, known = list(chosen.layer_errors), evidence.layers(question.scene)
-    if isinstance(question.layer, int):
-        if question.layer not in known:
-            yield (
-                f"layer {question.layer} was not measured; its error is estimated from the layers "
-                f"{', '.join(map(str, known))}"
-            )
-        return
-    missing = [layer for layer in known if layer not in own]
-    words = ", ".join(map(str, own))
-    if missing:
+    shown, known = list(chosen.layer_errors), evidence.layers(question.scene)
+    own = evidence.measured_layers(chosen.rows)
+    estimated = [layer for layer in shown if layer not in own]
+    if estimated and not chosen.is_exact:
         yield (
-            f"the error is that of layer {words} only; other rows have the layers "
-            f"{', '.join(map(str, missing))}"
+            f"this method was not measured in layer {_named(estimated)}; the numbers there are "
+            f"estimated from layer {_named(own)}"
         )
-    elif len(own) == 1:
-        yield f"the error is that of layer {words} only"
+    if isinstance(question.layer, int):
+        return
+    if missing := [layer for layer in known if layer not in shown]:
+        yield (
+            f"the error is that of layer {_named(shown)} only; other rows have the layers "
+            f"{_named(missing)}"
+        )
+    elif len(shown) == 1:
+        yield f"the error is that of layer {_named(shown)} only"
     else:
-        yield f"the error is that of the layers {words}; `--layer N` estimates another one"
+        yield f"the error is that of the layers {_named(shown)}; `--layer N` estimates another one"
+
+
+def _named(layers: Sequence[int]) -> str:
+    return ", ".join(map(str, layers))
 
 
 def _measures(evidence: Evidence, question: Question, chosen: Candidate | None) -> Iterator[str]:

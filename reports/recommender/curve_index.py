@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from reports.recommender.method_estimate import Estimate, pooled
+from reports.recommender.method_estimate import Estimate, Widening, pooled
 from reports.recommender.misses import Misses, quantile
 from reports.recommender.observations import Layer, Method, Traits, observations
 from reports.recommender.scene import Scene
@@ -17,11 +18,12 @@ from reports.recommender.slopes import (
     LINEAR,
     QUADRATIC,
     Slopes,
-    misses_of,
+    miss_of,
     pooled_slopes,
     slopes_of,
     widened,
 )
+from reports.recommender.unmeasured_layer import spread_of_layers
 
 Layers = Mapping[Layer, Estimate]
 Curve = Mapping[int, Layers]  # by length
@@ -30,6 +32,9 @@ Axis = Literal["seq_len", "aligned", "heads"]  # lengths, only aligned lengths, 
 # Kernels compute blocks of keys. A length that is not a multiple of their size can take longer than
 # the aligned lengths around it.
 ALIGNED = 64  # tokens
+
+# Of extrapolations; there are few, and one disturbed time would decide a larger share.
+SHARE = 0.9
 
 
 class CurveIndex:
@@ -62,6 +67,7 @@ class CurveIndex:
             for shape in _shapes(scene):
                 self._of_shape[shape].append(scene)
         self._misses: dict[tuple[str, str, Axis], Misses] = {}
+        self._spreads: dict[tuple[str, str, int], Widening | None] = {}
         self._overshoots: dict[tuple[str, str, bool, bool], float] = {}
         self._hardware = dict(zip(frame["machine"], frame["hardware"], strict=True))
 
@@ -80,6 +86,25 @@ class CurveIndex:
                 lines = self._along_lengths(alike, only_aligned=axis == "aligned")
             self._misses[key] = Misses(lines, union=axis == "heads")
         return self._misses[key]
+
+    def layers(self, scene: Scene) -> set[Layer]:
+        """The layers that any method of a scene has at any length; {None} for synthetic inputs."""
+        curves = self.curves[scene].values()
+        return {layer for curve in curves for layers in curve.values() for layer in layers}
+
+    def spread_of_layers(self, scene: Scene, known: int) -> Widening | None:
+        """How far a layer of these inputs on this machine is outside `known` others."""
+        key = (scene.machine, scene.inputs, known)
+        if key not in self._spreads:
+            methods = [
+                list(layers.values())
+                for one, curves in self.curves.items()
+                if (one.machine, one.inputs) == key[:2]
+                for curve in curves.values()
+                for layers in curve.values()
+            ]
+            self._spreads[key] = spread_of_layers(methods, known)
+        return self._spreads[key]
 
     def slopes(self, scene: Scene, method: Method, curve: Curve, layer: Layer, end: bool) -> Slopes:
         """The slopes at the end or the start of the curve of one layer.
@@ -112,7 +137,7 @@ class CurveIndex:
         return None
 
     def _overshoot(self, scene: Scene, is_exact: bool, end: bool) -> float:
-        """The 95 % quantile of the misses of extrapolations, of exact methods or of the others.
+        """The 90 % quantile of the misses of extrapolations, of exact methods or of the others.
 
         0 if no such curve has three points.
         """
@@ -125,9 +150,9 @@ class CurveIndex:
                 for method, curve in curves.items()
                 if self.traits[method].is_exact == is_exact
                 for line in by_layer(curve)
-                for miss in misses_of(line, at_end=end)
+                if math.isfinite(miss := miss_of(line, at_end=end))
             ]
-            self._overshoots[key] = quantile(found) if found else 0.0
+            self._overshoots[key] = quantile(found, SHARE) if found else 0.0
         return self._overshoots[key]
 
     def _lines(

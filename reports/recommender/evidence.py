@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
+from reports.metrics import show_ms
 from reports.recommender.candidate import Candidate
 from reports.recommender.curve_index import CurveIndex
 from reports.recommender.layer_policy import Policy, candidate_of
@@ -27,11 +29,6 @@ class Evidence:
         self.frame = runs.frame
         self._index = CurveIndex(runs.frame)
         self._perplexities = Perplexities(models)
-
-    @property
-    def has_perplexities(self) -> bool:
-        """Whether a model run is among the runs."""
-        return bool(self._perplexities)
 
     def scenes(self) -> Sequence[Scene]:
         """All scenes that have rows."""
@@ -68,10 +65,13 @@ class Evidence:
         `layer` is the policy for captured inputs: "worst" or "median" error of the measured layers,
         or the number of a layer. Numbers are as measured, or interpolated between two lengths or
         two numbers of heads. Without neighbours they are extrapolated, and approximations are
-        excluded.
+        excluded. Without a row of exact attention, so are those that are slower than exact
+        attention was in their own process.
         """
         found = []
-        for method, one in placed(self._index, scene, seq_len, layer).items():
+        here = placed(self._index, scene, seq_len, layer)
+        has_exact = any(self._index.traits[method].is_exact for method in here)
+        for method, one in here.items():
             traits = self._index.traits[method]
             made = candidate_of(
                 method,
@@ -82,8 +82,16 @@ class Evidence:
                 refused=one.refused,
                 perplexity=self._perplexities.ratio(method, traits, seq_len),
             )
+            if not has_exact and not made.excluded and made.noise_low > made.exact_ms:
+                made = replace(
+                    made, excluded=f"slower than exact attention ({show_ms(made.exact_ms)})"
+                )
             found.append(made)
         return found
+
+    def measured_layers(self, rows: Sequence[int]) -> list[int]:
+        """The layers of these rows."""
+        return sorted({int(layer) for layer in self.frame.loc[list(rows), "layer"].dropna()})
 
     def disturbed(self, rows: Sequence[int]) -> int:
         """How many of these rows other load disturbed."""

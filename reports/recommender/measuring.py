@@ -2,47 +2,54 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterable, Sequence
-from importlib.resources import files
 
 from reports.recommender.advice import Advice
 from reports.recommender.candidate import Candidate
 from reports.recommender.evidence import Evidence
+from reports.recommender.packaged_capture import packaged_capture
 
 MOST_METHODS = 6
 DEVICES = ("cpu", "cuda")
 AUTO = "auto"
+EXACT = "full"
+SYNTHETIC = "sinks effective_keys=32"  # the attention of a middle layer of the model
 
 
 def commands(evidence: Evidence, advice: Advice) -> list[str]:
     """The commands that measure the methods of an answer at its length and heads.
 
     There is one for each implementation, as the methods of a sweep have the same ones. If captured
-    inputs are too short, the first command captures longer ones.
+    inputs lack the layer, the first command captures it. If the model cannot read as many tokens,
+    synthetic inputs are measured.
     """
     question, scene = advice.question, advice.question.scene
     layers = [question.layer] if isinstance(question.layer, int) else evidence.layers(scene)
-    inputs, captured = scene.inputs, _capture(scene.inputs, question.seq_len, layers)
-    result = []
     named = ",".join(map(str, layers))
-    if captured:
-        name = f"{captured}-{question.seq_len}.safetensors"
+    inputs, result = scene.inputs, []
+    capture = packaged_capture(scene.inputs)
+    if capture and question.seq_len > capture.tokens:
+        inputs, named = SYNTHETIC, ""
+    elif capture and not set(layers) <= set(capture.layers):
+        name = f"{capture.model}-layers.safetensors"
         inputs = " ".join([f"file:{name}", *scene.inputs.split()[1:]])
         result.append(
-            f"python -m bench capture --model {captured} --text TEXT.txt "
-            f"{f'--layers {named} ' if named else ''}--tokens {question.seq_len} --out {name}"
+            f"python -m bench capture --model {capture.model} --text TEXT.txt "
+            f"--layers {named} --tokens {question.seq_len} --out {name}"
         )
     methods = _methods(advice)
     # Without any method that is known, all methods are measured with default settings.
     for implementation in dict.fromkeys([one.implementation for one in methods] or [AUTO]):
         own = [one for one in methods if one.implementation == implementation]
+        names = [f"{one.variant} {one.hyperparameters}".strip() for one in own]
+        if own and implementation == AUTO and not any(one.is_exact for one in own):
+            names.append(EXACT)  # what the others are compared with
         axes = {
             "seq_len": question.seq_len,
             "inputs": inputs,
             "layer": named,
-            "variant": ",".join(f"{one.variant} {one.hyperparameters}".strip() for one in own),
+            "variant": ",".join(names),
             "settings": "" if own else "default",
             "implementation": "" if implementation == AUTO else implementation,
             "dtype": scene.dtype,
@@ -87,21 +94,3 @@ def _modules(evidence: Evidence, methods: Iterable[Candidate]) -> Sequence[str]:
     rows = [row for one in methods for row in one.rows]
     texts = evidence.frame.loc[rows, "modules"]
     return list(dict.fromkeys(module for text in texts for module in text.split()))
-
-
-def _capture(inputs: str, seq_len: int, layers: Sequence[int]) -> str:
-    """The model to capture, if the captured inputs of this name lack tokens or a layer; else empty.
-
-    The contents of a `file:NAME` are not known here.
-    """
-    name = inputs.split()[0]
-    file = files("bench") / "inputs" / f"{name}.safetensors"
-    if not file.is_file():
-        return ""
-    # Its module in `bench` would import torch.
-    from safetensors import safe_open
-
-    with safe_open(str(file), "np") as capture:
-        facts = capture.metadata()
-    has_layers = set(layers) <= set(json.loads(facts["layers"]))
-    return "" if int(facts["tokens"]) >= seq_len and has_layers else name

@@ -78,10 +78,10 @@ def outside(value: float, low: float, high: float) -> float:
     return max(math.log(low / value), math.log(value / high), 0.0)
 
 
-def quantile(values: Sequence[float]) -> float:
-    """The smallest value that at least 95 % of `len(values) + 1` values do not exceed."""
+def quantile(values: Sequence[float], share: float = COVERAGE) -> float:
+    """The smallest value that at least this share of `len(values) + 1` values do not exceed."""
     ordered = sorted(values)
-    return ordered[min(len(ordered), math.ceil(COVERAGE * (len(ordered) + 1))) - 1]
+    return ordered[min(len(ordered), math.ceil(share * (len(ordered) + 1))) - 1]
 
 
 def _of_curve(curve: Mapping[int, Estimate], *, union: bool) -> Iterable[Miss]:

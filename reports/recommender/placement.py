@@ -11,10 +11,10 @@ from reports.recommender.curve_index import ALIGNED, Axis, Curve, CurveIndex, La
 from reports.recommender.layer_policy import Policy
 from reports.recommender.method_estimate import between
 from reports.recommender.misses import NOTHING, weight_of
-from reports.recommender.observations import Method
+from reports.recommender.observations import Layer, Method
 from reports.recommender.scene import Scene
 from reports.recommender.slopes import PROPORTIONAL, extrapolated
-from reports.recommender.unmeasured_layer import from_others, is_unmeasured, spread_of_layers
+from reports.recommender.unmeasured_layer import from_others
 
 MOST_APART = 4  # neighbours whose places differ by a larger factor are not interpolated
 
@@ -74,30 +74,49 @@ def placed(
 def _at_length(
     index: CurveIndex, scene: Scene, seq_len: int, policy: Policy
 ) -> dict[Method, PlacedMethod]:
-    if isinstance(policy, int) and is_unmeasured(index, scene, policy):
-        return _from_other_layers(index, scene, seq_len, policy)
+    if isinstance(policy, int) and policy not in index.layers(scene) - {None}:
+        return _of_layers(index, scene, seq_len, {policy}) if index.layers(scene) != {None} else {}
+    if not isinstance(policy, int):
+        return _of_layers(index, scene, seq_len, set())
     result = {}
     for method, curve in index.curves[scene].items():
-        if isinstance(policy, int):
-            curve = {place: {policy: own[policy]} for place, own in curve.items() if policy in own}
-        if curve:
-            result[method] = _on_curve(index, scene, method, curve, seq_len)
+        own = {
+            place: {policy: layers[policy]} for place, layers in curve.items() if policy in layers
+        }
+        if own:
+            result[method] = _on_curve(index, scene, method, own, seq_len)
     return result
 
 
-def _from_other_layers(
-    index: CurveIndex, scene: Scene, seq_len: int, layer: int
+def _of_layers(
+    index: CurveIndex, scene: Scene, seq_len: int, wanted: set[Layer]
 ) -> dict[Method, PlacedMethod]:
-    spread = spread_of_layers(index, scene)
+    """All methods in the wanted layers; without any, in all layers that one of them has here.
+
+    A layer that a method lacks is estimated from its other layers. Otherwise the worst layer of one
+    method would be compared with another layer of another method. Exact attention has an error of
+    rounding in every layer, so its layers are not completed.
+    """
+    found = {
+        method: _on_curve(index, scene, method, curve, seq_len)
+        for method, curve in index.curves[scene].items()
+    }
+    every = wanted or {layer for one in found.values() for layer in one.layers}
     result = {}
-    for method, one in _at_length(index, scene, seq_len, "worst").items():
-        known: Layers = {layer: from_others(one.layers, spread or NOTHING)}
+    for method, one in found.items():
+        missing = every - set(one.layers)
+        if not missing or (not wanted and index.traits[method].is_exact):
+            result[method] = one
+            continue
+        spread = index.spread_of_layers(scene, len(one.layers))
+        estimate = from_others(one.layers.values(), spread or NOTHING)
+        layers = {**({} if wanted else one.layers), **dict.fromkeys(missing, estimate)}
+        kind: Kind = "interpolated" if one.kind == "measured" else one.kind
+        refused = one.refused
         if spread is None:
-            refused = one.refused or f"{NOT_MEASURED} in layer {layer}"
-            result[method] = PlacedMethod("extrapolated", known, refused)
-        else:
-            kind: Kind = "extrapolated" if one.kind == "extrapolated" else "interpolated"
-            result[method] = PlacedMethod(kind, known, one.refused)
+            names = ", ".join(map(str, sorted(layer for layer in missing if layer is not None)))
+            kind, refused = "extrapolated", refused or f"{NOT_MEASURED} in layer {names}"
+        result[method] = PlacedMethod(kind, layers, refused)
     return result
 
 

@@ -64,6 +64,11 @@ def questions(
         QuestionError: no row has an asked value, or a layer is asked and the inputs have none.
     """
     scenes = scenes_of(evidence, asked)
+    for scene in scenes:
+        if scene.heads % scene.kv_heads:
+            raise QuestionError(
+                f"--kv-heads must divide --heads; got {scene.kv_heads} and {scene.heads}"
+            )
     if isinstance(layer, int):
         layered = [scene for scene in scenes if evidence.layers(scene)]
         if not layered:

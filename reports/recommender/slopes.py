@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -52,20 +52,19 @@ def pooled_slopes(curves: Iterable[Mapping[int, Estimate]], *, at_end: bool) -> 
     return _spanning(found, time, memory)
 
 
-def misses_of(curve: Mapping[int, Estimate], *, at_end: bool) -> Iterator[float]:
-    """How far each point is outside its extrapolation from the points before it (or after it).
+def miss_of(curve: Mapping[int, Estimate], *, at_end: bool) -> float:
+    """How far the last (or first) point is outside its extrapolation from the others.
 
-    The unit is the exponent of the factor to the nearest of these points, as in `Slopes`.
+    The unit is the exponent of the factor to the nearest other point, as in `Slopes`. NaN if the
+    curve has fewer than three points, or no times.
     """
-    places = sorted(curve, reverse=not at_end)
-    for number in range(2, len(places)):
-        nearest, place = places[number - 1 : number + 1]
-        slopes = slopes_of({known: curve[known] for known in places[:number]}, at_end=at_end)
-        assert slopes is not None
-        guess = extrapolated(curve[nearest], place / nearest, slopes)
-        miss = outside(curve[place].time, guess.time_low, guess.time_high)
-        if math.isfinite(miss):
-            yield miss / abs(math.log(place / nearest))
+    place, *others = sorted(curve, reverse=at_end)
+    slopes = slopes_of({other: curve[other] for other in others}, at_end=at_end)
+    if slopes is None:
+        return math.nan
+    guess = extrapolated(curve[others[0]], place / others[0], slopes)
+    miss = outside(curve[place].time, guess.time_low, guess.time_high)
+    return miss / abs(math.log(place / others[0]))
 
 
 def widened(slopes: Slopes, exponent: float) -> Slopes:

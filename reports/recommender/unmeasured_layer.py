@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import combinations
 
-from reports.recommender.curve_index import CurveIndex, Layers
 from reports.recommender.method_estimate import Estimate, Widening, pooled
 from reports.recommender.misses import outside, quantile
-from reports.recommender.scene import Scene
 
 
-def is_unmeasured(index: CurveIndex, scene: Scene, layer: int) -> bool:
-    """Whether the scene has rows of layers, but none of this one."""
-    curves = index.curves[scene].values()
-    known = {one for curve in curves for layers in curve.values() for one in layers}
-    return layer not in known and known != {None}
-
-
-def from_others(layers: Layers, spread: Widening) -> Estimate:
+def from_others(layers: Iterable[Estimate], spread: Widening) -> Estimate:
     """The estimate of another layer: the median of these, and their intervals together, widened."""
-    several = list(layers.values())
+    several = list(layers)
     time, error = math.exp(spread.time), math.exp(spread.error)
     return replace(
         pooled(several),
@@ -33,30 +24,35 @@ def from_others(layers: Layers, spread: Widening) -> Estimate:
     )
 
 
-def spread_of_layers(index: CurveIndex, scene: Scene) -> Widening | None:
-    """How far one layer is outside the intervals of the others; None with fewer than two layers.
+def spread_of_layers(methods: Iterable[Sequence[Estimate]], known: int) -> Widening | None:
+    """How far a layer is outside the intervals of `known` other layers; None if this is not known.
 
-    It is the 95 % quantile over all methods, lengths and layers with these inputs on this machine.
+    It is the 95 % quantile. If no method has more than `known` layers, it is that for fewer others,
+    which miss by more.
+
+    Args:
+        methods: the estimates of all layers of each method at each length.
+        known: number of the other layers.
     """
-    several = [
-        list(layers.values())
-        for one, curves in index.curves.items()
-        if (one.machine, one.inputs) == (scene.machine, scene.inputs)
-        for curve in curves.values()
-        for layers in curve.values()
-    ]
-    times = list(chain.from_iterable(_misses(it, "time") for it in several))
-    errors = list(chain.from_iterable(_misses(it, "error") for it in several))
+    every = list(methods)
+    known = min(known, max(map(len, every), default=0) - 1)
+    if known < 1:
+        return None
+    several = [layers for layers in every if len(layers) > known]
+    times, errors = (
+        [miss for layers in several for miss in _misses(layers, name, known)]
+        for name in ("time", "error")
+    )
     return Widening(quantile(times), quantile(errors)) if times and errors else None
 
 
-def _misses(layers: Sequence[Estimate], name: str) -> Iterator[float]:
-    """Each layer against all others, if there are others."""
-    for number, own in enumerate(layers):
-        others = [*layers[:number], *layers[number + 1 :]]
-        if not others or (name == "error" and own.error <= own.floor):
+def _misses(layers: Sequence[Estimate], name: str, known: int) -> Iterator[float]:
+    """Each layer against each choice of `known` others."""
+    for own in layers:
+        if name == "error" and own.error <= own.floor:
             continue
-        low = min(getattr(one, f"{name}_low") for one in others)
-        high = max(getattr(one, f"{name}_high") for one in others)
-        if math.isfinite(miss := outside(getattr(own, name), low, high)):
-            yield miss
+        for others in combinations([one for one in layers if one is not own], known):
+            low = min(getattr(one, f"{name}_low") for one in others)
+            high = max(getattr(one, f"{name}_high") for one in others)
+            if math.isfinite(miss := outside(getattr(own, name), low, high)):
+                yield miss
