@@ -373,7 +373,8 @@ class TestLayers:
 
     def test_the_spread_of_layers_is_that_of_the_same_inputs(self) -> None:
         others = [
-            row("lsh", 1024, 10, e, layer=x, inputs="file:other") for x, e in ((1, 0.01), (2, 0.5))
+            row("lsh", 1024, 10, e, layer=x, inputs="file:other")
+            for x, e in ((1, 0.01), (2, 0.1), (3, 0.5))
         ]
         found = at(evidence(*self.ROWS, *others), 1024, layer=7)["lsh"]
         assert found.error_high == pytest.approx(1.1 * 0.3 * 1.8)
