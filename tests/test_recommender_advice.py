@@ -6,6 +6,7 @@ import shlex
 from dataclasses import replace
 from io import StringIO
 
+import pandas as pd
 import pytest
 
 import variants
@@ -20,7 +21,8 @@ from reports.recommender.evidence import Evidence
 from reports.recommender.layer_policy import Policy
 from reports.recommender.measuring import commands
 from reports.recommender.question import Question
-from tests.evidence_frames import SCENE, evidence, exact, row
+from reports.rows import Runs
+from tests.evidence_frames import SCENE, evidence, exact, frame_of, row
 
 LONGFORMER = "num_global_tokens=64 window_size="
 LENGTHS = (1024, 2048, 4096)
@@ -358,3 +360,12 @@ class TestWhatWasNotMeasured:
         assert capture.startswith("python -m bench capture --model smollm2 ")
         assert "--layers 20 " in capture
         assert "--set layer=20 " in run
+
+    def test_the_noise_of_the_run_is_said(self) -> None:
+        found = evidence(*rows())
+        assert not any("selfcheck" in one for one in asked(found, 1024, 0.2).caveats)
+        checks = {"start": {"resolution": 0.1}, "end": {"resolution": 0.32}}
+        environments = {SCENE.machine: {"selfchecks": {"host": checks}}}
+        noisy = Evidence(Runs(frame_of(rows()), environments, pd.DataFrame()))
+        sentence = "two measurements of the same code differed by up to 32% in this run"
+        assert any(one.startswith(sentence) for one in asked(noisy, 1024, 0.2).caveats)

@@ -263,6 +263,7 @@ def verdict(margin: float, *, violated: bool = False, answered: bool = True) -> 
     return Verdict(
         limits=Bounds(0.1),
         answered=answered,
+        approximate=answered,
         violated=violated,
         exceeded=violated,
         margin=margin,
@@ -286,6 +287,7 @@ class TestSummary:
         assert [(risk.coverage, risk.violated) for risk in summary.risks] == [
             (0.1, 0), (0.2, 0), (0.3, 0), (0.4, 0), (0.5, 0.2),
         ]  # fmt: skip
+        assert (summary.approximations, summary.approximations_violated) == (5, 0.2)
         assert summary.gap_to_exact == pytest.approx(0.5)  # log(2) of log(4)
         assert math.isnan(summary.gap_to_single)  # the single best method is the best everywhere
 
@@ -306,6 +308,9 @@ class TestSummary:
         interior = perfect["interior length"]
         bad = replace(interior, kind="heads", violated=0.021)
         assert not goals([interior, bad])[0].is_met
+        # Exact attention, which cannot exceed an error budget, must not hide wrong approximations.
+        hidden = replace(interior, violated=0.01, approximations_violated=0.03)
+        assert not goals([hidden])[0].is_met
 
     def test_tables_and_records_have_every_fold(self) -> None:
         summaries = list(found(TestFolds.ROWS).values())

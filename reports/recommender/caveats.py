@@ -13,6 +13,8 @@ from reports.recommender.packaged_capture import packaged_capture
 from reports.recommender.question import Question
 from reports.recommender.scene import Scene
 
+SMALL = 0.05  # relative difference of times that needs no caveat
+
 
 def caveats(
     evidence: Evidence,
@@ -110,6 +112,12 @@ def _measures(evidence: Evidence, question: Question, chosen: Candidate | None) 
         yield "memory was not measured"
     if not chosen.is_exact and chosen.perplexity_ratio is None:
         yield "no model run has this method, so the change of a model's perplexity is not known"
+    resolution = evidence.resolution(question.scene.machine)
+    if resolution is not None and resolution > SMALL:
+        yield (
+            f"two measurements of the same code differed by up to {resolution:.0%} in this run "
+            "(selfcheck); the intervals of times are those within one measurement"
+        )
     disturbed = evidence.disturbed(chosen.rows)
     if disturbed:
         yield f"{disturbed} of {len(chosen.rows)} rows were disturbed while they were measured"

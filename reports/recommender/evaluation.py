@@ -57,6 +57,9 @@ class Summary:
             attention, or not the chosen method.
         answered: share of the questions to which a method was recommended. To the others, exact
             attention is the answer.
+        approximations: number of answers that are no exact attention.
+        approximations_violated: share of these that exceed a limit by the lower end of the measured
+            interval.
         violated: share of the answers that exceed a limit by the lower end of the measured
             interval.
         exceeded: the same by the measured value.
@@ -75,6 +78,8 @@ class Summary:
     questions: int
     unknown: int
     answered: float
+    approximations: int
+    approximations_violated: float
     violated: float
     exceeded: float
     regret: tuple[float, float, float]
@@ -114,6 +119,7 @@ def summary_of(kind: Kind, parts: int, judged: Sequence[Judged]) -> Summary:
     """The summary of all places of one kind of fold."""
     verdicts = [verdict for one in judged for verdict in one.verdicts]
     answers = [one for one in verdicts if one.answered]
+    approximate = [one for one in answers if one.approximate]
     feasible = [one for one in verdicts if not math.isnan(one.best)]
     taken = _logarithms(feasible, (one.taken for one in feasible))
     exact = _logarithms(feasible, (one.exact for one in feasible))
@@ -124,6 +130,8 @@ def summary_of(kind: Kind, parts: int, judged: Sequence[Judged]) -> Summary:
         questions=len(verdicts),
         unknown=sum(one.unknown for one in judged),
         answered=_share(one.answered for one in verdicts),
+        approximations=len(approximate),
+        approximations_violated=_share(one.violated for one in approximate),
         violated=_share(one.violated for one in answers),
         exceeded=_share(one.exceeded for one in answers),
         regret=_quantiles([one.regret for one in feasible]),

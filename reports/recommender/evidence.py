@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pandas as pd
 
+from reports import noise
 from reports.metrics import show_ms
 from reports.recommender.candidate import Candidate
 from reports.recommender.curve_index import CurveIndex
@@ -27,6 +28,7 @@ class Evidence:
 
     def __init__(self, runs: Runs, models: pd.DataFrame | None = None) -> None:
         self.frame = runs.frame
+        self._environments = runs.environments
         self._index = CurveIndex(runs.frame)
         self._perplexities = Perplexities(models)
 
@@ -92,6 +94,10 @@ class Evidence:
     def measured_layers(self, rows: Sequence[int]) -> list[int]:
         """The layers of these rows."""
         return sorted({int(layer) for layer in self.frame.loc[list(rows), "layer"].dropna()})
+
+    def resolution(self, machine: str) -> float | None:
+        """The relative difference of times that is noise on a machine; None if it is not known."""
+        return noise.resolution(self._environments.get(machine) or {})
 
     def disturbed(self, rows: Sequence[int]) -> int:
         """How many of these rows other load disturbed."""

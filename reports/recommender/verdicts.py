@@ -27,6 +27,7 @@ class Verdict:
     Attributes:
         answered: whether a method was chosen from measured or interpolated numbers. Otherwise exact
             attention is used.
+        approximate: whether the answer is no exact attention, and so can exceed an error budget.
         violated: whether a limit is exceeded for sure, by the lower end of the measured interval.
         exceeded: whether a limit is exceeded by the measured value.
         margin: logarithm of the error budget over the upper end of the predicted error; infinite
@@ -43,6 +44,7 @@ class Verdict:
 
     limits: Bounds
     answered: bool
+    approximate: bool
     violated: bool
     exceeded: bool
     margin: float
@@ -158,6 +160,7 @@ def _verdict(
     return Verdict(
         limits=limits,
         answered=answered,
+        approximate=answered and not used.is_exact,
         violated=violated,
         exceeded=answered and _beyond(used, limits, "value"),
         margin=_margin(chosen, limits),
