@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 
+from reports.declared import exact_variant
 from reports.recommender.advice import Advice
 from reports.recommender.candidate import Candidate
 from reports.recommender.evidence import Evidence
@@ -13,7 +14,6 @@ from reports.recommender.packaged_capture import packaged_capture
 MOST_METHODS = 6
 DEVICES = ("cpu", "cuda")
 AUTO = "auto"
-EXACT = "full"
 SYNTHETIC = "sinks effective_keys=32"  # the attention of a middle layer of the model
 
 
@@ -44,7 +44,7 @@ def commands(evidence: Evidence, advice: Advice) -> list[str]:
         own = [one for one in methods if one.implementation == implementation]
         names = [f"{one.variant} {one.hyperparameters}".strip() for one in own]
         if own and implementation == AUTO and not any(one.is_exact for one in own):
-            names.append(EXACT)  # what the others are compared with
+            names.append(exact_variant())  # what the others are compared with
         axes = {
             "seq_len": question.seq_len,
             "inputs": inputs,

@@ -80,7 +80,7 @@ def _at_length(
         return _of_layers(index, scene, seq_len, set())
     result = {}
     for method, curve in index.curves[scene].items():
-        own = {
+        own: Curve = {
             place: {policy: layers[policy]} for place, layers in curve.items() if policy in layers
         }
         if own:
