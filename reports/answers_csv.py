@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from reports.page.answer_data import PageQuestion
+from reports.page.downloads import without_formulas
 from reports.recommender.candidate import Candidate
 from reports.recommender.choose import Recommendation, choose
 
@@ -22,10 +23,12 @@ def write_answers(asked: Sequence[PageQuestion], out: Path) -> Path:
     """Write answers.csv into a folder.
 
     Of several layers, the choice is for the worst one. Numbers of a choice are empty if no method
-    is within the budget; no other column is ever empty.
+    is within the budget; no other column is ever empty. An apostrophe stands before a text that a
+    spreadsheet takes for a formula.
     """
     path = out / FILE
-    pd.DataFrame(list(_rows(asked)), columns=list(COLUMNS)).to_csv(path, index=False)
+    table = pd.DataFrame(list(_rows(asked)), columns=list(COLUMNS))
+    without_formulas(table).to_csv(path, index=False)
     return path
 
 

@@ -194,19 +194,6 @@ def common(parts: Sequence[Fixed]) -> dict[str, Any]:
     return {k: v for k, v in first.items() if all(k in o and o[k] == v for o in others)}
 
 
-def also_measured(rows: pd.DataFrame, drawn: Sequence[Panel]) -> str:
-    """The values in `rows` that no panel shows, for the dimensions with one picked value."""
-    parts = []
-    for dim in drawn[0].fixed:
-        shown = {panel.fixed[dim] for panel in drawn}
-        if others := sorted(set(finished(rows)[dim].unique()) - shown):
-            text = ", ".join(show_count(v) if dim == "seq_len" else str(v) for v in others[:6])
-            more = f" and {len(others) - 6} more" if len(others) > 6 else ""
-            name = {"source": "inputs ", "call": ""}.get(dim, f"{dim} ")
-            parts.append(f"{name}{text}{more}")
-    return "; ".join(parts)
-
-
 def _named(names: Sequence[str], key: Any) -> dict[str, Any]:
     return dict(zip(names, key if isinstance(key, tuple) else (key,), strict=True))
 

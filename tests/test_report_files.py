@@ -102,3 +102,20 @@ def test_answers_are_those_of_the_recommender(tmp_path: Path) -> None:
         assert line["choice"] == (chosen.name if chosen else "none")
         assert pd.isna(line["time_ms"]) == (chosen is None)
     assert set(table["choice"]) == {"none", "window", "full"}
+
+
+def test_answers_have_no_formulas_for_a_spreadsheet(tmp_path: Path) -> None:
+    rows = [done(1, 0.1, inputs=name) for name in ("=cmd|x", "-1+2", "@sum", "smollm2")]
+    asked = questions(Evidence(read_runs([write(tmp_path, rows)])))
+    table = pd.read_csv(write_answers(asked, tmp_path))
+    assert set(table["inputs"]) == {"'=cmd|x", "'-1+2", "'@sum", "smollm2"}
+
+
+def test_methods_that_are_as_fast_as_the_choice_are_named_without_the_choice(
+    tmp_path: Path,
+) -> None:
+    errors = {"near": 0.2, "close": 0.1}
+    rows = [done(10, 1e-7, **REAL), *(done(1, errors[it], variant=it, **REAL) for it in errors)]
+    asked = questions(Evidence(read_runs([write(tmp_path, rows)])))
+    table = pd.read_csv(write_answers(asked, tmp_path)).set_index("max_error")
+    assert (table.loc[0.5, "choice"], table.loc[0.5, "tied"]) == ("close", "near")

@@ -32,16 +32,8 @@ def write_cases(frame: pd.DataFrame, out: Path) -> Downloads:
     for name, column in Measurement.columns().items():
         if column.empty:  # an empty key would be left out of groups
             table[name] = table[name].replace("", column.empty)
-    texts = [str(name) for name in table if table[name].dtype in ("str", "object")]
-    harmless = table.assign(
-        **{
-            name: table[name].astype("string").str.replace(FORMULA, r"'\1", regex=True)
-            for name in texts
-            if table[name].astype("string").str.match(FORMULA).any()
-        }
-    )
-    harmless.to_csv(out / CSV, index=False)
-    plain = table.assign(**{name: table[name].astype("string") for name in texts})
+    without_formulas(table).to_csv(out / CSV, index=False)
+    plain = table.assign(**{name: table[name].astype("string") for name in _texts(table)})
     (out / PARQUET).unlink(missing_ok=True)
     if find_spec("pyarrow"):
         plain.to_parquet(out / PARQUET, index=False)
@@ -52,3 +44,18 @@ def write_cases(frame: pd.DataFrame, out: Path) -> Downloads:
     else:
         return Downloads((CSV,), "Install pyarrow or duckdb to get a Parquet file as well.")
     return Downloads((CSV, PARQUET))
+
+
+def without_formulas(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with an apostrophe before each text that a spreadsheet takes for a formula."""
+    return table.assign(
+        **{
+            name: table[name].astype("string").str.replace(FORMULA, r"'\1", regex=True)
+            for name in _texts(table)
+            if table[name].astype("string").str.match(FORMULA).any()
+        }
+    )
+
+
+def _texts(table: pd.DataFrame) -> list[str]:
+    return [str(name) for name in table if table[name].dtype in ("str", "object")]
