@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from bench.schema.validation import name_of
 from reports.answers_csv import FILE as ANSWERS
+from reports.budget_choices import BudgetChoice, budget_choices
 from reports.figures.drawn_figures import Drawings
-from reports.figures.frontier import best_of
-from reports.figures.scene_points import SceneLengths, main_length, points_of, scenes_of
+from reports.figures.scene_points import MEASURED, SceneLengths, main_length, scenes_of
 from reports.html import origin
 from reports.listing import reasons
 from reports.markdown_table import table
-from reports.metrics import ERROR, MEMORY, TIME, Metric, show_bytes, show_count
+from reports.metrics import show_bytes, show_count, show_error, show_ms
 from reports.page.answer_data import PageQuestion
 from reports.recommender.closing import closing_lines, longest
 from reports.recommender.evidence import Evidence
@@ -67,7 +69,7 @@ def _parts(
         yield "## What to use"
         yield escaped(said[0])
         yield "\n".join(f"- {escaped(line)}" for line in said[1:])
-    yield from _frontier(evidence, asked, runs.frame)
+    yield from _choices(evidence, asked)
     yield from _failures(runs.frame)
     yield "## Figures and files"
     links = [
@@ -84,44 +86,44 @@ def _parts(
     yield "\n".join(links)
 
 
-def _frontier(
-    evidence: Evidence, asked: Sequence[PageQuestion], frame: pd.DataFrame
-) -> Iterator[str]:
-    """A table of the frontier at the length of the answers."""
+def _choices(evidence: Evidence, asked: Sequence[PageQuestion]) -> Iterator[str]:
+    """A table of the chosen methods at the length of the answers."""
     scenes = scenes_of(asked)
     if not scenes:
         return
     known = longest(evidence)
     scene, seq_len = known or (scenes[0].scene, main_length(scenes[0]))
     one: SceneLengths = next(it for it in scenes if it.scene == scene)
-    points = points_of(one, frame)
-    best = best_of(points[points["seq_len"] == seq_len], TIME, ERROR)
-    exact = points.loc[(points["seq_len"] == seq_len) & points["is_exact"], TIME.column].min()
-    yield f"## Frontier at {show_count(seq_len)} tokens"
+    yield f"## The choice for each error budget at {show_count(seq_len)} tokens"
     yield (
-        f"{escaped(scene.words)}. No other method is both faster and, beyond the intervals, as "
-        "accurate; methods that are no better than a baseline are left out. Of several layers, the "
-        "error is that of the worst one."
+        f"{escaped(scene.words)}. Each row is the choice from its error budget up to that of the "
+        "next row: the fastest method with the upper end of its error within the budget. If "
+        "several are as fast up to noise, it is exact attention, or else the most accurate one. "
+        "A method that is not listed is no better than a baseline, or a listed one is at least as "
+        "fast at every budget that allows it. Of several layers, the error is that of the worst "
+        "one."
     )
-    lines = [
-        [
-            escaped(row["label"]),
-            _bounded(row, TIME),
-            "" if pd.isna(exact) else f"{exact / row[TIME.column]:.2f}",
-            "" if pd.isna(row[MEMORY.column]) else show_bytes(row[MEMORY.column]),
-            _bounded(row, ERROR),
-        ]
-        for _, row in best.iterrows()
+    lines = [_line(it) for it in budget_choices(one.lengths[seq_len])]
+    headings = ["error budget from", "method", "time", "times exact", "memory", "error"]
+    yield table(headings, lines or [["none", *[""] * 5]])
+
+
+def _line(choice: BudgetChoice) -> list[str]:
+    it = choice.chosen
+    remark = "" if it.evidence == MEASURED else f" ({it.evidence})"
+    return [
+        f"{choice.max_error:g}",
+        escaped(name_of(it.name)) + remark,
+        _bounded(show_ms, it.time_ms, it.time_low, it.time_high),
+        "" if isnan(it.times_exact) else f"{it.times_exact:.2f}",
+        "" if isnan(it.memory_bytes) else show_bytes(it.memory_bytes),
+        _bounded(show_error, it.error, it.error_low, it.error_high),
     ]
-    headings = ["method", "time", "times exact", "memory", "error"]
-    yield table(headings, lines or [["none", "", "", "", ""]])
 
 
-def _bounded(row: pd.Series[Any], metric: Metric) -> str:
+def _bounded(show: Callable[[float], str], value: float, low: float, high: float) -> str:
     """A number with its interval."""
-    names = (metric.column, metric.low, metric.high)
-    value, low, high = (metric.show(row[str(name)]) for name in names)
-    return f"{value} [{low}, {high}]"
+    return f"{show(value)} [{show(low)}, {show(high)}]"
 
 
 def _failures(frame: pd.DataFrame) -> Iterator[str]:

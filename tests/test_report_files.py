@@ -44,7 +44,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_report([write(folder, rows)]).parent
 
 
-def test_the_summary_answers_three_budgets_and_has_the_frontier_as_a_table(built: Path) -> None:
+def test_the_summary_answers_three_budgets_and_has_the_choices_as_a_table(built: Path) -> None:
     text = (built / "report.md").read_text()
     assert "5 cases: 4 ok, 1 timeout." in text
     assert "- cpu, Some CPU, 2 threads · sweep cpu · 2026-11-20" in text
@@ -54,10 +54,43 @@ def test_the_summary_answers_three_budgets_and_has_the_frontier_as_a_table(built
         "- error ≤ 0.2 at 1024 tokens: window",
         "- error ≤ 0.5 at 1024 tokens: narrow",
     ]
-    table = text.split("## Frontier at 1k tokens")[1].split("##")[0]
-    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line[:1] == "|"]
-    assert [row[0] for row in rows[2:]] == ["narrow", "window", "full"]
-    assert rows[3][1:] == ["2.00 ms [1.80 ms, 2.20 ms]", "5.00", "1.00 MiB", "0.150 [0.135, 0.165]"]
+    rows = _table(text)
+    assert [row[:2] for row in rows] == [
+        ["2.2e-07", "full"],
+        ["0.165", "window"],
+        ["0.441", "narrow"],
+    ]
+    assert rows[1][2:] == ["2.00 ms [1.80 ms, 2.20 ms]", "5.00", "1.00 MiB", "0.150 [0.135, 0.165]"]
+
+
+def _table(summary: str) -> list[list[str]]:
+    """The cells of the table of choices, without its head."""
+    part = summary.split("## The choice for each error budget at 1k tokens")[1].split("##")[0]
+    lines = [line for line in part.splitlines() if line[:1] == "|"]
+    return [line.strip("| ").split(" | ") for line in lines[2:]]
+
+
+def test_the_table_of_the_summary_has_the_choice_of_every_budget(tmp_path: Path) -> None:
+    # The intervals of `near` and `fast` overlap, and `near` was timed beside a slower exact method.
+    rows = [
+        exact(10, **REAL),
+        changed(done(2, 0.3, variant="near", **REAL), exact_ms_median=12),
+        changed(done(1, 0.31, variant="fast", **REAL), exact_ms_median=10),
+        changed(done(3, 0.5, variant="slow", **REAL), exact_ms_median=10),
+    ]
+    folder = write(tmp_path, rows)
+    candidates = questions(Evidence(read_runs([folder])))[0].candidates
+    found = _table((build_report([folder]).parent / "report.md").read_text())
+    assert [(row[1], row[3]) for row in found] == [
+        ("full", "1.00"),
+        ("near", "6.00"),
+        ("fast", "10.00"),
+    ]
+    for budget in (0.001, 0.05, 0.329, 0.33, 0.34, 0.341, 0.5, 1.0):
+        (*_, at) = [row for row in found if float(row[0]) <= budget]
+        chosen = choose(candidates, budget).chosen
+        assert chosen is not None
+        assert at[1] == chosen.name
 
 
 def test_links_of_the_summary_lead_to_files(built: Path) -> None:

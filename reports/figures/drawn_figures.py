@@ -44,11 +44,13 @@ def draw_figures(asked: Sequence[PageQuestion], frame: pd.DataFrame, folder: Pat
     groups = groups_of(asked)
     files: list[Drawing] = []
     left_out = [] if groups else ["No figures: no case finished."]
+    beyond: list[str] = []
+    useless: list[str] = []
     for number, group in enumerate(groups, start=1):
         suffix = f"-{number}" if len(groups) > 1 else ""
         machine, decoding = group[0].scene.machine, ", decoding" * group[0].is_decoding
         if len(files) >= MOST_FIGURES:
-            left_out.append(f"No figures of {machine}{decoding}.")
+            beyond.append(f"{machine}{decoding}")
             continue
         before = len(files)
         for sketch in sketches(data, group):
@@ -58,7 +60,14 @@ def draw_figures(asked: Sequence[PageQuestion], frame: pd.DataFrame, folder: Pat
             if sketch.left_out:
                 left_out.append(f"{sketch.title}, {machine}{decoding}: {sketch.left_out}")
         if len(files) == before:
-            left_out.append(f"No figures of {machine}{decoding}: no method has a useful error.")
+            useless.append(f"{machine}{decoding}")
+    if useless:
+        left_out.append(f"No figures, as no method has a useful error: {'; '.join(useless)}.")
+    if beyond:
+        left_out.append(
+            f"No figures, as a report stops after {MOST_FIGURES} or more: {'; '.join(beyond)}. "
+            "A report of fewer runs draws them."
+        )
     return Drawings(files, left_out)
 
 
