@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from bench.schema.measurement import Measurement
 from bench.schema.outcome import Status
-from reports.figures import drawn_figures
+from reports.figures import against_count, drawn_figures, frame, frontier
 from reports.figures.drawn_figures import draw_figures, groups_of
 from reports.figures.scene_figures import FigureData, Sketch, sketches
 from reports.figures.style import styles
@@ -148,7 +148,7 @@ def test_panels_are_three_wide_with_labels_at_the_edges_only(tmp_path: Path) -> 
     titles = [ax.get_title(loc="left").replace("\n", " ") for ax in axes]
     assert len(set(titles)) == 9
     assert all("smollm2" not in title for title in titles)
-    assert "smollm2 · cpu, Some CPU, 2 threads" in said(sketch.figure)
+    assert "smollm2 · layer 3 · cpu, Some CPU, 2 threads" in said(sketch.figure)
     # The tenth scene is named, in the figure and in the report.
     assert "Scenes that are not drawn: " in said(sketch.figure)
     assert sketch.left_out in said(sketch.figure)
@@ -206,6 +206,75 @@ def test_a_crossover_is_between_the_lengths_where_the_method_is_not_and_is_faste
     }  # fmt: skip
     assert {line.get_linestyle() for line in faster.lines if not line.get_gid()} == {":"}
     assert not with_id(smaller, "better")
+
+
+def test_marks_are_coloured_where_a_method_is_faster_and_useful(tmp_path: Path) -> None:
+    # `fast` is faster from 512 tokens on, and no better than a baseline at 2048.
+    lengths = {256: (20, 0.1), 512: (5, 0.1), 1024: (5, 0.1), 2048: (5, 0.9), 4096: (5, 0.1)}
+    rows = [held(10, 1e-7, seq_len=n) for n in lengths]
+    rows += [held(*point, variant="fast", seq_len=n) for n, point in lengths.items()]
+    figure = drawn(tmp_path, rows)["crossover"].figure
+    (faster, _) = axes_of(figure)
+    own = styles(read_runs([tmp_path]).frame)["fast"].color
+    faces = {
+        int(it.get_xdata()[0]): (str(it.get_gid()), it.get_markerfacecolor())
+        for it in faster.lines
+        if it.get_gid()
+    }
+    assert faces.pop(2048)[0] == "useless"
+    better = ("better", own)
+    assert faces == {256: ("not", "white"), 512: better, 1024: better, 4096: better}
+    between = {
+        tuple(it.get_xdata()): (it.get_linestyle(), it.get_color())
+        for it in faster.lines
+        if not it.get_gid()
+    }
+    assert between == {
+        (256, 512): (":", own), (512, 1024): ("-", own),
+        (1024, 2048): ("-", "0.8"), (2048, 4096): ("-", "0.8"),
+    }  # fmt: skip
+
+
+def test_a_method_is_not_drawn_at_lengths_where_it_is_no_better_than_a_baseline(
+    tmp_path: Path,
+) -> None:
+    early = [held(9, error, variant="early", seq_len=n) for n, error in ((256, 0.9), (1024, 0.1))]
+    figure = drawn(tmp_path, [*ROWS, *early])["length"].figure
+    lines = [list(line.get_xdata()) for ax in axes_of(figure) for line in with_id(ax, "line")]
+    assert len(lines) == 3 * 5
+    assert lines.count([1024]) == 3
+
+
+@pytest.mark.parametrize("count", range(2, 12))
+def test_legends_are_not_wider_than_the_panels(count: int) -> None:
+    figure, _ = frame.grid(1, 3, frontier.SIZE, sharex="none", sharey="none")
+    names = [f"{'m' * (7 + 5 * (n % 4))} mode={n}" for n in range(count)]
+    frame.foot(figure, [against_count.EXACT.handle(name) for name in names], [])
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert 0.3 * figure.bbox.width < legend.get_window_extent().width <= figure.bbox.width
+
+
+def test_the_layers_of_captured_inputs_are_named(tmp_path: Path) -> None:
+    rows = [
+        held(time, error, variant=name, layer=layer, inputs=inputs)
+        for inputs, layers in (("smollm2", range(2)), ("other", range(5)))
+        for layer in layers
+        for name, time, error in (("full", 2, 1e-7), ("fast", 1, 0.3))
+    ]
+    axes = axes_of(drawn(tmp_path, rows)["frontier"].figure)
+    titles = {ax.get_title(loc="left").replace("\n", " ") for ax in axes}
+    assert titles == {"smollm2 · worst of layers 0, 1", "other · worst of 5 layers"}
+
+
+def test_markers_belong_to_the_variant_and_are_hollow_for_a_requested_implementation(
+    tmp_path: Path,
+) -> None:
+    looks = styles(read_runs([write(tmp_path, ROWS)]).frame)
+    assert looks["good size=1"].marker == looks["good size=4"].marker != looks["fast"].marker
+    assert looks["full"].marker == looks["full/sdpa"].marker
+    assert (looks["full"].face, looks["full/sdpa"].face) == ("black", "white")
+    assert "Hollow: another implementation" in said(drawn(tmp_path, ROWS)["frontier"].figure)
 
 
 def test_a_figure_of_heads_is_drawn_if_several_numbers_were_measured(tmp_path: Path) -> None:

@@ -496,11 +496,12 @@ def panels_of(frame: pd.DataFrame) -> list[Panel]:
     return panels(frame, x="seq_len", row="passage", column="dtype")
 
 
-def test_a_variant_has_one_colour_in_every_report(tmp_path: Path) -> None:
+def test_a_variant_has_one_colour_and_one_marker_in_every_report(tmp_path: Path) -> None:
     one = styles(frame_of(tmp_path / "one", [done(variant="lsh"), done(variant="longformer")]))
     rows = [done(variant=name) for name in ("additive", "lsh", "own", "top_k")]
     other = styles(frame_of(tmp_path / "other", rows))
     assert one["lsh"].color == other["lsh"].color != one["longformer"].color
+    assert one["lsh"].marker == other["lsh"].marker != one["longformer"].marker
     assert len({look.color for look in other.values()}) == 4
 
 
@@ -514,7 +515,7 @@ def test_exact_attention_is_black_and_thick_and_colors_depend_on_names(tmp_path:
     assert len({looks[name].color for name in variants}) == 20
     assert looks["v00"].color == looks["v00 size=2"].color
     assert looks["v00"].dashes != looks["v00 size=2"].dashes
-    assert len({(look.color, look.marker) for look in looks.values()}) == len(looks)
+    assert len({(look.color, look.dashes) for look in looks.values()}) == len(looks)
 
 
 # Heads at equal width, projections

@@ -129,7 +129,7 @@ def test_points_are_at_the_change_of_perplexity_and_within_the_axes(tmp_path: Pa
     ((_, rows),) = of_models(frame)
     figure = draw_model(rows, styles(frame))
     assert figure is not None
-    short, long_ = sorted((ax for ax in figure.axes), key=lambda ax: -ax.get_position().x0)
+    short, long_ = sorted((ax for ax in figure.axes), key=lambda ax: ax.get_position().x0)
     assert [ax.get_title(loc="left") for ax in (long_, short)] == ["length 2k", "length 1k"]
     points = sorted(tuple(point) for c in short.collections for point in c.get_offsets().tolist())
     drawn = {(round(x, 6), round(y, 6)) for x, y in points if (x, y) != (0, 0)}

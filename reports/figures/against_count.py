@@ -24,8 +24,8 @@ SIZE = frame.PanelSize(2.35, 1.75, 0.62, 0.42)
 EXACT = Style(color="black", marker="o", dashes=(), width=2.6)
 EXACT_NAME = "exact attention (best implementation)"
 READING = (
-    "The default setting of each method. Grey ground: no better than the mean of the values or "
-    "zeros. Bands are the intervals."
+    "The default setting of each method, where its error is better than a baseline. Grey ground: "
+    "no better than the mean of the values or zeros. Bands are the intervals."
 )
 ABOVE = 0.1  # part of the height of an axis of errors
 
@@ -102,7 +102,7 @@ def draw(
     size = replace(SIZE, down=SIZE.down if tall else 0.3)
     figure, grid = frame.grid(len(rows), len(metrics), size, sharex="all", sharey="col")
     axes.scale_counts(grid[0][0], every[x].tolist())
-    drawn = every[every["label"].isin(looks) | every["is_exact"]]
+    drawn = every[(every["label"].isin(looks) | every["is_exact"]) & (every["excluded"] == "")]
     for j, metric in enumerate(metrics):
         _scale(grid[0][j], metric, drawn, every)
         frame.column_title(grid[0][j], metric.label, lines=int(tall))
@@ -141,7 +141,7 @@ def _scale(ax: Axes, metric: Metric, drawn: pd.DataFrame, every: pd.DataFrame) -
         values = values[values > 0]
         axes.scale_log(ax, "y", metric, values.min(), values.max()) if len(values) else None
         return
-    approximate = drawn.loc[~drawn["is_exact"] & (drawn["excluded"] == ""), metric.column]
+    approximate = drawn.loc[~drawn["is_exact"], metric.column]
     linear = axes.linear_below(approximate)
     axes.scale_errors(ax, metric, linear, 0.0, float(every["edge"].max()), ABOVE)
 
@@ -160,8 +160,8 @@ def _draw_panel(
         ends = [ax.get_xlim()[0], *at, ax.get_xlim()[1]]
         whole = [levels[0], *levels, levels[-1]]
         ax.fill_between(ends, whole, ax.get_ylim()[1], color=BAND, linewidth=0, zorder=0.5)
-    shown = points.dropna(subset=[metric.column])
-    exact = shown[shown["is_exact"] & (shown["excluded"] == "")]
+    shown = points[points["excluded"] == ""].dropna(subset=[metric.column])
+    exact = shown[shown["is_exact"]]
     if len(exact):
         best = exact.loc[exact.groupby(x)[metric.column].idxmin()]
         axes.draw_line(ax, best, x, metric, EXACT)

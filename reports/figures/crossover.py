@@ -76,7 +76,9 @@ def _draw_method(
     ax: Axes, row: int, better: Mapping[int, bool], useful: Mapping[int, bool], color: str
 ) -> None:
     for (before, is_before), (after, is_after) in pairwise(better.items()):
-        if is_before and is_after:
+        if not (useful[before] and useful[after]):
+            ax.plot([before, after], [row, row], color="0.8", linewidth=0.8, zorder=1)
+        elif is_before and is_after:
             ax.plot([before, after], [row, row], color=color, linewidth=3.5, solid_capstyle="butt")
         elif is_before or is_after:
             ax.plot([before, after], [row, row], color=color, linewidth=1.2, linestyle=":")

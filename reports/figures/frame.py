@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import matplotlib
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 from matplotlib.transforms import offset_copy
 
 from reports.figures.plain_text import DOTS_PER_INCH, families
@@ -20,7 +23,8 @@ COLUMNS = 3  # panels side by side
 TITLE, TEXT, SMALL = 11, 8, 7  # sizes of text, in points
 LETTER = 0.55  # width of a letter, in parts of its size
 LINE = 1.3  # height of a line, in parts of the size of its text
-HANDLE, GAP = 20, 12  # of a legend, in points: width of a line, space between columns
+# Of a legend, in points: the width of a line, the space after it, the space between columns.
+HANDLE, PAD, GAP = 20, 4, 12
 INK, SOFT = "0.1", "0.35"
 LOOK: dict[Any, Any] = {
     "axes.edgecolor": "0.6",
@@ -141,7 +145,7 @@ def foot(
             fontsize=TEXT,
             handlelength=HANDLE / TEXT,
             columnspacing=GAP / TEXT,
-            handletextpad=0.5,
+            handletextpad=PAD / TEXT,
             labelspacing=0.3,
             ncols=columns,
         )
@@ -152,12 +156,12 @@ def foot(
 
 def _columns(names: Sequence[str], width: float) -> int:
     """The most columns of a legend that fit into a width in points."""
+    font = FontProperties(family=families(), size=TEXT)
+    wide = [text_to_path.get_text_width_height_descent(it, font, ismath=False)[0] for it in names]
     for columns in range(len(names), 1, -1):
-        rows = -(-len(names) // columns)
-        longest = [
-            max(map(len, names[first : first + rows])) for first in range(0, len(names), rows)
-        ]
-        if len(longest) * (HANDLE + GAP + 4) + LETTER * TEXT * sum(longest) <= width:
+        # Matplotlib fills the columns one after the other; the first ones have one entry more.
+        longest = [float(part.max()) for part in np.array_split(np.array(wide), columns)]
+        if columns * (HANDLE + PAD + GAP) - GAP + sum(longest) <= width:
             return columns
     return 1
 

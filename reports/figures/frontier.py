@@ -27,9 +27,11 @@ SMALLEST, LARGEST = 9, 30  # marks, in square points
 BAND = "0.93"
 PADDING = 4  # points between the edges of the band and its words
 READING = (
-    "Grey line: the methods that no other method beats in both; their names are bold. Thin line: "
-    "the settings of a method in the order of its knob. Bars: intervals."
+    "Grey line: the methods that no other method beats in both; their names are bold. Bars: "
+    "intervals."
 )
+SETTINGS = "Thin line: the settings of a method in the order of its knob."
+HOLLOW = "Hollow: another implementation than the default."
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,9 @@ def draw(
     rows = -(-len(panels) // columns)
     words = [_band_words(panel) for panel in panels]
     band = max(len(lines) for lines in words) * frame.LINE * frame.SMALL + 2 * PADDING
-    tall = max(len(frame.wrapped(panel.title, SIZE.width, frame.TEXT)) for panel in panels) > 1
+    tall = max(len(frame.wrapped(panel.title, SIZE.width, frame.TEXT)) for panel in panels)
     size = frame.PanelSize(
-        SIZE.width, SIZE.height + band / 72, SIZE.across, SIZE.down + 0.15 * tall
+        SIZE.width, SIZE.height + band / 72, SIZE.across, SIZE.down + 0.15 * max(0, tall - 1)
     )
     figure, grid = frame.grid(rows, columns, size, sharex="none", sharey="all")
     every = pd.concat([panel.useful(x, y) for panel in panels])
@@ -105,7 +107,10 @@ def draw(
         str(curve): name_of(own)
         for curve, own in every.sort_values(["is_exact", "curve"]).groupby("curve", sort=False)
     }
-    frame.foot(figure, frame.entries(curves, styles, line=False), [READING, *notes])
+    has_lines = any(panel.useful(x, y).duplicated("curve").any() for panel in panels)
+    has_hollow = any(styles[curve].is_hollow for curve in curves)
+    reading = " ".join([READING, *[SETTINGS] * has_lines, *[HOLLOW] * has_hollow])
+    frame.foot(figure, frame.entries(curves, styles, line=False), [reading, *notes])
     return figure
 
 
@@ -131,10 +136,10 @@ def _draw_panel(ax: Axes, panel: FrontierPanel, x: Metric, y: Metric, styles: St
         ax.scatter(
             *at,
             s=np.linspace(SMALLEST, LARGEST, len(own)) if len(own) > 1 else LARGEST,
-            color=style.color,
+            color=style.face,
             marker=style.marker,
-            edgecolors="white",
-            linewidths=0.4,
+            edgecolors=style.edge,
+            linewidths=1.0 if style.is_hollow else 0.4,
             zorder=3,
         )
         bars: dict[str, Any] = {"color": style.color, "linewidth": 0.8, "alpha": 0.6, "zorder": 1.8}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -56,7 +55,8 @@ TWICE = "twice the perplexity or more"
 def draw_model(rows: pd.DataFrame, styles: Styles) -> Figure | None:
     """Draw the rows of one model, text and machine: a panel for each length and choice of layers.
 
-    The longest length is first. None if no row finished.
+    The shortest length is first; of too many panels, the longest ones are drawn. None if no row
+    finished.
     """
     shared = {name: str(rows[name].iloc[0]) for name in SPLIT}
     panels = []
@@ -64,20 +64,16 @@ def draw_model(rows: pd.DataFrame, styles: Styles) -> Figure | None:
     if whole.empty:
         return None
     varying = [name for name in PANEL if rows[name].nunique() > 1]
-    for key, own in _longest_first(whole):
+    groups = [(tuple(key), own) for key, own in whole.groupby(list(PANEL), sort=True)]
+    for key, own in groups[-MOST_PANELS:]:
         values = dict(zip(PANEL, key, strict=True))
         panels.append(_panel(own, describe({name: values[name] for name in varying})))
     conditions = describe(
         {**shared, **{name: rows[name].iloc[0] for name in PANEL if name not in varying}}
     )
-    left_out = panels[MOST_PANELS:]
-    notes = [READING, f"{len(left_out)} more panels are not drawn." if left_out else ""]
-    return draw(TITLE, conditions, panels[:MOST_PANELS], ATTENTION_TIME, CHANGE, styles, notes)
-
-
-def _longest_first(rows: pd.DataFrame) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:
-    groups = [(tuple(key), own) for key, own in rows.groupby(list(PANEL), sort=True)]
-    return sorted(groups, key=lambda group: -group[0][0])
+    left_out = len(groups) - len(panels)
+    notes = [READING, f"{left_out} panels of shorter lengths are not drawn." if left_out else ""]
+    return draw(TITLE, conditions, panels, ATTENTION_TIME, CHANGE, styles, notes)
 
 
 def _panel(rows: pd.DataFrame, title: str) -> FrontierPanel:

@@ -35,7 +35,7 @@ MOST_METHODS = 14  # in a figure of crossovers
 CROSSOVER = (
     "The default setting of each method. A method is faster if its whole time interval is below "
     "that of the fastest exact implementation, and smaller if its peak memory is below the "
-    "smallest one."
+    "smallest one. Where it is no better than a baseline, neither is drawn."
 )
 WIDTH = "With a fixed width, all heads together are that wide."
 
@@ -85,7 +85,7 @@ def sketches(data: FigureData, group: Sequence[SceneLengths]) -> Iterator[Sketch
 
 def _frontier(data: FigureData, useful: Scenes, others: Scenes) -> Sketch:
     shown = useful[:MOST_PANELS]
-    fixed = [{**one.fixed, "seq_len": main_length(one)} for one in shown]
+    fixed = [{**one.at(main_length(one)).fixed, "seq_len": main_length(one)} for one in shown]
     shared = common(fixed)
     panels = []
     for one, values in zip(shown, fixed, strict=True):
@@ -145,7 +145,7 @@ def _crossover(data: FigureData, several: Scenes, others: Scenes) -> Iterator[Sk
     ]
     first: dict[str, float] = {}
     for it in (it for column in columns for it in column.found):
-        wins = [n for n, better in it.faster.items() if better]
+        wins = [n for n, better in it.faster.items() if better and it.useful[n]]
         first[it.label] = min([first.get(it.label, inf), *wins])
     if not first:
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isnan
 from typing import Any
 
@@ -16,6 +16,8 @@ from reports.recommender.scene import COLUMNS, Scene
 from reports.slices import describe
 
 MEASURED = "measured"
+FIRST = ("inputs", "layer")  # in a title
+MOST_LAYERS = 4  # with their numbers in a title
 FROM_ROWS = ("curve", "place", "knob", "setting", "is_default", "other_operator")
 
 
@@ -33,13 +35,20 @@ class SceneLengths:
 
     @property
     def fixed(self) -> dict[str, Any]:
-        """The columns of the scene that need words."""
+        """The columns of the scene that need words, and the measured layers of captured inputs."""
         values = {name: getattr(self.scene, name) for name in COLUMNS}
         if self.scene.kv_heads == self.scene.heads:
             del values["kv_heads"]
         if self.scene.batch == 1:
             del values["batch"]
+        layers = {n for several in self.lengths.values() for it in several for n in it.layer_errors}
+        if layers:
+            values["layer"] = _layer_words(sorted(layers))
         return values
+
+    def at(self, seq_len: int) -> SceneLengths:
+        """The scene with this length alone."""
+        return replace(self, lengths={seq_len: self.lengths[seq_len]})
 
 
 def scenes_of(asked: Sequence[PageQuestion]) -> list[SceneLengths]:
@@ -115,7 +124,15 @@ def is_useful(one: SceneLengths) -> bool:
 
 
 def title_of(fixed: Mapping[str, Any], without: Collection[str] = ()) -> str:
-    """The values of a scene in words, without those of some columns; the inputs come first."""
-    others = {name: value for name, value in fixed.items() if name not in ("inputs", *without)}
-    inputs = "" if "inputs" in without else str(fixed.get("inputs", ""))
-    return " · ".join(filter(None, (inputs, describe(others))))
+    """The values of a scene in words, without those of some columns; the inputs and their layer
+    come first."""
+    others = {name: value for name, value in fixed.items() if name not in (*FIRST, *without)}
+    first = [str(fixed[name]) for name in FIRST if name in fixed and name not in without]
+    return " · ".join(filter(None, (*first, describe(others))))
+
+
+def _layer_words(layers: Sequence[int]) -> str:
+    if len(layers) == 1:
+        return f"layer {layers[0]}"
+    few = len(layers) <= MOST_LAYERS
+    return f"worst of {'layers ' + ', '.join(map(str, layers)) if few else f'{len(layers)} layers'}"

@@ -1,8 +1,9 @@
-"""Styles of lines: colour by variant, dash by setting, marker by both. Exact attention is black.
-A curve has the style of its first setting.
+"""Styles of lines: colour and marker by variant, dash by setting. Exact attention is black. A curve
+has the style of its first setting. Markers of a requested implementation are hollow.
 
-Colours are assigned by the place of a variant among those that this version declares, so a variant
-has the same colour in every report. Other variants get colours by their sorted names in the data.
+Colours and markers are assigned by the place of a variant among those that this version declares,
+so a variant looks the same in every report. Other variants get them by their sorted names in the
+data.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ PALETTE = (
 )
 # Similar markers are not neighbours.
 MARKERS = ("o", "s", "^", "h", "D", "v", "8", "P", "<", "p", "d", "H", ">")
+AUTO = "auto"  # no implementation was requested
 DASHES: tuple[tuple[float, ...], ...] = (
     (),
     (4, 1.5),
@@ -44,6 +46,17 @@ class Style:
     marker: str
     dashes: tuple[float, ...]
     width: float
+    is_hollow: bool = False
+
+    @property
+    def face(self) -> str:
+        """The colour inside a marker."""
+        return "white" if self.is_hollow else self.color
+
+    @property
+    def edge(self) -> str:
+        """The colour around a marker."""
+        return self.color if self.is_hollow else "white"
 
     def handle(self, label: str, *, line: bool = True) -> Line2D:
         """The entry of the label in a legend."""
@@ -54,7 +67,8 @@ class Style:
             marker=self.marker,
             dashes=self.dashes or (None, None),
             linewidth=self.width if line else 0,
-            markeredgecolor="white",
+            markerfacecolor=self.face,
+            markeredgecolor=self.edge,
             markersize=5.5,
             label=label,
         )
@@ -68,19 +82,20 @@ def styles(frame: pd.DataFrame) -> dict[str, Style]:
     declared = [name for name in declared_variants() if name != exact_variant()]
     others = sorted(set(frame["variant"]) - {*declared, exact_variant()})
     colors = _colors(others) | dict(zip(declared, cycle(PALETTE), strict=False))
+    markers = dict(zip([exact_variant(), *declared], cycle(MARKERS), strict=False))
+    markers |= dict(zip(others, cycle(MARKERS), strict=False))
     result: dict[str, Style] = {}
-    names = ["variant", "curve", "place", "label"]
-    every = frame[names].drop_duplicates().sort_values(names)
-    curves = every["curve"].drop_duplicates()
-    first = dict(zip(curves, range(len(curves)), strict=True))
+    names = ["variant", "curve", "place", "label", "implementation"]
+    every = frame[names].drop_duplicates(names[:-1]).sort_values(names)
     for variant, rows in every.groupby("variant", sort=True):
-        pairs = zip(rows["curve"], rows["place"], rows["label"], strict=True)
-        for setting, (curve, place, label) in enumerate(pairs):
+        parts = zip(rows["curve"], rows["label"], rows["implementation"], strict=True)
+        for setting, (curve, label, implementation) in enumerate(parts):
             result[label] = Style(
                 color=colors.get(str(variant), "black"),
-                marker=MARKERS[(first[curve] + place) % len(MARKERS)],
+                marker=markers[str(variant)],
                 dashes=DASHES[setting % len(DASHES)],
                 width=2.6 if variant == exact_variant() else 1.6,
+                is_hollow=implementation != AUTO,
             )
             result.setdefault(curve, result[label])
     return result
