@@ -265,6 +265,10 @@ def test_the_layers_of_captured_inputs_are_named(tmp_path: Path) -> None:
     axes = axes_of(drawn(tmp_path, rows)["frontier"].figure)
     titles = {ax.get_title(loc="left").replace("\n", " ") for ax in axes}
     assert titles == {"smollm2 · worst of layers 0, 1", "other · worst of 5 layers"}
+    some = [*rows, held(1, 0.3, variant="fast", inputs="other", seq_len=1024)]
+    some += [held(1, 0.1, inputs="other", seq_len=1024)]
+    figure = drawn(tmp_path / "some", some)["length"].figure
+    assert "other · worst of up to 5 layers" in said(figure)
 
 
 def test_markers_belong_to_the_variant_and_are_hollow_for_a_requested_implementation(

@@ -11,9 +11,9 @@ import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import text_to_path
 from matplotlib.transforms import offset_copy
 
 from reports.figures.plain_text import DOTS_PER_INCH, families
@@ -156,11 +156,13 @@ def foot(
 
 def _columns(names: Sequence[str], width: float) -> int:
     """The most columns of a legend that fit into a width in points."""
+    renderer = RendererAgg(1, 1, DOTS_PER_INCH)
     font = FontProperties(family=families(), size=TEXT)
-    wide = [text_to_path.get_text_width_height_descent(it, font, ismath=False)[0] for it in names]
+    pixels = [renderer.get_text_width_height_descent(it, font, ismath=False)[0] for it in names]
+    wide = np.array(pixels) * 72 / DOTS_PER_INCH
     for columns in range(len(names), 1, -1):
         # Matplotlib fills the columns one after the other; the first ones have one entry more.
-        longest = [float(part.max()) for part in np.array_split(np.array(wide), columns)]
+        longest = [float(part.max()) for part in np.array_split(wide, columns)]
         if columns * (HANDLE + PAD + GAP) - GAP + sum(longest) <= width:
             return columns
     return 1

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reports.figures.scene_points import SceneLengths
+from reports.figures.scene_points import SceneLengths, layer_words
 from reports.slices import common
 
 
@@ -20,7 +20,7 @@ class HeadFamily:
     @property
     def seq_len(self) -> int:
         """The longest length of all scenes."""
-        return max(set.intersection(*(set(one.lengths) for one in self.scenes)))
+        return _longest(self.scenes)
 
 
 def head_families(group: Sequence[SceneLengths]) -> list[HeadFamily]:
@@ -38,8 +38,15 @@ def head_families(group: Sequence[SceneLengths]) -> list[HeadFamily]:
         dims = {one.scene.head_dim for one in scenes}
         if len(heads) < 2 or not shared_lengths or (by == "width" and len(dims) < 2):
             continue
-        fixed = common([one.fixed for one in scenes])
+        at = [one.at(_longest(scenes)) for one in scenes]
+        fixed = common([one.fixed for one in at])
+        if layers := [one.layers for one in at if one.layers]:
+            fixed["layer"] = layer_words([n for several in layers for n in several])
         if by == "width":
             fixed["width"] = scenes[0].scene.heads * scenes[0].scene.head_dim
         families.append(HeadFamily(fixed, scenes))
     return sorted(families, key=lambda family: -len(family.scenes))
+
+
+def _longest(scenes: Sequence[SceneLengths]) -> int:
+    return max(set.intersection(*(set(one.lengths) for one in scenes)))

@@ -41,10 +41,17 @@ class SceneLengths:
             del values["kv_heads"]
         if self.scene.batch == 1:
             del values["batch"]
-        layers = {n for several in self.lengths.values() for it in several for n in it.layer_errors}
-        if layers:
-            values["layer"] = _layer_words(sorted(layers))
+        if self.layers:
+            values["layer"] = layer_words(self.layers)
         return values
+
+    @property
+    def layers(self) -> Sequence[Collection[int]]:
+        """The measured layers of captured inputs, for each length; empty for synthetic inputs."""
+        found = [
+            {n for it in several for n in it.layer_errors} for several in self.lengths.values()
+        ]
+        return found if any(found) else ()
 
     def at(self, seq_len: int) -> SceneLengths:
         """The scene with this length alone."""
@@ -131,8 +138,13 @@ def title_of(fixed: Mapping[str, Any], without: Collection[str] = ()) -> str:
     return " · ".join(filter(None, (*first, describe(others))))
 
 
-def _layer_words(layers: Sequence[int]) -> str:
-    if len(layers) == 1:
-        return f"layer {layers[0]}"
-    few = len(layers) <= MOST_LAYERS
-    return f"worst of {'layers ' + ', '.join(map(str, layers)) if few else f'{len(layers)} layers'}"
+def layer_words(layers: Sequence[Collection[int]]) -> str:
+    """In words, the measured layers of each of several points."""
+    every = sorted({layer for several in layers for layer in several})
+    if len(every) == 1:
+        return f"layer {every[0]}"
+    if any(set(several) != set(every) for several in layers):
+        return f"worst of up to {len(every)} layers"
+    if len(every) > MOST_LAYERS:
+        return f"worst of {len(every)} layers"
+    return f"worst of layers {', '.join(map(str, every))}"
