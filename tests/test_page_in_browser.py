@@ -80,7 +80,8 @@ def tab(chromium: Browser, url: str) -> Iterator[Browser]:
 
 def quiet(tab: Browser, url: str) -> None:
     assert tab.messages == []
-    assert {it.partition("#")[0] for it in tab.requests if not it.startswith("blob:")} == {url}
+    asked = {it.partition("#")[0] for it in tab.requests if not it.startswith(("blob:", "data:"))}
+    assert asked == {url}
 
 
 def text(tab: Browser, selector: str) -> str:
@@ -158,6 +159,29 @@ def test_the_answer_follows_the_controls_and_the_address(tab: Browser, url: str)
     assert text(tab, "#answer-body") == answer
     assert tab.run("location.href") == address
     tab.requests[:] = [url]
+
+
+def test_the_next_budget_has_the_answer_that_its_sentence_names(tab: Browser) -> None:
+    found = tab.run(
+        "questions.asked.flatMap(({number}) => [.001, .01, .05, .1, .2, .3].map(error => {"
+        "const all = questions.candidates(number), limits = {...limitsOf(state), error}, "
+        "{chosen} = choose(all, limits), next = nextBudget(all, limits, chosen); "
+        "if (!next) return null; "
+        "const shown = Number(budgetInWords(next.error)); "
+        "const then = choose(all, {...limits, error: shown}).chosen; "
+        "return [error, shown, next.other.label, then?.label, next.other.noiseHigh, "
+        "chosen?.noiseLow ?? Infinity]; })).filter(Boolean)"
+    )
+    assert len(found) > 100
+    for budget, next_budget, named, then, slowest, chosen_fastest in found:
+        assert next_budget > budget
+        assert named == then
+        assert chosen_fastest is None or slowest < chosen_fastest  # JSON has no infinity
+    tab.run("document.querySelector('#answer-body button.link').scrollIntoView()")
+    sentence = tab.run("document.querySelector('#answer-body button.link').parentNode.innerText")
+    tab.run("document.querySelector('#answer-body button.link').click()")
+    label = text(tab, "#answer-body .use b").removeprefix("exact attention: ")
+    assert f": {label}, " in sentence
 
 
 def test_a_point_shows_its_case_and_a_click_pins_it(tab: Browser) -> None:

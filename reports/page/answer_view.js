@@ -99,10 +99,12 @@ function why(candidates, chosen) {
 }
 
 // The smallest larger budget at which another method is chosen that is faster, with this method.
+// The budget is rounded before the choice, because the page then shows the answer to that number.
 function nextBudget(candidates, limits, chosen) {
   const isBetter = other => other.label !== chosen.label && other.noiseHigh < chosen.noiseLow;
-  const steps = candidates.map(it => it.errorHigh).filter(high => high > limits.error && high < 1);
-  for (const error of steps.sort((a, b) => a - b)) {
+  const ends = candidates.map(it => it.errorHigh).filter(high => high > limits.error && high < 1);
+  const steps = new Set(ends.map(high => Math.ceil(high * 1000 - 1e-6) / 1000));
+  for (const error of [...steps].filter(it => it > limits.error).sort((a, b) => a - b)) {
     const other = choose(candidates, {...limits, error}).chosen;
     if (other && (!chosen || isBetter(other))) return {error, other};
   }
@@ -110,10 +112,9 @@ function nextBudget(candidates, limits, chosen) {
 }
 
 function nextPart({error, other}, page) {
-  const rounded = Math.ceil(error * 1000 - 1e-6) / 1000;
   const speed = other.exactTime === null ? "" : `, ${timesExact(other)} as fast as exact`;
-  const set = {class: "link", onclick: () => page.set({error: rounded})};
-  const button = element("button", set, budgetInWords(rounded));
+  const set = {class: "link", onclick: () => page.set({error})};
+  const button = element("button", set, budgetInWords(error));
   return element("p", {}, "With an error budget of ", button,
     `: ${other.label}, ${SHOWN.show_ms(other.time)}${speed}, error ${errorOf(other)}.`);
 }
