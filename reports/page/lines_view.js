@@ -67,7 +67,8 @@ class Lines extends Chart {
     const budget = this.model("budget_line");
     Object.assign(budget, {location: limits.error, visible: state.measure === "error"});
     showChips("lines-legend", variantsOf(series), page);
-    return this.sentence(series, places, along, measure);
+    const last = this.measured(seriesAlong(questions, places.slice(-1)), questions, page);
+    return this.sentence(series, last, places, along, measure);
   }
 
   // The series with the numbers `y` of the measure; points without a number are left out.
@@ -119,13 +120,17 @@ class Lines extends Chart {
     this.name(isWide ? ends.reverse().map(name) : []);
   }
 
-  sentence(series, places, along, measure) {
+  // `all` are the settings at the last place, also those without a line.
+  sentence(series, all, places, along, measure) {
     const title = measure.title(state.question), show = SHOWN[measure.show];
     const last = places.at(-1).x, sign = state.measure === "share" ? -1 : 1;
-    const at = series.map(one => one.points.find(({x}) => x === last)).filter(Boolean);
+    const drawn = series.map(one => one.points.find(({x}) => x === last)).filter(Boolean);
+    const at = all.map(one => one.points[0]), exact = drawn.find(({it}) => it.isExact);
     const useful = at.filter(({it}) => !it.excluded && !it.isExact);
     useful.sort((a, b) => sign * (a.y - b.y));
-    const exact = at.find(({it}) => it.isExact), words = ({it, y}) => `${it.label} with ${show(y)}`;
+    const isDrawn = ({it}) => drawn.some(other => other.it.point === it.point);
+    const words = best => `${best.it.label} with ${show(best.y)}` +
+      (isDrawn(best) ? "" : ", which has no line here");
     const result = [
       useful.length ? `the ${measure.best} is ${words(useful[0])}`
         : "no approximation is better than its baselines",
