@@ -24,7 +24,7 @@ from reports.recommender.evidence import Evidence
 from reports.rows import Runs, read_runs
 from reports.tables import reproduce_command
 from tests.chromium import PROGRAM, Browser, browser
-from tests.test_reports import REFERENCE, done, failed, write
+from tests.test_reports import ENVIRONMENT, REFERENCE, done, failed, write
 
 pytestmark = [
     pytest.mark.serial,
@@ -366,6 +366,39 @@ def test_a_link_opens_the_page_of_a_method_and_of_inputs(tab: Browser, url: str)
     tab.wait("byId('subject').innerText.includes('Inputs smollm2')", 5)
     tab.run("location.hash = '#machine'")
     tab.wait("byId('machine').closest('details').open", 5)
+
+
+def test_the_pages_of_a_method_and_of_inputs_keep_machines_apart(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    runs = read_runs(
+        [
+            write(
+                tmp_path / name,
+                [done(2 * slower, 1e-7), done(slower, 0.1, variant="lsh")],
+                {**ENVIRONMENT, "hardware": {"processor": name}},
+            )
+            for name, slower in (("Fast", 1), ("Slow", 10))
+        ]
+    )
+    url = stored(tmp_path, runs, questions(Evidence(runs)))
+    chromium.open(f"{url}#method=lsh&max-error=0.2")
+    lines = "[...document.querySelectorAll('#subject tbody tr')].map(it => it.innerText)"
+    found = chromium.run(lines)
+    assert [it for it in found if "\t" not in it] == ["cpu, Fast", "cpu, Slow"] == found[::2]
+    for line, time in zip(found[1::2], ("1.00 ms", "10.0 ms"), strict=True):
+        assert line.startswith("lsh\t")
+        assert time in line
+        assert line.endswith("chosen")
+    family = "Object.keys(page.facts.inputs)[0]"
+    chromium.run(f"page.set({{method: '', family: {family}, time: 5}})")
+    found = chromium.run(lines)
+    assert found[::2] == ["cpu, Fast", "cpu, Slow"]
+    assert "\tlsh\t" in found[1]
+    assert "\tnone\t" in found[3]  # the time limit
+    chromium.run("page.set({family: '', method: 'lsh'})")
+    assert "time up to 11.0 ms, above 5.00 ms" in chromium.run(lines)[3]
+    quiet(chromium, url)
 
 
 def test_rows_are_filtered_sorted_and_explained_by_keyboard(tab: Browser, known: Runs) -> None:

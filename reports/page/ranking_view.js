@@ -14,6 +14,9 @@ function worstLayers(questions, question) {
   return found;
 }
 
+const verdictOf = (it, chosen, limits) =>
+  it.point === chosen?.point ? "chosen" : whyNot(it, limits) || "within the limits";
+
 function showRanking(questions, page) {
   const {question} = state, limits = limitsOf(state);
   const candidates = questions.candidates(question.number);
@@ -36,7 +39,7 @@ function showRanking(questions, page) {
     rowHeading(swatch(page, it.variant), pinButton(it.label, page),
       it.implementation === "auto" ? "" : element("small", {}, ` ${it.implementation}`)),
     columns.map(([, words]) => element("td", {}, words(it))),
-    element("td", {class: "words"}, it.isChosen ? "chosen" : it.why || "within the limits"));
+    element("td", {class: "words"}, verdictOf(it, chosen, limits)));
   const titles = ["method", ...columns.map(([title]) => title), "verdict"];
   const table = some => tableOf(titles, some.map(row), {class: "ranking"});
   const useful = marked.filter(it => !it.excluded), useless = marked.filter(it => it.excluded);

@@ -1,7 +1,8 @@
 // The pages of a method (#method=...) and of a family of inputs (#family=...).
 
-const METHOD_TITLES = [
-  "setting", "inputs", "length", "shape", "error [interval]", "× exact", "memory", "verdict",
+const NUMBERS = [
+  ["error [interval]", errorOf], ["× exact", timesExact], ["time [q1, q3]", timeOf],
+  ["memory", memoryOf],
 ];
 
 function showSubject(questions, page) {
@@ -11,16 +12,22 @@ function showSubject(questions, page) {
   if (!name) return place.replaceChildren();
   const rows = isMethod ? methodRows(questions, name) : familyRows(questions, name, page);
   const chosen = `chosen at ${budgetInWords(state.error)}`;
-  const titles = isMethod ? METHOD_TITLES
-    : ["length", "shape", chosen, "error [interval]", "× exact", "memory"];
+  const numbers = NUMBERS.map(([title]) => title);
+  const titles = isMethod ? ["setting", "inputs", "length", "shape", ...numbers, "verdict"]
+    : ["length", "shape", chosen, ...numbers];
   const about = isMethod
-    ? "Each setting at each measured length, for the worst layer where there are layers."
+    ? "Each setting at each measured length, for the worst layer where there are layers. The " +
+      "verdict is about the limits above."
     : "The choice for each length and shape, within the limits above.";
   const words = rows.length ? about : `There is no answer about ${name} in these runs.`;
   const close = {class: "link", onclick: () => page.set({method: "", family: ""})};
   const label = `results of ${name}`;
   const box = {class: "scroll tall", tabindex: 0, role: "region", "aria-label": label};
-  const lines = rows.map(cells => element("tr", {}, cells.map(it => element("td", {}, it))));
+  const line = ({cells}) => element("tr", {}, cells.map(it => element("td", {}, it)));
+  const all = {scope: "rowgroup", colspan: titles.length};
+  const lines = [...Map.groupBy(rows, it => it.machine)].flatMap(([machine, own]) => [
+    element("tr", {class: "apart"}, element("th", all, machine)), ...own.map(line),
+  ]);
   place.replaceChildren(
     element("h2", {tabindex: -1}, isMethod ? swatch(page, name) : "",
       `${isMethod ? "Method" : "Inputs"} ${name}`),
@@ -42,16 +49,16 @@ const shapeOf = ({heads, dtype, direction, causal}) =>
 const isFirstPolicy = (questions, it) => questions.policies(it)[0] === it;
 
 function methodRows(questions, name) {
-  const rows = [];
-  for (const it of questions.asked.filter(it => isFirstPolicy(questions, it))) {
-    for (const own of questions.candidates(it.number).filter(other => other.variant === name)) {
-      rows.push([
-        own.label, it.axes.inputs, showCount(it.axes.length), shapeOf(it.axes), errorOf(own),
-        timesExact(own), memoryOf(own), own.excluded || (own.isExact ? "exact" : ""),
-      ]);
-    }
-  }
-  return rows;
+  const limits = limitsOf(state);
+  return questions.asked.filter(it => isFirstPolicy(questions, it)).flatMap(it => {
+    const all = questions.candidates(it.number), {chosen} = choose(all, limits);
+    const cells = own => [
+      own.label, it.axes.inputs, showCount(it.axes.length), shapeOf(it.axes),
+      ...NUMBERS.map(([, words]) => words(own)), verdictOf(own, chosen, limits),
+    ];
+    return all.filter(own => own.variant === name)
+      .map(own => ({machine: it.axes.machine, cells: cells(own)}));
+  });
 }
 
 function familyRows(questions, name, page) {
@@ -59,10 +66,11 @@ function familyRows(questions, name, page) {
   return questions.asked.filter(isOwn).map(it => {
     const {chosen} = choose(questions.candidates(it.number), limitsOf(state));
     const open = {class: "link", onclick: () => page.set({family: "", question: it})};
-    return [
+    const cells = [
       showCount(it.axes.length), `${it.axes.inputs}, ${shapeOf(it.axes)}`,
       element("button", open, chosen ? chosen.label : "none"),
-      ...[errorOf, timesExact, memoryOf].map(words => chosen ? words(chosen) : ""),
+      ...NUMBERS.map(([, words]) => chosen ? words(chosen) : ""),
     ];
+    return {machine: it.axes.machine, cells};
   });
 }
