@@ -139,6 +139,7 @@ def _interactive(runs: Runs, listed: Listing, asked: Sequence[PageQuestion]) -> 
         known = {
             "first": default_question(asked),
             "methods": _looks(runs, styles(runs.frame)),
+            "machines": short_names(runs),
             "inputs": dict.fromkeys(sorted({it.scene.inputs.split(" ")[0] for it in asked}), 1),
         }
         answer_data = packed(answer_tables(asked), known)
@@ -170,6 +171,22 @@ def _looks(runs: Runs, drawn: Styles) -> dict[str, dict[str, str]]:
         }
         for name, look in looks.items()
     }
+
+
+def short_names(runs: Runs) -> dict[str, str]:
+    """A short name for each machine: the sweep and the date of its run, as in `cpu, 2026-11-21`.
+
+    Names that would not differ, and that of a single machine, stay as they are.
+    """
+    short = {
+        name: ", ".join(
+            filter(None, ((env.get("sweep") or {}).get("name"), env.get("started_utc", "")[:10]))
+        )
+        for name, env in runs.environments.items()
+    }
+    if len(short) == 1 or len(set(short.values())) < len(short) or not all(short.values()):
+        return {name: name for name in short}
+    return short
 
 
 def render(template: str, **names: Any) -> str:

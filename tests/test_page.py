@@ -16,16 +16,18 @@ import pytest
 from reports.build import build_report
 from reports.figures.drawn_figures import Drawings
 from reports.growth import Audit
-from reports.html import page
+from reports.html import page, short_names
 from reports.listing import listing
-from reports.page.answer_data import questions
+from reports.page.answer_data import default_question, questions
 from reports.page.case_data import case_facts, case_tables
 from reports.page.chart import library
-from reports.page.crossover_lengths import words
+from reports.page.crossover_lengths import crossovers, words
 from reports.page.downloads import write_cases
 from reports.page.packing import packed, rounded
+from reports.recommender.closing import longest
 from reports.recommender.evidence import Evidence
 from reports.rows import Runs, read_runs
+from tests.evidence_frames import SCENE, evidence, exact, row
 from tests.test_reports import REFERENCE, RUN, done, frame_of, write
 
 
@@ -100,6 +102,48 @@ def test_rounded_numbers_keep_four_digits() -> None:
 )
 def test_a_crossover_is_said_from_measured_lengths(better: dict[int, bool], expected: str) -> None:
     assert words(better) == expected
+
+
+def test_a_method_is_useful_where_it_is_not_excluded() -> None:
+    found = evidence(
+        *(exact(n) for n in (256, 512)),
+        *(row("sometimes", n, 0.1, error) for n, error in ((256, 0.2), (512, 1.5))),
+        *(row("never", n, 0.1, 1.5) for n in (256, 512)),
+    )
+    lengths = {n: found.candidates(SCENE, n, "worst") for n in (512, 256)}
+    of = {it.label: it for it in crossovers(lengths)}
+    assert of["sometimes"].useful == {256: True, 512: False}
+    assert of["never"].useful == {256: False, 512: False}
+    assert (of["sometimes"].is_useless, of["never"].is_useless) == (False, True)
+
+
+def test_the_page_opens_on_the_question_of_the_closing_lines() -> None:
+    found = evidence(
+        *(exact(n, layer=layer) for n in (256, 512) for layer in (3, 15)),
+        exact(1024, inputs="gaussian", layer=None),
+        *(row(f"method{k}", 256, 1, 0.2, causal=False) for k in range(9)),
+        exact(256, causal=False),
+    )
+    asked = questions(found)
+    first = asked[default_question(asked)]
+    assert (first.scene, first.seq_len) == longest(found) == (SCENE, 512)
+    assert first.policy == "worst"
+
+
+def test_the_menu_names_machines_by_sweep_and_date() -> None:
+    def names(*sweeps: str) -> dict[str, str]:
+        environments = {
+            f"machine {number}": {"sweep": {"name": name}, "started_utc": "2026-11-21T04:37:10"}
+            for number, name in enumerate(sweeps)
+        }
+        return short_names(Runs(pd.DataFrame(), environments, pd.DataFrame()))
+
+    assert names("field", "cpu") == {
+        "machine 0": "field, 2026-11-21",
+        "machine 1": "cpu, 2026-11-21",
+    }
+    assert names("cpu", "cpu") == {"machine 0": "machine 0", "machine 1": "machine 1"}
+    assert names("cpu") == {"machine 0": "machine 0"}
 
 
 def test_the_table_of_cases_has_the_values_of_the_rows(tmp_path: Path) -> None:

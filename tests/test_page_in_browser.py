@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from reports.html import page
 from reports.metrics import show_bytes, show_count, show_error, show_ms, show_percent, show_ratio
 from reports.model_page import read_models
 from reports.page.answer_data import PageQuestion, default_question, questions
-from reports.recommender.choose import choose
+from reports.recommender.choose import Bounds, choose, violations
 from reports.recommender.evidence import Evidence
 from reports.rows import Runs, read_runs
 from reports.tables import reproduce_command
@@ -182,6 +183,48 @@ def test_the_next_budget_has_the_answer_that_its_sentence_names(tab: Browser) ->
     tab.run("document.querySelector('#answer-body button.link').click()")
     label = text(tab, "#answer-body .use b").removeprefix("exact attention: ")
     assert f": {label}, " in sentence
+
+
+@pytest.mark.parametrize("number", ["1e400", "1e300"])
+def test_an_error_budget_that_is_no_limit_changes_nothing(
+    tab: Browser, url: str, number: str
+) -> None:
+    tab.open(f"{url}#max-error={number}")
+    assert text(tab, "#max-error-words") == "0.1"
+    assert tab.run("page.frontier.drawn.length") > 0
+
+
+def test_each_step_of_the_slider_is_another_budget(tab: Browser) -> None:
+    last = int(tab.run("byId('max-error').max"))
+    found = []
+    for step in range(last + 1):
+        put(tab, "max-error", step, "input")
+        found.append(float(text(tab, "#max-error-words")))
+        assert int(tab.run("byId('max-error').value")) == step
+    assert (found[0], found[-1]) == (0.001, 1)
+    assert found == sorted(set(found))
+    assert len(found) > 100
+
+
+def test_limits_are_written_as_the_command_writes_them(
+    tab: Browser, asked: list[PageQuestion]
+) -> None:
+    number = default_question(asked)
+    limits = [0.3, 0.05, 1e-3, 0.123456789, 1e-5, 1 / 3]
+    found = tab.run(
+        f"{limits}.map(error => questions.candidates({number})"
+        ".map(it => whyNot(it, {error, memory: 1e6, time: 3, perplexity: 1})))"
+    )
+    for error, reasons in zip(limits, found, strict=True):
+        for one, words in zip(asked[number].candidates, reasons, strict=True):
+            expected = "; ".join(violations(one, Bounds(error, 1e6, 3, 1)))
+            assert above(words) == above(expected)
+    assert above(found[0][-1])[0] == "0.3"
+
+
+def above(words: str) -> list[str]:
+    """The limits in a sentence; the measured numbers of the page are rounded."""
+    return re.findall(r", above ([^;]+)", words)
 
 
 def test_a_point_shows_its_case_and_a_click_pins_it(tab: Browser) -> None:
@@ -467,6 +510,26 @@ def test_a_screen_shows_the_answer_without_scrolling_sideways(
 
 def test_a_print_is_at_most_six_sheets(tab: Browser) -> None:
     assert 1 <= tab.pdf().count(b"/Type /Page\n") <= 6
+
+
+def test_a_print_on_a4_has_all_columns(chromium: Browser, tmp_path: Path) -> None:
+    long = {"variant": "attention_sinks", "hyperparameters": "window_size=1024"}
+    rows = [
+        line
+        for k in range(10)
+        for line in (done(2, 1e-7, seq_len=256 << k), done(1, 0.2, seq_len=256 << k, **long))
+    ]
+    runs = read_runs([write(tmp_path / "run", rows)])
+    url = stored(tmp_path, runs, questions(Evidence(runs)))
+    width = 703  # pixels of 210 mm less two margins of 12 mm
+    chromium.size(width, 1000)
+    chromium.open(url)
+    chromium.call("Emulation.setEmulatedMedia", media="print")
+    chromium.wait("matchMedia('print').matches", 5)
+    assert chromium.run("document.querySelectorAll('.map thead th').length") == 11
+    right = "[...document.querySelectorAll('.map, .ranking')].map(it => %s)"
+    assert max(chromium.run(right % "it.getBoundingClientRect().right")) <= width
+    quiet(chromium, url)
 
 
 def test_a_hundred_thousand_rows_are_sorted_and_filtered_within_a_second(

@@ -15,6 +15,7 @@ import numpy as np
 from reports.page.crossover_lengths import crossovers
 from reports.page.packing import Table
 from reports.recommender.candidate import Candidate
+from reports.recommender.closing import longest
 from reports.recommender.evidence import Evidence
 from reports.recommender.layer_policy import Policy
 from reports.recommender.scene import Scene
@@ -25,12 +26,16 @@ MEDIAN: Policy = "median"
 
 @dataclass(frozen=True)
 class PageQuestion:
-    """A question with its candidates; `policy` is empty for inputs without layers."""
+    """A question with its candidates; `policy` is empty for inputs without layers.
+
+    `is_closing` marks the question that the lines at the end of a run answer.
+    """
 
     scene: Scene
     seq_len: int
     policy: Policy | None
     candidates: Sequence[Candidate]
+    is_closing: bool = False
 
 
 def questions(evidence: Evidence) -> list[PageQuestion]:
@@ -39,16 +44,18 @@ def questions(evidence: Evidence) -> list[PageQuestion]:
     With several layers, the policies are the worst layer, the median of layers, and each layer.
     """
     found = []
+    closing = longest(evidence)
     for scene in evidence.scenes():
         for seq_len in evidence.lengths(scene):
             worst = evidence.candidates(scene, seq_len, WORST)
             if not worst:
                 continue
             layers = evidence.layers(scene, seq_len)
-            if len(layers) < 2:
-                found.append(PageQuestion(scene, seq_len, layers[0] if layers else None, worst))
+            first = (layers[0] if layers else None) if len(layers) < 2 else WORST
+            is_closing = (scene, seq_len) == closing
+            found.append(PageQuestion(scene, seq_len, first, worst, is_closing))
+            if first != WORST:
                 continue
-            found.append(PageQuestion(scene, seq_len, WORST, worst))
             for policy in (MEDIAN, *layers):
                 candidates = evidence.candidates(scene, seq_len, policy)
                 found.append(PageQuestion(scene, seq_len, policy, candidates))
@@ -58,8 +65,9 @@ def questions(evidence: Evidence) -> list[PageQuestion]:
 def default_question(asked: Sequence[PageQuestion]) -> int:
     """The number of the question that the page shows first; -1 if there is none.
 
-    Captured inputs come before synthetic ones, then forward, then causal, then lengths with many
-    candidates, then the longest length.
+    The question of the lines that close a run comes first, if it is asked. Without it, captured
+    inputs come before synthetic ones, then forward, then causal, then lengths with many candidates,
+    then the longest length.
     """
     if not asked:
         return -1
@@ -69,6 +77,7 @@ def default_question(asked: Sequence[PageQuestion]) -> int:
         question = asked[number]
         scene = question.scene
         return (
+            question.is_closing,
             question.policy is not None,
             scene.direction == "forward",
             scene.causal,

@@ -14,15 +14,15 @@ function choose(candidates, limits) {
 // The reasons why a candidate is not eligible, or an empty text. A missing number is a reason.
 function whyNot(it, limits) {
   const held = [
-    ["error", it.errorHigh, limits.error, "show_error"],
-    ["memory", it.memory, limits.memory, "show_bytes"],
-    ["time", it.timeHigh, limits.time, "show_ms"],
-    ["perplexity", it.perplexity?.high ?? null, limits.perplexity, "show_ratio"],
+    ["error", it.errorHigh, limits.error, SHOWN.show_error, sixDigits],
+    ["memory", it.memory, limits.memory, SHOWN.show_bytes],
+    ["time", it.timeHigh, limits.time, SHOWN.show_ms],
+    ["perplexity", it.perplexity?.high ?? null, limits.perplexity, SHOWN.show_ratio],
   ];
   const isBroken = ([, value, limit]) => limit !== null && (value === null || value > limit);
-  const found = held.filter(isBroken).map(([name, value, limit, show]) => {
+  const found = held.filter(isBroken).map(([name, value, limit, show, showLimit = show]) => {
     if (value === null || value === Infinity) return `${name} not measured`;
-    return `${name} up to ${SHOWN[show](value)}, above ${SHOWN[show](limit)}`;
+    return `${name} up to ${show(value)}, above ${showLimit(limit)}`;
   });
   return [it.excluded, ...found].filter(Boolean).join("; ");
 }

@@ -5,7 +5,9 @@ const TITLES = {
   causal: "causal", inputs: "inputs", machine: "machine",
 };
 const CONTROLS = ["length", "heads", "dtype", "direction", "causal", "inputs", "policy", "machine"];
-const SLIDER = {steps: 120, low: 1e-3, high: 1};
+// The error budgets of the slider: three powers of ten, numbers of two digits, each once.
+const BUDGET_STEPS = [...new Set(Array.from({length: 121}, (_, step) =>
+  Number((10 ** (step / 40 - 3)).toPrecision(2))))];
 const WORDS = {
   causal: value => value === "true" ? "yes" : "no", length: showCount, direction: directionInWords,
 };
@@ -16,8 +18,10 @@ function drawControls(questions) {
     else drawMenu(questions, name, byId(`axis-${name}`));
   }
   const slider = byId("max-error"), words = budgetInWords(state.error);
-  const {steps, low, high} = SLIDER;
-  slider.value = steps * Math.log(state.error / low) / Math.log(high / low);
+  const apart = budget => Math.abs(Math.log(budget / state.error));
+  const nearest = BUDGET_STEPS.reduce((best, it) => apart(it) < apart(best) ? it : best);
+  slider.max = BUDGET_STEPS.length - 1;
+  slider.value = BUDGET_STEPS.indexOf(nearest);
   slider.setAttribute("aria-valuetext", words);
   byId("max-error-words").value = words;
   byId("max-memory").value = state.memory === null ? "" : state.memory / 2 ** 20;
@@ -28,13 +32,14 @@ function drawControls(questions) {
 }
 
 function drawMenu(questions, name, menu) {
-  const words = WORDS[name] ?? String, values = questions.values(name, state.question);
-  const option = ([value]) => element("option", {value}, words(value));
+  const {machines} = questions.facts, values = questions.values(name, state.question);
+  const words = name === "machine" ? it => machines[it] ?? it : WORDS[name] ?? String;
+  const option = ([value]) => element("option", {value, title: value}, words(value));
   const own = values.filter(([, keeps]) => keeps), others = values.filter(([, keeps]) => !keeps);
   const apart = {label: "changes other settings"};
   menu.replaceChildren(...own.map(option),
     ...(others.length ? [element("optgroup", apart, others.map(option))] : []));
-  menu.value = state.question.axes[name];
+  menu.value = menu.title = state.question.axes[name];
   menu.disabled = values.length < 2;
 }
 
@@ -50,9 +55,7 @@ function connectControls(page) {
   const on = (id, event, change) =>
     byId(id).addEventListener(event, ({target}) => change(target.value));
   for (const name of CONTROLS) on(`axis-${name}`, "change", value => page.ask({[name]: value}));
-  const {steps, low, high} = SLIDER, errorAt = step => low * (high / low) ** (step / steps);
-  const rounded = step => Number(errorAt(step).toPrecision(2));
-  on("max-error", "input", step => page.set({error: rounded(step)}));
+  on("max-error", "input", step => page.set({error: BUDGET_STEPS[step]}));
   const limit = (id, name, scale) =>
     on(id, "change", value => page.set({[name]: value > 0 ? value * scale : null}));
   limit("max-memory", "memory", 2 ** 20);

@@ -124,10 +124,13 @@ function addressOf(state) {
   return parts;
 }
 
+const LARGEST = 1e15;  // of a limit; charts have no place for numbers near the end of doubles
+
 // Takes the state from the part of an address after `#`; unknown values change nothing.
 function readAddress(questions, text) {
   const parts = new URLSearchParams(text);
-  const number = name => Number(parts.get(name)) > 0 ? Number(parts.get(name)) : null;
+  const isLimit = value => value > 0 && value <= LARGEST;
+  const number = name => isLimit(Number(parts.get(name))) ? Number(parts.get(name)) : null;
   if (questions) {
     const now = state.question ?? questions.asked[questions.facts.first];
     const named = AXES.filter(axis => parts.has(axis));

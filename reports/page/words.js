@@ -37,6 +37,13 @@ function showCount(value) {
   return String(value);
 }
 
+// A number with six significant digits, as Python's f"{value:g}" writes it.
+function sixDigits(value) {
+  const [digits, power] = value.toExponential(5).split("e");
+  if (power >= -4 && power < 6) return String(Number(value.toPrecision(6)));
+  return `${Number(digits)}e${power[0]}${power.slice(1).padStart(2, "0")}`;
+}
+
 const budgetInWords = error => String(Number(error.toPrecision(3)));
 
 // A number with its interval: `12.3 ms [12.1, 12.6]`. The ends have units only if these differ from
