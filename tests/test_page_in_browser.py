@@ -20,6 +20,7 @@ from reports.html import page
 from reports.metrics import show_bytes, show_count, show_error, show_ms, show_percent, show_ratio
 from reports.model_page import read_models
 from reports.page.answer_data import PageQuestion, default_question, questions
+from reports.page.crossover_lengths import crossovers
 from reports.recommender.choose import Bounds, choose, violations
 from reports.recommender.evidence import Evidence
 from reports.rows import Runs, read_runs
@@ -272,6 +273,117 @@ def test_the_map_has_the_answer_of_each_cell(tab: Browser) -> None:
     tab.run("document.querySelectorAll('#map-body button')[3].click()")
     here = text(tab, "#map-body [aria-current] ").split("\n")[0]
     assert here in text(tab, "#answer-body .use")
+
+
+def test_the_answer_states_the_time_of_exact_attention_over_its_own(
+    tab: Browser, asked: list[PageQuestion]
+) -> None:
+    candidates = asked[default_question(asked)].candidates
+    budget = max(it.error_high for it in candidates if not it.is_exact and not it.excluded)
+    chosen = choose(candidates, budget * 1.01).chosen
+    assert chosen is not None
+    assert chosen.exact_ms is not None
+    assert chosen.exact_ms > 1.5 * chosen.time_ms
+    tab.run(f"page.set({{error: {budget * 1.01}}})")
+    speed = show_ratio(chosen.exact_ms / chosen.time_ms)
+    assert f"speed against exact\n{speed}" in text(tab, "#answer-body .numbers")
+    assert f"{speed} as fast as exact attention" in tab.run("byId('said').textContent")
+    assert speed in text(tab, "tr.chosen")
+    assert speed in text(tab, "#map-body [aria-current]")
+
+
+def test_the_map_keeps_every_limit(tab: Browser, asked: list[PageQuestion]) -> None:
+    columns = sorted(alike(asked), key=lambda it: it.seq_len)
+    budgets = tab.run("[...new Set([...BUDGETS, state.error])].sort((a, b) => a - b)")
+    cells = (
+        "[...document.querySelectorAll('#map-body tbody tr')].map(row => "
+        "[...row.querySelectorAll('td')].map(it => (it.querySelector('button') ?? it)"
+        ".firstChild.data))"
+    )
+
+    def expected(**limits: float) -> list[list[str]]:
+        found = [
+            [choose(one.candidates, budget, **limits).chosen for one in columns]
+            for budget in budgets
+        ]
+        return [[it.label if it else "none" for it in row] for row in found]
+
+    free = expected()
+    assert tab.run(cells) == free
+    longest = [it for it in columns[-1].candidates if not it.excluded]
+    limits = {
+        "memory": ("max_memory", 1.01 * min(it.memory_bytes for it in longest)),
+        "time": ("max_time", 1.01 * min(it.time_high for it in longest)),
+        "perplexity": ("max_perplexity_ratio", 1.0),
+    }
+    for name, (parameter, limit) in limits.items():
+        tab.run(f"page.set({{memory: null, time: null, perplexity: null, {name}: {limit}}})")
+        held = expected(**{parameter: limit})
+        assert tab.run(cells) == held, name
+        assert held != free, name
+
+
+def test_excluded_methods_are_grey_in_the_band_and_never_on_the_frontier(
+    tab: Browser, asked: list[PageQuestion]
+) -> None:
+    candidates = asked[default_question(asked)].candidates
+    excluded = {it.label for it in candidates if it.excluded}
+    assert 0 < len(excluded) < len(candidates)
+    points = tab.run(
+        "page.frontier.drawn.map((it, i) => [it.label, page.frontier.points.data.color[i], "
+        "page.frontier.points.data.y[i]])"
+    )
+    grey, band = tab.run("[page.grey(), page.frontier.model('useless').bottom]")
+    assert {label for label, color, _ in points if color == grey} == excluded
+    assert {label for label, _, height in points if height > band} == excluded
+    times = tab.run("page.frontier.model('frontier').data.x")
+    best = {
+        it.label
+        for it in candidates
+        if any(math.isclose(it.time_ms, x, rel_tol=1e-4) for x in times)
+    }
+    assert best
+    assert not best & excluded
+
+
+def test_crossovers_of_useless_methods_are_folded(tab: Browser, asked: list[PageQuestion]) -> None:
+    found = crossovers({it.seq_len: it.candidates for it in alike(asked)})
+    useless = {it.label for it in found if it.is_useless}
+    assert 0 < len(useless) < len(found)
+    names = (
+        "[...document.querySelectorAll('#crossover-body > %s tbody th')].map(it => it.textContent)"
+    )
+    folded = tab.run(names % "details")
+    assert set(folded) == useless
+    assert set(tab.run(names % "table")) == {it.label for it in found} - useless
+    assert len(folded) == len(useless)
+
+
+def test_the_worst_layer_is_named_and_the_address_chooses_a_layer(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    rows = [
+        done(time, error, variant=name, inputs="smollm2", layer=layer, seq_len=n)
+        for n in (256, 512)
+        for layer, error_of_lsh in ((3, 0.2), (9, 0.4), (15, 0.1))
+        for name, time, error in (("full", 2, 1e-7), ("lsh", 1, error_of_lsh))
+    ]
+    runs = read_runs([write(tmp_path / "run", rows)])
+    url = stored(tmp_path, runs, questions(Evidence(runs)))
+    chromium.open(f"{url}#length=256&layer=15&max-error=0.15")
+    assert chromium.run("byId('axis-policy').value") == "15"
+    assert "error, layer 15\n0.100 " in text(chromium, "#answer-body .numbers")
+    assert text(chromium, "#answer-body .use b") == "lsh"
+    assert "layer 9: 0.400" in text(chromium, "tr.chosen")
+    put(chromium, "axis-policy", "worst", "change")
+    assert "layer=worst" in chromium.run("location.hash")
+    assert text(chromium, "#answer-body .use b") == "exact attention: full"
+    lines = chromium.run(
+        "[...document.querySelectorAll('.ranking tbody tr')].map(it => it.innerText)"
+    )
+    (line,) = [it for it in lines if it.startswith("lsh")]
+    assert "layer 9: 0.400" in line
+    quiet(chromium, url)
 
 
 LINES = "page.lines.then(it => it.drawn.map(({it: own, x, y}) => [own.label, x, y, own.excluded]))"
