@@ -186,6 +186,24 @@ def test_the_next_budget_has_the_answer_that_its_sentence_names(tab: Browser) ->
     assert f": {label}, " in sentence
 
 
+def test_the_next_budget_has_a_method_that_is_faster_beyond_noise(tab: Browser) -> None:
+    def method(label: str, low: float, high: float, error: float) -> dict[str, Any]:
+        times = {"time": (low + high) / 2, "noiseLow": low, "noiseHigh": high}
+        return {"label": label, "isExact": False, "excluded": "", "errorHigh": error, **times}
+
+    accurate, fast = method("accurate", 9.8, 10.2, 0.1), method("fast", 8.9, 9.1, 0.5)
+    similar = method("similar", 9.05, 9.9, 0.3)  # chosen at 0.5, where it is tied with `fast`
+
+    def following(*others: dict[str, Any]) -> Any:
+        return tab.run(
+            f"(all => nextBudget(all, {{...limitsOf(state), error: .1}}, all[0]))"
+            f"({json.dumps([accurate, *others])})"
+        )
+
+    assert following(fast) == {"error": 0.5, "other": fast}
+    assert following(fast, similar) is None
+
+
 @pytest.mark.parametrize("number", ["1e400", "1e300"])
 def test_an_error_budget_that_is_no_limit_changes_nothing(
     tab: Browser, url: str, number: str
