@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -93,6 +94,12 @@ def test_text_that_is_no_shard_is_refused(text: str) -> None:
         Shard.parse(text)
 
 
+def cells(file: Path) -> list[dict[str, str]]:
+    """The rows of a table without the name of the run, which has the time of its start."""
+    with file.open(newline="") as table:
+        return [{**row, "run_id": ""} for row in csv.DictReader(table)]
+
+
 def test_merged_shards_are_the_run_on_one_machine(tmp_path: Path, shards: list[Path]) -> None:
     one = run(tmp_path / "one")
     parts = read_parts(shards)
@@ -101,7 +108,8 @@ def test_merged_shards_are_the_run_on_one_machine(tmp_path: Path, shards: list[P
     out = tmp_path / "merged"
     assert merge(parts, out) == len(workload().cases)
     for name in ("results.csv", "heads.csv"):
-        assert (out / name).read_bytes() == (one / name).read_bytes()
+        merged_rows, whole_rows = (cells(folder / name) for folder in (out, one))
+        assert merged_rows == whole_rows != []
     merged, whole = (json.loads((f / "environment.json").read_text()) for f in (out, one))
     assert merged["sweep"] == whole["sweep"]
     assert merged["selfchecks"] == whole["selfchecks"]

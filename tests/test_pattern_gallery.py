@@ -22,7 +22,8 @@ MOST_BYTES = 300_000  # of the gallery in a page
 
 def rows(*variants: str) -> pd.DataFrame:
     names = list(variants)
-    return pd.DataFrame({"variant": names, "curve": names, "place": 0, "label": names})
+    columns = {"variant": names, "curve": names, "label": names}
+    return pd.DataFrame({**columns, "place": 0, "implementation": "auto"})
 
 
 def shown(found: Gallery) -> str:
