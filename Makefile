@@ -132,7 +132,7 @@ latest:
 
 .PHONY: counts
 counts: $(BENCH_READY) ## compare bytes, operations and errors of all variants with tests/counts.toml
-	@"$(PYTHON)" -m bench counts
+	@"$(PYTHON)" -m bench counts $(COUNTS)
 
 .PHONY: update-counts
 update-counts: $(BENCH_READY) ## write tests/counts.toml anew

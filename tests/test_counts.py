@@ -170,6 +170,20 @@ class TestCommand:
             assert refused.exit_code == 2, message
             assert message in refused.output
 
+    def test_another_kind_of_cpu_is_not_compared(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file = tmp_path / "counts.toml"
+        self.run(file, "--update")
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "NEON")
+        refused = self.run(file)
+        assert refused.exit_code == 2
+        assert "this is cpu NEON" in refused.output
+        said = self.run(file, "--if-comparable")
+        assert said.exit_code == 0
+        assert said.output.startswith("NOT COMPARED: ")
+        assert "was counted with cpu " in said.output
+
     def test_a_truncated_file_is_refused(self, tmp_path: Path) -> None:
         file = tmp_path / "counts.toml"
         self.run(file, "--update")

@@ -31,18 +31,26 @@ class CountsFile:
     case: dict[str, CallCounts]
 
 
+class OtherVersionsError(FileError):
+    """The file was counted with other versions, or on a CPU with other instructions."""
+
+
 def versions() -> dict[str, str]:
-    """The versions that decide which operations a call needs."""
-    release = ".".join(platform.python_version_tuple()[:2])
-    return {"python": release, "torch": torch.__version__.partition("+")[0]}
+    """The versions that decide which operations a call needs, and the instructions of the CPU."""
+    return {
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "torch": torch.__version__.partition("+")[0],
+    }
 
 
 def read(path: Path) -> CountsFile:
     """Read a file of counts.
 
     Raises:
-        FileError: the file is missing, is no TOML, has another content, or counts of other versions
-            of torch or Python, which must not be compared.
+        FileError: the file is missing, is no TOML, or has another content.
+        OtherVersionsError: it has counts of other versions or another kind of CPU, which must not
+            be compared.
     """
     file: CountsFile = convert(parse_toml(path), CountsFile, name_of(path))
     again = "`make update-counts` writes it anew"
@@ -51,7 +59,7 @@ def read(path: Path) -> CountsFile:
             f"{name_of(path)}: expected the format {FORMAT}, got {file.format}; {again}"
         )
     if file.versions != (present := versions()):
-        raise FileError(
+        raise OtherVersionsError(
             f"{name_of(path)} was counted with {_named(file.versions)}, this is {_named(present)}; "
             f"counts of other versions are not compared; {again}"
         )
