@@ -66,7 +66,7 @@ def _parts(
     yield f"{len(runs.frame)} cases: {status_counts(runs.frame)}."
     said = closing_lines(evidence)
     if said:
-        yield "## What to use"
+        yield "## The method to use"
         yield escaped(said[0])
         yield "\n".join(f"- {escaped(line)}" for line in said[1:])
     yield from _choices(evidence, asked)

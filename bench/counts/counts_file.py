@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from bench.counts.call_counts import CallCounts
+from bench.loop.result_files import write_text
 from bench.schema.validation import FileError, convert, name_of, parse_toml
 
 FORMAT = "attention-counts-1"
@@ -72,9 +72,7 @@ def write(path: Path, cases: Mapping[str, CallCounts]) -> None:
     parts += [f"{name} = {json.dumps(version)}" for name, version in versions().items()]
     for name, one in sorted(cases.items()):
         parts += ["", f"[case.{json.dumps(name)}]", *_lines(one)]
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text("\n".join(parts) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, "\n".join(parts) + "\n")
 
 
 def _lines(one: CallCounts) -> list[str]:

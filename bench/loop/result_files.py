@@ -29,6 +29,11 @@ def write_table(
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write an object to a JSON file, atomically."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text to a file, atomically."""
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

@@ -89,7 +89,41 @@ def empty_figure(x_title: str, y_title: str, **options: Any) -> Any:
     return chart
 
 
-def add_names(chart: Any) -> None:
+def add_budget_line(chart: Any) -> None:
+    """Add the span `budget_line`, the limit of the error."""
+    from bokeh.models import Span
+
+    chart.add_layout(
+        Span(
+            name="budget_line", dimension="width", location=0.1, line_width=1.5, line_dash="dashed"
+        )
+    )
+
+
+def add_marks(chart: Any, points: Any, tooltip: str) -> None:
+    """Add the marks of the source `points`, which hover and click find, and their names."""
+    from bokeh.models import HoverTool, TapTool
+
+    drawn = chart.scatter(
+        "x",
+        "y",
+        size="size",
+        marker="marker",
+        fill_color="color",
+        line_color="color",
+        alpha="alpha",
+        nonselection_alpha="alpha",
+        source=points,
+        name="marks",
+    )
+    chart.add_tools(
+        HoverTool(renderers=[drawn], tooltips=tooltip, point_policy="snap_to_data"),
+        TapTool(renderers=[drawn]),
+    )
+    _add_names(chart)
+
+
+def _add_names(chart: Any) -> None:
     """Add the source `names` and the texts `labels`: the names of points in a figure."""
     from bokeh.models import ColumnDataSource, LabelSet
 
@@ -117,7 +151,7 @@ def frontier_chart() -> Mapping[str, Any]:
     `points`, `frontier` and `names`, the span `budget_line`, the band `useless`.
     """
     from bokeh.embed import json_item
-    from bokeh.models import BoxAnnotation, ColumnDataSource, HoverTool, Span, TapTool
+    from bokeh.models import BoxAnnotation, ColumnDataSource
 
     chart = empty_figure("time per call", "relative L2 error", x_axis_type="log")
     points = ColumnDataSource({name: [] for name in POINTS}, name="points")
@@ -127,11 +161,7 @@ def frontier_chart() -> Mapping[str, Any]:
             name="useless", bottom=1, fill_color="#808890", fill_alpha=0.18, level="underlay"
         )
     )
-    chart.add_layout(
-        Span(
-            name="budget_line", dimension="width", location=0.1, line_width=1.5, line_dash="dashed"
-        )
-    )
+    add_budget_line(chart)
     chart.step(
         "x", "y", source=frontier, mode="after", line_width=1.5, color="#808890", name="steps"
     )
@@ -144,21 +174,5 @@ def frontier_chart() -> Mapping[str, Any]:
     chart.segment("left", "y", "right", "y", **intervals)
     chart.segment("x", "bottom", "x", "top", **intervals)
     chart.scatter("x", "y", size="ring", source=points, fill_alpha=0, line_width=2, name="rings")
-    drawn = chart.scatter(
-        "x",
-        "y",
-        size="size",
-        marker="marker",
-        fill_color="color",
-        line_color="color",
-        alpha="alpha",
-        nonselection_alpha="alpha",
-        source=points,
-        name="marks",
-    )
-    chart.add_tools(
-        HoverTool(renderers=[drawn], tooltips=TOOLTIP, point_policy="snap_to_data"),
-        TapTool(renderers=[drawn]),
-    )
-    add_names(chart)
+    add_marks(chart, points, TOOLTIP)
     return dict(json_item(chart))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from reports.page.chart import add_names, empty_figure
+from reports.page.chart import add_budget_line, add_marks, empty_figure
 
 LINES = ("xs", "ys", "color", "width", "alpha")
 POINTS = (
@@ -28,35 +28,15 @@ def lines_chart() -> Mapping[str, Any]:
     `lines`, `points` and `names`, and the span `budget_line`.
     """
     from bokeh.embed import json_item
-    from bokeh.models import ColumnDataSource, HoverTool, Span, TapTool
+    from bokeh.models import ColumnDataSource
 
     chart = empty_figure("length", "time per call")
     lines = ColumnDataSource({name: [] for name in LINES}, name="lines")
     points = ColumnDataSource({name: [] for name in POINTS}, name="points")
-    chart.add_layout(
-        Span(
-            name="budget_line", dimension="width", location=0.1, line_width=1.5, line_dash="dashed"
-        )
-    )
+    add_budget_line(chart)
     chart.multi_line(
         "xs", "ys", line_color="color", line_width="width", line_alpha="alpha", source=lines
     )
     chart.segment("x", "bottom", "x", "top", line_color="color", line_alpha="alpha", source=points)
-    drawn = chart.scatter(
-        "x",
-        "y",
-        size="size",
-        marker="marker",
-        fill_color="color",
-        line_color="color",
-        alpha="alpha",
-        nonselection_alpha="alpha",
-        source=points,
-        name="marks",
-    )
-    chart.add_tools(
-        HoverTool(renderers=[drawn], tooltips=TOOLTIP, point_policy="snap_to_data"),
-        TapTool(renderers=[drawn]),
-    )
-    add_names(chart)
+    add_marks(chart, points, TOOLTIP)
     return dict(json_item(chart))

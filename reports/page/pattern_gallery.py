@@ -24,7 +24,7 @@ FACTS = "patterns.json"
 
 
 class Facts(TypedDict):
-    """What was measured on the weights of one method. The shares are means over the queries."""
+    """Measurements on the weights of one method. The shares are means over the queries."""
 
     settings: str  # `variant name=value ...`, without defaults
     causal: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -73,7 +73,9 @@ def advise(evidence: Evidence, question: Question) -> Advice:
     if not known and (lengths := evidence.lengths(scene)):
         compared_at = min(lengths, key=lambda length: abs(math.log(length / seq_len)))
         compared = evidence.candidates(scene, compared_at, layer)
-        found, exact = _as_measured(found, compared), _fastest(compared, exact, candidates)
+        chosen = _fastest_nearby(found.eligible, compared)
+        found = Recommendation(chosen, found.eligible, [chosen] if chosen else [])
+        exact = _fastest_nearby((one for one in candidates if one.is_exact), compared)
     answer = found.chosen or exact
     best = choose_within(compared, question.limits)
     reference = best.chosen or _exact(compared, question)
@@ -93,23 +95,15 @@ def advise(evidence: Evidence, question: Question) -> Advice:
     )
 
 
-def _as_measured(found: Recommendation, compared: Sequence[Candidate]) -> Recommendation:
-    """The method that is fastest at the nearest measured length: extrapolated times of the
-    implementations of exact attention differ by less than their uncertainty."""
-    near = {one.name: one.time_ms for one in compared}
-    chosen = min(
-        found.eligible, key=lambda one: (near.get(one.name, math.inf), one.time_ms), default=None
-    )
-    return Recommendation(chosen, found.eligible, [chosen] if chosen else [])
-
-
-def _fastest(
-    compared: Sequence[Candidate], exact: Candidate | None, candidates: Sequence[Candidate]
+def _fastest_nearby(
+    candidates: Iterable[Candidate], compared: Sequence[Candidate]
 ) -> Candidate | None:
-    """The exact implementation that is fastest among `compared`, as one of `candidates`."""
-    near = min((one for one in compared if one.is_exact), key=lambda one: one.time_ms, default=None)
-    alike = [one for one in candidates if near and one.name == near.name]
-    return alike[0] if alike else exact
+    """The candidate that is fastest among `compared`, at the nearest measured length: extrapolated
+    times of the implementations of exact attention differ by less than their uncertainty."""
+    near = {one.name: one.time_ms for one in compared}
+    return min(
+        candidates, key=lambda one: (near.get(one.name, math.inf), one.time_ms), default=None
+    )
 
 
 def _status(chosen: Candidate | None, *, known: bool) -> Status:

@@ -67,6 +67,7 @@ class CurveIndex:
             for shape in _shapes(scene):
                 self._of_shape[shape].append(scene)
         self._misses: dict[tuple[str, str, Axis], Misses] = {}
+        self._layers: dict[Scene, set[Layer]] = {}
         self._spreads: dict[tuple[str, str, int], Widening | None] = {}
         self._overshoots: dict[tuple[str, str, bool, bool], float] = {}
         self._hardware = dict(zip(frame["machine"], frame["hardware"], strict=True))
@@ -89,8 +90,11 @@ class CurveIndex:
 
     def layers(self, scene: Scene) -> set[Layer]:
         """The layers that any method of a scene has at any length; {None} for synthetic inputs."""
-        curves = self.curves[scene].values()
-        return {layer for curve in curves for layers in curve.values() for layer in layers}
+        if scene not in self._layers:
+            curves = self.curves[scene].values()
+            found = {layer for curve in curves for layers in curve.values() for layer in layers}
+            self._layers[scene] = found
+        return self._layers[scene]
 
     def spread_of_layers(self, scene: Scene, known: int) -> Widening | None:
         """How far a layer of these inputs on this machine is outside `known` others."""

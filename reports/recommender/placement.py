@@ -74,10 +74,11 @@ def placed(
 def _at_length(
     index: CurveIndex, scene: Scene, seq_len: int, policy: Policy
 ) -> dict[Method, PlacedMethod]:
-    if isinstance(policy, int) and policy not in index.layers(scene) - {None}:
-        return _of_layers(index, scene, seq_len, {policy}) if index.layers(scene) != {None} else {}
     if not isinstance(policy, int):
         return _of_layers(index, scene, seq_len, set())
+    known = index.layers(scene)
+    if policy not in known and known != {None}:
+        return _of_layers(index, scene, seq_len, {policy})
     result = {}
     for method, curve in index.curves[scene].items():
         own: Curve = {
