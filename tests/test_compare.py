@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.cli.commands import main
-from bench.cli.compare import WORDS, CompareError, table
+from bench.cli.stored_runs import WORDS, CompareError, table
 from bench.loop.result_files import write_json, write_table
 from bench.schema.case import Case
 from bench.schema.columns import ATTENTION

@@ -15,7 +15,7 @@ from torch import Tensor
 import variants
 from bench.cli.commands import main
 from bench.counts import call_counts, counts_file
-from bench.counts.call_counts import CallCounts, count, name_of
+from bench.counts.call_counts import CallCounts, count
 from bench.counts.differences import differences
 from bench.counts.dispatched_operations import Operation
 from bench.plan.sweep import parse
@@ -50,7 +50,7 @@ def changed(
     with monkeypatch.context() as patch:
         patch.setattr(VARIANT, "attend", attend)
         now = counted(one)
-    name = name_of(one)
+    name = one.name
     return before, [
         text for it in differences({name: before}, {name: now}) for text in it.sentences
     ]
@@ -112,7 +112,7 @@ class TestCases:
     def test_every_variant_and_implementation_of_a_cpu_is_counted(self) -> None:
         found = call_counts.cases()
         assert {it.variant for it in found} == set(variants.REGISTRY)
-        assert len({name_of(it) for it in found}) == len(found)
+        assert len({it.name for it in found}) == len(found)
         for name, known in variants.REGISTRY.items():
             for implementation in set(known.info.implementations) - known.info.libraries:
                 one = replace(variants.create(name), implementation=implementation)

@@ -18,7 +18,7 @@ def main() -> None:
 
 for _name, _place in {
     "capture": "bench.cli.capture_command:capture",
-    "compare": "bench.cli.compare:compare",
+    "compare": "bench.cli.compare_command:compare",
     "counts": "bench.cli.counts_command:counts",
     "gpu-check": "bench.cli.gpu_check_command:gpu_check",
     "launches": "bench.cli.launch_command:launches",

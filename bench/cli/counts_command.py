@@ -74,7 +74,7 @@ def _counted() -> dict[str, CallCounts]:
             for case in bar:
                 if case.shape not in given:
                     given = {case.shape: Given.load(case, {})}
-                found[call_counts.name_of(case)] = call_counts.count(case, given[case.shape])
+                found[case.name] = call_counts.count(case, given[case.shape])
     finally:
         gc.unfreeze()
         torch.set_num_threads(threads)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,13 +11,11 @@ from bench.counts.dispatched_operations import DispatchedOperations, Operation
 from bench.instruments import accuracy, memory
 from bench.instruments.work import useful_flops
 from bench.plan import sweep
+from bench.plan.every_implementation import every_implementation
 from bench.schema.case import Case
-from bench.workloads.attention import decode_steps
 from bench.workloads.attention.decode_steps import Decoder
 from bench.workloads.attention.given_inputs import Given
 from bench.workloads.attention.timed_call import differentiable_forward, timed_call
-from variants import UnsupportedError
-from variants.contract.checks import require
 
 CPU = torch.device("cpu")
 CASES = Path(__file__).with_name("cases.toml")
@@ -46,22 +43,8 @@ class CallCounts:
 
 
 def cases() -> list[Case]:
-    """The cases of cases.toml, with each implementation that runs on a CPU.
-
-    Implementations that only call a public kernel are left out: its code is not in this project.
-    """
-    planned = sweep.read(CASES).cases("cpu", {})
-    every = (one for case in planned for one in _implementations(case))
-    return [one for one in dict.fromkeys(every) if _runs(one)]
-
-
-def name_of(case: Case) -> str:
-    """A name that no other case has."""
-    given = [case.variant, case.attention.hyperparameters]
-    if case.attention.implementation != "auto":
-        given.append(f"implementation={case.attention.implementation}")
-    causal = "causal" if case.causal else "not causal"
-    return " ".join([*filter(None, given), f"n={case.seq_len}", causal, case.direction])
+    """The cases of cases.toml, with each implementation that runs on a CPU."""
+    return every_implementation(sweep.read(CASES).cases("cpu", {}), CPU)
 
 
 def count(case: Case, given: Given) -> CallCounts:
@@ -99,24 +82,3 @@ def count(case: Case, given: Given) -> CallCounts:
         rounding_error=quality.impl_error_rel_l2 or 0.0,
         operations=operations.found(),
     )
-
-
-def _implementations(case: Case) -> Iterator[Case]:
-    for name in ("auto", *case.attention.info.implementations):
-        yield replace(case, attention=replace(case.attention, implementation=name))
-
-
-def _runs(case: Case) -> bool:
-    attention = case.attention
-    is_public = attention.implementation in attention.info.libraries
-    if is_public or attention.cannot_run(CPU) or attention.differs:
-        return False
-    try:
-        if case.direction == "forward_backward":
-            require(attention, "backward")
-        if case.direction == "decode":
-            require(attention, "step")
-            decode_steps.check(attention, case)
-    except UnsupportedError:
-        return False
-    return True

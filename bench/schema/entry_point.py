@@ -47,7 +47,7 @@ class CommandLine(click.Group):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            raise InvalidInput(_sentence(error)) from error
+            raise InvalidInput(sentence(error)) from error
         except KeyboardInterrupt:
             raise SystemExit(130) from None
         except OSError as error:
@@ -56,7 +56,7 @@ class CommandLine(click.Group):
             raise InvalidInput(f"{name_of(os.fspath(error.filename))}: {reason(error)}") from error
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
     """The message of an error, in one line and without what a terminal cannot show."""
     text = name_of(" ".join(str(error).split()))
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

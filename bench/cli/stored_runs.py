@@ -1,4 +1,4 @@
-"""The command `python -m bench compare`: the time of each case of two runs."""
+"""The table of two stored runs: the ratio of the times of each case."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import click
 from rich.table import Table
 from rich.text import Text
 
 from bench.schema.case import Case
-from bench.schema.entry_point import console
 from bench.schema.environment_file import EnvironmentFile
 from bench.schema.machine_kind import (
     hardware_differences,
@@ -57,14 +55,6 @@ class StoredRun:
     def machine(self, case: Key) -> Mapping[str, Any]:
         """The machine that measured a case."""
         return machine_of(self.environment, self.rows[case]["host"])
-
-
-@click.command()
-@click.argument("before", type=click.Path(path_type=Path))
-@click.argument("after", type=click.Path(path_type=Path))
-def compare(before: Path, after: Path) -> None:
-    """Show the ratio of the times of two runs for each case."""
-    console().print(table(before, after))
 
 
 def table(before: Path, after: Path) -> Table:

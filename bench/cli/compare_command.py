@@ -1,0 +1,68 @@
+"""The command `python -m bench compare`: of two stored runs, or of two revisions."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from bench.cli.gate_command import FINE, GateCommand
+from bench.cli.gate_options import GateSettings, gate_options
+from bench.cli.stored_runs import table
+from bench.schema.entry_point import console
+
+
+@click.command(cls=GateCommand)
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path), metavar="[BEFORE AFTER]")
+@click.option("--base", metavar="REVISION", help="The revision that is compared with.")
+@click.option(
+    "--head",
+    metavar="REVISION",
+    help="The revision that is judged. Default: HEAD. WORKTREE: the files as they are.",
+)
+@click.option(
+    "--only",
+    type=click.Choice(["variants-that-changed"]),
+    help="Measure only variants whose files, or files that they import, differ.",
+)
+@click.option(
+    "--summary",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write the table as Markdown to this file.",
+)
+@gate_options
+def compare(
+    runs: tuple[Path, ...],
+    base: str | None,
+    head: str | None,
+    only: str | None,
+    summary: Path | None,
+    settings: GateSettings,
+) -> None:
+    """Compare the times of two revisions (--base), or of the stored runs BEFORE and AFTER.
+
+    With --base, the calls of both revisions alternate on this machine, and each case gets the
+    verdict FASTER, SAME, SLOWER or UNCLEAR.
+    """
+    if base is None:
+        unused = [name for name, value in (("--head", head), ("--only", only)) if value]
+        if len(runs) != 2 or unused:
+            raise click.UsageError(
+                "expected two folders of runs, or --base REVISION and no folder; got "
+                f"{len(runs)} folders" + "".join(f" and {name}" for name in unused)
+            )
+        console().print(table(*runs))
+        return
+    if runs:
+        raise click.UsageError(f"--base compares revisions; got also the folder {runs[0]}")
+    from bench.cli import revision_gate  # imports torch
+
+    found = revision_gate.run(base, head, settings, changed_only=only is not None)
+    status = FINE
+    if found is not None:
+        console(width=None if sys.stdout.isatty() else 200).print(found.table())
+        status = revision_gate.status_of(found)
+        if summary is not None:
+            revision_gate.write_summary(summary, found.markdown())
+    sys.exit(status)

@@ -1,0 +1,175 @@
+"""Compares two revisions for the commands `compare` and `bisect`."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import torch
+
+from bench.cli.gate_command import FINE, NOT_MEASURED, REGRESSION, NotMeasuredError
+from bench.cli.gate_options import GateSettings
+from bench.cli.options import chosen_device
+from bench.instruments import environment
+from bench.loop.result_files import write_text
+from bench.plan.sweep import read
+from bench.schema.case import Case
+from bench.schema.validation import FileError, name_of, reason
+from bench.time_gate import gate_cases, revisions
+from bench.time_gate.changed_variants import changed_variants
+from bench.time_gate.gate import Outcome, Plan
+from bench.time_gate.gate import compare as compare_sources
+from bench.time_gate.revisions import Revision
+from bench.time_gate.side import Side, SideError
+from bench.time_gate.summary import FAILED, MISSING, Summary
+from bench.time_gate.verdict import FALSE_ALARMS, Verdict
+
+
+def run(
+    base_name: str, head_name: str | None, settings: GateSettings, *, changed_only: bool
+) -> Summary | None:
+    """Compare two revisions; None if no variant changed and only those are wanted.
+
+    Raises:
+        UserError: the revisions or cases do not exist.
+        NotMeasuredError: a revision does not run here.
+    """
+    base, head = revisions.resolve(base_name), revisions.chosen_head(head_name)
+    cases, files, timeout = chosen_cases(settings)
+    with scratch_folder() as scratch:
+        sources = {name: scratch / name for name in ("base", "head")}
+        for name, revision in (("base", base), ("head", head)):
+            build(revision, sources[name])
+        if changed_only:
+            changed = changed_variants(sources["base"], sources["head"])
+            cases = {name: case for name, case in cases.items() if case.variant in changed}
+            if not cases:
+                click.echo(f"no variant differs between {base.label} and {head.label}")
+                return None
+        plan = Plan(
+            **sources,
+            scratch=scratch,
+            threads=settings.threads,
+            rounds=settings.rounds,
+            band=settings.band,
+            timeout=timeout,
+        )
+        outcomes = measured(plan, cases, files)
+        if settings.cases:
+            refuse_missing(outcomes, {"base": base, "head": head})
+        notes = _dependencies(sources["base"], sources["head"])
+    title = f"base {base.label}, head {head.label}"
+    facts = [*notes, *_facts(next(iter(cases.values())).device, settings, len(cases))]
+    return Summary(title, outcomes, settings.band, facts)
+
+
+def status_of(found: Summary) -> int:
+    """The exit status: a regression counts more than a case that could not be measured.
+
+    A comparison in which half of the cases or more are UNCLEAR is not measured.
+    """
+    judged = len(found.outcomes) - found.counts.get(MISSING, 0)
+    unclear = found.counts.get(Verdict.UNCLEAR, 0)
+    if found.counts.get(Verdict.SLOWER):
+        return REGRESSION
+    if found.counts.get(FAILED) or not judged or 2 * unclear >= judged:
+        return NOT_MEASURED
+    return FINE
+
+
+def write_summary(file: Path, text: str) -> None:
+    """Write the Markdown; FileError if the file cannot be written."""
+    try:
+        write_text(file, text)
+    except OSError as error:
+        raise FileError(f"cannot write {name_of(file)}: {reason(error)}") from None
+
+
+def chosen_cases(settings: GateSettings) -> tuple[dict[str, Case], dict[str, Path], float]:
+    """The cases by name, the paths of their captures, and the timeout of a case."""
+    device = chosen_device(settings.device)
+    sweep, files = read(settings.sweep or gate_cases.CASES).overridden(settings.axes).located()
+    cases = gate_cases.cases_of(sweep, device, files)
+    if settings.cases:
+        cases = gate_cases.selected(cases, settings.cases)
+    if not cases:
+        raise click.UsageError("no case of this sweep runs on this machine")
+    return cases, files, settings.timeout or sweep.timeout
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for sources and tensors that is removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="time-gate-") as folder:
+        yield Path(folder)
+
+
+def build(revision: Revision, folder: Path) -> None:
+    """Check a revision out, and import it once, so that later imports find compiled files.
+
+    Raises:
+        NotMeasuredError: it cannot be imported in this environment.
+    """
+    revisions.check_out(revision, folder)
+    try:
+        with Side(folder, threads=1) as side:
+            side.started()
+    except SideError as error:
+        raise NotMeasuredError(
+            f"{revision.label} does not run in this environment: {error}"
+        ) from None
+
+
+def measured(plan: Plan, cases: Mapping[str, Case], files: Mapping[str, Path]) -> list[Outcome]:
+    """The outcomes of all cases; shows the progress and the time that is left."""
+    requests = gate_cases.requests(cases, files, plan.scratch)
+    with click.progressbar(
+        length=plan.rounds * len(requests), label=f"{len(requests)} cases", file=sys.stderr
+    ) as bar:
+
+        def step(planned: int, done: int) -> None:
+            bar.length = planned
+            bar.update(done - bar.pos)
+
+        return compare_sources(plan, requests, step)
+
+
+def refuse_missing(outcomes: list[Outcome], named: Mapping[str, Revision]) -> None:
+    """Raise NoSuchCaseError if a case that the user has named is not in both revisions."""
+    for one in outcomes:
+        if one.missing:
+            name, _, why = one.missing.partition(": ")
+            label = named[name].label
+            raise gate_cases.NoSuchCaseError(f"{label} has no case {one.name}: {why}")
+
+
+def _dependencies(base: Path, head: Path) -> list[str]:
+    """A note if the revisions require other packages: both run with those that are installed."""
+    before, now = revisions.dependencies(base), revisions.dependencies(head)
+    if before == now:
+        return []
+    changed = [f"without {', '.join(sorted(before - now))}"] if before - now else []
+    changed += [f"with {', '.join(sorted(now - before))}"] if now - before else []
+    return [
+        f"Head requires other packages ({'; '.join(changed)}). Both revisions ran with the "
+        "packages that are installed here."
+    ]
+
+
+def _facts(device: str, settings: GateSettings, cases: int) -> list[str]:
+    described = environment.describe(torch.device(device))
+    hardware = described["hardware"]
+    clock = "CPU time" if device == "cpu" and settings.threads == 1 else "wall time"
+    count = "1 thread" if settings.threads == 1 else f"{settings.threads} threads"
+    return [
+        f"{hardware['gpu'] or hardware['processor']}, {hardware['cores']} cores, torch "
+        f"{described['software']['torch']}; {clock} of {count}, {settings.rounds} rounds or more.",
+        f"SLOWER and FASTER: the interval, widened for {cases} cases, lies beyond a band of "
+        f"{settings.band:.0%} and beyond the noise floor (base against base). Equal code gets any "
+        f"such verdict in at most {FALSE_ALARMS:.0%} of comparisons. SAME: the 95 % interval lies "
+        "within the band.",
+    ]

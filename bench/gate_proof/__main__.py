@@ -1,0 +1,49 @@
+"""The command line of the experiments: `python -m bench.gate_proof COMMAND`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bench.cli.gate_options import GateSettings, gate_options
+from bench.gate_proof import false_alarms
+from bench.schema.entry_point import CommandLine
+
+OUT = Path("results") / "gate-proof"
+
+
+@click.group(cls=CommandLine)
+def main() -> None:
+    """Measure how often the time gate is wrong, and that each gate catches its kind of change."""
+
+
+@main.command("false-alarms")
+@click.option("--runs", type=click.IntRange(min=1), default=17, show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=OUT / "verdicts.csv",
+    show_default=True,
+    help="CSV file to which the verdicts are added.",
+)
+@gate_options
+def measure_false_alarms(runs: int, out: Path, settings: GateSettings) -> None:
+    """Compare equal code with itself, and add the verdicts to a file."""
+    false_alarms.measure(settings, runs, out)
+    for line in false_alarms.summary([out]):
+        click.echo(line)
+
+
+@main.command("rates")
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False)
+)
+def rates(files: tuple[Path, ...]) -> None:
+    """Show the rates of false verdicts in files of `false-alarms`."""
+    for line in false_alarms.summary(files):
+        click.echo(line)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m bench.gate_proof")

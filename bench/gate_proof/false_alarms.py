@@ -1,0 +1,118 @@
+"""Compares equal code with itself many times and counts the verdicts."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import mpmath
+
+from bench.cli import revision_gate
+from bench.cli.gate_options import GateSettings
+from bench.gate_proof.busy_process import busy_process
+from bench.time_gate import revisions
+from bench.time_gate.gate import Outcome, Plan
+from bench.time_gate.verdict import Verdict
+
+FAMILY = 20  # cases
+COLUMNS = ("run", "busy", "case", "verdict", "ratio", "low", "high", "noise", "rounds")
+Rows = Sequence[Mapping[str, str]]
+
+
+def measure(settings: GateSettings, runs: int, file: Path) -> None:
+    """Add the verdicts of some runs to a CSV file. Every fourth run has a busy process beside it.
+
+    Both sides are the working tree. Each `FAMILY` cases count as one comparison.
+    """
+    cases, files, timeout = revision_gate.chosen_cases(settings)
+    with revision_gate.scratch_folder() as scratch:
+        for name in ("base", "head"):
+            revision_gate.build(revisions.resolve(revisions.WORKTREE), scratch / name)
+        plan = Plan(
+            scratch / "base",
+            scratch / "head",
+            scratch,
+            threads=settings.threads,
+            rounds=settings.rounds,
+            band=settings.band,
+            timeout=timeout,
+            family=FAMILY,
+        )
+        with _table(file) as table:
+            for run in range(runs):
+                busy = run % 4 == 3
+                click.echo(f"run {run + 1} of {runs}{' beside a busy process' if busy else ''}")
+                with busy_process(busy):
+                    outcomes = revision_gate.measured(plan, cases, files)
+                table.writerows(_row(run, busy, one) for one in outcomes)
+
+
+@contextmanager
+def _table(file: Path) -> Iterator[csv.DictWriter[str]]:
+    """The CSV file, to which rows are added."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not file.exists()
+    with file.open("a", newline="", buffering=1) as stream:
+        table = csv.DictWriter(stream, COLUMNS)
+        if is_new:
+            table.writeheader()
+        yield table
+
+
+def _row(run: int, busy: bool, outcome: Outcome) -> dict[str, object]:
+    judged = outcome.judgement
+    if judged is None:
+        return {"run": run, "busy": busy, "case": outcome.name, "verdict": outcome.failure}
+    numbers = {name: getattr(judged, name) for name in ("ratio", "low", "high", "noise", "rounds")}
+    return {"run": run, "busy": busy, "case": outcome.name, "verdict": judged.verdict, **numbers}
+
+
+def summary(files: Sequence[Path]) -> Iterator[str]:
+    """The rates in words, with 95 % intervals."""
+    rows: list[Mapping[str, str]] = []
+    families: list[Rows] = []
+    for file in files:
+        with file.open(newline="") as stream:
+            own = list(csv.DictReader(stream))
+        rows += own
+        for run in dict.fromkeys(row["run"] for row in own):
+            of_run = [row for row in own if row["run"] == run]
+            families += [of_run[start : start + FAMILY] for start in range(0, len(of_run), FAMILY)]
+    for name, chosen in (
+        ("all runs", rows),
+        ("beside a busy process", [row for row in rows if row["busy"] == "True"]),
+        ("without it", [row for row in rows if row["busy"] == "False"]),
+    ):
+        counts = Counter(row["verdict"] for row in chosen)
+        alarms = sum(map(_is_alarm, chosen))
+        false = _rate(alarms, len(chosen))
+        yield f"{name}: {len(chosen)} verdicts, {dict(counts)}; false: {false}"
+    alarmed = sum(any(map(_is_alarm, family)) for family in families)
+    rate = _rate(alarmed, len(families))
+    yield f"comparisons of up to {FAMILY} cases with a false verdict: {rate}"
+    yield f"{len({row['case'] for row in rows})} cases"
+
+
+def _is_alarm(row: Mapping[str, str]) -> bool:
+    return row["verdict"] in (Verdict.SLOWER, Verdict.FASTER)
+
+
+def _rate(count: int, total: int) -> str:
+    """A share, with its exact 95 % interval (Clopper and Pearson)."""
+    low = _share(count, total - count + 1, 0.025) if count else 0.0
+    high = _share(count + 1, total - count, 0.975) if count < total else 1.0
+    return f"{count} of {total} ({count / max(1, total):.2%}, interval {low:.2%} to {high:.2%})"
+
+
+def _share(a: int, b: int, quantile: float) -> float:
+    """The quantile of a beta distribution, by bisection."""
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        below = mpmath.betainc(a, b, 0, middle, regularized=True) < quantile
+        low, high = (middle, high) if below else (low, middle)
+    return high

@@ -1,0 +1,79 @@
+"""The variants whose sources differ between two folders: their files and all that these import."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.time_gate.revisions import SOURCES
+
+
+def changed_variants(base: Path, head: Path) -> set[str]:
+    """The names of the variants that differ, or that only one of two folders has."""
+    first, second = _sources(base), _sources(head)
+    return {name for name in {*first, *second} if first.get(name) != second.get(name)}
+
+
+def _sources(folder: Path) -> dict[str, str]:
+    """A hash of all files that each variant needs, by the name of the variant."""
+    modules = dict(_modules(folder))
+    root = modules[SOURCES]
+    needs = {name: _imported(name, path, modules) for name, path in modules.items()}
+    found = {}
+    for path in sorted((folder / SOURCES).glob("*.py")):
+        if path != root:
+            used = _closure(f"{SOURCES}.{path.stem}", needs) | {SOURCES}
+            text = "".join(f"{name} {modules[name].read_text()}" for name in sorted(used))
+            found[path.stem] = hashlib.sha256(text.encode()).hexdigest()
+    return found
+
+
+def _modules(folder: Path) -> Iterator[tuple[str, Path]]:
+    """The names of all modules, and their files."""
+    for path in sorted((folder / SOURCES).rglob("*.py")):
+        parts = path.relative_to(folder).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def _imported(name: str, path: Path, modules: dict[str, Path]) -> set[str]:
+    """The modules of the package that a module imports, also inside of functions.
+
+    A text that names a module counts as an import, because modules are also imported by name.
+    """
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            start = _package(name, path, node.level) if node.level else []
+            module = ".".join([*start, *([node.module] if node.module else [])])
+            found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.add(node.value)
+    # A package is imported before its modules. The root imports all variants, so it is no need.
+    parents = {parent for one in found for parent in _parents(one)}
+    return ((found | parents) & modules.keys()) - {name, SOURCES}
+
+
+def _parents(name: str) -> Iterator[str]:
+    """The packages that contain a module, without the root."""
+    parts = name.split(".")
+    for end in range(2, len(parts)):
+        yield ".".join(parts[:end])
+
+
+def _package(name: str, path: Path, level: int) -> list[str]:
+    """The package that a relative import starts from."""
+    parts = name.split(".")
+    return parts[: len(parts) - level + (path.name == "__init__.py")]
+
+
+def _closure(start: str, needs: dict[str, set[str]]) -> set[str]:
+    found, open_ = {start}, [start]
+    while open_:
+        new = needs[open_.pop()] - found
+        found |= new
+        open_ += new
+    return found

@@ -1,0 +1,166 @@
+"""Measures cases of two revisions in rounds until each has a verdict."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from bench.time_gate import alternation
+from bench.time_gate.alternation import Sides
+from bench.time_gate.side import Side, SideError
+from bench.time_gate.verdict import LOOKS, Judgement, Rounds, Verdict, judge
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a case: a judgement, or the reason why there is none.
+
+    Attributes:
+        name: of the case.
+        judgement: None if the case could not be measured.
+        missing: the revision that has no such case and why; empty if both have it.
+        failure: the revision that failed and how; empty if none did.
+        peak_bytes: peak of the bytes that a call allocates, of base and of head.
+        output_change: relative L2 distance of the two outputs.
+    """
+
+    name: str
+    judgement: Judgement | None = None
+    missing: str = ""
+    failure: str = ""
+    peak_bytes: tuple[int, int] | None = None
+    output_change: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a comparison is measured.
+
+    Attributes:
+        base: folder with the sources of base.
+        head: folder with the sources of head.
+        scratch: folder for outputs.
+        threads: of each worker. With one thread on a CPU, times are CPU times of the process.
+        rounds: number of rounds of a look.
+        band: relative difference that does not matter.
+        timeout: seconds that a case may take to prepare, and a turn to be timed.
+        family: number of cases among which false alarms are limited; None for all.
+    """
+
+    base: Path
+    head: Path
+    scratch: Path
+    threads: int = 1
+    rounds: int = 10
+    band: float = 0.03
+    timeout: float = 60.0
+    family: int | None = None
+
+
+@dataclass
+class _Progress:
+    """The state of one case between rounds."""
+
+    request: dict[str, Any]
+    outcome: Outcome
+    rounds: Rounds = field(default_factory=Rounds)
+    calls: int = 0
+
+    @property
+    def measurable(self) -> bool:
+        return not (self.outcome.missing or self.outcome.failure)
+
+
+def compare(
+    plan: Plan, requests: Mapping[str, dict[str, Any]], step: Callable[[int, int], None]
+) -> list[Outcome]:
+    """Measure all cases, and those again that are UNCLEAR, at most twice.
+
+    Args:
+        plan: the revisions and settings.
+        requests: by the name of the case, the case as `GateWorker.prepare` takes it.
+        step: called after each case of a round, with the steps that are planned now and those that
+            are done.
+    """
+    cases = [_Progress(request, Outcome(name)) for name, request in requests.items()]
+    open_, done = cases, 0
+    for look in range(LOOKS):
+        planned = done + plan.rounds * len(open_)
+        for number in range(look * plan.rounds, (look + 1) * plan.rounds):
+            for _ in _round(plan, [one for one in open_ if one.measurable], number):
+                done += 1
+                step(planned, done)
+        for one in open_:
+            if one.measurable:
+                judged = judge(one.rounds, plan.band, plan.family or len(cases))
+                one.outcome = replace(one.outcome, judgement=judged)
+        open_ = [one for one in open_ if _is_unclear(one.outcome)]
+    return [one.outcome for one in cases]
+
+
+def _is_unclear(outcome: Outcome) -> bool:
+    return outcome.judgement is not None and outcome.judgement.verdict == Verdict.UNCLEAR
+
+
+def _round(plan: Plan, cases: Sequence[_Progress], number: int) -> Iterator[None]:
+    """One round of all cases in three new processes. Yields after each case."""
+    waiting = random.Random(number).sample(cases, len(cases))
+    while waiting:
+        with ExitStack() as stack:
+            sides = _start(plan, stack)
+            while waiting:
+                one = waiting.pop()
+                try:
+                    _measure(plan, sides, one, number)
+                except SideError as error:
+                    one.outcome = replace(one.outcome, failure=str(error))
+                    yield
+                    break  # new processes for the next cases: these may be in any state
+                yield
+
+
+def _start(plan: Plan, stack: ExitStack) -> Sides:
+    """Base, head and control; they start at the same time."""
+    folders = (plan.base, plan.head, plan.base)
+    base, head, control = (stack.enter_context(Side(one, plan.threads)) for one in folders)
+    for side in (base, head, control):
+        side.started()
+    return base, head, control
+
+
+def _measure(plan: Plan, sides: Sides, one: _Progress, number: int) -> None:
+    """One round of a case. Raises SideError."""
+    for name, side in zip(("base", "head", "base"), sides, strict=True):
+        try:
+            answer = side.ask("prepare", plan.timeout, case=one.request)
+        except SideError as error:
+            raise SideError(f"{name}: {error}") from None
+        if "missing" in answer:
+            one.outcome = replace(one.outcome, missing=f"{name}: {answer['missing']}")
+            return
+    if not one.calls:
+        one.outcome = _with_facts(plan, sides, one.outcome)
+        one.calls = alternation.calls_of_a_turn(sides[0], plan.timeout)
+    found = alternation.one_round(sides, one.calls, plan.timeout, first=number % 3)
+    one.rounds = one.rounds.joined(found)
+
+
+def _with_facts(plan: Plan, sides: Sides, outcome: Outcome) -> Outcome:
+    """The outcome with the memory and the outputs of both revisions."""
+    outputs, peaks = [], []
+    for name, side in zip(("base", "head"), sides[:2], strict=True):
+        file = plan.scratch / f"{name}.safetensors"
+        peaks.append(side.ask("facts", plan.timeout, file=str(file))["peak_bytes"])
+        outputs.append(load_file(file)["output"].double())
+    first, second = outputs
+    change = None
+    if first.shape == second.shape:
+        change = float(torch.linalg.norm(second - first) / torch.linalg.norm(first))
+    return replace(outcome, peak_bytes=(peaks[0], peaks[1]), output_change=change)

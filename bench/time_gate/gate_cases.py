@@ -1,0 +1,86 @@
+"""The cases of the time gate, and their requests to the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from bench import inputs
+from bench.plan.every_implementation import every_implementation
+from bench.plan.sweep import Sweep
+from bench.schema.case import Case
+from bench.schema.validation import UserError, shown
+
+CASES = Path(__file__).with_name("gate_cases.toml")
+
+
+class NoSuchCaseError(UserError):
+    """No case has the name that was given. The message is one sentence."""
+
+
+def cases_of(sweep: Sweep, device: str, files: Mapping[str, Path]) -> dict[str, Case]:
+    """The cases of a sweep by name, with each implementation that runs on this device."""
+    planned = every_implementation(sweep.cases(device, files), torch.device(device))
+    return {case.name: replace(case, device=device) for case in planned}
+
+
+def selected(cases: Mapping[str, Case], patterns: Sequence[str]) -> dict[str, Case]:
+    """The cases whose name is one of the patterns, or contains what a pattern with * matches.
+
+    Raises:
+        NoSuchCaseError: a pattern matches no case.
+    """
+    found: dict[str, Case] = {}
+    for pattern in patterns:
+        own = {name: case for name, case in cases.items() if _matches(name, pattern)}
+        if not own:
+            close = get_close_matches(pattern, cases, n=2, cutoff=0.4) or list(cases)[:2]
+            raise NoSuchCaseError(
+                f"no case is named {shown(pattern)}; names are such as {' | '.join(close)}"
+            )
+        found |= own
+    return found
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatchcase(name, pattern)
+
+
+def requests(
+    cases: Mapping[str, Case], files: Mapping[str, Path], scratch: Path
+) -> dict[str, dict[str, Any]]:
+    """The cases as `GateWorker.prepare` takes them. Their inputs are written into a folder."""
+    written: dict[tuple[Any, ...], Path] = {}
+    found = {}
+    for name, case in cases.items():
+        place = written.get(case.shape)
+        if place is None:
+            place = written[case.shape] = scratch / f"inputs_{len(written)}.safetensors"
+            _write(place, inputs.load(case, files))
+        found[name] = {
+            "attention": " ".join(_attention(case)),
+            "causal": case.causal,
+            "device": case.device,
+            "direction": case.direction,
+            "inputs": str(place),
+        }
+    return found
+
+
+def _attention(case: Case) -> Iterator[str]:
+    yield case.variant
+    yield case.attention.hyperparameters
+    if case.attention.implementation != "auto":
+        yield f"implementation={case.attention.implementation}"
+
+
+def _write(file: Path, given: inputs.Inputs) -> None:
+    tensors = {"query": given.query, "key": given.key, "value": given.value}
+    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, file)

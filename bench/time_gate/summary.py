@@ -1,0 +1,117 @@
+"""The result of a comparison as a table for a terminal, and as Markdown for a pull request."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from bench.time_gate.gate import Outcome
+from bench.time_gate.verdict import Judgement, Verdict
+
+ORDER = (Verdict.SLOWER, Verdict.FASTER, Verdict.UNCLEAR, Verdict.SAME)
+FAILED, MISSING = "FAILED", "NOT IN BOTH"
+COLUMNS = ("case", "verdict", "time, head / base", "95 % interval", "noise floor", "notes")
+CHANGED = 1e-5  # relative difference of outputs that is more than rounding in float32
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The outcomes of all cases.
+
+    Attributes:
+        title: the two revisions.
+        outcomes: of all cases.
+        band: relative difference that does not matter.
+        facts: facts about the machine and the method, in words.
+    """
+
+    title: str
+    outcomes: Sequence[Outcome]
+    band: float
+    facts: Sequence[str]
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """The number of cases with each verdict."""
+        return Counter(verdict_of(one) for one in self.outcomes)
+
+    @property
+    def headline(self) -> str:
+        """The number of cases with each verdict in words: `1 SLOWER, 12 SAME`."""
+        words = [*ORDER, FAILED, MISSING]
+        found = [f"{self.counts[word]} {word}" for word in words if self.counts.get(word)]
+        return ", ".join(found) or "no cases"
+
+    def table(self) -> Table:
+        """A table for a terminal."""
+        shown = Table(
+            title=Text(f"{self.title}: {self.headline}"),
+            caption=Text("\n".join(self.facts)),
+            caption_justify="left",
+        )
+        for name in COLUMNS:
+            shown.add_column(name, justify="left" if name in ("case", "notes") else "right")
+        for one in self._sorted():
+            shown.add_row(*map(Text, _cells(one)))
+        return shown
+
+    def markdown(self) -> str:
+        """Markdown for a pull request; cases that are SAME are folded."""
+        changed = [one for one in self._sorted() if verdict_of(one) != Verdict.SAME]
+        same = [one for one in self._sorted() if verdict_of(one) == Verdict.SAME]
+        parts = [f"### Time gate: {self.headline}", self.title]
+        if changed:
+            parts.append(_markdown_table(changed))
+        if same:
+            parts += [
+                f"<details><summary>{len(same)} SAME</summary>",
+                _markdown_table(same),
+                "</details>",
+            ]
+        return "\n\n".join([*parts, *self.facts]) + "\n"
+
+    def _sorted(self) -> list[Outcome]:
+        words = (FAILED, *ORDER, MISSING)
+        return sorted(self.outcomes, key=lambda one: (words.index(verdict_of(one)), one.name))
+
+
+def verdict_of(outcome: Outcome) -> str:
+    """The verdict on a case, or the word that stands for none."""
+    if outcome.failure:
+        return FAILED
+    return MISSING if outcome.judgement is None else outcome.judgement.verdict
+
+
+def _cells(outcome: Outcome) -> tuple[str, ...]:
+    numbers = ("", "", "") if outcome.judgement is None else _numbers(outcome.judgement)
+    return outcome.name, verdict_of(outcome), *numbers, "; ".join(_notes(outcome))
+
+
+def _numbers(judged: Judgement) -> tuple[str, str, str]:
+    interval = f"{judged.low:.3f} to {judged.high:.3f}"
+    return f"{judged.ratio:.3f}", interval, f"{judged.noise:.1%}"
+
+
+def _notes(outcome: Outcome) -> list[str]:
+    notes = [text for text in (outcome.failure, outcome.missing) if text]
+    if outcome.peak_bytes is not None and outcome.peak_bytes[0] != outcome.peak_bytes[1]:
+        before, now = outcome.peak_bytes
+        notes.append(f"peak bytes {before:,} before, {now:,} now ({now / before - 1:+.1%})")
+    if outcome.output_change is None:
+        if outcome.judgement is not None:
+            notes.append("the output has another shape")
+    elif not outcome.output_change <= CHANGED:
+        notes.append(f"the output differs by {outcome.output_change:.2g}")
+    return notes
+
+
+def _markdown_table(outcomes: Sequence[Outcome]) -> str:
+    rows: list[Sequence[Any]] = [COLUMNS, ["---"] * len(COLUMNS), *map(_cells, outcomes)]
+    return "\n".join(
+        f"| {' | '.join(str(cell).replace('|', '/') for cell in row)} |" for row in rows
+    )
