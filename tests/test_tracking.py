@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_benchmark.utils import get_machine_id
 
 import variants
 from bench.schema.case import Case
@@ -25,8 +26,15 @@ from tests.tracking.outcomes import BAD_INPUT, FINE, NOT_MEASURED, REGRESSION
 from tests.tracking.planned import planned
 
 ROOT = Path(__file__).parent.parent
-FOLDER = "Some-Python-64bit"  # in which pytest-benchmark stores runs
-# Breaks two variants: one has a wrong output, and one ends the process.
+FOLDER = get_machine_id()  # in which pytest-benchmark stores runs
+# A plugin that measures no limits of the machine, which takes seconds.
+FAST = """
+from bench.instruments import roofline
+
+limits = {"matmul_tflops": {"float32": 0.1, "bfloat16": 0.1}, "read_gb_per_s": 10.0}
+roofline.measure = lambda *_: limits
+"""
+# A plugin that breaks two variants: one has a wrong output, and one ends the process.
 FAULTS = """
 import os, signal, variants
 
@@ -40,14 +48,17 @@ replace("performer", lambda out: os.kill(os.getpid(), signal.SIGTERM))
 """
 
 
-def track(*options: str | Path, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m tests.tracking` with few rounds; `more` are variables of the environment."""
+def track(
+    *options: str | Path, cwd: Path = ROOT, plugins: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m tests.tracking` with few rounds, and with the plugins of a folder."""
     command = [sys.executable, "-m", "tests.tracking", "-p", "no:cacheprovider", "-q"]
     command += ["--benchmark-max-time=0.01", *map(str, options)]
     # pytest-benchmark measures nothing in a worker of xdist.
     own = {name: value for name, value in os.environ.items() if "XDIST" not in name}
-    paths = os.pathsep.join(filter(None, [str(ROOT), more.pop("PYTHONPATH", "")]))
-    own |= {"PYTHONPATH": paths, **more}
+    for plugin in plugins.glob("*.py") if plugins else ():
+        command += ["-p", plugin.stem]
+    own["PYTHONPATH"] = os.pathsep.join(map(str, filter(None, [ROOT, plugins])))
     return subprocess.run(command, cwd=cwd, env=own, capture_output=True, text=True)
 
 
@@ -60,6 +71,14 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == FINE, done.stdout + done.stderr
     (path,) = folder.rglob("*_one.json")
     return path
+
+
+@pytest.fixture
+def plugins(tmp_path: Path) -> Path:
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    (folder / "tracking_fast.py").write_text(FAST)
+    return folder
 
 
 @pytest.fixture
@@ -235,18 +254,20 @@ def test_a_truncated_last_run_is_refused_and_stays_as_it_is(
     assert sorted(whole.parent.iterdir()) == [whole, broken]
 
 
-def test_a_regression_ends_with_1_and_names_the_call(run: dict[str, Any], tmp_path: Path) -> None:
+def test_a_regression_ends_with_1_and_names_the_call(
+    run: dict[str, Any], tmp_path: Path, plugins: Path
+) -> None:
     for one in run["benchmarks"]:
         one["stats"]["median"] *= 0.01 if "decode" in one["name"] else 100
     path = write(run, tmp_path)
     compare = (f"--benchmark-compare={path}", "--benchmark-compare-fail=median:50%")
-    both = track("-k", "linear-forward-256 or linear-decode-256", *compare)
+    both = track("-k", "linear-forward-256 or linear-decode-256", *compare, plugins=plugins)
     assert both.returncode == REGRESSION, both.stdout + both.stderr
     assert "holds 2 of 2 cases" in both.stdout
     regressed = [line for line in both.stderr.splitlines() if "Field 'median' has failed" in line]
     assert ["linear-decode-256" in line for line in regressed] == [True]
     assert "Traceback" not in both.stdout + both.stderr
-    faster = track("-k", "linear-forward-256", *compare)
+    faster = track("-k", "linear-forward-256", *compare, plugins=plugins)
     assert faster.returncode == FINE, faster.stdout + faster.stderr
 
 
@@ -260,21 +281,24 @@ def test_a_call_with_other_settings_is_not_compared(run: dict[str, Any], tmp_pat
     assert "the stored runs hold none of the selected cases" in done.stdout
 
 
-def test_finished_calls_are_stored_when_one_fails_and_another_ends_the_run(tmp_path: Path) -> None:
-    (tmp_path / "tracking_faults.py").write_text(FAULTS)
-    done = track(
-        *("-k", "linear-forward-256 or lsh-forward-256 or performer-forward-256"),
-        *("-p", "tracking_faults", f"--benchmark-storage={tmp_path}", "--benchmark-autosave"),
-        PYTHONPATH=str(tmp_path),
-    )
+def test_finished_calls_are_stored_when_one_fails_and_another_ends_the_run(
+    tmp_path: Path, plugins: Path
+) -> None:
+    (plugins / "tracking_faults.py").write_text(FAULTS)
+    names = ("linear-forward-256", "lsh-forward-256", "performer-forward-256")
+    storage = (f"--benchmark-storage={tmp_path}", "--benchmark-autosave")
+    done = track("-k", " or ".join(names), *storage, plugins=plugins)
     assert done.returncode == REGRESSION, done.stdout + done.stderr
     assert "the output differs from the dense definition of lsh by 0.0001" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
     (path,) = tmp_path.glob("*/0001_*.json")
     stored = stored_runs.read(path)["benchmarks"]
     assert [one["param"] for one in stored] == ["linear-forward-256"]
+    alone = track("-k", "performer-forward-256", *storage, plugins=plugins)
+    assert alone.returncode == NOT_MEASURED
+    assert list(path.parent.glob("*.json")) == [path]
 
 
 def test_input_that_selects_nothing_ends_with_3() -> None:
     assert track("-k", "nothing_has_this_name").returncode == BAD_INPUT
     assert track("--benchmark-compare-fail=median:1.5%").returncode == BAD_INPUT
-    assert NOT_MEASURED != BAD_INPUT

@@ -59,6 +59,12 @@ def pytest_configure(config: pytest.Config) -> None:
         _refuse(config, str(error))
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    # As an error, a warning of pytest-benchmark at the end would lose the finished cases.
+    no_error = "default::pytest_benchmark.logger.PytestBenchmarkWarning"
+    session.config.addinivalue_line("filterwarnings", no_error)
+
+
 def pytest_benchmark_update_machine_info(machine_info: Any) -> None:
     machine_info.clear()
     machine_info.update(machine.machine_info())
