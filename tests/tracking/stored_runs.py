@@ -137,8 +137,11 @@ def _asked_for(folder: Path, asked: str | bool, machine_id: str) -> list[Path]:
         if asked is True:
             return storage.query("[0-9][0-9][0-9][0-9]_")[-1:]
         return [path for path in storage.query(asked) if path.is_file()]
-    except ValueError as error:  # a text that is neither a file nor a number
-        raise RefusedError(str(error)) from None
+    except ValueError:
+        raise RefusedError(
+            f"--benchmark-compare={name_of(str(asked))}: expected a file, or the number of a run in "
+            f"{name_of(folder)}"
+        ) from None
 
 
 def _others(folder: Path, present: Mapping[str, Any]) -> str:
