@@ -26,6 +26,7 @@ from tests.tracking.outcomes import BAD_INPUT, FINE, NOT_MEASURED, REGRESSION
 from tests.tracking.planned import planned
 
 ROOT = Path(__file__).parent.parent
+ONE = "linear-forward-256"
 FOLDER = get_machine_id()  # in which pytest-benchmark stores runs
 # A plugin that measures no limits of the machine, which takes seconds.
 FAST = """
@@ -175,7 +176,7 @@ def test_times_of_another_machine_are_refused_and_the_difference_is_named(
 ) -> None:
     path = write(of_other_threads(run), tmp_path)
     content = path.read_bytes()
-    done = track(f"--benchmark-compare={path}", f"--benchmark-storage={tmp_path}/new")
+    done = track("-k", ONE, f"--benchmark-compare={path}", f"--benchmark-storage={tmp_path}/new")
     assert done.returncode == BAD_INPUT
     assert str(path) in done.stderr
     assert difference(run) in done.stderr
@@ -198,7 +199,7 @@ def test_a_missing_run_names_the_other_machines(run: dict[str, Any], tmp_path: P
 
 
 def test_a_comparison_without_stored_runs_prints_the_next_step(tmp_path: Path) -> None:
-    done = track("--benchmark-compare", cwd=tmp_path)
+    done = track("-k", ONE, "--benchmark-compare", cwd=tmp_path)
     assert done.returncode == BAD_INPUT
     assert "holds no stored run to compare with; `make track` stores one" in done.stderr
 
@@ -247,7 +248,8 @@ def test_a_truncated_last_run_is_refused_and_stays_as_it_is(
     whole = write(run, tmp_path)
     broken = whole.with_name("0002_run.json")
     broken.write_text(stored.read_text()[:5000])
-    done = track("--benchmark-compare", f"--benchmark-storage={tmp_path}", "--benchmark-autosave")
+    storage = (f"--benchmark-storage={tmp_path}", "--benchmark-autosave")
+    done = track("-k", ONE, "--benchmark-compare", *storage)
     assert done.returncode == BAD_INPUT
     assert f"{broken} is not a JSON file" in done.stderr
     assert broken.read_text() == stored.read_text()[:5000]
@@ -267,7 +269,7 @@ def test_a_regression_ends_with_1_and_names_the_call(
     regressed = [line for line in both.stderr.splitlines() if "Field 'median' has failed" in line]
     assert ["linear-decode-256" in line for line in regressed] == [True]
     assert "Traceback" not in both.stdout + both.stderr
-    faster = track("-k", "linear-forward-256", *compare, plugins=plugins)
+    faster = track("-k", ONE, *compare, plugins=plugins)
     assert faster.returncode == FINE, faster.stdout + faster.stderr
 
 
@@ -285,7 +287,7 @@ def test_finished_calls_are_stored_when_one_fails_and_another_ends_the_run(
     tmp_path: Path, plugins: Path
 ) -> None:
     (plugins / "tracking_faults.py").write_text(FAULTS)
-    names = ("linear-forward-256", "lsh-forward-256", "performer-forward-256")
+    names = (ONE, "lsh-forward-256", "performer-forward-256")
     storage = (f"--benchmark-storage={tmp_path}", "--benchmark-autosave")
     done = track("-k", " or ".join(names), *storage, plugins=plugins)
     assert done.returncode == REGRESSION, done.stdout + done.stderr
@@ -293,7 +295,7 @@ def test_finished_calls_are_stored_when_one_fails_and_another_ends_the_run(
     assert "Traceback" not in done.stdout + done.stderr
     (path,) = tmp_path.glob("*/0001_*.json")
     stored = stored_runs.read(path)["benchmarks"]
-    assert [one["param"] for one in stored] == ["linear-forward-256"]
+    assert [one["param"] for one in stored] == [ONE]
     alone = track("-k", "performer-forward-256", *storage, plugins=plugins)
     assert alone.returncode == NOT_MEASURED
     assert list(path.parent.glob("*.json")) == [path]

@@ -139,8 +139,8 @@ def _asked_for(folder: Path, asked: str | bool, machine_id: str) -> list[Path]:
         return [path for path in storage.query(asked) if path.is_file()]
     except ValueError:
         raise RefusedError(
-            f"--benchmark-compare={name_of(str(asked))}: expected a file, or the number of a run in "
-            f"{name_of(folder)}"
+            f"--benchmark-compare={name_of(str(asked))}: expected a file, or the number of a run "
+            f"in {name_of(folder)}"
         ) from None
 
 
