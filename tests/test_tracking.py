@@ -18,7 +18,7 @@ from pytest_benchmark.utils import get_machine_id
 
 import variants
 from bench.schema.case import Case
-from bench.schema.machine_kind import fingerprint
+from bench.schema.machine_kind import differences, fingerprint
 from bench.schema.measurement import Measurement
 from bench.schema.validation import FileError
 from tests.tracking import stored_runs
@@ -143,6 +143,33 @@ def test_a_stored_run_has_the_documented_numbers_by_the_names_of_the_columns(
     forward = found["test_time_of_a_call[linear-forward-256]"]["extra_info"]
     # Output, and the features of query and key, each 1 × 2 × 256 × 64 of float32.
     assert forward["peak_memory_bytes"] >= 3 * 2 * 256 * 64 * 4
+
+
+@pytest.mark.parametrize(
+    ("part", "changed"),
+    [
+        ("hardware", {"threads": 1}),
+        ("software", {"torch": "1.0"}),
+        ("settings", {"MALLOC_TOP_PAD_": "1"}),
+        ("settings", {"KMP_BLOCKTIME": "0"}),
+        ("process", {"allocator": {"library": "jemalloc"}}),
+        ("software", {"pandas": "1.0"}),
+        ("hardware", {"system": "Linux 1"}),
+    ],
+)
+def test_machines_differ_in_words_if_their_fingerprints_do(
+    part: str, changed: dict[str, Any]
+) -> None:
+    before = {
+        "hardware": {"processor": "Some CPU", "cores": 4, "threads": 4, "system": "Linux 2"},
+        "software": {"python": "3.11.7", "torch": "2.13.0", "pandas": "2.0"},
+        "settings": {"OMP_NUM_THREADS": "4"},
+        "process": {"allocator": {"library": "libc"}},
+    }
+    after = {**before, part: {**before[part], **changed}}
+    matters = not set(changed) & {"pandas", "system"}
+    assert (fingerprint(before) != fingerprint(after)) == matters
+    assert len(differences(before, after)) == matters
 
 
 def test_the_machine_is_described_without_its_name(stored: Path, run: dict[str, Any]) -> None:

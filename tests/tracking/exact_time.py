@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from dataclasses import replace
 
-import torch
-
-from bench.instruments import clock
 from bench.schema.case import Case
 from bench.workloads.attention import current_shape, exact_baselines
 from bench.workloads.attention.current_shape import MeasuredShape
@@ -17,6 +15,7 @@ from tests.tracking.tracked_call import TrackedCall
 from variants.contract.registry import reference_attention
 
 SECONDS = 0.1  # sampling time
+LEAST_ROUNDS = 5
 AGAIN = 15.0  # seconds after which exact attention is timed again
 
 
@@ -46,14 +45,28 @@ class ExactTime:
                 self._call = TrackedCall.of(replace(case, attention=attention), shape.given)
         return shape.given
 
-    def ms(self) -> float | None:
-        """The median time of a call in ms, with the wait for the device; None if there is none."""
+    def ms(self, round_seconds: float) -> float | None:
+        """The median time of a call in ms, over rounds of this length like those of
+        pytest-benchmark; None if there is no exact implementation."""
         if self._call is None:
             return None
         now = time.perf_counter()
         if self._ms is None or now - self._measured >= AGAIN:
-            device = torch.device(self._call.case.device)
             with self._call.settings():
-                seen = clock.measure(self._call.call, device, SECONDS)
-            self._ms, self._measured = statistics.median(seen.wall_ms), now
+                self._ms = 1e3 * _median_seconds(self._call, round_seconds)
+            self._measured = now
         return self._ms
+
+
+def _median_seconds(call: TrackedCall, round_seconds: float) -> float:
+    call.warm_up()
+    started = time.perf_counter()
+    call()
+    calls = max(1, math.ceil(round_seconds / (time.perf_counter() - started)))
+    rounds: list[float] = []
+    while len(rounds) < LEAST_ROUNDS or time.perf_counter() - started < SECONDS:
+        began = time.perf_counter()
+        for _ in range(calls):
+            call()
+        rounds.append((time.perf_counter() - began) / calls)
+    return statistics.median(rounds)

@@ -32,7 +32,9 @@ def settings(pytestconfig: pytest.Config) -> Settings:
 
 
 @pytest.mark.parametrize("name", PLANNED)
-def test_time_of_a_call(benchmark: Any, name: str, settings: Settings) -> None:
+def test_time_of_a_call(
+    benchmark: Any, name: str, settings: Settings, pytestconfig: pytest.Config
+) -> None:
     case = PLANNED[name]
     attention = case.attention
     if reason := attention.cannot_run(DEVICE):
@@ -47,7 +49,7 @@ def test_time_of_a_call(benchmark: Any, name: str, settings: Settings) -> None:
     if is_named and used_implementation(automatic, case, given.inputs) == tracked.implementation:
         pytest.skip(f"auto selects {tracked.implementation}, and is measured")
 
-    exact_ms = EXACT.ms()
+    exact_ms = EXACT.ms(float(pytestconfig.option.benchmark_min_time))
     with tracked.settings():
         tracked.warm_up()
         benchmark.group = group_of(case)
