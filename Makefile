@@ -139,13 +139,13 @@ update-counts: $(BENCH_READY) ## write tests/counts.toml anew
 	@"$(PYTHON)" -m bench counts --update
 
 .PHONY: track
-track: $(TEST_READY) ## time every variant with pytest-benchmark and store the result by machine
-	@"$(PYTHON)" -m pytest tests/tracking --benchmark-autosave
+track: $(TEST_READY) ## time every variant and implementation with pytest-benchmark, store by machine
+	@"$(PYTHON)" -m tests.tracking --benchmark-autosave $(TRACK)
 
 .PHONY: track-compare
-track-compare: $(TEST_READY) ## the same, compared with the last stored result (FAIL_OVER=median:20% to fail)
-	@"$(PYTHON)" -m pytest tests/tracking --benchmark-compare \
-	    $(if $(FAIL_OVER),"--benchmark-compare-fail=$(FAIL_OVER)")
+track-compare: $(TEST_READY) ## the same, compared with the last run of this machine (FAIL_OVER=median:20% to fail)
+	@"$(PYTHON)" -m tests.tracking --benchmark-compare \
+	    $(if $(FAIL_OVER),"--benchmark-compare-fail=$(FAIL_OVER)") $(TRACK)
 
 .PHONY: lint
 lint: $(CHECK_READY) ## check style, and that generated documents are up to date

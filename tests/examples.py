@@ -41,7 +41,8 @@ NOT_RUN = re.compile(
     r"(?:\S*/)?(?:pip|awk|echo|cp|rm|touch|make:|ray|sbatch)(?: |$)"
     r"|test -z |'?left="
     r"|(?:\S*/)?python3? (?:-W error )?-m "
-    r"(?:pip|venv|pytest|pdoc|ruff|mypy|tests\.versions|reports docs|bench counts)(?: |$)"
+    r"(?:pip|venv|pytest|pdoc|ruff|mypy|tests\.versions|tests\.tracking|reports docs|bench counts)"
+    r"(?: |$)"
 )
 # The point at which sweeps are measured. Sweeps with an added implementation keep their own axes.
 POINT = {

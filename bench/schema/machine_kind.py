@@ -50,6 +50,12 @@ def machine_id(machine: Facts) -> str:
     return f"machine-{digest(json.dumps(hardware(machine), sort_keys=True))}"
 
 
+def fingerprint(machine: Facts) -> str:
+    """Ten hexadecimal digits that are the same for all machines whose times can be compared: the
+    same hardware, threads, software, and settings of OpenMP and of the memory allocator."""
+    return digest(json.dumps({**kind(machine), "memory allocator": _allocator(machine)}))
+
+
 def digest(text: str) -> str:
     """Ten hexadecimal digits from which the text cannot be found."""
     return hashlib.sha256(f"attention benchmark {text}".encode()).hexdigest()[:10]
@@ -63,10 +69,21 @@ def hardware_differences(before: Facts, after: Facts) -> list[str]:
 def installation_differences(before: Facts, after: Facts) -> list[str]:
     """A text for each difference of software, or of the settings of OpenMP and the allocator."""
     first, second = (
-        {**installation(machine), "memory allocator": _settings(machine, MALLOC)}
+        {**installation(machine), "memory allocator": _allocator(machine)}
         for machine in (before, after)
     )
     return _differences(first, second)
+
+
+def differences(before: Facts, after: Facts) -> list[str]:
+    """A text for each fact of the fingerprint that differs between two machines."""
+    return hardware_differences(before, after) + installation_differences(before, after)
+
+
+def _allocator(machine: Facts) -> str:
+    """The settings of the memory allocator, and its library if it is not that of the C library."""
+    library = machine.get("process", {}).get("allocator", {}).get("library", "libc")
+    return " ".join(filter(None, (library.removeprefix("libc"), _settings(machine, MALLOC))))
 
 
 def _settings(machine: Facts, prefixes: tuple[str, ...]) -> str:

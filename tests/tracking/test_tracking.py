@@ -1,48 +1,71 @@
-"""Times every variant at its default settings, for `make track`; not part of `make test`."""
+"""Times every variant and implementation, for `make track`; not part of `make test`."""
 
 from __future__ import annotations
 
+import statistics
+from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 
-import variants
-from bench.instruments import accuracy, memory
-from tests.tracking.conftest import DEVICE
+from bench.instruments import roofline
+from bench.workloads.attention.given_inputs import Settings
+from bench.workloads.attention.timed_call import used_implementation
+from tests.tracking.exact_time import ExactTime
+from tests.tracking.machine import DEVICE
+from tests.tracking.planned import group_of, planned
+from tests.tracking.tracked_call import TrackedCall
+from variants import UnsupportedError
 
-LENGTHS = (1024, 4096)
+PLANNED = planned(DEVICE.type)
+MOST_SECONDS = 0.2  # sampling time of exact attention on a new shape, and of the machine's limits
+EXACT = ExactTime()
 
 
-@pytest.mark.parametrize("seq_len", LENGTHS)
-@pytest.mark.parametrize("direction", ["forward", "forward_backward"])
-@pytest.mark.parametrize("name", sorted(variants.REGISTRY))
-def test_time_of_a_call(benchmark: Any, name: str, direction: str, seq_len: int) -> None:
-    attention = variants.create(name)
-    causal = attention.info.causal_only
-    generator = torch.Generator().manual_seed(0)
-    backward = direction == "forward_backward"
-    if backward and "backward" not in attention.info.supports:
-        pytest.skip(f"{name} has no backward pass")
-    query, key, value = (
-        torch.randn(1, 4, seq_len, 64, generator=generator).to(DEVICE).requires_grad_(backward)
-        for _ in range(3)
-    )
+@pytest.fixture(scope="session")
+def settings(pytestconfig: pytest.Config) -> Settings:
+    """The sampling time, and the limits of this machine, which are measured once."""
+    seconds = min(MOST_SECONDS, float(pytestconfig.option.benchmark_max_time))
+    dtypes = sorted({case.dtype for case in PLANNED.values()})
+    limits = roofline.measure(DEVICE, dtypes, seconds)
+    return Settings({}, limits["matmul_tflops"], seconds, limits["read_gb_per_s"])
 
-    def call() -> torch.Tensor:
-        out = attention(query, key, value, causal=causal)
-        if backward:
-            torch.autograd.grad(out.sum(), (query, key, value), allow_unused=True)
-        if DEVICE.type == "cuda":
-            torch.cuda.synchronize()
-        return out
 
-    benchmark.group = f"{direction} n={seq_len}"
-    out = benchmark.pedantic(call, rounds=7, warmup_rounds=2, iterations=1)
-    sample = accuracy.sample_rows(seq_len, seq_len, causal=causal)
-    reference = accuracy.Reference.of(query, key, value, sample, causal=causal)
-    seen = accuracy.measure(attention, reference, out[:, :, reference.sample.rows])
-    # Added to the stored file after the measurement; these numbers are exact.
-    benchmark.extra_info["peak_memory_bytes"] = memory.peak_bytes(call, DEVICE)
-    benchmark.extra_info["approx_error_rel_l2"] = seen.approx_error_rel_l2
-    assert seen.impl_error_rel_l2 <= accuracy.ROUNDING["float32"]
+@pytest.mark.parametrize("name", PLANNED)
+def test_time_of_a_call(
+    benchmark: Any, name: str, settings: Settings, pytestconfig: pytest.Config
+) -> None:
+    case = PLANNED[name]
+    attention = case.attention
+    if reason := attention.cannot_run(DEVICE):
+        pytest.skip(reason)
+    given = EXACT.enter(case, settings)
+    try:
+        tracked = TrackedCall.of(case, given)
+    except UnsupportedError as error:
+        pytest.skip(str(error))
+    automatic = replace(attention, implementation="auto")
+    is_named = attention.implementation == tracked.implementation and case.direction != "decode"
+    if is_named and used_implementation(automatic, case, given.inputs) == tracked.implementation:
+        pytest.skip(f"auto selects {tracked.implementation}, and is measured")
+
+    exact_ms = EXACT.ms(float(pytestconfig.option.benchmark_min_time))
+    with tracked.settings():
+        tracked.warm_up()
+        benchmark.group = group_of(case)
+        out = benchmark(tracked)
+        seen = tracked.accuracy(out)
+        if wrong := tracked.wrong(seen):
+            pytest.fail(wrong, pytrace=False)
+        numbers = tracked.counts()
+    numbers |= {
+        "approx_error_rel_l2": seen.approx_error_rel_l2,
+        "impl_error_rel_l2": seen.impl_error_rel_l2,
+        "exact_ms_median": exact_ms,
+    }
+    if benchmark.stats is not None:  # None with --benchmark-disable
+        seconds = statistics.median(benchmark.stats.stats.data)
+        numbers["roofline_fraction"] = tracked.share(seconds, settings)
+        numbers["speedup_vs_exact"] = exact_ms and exact_ms / (1e3 * seconds)
+    benchmark.extra_info.update(case=case.values, implementation_used=tracked.implementation)
+    benchmark.extra_info.update({k: v for k, v in numbers.items() if v is not None})
