@@ -28,12 +28,11 @@ def case_table(run: ExportedRun) -> pd.DataFrame:
     rows = [
         {**row, **origin_of(row, run.environment, _knob(row, knobs)).values} for row in run.rows
     ]
-    return pd.DataFrame(
-        {
-            name: pd.array([_filled(row[name], column) for row in rows], dtype=_dtype(column))
-            for name, column in COLUMNS.items()
-        }
-    )
+    filled = {
+        name: [_filled(row[name], column) for row in rows] for name, column in COLUMNS.items()
+    }
+    types = {name: _dtype(column) for name, column in COLUMNS.items()}
+    return pd.DataFrame(filled, dtype="object").astype(types)
 
 
 def _knob(row: Values, knobs: Mapping[str, str]) -> str:

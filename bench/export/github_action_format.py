@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.export.case_names import benchmark_name
 from bench.export.exported_run import ExportedRun, Values
-from bench.export.smaller_is_better import TIME, Metric, metrics_of
+from bench.export.smaller_is_better import TIME, ExportedNumber, numbers_of
 
 WORDS = {
     TIME: "time",
@@ -23,10 +23,10 @@ WORDS = {
 
 def github_action(run: ExportedRun) -> list[dict[str, Any]]:
     """One entry for each number of each case."""
-    return [_entry(row, metric) for row, _ in run.timed for metric in metrics_of(row)]
+    return [_entry(row, metric) for row, _ in run.timed for metric in numbers_of(row)]
 
 
-def _entry(row: Values, metric: Metric) -> dict[str, Any]:
+def _entry(row: Values, metric: ExportedNumber) -> dict[str, Any]:
     entry = {
         "name": f"{benchmark_name(row)}: {WORDS[metric.column]}",
         "unit": metric.unit,
@@ -38,7 +38,7 @@ def _entry(row: Values, metric: Metric) -> dict[str, Any]:
     return entry
 
 
-def _tooltip(row: Values, metric: Metric) -> str:
+def _tooltip(row: Values, metric: ExportedNumber) -> str:
     lines = [f"implementation: {row['implementation_used']}"]
     if metric.column == TIME:
         lines.append(f"median of {row['repeats']} calls")

@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.export.case_names import benchmark_name
 from bench.export.exported_run import ExportedRun, Values
-from bench.export.smaller_is_better import TIME, Metric, metrics_of
+from bench.export.smaller_is_better import TIME, ExportedNumber, numbers_of
 from bench.schema.case import Case
 from bench.schema.columns import ATTENTION
 from bench.schema.machine_kind import machine_of
@@ -52,11 +52,11 @@ def _records(
         "dependencies": _dependencies(machine),
         "runners": [_runner(row, machine)],
     }
-    for metric in metrics_of(row):
+    for metric in numbers_of(row):
         yield {**common, "metric": _metric(row, metric, samples)}
 
 
-def _metric(row: Values, metric: Metric, samples: Sequence[float]) -> dict[str, Any]:
+def _metric(row: Values, metric: ExportedNumber, samples: Sequence[float]) -> dict[str, Any]:
     ends = {"low": metric.low, "high": metric.high}
     if metric.column != TIME:
         extra = _texts({"unit": metric.unit, **ends})

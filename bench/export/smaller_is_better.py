@@ -15,7 +15,7 @@ ROUNDING = "impl_error_rel_l2"
 
 
 @dataclass(frozen=True)
-class Metric:
+class ExportedNumber:
     """A number of a case.
 
     Attributes:
@@ -33,19 +33,19 @@ class Metric:
     high: float | None = None
 
 
-def metrics_of(row: Values) -> Iterator[Metric]:
+def numbers_of(row: Values) -> Iterator[ExportedNumber]:
     """The numbers of a row with status ok. Those that do not apply are left out.
 
-    The error of a method that does not approximate softmax attention is left out, because it is a
-    difference of operators, of which a smaller one is not better. The same holds if the target of
-    the method is not known.
+    The error of a method that does not approximate softmax attention is left out: it is a difference
+    between two operators, and a smaller difference is not better. It is also left out if the target
+    of the method is not known.
     """
-    yield Metric(TIME, "ms", row[TIME], row["time_ms_q1"], row["time_ms_q3"])
+    yield ExportedNumber(TIME, "ms", row[TIME], row["time_ms_q1"], row["time_ms_q3"])
     for name in COUNTS:
         if row[name] is not None:
-            yield Metric(name, "bytes", row[name])
+            yield ExportedNumber(name, "bytes", row[name])
     if row[ERROR] is not None and row["target"] not in ("", OTHER_KERNEL):
         low, high = row["approx_error_low"], row["approx_error_high"]
-        yield Metric(ERROR, "relative L2 error", row[ERROR], low, high)
+        yield ExportedNumber(ERROR, "relative L2 error", row[ERROR], low, high)
     if row[ROUNDING] is not None:
-        yield Metric(ROUNDING, "relative L2 error", row[ROUNDING])
+        yield ExportedNumber(ROUNDING, "relative L2 error", row[ROUNDING])
