@@ -36,9 +36,9 @@ class ExportedNumber:
 def numbers_of(row: Values) -> Iterator[ExportedNumber]:
     """The numbers of a row with status ok. Those that do not apply are left out.
 
-    The error of a method that does not approximate softmax attention is left out: it is a difference
-    between two operators, and a smaller difference is not better. It is also left out if the target
-    of the method is not known.
+    The error of a method that does not approximate softmax attention is left out: it is a
+    difference between two operators, and a smaller difference is not better. It is also left out if
+    the target of the method is not known.
     """
     yield ExportedNumber(TIME, "ms", row[TIME], row["time_ms_q1"], row["time_ms_q3"])
     for name in COUNTS:
