@@ -69,9 +69,9 @@ def read_tracking(path: Path) -> ExportedRun:
         ExportError: it has no benchmarks.
     """
     source = name_of(path)
-    file = parse_json(read_text(path), source)
-    machine = file.get("machine_info") if isinstance(file, dict) else None
-    schema = machine.get("schema") if isinstance(machine, dict) else None
+    file: Any = parse_json(read_text(path), source)
+    described = file.get("machine_info") if isinstance(file, dict) else None
+    schema = described.get("schema") if isinstance(described, dict) else None
     if schema != SCHEMA:
         raise FileError(
             f"{source}: expected a file of `make track`, with the machine_info.schema {SCHEMA}, "
@@ -86,6 +86,7 @@ def read_tracking(path: Path) -> ExportedRun:
             rows.append(_row(benchmark))
         except ValueError as error:
             raise FileError(f"{source}: benchmarks[{number}]: {error}") from None
+    machine = file["machine_info"]
     environment = {
         "started_utc": file.get("datetime", ""),
         **machine,
