@@ -123,7 +123,7 @@ def run_command(command: str) -> str | None:
         case ["python", "-m", "bench", "run", *options] if "--resume" not in options:
             return _run_sweep(options)
         case ["python", "-m", "bench", name, *options]:
-            if name != "capture":
+            if name not in ("capture", "export"):
                 options = _without(options, "--out")
             return _invoke(bench, name, *_smaller(options, *SMALLER.get(name, ({}, {}))))
     return "no test knows how to run this"

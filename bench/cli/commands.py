@@ -20,6 +20,7 @@ for _name, _place in {
     "capture": "bench.cli.capture_command:capture",
     "compare": "bench.cli.compare_command:compare",
     "counts": "bench.cli.counts_command:counts",
+    "export": "bench.cli.export_command:export",
     "gpu-check": "bench.cli.gpu_check_command:gpu_check",
     "launches": "bench.cli.launch_command:launches",
     "list": "bench.cli.list_command:list_",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
 
 from bench.schema.measurement import Measurement
+from bench.schema.parquet_file import LIBRARIES, write_parquet
 
 CSV, PARQUET = "cases.csv", "cases.parquet"
 INTERNAL = ("place", "passage", "keys", "width", "default_knob")  # of figures only
@@ -35,15 +35,9 @@ def write_cases(frame: pd.DataFrame, out: Path) -> Downloads:
     without_formulas(table).to_csv(out / CSV, index=False)
     plain = table.assign(**{name: table[name].astype("string") for name in _texts(table)})
     (out / PARQUET).unlink(missing_ok=True)
-    if find_spec("pyarrow"):
-        plain.to_parquet(out / PARQUET, index=False)
-    elif find_spec("duckdb"):
-        import duckdb
-
-        duckdb.from_df(plain).write_parquet(str(out / PARQUET))
-    else:
-        return Downloads((CSV,), "Install pyarrow or duckdb to get a Parquet file as well.")
-    return Downloads((CSV, PARQUET))
+    if write_parquet(plain, out / PARQUET):
+        return Downloads((CSV, PARQUET))
+    return Downloads((CSV,), f"Install {' or '.join(LIBRARIES)} to get a Parquet file as well.")
 
 
 def without_formulas(table: pd.DataFrame) -> pd.DataFrame:
