@@ -181,7 +181,7 @@ class TestJoining:
         machines = histories(read_history(tmp_path).runs)
         assert {it.fingerprint for it in machines} == {FINGERPRINT, OTHER["fingerprint"]}
         assert not moves(machines)
-        assert "Example 9000, threads=2, torch 2.13.0" in machines[0].name
+        assert machines[0].name == "cpu, Example 9000, 2 threads, 2 cores, torch 2.13.0"
 
     def test_a_dirty_run_is_drawn_and_makes_no_step(self, tmp_path: Path) -> None:
         save_commits(tmp_path, 2, lambda _: [Call()])
@@ -344,7 +344,7 @@ class TestOutput:
     def test_the_terminal_shows_the_steps_up_to_a_number_of_rows(self, tmp_path: Path) -> None:
         save_commits(tmp_path, 16, moved_at_eight)
         text = ask(tmp_path, "--rows", "1").output
-        assert "×1.2" in text
+        assert "sliding_window" in text
         assert "1 more steps are in steps.csv" in text
         assert "saved for backward" not in text
 

@@ -30,6 +30,7 @@ def history_chart() -> Mapping[str, Any]:
     from bokeh.models import ColumnDataSource
 
     chart = empty_figure("commit, the oldest on the left", "time per call")
+    chart.min_border_right = 40  # half of the newest commit id
     levels = ColumnDataSource({"xs": [], "ys": []}, name="levels")
     steps = ColumnDataSource({"x": [], "bottom": [], "top": [], "color": []}, name="steps")
     points = ColumnDataSource({name: [] for name in POINTS}, name="points")

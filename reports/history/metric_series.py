@@ -71,10 +71,14 @@ class MachineHistory:
 
     @property
     def name(self) -> str:
-        """The machine in words: device, processor or GPU, threads, torch."""
-        device = "cuda" if self.facts["hardware"].get("gpu") else "cpu"
-        torch = self.facts["software"].get("torch")
-        return f"{machine_name(self.facts, device)}" + f", torch {torch}" * bool(torch)
+        """The machine in words: device, processor or GPU, threads, cores, torch."""
+        hardware = self.facts["hardware"]
+        parts = [machine_name(self.facts, "cuda" if hardware.get("gpu") else "cpu")]
+        if cores := hardware.get("cores"):
+            parts.append(f"{cores} cores")
+        if torch := self.facts["software"].get("torch"):
+            parts.append(f"torch {torch}")
+        return ", ".join(parts)
 
 
 def histories(runs: Sequence[TrackedRun]) -> list[MachineHistory]:

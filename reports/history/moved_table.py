@@ -109,7 +109,6 @@ def history_frame(machines: Sequence[MachineHistory]) -> pd.DataFrame:
     rows = [
         {
             "fingerprint": machine.fingerprint,
-            "machine": machine.name,
             "commit": machine.commits[point.commit].name,
             "commit_time": machine.commits[point.commit].time.isoformat(),
             "run_time": point.run.run_time.isoformat(),

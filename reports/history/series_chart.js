@@ -8,7 +8,7 @@ SHOWN.show_flops = v => {
 
 const page = {css: name => getComputedStyle(document.documentElement).getPropertyValue(name).trim()};
 const EMPTY = {xs: [], ys: []};
-const TICK_WIDTH = 78;  // pixels of a commit id, about
+const TICK_WIDTH = 84;  // pixels of a commit id, about
 const MOST_TICKS = 6;  // of the upright axis
 
 const changeOf = step => step.before ? `×${(step.after / step.before).toFixed(3)}` : "from zero";
@@ -42,14 +42,14 @@ class SeriesChart extends Chart {
     const least = Math.min(...positive, Infinity), low = Number.isFinite(least) ? least : 1;
     const high = Math.max(...positive, low), pad = Math.max(.08 * Math.log(high / low), .02);
     const hasZero = points.some(it => it.value <= 0), floor = hasZero ? low / 2 : low;
-    const bottom = floor * Math.exp(-pad), top = high * Math.exp(pad + .1 * Math.log(high / floor));
+    const bottom = floor * Math.exp(-pad), top = high * Math.exp(2.5 * pad);
     const height = value => value > 0 ? value : floor;
-    const color = it => it.dirty ? page.css("--grey") : page.css("--link");
+    const color = it => page.css(it.dirty ? "--ink" : "--link");
     this.points.data = {
       x: points.map(it => it.commit), y: points.map(it => height(it.value)),
       bottom: points.map(it => height(it.low)), top: points.map(it => height(it.high)),
       color: points.map(color), marker: points.map(it => it.dirty ? "x" : "circle"),
-      size: points.map(() => 8), alpha: points.map(() => .9),
+      size: points.map(it => it.dirty ? 10 : 8), alpha: points.map(() => .9),
       commit: points.map(it => commits[it.commit].short),
       date: points.map(it => commits[it.commit].date),
       value: points.map(it => metric.hasNoise
@@ -71,7 +71,7 @@ class SeriesChart extends Chart {
     const first = -.7, last = commits.length - .3;
     this.name(steps.toReversed().map((it, place) => {
       const words = `${changeOf(it)} at ${commits[it.at].short}`;
-      const across = (it.at - .5 - first) / (last - first), up = .97 - .05 * (place % 3);
+      const across = (it.at - .5 - first) / (last - first), up = .93 - .05 * (place % 3);
       const y = bottom * (top / bottom) ** up;
       return {x: it.at - .5, y, across, up, words, short: changeOf(it)};
     }));
@@ -91,7 +91,7 @@ class SeriesChart extends Chart {
 
   // The newest commit has a tick, and as many others as there is room for.
   commitTicks(commits) {
-    const every = Math.ceil(commits.length * TICK_WIDTH / Math.max(this.width - 90, 150));
+    const every = Math.ceil(commits.length * TICK_WIDTH / Math.max(this.width - 130, 150));
     const newest = commits.length - 1;
     const ticks = commits.map((it, at) => [at, `${it.short}\n${it.date}`])
       .filter(([at]) => (newest - at) % every === 0);
