@@ -152,7 +152,7 @@ class TestJoining:
         self, tmp_path: Path
     ) -> None:
         for number, commit in enumerate((5, 1, 3)):
-            save(tmp_path, stored([Call()], commit, later=1000 - number), number)
+            save(tmp_path, stored([Call()], commit, later=-48 * commit), number)
         names = [commit.name[:7] for commit in only(tmp_path).commits]
         assert names == ["0000001", "0000003", "0000005"]
 

@@ -29,7 +29,7 @@ def calls(commit: int) -> list[Call]:
     slow = 1.3 if 15 <= commit < 30 else 1.0
     return [
         Call(ms=noisy(10 * slow, commit)),
-        with_numbers(Call(variant=HOSTILE), peak_memory_bytes=1000 + (commit >= 38)),
+        with_numbers(Call(variant=HOSTILE), peak_memory_bytes=10**6 + (commit >= 38)),
     ]
 
 
@@ -83,7 +83,7 @@ def test_the_newest_step_is_drawn_first_and_no_name_is_markup(tab: Browser) -> N
     said = tab.run("byId('said').textContent")
     assert HOSTILE in said
     assert "0000026ee" in said  # commit 38
-    assert "×1.001" in said
+    assert "1,000,000 bytes to 1,000,001 bytes, ×1.000001" in said
     assert drawn(tab, "steps", "x") == [37.5]
 
 

@@ -37,6 +37,15 @@ def heavy(generator: np.random.Generator, points: int) -> Logs:
     return found + slow * generator.uniform(0.1, 0.5, points)
 
 
+def correlated(generator: np.random.Generator, points: int) -> Logs:
+    """Noise that has a correlation of 0.5 with that of the run before it."""
+    found = generator.normal(0, SPREAD * math.sqrt(0.75), points)
+    found[0] /= math.sqrt(0.75)
+    for at in range(1, points):
+        found[at] += 0.5 * found[at - 1]
+    return found
+
+
 def counted(noise: Noise, points: int, series: int, step: float = 1.0, after: int = 0) -> int:
     """The number of series with a step: of those without one, or at the right place."""
     generator = np.random.default_rng(points)
@@ -61,6 +70,12 @@ class TestFalseSteps:
         drawn = sum(number for points, number in series.items() if points >= FEWEST)
         assert false <= drawn * MOST_FALSE + 4 * math.sqrt(drawn * MOST_FALSE)
 
+    def test_correlated_noise_makes_more_false_steps_than_independent_noise_but_not_many(
+        self,
+    ) -> None:
+        """A limit of the search: 8 % of 2000 series had one, and 20 % without `persistence`."""
+        assert 4 <= counted(correlated, 50, 200) <= 16 + 4 * math.sqrt(16)
+
     def test_too_few_points_never_have_a_step(self) -> None:
         assert noisy_steps([1.0] * (FEWEST // 2) + [100.0] * (FEWEST - 1 - FEWEST // 2)) == []
 
@@ -71,11 +86,11 @@ class TestFalseSteps:
             slow[place] += math.log(3)
             assert noisy_steps(np.exp(slow).tolist()) == []
 
-    def test_two_slow_runs_beside_each_other_are_no_step(self) -> None:
+    def test_three_slow_runs_of_four_are_no_step(self) -> None:
         logs = gaussian(np.random.default_rng(0), 20)
-        for place in range(19):
+        for place in range(4, 13):
             slow = logs.copy()
-            slow[place : place + 2] += math.log(1.5)
+            slow[[place, place + 1, place + 3]] += math.log(2)
             assert noisy_steps(np.exp(slow).tolist()) == []
 
     def test_equal_times_have_no_step(self) -> None:
@@ -83,14 +98,17 @@ class TestFalseSteps:
 
 
 class TestFoundSteps:
-    """The share of steps that are found at 2 % of noise, within one commit of their place."""
+    """The share of steps that are found at 2 % of noise, within one commit of their place.
+
+    Each bound is four standard errors below the share that 400 series had.
+    """
 
     @pytest.mark.parametrize(
         ("step", "points", "after", "least"),
         [
-            (1.05, 40, 20, 0.9),
-            (1.1, 12, 6, 0.9),
-            (1.1, 30, SHORTEST, 0.9),
+            (1.05, 30, 15, 0.61),
+            (1.1, 10, 5, 0.79),
+            (1.1, 30, SHORTEST, 0.73),
             (1.3, FEWEST, SHORTEST, 0.98),
             (1.3, 30, SHORTEST, 0.98),
             (1 / 1.3, 30, 15, 0.98),

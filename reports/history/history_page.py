@@ -136,8 +136,11 @@ def _data(machines: Sequence[MachineHistory]) -> str:
                 "show": it.show.__name__,
                 "better": it.better,
                 "hasNoise": it.has_noise,
+                "unit": it.unit,
+                "isCount": it.tolerance == 0,
             }
             for it in METRICS
         },
     }
-    return packed({"points": points, "steps": steps, "series": series}, facts)
+    tables = {"points": points, "steps": steps, "series": series}
+    return packed({name: {str(k): v for k, v in it.items()} for name, it in tables.items()}, facts)

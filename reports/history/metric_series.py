@@ -12,7 +12,7 @@ from typing import Any
 from bench.schema.case import Case
 from reports.history.step_search import FEWEST, Step, exact_steps, noisy_steps
 from reports.history.stored_files import UNVERSIONED, TrackedRun
-from reports.history.tracked_metrics import METRICS, Reading, TrackedMetric, reading
+from reports.history.tracked_metrics import METRICS, TrackedMetric, TrackedNumber, reading
 from reports.machine_columns import machine_name
 
 
@@ -37,7 +37,7 @@ class SeriesPoint:
 
     commit: int
     run: TrackedRun
-    reading: Reading
+    reading: TrackedNumber
     implementation: str
 
     @property

@@ -11,7 +11,20 @@ const EMPTY = {xs: [], ys: []};
 const TICK_WIDTH = 84;  // pixels of a commit id, about
 const MOST_TICKS = 6;  // of the upright axis
 
-const changeOf = step => step.before ? `×${(step.after / step.before).toFixed(3)}` : "from zero";
+// The ratio of a step, as `show_change` in moved_table.py writes it.
+function changeOf({before, after}) {
+  if (!before) return "×∞";
+  const ratio = after / before;
+  if (Math.abs(ratio - 1) < 5e-4) return `×${ratio.toFixed(6)}`;
+  return `×${ratio < 10 ? ratio.toFixed(3) : Number(ratio.toPrecision(3))}`;
+}
+
+// The levels of a step, with all digits of counts that would look the same.
+function levelsOf({before, after}, metric) {
+  const words = [before, after].map(SHOWN[metric.show]);
+  if (words[0] !== words[1] || !metric.isCount) return words;
+  return [before, after].map(it => `${it.toLocaleString("en")} ${metric.unit}`);
+}
 
 // Ticks at round numbers of one unit, for a range that is less than a power of ten.
 function roundTicks(low, high, unit, show) {
@@ -44,12 +57,13 @@ class SeriesChart extends Chart {
     const hasZero = points.some(it => it.value <= 0), floor = hasZero ? low / 2 : low;
     const bottom = floor * Math.exp(-pad), top = high * Math.exp(2.5 * pad);
     const height = value => value > 0 ? value : floor;
+    const size = Math.max(4, Math.min(8, this.width / commits.length - 1));
     const color = it => page.css(it.dirty ? "--ink" : "--link");
     this.points.data = {
       x: points.map(it => it.commit), y: points.map(it => height(it.value)),
       bottom: points.map(it => height(it.low)), top: points.map(it => height(it.high)),
       color: points.map(color), marker: points.map(it => it.dirty ? "x" : "circle"),
-      size: points.map(it => it.dirty ? 10 : 8), alpha: points.map(() => .9),
+      size: points.map(it => it.dirty ? size + 2 : size), alpha: points.map(() => .9),
       commit: points.map(it => commits[it.commit].short),
       date: points.map(it => commits[it.commit].date),
       value: points.map(it => metric.hasNoise

@@ -22,14 +22,14 @@ class Tracked {
 }
 
 function sentenceOf(tracked, series) {
-  const metric = tracked.metric(series), commits = tracked.commits(series), show = SHOWN[metric.show];
+  const metric = tracked.metric(series), commits = tracked.commits(series);
   const last = series.steps.at(-1), runs = `${series.points.length} runs`;
   const subject = `${metric.label[0].toUpperCase()}${metric.label.slice(1)} of ${series.label}: ${runs}`;
   if (series.note) return `${subject}. No steps are claimed: ${series.note}.`;
   if (!last) return `${subject}, no step.`;
   const count = `${series.steps.length} step${series.steps.length > 1 ? "s" : ""}`;
   return `${subject}, ${count}. The last one is at ${commits[last.at].short} ` +
-    `(${commits[last.at].date}): ${show(last.before)} to ${show(last.after)}, ${changeOf(last)}.`;
+    `(${commits[last.at].date}): ${levelsOf(last, metric).join(" to ")}, ${changeOf(last)}.`;
 }
 
 function numbersOf(tracked, series) {

@@ -30,6 +30,7 @@ NEIGHBOURS = 7  # points, the median of which an outlier is compared with
 OUTLIER = 2.5  # standard deviations of the noise; greater distances from that median are cut
 LAGS = (1, 2)  # distances of the points, the differences of which give the noise
 NORMAL = 0.6745 * math.sqrt(2)  # the median of |difference| of two normal numbers of deviation 1
+MOST_CORRELATED = 0.8
 LEAST_NOISE = 1e-3  # relative; equal times would have none
 
 
@@ -74,8 +75,24 @@ def noise_of(logs: NDArray[np.float64]) -> float:
     The greater value of two lags is used, as the noise of a short series is then underestimated
     less often.
     """
-    found = [float(np.median(np.abs(logs[lag:] - logs[:-lag]))) / NORMAL for lag in LAGS]
-    return max(*found, LEAST_NOISE)
+    return max(*(_difference(logs, lag) for lag in LAGS), LEAST_NOISE)
+
+
+def persistence(logs: NDArray[np.float64]) -> float:
+    """The factor by which sums of noise are greater than those of independent noise.
+
+    If the noise of a run depends on that of the run before it with the correlation r, differences
+    of lag 2 have 1 + r times the variance of those of lag 1, and sums have (1 + r) / (1 - r) times
+    the variance of independent ones. Short series do not show r well, so it is reduced there.
+    """
+    near, far = (max(_difference(logs, lag), LEAST_NOISE) for lag in LAGS)
+    correlation = min(max((far / near) ** 2 - 1, 0), MOST_CORRELATED) * (1 - FEWEST / len(logs))
+    return math.sqrt((1 + correlation) / (1 - correlation))
+
+
+def _difference(logs: NDArray[np.float64], lag: int) -> float:
+    """The noise of points, from the median difference of points with this distance."""
+    return float(np.median(np.abs(logs[lag:] - logs[:-lag]))) / NORMAL
 
 
 def without_outliers(logs: NDArray[np.float64], noise: float) -> NDArray[np.float64]:
@@ -101,7 +118,7 @@ def noisy_steps(values: Sequence[float]) -> list[Step]:
     logs = np.log(np.asarray(values, dtype=np.float64))
     noise = noise_of(logs)
     cut = without_outliers(logs, noise).tolist()
-    limit = penalty(len(cut)) * noise
+    limit = penalty(len(cut)) * noise * persistence(logs)
     right, *_ = solve_potts(cut, [1.0] * len(cut), limit, min_size=SHORTEST)
     levels = [math.exp(np.median(part)) for part in np.split(logs, right[:-1])]
     pairs = zip(right[:-1], levels[:-1], levels[1:], strict=True)

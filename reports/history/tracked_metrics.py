@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +21,7 @@ def show_flops(value: float) -> str:
     return f"{value:.0f} FLOP"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrackedMetric:
     """A number of a tracked case.
 
@@ -51,42 +51,78 @@ class TrackedMetric:
         return first, second
 
 
+# Relative; those of `make counts`.
+APPROX_TOLERANCE, ROUNDING_TOLERANCE = 0.001, 0.5
 TRACKED_TIME = TrackedMetric(
-    "time_ms_median", "time per call", "time", "ms", "lower", show_ms, None
+    name="time_ms_median",
+    label="time per call",
+    short="time",
+    unit="ms",
+    better="lower",
+    show=show_ms,
+    tolerance=None,
 )
 METRICS = (
     TRACKED_TIME,
     TrackedMetric(
-        *("speedup_vs_exact", "times as fast as exact attention", "speedup", "", "higher"),
-        *(show_ratio, None),
+        name="speedup_vs_exact",
+        label="speedup over exact attention",
+        short="speedup",
+        unit="",
+        better="higher",
+        show=show_ratio,
+        tolerance=None,
     ),
     TrackedMetric(
-        *("peak_memory_bytes", "peak memory beyond the inputs", "memory", "bytes", "lower"),
-        *(show_bytes, 0.0),
+        name="peak_memory_bytes",
+        label="peak memory beyond the inputs",
+        short="memory",
+        unit="bytes",
+        better="lower",
+        show=show_bytes,
+        tolerance=0.0,
     ),
     TrackedMetric(
-        *("saved_for_backward_bytes", "bytes saved for the backward pass", "saved for backward"),
-        *("bytes", "lower", show_bytes, 0.0),
-    ),
-    # The tolerances of errors are those of `make counts`.
-    TrackedMetric(
-        *("approx_error_rel_l2", "relative L2 error against exact attention", "error"),
-        *("", "lower", show_error, 0.001),
-    ),
-    TrackedMetric(
-        *("impl_error_rel_l2", "relative L2 error of rounding", "rounding error"),
-        *("", "lower", show_error, 0.5),
+        name="saved_for_backward_bytes",
+        label="bytes saved for the backward pass",
+        short="saved for backward",
+        unit="bytes",
+        better="lower",
+        show=show_bytes,
+        tolerance=0.0,
     ),
     TrackedMetric(
-        *("useful_flops", "operations that the method cannot avoid", "useful operations", "FLOP"),
-        *("lower", show_flops, 0.0),
+        name="approx_error_rel_l2",
+        label="relative L2 error against exact attention",
+        short="error",
+        unit="",
+        better="lower",
+        show=show_error,
+        tolerance=APPROX_TOLERANCE,
+    ),
+    TrackedMetric(
+        name="impl_error_rel_l2",
+        label="relative L2 error of rounding",
+        short="rounding error",
+        unit="",
+        better="lower",
+        show=show_error,
+        tolerance=ROUNDING_TOLERANCE,
+    ),
+    TrackedMetric(
+        name="useful_flops",
+        label="operations that the method cannot avoid",
+        short="useful operations",
+        unit="FLOP",
+        better="lower",
+        show=show_flops,
+        tolerance=0.0,
     ),
 )
-BY_NAME: Mapping[str, TrackedMetric] = {metric.name: metric for metric in METRICS}
 
 
 @dataclass(frozen=True)
-class Reading:
+class TrackedNumber:
     """A number of one run, and its quartiles over the rounds of the run; equal to the number for
     a metric that is counted once."""
 
@@ -95,12 +131,12 @@ class Reading:
     high: float
 
 
-def reading(metric: TrackedMetric, benchmark: TrackedCase) -> Reading | None:
+def reading(metric: TrackedMetric, benchmark: TrackedCase) -> TrackedNumber | None:
     """The metric of a stored case; None if the case does not have it."""
     if metric is TRACKED_TIME:
         low, middle, high = np.percentile(benchmark.stats.data, [25, 50, 75]) * 1e3
-        return Reading(float(middle), float(low), float(high))
+        return TrackedNumber(float(middle), float(low), float(high))
     value = benchmark.extra_info.get(metric.name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
-    return Reading(float(value), float(value), float(value))
+    return TrackedNumber(float(value), float(value), float(value))
