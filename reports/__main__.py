@@ -1,4 +1,4 @@
-"""The command line: `python -m reports build RUN [RUN ...]` and `python -m reports docs`.
+"""The command line: `python -m reports` with `build`, `recommend`, `history` or `docs`.
 
 Each command imports its modules when it runs, as pandas, matplotlib and torch take long to import.
 """

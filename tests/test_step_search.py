@@ -74,7 +74,7 @@ class TestFalseSteps:
         self,
     ) -> None:
         """A limit of the search: 8 % of 2000 series had one, and 20 % without `persistence`."""
-        assert 4 <= counted(correlated, 50, 200) <= 16 + 4 * math.sqrt(16)
+        assert 8 <= counted(correlated, 50, 400) <= 33 + 4 * math.sqrt(33)
 
     def test_too_few_points_never_have_a_step(self) -> None:
         assert noisy_steps([1.0] * (FEWEST // 2) + [100.0] * (FEWEST - 1 - FEWEST // 2)) == []

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from bench.schema.entry_point import console
+from bench.schema.entry_point import Summarized, console
 from bench.schema.validation import FileError, is_file, name_of
 
 STORED = Path("results/track")
 ROWS = 20
 
 
-@click.command()
+@click.command(cls=Summarized)
 @click.argument("folder", type=click.Path(path_type=Path), default=STORED)
 @click.option(
     "--out",
