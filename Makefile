@@ -18,6 +18,7 @@ TEST_READY := .venv/.ready-test
 CHECK_READY := .venv/.ready-dev
 CLUSTER_READY := .venv/.ready-cluster
 DOCS_READY := .venv/.ready-docs
+HISTORY_READY := .venv/.ready-history
 MODEL_READY := .venv/.ready-model
 PEERS_READY := .venv/.ready-peers
 endif
@@ -25,7 +26,7 @@ endif
 # The modules that the API pages describe.
 API := variants variants.layer.encodings variants.layer.transformer_block
 
-TESTED := test,docs,model,pretrained,peers,fla,ray
+TESTED := test,docs,history,model,pretrained,peers,fla,ray
 PIP_OPTIONS := --quiet --disable-pip-version-check
 # Installs an extra such as [test] with the versions of constraints.txt, which the build also uses.
 define install
@@ -147,6 +148,10 @@ track-compare: $(TEST_READY) ## the same, compared with the last run of this mac
 	@"$(PYTHON)" -m tests.tracking --benchmark-compare \
 	    $(if $(FAIL_OVER),"--benchmark-compare-fail=$(FAIL_OVER)") $(TRACK)
 
+.PHONY: history
+history: $(HISTORY_READY) ## draw the stored runs of `make track` over commits, and list what moved last
+	@"$(PYTHON)" -m reports history
+
 .PHONY: lint
 lint: $(CHECK_READY) ## check style, and that generated documents are up to date
 	@"$(PYTHON)" -m ruff check .
@@ -195,6 +200,10 @@ clean: ## remove the environments and caches; results stay
 
 .venv/.ready-docs: .venv/.ready-bench
 	$(call install,[docs])
+	@touch $@
+
+.venv/.ready-history: .venv/.ready-bench
+	$(call install,[history])
 	@touch $@
 
 # The last package is compiled against the installed torch. Without it, its rows are `unsupported`.

@@ -1,4 +1,4 @@
-"""The command line: `python -m reports build RUN [RUN ...]` and `python -m reports docs`.
+"""The command line: `python -m reports` with `build`, `recommend`, `history` or `docs`.
 
 Each command imports its modules when it runs, as pandas, matplotlib and torch take long to import.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from bench.schema.entry_point import CommandLine, console
+from reports.history.history_command import history
 from reports.recommender.recommend_command import recommend
 
 CHECKOUT = Path(__file__).parents[1]
@@ -17,10 +18,11 @@ CHECKOUT = Path(__file__).parents[1]
 
 @click.group(cls=CommandLine)
 def main() -> None:
-    """Make figures and an HTML page from results folders, and recommend an attention."""
+    """Make figures and pages from results folders, and recommend an attention."""
 
 
 main.add_command(recommend)
+main.add_command(history)
 
 
 @main.command()

@@ -34,6 +34,7 @@ from sybil.evaluators.python import PythonEvaluator
 from bench.cli.commands import main as bench
 from bench.selfcheck import same_code
 from reports.__main__ import main as reports
+from tests.stored_history import Call, save_commits
 from tests.tiny_model import save_model, save_text
 
 ROOT = Path(__file__).parents[1]
@@ -116,6 +117,9 @@ def run_command(command: str) -> str | None:
         case ["python", "-m", "reports", "recommend", *options]:
             paths = (str(ROOT / word) if "/reference/" in word else word for word in options)
             return _invoke(reports, "recommend", *paths)
+        case ["python", "-m", "reports", "history", *options]:
+            save_commits(folder() / "results" / "track", 2, lambda _: [Call()])
+            return _invoke(reports, "history", *options)
         case ["python", "-m", "bench", "selfcheck", *options]:  # takes minutes
             return _invoke(bench, "selfcheck", *options, "--help")
         case ["python", "-m", "bench", "merge", "shards/*", *options]:

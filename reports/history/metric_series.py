@@ -1,0 +1,176 @@
+"""The series of one metric of one case on one kind of machine, over commits."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from bench.schema.case import Case
+from reports.history.step_search import FEWEST, Step, exact_steps, noisy_steps
+from reports.history.stored_files import UNVERSIONED, TrackedRun
+from reports.history.tracked_metrics import METRICS, TrackedMetric, TrackedNumber, reading
+from reports.machine_columns import machine_name
+
+
+@dataclass(frozen=True)
+class TrackedCommitRuns:
+    """A place on the axis of a machine: a commit, or a run outside a repository."""
+
+    name: str
+    time: datetime
+    runs: Sequence[TrackedRun]
+
+    @property
+    def short(self) -> str:
+        """The start of the commit id, as git shortens it."""
+        return "no commit" if self.name == UNVERSIONED else self.name[:9]
+
+
+@dataclass(frozen=True)
+class SeriesPoint:
+    """A number of one run at the commit with this number. Steps do not use dirty runs: a dirty run
+    measured changes that are in no commit."""
+
+    commit: int
+    run: TrackedRun
+    reading: TrackedNumber
+    implementation: str
+
+    @property
+    def is_dirty(self) -> bool:
+        return self.run.content.commit_info.dirty
+
+
+@dataclass(frozen=True)
+class MetricSeries:
+    """The points of a metric of a case, and its steps. `at` of a step is the number of a commit.
+
+    `note` says why no steps were searched for.
+    """
+
+    metric: TrackedMetric
+    label: str
+    case: Mapping[str, Any]
+    points: Sequence[SeriesPoint]
+    steps: Sequence[Step]
+    note: str
+
+
+@dataclass(frozen=True)
+class MachineHistory:
+    """All series of one fingerprint."""
+
+    fingerprint: str
+    facts: Mapping[str, Any]
+    commits: Sequence[TrackedCommitRuns]
+    series: Sequence[MetricSeries]
+
+    @property
+    def name(self) -> str:
+        """The machine in words: device, processor or GPU, threads, cores, torch."""
+        hardware = self.facts["hardware"]
+        parts = [machine_name(self.facts, "cuda" if hardware.get("gpu") else "cpu")]
+        if cores := hardware.get("cores"):
+            parts.append(f"{cores} cores")
+        if torch := self.facts["software"].get("torch"):
+            parts.append(f"torch {torch}")
+        return ", ".join(parts)
+
+
+def histories(runs: Sequence[TrackedRun]) -> list[MachineHistory]:
+    """The history of each fingerprint, the one with the newest commit first."""
+    by_machine: dict[str, list[TrackedRun]] = {}
+    for run in runs:
+        by_machine.setdefault(run.fingerprint, []).append(run)
+    found = [_history(name, own) for name, own in by_machine.items()]
+    return sorted(found, key=lambda it: it.commits[-1].time, reverse=True)
+
+
+def _history(fingerprint: str, runs: Sequence[TrackedRun]) -> MachineHistory:
+    commits = _commits(runs)
+    points: dict[tuple[str, str], list[SeriesPoint]] = {}
+    cases: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    for number, commit in enumerate(commits):
+        for run in commit.runs:
+            for benchmark in run.content.benchmarks:
+                key = _key(benchmark.case)
+                cases[key] = (_label(benchmark.case, benchmark.group), benchmark.case)
+                used = str(benchmark.extra_info.get("implementation_used", ""))
+                for metric in METRICS:
+                    if (seen := reading(metric, benchmark)) is not None:
+                        point = SeriesPoint(number, run, seen, used)
+                        points.setdefault((key, metric.name), []).append(point)
+    series = [
+        _series(metric, *cases[key], points[key, metric.name])
+        for key in sorted(cases, key=lambda key: cases[key][0])
+        for metric in METRICS
+        if (key, metric.name) in points
+    ]
+    facts = runs[-1].content.machine_info.facts
+    return MachineHistory(fingerprint, facts, commits, series)
+
+
+def _commits(runs: Sequence[TrackedRun]) -> list[TrackedCommitRuns]:
+    """Runs of one commit are joined; runs outside a repository are not."""
+    by_name: dict[str, list[TrackedRun]] = {}
+    for number, run in enumerate(runs):
+        commit = run.content.commit_info.id
+        key = f"{UNVERSIONED} {number}" if commit == UNVERSIONED else commit
+        by_name.setdefault(key, []).append(run)
+    return [
+        TrackedCommitRuns(own[0].content.commit_info.id, own[0].commit_time, own)
+        for own in by_name.values()
+    ]
+
+
+def _key(case: Mapping[str, Any]) -> str:
+    """The same text for the same case, also in files of versions that lacked columns."""
+    try:
+        return Case.id_of(case)
+    except KeyError:  # a column of a later version
+        return json.dumps(case, sort_keys=True)
+
+
+def _label(case: Mapping[str, Any], group: str) -> str:
+    """The method with its implementation and settings, and the shape."""
+    asked = str(case.get("implementation") or "auto")
+    settings = str(case.get("hyperparameters") or "none")
+    parts = [str(case["variant"]) if asked == "auto" else f"{case['variant']}/{asked}"]
+    parts += [settings] * (settings not in ("none", ""))
+    parts += [str(case["dtype"])] * (case.get("dtype", "float32") != "float32")
+    return f"{' '.join(parts)} · {group}"
+
+
+def _series(
+    metric: TrackedMetric, label: str, case: Mapping[str, Any], points: Sequence[SeriesPoint]
+) -> MetricSeries:
+    clean = dict(_clean(points, statistics.median if metric.has_noise else statistics.median_low))
+    numbers, values = list(clean), list(clean.values())
+    steps: list[Step] = []
+    note = ""
+    if metric.tolerance is not None:
+        steps = exact_steps(values, metric.tolerance) if values else []
+    elif min(values, default=1) <= 0:
+        note = "a number is not positive"
+    elif len(values) < FEWEST:
+        note = f"{len(values)} commits; steps need {FEWEST}"
+    else:
+        steps = noisy_steps(values)
+    moved = [Step(numbers[step.at], step.before, step.after) for step in steps]
+    return MetricSeries(metric, label, case, points, moved, note)
+
+
+def _clean(
+    points: Sequence[SeriesPoint], middle: Callable[[list[float]], float]
+) -> Iterator[tuple[int, float]]:
+    """The number of each commit and the middle of its runs, without dirty ones."""
+    by_commit: dict[int, list[float]] = {}
+    for point in points:
+        if not point.is_dirty:
+            by_commit.setdefault(point.commit, []).append(point.reading.value)
+    for number, values in by_commit.items():
+        yield number, middle(values)

@@ -1,0 +1,142 @@
+"""The metrics of the history: where a stored file has them, and which differences are steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from reports.history.stored_files import TrackedCase
+from reports.metrics import show_bytes, show_error, show_ms, show_ratio
+
+
+def show_flops(value: float) -> str:
+    """Operations in decimal units: 1073741824 -> `1.07 GFLOP`."""
+    for unit, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= scale:
+            return f"{value / scale:.3g} {unit}FLOP"
+    return f"{value:.0f} FLOP"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackedMetric:
+    """A number of a tracked case.
+
+    `name` is that of docs/columns.md, `label` the title of its axis, `show` the name of the
+    function that writes it. `tolerance` is the relative difference above which two numbers without
+    noise differ, and None for numbers with noise.
+    """
+
+    name: str
+    label: str
+    short: str
+    unit: str
+    better: Literal["lower", "higher"]
+    show: Callable[[float], str]
+    tolerance: float | None
+
+    @property
+    def has_noise(self) -> bool:
+        """Whether runs of the same code differ, so that steps must be searched for."""
+        return self.tolerance is None
+
+    def shown_pair(self, before: float, after: float) -> tuple[str, str]:
+        """Two numbers in words, with all digits of counts that would look the same."""
+        first, second = self.show(before), self.show(after)
+        if first == second and self.tolerance == 0:
+            return f"{before:,.0f} {self.unit}", f"{after:,.0f} {self.unit}"
+        return first, second
+
+
+# Relative; those of `make counts`.
+APPROX_TOLERANCE, ROUNDING_TOLERANCE = 0.001, 0.5
+TRACKED_TIME = TrackedMetric(
+    name="time_ms_median",
+    label="time per call",
+    short="time",
+    unit="ms",
+    better="lower",
+    show=show_ms,
+    tolerance=None,
+)
+METRICS = (
+    TRACKED_TIME,
+    TrackedMetric(
+        name="speedup_vs_exact",
+        label="speedup over exact attention",
+        short="speedup",
+        unit="",
+        better="higher",
+        show=show_ratio,
+        tolerance=None,
+    ),
+    TrackedMetric(
+        name="peak_memory_bytes",
+        label="peak memory beyond the inputs",
+        short="memory",
+        unit="bytes",
+        better="lower",
+        show=show_bytes,
+        tolerance=0.0,
+    ),
+    TrackedMetric(
+        name="saved_for_backward_bytes",
+        label="bytes saved for the backward pass",
+        short="saved for backward",
+        unit="bytes",
+        better="lower",
+        show=show_bytes,
+        tolerance=0.0,
+    ),
+    TrackedMetric(
+        name="approx_error_rel_l2",
+        label="relative L2 error against exact attention",
+        short="error",
+        unit="",
+        better="lower",
+        show=show_error,
+        tolerance=APPROX_TOLERANCE,
+    ),
+    TrackedMetric(
+        name="impl_error_rel_l2",
+        label="relative L2 error of rounding",
+        short="rounding error",
+        unit="",
+        better="lower",
+        show=show_error,
+        tolerance=ROUNDING_TOLERANCE,
+    ),
+    TrackedMetric(
+        name="useful_flops",
+        label="operations that the method cannot avoid",
+        short="useful operations",
+        unit="FLOP",
+        better="lower",
+        show=show_flops,
+        tolerance=0.0,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class TrackedNumber:
+    """A number of one run, and its quartiles over the rounds of the run; equal to the number for
+    a metric that is counted once."""
+
+    value: float
+    low: float
+    high: float
+
+
+def reading(metric: TrackedMetric, benchmark: TrackedCase) -> TrackedNumber | None:
+    """The metric of a stored case; None if the case does not have it."""
+    if metric is TRACKED_TIME:
+        low, middle, high = np.percentile(benchmark.stats.data, [25, 50, 75]) * 1e3
+        return TrackedNumber(float(middle), float(low), float(high))
+    value = benchmark.extra_info.get(metric.name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return TrackedNumber(float(value), float(value), float(value))
