@@ -20,6 +20,7 @@ from bench.counts.differences import differences
 from bench.counts.dispatched_operations import Operation
 from bench.plan.sweep import parse
 from bench.schema.case import Case
+from bench.schema.case_names import benchmark_name
 from bench.schema.validation import FileError
 from bench.workloads.attention.given_inputs import Given
 
@@ -50,7 +51,7 @@ def changed(
     with monkeypatch.context() as patch:
         patch.setattr(VARIANT, "attend", attend)
         now = counted(one)
-    name = one.name
+    name = benchmark_name(one.values)
     return before, [
         text for it in differences({name: before}, {name: now}) for text in it.sentences
     ]
@@ -112,7 +113,7 @@ class TestCases:
     def test_every_variant_and_implementation_of_a_cpu_is_counted(self) -> None:
         found = call_counts.cases()
         assert {it.variant for it in found} == set(variants.REGISTRY)
-        assert len({it.name for it in found}) == len(found)
+        assert len({benchmark_name(it.values) for it in found}) == len(found)
         for name, known in variants.REGISTRY.items():
             for implementation in set(known.info.implementations) - known.info.libraries:
                 one = replace(variants.create(name), implementation=implementation)

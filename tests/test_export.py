@@ -18,9 +18,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bench.cli.commands import main
-from bench.export.case_names import benchmark_name
 from bench.loop.result_files import write_json, write_table
 from bench.schema.case import Case
+from bench.schema.case_names import benchmark_name
 from bench.schema.measurement import Measurement
 from bench.schema.origin import Origin
 from bench.schema.outcome import Status

@@ -13,6 +13,7 @@ from bench.counts import call_counts, counts_file
 from bench.counts.call_counts import CallCounts
 from bench.counts.counts_file import OtherVersionsError
 from bench.counts.differences import differences
+from bench.schema.case_names import benchmark_name
 from bench.workloads.attention.given_inputs import Given
 
 FILE = Path("tests") / "counts.toml"
@@ -74,7 +75,7 @@ def _counted() -> dict[str, CallCounts]:
             for case in bar:
                 if case.shape not in given:
                     given = {case.shape: Given.load(case, {})}
-                found[case.name] = call_counts.count(case, given[case.shape])
+                found[benchmark_name(case.values)] = call_counts.count(case, given[case.shape])
     finally:
         gc.unfreeze()
         torch.set_num_threads(threads)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -17,6 +19,14 @@ class NotMeasuredError(UserError):
     """The input is valid, and there is no result. The message is one sentence."""
 
 
+class StoppedGate(click.ClickException):
+    """Ends a gate with one sentence and an exit status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.exit_code = status  # type: ignore[misc]  # click reads it from the instance
+
+
 class GateCommand(Summarized):
     """A command that ends with `INVALID` for bad input and `NOT_MEASURED` without a result."""
 
@@ -25,20 +35,26 @@ class GateCommand(Summarized):
         self.epilog = STATUSES
 
     def make_context(self, *args: Any, **options: Any) -> click.Context:
-        try:
+        with _statuses():
             return super().make_context(*args, **options)
-        except click.UsageError as error:
-            error.exit_code = INVALID
-            raise
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _statuses():
             return super().invoke(ctx)
-        except click.UsageError as error:
-            error.exit_code = INVALID
-            raise
-        except UserError as error:
-            stopped = click.ClickException(sentence(error))
-            missing = isinstance(error, NotMeasuredError)
-            stopped.exit_code = NOT_MEASURED if missing else INVALID
-            raise stopped from error
+
+
+@contextmanager
+def _statuses() -> Iterator[None]:
+    """Inside, errors of input get the exit status of a gate."""
+    try:
+        yield
+    except click.UsageError as error:
+        raise StoppedGate(_with_usage(error), INVALID) from error
+    except UserError as error:
+        missing = isinstance(error, NotMeasuredError)
+        raise StoppedGate(sentence(error), NOT_MEASURED if missing else INVALID) from error
+
+
+def _with_usage(error: click.UsageError) -> str:
+    hint = "" if error.ctx is None else f" ({error.ctx.command_path} --help shows the options)"
+    return f"{error.format_message()}{hint}"

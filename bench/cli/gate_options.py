@@ -29,7 +29,7 @@ class GateSettings:
     timeout: float | None
 
 
-class Percent(click.ParamType):
+class Percent(click.ParamType[float]):
     """A number such as 0.03, or 3 %."""
 
     name = "percent"

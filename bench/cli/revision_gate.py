@@ -51,7 +51,8 @@ def run(
                 click.echo(f"no variant differs between {base.label} and {head.label}")
                 return None
         plan = Plan(
-            **sources,
+            base=sources["base"],
+            head=sources["head"],
             scratch=scratch,
             threads=settings.threads,
             rounds=settings.rounds,

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.export.case_names import benchmark_name
 from bench.export.exported_run import ExportedRun, Values
 from bench.export.smaller_is_better import TIME, ExportedNumber, numbers_of
+from bench.schema.case_names import benchmark_name
 
 WORDS = {
     TIME: "time",

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bench.export.case_names import benchmark_name
 from bench.export.exported_run import ExportedRun, Values
 from bench.export.smaller_is_better import TIME, ExportedNumber, numbers_of
 from bench.schema.case import Case
+from bench.schema.case_names import benchmark_name
 from bench.schema.columns import ATTENTION
 from bench.schema.machine_kind import machine_of
 

@@ -74,38 +74,6 @@ class Case(AskedAttention):
         graph = " in a graph" if self.launch == "graph" else ""
         return f"{name} {shape}{layer}{graph}"
 
-    @property
-    def name(self) -> str:
-        """A name that no other case has, and that stays the same in later versions.
-
-        It states the attention, the lengths, the heads, the mask, the direction, and what else is
-        not usual.
-        """
-        attention, inputs = self.attention, self.inputs
-        if self.layer is not None:
-            inputs = f"{inputs} layer={self.layer}"
-        implementation = attention.implementation
-        words = (
-            self.variant,
-            attention.hyperparameters,
-            "" if implementation == "auto" else f"implementation={implementation}",
-            f"n={self.seq_len}",
-            "" if self.key_len == self.seq_len else f"key_len={self.key_len}",
-            "" if self.batch == 1 else f"batch={self.batch}",
-            f"h={self.heads}",
-            "" if self.kv_heads == self.heads else f"kv_heads={self.kv_heads}",
-            "" if self.head_dim == 64 else f"head_dim={self.head_dim}",
-            "causal" if self.causal else "not causal",
-            self.direction,
-            self.dtype,
-            inputs,
-            "" if self.seed == 0 else f"seed={self.seed}",
-            "" if self.projections == "none" else f"projections={self.projections}",
-            "" if self.launch == "eager" else f"launch={self.launch}",
-            "" if self.device == "cpu" else self.device,
-        )
-        return " ".join(filter(None, words))
-
     def without_lengths(self) -> Case:
         """A copy with its lengths set to 0, to compare cases that differ only in length."""
         return dataclasses.replace(self, seq_len=0, key_len=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,6 +15,7 @@ from bench import inputs
 from bench.plan.every_implementation import every_implementation
 from bench.plan.sweep import Sweep
 from bench.schema.case import Case
+from bench.schema.case_names import benchmark_name
 from bench.schema.validation import UserError, shown
 
 CASES = Path(__file__).with_name("gate_cases.toml")
@@ -28,7 +28,7 @@ class NoSuchCaseError(UserError):
 def cases_of(sweep: Sweep, device: str, files: Mapping[str, Path]) -> dict[str, Case]:
     """The cases of a sweep by name, with each implementation that runs on this device."""
     planned = every_implementation(sweep.cases(device, files), torch.device(device))
-    return {case.name: replace(case, device=device) for case in planned}
+    return {benchmark_name(case.values): case for case in planned}
 
 
 def selected(cases: Mapping[str, Case], patterns: Sequence[str]) -> dict[str, Case]:

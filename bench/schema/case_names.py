@@ -1,4 +1,4 @@
-"""The name of a benchmark in the tools that read an export."""
+"""The name of a case in exports, in the file of counts, and in the time gate."""
 
 from __future__ import annotations
 
