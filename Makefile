@@ -132,11 +132,11 @@ latest:
 	@.venv-latest/bin/python -m pip install $(PIP_OPTIONS) --editable '.[$(TESTED),dev]'
 
 .PHONY: counts
-counts: $(BENCH_READY) ## compare bytes, operations and errors of all variants with tests/counts.toml
+counts: $(TEST_READY) ## compare bytes, operations and errors of all variants with tests/counts.toml
 	@"$(PYTHON)" -m bench counts $(COUNTS)
 
 .PHONY: update-counts
-update-counts: $(BENCH_READY) ## write tests/counts.toml anew
+update-counts: $(TEST_READY) ## write tests/counts.toml anew
 	@"$(PYTHON)" -m bench counts --update
 
 .PHONY: track

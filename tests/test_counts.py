@@ -83,7 +83,15 @@ class TestChanges:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         _, said = changed(monkeypatch, lambda out: out.mul_(1))
-        assert [it.split(":")[0] for it in said] == ["operation mul_"]
+        assert [it.split(":")[0] for it in said] == ["gpu_bytes", "operation mul_", "GPU kernel mul_"]
+
+    def test_one_more_launch_on_a_gpu_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def two_more(out: Tensor) -> Tensor:
+            return out.neg().neg() if out.is_meta else out  # only the simulation of a GPU
+
+        _, said = changed(monkeypatch, two_more)
+        assert said[1:] == ["GPU kernel neg: 0 launches before, 2 now"]
+        assert said[0].startswith("gpu_bytes: ")
 
     def test_an_error_of_twice_the_floor_is_seen(self, monkeypatch: pytest.MonkeyPatch) -> None:
         floor = counted(case()).rounding_error
@@ -148,7 +156,7 @@ class TestCommand:
         monkeypatch.setattr(VARIANT, "attend", lambda *a, **more: KERNEL(*a, **more).clone())
         found = self.run(file)
         assert found.exit_code == 1
-        assert "sliding_window window_size=16 n=96 causal forward\n  " in found.output
+        assert "sliding_window window_size=16 causal forward n=96 batch=1 heads=2 head_dim=64 float32 " in found.output
         assert "operation clone: " in found.output
         assert "lsh" not in found.output
         assert "run `make update-counts`" in found.output
@@ -161,7 +169,7 @@ class TestCommand:
         present = counts_file.versions()["torch"]
         for old, new, message in (
             (f'torch = "{present}"', 'torch = "2.0.0"', "torch 2.0.0"),
-            (counts_file.FORMAT, "attention-counts-0", "expected the format attention-counts-1"),
+            (counts_file.FORMAT, "attention-counts-0", "expected the format attention-counts-2"),
             ("peak_bytes = ", "peak_bytes = 0.5 # ", "peak_bytes: expected `int`"),
             ("[versions]", "[versions", "is not valid TOML"),
         ):

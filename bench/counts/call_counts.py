@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from bench.counts.dispatched_operations import DispatchedOperations, Operation
 from bench.instruments import accuracy, memory
 from bench.instruments.work import useful_flops
+from bench.launches.simulation import CallWork, Shape, simulate
 from bench.plan import sweep
 from bench.plan.every_implementation import every_implementation
 from bench.schema.case import Case
@@ -32,6 +33,9 @@ class CallCounts:
         error: relative L2 distance of the output from exact attention in float64.
         rounding_error: the same from the method's own definition in float64.
         operations: by name, without views.
+        gpu_bytes: bytes that the call would read and write on a GPU, by simulation; None for
+            decoding, and for an implementation that is not `auto`.
+        gpu_launches: launches on a GPU by the name of the kernel, by the same simulation.
     """
 
     peak_bytes: int
@@ -40,6 +44,8 @@ class CallCounts:
     operations: dict[str, Operation]
     saved_bytes: int | None = None
     useful_flops: int | None = None
+    gpu_bytes: int | None = None
+    gpu_launches: dict[str, int] = field(default_factory=dict)
 
 
 def cases() -> list[Case]:
@@ -74,6 +80,7 @@ def count(case: Case, given: Given) -> CallCounts:
     quality = accuracy.measure(attention, given.reference, rows, shared_qk=attention.uses_shared_qk)
     flops = useful_flops(attention, case)
     assert quality.approx_error_rel_l2 is not None
+    on_gpu = _on_gpu(case)
     return CallCounts(
         peak_bytes=memory.peak_bytes(call, CPU),
         saved_bytes=saved,
@@ -81,4 +88,20 @@ def count(case: Case, given: Given) -> CallCounts:
         error=quality.approx_error_rel_l2,
         rounding_error=quality.impl_error_rel_l2 or 0.0,
         operations=operations.found(),
+        gpu_bytes=None if on_gpu is None else round(on_gpu.moved_bytes),
+        gpu_launches={} if on_gpu is None else dict(sorted(on_gpu.kernels.items())),
     )
+
+
+def _on_gpu(case: Case) -> CallWork | None:
+    """The work of the call on a GPU in bfloat16; None if it is not simulated."""
+    if case.attention.implementation != "auto" or case.direction == "decode":
+        return None
+    shape = Shape(
+        seq_len=case.seq_len,
+        heads=case.heads,
+        head_dim=case.head_dim,
+        batch=case.batch,
+        causal=case.causal,
+    )
+    return simulate(case.attention, shape, case.direction)

@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from bench.counts.call_counts import CallCounts
 from bench.loop.result_files import write_text
 from bench.schema.validation import FileError, convert, name_of, parse_toml
 
-FORMAT = "attention-counts-1"
+FORMAT = "attention-counts-2"
 HEAD = """\
 # Bytes, operations of torch and errors of calls on a CPU with one thread. `make counts` compares
 # the code with this file, and `make update-counts` writes it.
@@ -41,7 +42,16 @@ def versions() -> dict[str, str]:
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "python": ".".join(platform.python_version_tuple()[:2]),
         "torch": torch.__version__.partition("+")[0],
+        "triton": _triton(),
     }
+
+
+def _triton() -> str:
+    """The version of Triton, which decides the kernels on a GPU; `none` without it."""
+    try:
+        return metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        return "none"
 
 
 def read(path: Path) -> CountsFile:
@@ -82,12 +92,14 @@ def _lines(one: CallCounts) -> list[str]:
         "useful_flops": one.useful_flops,
         "error": f"{one.error:.6e}",
         "rounding_error": f"{one.rounding_error:.2e}",
+        "gpu_bytes": one.gpu_bytes,
     }
     lines = [f"{name} = {number}" for name, number in numbers.items() if number is not None]
     for name, its in one.operations.items():
         lines.append(
             f"operations.{json.dumps(name)} = {{calls = {its.calls}, bytes = {its.bytes}}}"
         )
+    lines += [f"gpu_launches.{json.dumps(name)} = {n}" for name, n in one.gpu_launches.items()]
     return lines
 
 

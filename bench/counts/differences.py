@@ -39,7 +39,7 @@ def differences(
 
 
 def _changes(before: CallCounts, now: CallCounts) -> Iterator[str]:
-    for name in ("peak_bytes", "saved_bytes", "useful_flops"):
+    for name in ("peak_bytes", "saved_bytes", "useful_flops", "gpu_bytes"):
         old, new = getattr(before, name), getattr(now, name)
         if old != new:
             yield f"{name}: {_number(old)} before, {_number(new)} now{_share(old, new)}"
@@ -55,6 +55,10 @@ def _changes(before: CallCounts, now: CallCounts) -> Iterator[str]:
                 f"operation {name}: {_times(first.calls)} before, {_times(second.calls)} now; it "
                 f"makes {_number(first.bytes)} bytes before, {_number(second.bytes)} now"
             )
+    for name in sorted({*before.gpu_launches, *now.gpu_launches}):
+        launches = before.gpu_launches.get(name, 0), now.gpu_launches.get(name, 0)
+        if launches[0] != launches[1]:
+            yield f"GPU kernel {name}: {launches[0]} launches before, {launches[1]} now"
 
 
 def _times(calls: int) -> str:
