@@ -83,7 +83,8 @@ class TestChanges:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         _, said = changed(monkeypatch, lambda out: out.mul_(1))
-        assert [it.split(":")[0] for it in said] == ["gpu_bytes", "operation mul_", "GPU kernel mul_"]
+        changes = [it.split(":")[0] for it in said]
+        assert changes == ["gpu_bytes", "operation mul_", "GPU kernel mul_"]
 
     def test_one_more_launch_on_a_gpu_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def two_more(out: Tensor) -> Tensor:
@@ -156,7 +157,7 @@ class TestCommand:
         monkeypatch.setattr(VARIANT, "attend", lambda *a, **more: KERNEL(*a, **more).clone())
         found = self.run(file)
         assert found.exit_code == 1
-        assert "sliding_window window_size=16 causal forward n=96 batch=1 heads=2 head_dim=64 float32 " in found.output
+        assert "sliding_window window_size=16 causal forward n=96 batch=1 " in found.output
         assert "operation clone: " in found.output
         assert "lsh" not in found.output
         assert "run `make update-counts`" in found.output

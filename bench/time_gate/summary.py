@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 from rich.table import Table
 from rich.text import Text
@@ -51,13 +51,13 @@ class Summary:
         """A table for a terminal."""
         shown = Table(
             title=Text(f"{self.title}: {self.headline}"),
-            caption=Text("\n".join(self.facts)),
+            caption=Text("\n".join([*self._shared_words(), *self.facts])),
             caption_justify="left",
         )
         for name in COLUMNS:
             shown.add_column(name, justify="left" if name in ("case", "notes") else "right")
         for one in self._sorted():
-            shown.add_row(*map(Text, _cells(one)))
+            shown.add_row(*map(Text, self._cells(one)))
         return shown
 
     def markdown(self) -> str:
@@ -66,18 +66,41 @@ class Summary:
         same = [one for one in self._sorted() if verdict_of(one) == Verdict.SAME]
         parts = [f"### Time gate: {self.headline}", self.title]
         if changed:
-            parts.append(_markdown_table(changed))
+            parts.append(self._markdown_table(changed))
         if same:
             parts += [
                 f"<details><summary>{len(same)} SAME</summary>",
-                _markdown_table(same),
+                self._markdown_table(same),
                 "</details>",
             ]
-        return "\n\n".join([*parts, *self.facts]) + "\n"
+        return "\n\n".join([*parts, *self._shared_words(), *self.facts]) + "\n"
 
     def _sorted(self) -> list[Outcome]:
         words = (FAILED, *ORDER, MISSING)
         return sorted(self.outcomes, key=lambda one: (words.index(verdict_of(one)), one.name))
+
+    @cached_property
+    def _shared(self) -> frozenset[str]:
+        """The words that all names have; none if there is one case."""
+        words = [set(one.name.split()) for one in self.outcomes]
+        return frozenset(set.intersection(*words)) if len(words) > 1 else frozenset()
+
+    def _shared_words(self) -> list[str]:
+        if not self._shared:
+            return []
+        words = (word for word in self.outcomes[0].name.split() if word in self._shared)
+        return [f"The names of all cases also have: {' '.join(words)}."]
+
+    def _cells(self, outcome: Outcome) -> tuple[str, ...]:
+        name = " ".join(word for word in outcome.name.split() if word not in self._shared)
+        numbers = ("", "", "") if outcome.judgement is None else _numbers(outcome.judgement)
+        return name, verdict_of(outcome), *numbers, "; ".join(_notes(outcome))
+
+    def _markdown_table(self, outcomes: Sequence[Outcome]) -> str:
+        rows: list[Sequence[str]] = [COLUMNS, ["---"] * len(COLUMNS)]
+        rows += map(self._cells, outcomes)
+        lines = (" | ".join(cell.replace("|", "/") for cell in row) for row in rows)
+        return "\n".join(f"| {line} |" for line in lines)
 
 
 def verdict_of(outcome: Outcome) -> str:
@@ -85,11 +108,6 @@ def verdict_of(outcome: Outcome) -> str:
     if outcome.failure:
         return FAILED
     return MISSING if outcome.judgement is None else outcome.judgement.verdict
-
-
-def _cells(outcome: Outcome) -> tuple[str, ...]:
-    numbers = ("", "", "") if outcome.judgement is None else _numbers(outcome.judgement)
-    return outcome.name, verdict_of(outcome), *numbers, "; ".join(_notes(outcome))
 
 
 def _numbers(judged: Judgement) -> tuple[str, str, str]:
@@ -108,10 +126,3 @@ def _notes(outcome: Outcome) -> list[str]:
     elif not outcome.output_change <= CHANGED:
         notes.append(f"the output differs by {outcome.output_change:.2g}")
     return notes
-
-
-def _markdown_table(outcomes: Sequence[Outcome]) -> str:
-    rows: list[Sequence[Any]] = [COLUMNS, ["---"] * len(COLUMNS), *map(_cells, outcomes)]
-    return "\n".join(
-        f"| {' | '.join(str(cell).replace('|', '/') for cell in row)} |" for row in rows
-    )
