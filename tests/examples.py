@@ -32,6 +32,7 @@ from sybil import Example
 from sybil.evaluators.python import PythonEvaluator
 
 from bench.cli.commands import main as bench
+from bench.gate_proof.__main__ import main as gate_proof
 from bench.selfcheck import same_code
 from reports.__main__ import main as reports
 from tests.stored_history import Call, save_commits
@@ -122,6 +123,12 @@ def run_command(command: str) -> str | None:
             return _invoke(reports, "history", *options)
         case ["python", "-m", "bench", "selfcheck", *options]:  # takes minutes
             return _invoke(bench, "selfcheck", *options, "--help")
+        case ["python", "-m", "bench", ("compare" | "bisect") as name, *options] if (
+            "--base" in options or name == "bisect"
+        ):  # measures for minutes; the revisions are those of a reader
+            return _invoke(bench, name, *options, "--help")
+        case ["python", "-m", "bench.gate_proof", *options]:
+            return _invoke(gate_proof, *options, "--help")
         case ["python", "-m", "bench", "merge", "shards/*", *options]:
             return _invoke(bench, "merge", *_shards(), *options)
         case ["python", "-m", "bench", "run", *options] if "--resume" not in options:
