@@ -46,6 +46,7 @@ SCHEMA = "bench.schema"
 NAMES_OF_OTHERS = frozenset(
     {
         ("bench.instruments.environment", "triton"),
+        ("bench.counts.counts_file", "triton"),
         ("bench.instruments.environment", "xformers"),
         ("bench.schema.machine_kind", "triton"),
         ("bench.inputs.capture", "sdpa"),

@@ -81,9 +81,9 @@ def bench(
     return call
 
 
-def refused(said: Said, message: str) -> None:
-    """Exit status 2, nothing on standard output, and one line with the reason."""
-    assert said.status == 2
+def refused(said: Said, message: str, status: int = 2) -> None:
+    """The exit status, nothing on standard output, and one line with the reason."""
+    assert said.status == status
     assert said.out == ""
     lines = said.err.splitlines()
     # For an invalid option or argument click prints the usage first.
@@ -187,8 +187,6 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            (["compare", "a", "b"], r"cannot read a.results\.csv: No such file or directory"),
-            (["compare", "a"], "Missing argument 'AFTER'"),
             (["capture", "--model", "m", "--out", "o"], "Missing option '--text'"),
             (
                 ["capture", "--model", "m", "--out", "o", "--text", "t", "--layers", "1,x"],
@@ -201,6 +199,19 @@ class TestBadInput:
         self, bench: Bench, words: list[str], message: str
     ) -> None:
         refused(bench(*words), message)
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["a", "b"], r"cannot read a.results\.csv: No such file or directory"),
+            (["a"], "expected two folders of runs, or --base REVISION and no folder; got 1"),
+            (["a", "b", "--base", "HEAD"], "--base compares revisions; got also the folder a"),
+            (["a", "b", "--head", "HEAD"], "got 2 folders and --head"),
+            (["--nosuch"], "No such option '--nosuch'"),
+        ],
+    )
+    def test_bad_input_of_a_comparison(self, bench: Bench, words: list[str], message: str) -> None:
+        refused(bench("compare", *words), message, status=3)
 
     def test_bad_input_of_the_real_command_gives_one_line_and_status_2(
         self, tmp_path: Path
@@ -615,8 +626,10 @@ class TestCompare:
         ):
             Path(folder).mkdir()
             Path(folder, "results.csv").write_text(content)
-        refused(bench("compare", "a", "b"), r"a.results\.csv lacks .* columns: .*approx_cosine, ")
-        refused(bench("compare", "b", "b"), r"cannot read b.environment\.json: No such file")
+        refused(
+            bench("compare", "a", "b"), r"a.results\.csv lacks .* columns: .*approx_cosine, ", 3
+        )
+        refused(bench("compare", "b", "b"), r"cannot read b.environment\.json: No such file", 3)
 
 
 class TestCapture:

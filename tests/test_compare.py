@@ -236,7 +236,7 @@ class TestMachines:
         other = MACHINE["hardware"] | {"processor": "Other CPU", "cores": 8}
         after = write(tmp_path / "after", [self.on("two", 1)], MACHINE | {"hardware": other})
         said = CliRunner().invoke(main, ["compare", str(before), str(after)])
-        assert said.exit_code == 2
+        assert said.exit_code == 3
         (line,) = said.stderr.splitlines()
         assert line.endswith(
             "after were measured on different hardware: processor was 'Some CPU' and is "

@@ -63,10 +63,11 @@ class Said:
         if done.exception is not None and not isinstance(done.exception, SystemExit):
             raise done.exception
         self.status, self.out, self.err = done.exit_code, done.stdout, done.stderr
+        self.invalid = 3 if words[0] == "compare" else 2  # the status of invalid input
 
     def refused(self) -> str:
         """The sentence of a command that refused a file."""
-        assert self.status == 2, (self.status, self.out, self.err)
+        assert self.status == self.invalid, (self.status, self.out, self.err)
         (line,) = self.err.splitlines()
         assert line.startswith("Error: ")
         assert line.isprintable(), ascii(line)
