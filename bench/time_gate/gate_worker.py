@@ -40,6 +40,8 @@ class GateWorker:
         """
         self._call = None
         self._device = torch.device(case["device"])
+        if self._device.type == "cpu":
+            variants.choose_float32_route()  # as in a run
         try:
             attention = variants.parse(case["attention"])
         except (KeyError, TypeError, ValueError) as error:
@@ -134,8 +136,6 @@ def main() -> None:
     if not found.is_relative_to(sources.resolve()):
         raise RuntimeError("another copy of `variants` was imported than that of the revision")
     c_memory.fix_thresholds()
-    if not torch.cuda.is_available():
-        variants.choose_float32_route()
     gc.collect()
     gc.freeze()  # the collections of a measurement of memory skip the imported modules
     worker = GateWorker()
