@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from pytest_benchmark.stats import Stats
+
+from bench.schema.machine_kind import fingerprint
+from bench.schema.tracking_file import SCHEMA
+
 FIRST = datetime(2026, 9, 1, 12, tzinfo=UTC)
-FINGERPRINT = "0123456789"
-MACHINE: Mapping[str, Any] = {
-    "schema": "attention-tracking-1",
-    "fingerprint": FINGERPRINT,
-    "hardware": {
-        "system": "Linux x86_64",
-        "processor": "Example 9000",
-        "cores": 2,
-        "threads": 2,
-        "memory_bytes": 8 << 30,
-        "gpu": None,
-        "gpu_memory_bytes": None,
-    },
-    "software": {"python": "3.11.7", "torch": "2.13.0", "triton": None, "cuda": None},
-    "settings": {},
+HARDWARE: Mapping[str, Any] = {
+    "system": "Linux x86_64",
+    "processor": "Example 9000",
+    "cores": 2,
+    "threads": 2,
+    "memory_bytes": 8 << 30,
+    "gpu": None,
+    "gpu_memory_bytes": None,
 }
+SOFTWARE = {"python": "3.11.7", "torch": "2.13.0", "triton": None, "cuda": None}
 SPREAD = (0.99, 1.0, 1.02, 0.98, 1.01)  # the rounds of a run, in parts of their median
+
+
+def machine_of(**hardware: Any) -> dict[str, Any]:
+    """The machine of a file, with other facts about its hardware."""
+    facts = {"hardware": {**HARDWARE, **hardware}, "software": SOFTWARE, "settings": {}}
+    return {"schema": SCHEMA, "fingerprint": fingerprint(facts), **facts}
+
+
+MACHINE: Mapping[str, Any] = machine_of()
 
 
 @dataclass(frozen=True)
@@ -76,8 +83,9 @@ def case_of(call: Call) -> dict[str, Any]:
 
 def benchmark(call: Call) -> dict[str, Any]:
     name = f"test_time_of_a_call[{call.variant}-{call.direction}-{call.seq_len}]"
-    data = [call.ms / 1e3 * part for part in SPREAD]
-    stats = {"min": min(data), "max": max(data), "mean": statistics.mean(data)}
+    stats = Stats()
+    for part in SPREAD:
+        stats.update(call.ms / 1e3 * part)
     return {
         "group": f"{call.direction} n={call.seq_len}",
         "name": name,
@@ -90,7 +98,7 @@ def benchmark(call: Call) -> dict[str, Any]:
             **call.numbers,
         },
         "options": {"disable_gc": False, "timer": "perf_counter", "min_rounds": 5},
-        "stats": {**stats, "rounds": len(data), "data": data, "iterations": 1},
+        "stats": {**stats.as_dict(), "data": stats.data, "iterations": 1},
     }
 
 

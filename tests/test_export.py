@@ -21,9 +21,11 @@ from bench.cli.commands import main
 from bench.loop.result_files import write_json, write_table
 from bench.schema.case import Case
 from bench.schema.case_names import benchmark_name
+from bench.schema.machine_kind import fingerprint
 from bench.schema.measurement import Measurement
 from bench.schema.origin import Origin
 from bench.schema.outcome import Status
+from bench.schema.tracking_file import SCHEMA
 from tests.cases import ENVIRONMENT, case, good
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
@@ -329,12 +331,8 @@ def plugin_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The text of a file with the content of `make track`, as pytest-benchmark writes it."""
     folder = tmp_path_factory.mktemp("plugin")
     extra = {"case": case().values, "implementation_used": "tiles", **TRACKED}
-    machine = {
-        "schema": "attention-tracking-1",
-        "fingerprint": "0123456789",
-        "settings": {},
-        **{name: ENVIRONMENT[name] for name in ("hardware", "software")},
-    }
+    facts = {"settings": {}, **{name: ENVIRONMENT[name] for name in ("hardware", "software")}}
+    machine = {"schema": SCHEMA, "fingerprint": fingerprint(facts), **facts}
     text = BENCHMARK.format(extra=json.dumps(extra), machine=json.dumps(machine))
     parts = text.partition("\n\ndef test_one")
     (folder / "conftest.py").write_text(parts[0])
@@ -400,13 +398,17 @@ def _benchmark(value: Mapping[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda it: it["machine_info"].pop("schema"), "machine_info.schema attention-tracking-1"),
-        (lambda it: it.update(machine_info=3), "machine_info.schema attention-tracking-1"),
-        (lambda it: it["benchmarks"].clear(), "has no benchmarks"),
+        (lambda it: it["machine_info"].pop("schema"), "expected the schema attention-tracking-1"),
+        (lambda it: it.update(machine_info=3), "expected the schema attention-tracking-1"),
+        (
+            lambda it: it["machine_info"]["hardware"].update(cores=64),
+            "the file was changed after it was stored",
+        ),
+        (lambda it: it["benchmarks"].clear(), "benchmarks: expected `array` of length >= 1"),
         (lambda it: _benchmark(it)["stats"].update(median=float("nan")), "median"),
         (lambda it: _benchmark(it)["stats"].update(median=-1.0), "median"),
         (lambda it: _benchmark(it)["stats"].update(data=[1.0, float("inf")]), "data"),
-        (lambda it: _benchmark(it)["extra_info"].pop("case"), "expected the name case"),
+        (lambda it: _benchmark(it)["extra_info"].pop("case"), "expected the columns of a case"),
         (lambda it: _benchmark(it)["extra_info"]["case"].pop("seq_len"), "benchmarks[0]"),
         (lambda it: _benchmark(it)["extra_info"].update(peak_memory_bytes="x"), "benchmarks[0]"),
     ],

@@ -13,15 +13,15 @@ from reports.history.moved_table import moves, show_change
 from reports.history.step_search import FEWEST
 from reports.history.stored_files import read_history
 from tests.stored_history import (
-    FINGERPRINT,
     MACHINE,
     Call,
+    machine_of,
     save,
     save_commits,
     stored,
 )
 
-OTHER = {**MACHINE, "fingerprint": "abcdef0123", "hardware": {**MACHINE["hardware"], "cores": 8}}
+OTHER = machine_of(cores=8)
 
 
 def with_numbers(call: Call, **numbers: float) -> Call:
@@ -164,9 +164,11 @@ class TestJoining:
             machine=OTHER,
         )
         machines = histories(read_history(tmp_path).runs)
-        assert {it.fingerprint for it in machines} == {FINGERPRINT, OTHER["fingerprint"]}
+        assert {it.fingerprint: it.name for it in machines} == {
+            MACHINE["fingerprint"]: "cpu, Example 9000, 2 threads, 2 cores, torch 2.13.0",
+            OTHER["fingerprint"]: "cpu, Example 9000, 2 threads, 8 cores, torch 2.13.0",
+        }
         assert not moves(machines)
-        assert machines[0].name == "cpu, Example 9000, 2 threads, 2 cores, torch 2.13.0"
 
     def test_a_dirty_run_is_drawn_and_makes_no_step(self, tmp_path: Path) -> None:
         save_commits(tmp_path, 2, lambda _: [Call()])

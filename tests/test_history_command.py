@@ -22,6 +22,7 @@ from tests.stored_history import (
     Call,
     benchmark,
     case_of,
+    machine_of,
     save,
     save_commits,
     stored,
@@ -39,9 +40,9 @@ def changed_case(value: Any) -> dict[str, Any]:
     return content
 
 
-def without(*path: str) -> dict[str, Any]:
+def without(*path: str | int) -> dict[str, Any]:
     content = stored([Call()], 1)
-    inner = content
+    inner: Any = content
     for name in path[:-1]:
         inner = inner[name]
     del inner[path[-1]]
@@ -56,9 +57,9 @@ def with_times(data: Sequence[Any]) -> dict[str, Any]:
 
 WHOLE = json.dumps(stored([Call()], 1))
 BAD: Mapping[str, tuple[str, str]] = {
-    "truncated": (WHOLE[:900], "is not a whole JSON file"),
-    "empty": ("", "is not a whole JSON file"),
-    "list": ("[]", "is no stored run of `make track`: Expected `object`, got `array`"),
+    "truncated": (WHOLE[:900], "is not a JSON file"),
+    "empty": ("", "is not a JSON file"),
+    "list": ("[]", "is no stored run of `make track`: expected the schema"),
     "coverage": ('{"files": {}}', "is no stored run of `make track`.*machine_info"),
     "other schema": (
         json.dumps(stored([Call()], 1, machine={**MACHINE, "schema": "attention-tracking-2"})),
@@ -68,14 +69,29 @@ BAD: Mapping[str, tuple[str, str]] = {
         json.dumps(stored([Call()], 1, machine={"node": "here"})),
         "expected the schema attention-tracking-1 in machine_info, got None",
     ),
-    "no fingerprint": (json.dumps(without("machine_info", "fingerprint")), "`fingerprint`"),
-    "no commit": (json.dumps(without("commit_info")), "`commit_info`"),
-    "no times": (json.dumps(with_times([])), "length >= 1"),
-    "negative time": (json.dumps(with_times([-1.0])), "> 0.0"),
+    "no fingerprint": (
+        json.dumps(without("machine_info", "fingerprint")),
+        "machine_info: expected the name fingerprint",
+    ),
+    "no commit": (json.dumps(without("commit_info")), "expected the name commit_info"),
+    "no times": (json.dumps(with_times([])), r"benchmarks\[0\].stats.data: .* length >= 1"),
+    "negative time": (json.dumps(with_times([-1.0])), r"stats.data\[0\]: .* > 0.0"),
+    "infinite time": (
+        json.dumps(with_times([1.0, float("inf")])),
+        r"benchmarks\[0\].stats.data\[1\]: .*, got inf",
+    ),
     "no case": (json.dumps(changed_case(None)), "expected the columns of a case"),
     "nested case": (
-        json.dumps(changed_case({**case_of(Call()), "heads": [4]})),
-        r"case: heads: expected one value, got \[4\]",
+        json.dumps(changed_case({**case_of(Call()), "later_column": [4]})),
+        r"benchmarks\[0\].extra_info.case.later_column: expected one value, got \[4\]",
+    ),
+    "wrong case": (
+        json.dumps(changed_case({**case_of(Call()), "heads": 0})),
+        r"benchmarks\[0\].extra_info.case: heads: expected a whole number from 1 to 2\^31, got 0",
+    ),
+    "no implementation": (
+        json.dumps(without("benchmarks", 0, "extra_info", "implementation_used")),
+        r"benchmarks\[0\].extra_info.implementation_used: expected `str`, got None",
     ),
     "no benchmarks": (json.dumps({**stored([Call()], 1), "benchmarks": []}), "length >= 1"),
     "bad time": (
@@ -106,7 +122,11 @@ class TestBadInput:
         hardware = {**MACHINE["hardware"], "cores": 64}
         save(tmp_path, stored([Call()], 3, machine={**MACHINE, "hardware": hardware}), 9)
         (sentence,) = read_history(tmp_path).skipped
-        assert "cores was 2 and is 64" in sentence
+        facts = machine_of(cores=64)["fingerprint"]
+        assert (
+            f"has the fingerprint {MACHINE['fingerprint']!r}, and its facts give {facts}"
+            in sentence
+        )
         assert "changed after it was stored" in sentence
 
     @pytest.mark.parametrize("kind", ["missing", "empty", "file", "only bad files"])

@@ -20,6 +20,7 @@ import variants
 from bench.schema.case import Case
 from bench.schema.machine_kind import differences, fingerprint
 from bench.schema.measurement import Measurement
+from bench.schema.tracking_file import read_tracking_file
 from bench.schema.validation import FileError
 from tests.tracking import stored_runs
 from tests.tracking.outcomes import BAD_INPUT, FINE, NOT_MEASURED, REGRESSION
@@ -265,7 +266,7 @@ def test_a_file_that_was_tampered_with_is_refused(
     path = tmp_path / "0001_run.json"
     path.write_text(json.dumps(run))
     with pytest.raises(FileError, match=message) as raised:
-        stored_runs.read(path)
+        read_tracking_file(path)
     assert str(path) in str(raised.value)
 
 
@@ -321,8 +322,8 @@ def test_finished_calls_are_stored_when_one_fails_and_another_ends_the_run(
     assert "the output differs from the dense definition of lsh by 0.0001" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     (path,) = tmp_path.glob("*/0001_*.json")
-    stored = stored_runs.read(path)["benchmarks"]
-    assert [one["param"] for one in stored] == [ONE]
+    stored = read_tracking_file(path).benchmarks
+    assert [one.name for one in stored] == [f"test_time_of_a_call[{ONE}]"]
     alone = track("-k", "performer-forward-256", *storage, plugins=plugins)
     assert alone.returncode == NOT_MEASURED
     assert list(path.parent.glob("*.json")) == [path]

@@ -99,10 +99,9 @@ def _history(fingerprint: str, runs: Sequence[TrackedRun]) -> MachineHistory:
             for benchmark in run.content.benchmarks:
                 key = _key(benchmark.case)
                 cases[key] = (_label(benchmark.case, benchmark.group), benchmark.case)
-                used = str(benchmark.extra_info.get("implementation_used", ""))
                 for metric in METRICS:
                     if (seen := reading(metric, benchmark)) is not None:
-                        point = SeriesPoint(number, run, seen, used)
+                        point = SeriesPoint(number, run, seen, benchmark.implementation_used)
                         points.setdefault((key, metric.name), []).append(point)
     series = [
         _series(metric, *cases[key], points[key, metric.name])

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from reports.history.stored_files import TrackedCase
+from bench.schema.tracking_file import TrackedCase
 from reports.metrics import show_bytes, show_error, show_ms, show_ratio
 
 

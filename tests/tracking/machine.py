@@ -10,8 +10,8 @@ import torch
 import variants
 from bench.instruments import c_memory, environment
 from bench.schema.machine_kind import fingerprint
+from bench.schema.tracking_file import SCHEMA
 
-SCHEMA = "attention-tracking-1"
 PARTS = ("hardware", "software", "settings", "process")  # of environment.json
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

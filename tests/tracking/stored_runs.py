@@ -4,99 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Required, TypedDict
+from typing import Any
 
-from msgspec import Meta
 from pytest_benchmark.storage.file import FileStorage
 
-from bench.schema.column_types import Amount, Count, Name
-from bench.schema.environment_file import Hardware, ProcessFacts
-from bench.schema.machine_kind import differences, fingerprint
-from bench.schema.validation import FileError, UserError, name_of, read_json
-from tests.tracking.machine import SCHEMA
+from bench.schema.machine_kind import differences
+from bench.schema.tracking_file import read_tracking_file
+from bench.schema.validation import FileError, UserError, name_of
 
 MOST_SHOWN = 5  # machines in a message
 
 
-class StoredMachine(TypedDict, total=False):
-    """The machine of a stored run."""
-
-    schema: Name
-    fingerprint: Required[Name]
-    hardware: Required[Hardware]
-    software: Required[dict[str, str | None]]
-    settings: Required[dict[str, str]]
-    process: ProcessFacts
-
-
-class StoredTimes(TypedDict):
-    """The statistics of the times of a call that a table or a comparison can show, in seconds."""
-
-    min: Amount
-    max: Amount
-    mean: Amount
-    median: Amount
-    stddev: Amount
-    iqr: Amount
-    q1: Amount
-    q3: Amount
-    total: Amount
-    ops: Amount
-    ld15iqr: Amount
-    hd15iqr: Amount
-    rounds: Count
-    iterations: Count
-    stddev_outliers: int
-    iqr_outliers: int
-    outliers: str
-
-
-class StoredInfo(TypedDict):
-    """The numbers of a call that are not times, and its case."""
-
-    case: dict[str, str | int | float | bool | None]
-
-
-class StoredBenchmark(TypedDict):
-    """A call."""
-
-    name: Name
-    fullname: Name
-    stats: StoredTimes
-    extra_info: StoredInfo
-
-
-class StoredRun(TypedDict):
-    """The content of a stored file."""
-
-    machine_info: StoredMachine
-    benchmarks: Annotated[list[StoredBenchmark], Meta(min_length=1)]
-
-
 class RefusedError(UserError):
     """The present run cannot be compared. The message names the files and the reason."""
-
-
-def read(path: Path) -> dict[str, Any]:
-    """The content of a stored file.
-
-    FileError if it is no JSON, has another schema, or was changed after it was stored.
-    """
-    schema = read_json(path, dict[str, Any]).get("machine_info")
-    schema = schema.get("schema") if isinstance(schema, dict) else None
-    if schema != SCHEMA:
-        raise FileError(
-            f"{name_of(path)}: expected the schema {SCHEMA} in machine_info, got {schema!r}; "
-            "`make track` stores a run that can be compared"
-        )
-    run = read_json(path, StoredRun)
-    stated, found = run["machine_info"]["fingerprint"], fingerprint(run["machine_info"])
-    if stated != found:
-        raise FileError(
-            f"{name_of(path)}: machine_info has the fingerprint {stated}, and its facts give "
-            f"{found}; the file was changed after it was stored"
-        )
-    return run
 
 
 def check(folder: Path, asked: str | bool, present: Mapping[str, Any], machine_id: str) -> None:
@@ -120,7 +40,7 @@ def check(folder: Path, asked: str | bool, present: Mapping[str, Any], machine_i
             f"{name_of(folder)} holds {wanted} to compare with; `make track` stores one{others}"
         )
     for path in found:
-        if changed := differences(read(path)["machine_info"], present):
+        if changed := differences(read_tracking_file(path).machine_info.facts, present):
             raise RefusedError(
                 f"{name_of(path)} was measured on another machine or installation, and its times "
                 f"are not compared: {'; '.join(changed)}"
@@ -149,7 +69,7 @@ def _others(folder: Path, present: Mapping[str, Any]) -> str:
     newest: dict[Path, str] = {}
     for path in sorted(folder.glob("*/*/[0-9][0-9][0-9][0-9]_*.json")):
         try:
-            changed = differences(read(path)["machine_info"], present)
+            changed = differences(read_tracking_file(path).machine_info.facts, present)
         except FileError as error:
             newest[path.parents[1]] = str(error)
             continue
