@@ -146,4 +146,4 @@ def test_the_page_is_not_wider_than_the_screen_and_its_ticks_do_not_touch(
 
 def test_the_numbers_are_a_table_and_the_files_left_out_are_named(tab: Browser) -> None:
     assert tab.run("byId('numbers-table').querySelectorAll('tbody tr').length") == COMMITS + 1
-    assert "bad.json is not a whole JSON file" in tab.run("document.body.textContent")
+    assert "bad.json is not a JSON file" in tab.run("document.body.textContent")
