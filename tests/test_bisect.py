@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -260,3 +261,30 @@ class TestBadInput:
         said = bisect(first)
         assert said.exit_code == INVALID
         assert re.search(r"\w{10} has no case full .*: unknown variant", said.stderr)
+
+
+SLOW_WORK = """    with torch.no_grad():
+        for _ in range(8):
+            torch.ones(256, 256) @ torch.ones(256, 256)
+"""
+
+
+@pytest.mark.serial
+def test_real_work_in_a_real_variant_is_found(repository: Repository, tmp_path: Path) -> None:
+    """Real processes measure copies of this package."""
+    folder = repository.folder / "variants"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "variants", folder, ignore=ignored, dirs_exist_ok=True)
+    good = repository.commit("Good")
+    file = folder / "top_k.py"
+    start = "    key, value = (expand_heads(x, query.shape[1]) for x in (key, value))\n"
+    text = file.read_text()
+    assert text.count(start) == 1
+    file.write_text(text.replace(start, start + SLOW_WORK))
+    slow = repository.commit("Slow")
+    words = ["bisect", "--good", good, "--bad", "HEAD", "--device", "cpu", "--rounds", "3"]
+    axes = ["--set", "seq_len=64", "--set", "variant=top_k top_k=16", "--set", "direction=forward"]
+    said = CliRunner().invoke(main, [*words, *axes, "--case", "top_k top_k=16 causal *"])
+    assert said.exit_code == FOUND, said.output
+    assert f"first slow commit: {slow}\n" in said.stdout
+    assert said.stdout.endswith("SLOWER; this confirms the commit\n")
