@@ -141,6 +141,24 @@ def test_a_revision_that_cannot_be_imported_is_not_measured(
     refused(compare(), NOT_MEASURED, r"HEAD \(\w+\) does not run in this environment: .*library")
 
 
+def test_a_pyproject_that_is_not_valid_is_refused_before_the_measurement(
+    compare: Compare, repository: Repository, machine: Machine
+) -> None:
+    (repository.folder / "pyproject.toml").write_text("[project")
+    repository.commit("Broken")
+    refused(compare(), INVALID, r"pyproject\.toml of head: Expected '\]'")
+    assert not machine.prepared
+
+
+def test_other_requirements_are_a_note(compare: Compare, repository: Repository) -> None:
+    project = repository.folder / "pyproject.toml"
+    project.write_text('[project]\nname = "fake"\ndependencies = ["torch>=9"]\n')
+    repository.commit("Requires")
+    said = compare()
+    assert said.exit_code == FINE
+    assert "Head requires other packages (with torch>=9)." in said.stdout
+
+
 def test_an_unexpected_error_is_no_regression(
     compare: Compare, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:

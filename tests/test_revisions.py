@@ -88,11 +88,17 @@ def test_a_changed_file_is_named_with_the_two_ways_to_go_on(repository: Reposito
     commit = repository.commit("First", full=1.0)
     (repository.folder / "notes.txt").write_text("outside of the package")
     assert chosen_head(None) == Revision("HEAD", commit)
-    repository.write(full=2.0, added=1.0)
-    assert changed_since_head() == ["variants/full.py", "variants/added.py"]
+    repository.write(full=2.0)
+    (repository.folder / "variants" / "engines").mkdir()
+    repository.write(**{"engines/added": 1.0})
+    assert changed_since_head() == ["variants/full.py", "variants/engines/added.py"]
     with pytest.raises(RevisionError) as refused:
         chosen_head(None)
-    for words in ("variants/full.py, variants/added.py changed", "--head WORKTREE", "--head HEAD"):
+    for words in (
+        "variants/full.py, variants/engines/added.py changed",
+        "--head WORKTREE",
+        "--head HEAD",
+    ):
         assert words in str(refused.value)
     assert chosen_head("HEAD") == Revision("HEAD", commit)
     assert chosen_head("WORKTREE").commit is None
@@ -128,6 +134,9 @@ def test_the_requirements_of_a_revision_are_read(repository: Repository, tmp_pat
     repository.commit("First")
     check_out(resolve("HEAD"), tmp_path / "sources")
     assert dependencies(tmp_path / "sources") == {"torch", "numpy>=2"}
+    (tmp_path / "sources" / "pyproject.toml").write_text("[project")
+    with pytest.raises(RevisionError, match=r"pyproject\.toml of sources: Expected ']'"):
+        dependencies(tmp_path / "sources")
 
 
 class TestCommitsBetween:

@@ -70,9 +70,9 @@ class _Bisection:
         """Print the first slow commit. Raises NotMeasuredError if it was not found."""
         revision_gate.build(good, self.plan.base, self.case)
         revision_gate.build(bad, self.plan.head, self.case)
+        click.echo(f"{next(iter(self.case))}: {_count(len(commits))} between good and bad")
         (ends,) = revision_gate.measured(self.plan, self.case, self.files)
         judged = _judged(ends)
-        click.echo(f"{next(iter(self.case))}: {_count(len(commits))} between good and bad")
         if judged.verdict != Verdict.SLOWER:
             raise NotMeasuredError(
                 f"bad {bad.label} is not slower than good {good.label}: {_words(judged)}"

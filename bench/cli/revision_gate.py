@@ -64,9 +64,11 @@ def run(
             band=settings.band,
             timeout=timeout,
         )
+        facts = [
+            *_dependencies(sources["base"], sources["head"]),
+            *_facts(next(iter(cases.values())).device, settings, len(cases)),
+        ]
         outcomes = measured(plan, cases, files)
-        notes = _dependencies(sources["base"], sources["head"])
-    facts = [*notes, *_facts(next(iter(cases.values())).device, settings, len(cases))]
     return Summary(title, outcomes, settings.band, facts)
 
 
@@ -157,9 +159,8 @@ def measured(
 ) -> list[Outcome]:
     """The outcomes of all cases; shows the progress and the time that is left."""
     requests = gate_cases.requests(cases, files, plan.scratch)
-    with click.progressbar(
-        length=plan.rounds * len(requests), label=f"{len(requests)} cases", file=sys.stderr
-    ) as bar:
+    label = "1 case" if len(requests) == 1 else f"{len(requests)} cases"
+    with click.progressbar(length=plan.rounds * len(requests), label=label, file=sys.stderr) as bar:
 
         def step(planned: int, done: int) -> None:
             bar.length = planned
