@@ -17,6 +17,7 @@ def main() -> None:
 
 
 for _name, _place in {
+    "bisect": "bench.cli.bisect_command:bisect",
     "capture": "bench.cli.capture_command:capture",
     "compare": "bench.cli.compare_command:compare",
     "counts": "bench.cli.counts_command:counts",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bench.cli.gate_command import FINE, GateCommand
+from bench.cli.gate_command import GateCommand
 from bench.cli.gate_options import GateSettings, gate_options
 from bench.cli.stored_runs import table
 from bench.schema.entry_point import console
@@ -58,11 +58,11 @@ def compare(
         raise click.UsageError(f"--base compares revisions; got also the folder {runs[0]}")
     from bench.cli import revision_gate  # imports torch
 
+    if summary is not None:
+        revision_gate.check_writable(summary)
     found = revision_gate.run(base, head, settings, changed_only=only is not None)
-    status = FINE
-    if found is not None:
+    if found.outcomes:
         console(width=None if sys.stdout.isatty() else 200).print(found.table())
-        status = revision_gate.status_of(found)
-        if summary is not None:
-            revision_gate.write_summary(summary, found.markdown())
-    sys.exit(status)
+    if summary is not None:
+        revision_gate.write_summary(summary, found.markdown())
+    sys.exit(revision_gate.status_of(found))

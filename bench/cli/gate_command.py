@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -53,6 +54,12 @@ def _statuses() -> Iterator[None]:
     except UserError as error:
         missing = isinstance(error, NotMeasuredError)
         raise StoppedGate(sentence(error), NOT_MEASURED if missing else INVALID) from error
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
+    except Exception as error:  # its exit status would be 1, as that of a regression
+        if not isinstance(error, OSError):
+            traceback.print_exc()
+        raise StoppedGate(sentence(error), NOT_MEASURED) from error
 
 
 def _with_usage(error: click.UsageError) -> str:

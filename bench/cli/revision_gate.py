@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,41 +15,46 @@ from bench.cli.gate_command import FINE, NOT_MEASURED, REGRESSION, NotMeasuredEr
 from bench.cli.gate_options import GateSettings
 from bench.cli.options import chosen_device
 from bench.instruments import environment
-from bench.loop.result_files import write_text
+from bench.loop.result_files import partial_file, write_text
 from bench.plan.sweep import read
 from bench.schema.case import Case
 from bench.schema.validation import FileError, name_of, reason
 from bench.time_gate import gate_cases, revisions
 from bench.time_gate.changed_variants import changed_variants
-from bench.time_gate.gate import Outcome, Plan
+from bench.time_gate.gate import Outcome, Plan, is_unclear
 from bench.time_gate.gate import compare as compare_sources
 from bench.time_gate.revisions import Revision
 from bench.time_gate.side import Side, SideError
 from bench.time_gate.summary import FAILED, MISSING, Summary
 from bench.time_gate.verdict import FALSE_ALARMS, Verdict
 
+IMPORT = 60.0  # seconds to parse the name of an attention, which may import a library
+
 
 def run(
     base_name: str, head_name: str | None, settings: GateSettings, *, changed_only: bool
-) -> Summary | None:
-    """Compare two revisions; None if no variant changed and only those are wanted.
+) -> Summary:
+    """Compare two revisions. The summary has no outcomes if only changed variants are wanted, and
+    no case is of such a variant.
 
     Raises:
         UserError: the revisions or cases do not exist.
         NotMeasuredError: a revision does not run here.
     """
     base, head = revisions.resolve(base_name), revisions.chosen_head(head_name)
+    title = f"base {base.label}, head {head.label}"
     cases, files, timeout = chosen_cases(settings)
     with scratch_folder() as scratch:
         sources = {name: scratch / name for name in ("base", "head")}
         for name, revision in (("base", base), ("head", head)):
-            build(revision, sources[name])
+            build(revision, sources[name], cases if settings.cases else {})
         if changed_only:
             changed = changed_variants(sources["base"], sources["head"])
             cases = {name: case for name, case in cases.items() if case.variant in changed}
             if not cases:
-                click.echo(f"no variant differs between {base.label} and {head.label}")
-                return None
+                words = f"no variant of these cases differs between {base.label} and {head.label}"
+                click.echo(words)
+                return Summary(title, [], settings.band, [f"N{words[1:]}."])
         plan = Plan(
             base=sources["base"],
             head=sources["head"],
@@ -59,12 +64,11 @@ def run(
             band=settings.band,
             timeout=timeout,
         )
+        facts = [
+            *_dependencies(sources["base"], sources["head"]),
+            *_facts(next(iter(cases.values())).device, settings, len(cases)),
+        ]
         outcomes = measured(plan, cases, files)
-        if settings.cases:
-            refuse_missing(outcomes, {"base": base, "head": head})
-        notes = _dependencies(sources["base"], sources["head"])
-    title = f"base {base.label}, head {head.label}"
-    facts = [*notes, *_facts(next(iter(cases.values())).device, settings, len(cases))]
     return Summary(title, outcomes, settings.band, facts)
 
 
@@ -73,6 +77,8 @@ def status_of(found: Summary) -> int:
 
     A comparison in which half of the cases or more are UNCLEAR is not measured.
     """
+    if not found.outcomes:
+        return FINE
     judged = len(found.outcomes) - found.counts.get(MISSING, 0)
     unclear = found.counts.get(Verdict.UNCLEAR, 0)
     if found.counts.get(Verdict.SLOWER):
@@ -80,6 +86,16 @@ def status_of(found: Summary) -> int:
     if found.counts.get(FAILED) or not judged or 2 * unclear >= judged:
         return NOT_MEASURED
     return FINE
+
+
+def check_writable(file: Path) -> None:
+    """Raise FileError if a file cannot be written; the file is not changed."""
+    partial = partial_file(file)
+    try:
+        partial.touch()
+        partial.unlink()
+    except OSError as error:
+        raise FileError(f"cannot write {name_of(file)}: {reason(error)}") from None
 
 
 def write_summary(file: Path, text: str) -> None:
@@ -109,43 +125,48 @@ def scratch_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def build(revision: Revision, folder: Path) -> None:
+def build(revision: Revision, folder: Path, named: Mapping[str, Case] | None = None) -> None:
     """Check a revision out, and import it once, so that later imports find compiled files.
+
+    Args:
+        revision: to check out.
+        folder: that is created.
+        named: cases that the revision must have.
 
     Raises:
         NotMeasuredError: it cannot be imported in this environment.
+        NoSuchCaseError: it has no such case.
     """
     revisions.check_out(revision, folder)
     try:
         with Side(folder, threads=1) as side:
             side.started()
+            for name, case in (named or {}).items():
+                attention = gate_cases.attention_of(case)
+                if why := side.ask("missing", IMPORT, attention=attention)["why"]:
+                    raise gate_cases.NoSuchCaseError(f"{revision.label} has no case {name}: {why}")
     except SideError as error:
         raise NotMeasuredError(
             f"{revision.label} does not run in this environment: {error}"
         ) from None
 
 
-def measured(plan: Plan, cases: Mapping[str, Case], files: Mapping[str, Path]) -> list[Outcome]:
+def measured(
+    plan: Plan,
+    cases: Mapping[str, Case],
+    files: Mapping[str, Path],
+    again: Callable[[Outcome], bool] = is_unclear,
+) -> list[Outcome]:
     """The outcomes of all cases; shows the progress and the time that is left."""
     requests = gate_cases.requests(cases, files, plan.scratch)
-    with click.progressbar(
-        length=plan.rounds * len(requests), label=f"{len(requests)} cases", file=sys.stderr
-    ) as bar:
+    label = "1 case" if len(requests) == 1 else f"{len(requests)} cases"
+    with click.progressbar(length=plan.rounds * len(requests), label=label, file=sys.stderr) as bar:
 
         def step(planned: int, done: int) -> None:
             bar.length = planned
             bar.update(done - bar.pos)
 
-        return compare_sources(plan, requests, step)
-
-
-def refuse_missing(outcomes: list[Outcome], named: Mapping[str, Revision]) -> None:
-    """Raise NoSuchCaseError if a case that the user has named is not in both revisions."""
-    for one in outcomes:
-        if one.missing:
-            name, _, why = one.missing.partition(": ")
-            label = named[name].label
-            raise gate_cases.NoSuchCaseError(f"{label} has no case {one.name}: {why}")
+        return compare_sources(plan, requests, step, again)
 
 
 def _dependencies(base: Path, head: Path) -> list[str]:

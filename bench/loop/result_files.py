@@ -17,7 +17,7 @@ def write_table(
 ) -> None:
     """Write a CSV file atomically: it is replaced only when all rows are written."""
     words = {name: column.empty for name, column in columns.items() if column.empty}
-    partial = path.with_name(f"{path.name}.partial")
+    partial = partial_file(path)
     with partial.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, list(columns))
         table.writeheader()
@@ -34,6 +34,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text to a file, atomically."""
-    partial = path.with_name(f"{path.name}.partial")
+    partial = partial_file(path)
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
+
+
+def partial_file(path: Path) -> Path:
+    """The file that is written first, and then gets the name of a path."""
+    return path.with_name(f"{path.name}.partial")

@@ -16,18 +16,23 @@ def changed_variants(base: Path, head: Path) -> set[str]:
     return {name for name in {*first, *second} if first.get(name) != second.get(name)}
 
 
+def needed_modules(folder: Path) -> dict[str, set[str]]:
+    """The modules of the package that each variant needs, by the name of the variant."""
+    modules = dict(_modules(folder))
+    needs = {name: _imported(name, path, modules) for name, path in modules.items()}
+    names = [path.stem for path in sorted((folder / SOURCES).glob("[!_]*.py"))]
+    return {name: _closure(f"{SOURCES}.{name}", needs) | {SOURCES} for name in names}
+
+
 def _sources(folder: Path) -> dict[str, str]:
     """A hash of all files that each variant needs, by the name of the variant."""
-    modules = dict(_modules(folder))
-    root = modules[SOURCES]
-    needs = {name: _imported(name, path, modules) for name, path in modules.items()}
-    found = {}
-    for path in sorted((folder / SOURCES).glob("*.py")):
-        if path != root:
-            used = _closure(f"{SOURCES}.{path.stem}", needs) | {SOURCES}
-            text = "".join(f"{name} {modules[name].read_text()}" for name in sorted(used))
-            found[path.stem] = hashlib.sha256(text.encode()).hexdigest()
-    return found
+    content = {name: path.read_bytes() for name, path in _modules(folder)}
+    return {
+        variant: hashlib.sha256(
+            b"".join(b"%s %s" % (name.encode(), content[name]) for name in sorted(needed))
+        ).hexdigest()
+        for variant, needed in needed_modules(folder).items()
+    }
 
 
 def _modules(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -43,7 +48,11 @@ def _imported(name: str, path: Path, modules: dict[str, Path]) -> set[str]:
     A text that names a module counts as an import, because modules are also imported by name.
     """
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return found  # its own text counts nevertheless
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

@@ -78,16 +78,25 @@ class _Progress:
         return not (self.outcome.missing or self.outcome.failure)
 
 
+def is_unclear(outcome: Outcome) -> bool:
+    """Whether more rounds may change the verdict into one that is clear."""
+    return outcome.judgement is not None and outcome.judgement.verdict == Verdict.UNCLEAR
+
+
 def compare(
-    plan: Plan, requests: Mapping[str, dict[str, Any]], step: Callable[[int, int], None]
+    plan: Plan,
+    requests: Mapping[str, dict[str, Any]],
+    step: Callable[[int, int], None],
+    again: Callable[[Outcome], bool] = is_unclear,
 ) -> list[Outcome]:
-    """Measure all cases, and those again that are UNCLEAR, at most twice.
+    """Measure all cases, and some of them again, at most twice.
 
     Args:
         plan: the revisions and settings.
         requests: by the name of the case, the case as `GateWorker.prepare` takes it.
         step: called after each case of a round, with the steps that are planned now and those that
             are done.
+        again: whether a case that was measured needs more rounds.
     """
     cases = [_Progress(request, Outcome(name)) for name, request in requests.items()]
     open_, done = cases, 0
@@ -101,12 +110,8 @@ def compare(
             if one.measurable:
                 judged = judge(one.rounds, plan.band, plan.family or len(cases))
                 one.outcome = replace(one.outcome, judgement=judged)
-        open_ = [one for one in open_ if _is_unclear(one.outcome)]
+        open_ = [one for one in open_ if one.measurable and again(one.outcome)]
     return [one.outcome for one in cases]
-
-
-def _is_unclear(outcome: Outcome) -> bool:
-    return outcome.judgement is not None and outcome.judgement.verdict == Verdict.UNCLEAR
 
 
 def _round(plan: Plan, cases: Sequence[_Progress], number: int) -> Iterator[None]:
@@ -114,7 +119,13 @@ def _round(plan: Plan, cases: Sequence[_Progress], number: int) -> Iterator[None
     waiting = random.Random(number).sample(cases, len(cases))
     while waiting:
         with ExitStack() as stack:
-            sides = _start(plan, stack)
+            try:
+                sides = _start(plan, stack)
+            except SideError as error:
+                one = waiting.pop()
+                one.outcome = replace(one.outcome, failure=f"new processes: {error}")
+                yield
+                continue
             while waiting:
                 one = waiting.pop()
                 try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -32,7 +32,7 @@ def cases_of(sweep: Sweep, device: str, files: Mapping[str, Path]) -> dict[str, 
 
 
 def selected(cases: Mapping[str, Case], patterns: Sequence[str]) -> dict[str, Case]:
-    """The cases whose name is one of the patterns, or contains what a pattern with * matches.
+    """The cases whose name is one of the patterns, or is matched by one with *.
 
     Raises:
         NoSuchCaseError: a pattern matches no case.
@@ -65,7 +65,7 @@ def requests(
             place = written[case.shape] = scratch / f"inputs_{len(written)}.safetensors"
             _write(place, inputs.load(case, files))
         found[name] = {
-            "attention": " ".join(_attention(case)),
+            "attention": attention_of(case),
             "causal": case.causal,
             "device": case.device,
             "direction": case.direction,
@@ -74,11 +74,11 @@ def requests(
     return found
 
 
-def _attention(case: Case) -> Iterator[str]:
-    yield case.variant
-    yield case.attention.hyperparameters
-    if case.attention.implementation != "auto":
-        yield f"implementation={case.attention.implementation}"
+def attention_of(case: Case) -> str:
+    """The attention of a case as `variants.parse` takes it."""
+    chosen = case.attention.implementation
+    parts = [case.variant, case.attention.hyperparameters]
+    return " ".join(parts if chosen == "auto" else [*parts, f"implementation={chosen}"])
 
 
 def _write(file: Path, given: inputs.Inputs) -> None:

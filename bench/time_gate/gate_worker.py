@@ -33,6 +33,14 @@ class GateWorker:
         self._first = torch.empty(0)
         self._device = torch.device("cpu")
 
+    def missing(self, attention: str) -> dict[str, Any]:
+        """Why this revision has no such attention; empty if it has."""
+        try:
+            variants.parse(attention)
+        except (KeyError, TypeError, ValueError) as error:
+            return {"why": str(error)}
+        return {"why": ""}
+
     def prepare(self, case: dict[str, Any]) -> dict[str, Any]:
         """Load the inputs of a case and call it once.
 
@@ -42,16 +50,16 @@ class GateWorker:
         self._device = torch.device(case["device"])
         if self._device.type == "cpu":
             variants.choose_float32_route()  # as in a run
-        try:
-            attention = variants.parse(case["attention"])
-        except (KeyError, TypeError, ValueError) as error:
-            return {"missing": str(error)}
+        if why := self.missing(case["attention"])["why"]:
+            return {"missing": why}
+        attention = variants.parse(case["attention"])
         tensors = load_file(case["inputs"], device=case["device"])
         query, value = tensors["query"], tensors["value"]
         key = query if attention.uses_shared_qk else tensors["key"]
-        self._call = timed_call(attention, query, key, value, case)
-        self._first = self._call().float().contiguous()
+        call = timed_call(attention, query, key, value, case)
+        self._first = call().float().contiguous()
         self._synchronize()
+        self._call = call
         return {}
 
     def time(self, calls: int) -> dict[str, Any]:

@@ -98,8 +98,15 @@ def check_out(revision: Revision, folder: Path) -> None:
 
 
 def dependencies(folder: Path) -> set[str]:
-    """The requirements of the package that was checked out into a folder."""
-    table = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+    """The requirements of the package that was checked out into a folder.
+
+    Raises:
+        RevisionError: pyproject.toml is not valid.
+    """
+    try:
+        table = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RevisionError(f"pyproject.toml of {folder.name}: {error}") from None
     return set(table.get("project", {}).get("dependencies", ()))
 
 
