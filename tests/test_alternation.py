@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.time_gate import alternation
-from bench.time_gate.verdict import Rounds
+from bench.time_gate.verdict import RoundRatios
 
 NAMES = ("base", "head", "control")
 Milliseconds = Callable[[list[str]], float]  # of a call; takes the sides of all turns until now
@@ -32,7 +32,7 @@ class TimedSide:
         return {"ns": self._milliseconds(self._turns) * 1e6 * calls}
 
 
-def measured(first: int, milliseconds: Milliseconds) -> tuple[Rounds, list[str]]:
+def measured(first: int, milliseconds: Milliseconds) -> tuple[RoundRatios, list[str]]:
     """The ratios of a round, and the sides in the order of their turns."""
     turns: list[str] = []
     sides: Any = tuple(TimedSide(name, turns, milliseconds) for name in NAMES)
@@ -69,7 +69,7 @@ def test_a_linear_drift_cancels_exactly(first: int) -> None:
 @pytest.mark.parametrize("first", FIRSTS)
 def test_warm_caches_of_a_side_that_had_the_last_turn_give_no_bias(first: int) -> None:
     found, _ = measured(first, lambda turns: 0.9 if turns[-2:-1] == turns[-1:] else 1.0)
-    assert found == Rounds((0.0,), (0.0,))
+    assert found == RoundRatios((0.0,), (0.0,))
 
 
 @pytest.mark.parametrize("first", FIRSTS)
@@ -81,7 +81,7 @@ def test_the_ratio_is_that_of_head_to_base(first: int) -> None:
 
 def test_one_interrupted_turn_does_not_move_the_ratio() -> None:
     found, _ = measured(0, lambda turns: 50.0 if len(turns) == 11 else 1.0)
-    assert found == Rounds((0.0,), (0.0,))
+    assert found == RoundRatios((0.0,), (0.0,))
 
 
 def test_a_case_that_is_slow_has_fewer_squares() -> None:

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import pytest
 
 from bench.time_gate.bisection import BisectionStep, Nearer, first_slow, nearer
-from bench.time_gate.gate import Outcome
-from bench.time_gate.verdict import Judgement, Verdict
+from bench.time_gate.gate import CaseOutcome
+from bench.time_gate.verdict import Judgement, TimeVerdict
 
 
-def outcome(ratio: float, half_width: float = 0.01) -> Outcome:
+def outcome(ratio: float, half_width: float = 0.01) -> CaseOutcome:
     judged = Judgement(
-        Verdict.UNCLEAR, ratio, ratio * (1 - half_width), ratio * (1 + half_width), 0.0, 10
+        TimeVerdict.UNCLEAR, ratio, ratio * (1 - half_width), ratio * (1 + half_width), 0.0, 10
     )
-    return Outcome("a case", judged)
+    return CaseOutcome("a case", judged)
 
 
 BAD = outcome(1.21)
@@ -30,12 +30,12 @@ BAD = outcome(1.21)
         (outcome(1.12), Nearer.BAD),
         (outcome(1.095), Nearer.NEITHER),  # contains 1.1, the half on the logarithmic scale
         (outcome(1.105), Nearer.NEITHER),
-        (Outcome("a case", missing="head: unknown"), Nearer.NEITHER),
-        (Outcome("a case", outcome(1.0).judgement, failure="head: a fault"), Nearer.NEITHER),
+        (CaseOutcome("a case", missing="head: unknown"), Nearer.NEITHER),
+        (CaseOutcome("a case", outcome(1.0).judgement, failure="head: a fault"), Nearer.NEITHER),
     ],
 )
 def test_a_commit_is_nearer_to_an_end_if_its_interval_is(
-    measured: Outcome, expected: Nearer
+    measured: CaseOutcome, expected: Nearer
 ) -> None:
     assert nearer(measured, BAD) == expected
 
@@ -47,10 +47,10 @@ class TestSearch:
         """The suspects that remain, and the steps."""
         steps: list[BisectionStep] = []
 
-        def measure(commit: str) -> Outcome:
+        def measure(commit: str) -> CaseOutcome:
             assert commit not in {step.commit for step in steps}
             if int(commit) in unusable:
-                return Outcome("a case", failure="a fault")
+                return CaseOutcome("a case", failure="a fault")
             return outcome(1.21 if int(commit) >= first else 1.0)
 
         left = first_slow(list(map(str, range(count))), measure, BAD, steps.append)

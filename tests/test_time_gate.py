@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from bench.time_gate import gate
-from bench.time_gate.gate import Outcome, Plan
+from bench.time_gate.gate import CaseOutcome, GatePlan
 from bench.time_gate.side import Side, SideError
-from bench.time_gate.verdict import LOOKS, Verdict
+from bench.time_gate.verdict import LOOKS, TimeVerdict
 from tests.fake_sides import FakeSide, Machine, Repository
 
 ROUNDS = 4
@@ -35,13 +35,13 @@ class Compared:
             (folder / name / "variants").mkdir(parents=True)
             (folder / name / "variants" / "__init__.py").write_text("")
 
-    def __call__(self, base: Mapping[str, float], head: Mapping[str, float]) -> list[Outcome]:
+    def __call__(self, base: Mapping[str, float], head: Mapping[str, float]) -> list[CaseOutcome]:
         """The outcomes; takes the milliseconds of the variants."""
         for name, variants in (("base", base), ("head", head)):
             for variant, cost in variants.items():
                 file = self._folder / name / "variants" / f"{variant}.py"
                 file.write_text(f"COST = {cost}\n")
-        plan = Plan(self._folder / "base", self._folder / "head", self._folder, rounds=ROUNDS)
+        plan = GatePlan(self._folder / "base", self._folder / "head", self._folder, rounds=ROUNDS)
         requests = {name: {"attention": name} for name in {**base, **head}}
         return gate.compare(plan, requests, lambda *step: self.steps.append(step))
 
@@ -51,7 +51,7 @@ def compared(tmp_path: Path, machine: Machine) -> Compared:
     return Compared(tmp_path)
 
 
-def verdicts(outcomes: list[Outcome]) -> dict[str, str | None]:
+def verdicts(outcomes: list[CaseOutcome]) -> dict[str, str | None]:
     return {
         one.name: one.judgement.verdict if one.judgement is not None else None for one in outcomes
     }
@@ -64,7 +64,11 @@ def rounds(machine: Machine, variant: str) -> float:
 
 def test_each_case_gets_its_verdict(compared: Compared) -> None:
     found = compared({"a": 1.0, "b": 1.0, "c": 1.0}, {"a": 1.0, "b": 1.3, "c": 0.7})
-    assert verdicts(found) == {"a": Verdict.SAME, "b": Verdict.SLOWER, "c": Verdict.FASTER}
+    assert verdicts(found) == {
+        "a": TimeVerdict.SAME,
+        "b": TimeVerdict.SLOWER,
+        "c": TimeVerdict.FASTER,
+    }
     assert {(one.peak_bytes, one.output_change) for one in found} == {((1000, 1000), 0.0)}
 
 
@@ -72,7 +76,7 @@ def test_only_unclear_cases_are_measured_again_and_at_most_twice(
     compared: Compared, machine: Machine
 ) -> None:
     found = compared({"same": 1.0, "limit": 1.0}, {"same": 1.0, "limit": 1.031})
-    assert verdicts(found) == {"same": Verdict.SAME, "limit": Verdict.UNCLEAR}
+    assert verdicts(found) == {"same": TimeVerdict.SAME, "limit": TimeVerdict.UNCLEAR}
     assert rounds(machine, "same") == ROUNDS
     assert rounds(machine, "limit") == LOOKS * ROUNDS
     assert found[1].judgement is not None
@@ -107,7 +111,7 @@ def test_a_case_that_fails_does_not_stop_the_others(
     assert found["bad"].judgement is None
     assert {rounds(machine, name) for name in "abcde"} == {ROUNDS}
     assert machine.prepared.count("bad") <= 3
-    assert set(verdicts([found[name] for name in "abcde"]).values()) == {Verdict.SAME}
+    assert set(verdicts([found[name] for name in "abcde"]).values()) == {TimeVerdict.SAME}
 
 
 def test_processes_that_cannot_start_again_fail_the_cases_that_wait(
@@ -132,7 +136,7 @@ def test_a_case_that_only_one_side_has_is_not_measured(compared: Compared) -> No
         "new": "base: unknown variant",
         "both": "",
     }
-    assert verdicts(found) == {"old": None, "new": None, "both": Verdict.SAME}
+    assert verdicts(found) == {"old": None, "new": None, "both": TimeVerdict.SAME}
 
 
 PACKAGE = """

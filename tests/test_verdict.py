@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 
 from bench.time_gate import verdict
-from bench.time_gate.verdict import FALSE_ALARMS, LOOKS, Rounds, Verdict, judge
+from bench.time_gate.verdict import FALSE_ALARMS, LOOKS, RoundRatios, TimeVerdict, judge
 
 CASES = 20
 ROUNDS = 10  # of a look
 SPREAD = (-0.01, -0.005, 0.0, 0.005, 0.01)  # standard error: 0.00354
-QUIET = Rounds(SPREAD, SPREAD)
+QUIET = RoundRatios(SPREAD, SPREAD)
 
 Draw = Callable[[np.random.Generator], np.ndarray]
 
 
-def around(middle: float, controls: tuple[float, ...] = SPREAD) -> Rounds:
+def around(middle: float, controls: tuple[float, ...] = SPREAD) -> RoundRatios:
     """Rounds with a mean logarithm of the ratio."""
-    return Rounds(tuple(middle + one for one in SPREAD), controls)
+    return RoundRatios(tuple(middle + one for one in SPREAD), controls)
 
 
 # Tables of Student's distribution, for example NIST/SEMATECH e-Handbook, section 1.3.6.7.2.
@@ -54,37 +54,37 @@ def test_the_interval_is_that_of_students_distribution() -> None:
 @pytest.mark.parametrize(
     ("middle", "expected"),
     [
-        (0.1, Verdict.SLOWER),
-        (-0.1, Verdict.FASTER),
-        (0.0, Verdict.SAME),
-        (0.015, Verdict.SAME),
-        (-0.015, Verdict.SAME),
-        (0.025, Verdict.UNCLEAR),  # the 95 % interval contains the limit of the band
-        (-0.025, Verdict.UNCLEAR),
-        (0.042, Verdict.UNCLEAR),  # beyond the band at 95 %, but not with the family of looks
-        (-0.042, Verdict.UNCLEAR),
+        (0.1, TimeVerdict.SLOWER),
+        (-0.1, TimeVerdict.FASTER),
+        (0.0, TimeVerdict.SAME),
+        (0.015, TimeVerdict.SAME),
+        (-0.015, TimeVerdict.SAME),
+        (0.025, TimeVerdict.UNCLEAR),  # the 95 % interval contains the limit of the band
+        (-0.025, TimeVerdict.UNCLEAR),
+        (0.042, TimeVerdict.UNCLEAR),  # beyond the band at 95 %, but not with the family of looks
+        (-0.042, TimeVerdict.UNCLEAR),
     ],
 )
-def test_the_verdict_follows_from_the_interval(middle: float, expected: Verdict) -> None:
+def test_the_verdict_follows_from_the_interval(middle: float, expected: TimeVerdict) -> None:
     assert judge(around(middle), 0.03, 1).verdict == expected
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_noise_floor_beyond_the_ratio_blocks_the_verdict(sign: int) -> None:
     noisy = tuple(20 * one for one in SPREAD)
-    assert judge(around(sign * 0.1), 0.03, 1).verdict in (Verdict.SLOWER, Verdict.FASTER)
-    assert judge(around(sign * 0.1, noisy), 0.03, 1).verdict == Verdict.UNCLEAR
+    assert judge(around(sign * 0.1), 0.03, 1).verdict in (TimeVerdict.SLOWER, TimeVerdict.FASTER)
+    assert judge(around(sign * 0.1, noisy), 0.03, 1).verdict == TimeVerdict.UNCLEAR
 
 
 def test_a_bias_between_equal_processes_blocks_the_verdict() -> None:
     biased = tuple(-0.1 + one for one in SPREAD)
-    assert judge(around(0.1, biased), 0.03, 1).verdict == Verdict.UNCLEAR
+    assert judge(around(0.1, biased), 0.03, 1).verdict == TimeVerdict.UNCLEAR
 
 
 def test_more_cases_need_more_evidence() -> None:
-    assert judge(around(0.07), 0.03, 1).verdict == Verdict.SLOWER
+    assert judge(around(0.07), 0.03, 1).verdict == TimeVerdict.SLOWER
     one, many = judge(around(0.07), 0.03, 1), judge(around(0.07), 0.03, 200)
-    assert many.verdict == Verdict.UNCLEAR
+    assert many.verdict == TimeVerdict.UNCLEAR
     assert (one.low, one.high) == (many.low, many.high)  # the shown interval is of one case
 
 
@@ -98,14 +98,14 @@ def heavy_tailed(generator: np.random.Generator) -> np.ndarray:
 
 def final_verdict(
     generator: np.random.Generator, draw: Draw, change: float, band: float, noise: float
-) -> Verdict:
+) -> TimeVerdict:
     """The verdict after at most `LOOKS` looks, as in `gate.compare`."""
-    found = Rounds()
+    found = RoundRatios()
     for _ in range(LOOKS):
         ratios, controls = change + draw(generator), noise * draw(generator)
-        found = found.joined(Rounds(tuple(ratios.tolist()), tuple(controls.tolist())))
+        found = found.joined(RoundRatios(tuple(ratios.tolist()), tuple(controls.tolist())))
         judged = judge(found, band, CASES)
-        if judged.verdict != Verdict.UNCLEAR:
+        if judged.verdict != TimeVerdict.UNCLEAR:
             break
     return judged.verdict
 
@@ -117,7 +117,8 @@ def test_equal_code_gets_few_false_alarms(draw: Draw) -> None:
     comparisons, alarms = 300, 0
     for _ in range(comparisons):
         alarms += any(
-            final_verdict(generator, draw, 0.0, 1e-9, 0.0) != Verdict.UNCLEAR for _ in range(CASES)
+            final_verdict(generator, draw, 0.0, 1e-9, 0.0) != TimeVerdict.UNCLEAR
+            for _ in range(CASES)
         )
     assert alarms / comparisons <= FALSE_ALARMS
 
@@ -126,11 +127,11 @@ def test_equal_code_gets_few_false_alarms(draw: Draw) -> None:
 def test_a_step_of_ten_percent_is_found(draw: Draw) -> None:
     generator = np.random.default_rng(1)
     found = [final_verdict(generator, draw, math.log(1.1), 0.03, 1.0) for _ in range(300)]
-    assert found.count(Verdict.SLOWER) / len(found) > 0.98
+    assert found.count(TimeVerdict.SLOWER) / len(found) > 0.98
 
 
 @pytest.mark.parametrize("draw", [gaussian, heavy_tailed])
 def test_equal_code_is_mostly_same(draw: Draw) -> None:
     generator = np.random.default_rng(2)
     found = [final_verdict(generator, draw, 0.0, 0.03, 1.0) for _ in range(300)]
-    assert found.count(Verdict.SAME) / len(found) > 0.98
+    assert found.count(TimeVerdict.SAME) / len(found) > 0.98

@@ -15,10 +15,10 @@ from bench.schema.case import Case
 from bench.schema.validation import UserError
 from bench.time_gate import revisions
 from bench.time_gate.bisection import BisectionStep, Nearer, first_slow, nearer
-from bench.time_gate.gate import Outcome, Plan
+from bench.time_gate.gate import CaseOutcome, GatePlan
 from bench.time_gate.gate_cases import NoSuchCaseError
 from bench.time_gate.revisions import Revision, RevisionError
-from bench.time_gate.verdict import Judgement, Verdict
+from bench.time_gate.verdict import Judgement, TimeVerdict
 
 MOST_NAMED = 5  # cases in a message
 
@@ -39,7 +39,7 @@ def bisect(good: str, bad: str, settings: GateSettings) -> None:
         raise RevisionError(f"no commit after {first.label} up to {last.label} changes a variant")
     name, case, files, timeout = _one_case(settings)
     with revision_gate.scratch_folder() as scratch:
-        plan = Plan(
+        plan = GatePlan(
             base=scratch / first.commit,
             head=scratch / last.commit,
             scratch=scratch,
@@ -62,7 +62,7 @@ class _Commit(Revision):
 class _Bisection:
     """The search for one case, and its lines on standard output."""
 
-    plan: Plan
+    plan: GatePlan
     case: Mapping[str, Case]
     files: Mapping[str, Path]
 
@@ -73,7 +73,7 @@ class _Bisection:
         click.echo(f"{next(iter(self.case))}: {_count(len(commits))} between good and bad")
         (ends,) = revision_gate.measured(self.plan, self.case, self.files)
         judged = _judged(ends)
-        if judged.verdict != Verdict.SLOWER:
+        if judged.verdict != TimeVerdict.SLOWER:
             raise NotMeasuredError(
                 f"bad {bad.label} is not slower than good {good.label}: {_words(judged)}"
             )
@@ -87,14 +87,14 @@ class _Bisection:
         click.echo(f"first slow commit: {left[0]}\n{revisions.subject(left[0])}")
         click.echo(self._against_parent(left[0]))
 
-    def _against_good(self, commit: str, ends: Outcome) -> Outcome:
+    def _against_good(self, commit: str, ends: CaseOutcome) -> CaseOutcome:
         """A commit against the good one, with more rounds while the decision is open."""
         try:
             head = self._built(commit)
         except UserError as error:
-            return Outcome(next(iter(self.case)), failure=str(error))
+            return CaseOutcome(next(iter(self.case)), failure=str(error))
 
-        def again(outcome: Outcome) -> bool:
+        def again(outcome: CaseOutcome) -> bool:
             return nearer(outcome, ends) == Nearer.NEITHER
 
         plan = replace(self.plan, head=head)
@@ -108,7 +108,7 @@ class _Bisection:
             judged = _judged(revision_gate.measured(plan, self.case, self.files)[0])
         except UserError as error:
             return f"not compared with its parent: {error}"
-        confirmed = judged.verdict == Verdict.SLOWER
+        confirmed = judged.verdict == TimeVerdict.SLOWER
         return (
             f"against its parent: {_words(judged)}; this "
             f"{'confirms' if confirmed else 'does not confirm'} the commit"
@@ -143,7 +143,7 @@ def _one_case(settings: GateSettings) -> tuple[str, Case, Mapping[str, Path], fl
     return name, case, files, timeout
 
 
-def _judged(outcome: Outcome) -> Judgement:
+def _judged(outcome: CaseOutcome) -> Judgement:
     """The judgement. Raises NotMeasuredError if there is none."""
     if outcome.judgement is None or outcome.failure:
         raise NotMeasuredError(f"{outcome.name}: {outcome.failure or outcome.missing}")

@@ -21,19 +21,19 @@ from bench.schema.case import Case
 from bench.schema.validation import FileError, name_of, reason
 from bench.time_gate import gate_cases, revisions
 from bench.time_gate.changed_variants import changed_variants
-from bench.time_gate.gate import Outcome, Plan, is_unclear
+from bench.time_gate.gate import CaseOutcome, GatePlan, is_unclear
 from bench.time_gate.gate import compare as compare_sources
+from bench.time_gate.gate_summary import FAILED, MISSING, GateSummary
 from bench.time_gate.revisions import Revision
 from bench.time_gate.side import Side, SideError
-from bench.time_gate.summary import FAILED, MISSING, Summary
-from bench.time_gate.verdict import FALSE_ALARMS, Verdict
+from bench.time_gate.verdict import FALSE_ALARMS, TimeVerdict
 
 IMPORT = 60.0  # seconds to parse the name of an attention, which may import a library
 
 
 def run(
     base_name: str, head_name: str | None, settings: GateSettings, *, changed_only: bool
-) -> Summary:
+) -> GateSummary:
     """Compare two revisions. The summary has no outcomes if only changed variants are wanted, and
     no case is of such a variant.
 
@@ -54,8 +54,8 @@ def run(
             if not cases:
                 words = f"no variant of these cases differs between {base.label} and {head.label}"
                 click.echo(words)
-                return Summary(title, [], settings.band, [f"N{words[1:]}."])
-        plan = Plan(
+                return GateSummary(title, [], settings.band, [f"N{words[1:]}."])
+        plan = GatePlan(
             base=sources["base"],
             head=sources["head"],
             scratch=scratch,
@@ -69,10 +69,10 @@ def run(
             *_facts(next(iter(cases.values())).device, settings, len(cases)),
         ]
         outcomes = measured(plan, cases, files)
-    return Summary(title, outcomes, settings.band, facts)
+    return GateSummary(title, outcomes, settings.band, facts)
 
 
-def status_of(found: Summary) -> int:
+def status_of(found: GateSummary) -> int:
     """The exit status: a regression counts more than a case that could not be measured.
 
     A comparison in which half of the cases or more are UNCLEAR is not measured.
@@ -80,8 +80,8 @@ def status_of(found: Summary) -> int:
     if not found.outcomes:
         return FINE
     judged = len(found.outcomes) - found.counts.get(MISSING, 0)
-    unclear = found.counts.get(Verdict.UNCLEAR, 0)
-    if found.counts.get(Verdict.SLOWER):
+    unclear = found.counts.get(TimeVerdict.UNCLEAR, 0)
+    if found.counts.get(TimeVerdict.SLOWER):
         return REGRESSION
     if found.counts.get(FAILED) or not judged or 2 * unclear >= judged:
         return NOT_MEASURED
@@ -152,11 +152,11 @@ def build(revision: Revision, folder: Path, named: Mapping[str, Case] | None = N
 
 
 def measured(
-    plan: Plan,
+    plan: GatePlan,
     cases: Mapping[str, Case],
     files: Mapping[str, Path],
-    again: Callable[[Outcome], bool] = is_unclear,
-) -> list[Outcome]:
+    again: Callable[[CaseOutcome], bool] = is_unclear,
+) -> list[CaseOutcome]:
     """The outcomes of all cases; shows the progress and the time that is left."""
     requests = gate_cases.requests(cases, files, plan.scratch)
     label = "1 case" if len(requests) == 1 else f"{len(requests)} cases"

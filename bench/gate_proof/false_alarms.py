@@ -15,8 +15,8 @@ from bench.cli import revision_gate
 from bench.cli.gate_options import GateSettings
 from bench.gate_proof.busy_process import busy_process
 from bench.time_gate import revisions
-from bench.time_gate.gate import Outcome, Plan
-from bench.time_gate.verdict import Verdict
+from bench.time_gate.gate import CaseOutcome, GatePlan
+from bench.time_gate.verdict import TimeVerdict
 
 FAMILY = 20  # cases
 COLUMNS = ("run", "busy", "case", "verdict", "ratio", "low", "high", "noise", "rounds")
@@ -32,7 +32,7 @@ def measure(settings: GateSettings, runs: int, file: Path) -> None:
     with revision_gate.scratch_folder() as scratch:
         for name in ("base", "head"):
             revision_gate.build(revisions.resolve(revisions.WORKTREE), scratch / name)
-        plan = Plan(
+        plan = GatePlan(
             scratch / "base",
             scratch / "head",
             scratch,
@@ -63,7 +63,7 @@ def _table(file: Path) -> Iterator[csv.DictWriter[str]]:
         yield table
 
 
-def _row(run: int, busy: bool, outcome: Outcome) -> dict[str, object]:
+def _row(run: int, busy: bool, outcome: CaseOutcome) -> dict[str, object]:
     judged = outcome.judgement
     if judged is None:
         return {"run": run, "busy": busy, "case": outcome.name, "verdict": outcome.failure}
@@ -98,7 +98,7 @@ def summary(files: Sequence[Path]) -> Iterator[str]:
 
 
 def _is_alarm(row: Mapping[str, str]) -> bool:
-    return row["verdict"] in (Verdict.SLOWER, Verdict.FASTER)
+    return row["verdict"] in (TimeVerdict.SLOWER, TimeVerdict.FASTER)
 
 
 def _rate(count: int, total: int) -> str:

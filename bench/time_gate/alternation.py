@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bench.time_gate.side import Side
-from bench.time_gate.verdict import Rounds
+from bench.time_gate.verdict import RoundRatios
 
 TURN = 1e6  # nanoseconds that the calls of one turn should take
 SECONDS = 0.3  # of all turns of a case in one round
@@ -36,7 +36,7 @@ def calls_of_a_turn(side: Side, timeout: float) -> int:
     return max(1, math.ceil(TURN / spent))
 
 
-def one_round(sides: Sides, calls: int, timeout: float, *, first: int) -> Rounds:
+def one_round(sides: Sides, calls: int, timeout: float, *, first: int) -> RoundRatios:
     """The ratios of one round.
 
     Args:
@@ -55,7 +55,7 @@ def one_round(sides: Sides, calls: int, timeout: float, *, first: int) -> Rounds
         rows.append([fmean(map(math.log, own)) for own in times])
         spent += sum(map(sum, times)) * calls / 1e9
     of_sides = np.array(rows)
-    return Rounds(
+    return RoundRatios(
         ratios=(_middle_mean(of_sides[:, 1] - of_sides[:, 0]),),
         controls=(_middle_mean(of_sides[:, 2] - of_sides[:, 0]),),
     )

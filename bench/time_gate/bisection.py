@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bench.time_gate.gate import Outcome
+from bench.time_gate.gate import CaseOutcome
 
 
 class Nearer(StrEnum):
@@ -35,14 +35,14 @@ class BisectionStep:
 
     suspects: int
     commit: str
-    outcome: Outcome
+    outcome: CaseOutcome
     nearer: Nearer
 
 
 def first_slow(
     commits: Sequence[str],
-    measure: Callable[[str], Outcome],
-    bad: Outcome,
+    measure: Callable[[str], CaseOutcome],
+    bad: CaseOutcome,
     report: Callable[[BisectionStep], None],
 ) -> list[str]:
     """The commits of which one is the first slow one, oldest first: one if it was found.
@@ -70,7 +70,7 @@ def first_slow(
     return suspects
 
 
-def nearer(outcome: Outcome, bad: Outcome) -> Nearer:
+def nearer(outcome: CaseOutcome, bad: CaseOutcome) -> Nearer:
     """The end that the time of a commit is nearer to; NEITHER if that is not known."""
     judged = outcome.judgement
     if judged is None or outcome.failure or outcome.missing:
@@ -81,7 +81,7 @@ def nearer(outcome: Outcome, bad: Outcome) -> Nearer:
     return Nearer.BAD if judged.low > half else Nearer.NEITHER
 
 
-def _half(bad: Outcome) -> float:
+def _half(bad: CaseOutcome) -> float:
     """The ratio in the middle between good and bad on the logarithmic scale."""
     assert bad.judgement is not None
     return math.sqrt(bad.judgement.ratio)

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from bench.time_gate import alternation
 from bench.time_gate.alternation import Sides
 from bench.time_gate.side import Side, SideError
-from bench.time_gate.verdict import LOOKS, Judgement, Rounds, Verdict, judge
+from bench.time_gate.verdict import LOOKS, Judgement, RoundRatios, TimeVerdict, judge
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CaseOutcome:
     """The result of a case: a judgement, or the reason why there is none.
 
     Attributes:
@@ -40,7 +40,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Plan:
+class GatePlan:
     """How a comparison is measured.
 
     Attributes:
@@ -69,8 +69,8 @@ class _Progress:
     """The state of one case between rounds."""
 
     request: dict[str, Any]
-    outcome: Outcome
-    rounds: Rounds = field(default_factory=Rounds)
+    outcome: CaseOutcome
+    rounds: RoundRatios = field(default_factory=RoundRatios)
     calls: int = 0
 
     @property
@@ -78,17 +78,17 @@ class _Progress:
         return not (self.outcome.missing or self.outcome.failure)
 
 
-def is_unclear(outcome: Outcome) -> bool:
+def is_unclear(outcome: CaseOutcome) -> bool:
     """Whether more rounds may change the verdict into one that is clear."""
-    return outcome.judgement is not None and outcome.judgement.verdict == Verdict.UNCLEAR
+    return outcome.judgement is not None and outcome.judgement.verdict == TimeVerdict.UNCLEAR
 
 
 def compare(
-    plan: Plan,
+    plan: GatePlan,
     requests: Mapping[str, dict[str, Any]],
     step: Callable[[int, int], None],
-    again: Callable[[Outcome], bool] = is_unclear,
-) -> list[Outcome]:
+    again: Callable[[CaseOutcome], bool] = is_unclear,
+) -> list[CaseOutcome]:
     """Measure all cases, and some of them again, at most twice.
 
     Args:
@@ -98,7 +98,7 @@ def compare(
             are done.
         again: whether a case that was measured needs more rounds.
     """
-    cases = [_Progress(request, Outcome(name)) for name, request in requests.items()]
+    cases = [_Progress(request, CaseOutcome(name)) for name, request in requests.items()]
     open_, done = cases, 0
     for look in range(LOOKS):
         planned = done + plan.rounds * len(open_)
@@ -114,7 +114,7 @@ def compare(
     return [one.outcome for one in cases]
 
 
-def _round(plan: Plan, cases: Sequence[_Progress], number: int) -> Iterator[None]:
+def _round(plan: GatePlan, cases: Sequence[_Progress], number: int) -> Iterator[None]:
     """One round of all cases in three new processes. Yields after each case."""
     waiting = random.Random(number).sample(cases, len(cases))
     while waiting:
@@ -137,7 +137,7 @@ def _round(plan: Plan, cases: Sequence[_Progress], number: int) -> Iterator[None
                 yield
 
 
-def _start(plan: Plan, stack: ExitStack) -> Sides:
+def _start(plan: GatePlan, stack: ExitStack) -> Sides:
     """Base, head and control; they start at the same time."""
     folders = (plan.base, plan.head, plan.base)
     base, head, control = (stack.enter_context(Side(one, plan.threads)) for one in folders)
@@ -146,7 +146,7 @@ def _start(plan: Plan, stack: ExitStack) -> Sides:
     return base, head, control
 
 
-def _measure(plan: Plan, sides: Sides, one: _Progress, number: int) -> None:
+def _measure(plan: GatePlan, sides: Sides, one: _Progress, number: int) -> None:
     """One round of a case. Raises SideError."""
     for name, side in zip(("base", "head", "base"), sides, strict=True):
         try:
@@ -163,7 +163,7 @@ def _measure(plan: Plan, sides: Sides, one: _Progress, number: int) -> None:
     one.rounds = one.rounds.joined(found)
 
 
-def _with_facts(plan: Plan, sides: Sides, outcome: Outcome) -> Outcome:
+def _with_facts(plan: GatePlan, sides: Sides, outcome: CaseOutcome) -> CaseOutcome:
     """The outcome with the memory and the outputs of both revisions."""
     outputs, peaks = [], []
     for name, side in zip(("base", "head"), sides[:2], strict=True):

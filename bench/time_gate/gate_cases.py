@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -32,14 +32,17 @@ def cases_of(sweep: Sweep, device: str, files: Mapping[str, Path]) -> dict[str, 
 
 
 def selected(cases: Mapping[str, Case], patterns: Sequence[str]) -> dict[str, Case]:
-    """The cases whose name is one of the patterns, or is matched by one with *.
+    """The cases that one of the patterns selects, in the order of the patterns.
+
+    A pattern is a name, a pattern with *, or some words of a name, as in a table that leaves out
+    the words of all cases: of the names with all these words, those with the fewest others.
 
     Raises:
         NoSuchCaseError: a pattern matches no case.
     """
     found: dict[str, Case] = {}
     for pattern in patterns:
-        own = {name: case for name, case in cases.items() if _matches(name, pattern)}
+        own = {name: cases[name] for name in _matches(cases, pattern)}
         if not own:
             close = get_close_matches(pattern, cases, n=2, cutoff=0.4) or list(cases)[:2]
             raise NoSuchCaseError(
@@ -49,8 +52,12 @@ def selected(cases: Mapping[str, Case], patterns: Sequence[str]) -> dict[str, Ca
     return found
 
 
-def _matches(name: str, pattern: str) -> bool:
-    return name == pattern or fnmatchcase(name, pattern)
+def _matches(names: Iterable[str], pattern: str) -> list[str]:
+    if found := [name for name in names if name == pattern or fnmatchcase(name, pattern)]:
+        return found
+    words = set(pattern.split())
+    counts = {name: len(name.split()) for name in names if words <= set(name.split())}
+    return [name for name, count in counts.items() if count == min(counts.values())]
 
 
 def requests(

@@ -16,7 +16,7 @@ CONFIDENCE = 0.95  # of the interval that must lie within the band for SAME
 LOOKS = 3  # a case that is UNCLEAR is measured at most twice more
 
 
-class Verdict(StrEnum):
+class TimeVerdict(StrEnum):
     """The answer for a case."""
 
     FASTER = "FASTER"
@@ -26,7 +26,7 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True)
-class Rounds:
+class RoundRatios:
     """The results of rounds. Each round has new processes, so rounds are independent.
 
     Attributes:
@@ -37,9 +37,9 @@ class Rounds:
     ratios: tuple[float, ...] = ()
     controls: tuple[float, ...] = ()
 
-    def joined(self, more: Rounds) -> Rounds:
+    def joined(self, more: RoundRatios) -> RoundRatios:
         """These rounds and further ones."""
-        return Rounds(self.ratios + more.ratios, self.controls + more.controls)
+        return RoundRatios(self.ratios + more.ratios, self.controls + more.controls)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Judgement:
         rounds: number of rounds.
     """
 
-    verdict: Verdict
+    verdict: TimeVerdict
     ratio: float
     low: float
     high: float
@@ -62,7 +62,7 @@ class Judgement:
     rounds: int
 
 
-def judge(found: Rounds, band: float, cases: int) -> Judgement:
+def judge(found: RoundRatios, band: float, cases: int) -> Judgement:
     """The verdict on a case.
 
     SLOWER and FASTER need an interval that lies as a whole outside of the band and of the noise
@@ -81,13 +81,13 @@ def judge(found: Rounds, band: float, cases: int) -> Judgement:
     floor = _floor(found.controls)
     limit = max(math.log1p(band), floor)
     if middle - wide > limit:
-        verdict = Verdict.SLOWER
+        verdict = TimeVerdict.SLOWER
     elif middle + wide < -limit:
-        verdict = Verdict.FASTER
+        verdict = TimeVerdict.FASTER
     elif abs(middle) + width < math.log1p(band):
-        verdict = Verdict.SAME
+        verdict = TimeVerdict.SAME
     else:
-        verdict = Verdict.UNCLEAR
+        verdict = TimeVerdict.UNCLEAR
     return Judgement(
         verdict,
         ratio=math.exp(middle),

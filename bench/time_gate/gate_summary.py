@@ -10,17 +10,17 @@ from functools import cached_property
 from rich.table import Table
 from rich.text import Text
 
-from bench.time_gate.gate import Outcome
-from bench.time_gate.verdict import Judgement, Verdict
+from bench.time_gate.gate import CaseOutcome
+from bench.time_gate.verdict import Judgement, TimeVerdict
 
-ORDER = (Verdict.SLOWER, Verdict.FASTER, Verdict.UNCLEAR, Verdict.SAME)
+ORDER = (TimeVerdict.SLOWER, TimeVerdict.FASTER, TimeVerdict.UNCLEAR, TimeVerdict.SAME)
 FAILED, MISSING = "FAILED", "NOT IN BOTH"
 COLUMNS = ("case", "verdict", "time, head / base", "95 % interval", "noise floor", "notes")
 CHANGED = 1e-5  # relative difference of outputs that is more than rounding in float32
 
 
 @dataclass(frozen=True)
-class Summary:
+class GateSummary:
     """The outcomes of all cases.
 
     Attributes:
@@ -31,7 +31,7 @@ class Summary:
     """
 
     title: str
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[CaseOutcome]
     band: float
     facts: Sequence[str]
 
@@ -62,8 +62,8 @@ class Summary:
 
     def markdown(self) -> str:
         """Markdown for a pull request; cases that are SAME are folded."""
-        changed = [one for one in self._sorted() if verdict_of(one) != Verdict.SAME]
-        same = [one for one in self._sorted() if verdict_of(one) == Verdict.SAME]
+        changed = [one for one in self._sorted() if verdict_of(one) != TimeVerdict.SAME]
+        same = [one for one in self._sorted() if verdict_of(one) == TimeVerdict.SAME]
         parts = [f"### Time gate: {self.headline}", self.title]
         if changed:
             parts.append(self._markdown_table(changed))
@@ -75,7 +75,7 @@ class Summary:
             ]
         return "\n\n".join([*parts, *self._shared_words(), *self.facts]) + "\n"
 
-    def _sorted(self) -> list[Outcome]:
+    def _sorted(self) -> list[CaseOutcome]:
         words = (FAILED, *ORDER, MISSING)
         return sorted(self.outcomes, key=lambda one: (words.index(verdict_of(one)), one.name))
 
@@ -91,19 +91,19 @@ class Summary:
         words = (word for word in self.outcomes[0].name.split() if word in self._shared)
         return [f"The names of all cases also have: {' '.join(words)}."]
 
-    def _cells(self, outcome: Outcome) -> tuple[str, ...]:
+    def _cells(self, outcome: CaseOutcome) -> tuple[str, ...]:
         name = " ".join(word for word in outcome.name.split() if word not in self._shared)
         numbers = ("", "", "") if outcome.judgement is None else _numbers(outcome.judgement)
         return name, verdict_of(outcome), *numbers, "; ".join(_notes(outcome))
 
-    def _markdown_table(self, outcomes: Sequence[Outcome]) -> str:
+    def _markdown_table(self, outcomes: Sequence[CaseOutcome]) -> str:
         rows: list[Sequence[str]] = [COLUMNS, ["---"] * len(COLUMNS)]
         rows += map(self._cells, outcomes)
         lines = (" | ".join(cell.replace("|", "/") for cell in row) for row in rows)
         return "\n".join(f"| {line} |" for line in lines)
 
 
-def verdict_of(outcome: Outcome) -> str:
+def verdict_of(outcome: CaseOutcome) -> str:
     """The verdict on a case, or the word that stands for none."""
     if outcome.failure:
         return FAILED
@@ -115,7 +115,7 @@ def _numbers(judged: Judgement) -> tuple[str, str, str]:
     return f"{judged.ratio:.3f}", interval, f"{judged.noise:.1%}"
 
 
-def _notes(outcome: Outcome) -> list[str]:
+def _notes(outcome: CaseOutcome) -> list[str]:
     notes = [text for text in (outcome.failure, outcome.missing) if text]
     if outcome.peak_bytes is not None and outcome.peak_bytes[0] != outcome.peak_bytes[1]:
         before, now = outcome.peak_bytes
