@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -19,6 +19,7 @@ from bench.schema.case_names import benchmark_name
 from bench.schema.validation import UserError, shown
 
 CASES = Path(__file__).with_name("gate_cases.toml")
+Content = TypeVar("Content")
 
 
 class NoSuchCaseError(UserError):
@@ -31,13 +32,17 @@ def cases_of(sweep: Sweep, device: str, files: Mapping[str, Path]) -> dict[str, 
     return {benchmark_name(case.values): case for case in planned}
 
 
-def selected(cases: Mapping[str, Case], patterns: Sequence[str]) -> dict[str, Case]:
-    """The cases whose name is one of the patterns, or is matched by one with *.
+def selected(cases: Mapping[str, Content], patterns: Sequence[str]) -> dict[str, Content]:
+    """The cases whose name is one of the patterns, or is matched by a pattern with *.
+
+    Args:
+        cases: cases, or their results, by name.
+        patterns: as in the option `--case`.
 
     Raises:
         NoSuchCaseError: a pattern matches no case.
     """
-    found: dict[str, Case] = {}
+    found: dict[str, Content] = {}
     for pattern in patterns:
         own = {name: case for name, case in cases.items() if _matches(name, pattern)}
         if not own:
