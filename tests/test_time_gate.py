@@ -1,4 +1,4 @@
-"""Rounds of the time gate: cases that are measured again, faults, and real processes."""
+"""RoundRatios of the time gate: cases that are measured again, faults, and real processes."""
 
 from __future__ import annotations
 

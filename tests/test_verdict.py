@@ -20,7 +20,7 @@ Draw = Callable[[np.random.Generator], np.ndarray]
 
 
 def around(middle: float, controls: tuple[float, ...] = SPREAD) -> RoundRatios:
-    """Rounds with a mean logarithm of the ratio."""
+    """RoundRatios with a mean logarithm of the ratio."""
     return RoundRatios(tuple(middle + one for one in SPREAD), controls)
 
 

@@ -1,0 +1,100 @@
+"""Adds operations, tensors and errors to kernels: the deterministic gate must name each."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import click
+
+from bench.cli.gate_command import FINE, REGRESSION
+from bench.counts import counts_file, differences
+from bench.gate_proof.changes import (
+    KERNELS,
+    UNCHANGED,
+    Kernel,
+    operation,
+    scaled,
+    temporary,
+)
+from bench.gate_proof.counts_gate import SEQ_LEN, CountsRun, counts
+from bench.gate_proof.source_copies import SourceCopies
+
+TRIAL = 1e-3  # relative change of the scale that shows how much it changes an error
+WORDS = {
+    "operation": "one operation",
+    "temporary": "one temporary tensor",
+    "error": "error, by twice the tolerance",
+    "rounding_error": "error of rounding, twice as large",
+}
+NUMBERS = {
+    "operation": ("operation mul",),
+    "temporary": ("peak_bytes", "operation new_empty"),
+    "error": ("error",),
+    "rounding_error": ("rounding_error",),
+}
+PATTERNS = (
+    *(one.pattern(SEQ_LEN) for one in KERNELS),
+    f"{UNCHANGED} n={SEQ_LEN} *",
+)
+
+
+def named(kernel: Kernel, run: CountsRun) -> list[str]:
+    """The sentences about the change of a kernel.
+
+    It is empty if the gate did not name the case and each number with the figures before and now.
+    """
+    found = [
+        [it for it in run.about(kernel.case) if it.startswith(f"{number}: ")]
+        for number in NUMBERS[kernel.change]
+    ]
+    whole = all(own and " before, " in own[0] and " now" in own[0] for own in found)
+    return [own[0] for own in found] if whole and run.status == REGRESSION else []
+
+
+def changed_copy(copies: SourceCopies, known: Path) -> Path:
+    """A copy of the sources with all changes.
+
+    Args:
+        copies: makes copies.
+        known: file of counts of the unchanged sources.
+    """
+    folder = copies.new("changed")
+    for one in KERNELS:
+        if one.change in ("operation", "temporary"):
+            one.add(folder, operation(one) if one.change == "operation" else temporary(one))
+    for one, factor in _factors(copies, known).items():
+        one.add(folder, scaled(factor))
+    return folder
+
+
+def _factors(copies: SourceCopies, known: Path) -> dict[Kernel, float]:
+    """The factors on the scale of the scores that give errors of the wanted size."""
+    changed = [one for one in KERNELS if one.change in ("error", "rounding_error")]
+    folder, file = copies.new("trial"), copies.folder / "trial.toml"
+    for one in changed:
+        one.add(folder, scaled(1 + TRIAL))
+    counts(folder, file, PATTERNS, update=True)
+    before, trial = (counts_file.read(it).case for it in (known, file))
+    found = {}
+    for one in changed:
+        (name,) = (it for it in before if it.startswith(f"{one.case} n="))
+        old, new = (getattr(it[name], one.change) for it in (before, trial))
+        if one.change == "error":  # it changes in proportion to the scale
+            found[one] = 1 + TRIAL * 2 * differences.ERROR * old / abs(new - old)
+        else:  # rounding is independent of the change, so the squares of both errors add up
+            found[one] = 1 + TRIAL * math.sqrt(3) * old / math.sqrt(new**2 - old**2)
+    return found
+
+
+def baseline(copies: SourceCopies) -> Path:
+    """The file of counts of the unchanged sources."""
+    file = copies.folder / "base.toml"
+    click.echo(f"counting {len(PATTERNS)} cases of the unchanged code")
+    counts(copies.base, file, PATTERNS, update=True)
+    return file
+
+
+def is_accepted(run: CountsRun) -> bool:
+    """Whether the gate found no change."""
+    return run.status == FINE and not run.said
