@@ -135,8 +135,8 @@ latest:
 counts: $(TEST_READY) ## compare bytes, operations and errors of all variants with tests/counts.toml
 	@"$(PYTHON)" -m bench counts $(COUNTS)
 
-.PHONY: update-counts
-update-counts: $(TEST_READY) ## write tests/counts.toml anew
+.PHONY: update-baseline
+update-baseline: $(TEST_READY) ## write tests/counts.toml anew
 	@"$(PYTHON)" -m bench counts --update
 
 .PHONY: track

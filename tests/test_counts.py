@@ -160,7 +160,7 @@ class TestCommand:
         assert "sliding_window window_size=16 causal forward n=96 batch=1 " in found.output
         assert "operation clone: " in found.output
         assert "lsh" not in found.output
-        assert "run `make update-counts`" in found.output
+        assert "run `make update-baseline`" in found.output
 
     def test_files_that_cannot_be_compared_have_the_exit_status_2(self, tmp_path: Path) -> None:
         file = tmp_path / "counts.toml"

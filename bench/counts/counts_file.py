@@ -19,7 +19,7 @@ from bench.schema.validation import FileError, convert, name_of, parse_toml
 FORMAT = "attention-counts-2"
 HEAD = """\
 # Bytes, operations of torch and errors of calls on a CPU with one thread. `make counts` compares
-# the code with this file, and `make update-counts` writes it.
+# the code with this file, and `make update-baseline` writes it.
 """
 
 
@@ -62,8 +62,10 @@ def read(path: Path) -> CountsFile:
         OtherVersionsError: it has counts of other versions or another kind of CPU, which must not
             be compared.
     """
+    if not path.exists():
+        raise FileError(f"there is no file {name_of(path)}; `make update-baseline` writes it")
     file: CountsFile = convert(parse_toml(path), CountsFile, name_of(path))
-    again = "`make update-counts` writes it anew"
+    again = "`make update-baseline` writes it anew"
     if file.format != FORMAT:
         raise FileError(
             f"{name_of(path)}: expected the format {FORMAT}, got {file.format}; {again}"

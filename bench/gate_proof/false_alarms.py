@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
-import mpmath
 
 from bench.cli import revision_gate
 from bench.cli.gate_options import GateSettings
 from bench.gate_proof.busy_process import busy_process
+from bench.gate_proof.exact_rates import rate
 from bench.time_gate import revisions
 from bench.time_gate.gate import CaseOutcome, GatePlan
 from bench.time_gate.verdict import TimeVerdict
@@ -89,30 +89,13 @@ def summary(files: Sequence[Path]) -> Iterator[str]:
     ):
         counts = Counter(row["verdict"] for row in chosen)
         alarms = sum(map(_is_alarm, chosen))
-        false = _rate(alarms, len(chosen))
+        false = rate(alarms, len(chosen))
         yield f"{name}: {len(chosen)} verdicts, {dict(counts)}; false: {false}"
     alarmed = sum(any(map(_is_alarm, family)) for family in families)
-    rate = _rate(alarmed, len(families))
-    yield f"comparisons of up to {FAMILY} cases with a false verdict: {rate}"
+    found = rate(alarmed, len(families))
+    yield f"comparisons of up to {FAMILY} cases with a false verdict: {found}"
     yield f"{len({row['case'] for row in rows})} cases"
 
 
 def _is_alarm(row: Mapping[str, str]) -> bool:
     return row["verdict"] in (TimeVerdict.SLOWER, TimeVerdict.FASTER)
-
-
-def _rate(count: int, total: int) -> str:
-    """A share, with its exact 95 % interval (Clopper and Pearson)."""
-    low = _share(count, total - count + 1, 0.025) if count else 0.0
-    high = _share(count + 1, total - count, 0.975) if count < total else 1.0
-    return f"{count} of {total} ({count / max(1, total):.2%}, interval {low:.2%} to {high:.2%})"
-
-
-def _share(a: int, b: int, quantile: float) -> float:
-    """The quantile of a beta distribution, by bisection."""
-    low, high = 0.0, 1.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        below = mpmath.betainc(a, b, 0, middle, regularized=True) < quantile
-        low, high = (middle, high) if below else (low, middle)
-    return high

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -19,6 +19,7 @@ from bench.schema.case_names import benchmark_name
 from bench.schema.validation import UserError, shown
 
 CASES = Path(__file__).with_name("gate_cases.toml")
+Content = TypeVar("Content")
 
 
 class NoSuchCaseError(UserError):
@@ -31,7 +32,7 @@ def cases_of(sweep: Sweep, device: str, files: Mapping[str, Path]) -> dict[str, 
     return {benchmark_name(case.values): case for case in planned}
 
 
-def selected(cases: Mapping[str, Case], patterns: Sequence[str]) -> dict[str, Case]:
+def selected(cases: Mapping[str, Content], patterns: Sequence[str]) -> dict[str, Content]:
     """The cases that one of the patterns selects, in the order of the patterns.
 
     A pattern is a name, a pattern with *, or some words of a name, as in a table that leaves out
@@ -40,7 +41,7 @@ def selected(cases: Mapping[str, Case], patterns: Sequence[str]) -> dict[str, Ca
     Raises:
         NoSuchCaseError: a pattern matches no case.
     """
-    found: dict[str, Case] = {}
+    found: dict[str, Content] = {}
     for pattern in patterns:
         own = {name: cases[name] for name in _matches(cases, pattern)}
         if not own:

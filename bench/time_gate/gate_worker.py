@@ -137,7 +137,7 @@ def decoding(attention: Any, query: Tensor, key: Tensor, value: Tensor) -> Calla
     return step
 
 
-def main() -> None:
+def serve(worker: GateWorker) -> None:
     """Answer the requests that arrive through a pipe, until it is closed."""
     requests, answers, sources = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     found = Path(variants.__file__).resolve()
@@ -146,7 +146,6 @@ def main() -> None:
     c_memory.fix_thresholds()
     gc.collect()
     gc.freeze()  # the collections of a measurement of memory skip the imported modules
-    worker = GateWorker()
     write_frame(answers, b"{}")
     while (frame := read_frame(requests)) is not None:
         request = json.loads(frame)
@@ -158,4 +157,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(GateWorker())

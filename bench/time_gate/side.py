@@ -33,14 +33,16 @@ class Side:
     Args:
         sources: folder that contains the package `variants` of a revision.
         threads: number of threads of torch.
+        module: the program that answers requests.
     """
 
-    def __init__(self, sources: Path, threads: int) -> None:
+    def __init__(
+        self, sources: Path, threads: int, module: str = "bench.time_gate.gate_worker"
+    ) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         read_requests, self._requests = os.pipe()
         self._answers, write_answers = os.pipe()
         theirs = (read_requests, write_answers)
-        module = "bench.time_gate.gate_worker"
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", module, *map(str, theirs), str(sources)],

@@ -1,0 +1,105 @@
+"""Finds amounts of work that make a call slower by given shares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.gate_proof.changes import Kernel, Work
+from bench.time_gate.side import Side
+
+OPERATION = 20_000.0  # nanoseconds that one operation should take
+ELEMENTS = 16_000  # first guess
+TRIES = 2
+SECONDS = 0.6  # of a try
+LONG = 3.0  # seconds of the measurement that reports the shares, and decides nothing
+TIMEOUT = 240.0
+
+
+@dataclass(frozen=True)
+class Slowdown:
+    """Work for a kernel, and the share by which it makes the call slower.
+
+    Attributes:
+        work: added to the kernel.
+        share: measured in another process than that in which the work was chosen.
+    """
+
+    work: Work
+    share: float
+
+
+def slowdowns(
+    folder: Path, requests: Mapping[Kernel, dict[str, Any]], shares: Sequence[float]
+) -> dict[tuple[Kernel, float], Slowdown]:
+    """The work for each kernel and share.
+
+    Args:
+        folder: a copy of the sources in which all kernels have been slowed down by no work.
+        requests: the case of each kernel, as `GateWorker.prepare` takes it.
+        shares: such as 0.05; multiples of the first.
+    """
+    click.echo(f"choosing work for {len(requests)} kernels")
+    with _side(folder) as side:
+        units = {one: _unit(side, one, it, shares) for one, it in requests.items()}
+    found = {}
+    with _side(folder) as side:
+        for one, request in requests.items():
+            works = [multiple(units[one], share / shares[0]) for share in shares]
+            measured = _measured(side, one, request, works, LONG)["shares"]
+            for share, work, true in zip(shares, works, measured, strict=True):
+                found[one, share] = Slowdown(work, true)
+    return found
+
+
+@contextmanager
+def _side(folder: Path) -> Iterator[Side]:
+    """A new process that has started."""
+    with Side(folder, 1, "bench.gate_proof.slowed_worker") as side:
+        side.started()
+        yield side
+
+
+def _unit(side: Side, kernel: Kernel, request: dict[str, Any], shares: Sequence[float]) -> Work:
+    """Work that adds the first share to the time of the call.
+
+    It is measured at the largest share, where noise matters least.
+    """
+    first, last = shares[0], shares[-1]
+    alone = _measured(side, kernel, request, [], SECONDS / 2)["ns"]
+    work = Work(math.ceil(first * alone / OPERATION), ELEMENTS)
+    for _ in range(TRIES):
+        (added,) = _measured(side, kernel, request, [multiple(work, last / first)], SECONDS)[
+            "shares"
+        ]
+        work = Work(work.operations, corrected(work.elements, last / added))
+    return work
+
+
+def multiple(work: Work, times: float) -> Work:
+    """As much work several times."""
+    return Work(round(work.operations * times), work.elements)
+
+
+def corrected(elements: int, factor: float) -> int:
+    """The number of elements for another time, changed by at most a factor of 10."""
+    return max(1, round(elements * (min(factor, 10.0) if factor > 0 else 10.0)))
+
+
+def _measured(
+    side: Side,
+    kernel: Kernel,
+    request: dict[str, Any],
+    works: Sequence[Work],
+    seconds: float,
+) -> dict[str, Any]:
+    side.ask("prepare", TIMEOUT, case=request)
+    amounts = [(work.operations, work.elements) for work in works]
+    place = {"module": kernel.module, "name": kernel.work_name}
+    return side.ask("slowdown", TIMEOUT, **place, works=amounts, seconds=seconds)
