@@ -162,23 +162,94 @@ class TestCommand:
         assert "lsh" not in found.output
         assert "run `make update-baseline`" in found.output
 
-    def test_files_that_cannot_be_compared_have_the_exit_status_2(self, tmp_path: Path) -> None:
+    def test_a_missing_file_has_the_exit_status_3(self, tmp_path: Path) -> None:
+        refused = self.run(tmp_path / "counts.toml")
+        assert refused.exit_code == 3
+        assert "counts.toml; `make update-baseline` writes it" in refused.output
+
+    def test_usage_errors_have_the_exit_status_3(self, tmp_path: Path) -> None:
+        assert self.run(tmp_path / "counts.toml", "--fast").exit_code == 3
+        assert self.run(tmp_path).exit_code == 3
+        unknown = self.run(tmp_path / "counts.toml", "--update", "--case", "lhs *")
+        assert unknown.exit_code == 3
+        assert "no case is named 'lhs *'" in unknown.output
+
+    def test_counts_of_other_versions_have_the_exit_status_2(self, tmp_path: Path) -> None:
         file = tmp_path / "counts.toml"
-        assert self.run(file).exit_code == 2
+        self.run(file, "--update")
+        present = f'torch = "{counts_file.versions()["torch"]}"'
+        assert present in file.read_text()
+        file.write_text(file.read_text().replace(present, 'torch = "2.0.0"'))
+        refused = self.run(file)
+        assert refused.exit_code == 2
+        assert "torch 2.0.0" in refused.output
+
+    def test_other_contents_have_the_exit_status_3(self, tmp_path: Path) -> None:
+        file = tmp_path / "counts.toml"
         self.run(file, "--update")
         text = file.read_text()
-        present = counts_file.versions()["torch"]
+        form = counts_file.FORMAT
         for old, new, message in (
-            (f'torch = "{present}"', 'torch = "2.0.0"', "torch 2.0.0"),
-            (counts_file.FORMAT, "attention-counts-0", "expected the format attention-counts-2"),
+            (form, "attention-counts-0", f"expected the format {form}"),
             ("peak_bytes = ", "peak_bytes = 0.5 # ", "peak_bytes: expected `int`"),
             ("[versions]", "[versions", "is not valid TOML"),
         ):
             assert old in text
             file.write_text(text.replace(old, new))
             refused = self.run(file)
-            assert refused.exit_code == 2, message
+            assert refused.exit_code == 3, message
             assert message in refused.output
+
+    def test_some_cases_are_compared_and_updated(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file = tmp_path / "counts.toml"
+        self.run(file, "--update")
+        before = counts_file.read(file).case
+        monkeypatch.setattr(VARIANT, "attend", lambda *a, **more: KERNEL(*a, **more).clone())
+        same = self.run(file, "--case", "lsh *")
+        assert same.exit_code == 0, same.output
+        assert "1 cases are as in" in same.output
+        assert self.run(file, "--case", "sliding_window *").exit_code == 1
+        assert self.run(file, "--update", "--case", "sliding_window * forward *").exit_code == 0
+        now = counts_file.read(file).case
+        assert now.keys() == before.keys()
+        assert {name for name in now if now[name] != before[name]} == {
+            name for name in now if name.startswith("sliding_window") and " forward " in name
+        }
+
+    @pytest.mark.parametrize(
+        ("error", "status"),
+        [(RuntimeError("no kernel"), 2), (KeyboardInterrupt(), 130)],
+        ids=["failure", "interrupt"],
+    )
+    def test_an_update_that_does_not_end_writes_nothing(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        error: BaseException,
+        status: int,
+    ) -> None:
+        file = tmp_path / "counts.toml"
+        self.run(file, "--update")
+        before = file.read_bytes()
+
+        def fail(*arguments: Any, **more: Any) -> Tensor:
+            raise error
+
+        monkeypatch.setattr(VARIANT, "attend", fail)
+        found = self.run(file, "--update")
+        assert found.exit_code == status
+        assert file.read_bytes() == before
+        assert list(tmp_path.iterdir()) == [file]
+        if status == 2:
+            assert "RuntimeError: no kernel" in found.output
+            assert "case sliding_window window_size=16" in found.output
+
+    def test_a_file_that_cannot_be_written_has_the_exit_status_3(self, tmp_path: Path) -> None:
+        refused = self.run(tmp_path / "missing" / "counts.toml", "--update")
+        assert refused.exit_code == 3
+        assert "cannot write" in refused.output
 
     def test_another_kind_of_cpu_is_not_compared(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
