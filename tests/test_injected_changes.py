@@ -8,16 +8,15 @@ import pytest
 
 from bench.gate_proof.calibration import corrected, multiple
 from bench.gate_proof.changes import (
-    BACKWARD,
-    DECODE,
     KERNELS,
-    Work,
+    UNCHANGED,
+    AddedWork,
     inserted,
     operation,
     scaled,
     temporary,
 )
-from bench.gate_proof.counted_changes import ADDED, CHANGES, CountedChange
+from bench.gate_proof.counted_changes import named
 from bench.gate_proof.counts_gate import CountsRun, counts, sentences
 from bench.gate_proof.slowed_kernels import SIZES, TimedKernels
 from bench.gate_proof.source_copies import SourceCopies
@@ -59,7 +58,7 @@ class TestInserted:
             copy.write_bytes((ROOT / one.file).read_bytes())
             for change in (operation(one), temporary(one), scaled(1.5)):
                 one.add(tmp_path, change)
-            one.slow_down(tmp_path, Work(3, 4))
+            one.slow_down(tmp_path, AddedWork(3, 4))
             text = copy.read_text()
             compile(text, one.file, "exec")
             assert text.endswith(f"\n{one.work_name} = (3, 4)\n")
@@ -68,10 +67,10 @@ class TestInserted:
 
 class TestAmountOfWork:
     def test_sizes_are_multiples_of_the_first(self) -> None:
-        assert [multiple(Work(7, 100), size / SIZES[0]) for size in SIZES] == [
-            Work(7, 100),
-            Work(14, 100),
-            Work(42, 100),
+        assert [multiple(AddedWork(7, 100), size / SIZES[0]) for size in SIZES] == [
+            AddedWork(7, 100),
+            AddedWork(14, 100),
+            AddedWork(42, 100),
         ]
 
     def test_elements_follow_the_time_that_is_wanted(self) -> None:
@@ -90,22 +89,26 @@ class TestAnswers:
         assert run.about("tw") == []
 
     def test_a_change_is_named_only_with_all_its_numbers_and_both_figures(self) -> None:
-        change = CountedChange("", DECODE[0], ("peak_bytes", "operation add"))
-        peak, add = "peak_bytes: 1 before, 2 now", "operation add: 1 call before, 2 calls now"
+        kernel = next(it for it in KERNELS if it.change == "temporary")
+        peak = "peak_bytes: 1 before, 2 now"
+        empty = "operation new_empty: 1 call before, 2 calls now"
 
-        def named(*said: str) -> list[str]:
-            return change.named(CountsRun(1, {f"{DECODE[0].case} n=320 x": list(said)}, ""))
+        def found(*said: str, status: int = 1) -> list[str]:
+            return named(kernel, CountsRun(status, {f"{kernel.case} n=320 x": list(said)}, ""))
 
-        assert named(peak, add) == [peak, add]
-        assert named(add) == []
-        assert named("peak_bytes: 2 now", add) == []
-        assert named(peak, "operation addmm: 1 call before, 2 calls now") == []
+        assert found(peak, empty) == [peak, empty]
+        assert found(peak, empty, status=0) == []
+        assert found(empty) == []
+        assert found("peak_bytes: 2 now", empty) == []
+        assert found(peak, "operation new_empty_strided: 1 call before, 2 calls now") == []
 
 
-def test_no_change_is_in_the_kernel_of_another_one() -> None:
-    assert len({it.kernel for it in CHANGES}) == len(CHANGES)
-    directions = {it.name.rpartition(", ")[2] for it in ADDED}
-    assert directions == {"forward", "backward", "decode"}
+def test_each_direction_gets_an_operation_and_a_tensor() -> None:
+    for word in ("forward", "forward_backward", "decode"):
+        changes = {it.change for it in KERNELS if it.case.endswith(f" {word}")}
+        assert changes >= {"operation", "temporary"}
+    assert {it.change for it in KERNELS} >= {"error", "rounding_error"}
+    assert all(it.case != UNCHANGED for it in KERNELS)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +119,8 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> SourceCopies:
 def test_counts_accept_equal_code_and_name_an_operation_of_the_backward_pass(
     copies: SourceCopies, tmp_path: Path
 ) -> None:
-    kernel, file = BACKWARD[1], tmp_path / "base.toml"
+    kernel = next(it for it in KERNELS if "backward" in it.case and it.change == "operation")
+    file = tmp_path / "base.toml"
     pattern = [kernel.pattern(96)]
     assert counts(copies.base, file, pattern, update=True).status == 0
     same = counts(copies.new("same"), file, pattern)
@@ -134,8 +138,8 @@ def test_counts_accept_equal_code_and_name_an_operation_of_the_backward_pass(
 @pytest.mark.serial
 def test_added_work_makes_a_call_slower(copies: SourceCopies) -> None:
     """Much work, so that noise cannot hide it."""
-    kernel, folder = DECODE[1], copies.new("slow")
-    kernel.slow_down(folder, Work(0, 0))
+    kernel, folder = KERNELS[-2], copies.new("slow")
+    kernel.slow_down(folder, AddedWork(0, 0))
     timed = TimedKernels(copies, rounds=3)
     name, case = timed.case(kernel)
     request = gate_cases.requests({name: case}, {}, copies.folder)[name]

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from bench.gate_proof.changes import Kernel, Work
+from bench.gate_proof.changes import AddedWork, Kernel
 from bench.time_gate.side import Side
 
 OPERATION = 20_000.0  # nanoseconds that one operation should take
@@ -24,14 +24,14 @@ TIMEOUT = 240.0
 
 @dataclass(frozen=True)
 class Slowdown:
-    """Work for a kernel, and the share by which it makes the call slower.
+    """AddedWork for a kernel, and the share by which it makes the call slower.
 
     Attributes:
         work: added to the kernel.
         share: measured in another process than that in which the work was chosen.
     """
 
-    work: Work
+    work: AddedWork
     share: float
 
 
@@ -66,25 +66,27 @@ def _side(folder: Path) -> Iterator[Side]:
         yield side
 
 
-def _unit(side: Side, kernel: Kernel, request: dict[str, Any], shares: Sequence[float]) -> Work:
-    """Work that adds the first share to the time of the call.
+def _unit(
+    side: Side, kernel: Kernel, request: dict[str, Any], shares: Sequence[float]
+) -> AddedWork:
+    """AddedWork that adds the first share to the time of the call.
 
     It is measured at the largest share, where noise matters least.
     """
     first, last = shares[0], shares[-1]
     alone = _measured(side, kernel, request, [], SECONDS / 2)["ns"]
-    work = Work(math.ceil(first * alone / OPERATION), ELEMENTS)
+    work = AddedWork(math.ceil(first * alone / OPERATION), ELEMENTS)
     for _ in range(TRIES):
         (added,) = _measured(side, kernel, request, [multiple(work, last / first)], SECONDS)[
             "shares"
         ]
-        work = Work(work.operations, corrected(work.elements, last / added))
+        work = AddedWork(work.operations, corrected(work.elements, last / added))
     return work
 
 
-def multiple(work: Work, times: float) -> Work:
+def multiple(work: AddedWork, times: float) -> AddedWork:
     """As much work several times."""
-    return Work(round(work.operations * times), work.elements)
+    return AddedWork(round(work.operations * times), work.elements)
 
 
 def corrected(elements: int, factor: float) -> int:
@@ -96,7 +98,7 @@ def _measured(
     side: Side,
     kernel: Kernel,
     request: dict[str, Any],
-    works: Sequence[Work],
+    works: Sequence[AddedWork],
     seconds: float,
 ) -> dict[str, Any]:
     side.ask("prepare", TIMEOUT, case=request)

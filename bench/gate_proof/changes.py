@@ -7,6 +7,17 @@ import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from bench.schema.validation import convert, parse_toml
+
+
+@dataclass(frozen=True)
+class AddedWork:
+    """Added work: a number of operations that each make a tensor and compute its exponentials."""
+
+    operations: int
+    elements: int
 
 
 @dataclass(frozen=True)
@@ -18,12 +29,14 @@ class Kernel:
         function: name in the file, such as `Class.method`.
         tensor: expression of the function for a tensor of the size of the output.
         case: begin of the name of the case.
+        change: for the deterministic gate.
     """
 
     file: str
     function: str
     tensor: str
     case: str
+    change: Literal["operation", "temporary", "error", "rounding_error"]
 
     @property
     def module(self) -> str:
@@ -44,7 +57,7 @@ class Kernel:
         path = folder / self.file
         path.write_text(inserted(path.read_text(encoding="utf-8"), self.function, statements))
 
-    def slow_down(self, folder: Path, work: Work) -> None:
+    def slow_down(self, folder: Path, work: AddedWork) -> None:
         """Add work to the function, in a copy of the sources."""
         name = self.work_name
         self.add(folder, f"for _ in range({name}[0]): {self.tensor}.new_ones({name}[1]).exp_()")
@@ -53,69 +66,20 @@ class Kernel:
 
 
 @dataclass(frozen=True)
-class Work:
-    """Added work: a number of operations that each make a tensor and compute its exponentials."""
+class KernelsFile:
+    """The content of kernels.toml.
 
-    operations: int
-    elements: int
+    Attributes:
+        unchanged: begin of the name of a case that calls none of the kernels.
+    """
+
+    unchanged: str
+    kernel: tuple[Kernel, ...]
 
 
-FORWARD = (
-    Kernel(
-        "variants/engines/tiled/tile_loop.py",
-        "full",
-        "query",
-        "full implementation=plain causal forward",
-    ),
-    Kernel(
-        "variants/lsh.py",
-        "LshAttention.attend",
-        "query",
-        "lsh bucket_size=64 num_hashes=1 seed=0 shared_qk=False causal forward",
-    ),
-    Kernel(
-        "variants/performer.py",
-        "PerformerAttention.attend",
-        "query",
-        "performer num_features=256 seed=0 causal forward",
-    ),
-)
-BACKWARD = (
-    Kernel(
-        "variants/engines/tiled/tile_loop.py",
-        "_Tiles.backward",
-        "grads[0]",
-        "sliding_window window_size=256 implementation=blocks causal forward_backward",
-    ),
-    Kernel(
-        "variants/engines/kernelised/sum_causal.py",
-        "Causal.backward",
-        "grads[0]",
-        "linear feature_map=elu causal forward_backward",
-    ),
-    Kernel(
-        "variants/engines/row_blocks.py",
-        "_Blocks.backward",
-        "grads[0]",
-        "top_k top_k=64 causal forward_backward",
-    ),
-)
-DECODE = (
-    Kernel("variants/full.py", "FullAttention.advance", "query", "full causal decode"),
-    Kernel(
-        "variants/linear.py",
-        "LinearAttention.advance",
-        "query",
-        "linear feature_map=elu causal decode",
-    ),
-    Kernel(
-        "variants/transformer_xl.py",
-        "TransformerXlAttention.advance",
-        "query",
-        "transformer_xl memory_size=512 segment_size=512 causal decode",
-    ),
-)
-KERNELS = (*FORWARD, *BACKWARD, *DECODE)
+FILE = Path(__file__).with_name("kernels.toml")
+CONTENT: KernelsFile = convert(parse_toml(FILE), KernelsFile, FILE.name)
+KERNELS, UNCHANGED = CONTENT.kernel, CONTENT.unchanged
 
 
 def operation(kernel: Kernel) -> str:

@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.cli import revision_gate
-from bench.gate_proof.changes import Kernel
+from bench.gate_proof.changes import KERNELS, Kernel
 from bench.gate_proof.counted_changes import (
-    CHANGES,
     PATTERNS,
-    CountedChange,
     baseline,
-    caught,
     changed_copy,
     is_accepted,
+    named,
 )
 from bench.gate_proof.counts_gate import CountsRun, counts
 from bench.gate_proof.slowed_kernels import SIZES, Slowed, TimedKernels
@@ -41,16 +39,11 @@ class Proof:
     counted_work: CountsRun
 
     @property
-    def named(self) -> Mapping[CountedChange, bool]:
-        """Whether the deterministic gate named each change."""
-        return caught(self.changed)
-
-    @property
     def complete(self) -> bool:
         """Whether each change was caught, each time."""
         return (
             is_accepted(self.unchanged)
-            and all(self.named.values())
+            and all(named(one, self.changed) for one in KERNELS)
             and all(one.caught for one in self.slowed)
         )
 
@@ -67,8 +60,8 @@ def prove(repetitions: int, rounds: int) -> Proof:
         timed = kernels.compare(copies.base, folder)
         work = kernels.calibrated()
         slow = copies.new("slow")
-        for one in CHANGES:
-            one.kernel.slow_down(slow, work[one.kernel, SIZES[0]].work)
+        for one in KERNELS:
+            one.slow_down(slow, work[one, SIZES[0]].work)
         counted_work = counts(slow, file, PATTERNS)
         slowed = [one for it in range(repetitions) for one in kernels.repeat(work, it)]
     return Proof(unchanged, changed, timed, slowed, counted_work)

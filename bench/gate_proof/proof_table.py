@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from bench.gate_proof.changes import KERNELS
-from bench.gate_proof.counted_changes import CHANGES, UNCHANGED, is_accepted
+from bench.gate_proof.changes import KERNELS, UNCHANGED
+from bench.gate_proof.counted_changes import WORDS, is_accepted, named
 from bench.gate_proof.exact_rates import rate
 from bench.gate_proof.injected_changes import Proof
 from bench.gate_proof.slowed_kernels import SIZES, Slowed
@@ -28,13 +28,13 @@ def _lines(proof: Proof) -> Iterator[str]:
             _row("none", "all", "no difference", is_accepted(proof.unchanged)),
             *(
                 _row(
-                    one.name,
-                    one.kernel.case,
-                    "; ".join(one.named(proof.changed) or proof.changed.about(one.kernel.case)),
-                    proof.named[one],
-                    _timed(proof.timed[one.kernel]),
+                    WORDS[one.change],
+                    one.case,
+                    "; ".join(named(one, proof.changed) or proof.changed.about(one.case)),
+                    bool(named(one, proof.changed)),
+                    _timed(proof.timed[one]),
                 )
-                for one in CHANGES
+                for one in KERNELS
             ),
             _row(
                 "none",
@@ -71,10 +71,10 @@ def _lines(proof: Proof) -> Iterator[str]:
         ],
     )
     yield ""
-    seen = [work for one in CHANGES if (work := _work(proof, one.kernel.case))]
+    seen = [work for one in KERNELS if (work := _work(proof, one.case))]
     yield (
         f"The deterministic gate named the added work of {SIZES[0]:.0%} in {len(seen)} of "
-        f"{len(CHANGES)} cases, for example: {seen[0] if seen else 'none'}"
+        f"{len(KERNELS)} cases, for example: {seen[0] if seen else 'none'}"
     )
     yield ""
     yield "All were caught." if proof.complete else "NOT all were caught."
