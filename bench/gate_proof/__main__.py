@@ -42,7 +42,7 @@ def measure_false_alarms(runs: int, out: Path, settings: GateSettings) -> None:
 @click.option(
     "--reps",
     type=click.IntRange(min=1),
-    default=4,
+    default=2,
     show_default=True,
     help="Times that each kernel gets each slowdown; each second time beside a busy process.",
 )
