@@ -17,7 +17,7 @@ from bench.gate_proof.counted_changes import (
 from bench.gate_proof.counts_gate import CountsRun, counts
 from bench.gate_proof.slowed_kernels import SIZES, Slowed, TimedKernels
 from bench.gate_proof.source_copies import SourceCopies
-from bench.time_gate.gate import Outcome
+from bench.time_gate.gate import CaseOutcome
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Proof:
 
     unchanged: CountsRun
     changed: CountsRun
-    timed: Mapping[Kernel, Outcome]
+    timed: Mapping[Kernel, CaseOutcome]
     slowed: Sequence[Slowed]
     counted_work: CountsRun
 

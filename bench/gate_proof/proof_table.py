@@ -10,8 +10,8 @@ from bench.gate_proof.counted_changes import WORDS, is_accepted, named
 from bench.gate_proof.exact_rates import rate
 from bench.gate_proof.injected_changes import Proof
 from bench.gate_proof.slowed_kernels import SIZES, Slowed
-from bench.time_gate.gate import Outcome
-from bench.time_gate.summary import verdict_of
+from bench.time_gate.gate import CaseOutcome
+from bench.time_gate.gate_summary import verdict_of
 
 
 def markdown(proof: Proof) -> str:
@@ -91,7 +91,7 @@ def _row(change: str, case: str, said: str, is_right: bool, timed: str = "") -> 
     return change, case, said, "yes" if is_right else "NO", timed
 
 
-def _timed(outcome: Outcome) -> str:
+def _timed(outcome: CaseOutcome) -> str:
     judged = outcome.judgement
     return verdict_of(outcome) + ("" if judged is None else f" ({judged.ratio:.3f})")
 

@@ -16,9 +16,9 @@ from bench.gate_proof.changes import KERNELS, AddedWork, Kernel
 from bench.gate_proof.source_copies import SourceCopies
 from bench.schema.case import Case
 from bench.time_gate import gate_cases
-from bench.time_gate.gate import Outcome, Plan
-from bench.time_gate.summary import verdict_of
-from bench.time_gate.verdict import Verdict
+from bench.time_gate.gate import CaseOutcome, GatePlan
+from bench.time_gate.gate_summary import verdict_of
+from bench.time_gate.verdict import TimeVerdict
 
 SIZES = (0.05, 0.10, 0.30)
 SEQ_LEN = 512  # of the cases that are timed
@@ -41,7 +41,7 @@ class Slowed:
     slowdown: Slowdown
     backwards: bool
     busy: bool
-    outcome: Outcome
+    outcome: CaseOutcome
 
     @property
     def verdict(self) -> str:
@@ -51,7 +51,7 @@ class Slowed:
     @property
     def caught(self) -> bool:
         """Whether the answer is right."""
-        return self.verdict == (Verdict.FASTER if self.backwards else Verdict.SLOWER)
+        return self.verdict == (TimeVerdict.FASTER if self.backwards else TimeVerdict.SLOWER)
 
     def line(self) -> str:
         """The size, the side and the answer in words."""
@@ -74,14 +74,16 @@ class TimedKernels:
         patterns = tuple(one.pattern(SEQ_LEN) for one in KERNELS)
         settings = GateSettings(None, patterns, (), "cpu", 1, rounds, BAND, None)
         self._cases, self._files, timeout = revision_gate.chosen_cases(settings)
-        self._plan = Plan(copies.base, copies.base, copies.folder, rounds=rounds, timeout=timeout)
+        self._plan = GatePlan(
+            copies.base, copies.base, copies.folder, rounds=rounds, timeout=timeout
+        )
 
     def case(self, kernel: Kernel) -> tuple[str, Case]:
         """The case of a kernel, and its name."""
         (found,) = gate_cases.selected(self._cases, [kernel.pattern(SEQ_LEN)]).items()
         return found
 
-    def compare(self, base: Path, head: Path) -> Mapping[Kernel, Outcome]:
+    def compare(self, base: Path, head: Path) -> Mapping[Kernel, CaseOutcome]:
         """The outcome for each kernel of two copies."""
         plan = replace(self._plan, base=base, head=head)
         outcomes = {it.name: it for it in revision_gate.measured(plan, self._cases, self._files)}
