@@ -55,6 +55,7 @@ def slowdowns(
             measured = _measured(side, one, request, works, LONG)["shares"]
             for share, work, true in zip(shares, works, measured, strict=True):
                 found[one, share] = Slowdown(work, true)
+                click.echo(f"{share:.0%} wanted, {true:.1%} added: {one.case}")
     return found
 
 
