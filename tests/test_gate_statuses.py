@@ -191,7 +191,7 @@ def test_the_message_in_a_shallow_clone_says_how_to_get_all_commits(
     repository.commit("Second")
     repository.git("clone", "--quiet", "--depth=1", f"file://{repository.folder}", "../shallow")
     monkeypatch.setattr(revisions, "ROOT", repository.folder.parent / "shallow")
-    refused(compare(), INVALID, "it is shallow: `git fetch --unshallow`")
+    refused(compare(), INVALID, "the checkout is shallow: `git fetch --unshallow`")
 
 
 class TestOnlyVariantsThatChanged:

@@ -64,7 +64,7 @@ def test_the_message_in_a_shallow_clone_says_how_to_get_all_commits(
     repository.git("clone", "--quiet", "--depth=1", f"file://{repository.folder}", "../shallow")
     monkeypatch.setattr(revisions, "ROOT", tmp_path / "shallow")
     assert resolve("HEAD").commit
-    with pytest.raises(RevisionError, match=r"it is shallow: `git fetch --unshallow`"):
+    with pytest.raises(RevisionError, match=r"the checkout is shallow: `git fetch --unshallow`"):
         resolve(first)
 
 
@@ -72,7 +72,7 @@ def test_outside_of_a_repository_there_is_no_revision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(revisions, "ROOT", tmp_path)
-    with pytest.raises(RevisionError, match="no revision 'HEAD'"):
+    with pytest.raises(RevisionError, match="no revision 'HEAD' here: .* checkout of git"):
         resolve("HEAD")
 
 

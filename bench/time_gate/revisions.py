@@ -51,7 +51,7 @@ def resolve(name: str) -> Revision:
     found = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     if found.returncode:
         why = _why_missing()
-        raise RevisionError(f"there is no revision {shown(name)} in this checkout{why}")
+        raise RevisionError(f"there is no revision {shown(name)} here{why}")
     commit = found.stdout.decode().strip()
     if _git("cat-file", "-e", f"{commit}:{SOURCES}/__init__.py").returncode:
         raise RevisionError(f"revision {shown(name)} has no package {SOURCES}")
@@ -132,8 +132,10 @@ def subject(commit: str) -> str:
 
 
 def _why_missing() -> str:
+    if _git("rev-parse", "--is-inside-work-tree").returncode:
+        return ": the program does not run from a checkout of git"
     shallow = _git("rev-parse", "--is-shallow-repository").stdout.strip() == b"true"
-    return "; it is shallow: `git fetch --unshallow` gets all commits" if shallow else ""
+    return "; the checkout is shallow: `git fetch --unshallow` gets all commits" if shallow else ""
 
 
 def _check(result: subprocess.CompletedProcess[bytes], command: str) -> None:
