@@ -72,7 +72,7 @@ def test_outside_of_a_repository_there_is_no_revision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(revisions, "ROOT", tmp_path)
-    with pytest.raises(RevisionError, match="no revision 'HEAD' here: .* checkout of git"):
+    with pytest.raises(RevisionError, match=r"no revision 'HEAD' here: .* checkout of git"):
         resolve("HEAD")
 
 
