@@ -101,9 +101,10 @@ def test_several_small_steps_do_not_confirm_the_commit(
     machine.noise = 0.0005
     all_ = commits(repository, [1.0, 1.02, 1.04, 1.06, 1.08, 1.1])
     said = bisect(all_[0])
-    assert said.exit_code == FOUND
+    assert said.exit_code == NOT_MEASURED
     assert f"first slow commit: {all_[3]}" in said.stdout
     assert said.stdout.endswith("SAME; this does not confirm the commit\n")
+    assert f"the commit {all_[3][:10]} is not confirmed" in said.stderr
 
 
 def test_a_bad_revision_that_is_not_slower_is_not_measured(

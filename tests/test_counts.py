@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +75,31 @@ class TestChanges:
         assert f"{known.calls + 1} call" in clone
         assert f"{known.bytes + made:,} now" in clone
 
+    def test_a_tensor_that_lives_longer_is_named_with_its_operation(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def long(out: Tensor) -> Tensor:
+            kept = out.repeat(64, 1, 1, 1)
+            out.repeat(64, 1, 1, 1)
+            return out if kept.numel() else kept
+
+        def short(out: Tensor) -> Tensor:
+            out.repeat(64, 1, 1, 1)
+            out.repeat(64, 1, 1, 1)
+            return out
+
+        with monkeypatch.context() as patch:
+            patch.setattr(VARIANT, "attend", lambda *a, **more: short(KERNEL(*a, **more)))
+            before = counted(case())
+            patch.setattr(VARIANT, "attend", lambda *a, **more: long(KERNEL(*a, **more)))
+            now = counted(case())
+        (found,) = differences({"a": before}, {"a": now})
+        made = 64 * 2 * 96 * 64 * 4  # bytes of 64 outputs
+        assert [it for it in found.sentences if "repeat" in it] == [
+            f"at the peak, tensors of repeat hold {made:,} bytes before, {2 * made:,} now"
+        ]
+        assert found.sentences[0].startswith("peak_bytes: ")
+
     def test_a_larger_peak_is_seen(self, monkeypatch: pytest.MonkeyPatch) -> None:
         before, said = changed(monkeypatch, lambda out: out.add_(out.repeat(64, 1, 1, 1)[:1] * 0))
         (peak,) = [it for it in said if it.startswith("peak_bytes: ")]
@@ -108,6 +134,12 @@ class TestChanges:
     ) -> None:
         _, said = changed(monkeypatch, lambda out: out * out.sign(), "forward_backward")
         assert any(it.startswith("saved_bytes: ") for it in said)
+
+    def test_an_error_that_is_not_a_number_is_seen(self) -> None:
+        one = counted(case())
+        for name in ("error", "rounding_error"):
+            (found,) = differences({"a": one}, {"a": replace(one, **{name: math.nan})})
+            assert [it.split(":")[0] for it in found.sentences] == [name]
 
     def test_new_and_missing_cases_are_named(self) -> None:
         one = counted(case())
@@ -199,6 +231,21 @@ class TestCommand:
             refused = self.run(file)
             assert refused.exit_code == 3, message
             assert message in refused.output
+
+    def test_a_call_that_fails_has_the_exit_status_1(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file = tmp_path / "counts.toml"
+        self.run(file, "--update")
+
+        def fail(*arguments: Any, **more: Any) -> Tensor:
+            raise RuntimeError("no kernel")
+
+        monkeypatch.setattr(VARIANT, "attend", fail)
+        found = self.run(file)
+        assert found.exit_code == 1
+        assert "the call fails: RuntimeError: no kernel" in found.output
+        assert "lsh" not in found.output
 
     def test_some_cases_are_compared_and_updated(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -12,7 +12,10 @@ from click.testing import CliRunner, Result
 from bench.cli import revision_gate
 from bench.cli.commands import main
 from bench.time_gate import gate, gate_cases, revisions
+from bench.time_gate.gate import CaseOutcome
+from bench.time_gate.gate_summary import GateSummary
 from bench.time_gate.side import SideError
+from bench.time_gate.verdict import Judgement, TimeVerdict
 from tests.fake_sides import FakeSide, Machine, Repository
 
 FINE, REGRESSION, NOT_MEASURED, INVALID = 0, 1, 2, 3
@@ -100,28 +103,58 @@ def test_a_faster_case_is_fine(compare: Compare, repository: Repository) -> None
     assert compare().exit_code == FINE
 
 
-def fails_in_head(side: FakeSide, request: str, variant: str) -> None:
-    if (side.sources.name, variant) == ("head", "linear"):
-        raise SideError("RuntimeError: some fault")
+def fails_in(name: str) -> Callable[[FakeSide, str, str], None]:
+    def fail(side: FakeSide, request: str, variant: str) -> None:
+        if (side.sources.name, variant) == (name, "linear"):
+            raise SideError("RuntimeError: some fault")
+
+    return fail
 
 
-def test_a_case_that_fails_is_not_measured(
-    compare: Compare, repository: Repository, machine: Machine
+@pytest.mark.parametrize(("side", "status"), [("base", NOT_MEASURED), ("head", REGRESSION)])
+def test_a_call_that_fails_on_head_only_is_a_regression(
+    compare: Compare, repository: Repository, machine: Machine, side: str, status: int
 ) -> None:
     repository.commit("Faulty")
-    machine.fault = fails_in_head
+    machine.fault = fails_in(side)
     said = compare()
-    assert said.exit_code == NOT_MEASURED
+    assert said.exit_code == status
     assert verdict(said, "linear") == "FAILED"
-    assert "head: RuntimeError: some fault" in " ".join(said.stdout.split())
+    words = " ".join(said.stdout.split())
+    assert f"{side}: RuntimeError: some fault" in words
+    assert "Not measured as a whole: 1 FAILED." in words
 
 
 def test_a_regression_counts_more_than_a_case_that_fails(
     compare: Compare, repository: Repository, machine: Machine
 ) -> None:
     repository.commit("Slow", full=1.5)
-    machine.fault = fails_in_head
+    machine.fault = fails_in("base")
     assert compare().exit_code == REGRESSION
+
+
+def test_a_variant_of_one_revision_is_an_outcome(tmp_path: Path) -> None:
+    for side, names in (("base", ("full", "old")), ("head", ("full", "new"))):
+        (tmp_path / side / "variants").mkdir(parents=True)
+        for name in ("__init__", *names):
+            (tmp_path / side / "variants" / f"{name}.py").touch()
+    sources = {side: tmp_path / side for side in ("base", "head")}
+    found = revision_gate._variants_of_one_side(sources, {})
+    assert [(one.name, one.missing) for one in found] == [
+        ("old", "head: there is no such variant"),
+        ("new", "base: there is no such variant"),
+    ]
+    assert revision_gate.status_of(GateSummary("", found, 0.03, [])) == NOT_MEASURED
+    assert revision_gate.status_of(GateSummary("", found[1:], 0.03, [])) == FINE
+
+
+@pytest.mark.parametrize(("high", "status"), [(1.09, FINE), (1.11, NOT_MEASURED)])
+def test_a_case_that_may_be_much_slower_is_not_measured(high: float, status: int) -> None:
+    same = CaseOutcome("a", Judgement(TimeVerdict.SAME, 1.0, 0.99, 1.01, 0.01, 10))
+    unclear = CaseOutcome("b", Judgement(TimeVerdict.UNCLEAR, 1.05, 1.0, high, 0.01, 30))
+    found = GateSummary("", [same, same, unclear], 0.03, [])
+    assert revision_gate.status_of(found) == status
+    assert ("1 UNCLEAR may be more than 10% slower" in found.markdown()) is (status != FINE)
 
 
 def test_noise_that_hides_most_cases_is_not_measured(

@@ -85,7 +85,10 @@ class _Bisection:
                 f"{', '.join(commit[:10] for commit in left)}"
             )
         click.echo(f"first slow commit: {left[0]}\n{revisions.subject(left[0])}")
-        click.echo(self._against_parent(left[0]))
+        confirmed, sentence = self._against_parent(left[0])
+        click.echo(sentence)
+        if not confirmed:
+            raise NotMeasuredError(f"the commit {left[0][:10]} is not confirmed")
 
     def _against_good(self, commit: str, ends: CaseOutcome) -> CaseOutcome:
         """A commit against the good one, with more rounds while the decision is open."""
@@ -100,16 +103,16 @@ class _Bisection:
         plan = replace(self.plan, head=head)
         return revision_gate.measured(plan, self.case, self.files, again)[0]
 
-    def _against_parent(self, commit: str) -> str:
-        """A sentence with the time of a commit against that of its first parent."""
+    def _against_parent(self, commit: str) -> tuple[bool, str]:
+        """Whether a commit is slower than its first parent, and a sentence with the ratio."""
         try:
             parent = self._built(revisions.resolve(f"{commit}^").commit or "")
             plan = replace(self.plan, base=parent, head=self._built(commit))
             judged = _judged(revision_gate.measured(plan, self.case, self.files)[0])
         except UserError as error:
-            return f"not compared with its parent: {error}"
+            return False, f"not compared with its parent: {error}"
         confirmed = judged.verdict == TimeVerdict.SLOWER
-        return (
+        return confirmed, (
             f"against its parent: {_words(judged)}; this "
             f"{'confirms' if confirmed else 'does not confirm'} the commit"
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bench.cli.gate_command import GateCommand
+from bench.cli.gate_command import GateCommand, NotMeasuredError
 from bench.cli.gate_options import GateSettings, gate_options
 from bench.cli.stored_runs import table
 from bench.schema.entry_point import console
@@ -56,8 +56,12 @@ def compare(
         return
     if runs:
         raise click.UsageError(f"--base compares revisions; got also the folder {runs[0]}")
-    from bench.cli import revision_gate  # imports torch
-
+    try:
+        from bench.cli import revision_gate  # imports torch and the variants of the working tree
+    except Exception as error:
+        raise NotMeasuredError(
+            f"the harness needs the variants of the working tree, which cannot be imported: {error}"
+        ) from error
     if summary is not None:
         revision_gate.check_writable(summary)
     found = revision_gate.run(base, head, settings, changed_only=only is not None)

@@ -14,7 +14,7 @@ from bench.cli.gate_command import REGRESSION, GateCommand, NotMeasuredError
 from bench.counts import call_counts, counts_file
 from bench.counts.call_counts import CallCounts
 from bench.counts.counts_file import OtherVersionsError
-from bench.counts.differences import differences
+from bench.counts.differences import Difference, differences
 from bench.schema.case import Case
 from bench.schema.case_names import benchmark_name
 from bench.schema.validation import FileError, name_of, reason
@@ -61,19 +61,22 @@ def counts(file: Path, update: bool, patterns: tuple[str, ...], if_comparable: b
         others = {name: one for name, one in known.items() if name not in chosen}
         known = {name: one for name, one in known.items() if name in chosen}
         planned = {name: case for name, case in planned.items() if name in chosen}
-    now = _counted(planned)
+    now, failed = _counted(planned)
     if update:
+        for name, why in failed.items():
+            raise NotMeasuredError(f"case {name} cannot be counted: {why}")
         _write(file, {**others, **now})
         click.echo(f"{file}: {len(now)} cases")
         return
-    found = differences(known, now)
+    found = [Difference(name, (f"the call fails: {why}",)) for name, why in failed.items()]
+    found += differences({name: known[name] for name in known if name not in failed}, now)
     for one in found[:MOST_SHOWN]:
         click.echo("\n  ".join([one.case, *one.sentences]))
     if len(found) > MOST_SHOWN:
         click.echo(f"and {len(found) - MOST_SHOWN} more cases")
     if found:
         click.echo(
-            f"{len(found)} of {len(now)} cases differ from {file}. If this is intended, run "
+            f"{len(found)} of {len(planned)} cases differ from {file}. If this is intended, run "
             "`make update-baseline`, and commit the file."
         )
         sys.exit(REGRESSION)
@@ -99,18 +102,14 @@ def _write(file: Path, cases: Mapping[str, CallCounts]) -> None:
         raise FileError(f"cannot write {name_of(file)}: {reason(error)}") from None
 
 
-def _counted(planned: Mapping[str, Case]) -> dict[str, CallCounts]:
-    """The counts of the cases, by name.
-
-    Raises:
-        NotMeasuredError: a call fails.
-    """
+def _counted(planned: Mapping[str, Case]) -> tuple[dict[str, CallCounts], dict[str, str]]:
+    """By the names of the cases, the counts, and the reasons why calls failed."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the number of threads decides the size of some buffers
     gc.collect()
     gc.freeze()  # the collections of a measurement of memory skip the imported modules
     given: dict[object, Given] = {}
-    found = {}
+    found, failed = {}, {}
     try:
         with click.progressbar(planned.items(), label="counting", file=sys.stderr) as bar:
             for name, case in bar:
@@ -119,10 +118,8 @@ def _counted(planned: Mapping[str, Case]) -> dict[str, CallCounts]:
                 try:
                     found[name] = call_counts.count(case, given[case.shape])
                 except Exception as error:
-                    raise NotMeasuredError(
-                        f"case {name} cannot be counted: {type(error).__name__}: {error}"
-                    ) from error
+                    failed[name] = f"{type(error).__name__}: {error}"
     finally:
         gc.unfreeze()
         torch.set_num_threads(threads)
-    return found
+    return found, failed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import traceback
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import click
 
 from bench.schema.entry_point import Summarized
+from bench.schema.validation import one_line
 
 
 class DeferredCommand(Summarized):
@@ -27,8 +29,15 @@ class DeferredCommand(Summarized):
         self._module, _, self._function = place.partition(":")
 
     def load(self) -> click.Command:
-        """The command itself."""
-        command = getattr(import_module(self._module), self._function)
+        """The command itself. ClickException with the exit status 2 if it cannot be imported, for
+        example because a variant in the working tree has an error of syntax."""
+        try:
+            command = getattr(import_module(self._module), self._function)
+        except Exception as error:
+            traceback.print_exc()
+            stopped = click.ClickException(f"this checkout cannot be imported: {one_line(error)}")
+            stopped.exit_code = 2  # type: ignore[misc]  # click reads it from the instance
+            raise stopped from error
         assert isinstance(command, click.Command)
         return command
 

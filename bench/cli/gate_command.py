@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from bench.loop.interrupts import stopped_by_signals
 from bench.schema.entry_point import Summarized, sentence
 from bench.schema.validation import UserError
 
@@ -40,7 +41,7 @@ class GateCommand(Summarized):
             return super().make_context(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _statuses():
+        with _statuses(), stopped_by_signals():  # so that temporary folders are removed
             return super().invoke(ctx)
 
 

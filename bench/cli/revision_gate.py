@@ -20,10 +20,10 @@ from bench.plan.sweep import read
 from bench.schema.case import Case
 from bench.schema.validation import FileError, name_of, reason
 from bench.time_gate import gate_cases, revisions
-from bench.time_gate.changed_variants import changed_variants
+from bench.time_gate.changed_variants import changed_variants, variant_names
 from bench.time_gate.gate import CaseOutcome, GatePlan, is_unclear
 from bench.time_gate.gate import compare as compare_sources
-from bench.time_gate.gate_summary import FAILED, MISSING, GateSummary
+from bench.time_gate.gate_summary import GateSummary
 from bench.time_gate.revisions import Revision
 from bench.time_gate.side import Side, SideError
 from bench.time_gate.verdict import FALSE_ALARMS, TimeVerdict
@@ -48,10 +48,12 @@ def run(
         sources = {name: scratch / name for name in ("base", "head")}
         for name, revision in (("base", base), ("head", head)):
             build(revision, sources[name], cases if settings.cases else {})
+        asked_all = not (settings.cases or settings.axes or settings.sweep)
+        alone = _variants_of_one_side(sources, cases) if asked_all else []
         if changed_only:
             changed = changed_variants(sources["base"], sources["head"])
             cases = {name: case for name, case in cases.items() if case.variant in changed}
-            if not cases:
+            if not (cases or alone):
                 words = f"no variant of these cases differs between {base.label} and {head.label}"
                 click.echo(words)
                 return GateSummary(title, [], settings.band, [f"N{words[1:]}."])
@@ -66,26 +68,25 @@ def run(
         )
         facts = [
             *_dependencies(sources["base"], sources["head"]),
-            *_facts(next(iter(cases.values())).device, settings, len(cases)),
+            *_facts(chosen_device(settings.device), settings, len(cases)),
         ]
-        outcomes = measured(plan, cases, files)
+        outcomes = [*measured(plan, cases, files), *alone]
     return GateSummary(title, outcomes, settings.band, facts)
 
 
 def status_of(found: GateSummary) -> int:
-    """The exit status: a regression counts more than a case that could not be measured.
-
-    A comparison in which half of the cases or more are UNCLEAR is not measured.
-    """
+    """The exit status: a regression, also a call that fails on head only, counts more than a case
+    that could not be measured."""
     if not found.outcomes:
         return FINE
-    judged = len(found.outcomes) - found.counts.get(MISSING, 0)
-    unclear = found.counts.get(TimeVerdict.UNCLEAR, 0)
-    if found.counts.get(TimeVerdict.SLOWER):
+    if found.counts.get(TimeVerdict.SLOWER) or any(map(_fails_on_head, found.outcomes)):
         return REGRESSION
-    if found.counts.get(FAILED) or not judged or 2 * unclear >= judged:
-        return NOT_MEASURED
-    return FINE
+    return NOT_MEASURED if found.not_measured else FINE
+
+
+def _fails_on_head(outcome: CaseOutcome) -> bool:
+    """Whether a call of head failed; base is called before it."""
+    return outcome.failure.startswith("head: ")
 
 
 def check_writable(file: Path) -> None:
@@ -169,6 +170,19 @@ def measured(
         return compare_sources(plan, requests, step, again)
 
 
+def _variants_of_one_side(
+    sources: Mapping[str, Path], cases: Mapping[str, Case]
+) -> list[CaseOutcome]:
+    """An outcome for each variant that only one revision has, and that has no case here."""
+    names = {side: variant_names(folder) for side, folder in sources.items()}
+    known = {case.variant for case in cases.values()}
+    return [
+        CaseOutcome(name, missing=f"{side}: there is no such variant")
+        for side, other in (("head", "base"), ("base", "head"))
+        for name in sorted(names[other] - names[side] - known)
+    ]
+
+
 def _dependencies(base: Path, head: Path) -> list[str]:
     """A note if the revisions require other packages: both run with those that are installed."""
     before, now = revisions.dependencies(base), revisions.dependencies(head)
@@ -190,8 +204,9 @@ def _facts(device: str, settings: GateSettings, cases: int) -> list[str]:
     return [
         f"{hardware['gpu'] or hardware['processor']}, {hardware['cores']} cores, torch "
         f"{described['software']['torch']}; {clock} of {count}, {settings.rounds} rounds or more.",
-        f"SLOWER and FASTER: the interval, widened for {cases} cases, lies beyond a band of "
-        f"{settings.band:.0%} and beyond the noise floor (base against base). Equal code gets any "
-        f"such verdict in at most {FALSE_ALARMS:.0%} of comparisons. SAME: the 95 % interval lies "
-        "within the band.",
+        f"SLOWER and FASTER: the interval, which is widened for the number of cases ({cases}) and "
+        f"looks, lies beyond a band of {settings.band:.0%} and beyond the noise floor (base "
+        f"against base). The widening is for at most {FALSE_ALARMS:.0%} of comparisons of equal "
+        "code with any such verdict; docs/tracking.md has measured rates. SAME: the 95 % interval "
+        "lies within the band.",
     ]

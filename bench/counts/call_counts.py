@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class CallCounts:
         error: relative L2 distance of the output from exact attention in float64.
         rounding_error: the same from the method's own definition in float64.
         operations: by name, without views.
+        at_peak: by operation, bytes of its tensors that are live when most bytes are.
         gpu_bytes: bytes that the call would read and write on a GPU, by simulation; None for
             decoding, and for an implementation that is not `auto`.
         gpu_launches: launches on a GPU by the name of the kernel, by the same simulation.
@@ -44,6 +46,7 @@ class CallCounts:
     operations: dict[str, Operation]
     saved_bytes: int | None = None
     useful_flops: int | None = None
+    at_peak: dict[str, int] = field(default_factory=dict)
     gpu_bytes: int | None = None
     gpu_launches: dict[str, int] = field(default_factory=dict)
 
@@ -79,7 +82,8 @@ def count(case: Case, given: Given) -> CallCounts:
     rows = call.out if isinstance(call, Decoder) else out[:, :, given.reference.sample.rows]
     quality = accuracy.measure(attention, given.reference, rows, shared_qk=attention.uses_shared_qk)
     flops = useful_flops(attention, case)
-    assert quality.approx_error_rel_l2 is not None
+    if quality.approx_error_rel_l2 is None or not math.isfinite(quality.approx_error_rel_l2):
+        raise ArithmeticError(f"the error of the output is {quality.approx_error_rel_l2}")
     on_gpu = _on_gpu(case)
     return CallCounts(
         peak_bytes=memory.peak_bytes(call, CPU),
@@ -88,6 +92,7 @@ def count(case: Case, given: Given) -> CallCounts:
         error=quality.approx_error_rel_l2,
         rounding_error=quality.impl_error_rel_l2 or 0.0,
         operations=operations.found(),
+        at_peak=operations.at_peak,
         gpu_bytes=None if on_gpu is None else round(on_gpu.moved_bytes),
         gpu_launches={} if on_gpu is None else dict(sorted(on_gpu.kernels.items())),
     )

@@ -16,7 +16,7 @@ from bench.counts.call_counts import CallCounts
 from bench.loop.result_files import write_text
 from bench.schema.validation import FileError, convert, name_of, parse_toml
 
-FORMAT = "attention-counts-2"
+FORMAT = "attention-counts-3"
 HEAD = """\
 # Bytes, operations of torch and errors of calls on a CPU with one thread. `make counts` compares
 # the code with this file, and `make update-baseline` writes it.
@@ -101,6 +101,7 @@ def _lines(one: CallCounts) -> list[str]:
         lines.append(
             f"operations.{json.dumps(name)} = {{calls = {its.calls}, bytes = {its.bytes}}}"
         )
+    lines += [f"at_peak.{json.dumps(name)} = {size}" for name, size in one.at_peak.items()]
     lines += [f"gpu_launches.{json.dumps(name)} = {n}" for name, n in one.gpu_launches.items()]
     return lines
 

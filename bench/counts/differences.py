@@ -43,10 +43,15 @@ def _changes(before: CallCounts, now: CallCounts) -> Iterator[str]:
         old, new = getattr(before, name), getattr(now, name)
         if old != new:
             yield f"{name}: {_number(old)} before, {_number(new)} now{_share(old, new)}"
-    if abs(now.error - before.error) > ERROR * max(before.error, now.rounding_error):
+    for name in sorted({*before.at_peak, *now.at_peak}):
+        held = before.at_peak.get(name, 0), now.at_peak.get(name, 0)
+        if held[0] != held[1]:
+            yield f"at the peak, tensors of {name} hold {held[0]:,} bytes before, {held[1]:,} now"
+    # The comparisons are negated, so that NaN is a difference.
+    if not abs(now.error - before.error) <= ERROR * max(before.error, now.rounding_error):
         yield f"error: {before.error:.6g} before, {now.error:.6g} now"
     smaller, larger = sorted((before.rounding_error, now.rounding_error))
-    if larger > ROUNDING * smaller:
+    if not larger <= ROUNDING * smaller:
         yield f"rounding_error: {before.rounding_error:.3g} before, {now.rounding_error:.3g} now"
     for name in sorted({*before.operations, *now.operations}):
         first, second = before.operations.get(name, NONE), now.operations.get(name, NONE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -20,12 +21,20 @@ class Operation:
 
 
 class DispatchedOperations(TorchDispatchMode):
-    """Records all operations but those that only make a view of a tensor."""
+    """Records all operations but those that only make a view of a tensor.
+
+    Attributes:
+        at_peak: by operation, the bytes of its tensors that were live when the live bytes were at
+            their peak. Tensors inside an operation are not seen.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._calls: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
+        self._live: dict[int, tuple[str, int]] = {}
+        self._peak = 0
+        self.at_peak: dict[str, int] = {}
 
     def found(self) -> dict[str, Operation]:
         """The operations by name, in the order of their names."""
@@ -47,7 +56,23 @@ class DispatchedOperations(TorchDispatchMode):
             name = func._schema.name.removeprefix("aten::")
             self._calls[name] += 1
             self._bytes[name] += sum(made.values())
+            self._follow(name, out, made)
         return out
+
+    def _follow(self, name: str, out: Any, made: dict[int, int]) -> None:
+        """Count the bytes of new tensors until their memory is freed."""
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor) and (address := _storage(leaf)) in made:
+                if address not in self._live:
+                    weakref.finalize(leaf.untyped_storage(), self._live.pop, address, None)
+                self._live[address] = name, made[address]
+        live = sum(size for _, size in self._live.values())
+        if live > self._peak:
+            self._peak = live
+            owners: Counter[str] = Counter()
+            for owner, size in self._live.values():
+                owners[owner] += size
+            self.at_peak = {owner: size for owner, size in sorted(owners.items()) if size}
 
 
 def _storage(tensor: Tensor) -> int:

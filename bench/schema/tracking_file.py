@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +15,7 @@ from bench.schema.case import Case
 from bench.schema.column_types import Amount, Count, Name
 from bench.schema.environment_file import Hardware, ProcessFacts
 from bench.schema.machine_kind import fingerprint
+from bench.schema.measurement import Measurement
 from bench.schema.validation import FileError, convert, name_of, parse_json, read_text, shown
 
 # The number rises when `machine_kind.fingerprint` uses other facts: it is computed again from the
@@ -121,13 +124,33 @@ def read_tracking_file(path: Path) -> TrackedFile:
             f"{source}: machine_info has the fingerprint {shown(stated)}, and its facts give "
             f"{computed}; the file was changed after it was stored"
         )
+    names: set[str] = set()
     for number, benchmark in enumerate(found.benchmarks):
-        _check_info(benchmark.extra_info, f"{source}: benchmarks[{number}].extra_info")
+        place = f"{source}: benchmarks[{number}]"
+        if benchmark.fullname in names:
+            raise FileError(f"{place}.fullname: {shown(benchmark.fullname)} is there twice")
+        names.add(benchmark.fullname)
+        _check_times(benchmark.stats, f"{place}.stats")
+        _check_info(benchmark.extra_info, f"{place}.extra_info")
     return found
+
+
+def _check_times(stats: TrackedTimes, place: str) -> None:
+    """The statistics must be those of the times, as pytest-benchmark computes them."""
+    for name, compute in (("min", min), ("median", statistics.median), ("max", max)):
+        stated, computed = getattr(stats, name), compute(stats.data)
+        if not math.isclose(stated, computed, rel_tol=1e-9):
+            raise FileError(
+                f"{place}.{name} is {stated:.6g}, and the times in data give {computed:.6g}; the "
+                "file was changed after it was stored"
+            )
 
 
 def _check_info(info: Mapping[str, Any], place: str) -> None:
     convert(info.get("implementation_used"), Name, f"{place}.implementation_used")
+    for name, column in Measurement.columns().items():
+        if name in info and name in Measurement.numbers():
+            convert(info[name], column.hint, f"{place}.{name}")
     case = info.get("case")
     if not isinstance(case, dict):
         raise FileError(f"{place}.case: expected the columns of a case, got {shown(case)}")

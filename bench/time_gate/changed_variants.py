@@ -24,6 +24,11 @@ def needed_modules(folder: Path) -> dict[str, set[str]]:
     return {name: _closure(f"{SOURCES}.{name}", needs) | {SOURCES} for name in names}
 
 
+def variant_names(folder: Path) -> set[str]:
+    """The names of the variants in a folder with sources."""
+    return {path.stem for path in (folder / SOURCES).glob("[!_]*.py")}
+
+
 def _sources(folder: Path) -> dict[str, str]:
     """A hash of all files that each variant needs, by the name of the variant."""
     content = {name: path.read_bytes() for name, path in _modules(folder)}

@@ -16,6 +16,7 @@ from bench.time_gate.verdict import Judgement, TimeVerdict
 ORDER = (TimeVerdict.SLOWER, TimeVerdict.FASTER, TimeVerdict.UNCLEAR, TimeVerdict.SAME)
 FAILED, MISSING = "FAILED", "NOT IN BOTH"
 COLUMNS = ("case", "verdict", "time, head / base", "95 % interval", "noise floor", "notes")
+LARGE = 0.1  # a slowdown that must not stay UNCLEAR
 CHANGED = 1e-5  # relative difference of outputs that is more than rounding in float32
 
 
@@ -47,11 +48,33 @@ class GateSummary:
         found = [f"{self.counts[word]} {word}" for word in words if self.counts.get(word)]
         return ", ".join(found) or "no cases"
 
+    @property
+    def not_measured(self) -> list[str]:
+        """The reasons why the comparison has no result as a whole, in words."""
+        reasons = []
+        if failed := self.counts.get(FAILED):
+            reasons.append(f"{failed} FAILED")
+        if lost := sum(one.missing.startswith("head: ") for one in self.outcomes):
+            reasons.append(f"head lacks {lost} that base has")
+        judged = [one.judgement for one in self.outcomes if one.judgement is not None]
+        unclear = [one for one in judged if one.verdict == TimeVerdict.UNCLEAR]
+        if judged and 2 * len(unclear) >= len(judged):
+            reasons.append(f"{len(unclear)} of {len(judged)} cases are UNCLEAR")
+        elif open_ := sum(one.high > 1 + LARGE for one in unclear):
+            reasons.append(f"{open_} UNCLEAR may be more than {LARGE:.0%} slower")
+        return reasons
+
+    def _result(self) -> list[str]:
+        """The reasons as a sentence."""
+        return [f"Not measured as a whole: {'; '.join(self.not_measured)}."] * bool(
+            self.not_measured
+        )
+
     def table(self) -> Table:
         """A table for a terminal."""
         shown = Table(
             title=Text(f"{self.title}: {self.headline}"),
-            caption=Text("\n".join([*self._shared_words(), *self.facts])),
+            caption=Text("\n".join([*self._result(), *self._shared_words(), *self.facts])),
             caption_justify="left",
         )
         for name in COLUMNS:
@@ -64,7 +87,7 @@ class GateSummary:
         """Markdown for a pull request; cases that are SAME are folded."""
         changed = [one for one in self._sorted() if verdict_of(one) != TimeVerdict.SAME]
         same = [one for one in self._sorted() if verdict_of(one) == TimeVerdict.SAME]
-        parts = [f"### Time gate: {self.headline}", self.title]
+        parts = [f"### Time gate: {self.headline}", self.title, *self._result()]
         if changed:
             parts.append(self._markdown_table(changed))
         if same:
