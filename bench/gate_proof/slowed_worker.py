@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.time_gate.alternation import middle_mean
 from bench.time_gate.gate_worker import GateWorker, serve
 
 BLOCK = 5e5  # nanoseconds that follow each other with the same work
@@ -46,15 +47,8 @@ class SlowedWorker(GateWorker):
             spent += sum(row)
         setattr(sys.modules[module], name, NO_WORK)
         times = np.array(rows)
-        shares = [_middle_mean(times[:, i] / times[:, 0]) - 1 for i in range(1, count)]
+        shares = [middle_mean(times[:, i] / times[:, 0]) - 1 for i in range(1, count)]
         return {"ns": float(np.median(times[:, 0])) / (count * calls), "shares": shares}
-
-
-def _middle_mean(values: np.ndarray) -> float:
-    """The mean without the lowest and the highest quarter."""
-    ordered = np.sort(values)
-    cut = len(ordered) // 4
-    return float(ordered[cut : len(ordered) - cut].mean())
 
 
 if __name__ == "__main__":

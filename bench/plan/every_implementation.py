@@ -18,11 +18,12 @@ def every_implementation(cases: Iterable[Case], device: torch.device) -> list[Ca
 
     Implementations that only call a public kernel are left out: its code is not in this project.
     """
-    every = (one for case in cases for one in _implementations(case))
+    every = (one for case in cases for one in implementations_of(case))
     return [one for one in dict.fromkeys(every) if _runs(one, device)]
 
 
-def _implementations(case: Case) -> Iterator[Case]:
+def implementations_of(case: Case) -> Iterator[Case]:
+    """The case with `auto` and with each implementation, also those that cannot run here."""
     for name in ("auto", *case.attention.info.implementations):
         yield replace(case, attention=replace(case.attention, implementation=name))
 

@@ -56,8 +56,8 @@ def one_round(sides: Sides, calls: int, timeout: float, *, first: int) -> RoundR
         spent += sum(map(sum, times)) * calls / 1e9
     of_sides = np.array(rows)
     return RoundRatios(
-        ratios=(_middle_mean(of_sides[:, 1] - of_sides[:, 0]),),
-        controls=(_middle_mean(of_sides[:, 2] - of_sides[:, 0]),),
+        ratios=(middle_mean(of_sides[:, 1] - of_sides[:, 0]),),
+        controls=(middle_mean(of_sides[:, 2] - of_sides[:, 0]),),
     )
 
 
@@ -67,7 +67,7 @@ def _time(side: Side, calls: int, timeout: float) -> float:
     return spent
 
 
-def _middle_mean(values: Sequence[float] | np.ndarray) -> float:
+def middle_mean(values: Sequence[float] | np.ndarray) -> float:
     """The mean without the lowest and the highest quarter, which have the interrupted turns."""
     ordered = np.sort(values)
     cut = len(ordered) // 4

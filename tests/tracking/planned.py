@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import variants
 from bench.plan import sweep
+from bench.plan.every_implementation import implementations_of
 from bench.schema.case import Case
 from bench.workloads.attention.decode_steps import stepped_by
 
@@ -22,7 +21,9 @@ def planned(device: str) -> dict[str, Case]:
     """
     found: dict[str, Case] = {}
     for case in sweep.read(Path(__file__).with_name(FILES[device])).cases(device, {}):
-        for one in _implementations(case):
+        for one in implementations_of(case):
+            if case.direction == "decode" and one.attention.implementation not in stepped_by():
+                continue
             name = name_of(one)
             if found.setdefault(name, one) != one:
                 raise ValueError(f"two cases have the name {name}: {found[name]} and {one}")
@@ -46,9 +47,3 @@ def name_of(case: Case) -> str:
 def group_of(case: Case) -> str:
     """The name of the cases whose times are shown in one table."""
     return f"{case.direction} n={case.seq_len}"
-
-
-def _implementations(case: Case) -> Iterator[Case]:
-    for name in ("auto", *case.attention.info.implementations):
-        if case.direction != "decode" or name in stepped_by():
-            yield replace(case, attention=replace(case.attention, implementation=name))
