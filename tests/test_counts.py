@@ -129,6 +129,34 @@ class TestChanges:
         _, said = changed(monkeypatch, lambda out: out.mul_(1.01))
         assert any(it.startswith("error: ") for it in said)
 
+    def test_another_gradient_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def hooked(out: Tensor) -> Tensor:
+            if out.requires_grad:
+                out.register_hook(lambda grad: grad * 1.01)
+            return out
+
+        before, said = changed(monkeypatch, hooked, "forward_backward")
+        assert list(before.gradient_errors) == ["query", "key", "value"]
+        assert [it.split(":")[0] for it in said if it.startswith("error")] == [
+            f"error of the gradient of the {name}" for name in ("query", "key", "value")
+        ]
+        assert changed(monkeypatch, hooked, "forward")[1] == []
+
+    def test_errors_of_rounding_may_differ_between_cpus(self) -> None:
+        one = replace(counted(case("forward_backward")), error=3e-7, rounding_error=2e-7)
+        one = replace(one, gradient_errors={"query": 2e-7, "key": 0.5, "value": 3e-6})
+        for now, names in (
+            (replace(one, error=3.9e-7), []),
+            (replace(one, error=4.1e-7), ["error"]),
+            (replace(one, gradient_errors={"query": 2.9e-7, "key": 0.5004, "value": 3.4e-6}), []),
+            (
+                replace(one, gradient_errors={"query": 3.1e-7, "key": 0.5006, "value": 3.6e-6}),
+                [f"error of the gradient of the {name}" for name in ("query", "key", "value")],
+            ),
+        ):
+            found = [text for it in differences({"a": one}, {"a": now}) for text in it.sentences]
+            assert [text.split(":")[0] for text in found] == names
+
     def test_a_tensor_that_waits_for_the_backward_pass_is_seen(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -136,7 +164,15 @@ class TestChanges:
         assert any(it.startswith("saved_bytes: ") for it in said)
 
     def test_an_error_that_is_not_a_number_is_seen(self) -> None:
-        one = counted(case())
+        one = counted(case("forward_backward"))
+        for name in ("query", "key", "value"):
+            errors = one.gradient_errors | {name: math.nan}
+            for before, now in ((one.gradient_errors, errors), (errors, one.gradient_errors)):
+                pair = [replace(one, gradient_errors=it) for it in (before, now)]
+                (found,) = differences({"a": pair[0]}, {"a": pair[1]})
+                assert [it.split(":")[0] for it in found.sentences] == [
+                    f"error of the gradient of the {name}"
+                ]
         for name in ("error", "rounding_error"):
             (found,) = differences({"a": one}, {"a": replace(one, **{name: math.nan})})
             assert [it.split(":")[0] for it in found.sentences] == [name]

@@ -14,6 +14,7 @@ from bench.gate_proof.changes import (
     inserted,
     operation,
     scaled,
+    scaled_gradients,
     temporary,
 )
 from bench.gate_proof.counted_changes import named
@@ -56,7 +57,7 @@ class TestInserted:
             copy = tmp_path / one.file
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes((ROOT / one.file).read_bytes())
-            for change in (operation(one), temporary(one), scaled(1.5)):
+            for change in (operation(one), temporary(one), scaled(1.5), scaled_gradients(1.5)):
                 one.add(tmp_path, change)
             one.slow_down(tmp_path, AddedWork(3, 4))
             text = copy.read_text()
@@ -107,7 +108,7 @@ def test_each_direction_gets_an_operation_and_a_tensor() -> None:
     for word in ("forward", "forward_backward", "decode"):
         changes = {it.change for it in KERNELS if it.case.endswith(f" {word}")}
         assert changes >= {"operation", "temporary"}
-    assert {it.change for it in KERNELS} >= {"error", "rounding_error"}
+    assert {it.change for it in KERNELS} >= {"error", "gradient_error", "rounding_error"}
     assert all(it.case != UNCHANGED for it in KERNELS)
 
 

@@ -18,6 +18,7 @@ from bench.schema.case import Case
 from bench.workloads.attention.decode_steps import Decoder
 from bench.workloads.attention.given_inputs import Given
 from bench.workloads.attention.timed_call import differentiable_forward, timed_call
+from variants import Attention
 
 CPU = torch.device("cpu")
 CASES = Path(__file__).with_name("cases.toml")
@@ -33,6 +34,8 @@ class CallCounts:
         useful_flops: multiplications and additions that the method needs; None if not declared.
         error: relative L2 distance of the output from exact attention in float64.
         rounding_error: the same from the method's own definition in float64.
+        gradient_errors: relative L2 distances of the gradients of query, key and value from those
+            of exact attention in float64; empty without a backward pass.
         operations: by name, without views.
         at_peak: by operation, bytes of its tensors that are live when most bytes are.
         gpu_bytes: bytes that the call would read and write on a GPU, by simulation; None for
@@ -44,6 +47,7 @@ class CallCounts:
     error: float
     rounding_error: float
     operations: dict[str, Operation]
+    gradient_errors: dict[str, float] = field(default_factory=dict)
     saved_bytes: int | None = None
     useful_flops: int | None = None
     at_peak: dict[str, int] = field(default_factory=dict)
@@ -75,27 +79,47 @@ def count(case: Case, given: Given) -> CallCounts:
     out = call()
     with DispatchedOperations() as operations:
         call()
-    saved = None
+    saved, gradient_errors = None, {}
     if trains:
+        gradient_errors = _gradient_errors(attention, given)
         _, forward = differentiable_forward(attention, given.inputs, key, case)
         saved = memory.saved_bytes(forward, CPU)
     rows = call.out if isinstance(call, Decoder) else out[:, :, given.reference.sample.rows]
     quality = accuracy.measure(attention, given.reference, rows, shared_qk=attention.uses_shared_qk)
     flops = useful_flops(attention, case)
-    if quality.approx_error_rel_l2 is None or not math.isfinite(quality.approx_error_rel_l2):
-        raise ArithmeticError(f"the error of the output is {quality.approx_error_rel_l2}")
+    error = _finite("the output", quality.approx_error_rel_l2)
     on_gpu = _on_gpu(case)
     return CallCounts(
         peak_bytes=memory.peak_bytes(call, CPU),
         saved_bytes=saved,
         useful_flops=None if flops is None else round(flops),
-        error=quality.approx_error_rel_l2,
+        error=error,
         rounding_error=quality.impl_error_rel_l2 or 0.0,
         operations=operations.found(),
+        gradient_errors=gradient_errors,
         at_peak=operations.at_peak,
         gpu_bytes=None if on_gpu is None else round(on_gpu.moved_bytes),
         gpu_launches={} if on_gpu is None else dict(sorted(on_gpu.kernels.items())),
     )
+
+
+def _gradient_errors(attention: Attention, given: Given) -> dict[str, float]:
+    """The errors of the gradients by input, without those that are not defined."""
+    shared = attention.uses_shared_qk
+    errors = accuracy.gradient_errors(attention, given.reference, shared_qk=shared)
+    found = zip(("query", "key", "value"), errors, strict=True)
+    return {
+        name: _finite(f"the gradient of the {name}", error)
+        for name, error in found
+        if error is not None
+    }
+
+
+def _finite(name: str, error: float | None) -> float:
+    """The error; ArithmeticError if it is no finite number."""
+    if error is None or not math.isfinite(error):
+        raise ArithmeticError(f"the error of {name} is {error}")
+    return error
 
 
 def _on_gpu(case: Case) -> CallWork | None:

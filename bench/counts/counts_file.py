@@ -16,7 +16,7 @@ from bench.counts.call_counts import CallCounts
 from bench.loop.result_files import write_text
 from bench.schema.validation import FileError, convert, name_of, parse_toml
 
-FORMAT = "attention-counts-3"
+FORMAT = "attention-counts-4"
 HEAD = """\
 # Bytes, operations of torch and errors of calls on a CPU with one thread. `make counts` compares
 # the code with this file, and `make update-baseline` writes it.
@@ -97,6 +97,7 @@ def _lines(one: CallCounts) -> list[str]:
         "gpu_bytes": one.gpu_bytes,
     }
     lines = [f"{name} = {number}" for name, number in numbers.items() if number is not None]
+    lines += [f"gradient_errors.{name} = {size:.6e}" for name, size in one.gradient_errors.items()]
     for name, its in one.operations.items():
         lines.append(
             f"operations.{json.dumps(name)} = {{calls = {its.calls}, bytes = {its.bytes}}}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from bench.counts.dispatched_operations import Operation
 
 ERROR = 1e-3  # relative difference of errors of a method; other CPUs round in another order
 ROUNDING = 1.5  # factor between errors of rounding
+ROUNDED = 1e-6  # an error of a gradient up to this size is one of rounding
 NONE = Operation(0, 0)
 
 
@@ -47,12 +49,7 @@ def _changes(before: CallCounts, now: CallCounts) -> Iterator[str]:
         held = before.at_peak.get(name, 0), now.at_peak.get(name, 0)
         if held[0] != held[1]:
             yield f"at the peak, tensors of {name} hold {held[0]:,} bytes before, {held[1]:,} now"
-    # The comparisons are negated, so that NaN is a difference.
-    if not abs(now.error - before.error) <= ERROR * max(before.error, now.rounding_error):
-        yield f"error: {before.error:.6g} before, {now.error:.6g} now"
-    smaller, larger = sorted((before.rounding_error, now.rounding_error))
-    if not larger <= ROUNDING * smaller:
-        yield f"rounding_error: {before.rounding_error:.3g} before, {now.rounding_error:.3g} now"
+    yield from _changed_errors(before, now)
     for name in sorted({*before.operations, *now.operations}):
         first, second = before.operations.get(name, NONE), now.operations.get(name, NONE)
         if first != second:
@@ -64,6 +61,23 @@ def _changes(before: CallCounts, now: CallCounts) -> Iterator[str]:
         launches = before.gpu_launches.get(name, 0), now.gpu_launches.get(name, 0)
         if launches[0] != launches[1]:
             yield f"GPU kernel {name}: {launches[0]} launches before, {launches[1]} now"
+
+
+def _changed_errors(before: CallCounts, now: CallCounts) -> Iterator[str]:
+    smaller, larger = sorted((before.rounding_error, now.rounding_error))
+    if not _agree(before.error, now.error, smaller):
+        yield f"error: {before.error:.6g} before, {now.error:.6g} now"
+    if not larger <= ROUNDING * smaller:
+        yield f"rounding_error: {before.rounding_error:.3g} before, {now.rounding_error:.3g} now"
+    for name in dict.fromkeys([*before.gradient_errors, *now.gradient_errors]):
+        old, new = (one.gradient_errors.get(name, math.nan) for one in (before, now))
+        if not _agree(old, new, min(old, ROUNDED)):
+            yield f"error of the gradient of the {name}: {old:.6g} before, {new:.6g} now"
+
+
+def _agree(old: float, new: float, rounding: float) -> bool:
+    """Whether two errors may differ so much; never, if one is NaN."""
+    return abs(new - old) <= ERROR * old + (ROUNDING - 1) * rounding
 
 
 def _times(calls: int) -> str:

@@ -36,7 +36,7 @@ class Kernel:
     function: str
     tensor: str
     case: str
-    change: Literal["operation", "temporary", "error", "rounding_error"]
+    change: Literal["operation", "temporary", "error", "gradient_error", "rounding_error"]
 
     @property
     def module(self) -> str:
@@ -98,6 +98,11 @@ def scaled(factor: float) -> str:
         "from dataclasses import replace\n"
         f"call = replace(call, scale=call.scale * {factor!r})  # type: ignore"
     )
+
+
+def scaled_gradients(factor: float) -> str:
+    """Other gradients: each is multiplied by a factor."""
+    return f"grads = tuple(one * {factor!r} for one in grads)"
 
 
 def inserted(source: str, function: str, statements: str) -> str:

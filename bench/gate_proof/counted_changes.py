@@ -9,12 +9,14 @@ import click
 
 from bench.cli.gate_command import FINE, REGRESSION
 from bench.counts import counts_file, differences
+from bench.counts.call_counts import CallCounts
 from bench.gate_proof.changes import (
     KERNELS,
     UNCHANGED,
     Kernel,
     operation,
     scaled,
+    scaled_gradients,
     temporary,
 )
 from bench.gate_proof.counts_gate import SEQ_LEN, CountsRun, counts
@@ -25,12 +27,14 @@ WORDS = {
     "operation": "one operation",
     "temporary": "one temporary tensor",
     "error": "error, by twice the tolerance",
+    "gradient_error": "error of the gradients, by twice the tolerance",
     "rounding_error": "error of rounding, twice as large",
 }
 NUMBERS = {
     "operation": ("operation mul",),
     "temporary": ("peak_bytes", "operation new_empty"),
     "error": ("error",),
+    "gradient_error": ("error of the gradient of the value",),
     "rounding_error": ("rounding_error",),
 }
 PATTERNS = (
@@ -64,27 +68,42 @@ def changed_copy(copies: SourceCopies, known: Path) -> Path:
         if one.change in ("operation", "temporary"):
             one.add(folder, operation(one) if one.change == "operation" else temporary(one))
     for one, factor in _factors(copies, known).items():
-        one.add(folder, scaled(factor))
+        one.add(folder, _other_scale(one, factor))
     return folder
 
 
 def _factors(copies: SourceCopies, known: Path) -> dict[Kernel, float]:
-    """The factors on the scale of the scores that give errors of the wanted size."""
-    changed = [one for one in KERNELS if one.change in ("error", "rounding_error")]
+    """The factors on the scores or the gradients that give errors of the wanted size."""
+    changed = [one for one in KERNELS if one.change.endswith("error")]
     folder, file = copies.new("trial"), copies.folder / "trial.toml"
     for one in changed:
-        one.add(folder, scaled(1 + TRIAL))
+        one.add(folder, _other_scale(one, 1 + TRIAL))
     counts(folder, file, PATTERNS, update=True)
     before, trial = (counts_file.read(it).case for it in (known, file))
     found = {}
     for one in changed:
         (name,) = (it for it in before if it.startswith(f"{one.case} n="))
-        old, new = (getattr(it[name], one.change) for it in (before, trial))
-        if one.change == "error":  # it changes in proportion to the scale
-            found[one] = 1 + TRIAL * 2 * differences.ERROR * old / abs(new - old)
-        else:  # rounding is independent of the change, so the squares of both errors add up
+        old, new = (_error(one, it[name]) for it in (before, trial))
+        if one.change == "rounding_error":  # independent of the change: the squares add up
             found[one] = 1 + TRIAL * math.sqrt(3) * old / math.sqrt(new**2 - old**2)
+        else:  # the error changes in proportion to the scale
+            found[one] = 1 + TRIAL * 2 * differences.ERROR * old / abs(new - old)
     return found
+
+
+def _error(kernel: Kernel, of: CallCounts) -> float:
+    """The error that the change of a kernel makes larger."""
+    errors = {
+        "error": of.error,
+        "gradient_error": of.gradient_errors.get("value", math.nan),
+        "rounding_error": of.rounding_error,
+    }
+    return errors[kernel.change]
+
+
+def _other_scale(kernel: Kernel, factor: float) -> str:
+    """Another scale of the scores, or of the gradients."""
+    return scaled_gradients(factor) if kernel.change == "gradient_error" else scaled(factor)
 
 
 def baseline(copies: SourceCopies) -> Path:
