@@ -43,14 +43,15 @@ class Machine:
     started: list[str] = field(default_factory=list)
     prepared: list[str] = field(default_factory=list)
 
-    def side(self, sources: Path, threads: int) -> FakeSide:
-        return FakeSide(self, sources)
+    def side(self, sources: Path, threads: int, *, name: str = "") -> FakeSide:
+        return FakeSide(self, sources, name)
 
 
 class FakeSide(Side):
     """Answers as a worker with the fake package of a folder."""
 
-    def __init__(self, machine: Machine, sources: Path) -> None:
+    def __init__(self, machine: Machine, sources: Path, name: str) -> None:
+        self._name = name
         self.sources = sources
         self._machine = machine
         self._variant = ""
@@ -62,7 +63,7 @@ class FakeSide(Side):
             raise SideError(f"the process ended with status 1: {root.strip()}")
         self._machine.started.append(self.sources.name)
 
-    def ask(self, request: str, timeout: float, **arguments: Any) -> dict[str, Any]:
+    def _asked(self, request: str, timeout: float, **arguments: Any) -> dict[str, Any]:
         if request == "missing":
             return {"why": "" if self._cost(arguments["attention"]) else "unknown variant"}
         if request == "prepare":

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from bench.time_gate.bisection import BisectionStep, Nearer, first_slow, nearer
-from bench.time_gate.gate import CaseOutcome
+from bench.time_gate.gate import CaseOutcome, Reason
 from bench.time_gate.verdict import Judgement, TimeVerdict
 
 
@@ -30,8 +30,11 @@ BAD = outcome(1.21)
         (outcome(1.12), Nearer.BAD),
         (outcome(1.095), Nearer.NEITHER),  # contains 1.1, the half on the logarithmic scale
         (outcome(1.105), Nearer.NEITHER),
-        (CaseOutcome("a case", missing="head: unknown"), Nearer.NEITHER),
-        (CaseOutcome("a case", outcome(1.0).judgement, failure="head: a fault"), Nearer.NEITHER),
+        (CaseOutcome("a case", missing=Reason("unknown", "head")), Nearer.NEITHER),
+        (
+            CaseOutcome("a case", outcome(1.0).judgement, failure=Reason("a fault", "head")),
+            Nearer.NEITHER,
+        ),
     ],
 )
 def test_a_commit_is_nearer_to_an_end_if_its_interval_is(
@@ -50,7 +53,7 @@ class TestSearch:
         def measure(commit: str) -> CaseOutcome:
             assert commit not in {step.commit for step in steps}
             if int(commit) in unusable:
-                return CaseOutcome("a case", failure="a fault")
+                return CaseOutcome("a case", failure=Reason("a fault"))
             return outcome(1.21 if int(commit) >= first else 1.0)
 
         left = first_slow(list(map(str, range(count))), measure, BAD, steps.append)

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from bench.cli import revision_gate
 from bench.cli.commands import main
 from bench.time_gate import gate, gate_cases, revisions
-from bench.time_gate.gate import CaseOutcome
+from bench.time_gate.gate import CaseOutcome, Reason
 from bench.time_gate.gate_summary import GateSummary
 from bench.time_gate.side import SideError
 from bench.time_gate.verdict import Judgement, TimeVerdict
@@ -103,20 +103,21 @@ def test_a_faster_case_is_fine(compare: Compare, repository: Repository) -> None
     assert compare().exit_code == FINE
 
 
-def fails_in(name: str) -> Callable[[FakeSide, str, str], None]:
+def fails_in(name: str, during: str = "prepare") -> Callable[[FakeSide, str, str], None]:
     def fail(side: FakeSide, request: str, variant: str) -> None:
-        if (side.sources.name, variant) == (name, "linear"):
+        if (side.sources.name, request, variant) == (name, during, "linear"):
             raise SideError("RuntimeError: some fault")
 
     return fail
 
 
+@pytest.mark.parametrize("during", ["prepare", "facts", "time"])
 @pytest.mark.parametrize(("side", "status"), [("base", NOT_MEASURED), ("head", REGRESSION)])
 def test_a_call_that_fails_on_head_only_is_a_regression(
-    compare: Compare, repository: Repository, machine: Machine, side: str, status: int
+    compare: Compare, repository: Repository, machine: Machine, side: str, status: int, during: str
 ) -> None:
     repository.commit("Faulty")
-    machine.fault = fails_in(side)
+    machine.fault = fails_in(side, during)
     said = compare()
     assert said.exit_code == status
     assert verdict(said, "linear") == "FAILED"
@@ -141,8 +142,8 @@ def test_a_variant_of_one_revision_is_an_outcome(tmp_path: Path) -> None:
     sources = {side: tmp_path / side for side in ("base", "head")}
     found = revision_gate._variants_of_one_side(sources, {})
     assert [(one.name, one.missing) for one in found] == [
-        ("old", "head: there is no such variant"),
-        ("new", "base: there is no such variant"),
+        ("old", Reason("there is no such variant", "head")),
+        ("new", Reason("there is no such variant", "base")),
     ]
     assert revision_gate.status_of(GateSummary("", found, 0.03, [])) == NOT_MEASURED
     assert revision_gate.status_of(GateSummary("", found[1:], 0.03, [])) == FINE

@@ -21,7 +21,7 @@ from bench.schema.case import Case
 from bench.schema.validation import FileError, name_of, reason
 from bench.time_gate import gate_cases, revisions
 from bench.time_gate.changed_variants import changed_variants, variant_names
-from bench.time_gate.gate import CaseOutcome, GatePlan, is_unclear
+from bench.time_gate.gate import CaseOutcome, GatePlan, Reason, is_unclear
 from bench.time_gate.gate import compare as compare_sources
 from bench.time_gate.gate_summary import GateSummary
 from bench.time_gate.revisions import Revision
@@ -86,7 +86,7 @@ def status_of(found: GateSummary) -> int:
 
 def _fails_on_head(outcome: CaseOutcome) -> bool:
     """Whether a call of head failed; base is called before it."""
-    return outcome.failure.startswith("head: ")
+    return outcome.failure is not None and outcome.failure.side == "head"
 
 
 def check_writable(file: Path) -> None:
@@ -177,7 +177,7 @@ def _variants_of_one_side(
     names = {side: variant_names(folder) for side, folder in sources.items()}
     known = {case.variant for case in cases.values()}
     return [
-        CaseOutcome(name, missing=f"{side}: there is no such variant")
+        CaseOutcome(name, missing=Reason("there is no such variant", side))
         for side, other in (("head", "base"), ("base", "head"))
         for name in sorted(names[other] - names[side] - known)
     ]

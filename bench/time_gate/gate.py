@@ -17,6 +17,24 @@ from bench.time_gate.alternation import Sides
 from bench.time_gate.side import Side, SideError
 from bench.time_gate.verdict import LOOKS, Judgement, RoundRatios, TimeVerdict, judge
 
+SIDES = ("base", "head", "base")  # the third process is the control
+
+
+@dataclass(frozen=True)
+class Reason:
+    """The reason why a case was not measured.
+
+    Attributes:
+        why: in words.
+        side: the revision that failed or has no such case, `base` or `head`; empty if it is none.
+    """
+
+    why: str
+    side: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.side}: {self.why}" if self.side else self.why
+
 
 @dataclass(frozen=True)
 class CaseOutcome:
@@ -25,16 +43,16 @@ class CaseOutcome:
     Attributes:
         name: of the case.
         judgement: None if the case could not be measured.
-        missing: the revision that has no such case and why; empty if both have it.
-        failure: the revision that failed and how; empty if none did.
+        missing: why a revision has no such case; None if both have it.
+        failure: how a revision failed; None if none did.
         peak_bytes: peak of the bytes that a call allocates, of base and of head.
         output_change: relative L2 distance of the two outputs.
     """
 
     name: str
     judgement: Judgement | None = None
-    missing: str = ""
-    failure: str = ""
+    missing: Reason | None = None
+    failure: Reason | None = None
     peak_bytes: tuple[int, int] | None = None
     output_change: float | None = None
 
@@ -123,7 +141,7 @@ def _round(plan: GatePlan, cases: Sequence[_Progress], number: int) -> Iterator[
                 sides = _start(plan, stack)
             except SideError as error:
                 one = waiting.pop()
-                one.outcome = replace(one.outcome, failure=f"new processes: {error}")
+                one.outcome = replace(one.outcome, failure=Reason(f"new processes: {error}"))
                 yield
                 continue
             while waiting:
@@ -131,7 +149,7 @@ def _round(plan: GatePlan, cases: Sequence[_Progress], number: int) -> Iterator[
                 try:
                     _measure(plan, sides, one, number)
                 except SideError as error:
-                    one.outcome = replace(one.outcome, failure=str(error))
+                    one.outcome = replace(one.outcome, failure=Reason(str(error), error.side))
                     yield
                     break  # new processes for the next cases: these may be in any state
                 yield
@@ -139,8 +157,10 @@ def _round(plan: GatePlan, cases: Sequence[_Progress], number: int) -> Iterator[
 
 def _start(plan: GatePlan, stack: ExitStack) -> Sides:
     """Base, head and control; they start at the same time."""
-    folders = (plan.base, plan.head, plan.base)
-    base, head, control = (stack.enter_context(Side(one, plan.threads)) for one in folders)
+    folders = {"base": plan.base, "head": plan.head}
+    base, head, control = (
+        stack.enter_context(Side(folders[name], plan.threads, name=name)) for name in SIDES
+    )
     for side in (base, head, control):
         side.started()
     return base, head, control
@@ -148,13 +168,10 @@ def _start(plan: GatePlan, stack: ExitStack) -> Sides:
 
 def _measure(plan: GatePlan, sides: Sides, one: _Progress, number: int) -> None:
     """One round of a case. Raises SideError."""
-    for name, side in zip(("base", "head", "base"), sides, strict=True):
-        try:
-            answer = side.ask("prepare", plan.timeout, case=one.request)
-        except SideError as error:
-            raise SideError(f"{name}: {error}") from None
+    for name, side in zip(SIDES, sides, strict=True):
+        answer = side.ask("prepare", plan.timeout, case=one.request)
         if "missing" in answer:
-            one.outcome = replace(one.outcome, missing=f"{name}: {answer['missing']}")
+            one.outcome = replace(one.outcome, missing=Reason(answer["missing"], name))
             return
     if not one.calls:
         one.outcome = _with_facts(plan, sides, one.outcome)
@@ -166,7 +183,7 @@ def _measure(plan: GatePlan, sides: Sides, one: _Progress, number: int) -> None:
 def _with_facts(plan: GatePlan, sides: Sides, outcome: CaseOutcome) -> CaseOutcome:
     """The outcome with the memory and the outputs of both revisions."""
     outputs, peaks = [], []
-    for name, side in zip(("base", "head"), sides[:2], strict=True):
+    for name, side in zip(SIDES[:2], sides[:2], strict=True):
         file = plan.scratch / f"{name}.safetensors"
         peaks.append(side.ask("facts", plan.timeout, file=str(file))["peak_bytes"])
         outputs.append(load_file(file)["output"].double())

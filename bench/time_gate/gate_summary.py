@@ -54,7 +54,9 @@ class GateSummary:
         reasons = []
         if failed := self.counts.get(FAILED):
             reasons.append(f"{failed} FAILED")
-        if lost := sum(one.missing.startswith("head: ") for one in self.outcomes):
+        if lost := sum(
+            one.missing is not None and one.missing.side == "head" for one in self.outcomes
+        ):
             reasons.append(f"head lacks {lost} that base has")
         judged = [one.judgement for one in self.outcomes if one.judgement is not None]
         unclear = [one for one in judged if one.verdict == TimeVerdict.UNCLEAR]
@@ -139,7 +141,7 @@ def _numbers(judged: Judgement) -> tuple[str, str, str]:
 
 
 def _notes(outcome: CaseOutcome) -> list[str]:
-    notes = [text for text in (outcome.failure, outcome.missing) if text]
+    notes = [str(reason) for reason in (outcome.failure, outcome.missing) if reason]
     if outcome.peak_bytes is not None and outcome.peak_bytes[0] != outcome.peak_bytes[1]:
         before, now = outcome.peak_bytes
         notes.append(f"peak bytes {before:,} before, {now:,} now ({now / before - 1:+.1%})")

@@ -24,7 +24,15 @@ PIECE = 1 << 16
 
 
 class SideError(Exception):
-    """A worker refused a request, did not answer in time, or ended."""
+    """A worker refused a request, did not answer in time, or ended.
+
+    Attributes:
+        side: the name of the worker.
+    """
+
+    def __init__(self, why: str, side: str = "") -> None:
+        super().__init__(why)
+        self.side = side
 
 
 class Side:
@@ -34,11 +42,18 @@ class Side:
         sources: folder that contains the package `variants` of a revision.
         threads: number of threads of torch.
         module: the program that answers requests.
+        name: for errors.
     """
 
     def __init__(
-        self, sources: Path, threads: int, module: str = "bench.time_gate.gate_worker"
+        self,
+        sources: Path,
+        threads: int,
+        module: str = "bench.time_gate.gate_worker",
+        *,
+        name: str = "",
     ) -> None:
+        self._name = name
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         read_requests, self._requests = os.pipe()
         self._answers, write_answers = os.pipe()
@@ -68,6 +83,12 @@ class Side:
         Raises:
             SideError: it failed, or took longer than `timeout` seconds.
         """
+        try:
+            return self._asked(request, timeout, **arguments)
+        except SideError as error:
+            raise SideError(str(error), self._name) from None
+
+    def _asked(self, request: str, timeout: float, **arguments: Any) -> dict[str, Any]:
         content = json.dumps({"do": request, **arguments}).encode()
         try:
             write_frame(self._requests, content)
