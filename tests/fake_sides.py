@@ -14,9 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
+from bench.cli import revision_gate
+from bench.time_gate import gate, gate_cases
 from bench.time_gate.side import Side, SideError
 
 Fault = Callable[["FakeSide", str, str], None]  # takes the side, the request and the variant
@@ -45,6 +48,15 @@ class Machine:
 
     def side(self, sources: Path, threads: int, *, name: str = "") -> FakeSide:
         return FakeSide(self, sources, name)
+
+
+def fake_machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A machine whose sides replace those of the time gate."""
+    machine = Machine()
+    monkeypatch.setattr(gate_cases, "every_implementation", lambda cases, _: cases)
+    for module in (gate, revision_gate):
+        monkeypatch.setattr(module, "Side", machine.side)
+    return machine
 
 
 class FakeSide(Side):

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from bench.cli import revision_gate
 from bench.cli.commands import main
-from bench.time_gate import gate, gate_cases, revisions
+from bench.time_gate import revisions
 from bench.time_gate.verdict import LOOKS
-from tests.fake_sides import Machine, Repository
+from tests.fake_sides import Machine, Repository, fake_machine
 
 ROOT = Path(__file__).parents[1]
 FOUND, NOT_MEASURED, INVALID = 0, 2, 3
@@ -39,11 +38,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    machine = Machine()
-    monkeypatch.setattr(gate_cases, "every_implementation", lambda cases, _: cases)
-    for module in (gate, revision_gate):
-        monkeypatch.setattr(module, "Side", machine.side)
-    return machine
+    return fake_machine(monkeypatch)
 
 
 Bisect = Callable[..., Result]

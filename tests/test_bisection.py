@@ -7,14 +7,13 @@ from collections.abc import Sequence
 import pytest
 
 from bench.time_gate.bisection import BisectionStep, Nearer, first_slow, nearer
-from bench.time_gate.gate import CaseOutcome, Reason
+from bench.time_gate.gate import CaseOutcome, NoJudgement
 from bench.time_gate.verdict import Judgement, TimeVerdict
 
 
 def outcome(ratio: float, half_width: float = 0.01) -> CaseOutcome:
-    judged = Judgement(
-        TimeVerdict.UNCLEAR, ratio, ratio * (1 - half_width), ratio * (1 + half_width), 0.0, 10
-    )
+    low, high = ratio * (1 - half_width), ratio * (1 + half_width)
+    judged = Judgement(TimeVerdict.UNCLEAR, ratio, low, high, (low, high), noise=0.0, rounds=10)
     return CaseOutcome("a case", judged)
 
 
@@ -30,9 +29,9 @@ BAD = outcome(1.21)
         (outcome(1.12), Nearer.BAD),
         (outcome(1.095), Nearer.NEITHER),  # contains 1.1, the half on the logarithmic scale
         (outcome(1.105), Nearer.NEITHER),
-        (CaseOutcome("a case", missing=Reason("unknown", "head")), Nearer.NEITHER),
+        (CaseOutcome("a case", missing=NoJudgement("unknown", "head")), Nearer.NEITHER),
         (
-            CaseOutcome("a case", outcome(1.0).judgement, failure=Reason("a fault", "head")),
+            CaseOutcome("a case", outcome(1.0).judgement, failure=NoJudgement("a fault", "head")),
             Nearer.NEITHER,
         ),
     ],
@@ -53,7 +52,7 @@ class TestSearch:
         def measure(commit: str) -> CaseOutcome:
             assert commit not in {step.commit for step in steps}
             if int(commit) in unusable:
-                return CaseOutcome("a case", failure=Reason("a fault"))
+                return CaseOutcome("a case", failure=NoJudgement("a fault"))
             return outcome(1.21 if int(commit) >= first else 1.0)
 
         left = first_slow(list(map(str, range(count))), measure, BAD, steps.append)

@@ -11,12 +11,12 @@ from click.testing import CliRunner, Result
 
 from bench.cli import revision_gate
 from bench.cli.commands import main
-from bench.time_gate import gate, gate_cases, revisions
-from bench.time_gate.gate import CaseOutcome, Reason
+from bench.time_gate import revisions
+from bench.time_gate.gate import CaseOutcome, NoJudgement
 from bench.time_gate.gate_summary import GateSummary
 from bench.time_gate.side import SideError
 from bench.time_gate.verdict import Judgement, TimeVerdict
-from tests.fake_sides import FakeSide, Machine, Repository
+from tests.fake_sides import FakeSide, Machine, Repository, fake_machine
 
 FINE, REGRESSION, NOT_MEASURED, INVALID = 0, 1, 2, 3
 SWEEP = """
@@ -45,11 +45,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    machine = Machine()
-    monkeypatch.setattr(gate_cases, "every_implementation", lambda cases, _: cases)
-    for module in (gate, revision_gate):
-        monkeypatch.setattr(module, "Side", machine.side)
-    return machine
+    return fake_machine(monkeypatch)
 
 
 @pytest.fixture
@@ -142,8 +138,8 @@ def test_a_variant_of_one_revision_is_an_outcome(tmp_path: Path) -> None:
     sources = {side: tmp_path / side for side in ("base", "head")}
     found = revision_gate._variants_of_one_side(sources, {})
     assert [(one.name, one.missing) for one in found] == [
-        ("old", Reason("there is no such variant", "head")),
-        ("new", Reason("there is no such variant", "base")),
+        ("old", NoJudgement("there is no such variant", "head")),
+        ("new", NoJudgement("there is no such variant", "base")),
     ]
     assert revision_gate.status_of(GateSummary("", found, 0.03, [])) == NOT_MEASURED
     assert revision_gate.status_of(GateSummary("", found[1:], 0.03, [])) == FINE
@@ -151,11 +147,15 @@ def test_a_variant_of_one_revision_is_an_outcome(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("high", "status"), [(1.09, FINE), (1.11, NOT_MEASURED)])
 def test_a_case_that_may_be_much_slower_is_not_measured(high: float, status: int) -> None:
-    same = CaseOutcome("a", Judgement(TimeVerdict.SAME, 1.0, 0.99, 1.01, 0.01, 10))
-    unclear = CaseOutcome("b", Judgement(TimeVerdict.UNCLEAR, 1.05, 1.0, high, 0.01, 30))
+    same = CaseOutcome("a", Judgement(TimeVerdict.SAME, 1.0, 0.99, 1.01, (0.98, 1.02), 0.01, 10))
+    unclear = CaseOutcome(
+        "b", Judgement(TimeVerdict.UNCLEAR, 1.05, 1.0, high, (0.97, 1.2), 0.01, 30)
+    )
     found = GateSummary("", [same, same, unclear], 0.03, [])
     assert revision_gate.status_of(found) == status
     assert ("1 UNCLEAR may be more than 10% slower" in found.markdown()) is (status != FINE)
+    (row,) = [line for line in found.markdown().splitlines() if line.startswith("| b | UNCLEAR ")]
+    assert "widened interval 0.970 to 1.200 after 30 rounds" in row
 
 
 def test_noise_that_hides_most_cases_is_not_measured(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bench.time_gate import gate
-from bench.time_gate.gate import CaseOutcome, GatePlan, Reason
+from bench.time_gate.gate import CaseOutcome, GatePlan, NoJudgement
 from bench.time_gate.side import Side, SideError
 from bench.time_gate.verdict import LOOKS, TimeVerdict
 from tests.fake_sides import FakeSide, Machine, Repository
@@ -107,7 +107,7 @@ def test_a_case_that_fails_does_not_stop_the_others(
     machine.fault = fault
     names = dict.fromkeys(("a", "b", "bad", "c", "d", "e"), 1.0)
     found = {one.name: one for one in compared(names, names)}
-    assert found["bad"].failure == Reason("ValueError: some fault", place)
+    assert found["bad"].failure == NoJudgement("ValueError: some fault", place)
     assert found["bad"].judgement is None
     assert {rounds(machine, name) for name in "abcde"} == {ROUNDS}
     assert machine.prepared.count("bad") <= 3
@@ -125,15 +125,15 @@ def test_processes_that_cannot_start_again_fail_the_cases_that_wait(
 
     monkeypatch.setattr(gate, "Side", lambda sources, threads, name: Late(machine, sources, name))
     found = compared({"a": 1.0, "b": 1.0}, {"a": 1.0, "b": 1.0})
-    assert {one.failure for one in found} == {Reason("new processes: no answer in 120 s")}
+    assert {one.failure for one in found} == {NoJudgement("new processes: no answer in 120 s")}
     assert compared.steps[-1] == (2 * ROUNDS, 2 * ROUNDS)
 
 
 def test_a_case_that_only_one_side_has_is_not_measured(compared: Compared) -> None:
     found = compared({"old": 1.0, "both": 1.0}, {"new": 1.0, "both": 1.0})
     assert {one.name: one.missing for one in found} == {
-        "old": Reason("unknown variant", "head"),
-        "new": Reason("unknown variant", "base"),
+        "old": NoJudgement("unknown variant", "head"),
+        "new": NoJudgement("unknown variant", "base"),
         "both": None,
     }
     assert verdicts(found) == {"old": None, "new": None, "both": TimeVerdict.SAME}

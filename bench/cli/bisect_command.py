@@ -15,7 +15,7 @@ from bench.schema.case import Case
 from bench.schema.validation import UserError
 from bench.time_gate import revisions
 from bench.time_gate.bisection import BisectionStep, Nearer, first_slow, nearer
-from bench.time_gate.gate import CaseOutcome, GatePlan, Reason
+from bench.time_gate.gate import CaseOutcome, GatePlan, NoJudgement
 from bench.time_gate.gate_cases import NoSuchCaseError
 from bench.time_gate.revisions import Revision, RevisionError
 from bench.time_gate.verdict import Judgement, TimeVerdict
@@ -95,7 +95,7 @@ class _Bisection:
         try:
             head = self._built(commit)
         except UserError as error:
-            return CaseOutcome(next(iter(self.case)), failure=Reason(str(error)))
+            return CaseOutcome(next(iter(self.case)), failure=NoJudgement(str(error)))
 
         def again(outcome: CaseOutcome) -> bool:
             return nearer(outcome, ends) == Nearer.NEITHER

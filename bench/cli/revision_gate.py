@@ -21,7 +21,7 @@ from bench.schema.case import Case
 from bench.schema.validation import FileError, name_of, reason
 from bench.time_gate import gate_cases, revisions
 from bench.time_gate.changed_variants import changed_variants, variant_names
-from bench.time_gate.gate import CaseOutcome, GatePlan, Reason, is_unclear
+from bench.time_gate.gate import CaseOutcome, GatePlan, NoJudgement, is_unclear
 from bench.time_gate.gate import compare as compare_sources
 from bench.time_gate.gate_summary import GateSummary
 from bench.time_gate.revisions import Revision
@@ -177,7 +177,7 @@ def _variants_of_one_side(
     names = {side: variant_names(folder) for side, folder in sources.items()}
     known = {case.variant for case in cases.values()}
     return [
-        CaseOutcome(name, missing=Reason("there is no such variant", side))
+        CaseOutcome(name, missing=NoJudgement("there is no such variant", side))
         for side, other in (("head", "base"), ("base", "head"))
         for name in sorted(names[other] - names[side] - known)
     ]

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from bench.counts.call_counts import CallCounts
 from bench.counts.dispatched_operations import Operation
+from bench.schema.error_tolerances import ROUNDING, errors_agree
 
-ERROR = 1e-3  # relative difference of errors of a method; other CPUs round in another order
-ROUNDING = 1.5  # factor between errors of rounding
 ROUNDED = 1e-6  # an error of a gradient up to this size is one of rounding
 NONE = Operation(0, 0)
 
@@ -65,19 +64,14 @@ def _changes(before: CallCounts, now: CallCounts) -> Iterator[str]:
 
 def _changed_errors(before: CallCounts, now: CallCounts) -> Iterator[str]:
     smaller, larger = sorted((before.rounding_error, now.rounding_error))
-    if not _agree(before.error, now.error, smaller):
+    if not errors_agree(before.error, now.error, smaller):
         yield f"error: {before.error:.6g} before, {now.error:.6g} now"
-    if not larger <= ROUNDING * smaller:
+    if not larger - smaller <= ROUNDING * smaller:  # NaN is a difference
         yield f"rounding_error: {before.rounding_error:.3g} before, {now.rounding_error:.3g} now"
     for name in dict.fromkeys([*before.gradient_errors, *now.gradient_errors]):
         old, new = (one.gradient_errors.get(name, math.nan) for one in (before, now))
-        if not _agree(old, new, min(old, ROUNDED)):
+        if not errors_agree(old, new, min(old, ROUNDED)):
             yield f"error of the gradient of the {name}: {old:.6g} before, {new:.6g} now"
-
-
-def _agree(old: float, new: float, rounding: float) -> bool:
-    """Whether two errors may differ so much; never, if one is NaN."""
-    return abs(new - old) <= ERROR * old + (ROUNDING - 1) * rounding
 
 
 def _times(calls: int) -> str:

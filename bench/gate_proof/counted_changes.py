@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from bench.cli.gate_command import FINE, REGRESSION
-from bench.counts import counts_file, differences
+from bench.counts import counts_file
 from bench.counts.call_counts import CallCounts
 from bench.gate_proof.changes import (
     KERNELS,
@@ -21,6 +21,7 @@ from bench.gate_proof.changes import (
 )
 from bench.gate_proof.counts_gate import SEQ_LEN, CountsRun, counts
 from bench.gate_proof.source_copies import SourceCopies
+from bench.schema import error_tolerances
 
 TRIAL = 1e-3  # relative change of the scale that shows how much it changes an error
 WORDS = {
@@ -87,7 +88,7 @@ def _factors(copies: SourceCopies, known: Path) -> dict[Kernel, float]:
         if one.change == "rounding_error":  # independent of the change: the squares add up
             found[one] = 1 + TRIAL * math.sqrt(3) * old / math.sqrt(new**2 - old**2)
         else:  # the error changes in proportion to the scale
-            found[one] = 1 + TRIAL * 2 * differences.ERROR * old / abs(new - old)
+            found[one] = 1 + TRIAL * 2 * error_tolerances.RELATIVE * old / abs(new - old)
     return found
 
 

@@ -21,7 +21,7 @@ SIDES = ("base", "head", "base")  # the third process is the control
 
 
 @dataclass(frozen=True)
-class Reason:
+class NoJudgement:
     """The reason why a case was not measured.
 
     Attributes:
@@ -51,8 +51,8 @@ class CaseOutcome:
 
     name: str
     judgement: Judgement | None = None
-    missing: Reason | None = None
-    failure: Reason | None = None
+    missing: NoJudgement | None = None
+    failure: NoJudgement | None = None
     peak_bytes: tuple[int, int] | None = None
     output_change: float | None = None
 
@@ -141,7 +141,7 @@ def _round(plan: GatePlan, cases: Sequence[_Progress], number: int) -> Iterator[
                 sides = _start(plan, stack)
             except SideError as error:
                 one = waiting.pop()
-                one.outcome = replace(one.outcome, failure=Reason(f"new processes: {error}"))
+                one.outcome = replace(one.outcome, failure=NoJudgement(f"new processes: {error}"))
                 yield
                 continue
             while waiting:
@@ -149,7 +149,7 @@ def _round(plan: GatePlan, cases: Sequence[_Progress], number: int) -> Iterator[
                 try:
                     _measure(plan, sides, one, number)
                 except SideError as error:
-                    one.outcome = replace(one.outcome, failure=Reason(str(error), error.side))
+                    one.outcome = replace(one.outcome, failure=NoJudgement(str(error), error.side))
                     yield
                     break  # new processes for the next cases: these may be in any state
                 yield
@@ -171,7 +171,7 @@ def _measure(plan: GatePlan, sides: Sides, one: _Progress, number: int) -> None:
     for name, side in zip(SIDES, sides, strict=True):
         answer = side.ask("prepare", plan.timeout, case=one.request)
         if "missing" in answer:
-            one.outcome = replace(one.outcome, missing=Reason(answer["missing"], name))
+            one.outcome = replace(one.outcome, missing=NoJudgement(answer["missing"], name))
             return
     if not one.calls:
         one.outcome = _with_facts(plan, sides, one.outcome)

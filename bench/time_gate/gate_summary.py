@@ -142,11 +142,15 @@ def _numbers(judged: Judgement) -> tuple[str, str, str]:
 
 def _notes(outcome: CaseOutcome) -> list[str]:
     notes = [str(reason) for reason in (outcome.failure, outcome.missing) if reason]
+    judged = outcome.judgement
+    if judged is not None and judged.verdict == TimeVerdict.UNCLEAR:
+        low, high = judged.wide
+        notes.append(f"widened interval {low:.3f} to {high:.3f} after {judged.rounds} rounds")
     if outcome.peak_bytes is not None and outcome.peak_bytes[0] != outcome.peak_bytes[1]:
         before, now = outcome.peak_bytes
         notes.append(f"peak bytes {before:,} before, {now:,} now ({now / before - 1:+.1%})")
     if outcome.output_change is None:
-        if outcome.judgement is not None:
+        if judged is not None:
             notes.append("the output has another shape")
     elif not outcome.output_change <= CHANGED:
         notes.append(f"the output differs by {outcome.output_change:.2g}")

@@ -50,6 +50,8 @@ class Judgement:
         ratio: geometric mean over the rounds.
         low: lower end of the interval of the ratio, with 95 % confidence for this case alone.
         high: upper end.
+        wide: both ends of the interval that decides SLOWER and FASTER, with the confidence that
+            all cases and looks together need.
         noise: the noise floor: base against base has ratios up to 1 + noise (95 % confidence).
         rounds: number of rounds.
     """
@@ -58,6 +60,7 @@ class Judgement:
     ratio: float
     low: float
     high: float
+    wide: tuple[float, float]
     noise: float
     rounds: int
 
@@ -93,6 +96,7 @@ def judge(found: RoundRatios, band: float, cases: int) -> Judgement:
         ratio=math.exp(middle),
         low=math.exp(middle - width),
         high=math.exp(middle + width),
+        wide=(math.exp(middle - wide), math.exp(middle + wide)),
         noise=math.expm1(floor),
         rounds=len(found.ratios),
     )

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from bench.schema import error_tolerances
 from bench.schema.tracking_file import TrackedCase
 from reports.metrics import show_bytes, show_error, show_ms, show_ratio
 
@@ -51,8 +52,6 @@ class TrackedMetric:
         return first, second
 
 
-# Relative; those of `make counts`.
-APPROX_TOLERANCE, ROUNDING_TOLERANCE = 0.001, 0.5
 TRACKED_TIME = TrackedMetric(
     name="time_ms_median",
     label="time per call",
@@ -98,7 +97,7 @@ METRICS = (
         unit="",
         better="lower",
         show=show_error,
-        tolerance=APPROX_TOLERANCE,
+        tolerance=error_tolerances.RELATIVE,
     ),
     TrackedMetric(
         name="impl_error_rel_l2",
@@ -107,7 +106,7 @@ METRICS = (
         unit="",
         better="lower",
         show=show_error,
-        tolerance=ROUNDING_TOLERANCE,
+        tolerance=error_tolerances.ROUNDING,
     ),
     TrackedMetric(
         name="useful_flops",
