@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -295,6 +298,32 @@ def test_bad_input_is_refused_before_anything_is_measured(
 ) -> None:
     refused(compare(*words, base="HEAD"), INVALID, message)
     assert not machine.started
+
+
+STOPPED = """
+import os, signal, sys, click
+from bench.cli.gate_command import GateCommand
+from bench.cli.revision_gate import scratch_folder
+
+@click.command(cls=GateCommand)
+def stopped():
+    with scratch_folder() as folder:
+        print(folder, flush=True)
+        os.kill(os.getpid(), int(sys.argv.pop()))
+        signal.pause()
+
+stopped(sys.argv[1:-1])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_removes_the_sources_and_is_no_regression(number: signal.Signals) -> None:
+    words = [sys.executable, "-c", STOPPED, str(int(number))]
+    found = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (128 + number, "Error: stopped\n")
+    folder = Path(found.stdout.strip())
+    assert folder.name.startswith("time-gate-")
+    assert not folder.exists()
 
 
 def test_two_folders_or_a_base_are_needed() -> None:

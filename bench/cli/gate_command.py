@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bench.loop.interrupts import stopped_by_signals
+from bench.loop.interrupts import Stopped, stopped_by_signals
 from bench.schema.entry_point import Summarized, sentence
 from bench.schema.validation import UserError
 
@@ -57,6 +57,9 @@ def _statuses() -> Iterator[None]:
         raise StoppedGate(sentence(error), NOT_MEASURED if missing else INVALID) from error
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
+    except KeyboardInterrupt as stop:
+        status = stop.exit_status if isinstance(stop, Stopped) else 130
+        raise StoppedGate("stopped", status) from None
     except Exception as error:  # its exit status would be 1, as that of a regression
         if not isinstance(error, OSError):
             traceback.print_exc()
