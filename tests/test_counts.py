@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from click.testing import CliRunner, Result
 from torch import Tensor
 
 import variants
+from bench.cli import counts_command
 from bench.cli.commands import main
 from bench.counts import call_counts, counts_file
 from bench.counts.call_counts import CallCounts, count
@@ -23,6 +25,7 @@ from bench.plan.sweep import parse
 from bench.schema.case import Case
 from bench.schema.case_names import benchmark_name
 from bench.schema.validation import FileError
+from bench.time_gate import revisions
 from bench.workloads.attention.given_inputs import Given
 
 VARIANT = type(variants.create("sliding_window"))
@@ -228,7 +231,9 @@ class TestCommand:
         assert "sliding_window window_size=16 causal forward n=96 batch=1 " in found.output
         assert "operation clone: " in found.output
         assert "lsh" not in found.output
-        assert "run `make update-baseline`" in found.output
+        assert f"1 of 3 cases differ from {file}.\n" in found.output
+        monkeypatch.setattr(counts_command, "FILE", file)
+        assert "run `make update-baseline`" in self.run(file).output
 
     def test_a_missing_file_has_the_exit_status_3(self, tmp_path: Path) -> None:
         refused = self.run(tmp_path / "counts.toml")
@@ -355,3 +360,63 @@ class TestCommand:
         file.write_text(text[: text.index("error = ")])
         with pytest.raises(FileError, match="expected the name error"):
             counts_file.read(file)
+
+
+class TestBase:
+    """`--base` counts the variants of a revision and those of the working tree."""
+
+    CASE = "sliding_window window_size=256 causal forward n=96 *"
+
+    def run(self, *words: str) -> Result:
+        return CliRunner().invoke(main, ["counts", "--case", self.CASE, *words])
+
+    def test_a_revision_is_counted_and_compared(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        same = self.run("--base", revisions.WORKTREE)
+        assert same.exit_code == 0, same.output
+        assert "1 cases are as in the working tree" in same.output
+        # The base is counted in another process, which has the kernel as it is.
+        monkeypatch.setattr(VARIANT, "attend", lambda *a, **more: KERNEL(*a, **more).clone())
+        changed = self.run("--base", revisions.WORKTREE)
+        assert changed.exit_code == 1, changed.output
+        assert "operation clone: " in changed.output
+        assert "1 of 1 cases differ from the working tree.\n" in changed.output
+
+    def counted_base(self, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+        """The base has these cases, with the counts of the code."""
+        one = counted(case())
+        found = dict.fromkeys(names, one)
+        monkeypatch.setattr(counts_command, "_counted_revision", lambda *_: found)
+        monkeypatch.setattr(counts_command, "_counted", lambda planned: (dict(planned), {}))
+        monkeypatch.setattr(counts_command, "_planned", lambda *_: {"both": one, "new": one})
+
+    def test_a_case_that_only_the_working_tree_has_is_no_regression(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.counted_base(monkeypatch, "both")
+        found = self.run("--base", revisions.WORKTREE)
+        assert found.exit_code == 0, found.output
+        assert "new is not in the working tree\n1 cases are as in" in found.output
+
+    def test_a_case_that_only_the_base_has_is_a_regression(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.counted_base(monkeypatch, "both", "new", "old")
+        found = self.run("--base", revisions.WORKTREE)
+        assert found.exit_code == 1
+        assert "old\n  is in the working tree, and the code has no such case\n" in found.output
+
+    def test_a_base_that_cannot_be_counted_has_the_exit_status_2(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        failed = CompletedProcess((), 2)
+        monkeypatch.setattr(counts_command, "run_counts", lambda *_, **options: failed)
+        refused = self.run("--base", revisions.WORKTREE)
+        assert refused.exit_code == 2
+        assert "the working tree cannot be counted" in refused.output
+
+    def test_bad_input_has_the_exit_status_3(self) -> None:
+        assert self.run("--base", "no-such-revision").exit_code == 3
+        for words in (["counts.toml"], ["--update"], ["--if-comparable"]):
+            refused = self.run("--base", revisions.WORKTREE, *words)
+            assert refused.exit_code == 3
+            assert "--base takes no FILE" in refused.output

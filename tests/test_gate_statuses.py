@@ -327,5 +327,7 @@ def test_a_signal_removes_the_sources_and_is_no_regression(number: signal.Signal
 
 
 def test_two_folders_or_a_base_are_needed() -> None:
-    for words in (["a"], ["a", "b", "--head", "HEAD"], []):
+    folders = ["a", "b"]
+    options = (["--head", "HEAD"], ["--summary", "s.md"], ["--case", "lsh"], ["--rounds", "10"])
+    for words in (["a"], [], *([*folders, *one] for one in options)):
         refused(CliRunner().invoke(main, ["compare", *words]), INVALID, "or --base REVISION")

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from bench.cli.gate_command import GateCommand, NotMeasuredError
 from bench.cli.gate_options import GateSettings, gate_options
@@ -19,7 +20,8 @@ from bench.schema.entry_point import console
 @click.option(
     "--head",
     metavar="REVISION",
-    help="The revision that is judged. Default: HEAD. WORKTREE: the files as they are.",
+    help="The revision that is judged. Default: HEAD, if no file of variants/ differs from it. "
+    "WORKTREE: the files as they are.",
 )
 @click.option(
     "--only",
@@ -40,13 +42,14 @@ def compare(
     summary: Path | None,
     settings: GateSettings,
 ) -> None:
-    """Compare the times of two revisions (--base), or of the stored runs BEFORE and AFTER.
+    """Compare the times of two revisions (--base), or of two folders of `bench run`.
 
     With --base, the calls of both revisions alternate on this machine, and each case gets the
-    verdict FASTER, SAME, SLOWER or UNCLEAR.
+    verdict FASTER, SAME, SLOWER or UNCLEAR. Runs of `make track` are compared by
+    `make track-compare`.
     """
     if base is None:
-        unused = [name for name, value in (("--head", head), ("--only", only)) if value]
+        unused = _given_options()
         if len(runs) != 2 or unused:
             raise click.UsageError(
                 "expected two folders of runs, or --base REVISION and no folder; got "
@@ -70,3 +73,14 @@ def compare(
     if summary is not None:
         revision_gate.write_summary(summary, found.markdown())
     sys.exit(revision_gate.status_of(found))
+
+
+def _given_options() -> list[str]:
+    """The options of the command line."""
+    context = click.get_current_context()
+    return [
+        option.opts[0]
+        for option in context.command.params
+        if isinstance(option, click.Option)
+        and context.get_parameter_source(option.name or "") == ParameterSource.COMMANDLINE
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,14 +12,19 @@ import click
 import torch
 
 from bench.cli.gate_command import REGRESSION, GateCommand, NotMeasuredError
+from bench.cli.gate_options import CASE_HELP
+from bench.cli.revision_gate import scratch_folder
 from bench.counts import call_counts, counts_file
 from bench.counts.call_counts import CallCounts
 from bench.counts.counts_file import OtherVersionsError
+from bench.counts.counts_of_sources import run_counts
 from bench.counts.differences import Difference, differences
 from bench.schema.case import Case
 from bench.schema.case_names import benchmark_name
 from bench.schema.validation import FileError, name_of, reason
+from bench.time_gate import revisions
 from bench.time_gate.gate_cases import selected
+from bench.time_gate.revisions import Revision
 from bench.workloads.attention.given_inputs import Given
 
 FILE = Path("tests") / "counts.toml"
@@ -26,27 +32,50 @@ MOST_SHOWN = 40  # cases
 
 
 @click.command(cls=GateCommand)
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default=FILE)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
+@click.option(
+    "--base",
+    metavar="REVISION",
+    help="Compare with the variants of a revision, which are counted now, and not with a file.",
+)
 @click.option("--update", is_flag=True, help="Write the file anew.")
 @click.option(
     "--case",
     "patterns",
     multiple=True,
     metavar="NAME",
-    help="Only the case with this name, or those that a pattern such as 'lsh *' matches; may be "
-    "given several times. With --update, the other cases of the file stay as they are.",
+    help=f"{CASE_HELP} With --update, the other cases of the file stay as they are.",
 )
 @click.option(
     "--if-comparable",
     is_flag=True,
     help="Exit with 0 if the file is of other versions or another kind of CPU, and say so.",
 )
-def counts(file: Path, update: bool, patterns: tuple[str, ...], if_comparable: bool) -> None:
+def counts(
+    file: Path | None,
+    base: str | None,
+    update: bool,
+    patterns: tuple[str, ...],
+    if_comparable: bool,
+) -> None:
     """Compare bytes, operations and errors of all variants with a file; no time is measured.
 
     FILE is tests/counts.toml unless given. The numbers do not depend on the load of the machine. A
     difference names the case, the number before and now, and the operations that changed.
     """
+    if base is not None:
+        if file is not None or update or if_comparable:
+            raise click.UsageError("--base takes no FILE, and neither --update nor --if-comparable")
+        before = revisions.resolve(base)
+        known = _counted_revision(before, patterns)
+        now, failed = _counted(_planned(patterns, {}))
+        for name in {*now, *failed} - {*known}:
+            click.echo(f"{name} is not in {before.label}")
+        now = {name: one for name, one in now.items() if name in known}
+        failed = {name: why for name, why in failed.items() if name in known}
+        _compare(known, now, failed, before.label, "")
+        return
+    file = file or FILE
     try:
         known = _known(file, update, patterns)
     except OtherVersionsError as error:
@@ -54,33 +83,71 @@ def counts(file: Path, update: bool, patterns: tuple[str, ...], if_comparable: b
             raise NotMeasuredError(str(error)) from error
         click.echo(f"NOT COMPARED: {error}")
         return
-    planned = {benchmark_name(case.values): case for case in call_counts.cases()}
-    others: dict[str, CallCounts] = {}
-    if patterns:
-        chosen = selected(dict.fromkeys([*known, *planned]), patterns)
-        others = {name: one for name, one in known.items() if name not in chosen}
-        known = {name: one for name, one in known.items() if name in chosen}
-        planned = {name: case for name, case in planned.items() if name in chosen}
+    planned = _planned(patterns, known)
+    chosen = selected(dict.fromkeys([*known, *planned]), patterns) if patterns else known
     now, failed = _counted(planned)
     if update:
         for name, why in failed.items():
             raise NotMeasuredError(f"case {name} cannot be counted: {why}")
+        others = {name: one for name, one in known.items() if name not in chosen}
         _write(file, {**others, **now})
         click.echo(f"{file}: {len(now)} cases")
         return
+    intended = ""
+    if file == FILE:
+        intended = "If this is intended, run `make update-baseline`, and commit the file."
+    known = {name: one for name, one in known.items() if name in chosen}
+    _compare(known, now, failed, str(file), intended)
+
+
+def _planned(patterns: tuple[str, ...], known: Mapping[str, CallCounts]) -> dict[str, Case]:
+    """The cases of the code that are selected from its own and from those of the file."""
+    planned = {benchmark_name(case.values): case for case in call_counts.cases()}
+    if patterns:
+        chosen = selected(dict.fromkeys([*known, *planned]), patterns)
+        planned = {name: case for name, case in planned.items() if name in chosen}
+    return planned
+
+
+def _counted_revision(revision: Revision, patterns: tuple[str, ...]) -> Mapping[str, CallCounts]:
+    """The counts of the variants of a revision."""
+    with scratch_folder() as scratch:
+        file = scratch / "base.toml"
+        revisions.check_out(revision, scratch / "base")
+        click.echo(f"counting {revision.label}", err=True)
+        done = run_counts(scratch / "base", file, patterns, update=True, stdout=subprocess.DEVNULL)
+        if done.returncode:
+            raise NotMeasuredError(f"{revision.label} cannot be counted")
+        return counts_file.read(file).case
+
+
+def _compare(
+    known: Mapping[str, CallCounts],
+    now: Mapping[str, CallCounts],
+    failed: Mapping[str, str],
+    place: str,
+    intended: str,
+) -> None:
+    """Print the differences; exit with `REGRESSION` if there are any.
+
+    Args:
+        known: the counts before.
+        now: those of the code.
+        failed: by case, why a call fails now.
+        place: where the counts before are from.
+        intended: advice for a change that is intended.
+    """
     found = [Difference(name, (f"the call fails: {why}",)) for name, why in failed.items()]
-    found += differences({name: known[name] for name in known if name not in failed}, now)
+    found += differences({name: known[name] for name in known if name not in failed}, now, place)
     for one in found[:MOST_SHOWN]:
         click.echo("\n  ".join([one.case, *one.sentences]))
     if len(found) > MOST_SHOWN:
         click.echo(f"and {len(found) - MOST_SHOWN} more cases")
     if found:
-        click.echo(
-            f"{len(found)} of {len(planned)} cases differ from {file}. If this is intended, run "
-            "`make update-baseline`, and commit the file."
-        )
+        total = len({*known, *now, *failed})
+        click.echo(f"{len(found)} of {total} cases differ from {place}. {intended}".strip())
         sys.exit(REGRESSION)
-    click.echo(f"{len(now)} cases are as in {file}")
+    click.echo(f"{len(now)} cases are as in {place}")
 
 
 def _known(file: Path, update: bool, patterns: tuple[str, ...]) -> Mapping[str, CallCounts]:

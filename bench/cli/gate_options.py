@@ -13,6 +13,10 @@ from bench.cli.options import DEVICES
 
 ROUNDS = 10
 BAND = 0.03
+CASE_HELP = (
+    "Only these cases: a name, a pattern such as 'lsh *' with all implementations, or words of a "
+    "name, which select the shortest names that have them all. May be given several times."
+)
 
 
 @dataclass(frozen=True)
@@ -61,14 +65,17 @@ def gate_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 OPTIONS = (
-    click.option("--sweep", help="File with the cases. Default: all variants at 512 tokens."),
+    click.option(
+        "--sweep",
+        help="A TOML file with cases, or the name of a sweep. Default: all variants and "
+        "implementations at 512 tokens.",
+    ),
     click.option(
         "--case",
         "cases",
         multiple=True,
         metavar="NAME",
-        help="Only the case with this name, or those that a pattern such as 'lsh *' matches; may "
-        "be given several times.",
+        help=CASE_HELP,
     ),
     click.option(
         "--set",
@@ -83,25 +90,26 @@ OPTIONS = (
         type=click.IntRange(min=1),
         default=1,
         show_default=True,
-        help="Threads of each process. With one thread on a CPU, CPU time is measured, which other "
-        "processes disturb less.",
+        help="Threads of each process. With one thread on a CPU, the CPU time is measured. Other "
+        "processes disturb it less than wall time.",
     ),
     click.option(
         "--rounds",
         type=click.IntRange(min=3),
         default=ROUNDS,
         show_default=True,
-        help="Rounds of the first look, each with new processes.",
+        help="Rounds of a measurement, each with new processes. UNCLEAR cases are measured up to "
+        "three times.",
     ),
     click.option(
         "--band",
         type=Percent(),
         default=str(BAND),
-        help=f"Difference that does not matter. Default: {BAND:.0%}.",
+        help=f"Relative difference that counts as the same. Default: {BAND:.0%}.",
     ),
     click.option(
         "--timeout",
         type=click.FloatRange(min=1),
-        help="Seconds after which a case is stopped. Default: that of the cases.",
+        help="Seconds for the preparation of a case, and for a turn. Default: that of the sweep.",
     ),
 )

@@ -65,15 +65,16 @@ def read(path: Path) -> CountsFile:
     if not path.exists():
         raise FileError(f"there is no file {name_of(path)}; `make update-baseline` writes it")
     file: CountsFile = convert(parse_toml(path), CountsFile, name_of(path))
-    again = "`make update-baseline` writes it anew"
     if file.format != FORMAT:
         raise FileError(
-            f"{name_of(path)}: expected the format {FORMAT}, got {file.format}; {again}"
+            f"{name_of(path)}: expected the format {FORMAT}, got {file.format}; "
+            "`make update-baseline` writes it anew"
         )
     if file.versions != (present := versions()):
         raise OtherVersionsError(
             f"{name_of(path)} was counted with {_named(file.versions)}, this is {_named(present)}; "
-            f"counts of other versions are not compared; {again}"
+            "counts of other versions are not compared; `python -m bench counts --base REVISION` "
+            "compares with a revision on this machine"
         )
     return file
 

@@ -23,15 +23,21 @@ class Difference:
 
 
 def differences(
-    before: Mapping[str, CallCounts], now: Mapping[str, CallCounts]
+    before: Mapping[str, CallCounts], now: Mapping[str, CallCounts], place: str = "the file"
 ) -> list[Difference]:
-    """All differences, in the order of the names of the cases."""
+    """All differences, in the order of the names of the cases.
+
+    Args:
+        before: the counts before.
+        now: those of the code.
+        place: where the counts before are from, in words.
+    """
     found = []
     for name in sorted({*before, *now}):
         if name not in now:
-            sentences: tuple[str, ...] = ("is in the file, and the code has no such case",)
+            sentences: tuple[str, ...] = (f"is in {place}, and the code has no such case",)
         elif name not in before:
-            sentences = ("is not in the file",)
+            sentences = (f"is not in {place}",)
         else:
             sentences = tuple(_changes(before[name], now[name]))
         if sentences:

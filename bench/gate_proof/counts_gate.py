@@ -1,15 +1,12 @@
-"""Runs the deterministic gate on a copy of the sources."""
+"""Runs `bench counts` on a copy of the sources, and reads its answer."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.time_gate.revisions import ROOT
+from bench.counts.counts_of_sources import run_counts
 
 SEQ_LEN = 320  # of the cases that are counted
 
@@ -44,14 +41,7 @@ def counts(folder: Path, file: Path, patterns: Sequence[str], *, update: bool = 
         patterns: as in the option `--case`.
         update: write the file.
     """
-    words = [f"--case={pattern}" for pattern in patterns] + ["--update"] * update
-    found = subprocess.run(
-        [sys.executable, "-P", "-m", "bench", "counts", str(file), *words],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
+    found = run_counts(folder, file, patterns, update=update, capture_output=True)
     return CountsRun(found.returncode, sentences(found.stdout), found.stdout + found.stderr)
 
 
