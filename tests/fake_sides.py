@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from bench.cli import revision_gate
-from bench.time_gate import gate, gate_cases
+from bench.time_gate import gate, gate_cases, unmeasured_cases
 from bench.time_gate.side import Side, SideError
 
 Fault = Callable[["FakeSide", str, str], None]  # takes the side, the request and the variant
@@ -54,7 +54,7 @@ def fake_machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     """A machine whose sides replace those of the time gate."""
     machine = Machine()
     monkeypatch.setattr(gate_cases, "every_implementation", lambda cases, _: cases)
-    for module in (gate, revision_gate):
+    for module in (gate, revision_gate, unmeasured_cases):
         monkeypatch.setattr(module, "Side", machine.side)
     return machine
 
@@ -78,6 +78,10 @@ class FakeSide(Side):
     def _asked(self, request: str, timeout: float, **arguments: Any) -> dict[str, Any]:
         if request == "missing":
             return {"why": "" if self._cost(arguments["attention"]) else "unknown variant"}
+        if request == "names":
+            self._machine.fault(self, request, "")
+            known = gate_cases.names_of(**arguments)
+            return {"names": [name for name in known if self._has(name.split()[0])]}
         if request == "prepare":
             self._variant = arguments["case"]["attention"].split()[0]
             self._machine.fault(self, request, self._variant)
@@ -94,10 +98,13 @@ class FakeSide(Side):
         assert request == "time"
         return {"ns": self._ns * arguments["calls"]}
 
+    def _has(self, variant: str) -> bool:
+        return (self.sources / "variants" / f"{variant}.py").exists()
+
     def _cost(self, attention: str) -> float | None:
         """Milliseconds of a variant; None if the folder lacks it."""
         file = self.sources / "variants" / f"{attention.split()[0]}.py"
-        if not file.exists():
+        if not self._has(file.stem):
             return None
         if not (found := re.search(r"COST = ([\d.]+)", file.read_text())):
             raise SideError("SyntaxError: invalid syntax")

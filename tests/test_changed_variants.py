@@ -16,7 +16,7 @@ from bench.time_gate.changed_variants import changed_variants, needed_modules
 
 ROOT = Path(__file__).parents[1]
 FILES = {
-    "__init__": "from pkgutil import iter_modules\n",
+    "__init__": "import variants.one\nfrom variants.contract.route import choose\n",
     "one": "from variants.engines import tiles\nfrom variants.contract.base import register\n",
     "two": "def call():\n    from .engines.rows import row\n\nfrom .contract import base\n",
     "three": "import variants.contract.base\nPLACE = 'variants.engines.by_name'\n",
@@ -29,6 +29,8 @@ FILES = {
     "engines/inner/sizes": "from .. import rows\n",
     "contract/__init__": "",
     "contract/base": "",
+    "contract/route": "from variants.contract import helper\n",
+    "contract/helper": "",
 }
 ALL = {"one", "two", "three"}
 
@@ -60,6 +62,8 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
         ("engines/unused", set()),
         ("contract/base", ALL),
         ("contract/__init__", ALL),
+        ("contract/route", ALL),  # only the root imports it
+        ("contract/helper", ALL),
         ("__init__", ALL),
     ],
 )

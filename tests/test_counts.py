@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from torch import Tensor
 
 import variants
-from bench.cli import counts_command
+from bench.cli import counts_command, counts_of_base
 from bench.cli.commands import main
 from bench.counts import call_counts, counts_file
 from bench.counts.call_counts import CallCounts, count
@@ -360,6 +360,18 @@ class TestCommand:
         file.write_text(text[: text.index("error = ")])
         with pytest.raises(FileError, match="expected the name error"):
             counts_file.read(file)
+        for cut in (text.index("\n[case."), text.rindex("operations."), text.index("\n[end]")):
+            file.write_text(text[:cut] + "\n")
+            with pytest.raises(FileError, match=r"expected the name (case|end)"):
+                counts_file.read(file)
+
+    def test_a_file_without_one_of_its_cases_is_refused(self, tmp_path: Path) -> None:
+        file = tmp_path / "counts.toml"
+        self.run(file, "--update")
+        first, *others = file.read_text().split("\n[case.")
+        file.write_text("\n[case.".join([first, *others[1:]]))
+        with pytest.raises(FileError, match="its last line says 3 cases, and it holds 2"):
+            counts_file.read(file)
 
 
 class TestBase:
@@ -379,13 +391,13 @@ class TestBase:
         changed = self.run("--base", revisions.WORKTREE)
         assert changed.exit_code == 1, changed.output
         assert "operation clone: " in changed.output
-        assert "1 of 1 cases differ from the working tree.\n" in changed.output
+        assert changed.output.endswith("1 of 1 cases differ from the working tree.\n")
 
     def counted_base(self, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         """The base has these cases, with the counts of the code."""
         one = counted(case())
         found = dict.fromkeys(names, one)
-        monkeypatch.setattr(counts_command, "_counted_revision", lambda *_: found)
+        monkeypatch.setattr(counts_command, "counted_revision", lambda *_: found)
         monkeypatch.setattr(counts_command, "_counted", lambda planned: (dict(planned), {}))
         monkeypatch.setattr(counts_command, "_planned", lambda *_: {"both": one, "new": one})
 
@@ -405,11 +417,51 @@ class TestBase:
         assert found.exit_code == 1
         assert "old\n  is in the working tree, and the code has no such case\n" in found.output
 
+    def test_a_case_may_differ_if_its_entry_was_updated(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.counted_base(monkeypatch, "both", "new")
+        one = counted(case())
+        more = replace(one, peak_bytes=one.peak_bytes + 8)
+        now = {"both": more, "new": more}
+        for updated, failed, status, said in (
+            ({"both", "new"}, {}, 0, "was updated for 2 of them."),
+            ({"both"}, {}, 1, "was updated for 1 of them.\nIf this is intended, run"),
+            ({"both", "new"}, {"new": "RuntimeError: no kernel"}, 1, "for 1 of them."),
+        ):
+            found = {name: it for name, it in now.items() if name not in failed}
+            answer = (found, failed)
+            monkeypatch.setattr(counts_command, "_counted", lambda _, answer=answer: answer)
+            names = updated
+            monkeypatch.setattr(counts_command, "updated_cases", lambda *_, names=names: names)
+            result = self.run("--base", revisions.WORKTREE)
+            assert result.exit_code == status, result.output
+            assert "2 of 2 cases differ from the working tree.\n" in result.output
+            assert said in result.output
+
+    def test_the_updated_cases_are_those_whose_entries_differ(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        texts = {
+            "before": '[case."same"]\nerror = 1\n[case."other"]\nerror = 1\n[case."old"]\n',
+            revisions.WORKTREE: '[case."same"]\nerror = 1\n[case."other"]\nerror = 2\n',
+            "none": None,
+            "invalid": "[case",
+        }
+        monkeypatch.setattr(revisions, "text_of", lambda revision, _: texts[revision.name])
+
+        def updated(name: str) -> set[str]:
+            return counts_of_base.updated_cases(revisions.Revision(name, "c"), Path("f.toml"))
+
+        assert updated("before") == {"other", "old"}
+        assert updated(revisions.WORKTREE) == set()
+        assert updated("none") == updated("invalid") == set()
+
     def test_a_base_that_cannot_be_counted_has_the_exit_status_2(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         failed = CompletedProcess((), 2)
-        monkeypatch.setattr(counts_command, "run_counts", lambda *_, **options: failed)
+        monkeypatch.setattr(counts_of_base, "run_counts", lambda *_, **options: failed)
         refused = self.run("--base", revisions.WORKTREE)
         assert refused.exit_code == 2
         assert "the working tree cannot be counted" in refused.output

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -15,7 +16,7 @@ from click.testing import CliRunner, Result
 from bench.cli import revision_gate
 from bench.cli.commands import main
 from bench.time_gate import revisions
-from bench.time_gate.gate import CaseOutcome, NoJudgement
+from bench.time_gate.gate import CaseOutcome
 from bench.time_gate.gate_summary import GateSummary
 from bench.time_gate.side import SideError
 from bench.time_gate.verdict import Judgement, TimeVerdict
@@ -122,7 +123,11 @@ def test_a_call_that_fails_on_head_only_is_a_regression(
     assert verdict(said, "linear") == "FAILED"
     words = " ".join(said.stdout.split())
     assert f"{side}: RuntimeError: some fault" in words
-    assert "Not measured as a whole: 1 FAILED." in words
+    expected = {
+        "base": "The result is not complete: 1 case could not be measured.",
+        "head": "Regression: 1 case of head cannot be called.",
+    }
+    assert expected[side] in words
 
 
 def test_a_regression_counts_more_than_a_case_that_fails(
@@ -133,19 +138,121 @@ def test_a_regression_counts_more_than_a_case_that_fails(
     assert compare().exit_code == REGRESSION
 
 
-def test_a_variant_of_one_revision_is_an_outcome(tmp_path: Path) -> None:
-    for side, names in (("base", ("full", "old")), ("head", ("full", "new"))):
-        (tmp_path / side / "variants").mkdir(parents=True)
-        for name in ("__init__", *names):
-            (tmp_path / side / "variants" / f"{name}.py").touch()
-    sources = {side: tmp_path / side for side in ("base", "head")}
-    found = revision_gate._variants_of_one_side(sources, {})
-    assert [(one.name, one.missing) for one in found] == [
-        ("old", NoJudgement("there is no such variant", "head")),
-        ("new", NoJudgement("there is no such variant", "base")),
-    ]
-    assert revision_gate.status_of(GateSummary("", found, 0.03, [])) == NOT_MEASURED
-    assert revision_gate.status_of(GateSummary("", found[1:], 0.03, [])) == FINE
+def test_a_call_that_fails_once_on_head_is_no_regression(
+    compare: Compare, repository: Repository, machine: Machine
+) -> None:
+    repository.commit("Same")
+    failed: list[str] = []
+
+    def once(side: FakeSide, request: str, variant: str) -> None:
+        if (side.sources.name, request, variant) == ("head", "time", "linear") and not failed:
+            failed.append(variant)
+            raise SideError("OutOfMemoryError: no memory")
+
+    machine.fault = once
+    said = compare()
+    assert said.exit_code == NOT_MEASURED
+    words = " ".join(said.stdout.split())
+    assert "head failed, and this is not confirmed: OutOfMemoryError: no memory" in words
+    assert "The result is not complete: 1 case could not be measured." in words
+
+
+def test_a_case_that_base_cannot_call_either_is_no_regression(
+    compare: Compare, repository: Repository, machine: Machine
+) -> None:
+    repository.commit("Same")
+    begun: list[str] = []
+
+    def later(side: FakeSide, request: str, variant: str) -> None:
+        begun.append(request)
+        late = variant == "linear" and request == "time" and len(begun) > 60
+        if late and (side.sources.name == "head" or seen):  # head is the first that fails
+            seen.append(side.sources.name)
+            raise SideError("OutOfMemoryError: no memory")
+
+    seen: list[str] = []
+    machine.fault = later
+    said = compare()
+    assert seen == ["head", "head", "base"]
+    assert said.exit_code == NOT_MEASURED
+
+
+class TestCasesThatHeadLacks:
+    def test_they_are_listed_and_the_result_is_not_complete(
+        self, compare: Compare, repository: Repository
+    ) -> None:
+        (repository.folder / "variants" / "linear.py").unlink()
+        repository.commit("Without")
+        said = compare()
+        assert said.exit_code == NOT_MEASURED
+        assert verdict(said, "linear") == "NOT IN BOTH"
+        assert "head lacks 1 case of base" in " ".join(said.stdout.split())
+
+    def names(
+        self, monkeypatch: pytest.MonkeyPatch, change: Callable[[str, str], list[str]]
+    ) -> None:
+        """Each side answers with changed names of its cases."""
+        asked = FakeSide._asked
+
+        def answer(side: FakeSide, request: str, timeout: float, **more: Any) -> dict[str, Any]:
+            answer = asked(side, request, timeout, **more)
+            if request == "names":
+                place = side.sources.name
+                return {"names": [it for name in answer["names"] for it in change(place, name)]}
+            return answer
+
+        monkeypatch.setattr(FakeSide, "_asked", answer)
+
+    def test_a_case_that_no_variant_of_the_checkout_has_is_listed(
+        self, compare: Compare, repository: Repository, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        repository.commit("Same")
+
+        def renamed(side: str, name: str) -> list[str]:
+            """Base has one implementation more, and another name for a hyperparameter."""
+            if side == "base" and name.startswith("linear"):
+                return [name.replace("feature_map", "map"), f"{name} implementation=old"]
+            return [name]
+
+        self.names(monkeypatch, renamed)
+        said = compare("--case", "linear*")
+        assert said.exit_code == NOT_MEASURED
+        assert "head lacks 2 cases of base" in " ".join(said.stdout.split())
+        assert said.stdout.count("NOT IN BOTH") == 3  # with the headline
+
+    def test_a_case_that_only_head_has_is_fine(
+        self, compare: Compare, repository: Repository, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        repository.commit("Same")
+        self.names(monkeypatch, lambda side, name: [name, f"{name} new"][: 1 + (side == "head")])
+        said = compare()
+        assert said.exit_code == FINE
+        assert "3 SAME, 3 NOT IN BOTH" in said.stdout
+
+    def test_a_case_that_only_the_checkout_lacks_is_not_measured(
+        self, compare: Compare, repository: Repository, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        repository.commit("Same")
+        self.names(monkeypatch, lambda side, name: [name, f"{name} more"])
+        said = compare()
+        assert said.exit_code == NOT_MEASURED
+        words = " ".join(said.stdout.split())
+        assert "the checkout that measures lacks 3 cases of both revisions" in words
+
+    def test_a_revision_whose_cases_cannot_be_listed_is_a_note(
+        self, compare: Compare, repository: Repository, machine: Machine
+    ) -> None:
+        repository.commit("Same")
+
+        def fail(side: FakeSide, request: str, variant: str) -> None:
+            if (side.sources.name, request) == ("base", "names"):
+                raise SideError("ImportError: no module")
+
+        machine.fault = fail
+        said = compare()
+        assert said.exit_code == FINE
+        words = " ".join(said.stdout.split())
+        assert "The cases of base cannot be listed, so some may be missing: ImportError" in words
 
 
 @pytest.mark.parametrize(("high", "status"), [(1.09, FINE), (1.11, NOT_MEASURED)])
@@ -154,9 +261,11 @@ def test_a_case_that_may_be_much_slower_is_not_measured(high: float, status: int
     unclear = CaseOutcome(
         "b", Judgement(TimeVerdict.UNCLEAR, 1.05, 1.0, high, (0.97, 1.2), 0.01, 30)
     )
-    found = GateSummary("", [same, same, unclear], 0.03, [])
+    found = GateSummary("", [same, same, unclear], [])
     assert revision_gate.status_of(found) == status
-    assert ("1 UNCLEAR may be more than 10% slower" in found.markdown()) is (status != FINE)
+    assert ("1 case with UNCLEAR may be more than 10% slower" in found.markdown()) is (
+        status != FINE
+    )
     (row,) = [line for line in found.markdown().splitlines() if line.startswith("| b | UNCLEAR ")]
     assert "widened interval 0.970 to 1.200 after 30 rounds" in row
 

@@ -110,7 +110,7 @@ def test_a_case_that_fails_does_not_stop_the_others(
     assert found["bad"].failure == NoJudgement("ValueError: some fault", place)
     assert found["bad"].judgement is None
     assert {rounds(machine, name) for name in "abcde"} == {ROUNDS}
-    assert machine.prepared.count("bad") <= 3
+    assert machine.prepared.count("bad") <= 5  # head alone and base alone come after a failure
     assert set(verdicts([found[name] for name in "abcde"]).values()) == {TimeVerdict.SAME}
 
 

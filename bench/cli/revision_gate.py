@@ -16,17 +16,18 @@ from bench.cli.gate_options import GateSettings
 from bench.cli.options import chosen_device
 from bench.instruments import environment
 from bench.loop.result_files import partial_file, write_text
-from bench.plan.sweep import read
+from bench.plan.sweep import Sweep, read
 from bench.schema.case import Case
 from bench.schema.validation import FileError, name_of, reason
 from bench.time_gate import gate_cases, revisions
-from bench.time_gate.changed_variants import changed_variants, variant_names
-from bench.time_gate.gate import CaseOutcome, GatePlan, NoJudgement, is_unclear
+from bench.time_gate.changed_variants import changed_variants
+from bench.time_gate.gate import CaseOutcome, GatePlan, is_unclear
 from bench.time_gate.gate import compare as compare_sources
-from bench.time_gate.gate_summary import GateSummary
+from bench.time_gate.gate_summary import GateSummary, count_of_cases
 from bench.time_gate.revisions import Revision
 from bench.time_gate.side import Side, SideError
-from bench.time_gate.verdict import FALSE_ALARMS, TimeVerdict
+from bench.time_gate.unmeasured_cases import unmeasured_cases
+from bench.time_gate.verdict import FALSE_ALARMS, LOOKS, TimeVerdict
 
 IMPORT = 60.0  # seconds to parse the name of an attention, which may import a library
 
@@ -48,15 +49,17 @@ def run(
         sources = {name: scratch / name for name in ("base", "head")}
         for name, revision in (("base", base), ("head", head)):
             build(revision, sources[name], cases if settings.cases else {})
-        asked_all = not (settings.cases or settings.axes or settings.sweep)
-        alone = _variants_of_one_side(sources, cases) if asked_all else []
+        sweep, its_files = _sweep(settings)
+        asked = gate_cases.listing(sweep, chosen_device(settings.device), its_files, settings.cases)
+        alone, unknown = unmeasured_cases(sources, cases, asked)
         if changed_only:
             changed = changed_variants(sources["base"], sources["head"])
             cases = {name: case for name, case in cases.items() if case.variant in changed}
+            alone = [one for one in alone if one.name.split()[0] in changed]
             if not (cases or alone):
                 words = f"no variant of these cases differs between {base.label} and {head.label}"
                 click.echo(words)
-                return GateSummary(title, [], settings.band, [f"N{words[1:]}."])
+                return GateSummary(title, [], [f"N{words[1:]}."])
         plan = GatePlan(
             base=sources["base"],
             head=sources["head"],
@@ -67,11 +70,12 @@ def run(
             timeout=timeout,
         )
         facts = [
+            *unknown,
             *_dependencies(sources["base"], sources["head"]),
             *_facts(chosen_device(settings.device), settings, len(cases)),
         ]
         outcomes = [*measured(plan, cases, files), *alone]
-    return GateSummary(title, outcomes, settings.band, facts)
+    return GateSummary(title, outcomes, facts)
 
 
 def status_of(found: GateSummary) -> int:
@@ -79,14 +83,9 @@ def status_of(found: GateSummary) -> int:
     that could not be measured."""
     if not found.outcomes:
         return FINE
-    if found.counts.get(TimeVerdict.SLOWER) or any(map(_fails_on_head, found.outcomes)):
+    if found.counts.get(TimeVerdict.SLOWER) or found.failed_on_head:
         return REGRESSION
     return NOT_MEASURED if found.not_measured else FINE
-
-
-def _fails_on_head(outcome: CaseOutcome) -> bool:
-    """Whether a call of head failed; base is called before it."""
-    return outcome.failure is not None and outcome.failure.side == "head"
 
 
 def check_writable(file: Path) -> None:
@@ -110,13 +109,18 @@ def write_summary(file: Path, text: str) -> None:
 def chosen_cases(settings: GateSettings) -> tuple[dict[str, Case], dict[str, Path], float]:
     """The cases by name, the paths of their captures, and the timeout of a case."""
     device = chosen_device(settings.device)
-    sweep, files = read(settings.sweep or gate_cases.CASES).overridden(settings.axes).located()
+    sweep, files = _sweep(settings)
     cases = gate_cases.cases_of(sweep, device, files)
     if settings.cases:
         cases = gate_cases.selected(cases, settings.cases)
     if not cases:
         raise click.UsageError("no case of this sweep runs on this machine")
     return cases, files, settings.timeout or sweep.timeout
+
+
+def _sweep(settings: GateSettings) -> tuple[Sweep, dict[str, Path]]:
+    """The sweep, and the paths of its captures."""
+    return read(settings.sweep or gate_cases.CASES).overridden(settings.axes).located()
 
 
 @contextmanager
@@ -160,7 +164,7 @@ def measured(
 ) -> list[CaseOutcome]:
     """The outcomes of all cases; shows the progress and the time that is left."""
     requests = gate_cases.requests(cases, files, plan.scratch)
-    label = "1 case" if len(requests) == 1 else f"{len(requests)} cases"
+    label = count_of_cases(len(requests))
     with click.progressbar(length=plan.rounds * len(requests), label=label, file=sys.stderr) as bar:
 
         def step(planned: int, done: int) -> None:
@@ -168,19 +172,6 @@ def measured(
             bar.update(done - bar.pos)
 
         return compare_sources(plan, requests, step, again)
-
-
-def _variants_of_one_side(
-    sources: Mapping[str, Path], cases: Mapping[str, Case]
-) -> list[CaseOutcome]:
-    """An outcome for each variant that only one revision has, and that has no case here."""
-    names = {side: variant_names(folder) for side, folder in sources.items()}
-    known = {case.variant for case in cases.values()}
-    return [
-        CaseOutcome(name, missing=NoJudgement("there is no such variant", side))
-        for side, other in (("head", "base"), ("base", "head"))
-        for name in sorted(names[other] - names[side] - known)
-    ]
 
 
 def _dependencies(base: Path, head: Path) -> list[str]:
@@ -204,9 +195,10 @@ def _facts(device: str, settings: GateSettings, cases: int) -> list[str]:
     return [
         f"{hardware['gpu'] or hardware['processor']}, {hardware['cores']} cores, torch "
         f"{described['software']['torch']}; {clock} of {count}, {settings.rounds} rounds or more.",
-        f"SLOWER and FASTER: the interval, which is widened for the number of cases ({cases}) and "
-        f"looks, lies beyond a band of {settings.band:.0%} and beyond the noise floor (base "
-        f"against base). The widening is for at most {FALSE_ALARMS:.0%} of comparisons of equal "
-        "code with any such verdict; docs/tracking.md has measured rates. SAME: the 95 % interval "
-        "lies within the band.",
+        "SLOWER and FASTER: the widened interval of the ratio lies outside of the band of "
+        f"{settings.band:.0%} and of the noise floor, which is the difference of two processes of "
+        f"base. The interval is widened for {count_of_cases(cases)} and {LOOKS} measurements of "
+        f"each, so that at most {FALSE_ALARMS:.0%} of comparisons of equal code have any SLOWER or "
+        "FASTER. SAME: the 95 % interval lies within the band. UNCLEAR: neither. docs/tracking.md has "
+        "measured error rates.",
     ]

@@ -24,12 +24,24 @@ HEAD = """\
 
 
 @dataclass(frozen=True)
+class End:
+    """The last table of the file."""
+
+    cases: int
+
+
+@dataclass(frozen=True)
 class CountsFile:
-    """The counts of all cases by name, and the versions with which they were counted."""
+    """The counts of all cases by name, and the versions with which they were counted.
+
+    Attributes:
+        end: the number of cases, in the last line: a file that was cut has none.
+    """
 
     format: str
     versions: dict[str, str]
     case: dict[str, CallCounts]
+    end: End
 
 
 class OtherVersionsError(FileError):
@@ -70,6 +82,11 @@ def read(path: Path) -> CountsFile:
             f"{name_of(path)}: expected the format {FORMAT}, got {file.format}; "
             "`make update-baseline` writes it anew"
         )
+    if file.end.cases != len(file.case):
+        raise FileError(
+            f"{name_of(path)}: its last line says {file.end.cases} cases, and it holds "
+            f"{len(file.case)}"
+        )
     if file.versions != (present := versions()):
         raise OtherVersionsError(
             f"{name_of(path)} was counted with {_named(file.versions)}, this is {_named(present)}; "
@@ -85,6 +102,7 @@ def write(path: Path, cases: Mapping[str, CallCounts]) -> None:
     parts += [f"{name} = {json.dumps(version)}" for name, version in versions().items()]
     for name, one in sorted(cases.items()):
         parts += ["", f"[case.{json.dumps(name)}]", *_lines(one)]
+    parts += ["", "[end]", f"cases = {len(cases)}"]
     write_text(path, "\n".join(parts) + "\n")
 
 

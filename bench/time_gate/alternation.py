@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 
@@ -22,12 +21,6 @@ SECONDS = 0.3  # of all turns of a case in one round
 SQUARES = (2, 7)  # fewest and most of one round
 
 Sides = tuple[Side, Side, Side]  # base, head, control
-
-
-def prepare(sides: Sides, case: dict[str, Any], timeout: float) -> None:
-    """Load the inputs of a case on all sides. Raises SideError."""
-    for side in sides:
-        side.ask("prepare", timeout, case=case)
 
 
 def calls_of_a_turn(side: Side, timeout: float) -> int:

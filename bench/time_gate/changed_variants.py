@@ -20,8 +20,10 @@ def needed_modules(folder: Path) -> dict[str, set[str]]:
     """The modules of the package that each variant needs, by the name of the variant."""
     modules = dict(_modules(folder))
     needs = {name: _imported(name, path, modules) for name, path in modules.items()}
-    names = [path.stem for path in sorted((folder / SOURCES).glob("[!_]*.py"))]
-    return {name: _closure(f"{SOURCES}.{name}", needs) | {SOURCES} for name in names}
+    own = {name: f"{SOURCES}.{name}" for name in variant_names(folder)}
+    # Each call imports the root of the package with its imports, such as the checks of a call.
+    root = _closure(needs[SOURCES] - set(own.values()), needs)
+    return {name: _closure({module}, needs) | root | {SOURCES} for name, module in own.items()}
 
 
 def variant_names(folder: Path) -> set[str]:
@@ -66,7 +68,7 @@ def _imported(name: str, path: Path, modules: dict[str, Path]) -> set[str]:
             found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             found.add(node.value)
-    # A package is imported before its modules. The root imports all variants, so it is no need.
+    # A package is imported before its modules. The root is added to all variants.
     parents = {parent for one in found for parent in _parents(one)}
     return ((found | parents) & modules.keys()) - {name, SOURCES}
 
@@ -84,8 +86,8 @@ def _package(name: str, path: Path, level: int) -> list[str]:
     return parts[: len(parts) - level + (path.name == "__init__.py")]
 
 
-def _closure(start: str, needs: dict[str, set[str]]) -> set[str]:
-    found, open_ = {start}, [start]
+def _closure(start: set[str], needs: dict[str, set[str]]) -> set[str]:
+    found, open_ = set(start), list(start)
     while open_:
         new = needs[open_.pop()] - found
         found |= new

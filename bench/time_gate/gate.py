@@ -149,10 +149,36 @@ def _round(plan: GatePlan, cases: Sequence[_Progress], number: int) -> Iterator[
                 try:
                     _measure(plan, sides, one, number)
                 except SideError as error:
-                    one.outcome = replace(one.outcome, failure=NoJudgement(str(error), error.side))
-                    yield
+                    failed = error
                     break  # new processes for the next cases: these may be in any state
                 yield
+            else:
+                return
+        one.outcome = replace(one.outcome, failure=_confirmed(plan, one.request, failed))
+        yield
+
+
+def _confirmed(plan: GatePlan, request: dict[str, Any], error: SideError) -> NoJudgement:
+    """The failure of a revision. One of head is a regression, so head must fail again in a process
+    alone, and base must not: else memory, or time of a busy machine, may be the reason."""
+    if error.side != "head":
+        return NoJudgement(str(error), error.side)
+    if _fails_alone(plan, plan.head, request) and not _fails_alone(plan, plan.base, request):
+        return NoJudgement(str(error), "head")
+    return NoJudgement(f"head failed, and this is not confirmed: {error}")
+
+
+def _fails_alone(plan: GatePlan, folder: Path, request: dict[str, Any]) -> bool:
+    """Whether a call fails in a new process, while no other process of the gate runs."""
+    try:
+        with Side(folder, plan.threads) as side:
+            side.started()
+            side.ask("prepare", plan.timeout, case=request)
+            side.ask("time", plan.timeout, calls=1)
+            side.ask("facts", plan.timeout, file=str(plan.scratch / "alone.safetensors"))
+    except SideError:
+        return True
+    return False
 
 
 def _start(plan: GatePlan, stack: ExitStack) -> Sides:

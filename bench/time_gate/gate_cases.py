@@ -32,6 +32,33 @@ def cases_of(sweep: Sweep, device: str, files: Mapping[str, Path]) -> dict[str, 
     return {benchmark_name(case.values): case for case in planned}
 
 
+def listing(
+    sweep: Sweep, device: str, files: Mapping[str, Path], patterns: Sequence[str]
+) -> dict[str, Any]:
+    """The arguments of `names_of` as they go to another process."""
+    return {
+        "groups": [dict(group) for group in sweep.groups],
+        "device": device,
+        "files": {name: str(path.absolute()) for name, path in files.items()},
+        "patterns": list(patterns),
+    }
+
+
+def names_of(
+    groups: Sequence[Mapping[str, Sequence[Any]]],
+    device: str,
+    files: Mapping[str, str],
+    patterns: Sequence[str],
+) -> list[str]:
+    """The names of the cases that the variants of this process have."""
+    axes = tuple({axis: tuple(values) for axis, values in group.items()} for group in groups)
+    paths = {name: Path(path) for name, path in files.items()}
+    names = dict.fromkeys(cases_of(Sweep("cases", axes), device, paths))
+    if not patterns:
+        return list(names)
+    return [name for pattern in patterns for name in _matches(names, pattern)]
+
+
 def selected(cases: Mapping[str, Content], patterns: Sequence[str]) -> dict[str, Content]:
     """The cases that one of the patterns selects, in the order of the patterns.
 

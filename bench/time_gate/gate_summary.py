@@ -10,7 +10,7 @@ from functools import cached_property
 from rich.table import Table
 from rich.text import Text
 
-from bench.time_gate.gate import CaseOutcome
+from bench.time_gate.gate import CaseOutcome, NoJudgement
 from bench.time_gate.verdict import Judgement, TimeVerdict
 
 ORDER = (TimeVerdict.SLOWER, TimeVerdict.FASTER, TimeVerdict.UNCLEAR, TimeVerdict.SAME)
@@ -27,13 +27,11 @@ class GateSummary:
     Attributes:
         title: the two revisions.
         outcomes: of all cases.
-        band: relative difference that does not matter.
         facts: facts about the machine and the method, in words.
     """
 
     title: str
     outcomes: Sequence[CaseOutcome]
-    band: float
     facts: Sequence[str]
 
     @property
@@ -49,28 +47,46 @@ class GateSummary:
         return ", ".join(found) or "no cases"
 
     @property
+    def failed_on_head(self) -> int:
+        """The number of cases that fail on head only, which is a regression."""
+        return sum(_side(one.failure) == "head" for one in self.outcomes)
+
+    @property
     def not_measured(self) -> list[str]:
         """The reasons why the comparison has no result as a whole, in words."""
         reasons = []
-        if failed := self.counts.get(FAILED):
-            reasons.append(f"{failed} FAILED")
-        if lost := sum(
-            one.missing is not None and one.missing.side == "head" for one in self.outcomes
-        ):
-            reasons.append(f"head lacks {lost} that base has")
+        if failed := self.counts.get(FAILED, 0) - self.failed_on_head:
+            reasons.append(f"{count_of_cases(failed)} could not be measured")
+        lacking = Counter(_side(one.missing) for one in self.outcomes if one.missing is not None)
+        if lost := lacking["head"]:
+            reasons.append(f"head lacks {count_of_cases(lost)} of base")
+        if unknown := lacking[""]:
+            reasons.append(
+                f"the checkout that measures lacks {count_of_cases(unknown)} of both revisions"
+            )
         judged = [one.judgement for one in self.outcomes if one.judgement is not None]
         unclear = [one for one in judged if one.verdict == TimeVerdict.UNCLEAR]
         if judged and 2 * len(unclear) >= len(judged):
-            reasons.append(f"{len(unclear)} of {len(judged)} cases are UNCLEAR")
+            reasons.append(f"{len(unclear)} of {count_of_cases(len(judged))} are UNCLEAR")
         elif open_ := sum(one.high > 1 + LARGE for one in unclear):
-            reasons.append(f"{open_} UNCLEAR may be more than {LARGE:.0%} slower")
+            reasons.append(
+                f"{count_of_cases(open_)} with UNCLEAR may be more than {LARGE:.0%} slower"
+            )
         return reasons
 
     def _result(self) -> list[str]:
-        """The reasons as a sentence."""
-        return [f"Not measured as a whole: {'; '.join(self.not_measured)}."] * bool(
-            self.not_measured
-        )
+        """The failures and the reasons as sentences."""
+        found = []
+        if failed := self.failed_on_head:
+            found.append(f"Regression: {count_of_cases(failed)} of head cannot be called.")
+        if self.not_measured:
+            found.append(f"The result is not complete: {'; '.join(self.not_measured)}.")
+        if self.counts.get(TimeVerdict.UNCLEAR):
+            found.append(
+                "UNCLEAR is neither a regression nor a proof that there is none: measure the case "
+                "again with --case NAME --rounds 30."
+            )
+        return found
 
     def table(self) -> Table:
         """A table for a terminal."""
@@ -133,6 +149,15 @@ def verdict_of(outcome: CaseOutcome) -> str:
     if outcome.failure:
         return FAILED
     return MISSING if outcome.judgement is None else outcome.judgement.verdict
+
+
+def _side(reason: NoJudgement | None) -> str | None:
+    return None if reason is None else reason.side
+
+
+def count_of_cases(number: int) -> str:
+    """A number of cases in words."""
+    return "1 case" if number == 1 else f"{number} cases"
 
 
 def _numbers(judged: Judgement) -> tuple[str, str, str]:

@@ -41,15 +41,25 @@ class GateWorker:
             return {"why": str(error)}
         return {"why": ""}
 
+    def names(self, **cases: Any) -> dict[str, Any]:
+        """The names of the cases that this revision has."""
+        # Imports most of the harness, which a worker that measures does not need.
+        from bench.time_gate.gate_cases import names_of
+
+        return {"names": names_of(**cases)}
+
     def prepare(self, case: dict[str, Any]) -> dict[str, Any]:
         """Load the inputs of a case and call it once.
 
         Answers with `missing`, a reason, if this revision has no such attention.
         """
         self._call = None
+        self._first = torch.empty(0)
         self._device = torch.device(case["device"])
         if self._device.type == "cpu":
             variants.choose_float32_route()  # as in a run
+        else:
+            torch.cuda.empty_cache()  # three processes share the memory
         if why := self.missing(case["attention"])["why"]:
             return {"missing": why}
         attention = variants.parse(case["attention"])

@@ -97,6 +97,15 @@ def check_out(revision: Revision, folder: Path) -> None:
         files.extractall(folder, filter="data")
 
 
+def text_of(revision: Revision, file: Path) -> str | None:
+    """The text of a file, as a path in the checkout; None if the revision has no such file."""
+    if revision.commit is None:
+        path = ROOT / file
+        return path.read_text(encoding="utf-8") if path.exists() else None
+    found = _git("show", f"{revision.commit}:{file.as_posix()}")
+    return None if found.returncode else found.stdout.decode()
+
+
 def dependencies(folder: Path) -> set[str]:
     """The requirements of the package that was checked out into a folder.
 
