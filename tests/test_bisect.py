@@ -82,8 +82,8 @@ def test_the_commit_is_found_and_compared_with_its_parent(
         rf"bad HEAD \({all_[-1][:10]}\) against good {all_[0][:10]}: {ratio}, SLOWER", ends
     )
     expected = ((7, 3, "good"), (4, 5, "bad"), (2, 4, "good"))
-    for line, (suspects, number, end) in zip(steps, expected, strict=True):
-        start = rf"{suspects} suspects: {all_[number][:10]} \d{{4}}-\d\d-\d\d Commit {number}"
+    for line, (candidates, number, end) in zip(steps, expected, strict=True):
+        start = rf"{candidates} candidates: {all_[number][:10]} \d{{4}}-\d\d-\d\d Commit {number}"
         assert re.fullmatch(rf"{start}: {ratio}, nearer to {end}", line)
     assert found == f"first slow commit: {all_[5]}"
     assert re.fullmatch(r"\d{4}-\d\d-\d\d Commit 5", subject)
@@ -118,9 +118,14 @@ def test_commits_that_do_not_run_are_left_out(bisect: Bisect, repository: Reposi
     said = bisect(all_[0])
     assert said.exit_code == NOT_MEASURED
     assert f"{all_[3][:10]} " in said.stdout
-    assert "does not run in this environment: SyntaxError: invalid syntax, unusable" in said.stdout
+    assert (
+        "does not run in this environment: SyntaxError: invalid syntax, not decided" in said.stdout
+    )
     names = ", ".join(one[:10] for one in all_[2:5])
-    assert f"one of 3, and all but the last are unusable: {names}" in said.stderr
+    assert (
+        f"one of 3, and all except the last could not be measured, or are not decided: {names}"
+        in said.stderr
+    )
 
 
 def test_a_commit_without_the_package_is_left_out(bisect: Bisect, repository: Repository) -> None:
@@ -133,7 +138,7 @@ def test_a_commit_without_the_package_is_left_out(bisect: Bisect, repository: Re
     said = bisect(first)
     assert said.exit_code == FOUND, said.output
     assert f"first slow commit: {slow}" in said.stdout
-    assert re.search(r"Without: .*, unusable\n", said.stdout)
+    assert re.search(r"Without: .*, not decided\n", said.stdout)
 
 
 def test_an_open_decision_gets_more_rounds(
@@ -142,7 +147,7 @@ def test_an_open_decision_gets_more_rounds(
     all_ = commits(repository, [1.0, 1.0488, 1.1])
     said = bisect(all_[0])
     assert said.exit_code == NOT_MEASURED, said.output
-    assert re.search(r"2 suspects: .* Commit 1: ratio 1\.0.*, unusable\n", said.stdout)
+    assert re.search(r"2 candidates: .* Commit 1: ratio 1\.0.*, not decided\n", said.stdout)
     assert len(machine.prepared) == 3 * 4 * (1 + LOOKS)
 
 

@@ -1,4 +1,4 @@
-"""The search for the first slow commit: the order of its steps, and commits that are unusable."""
+"""The search for the first slow commit: the order of its steps, and commits that are undecided."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def test_a_commit_is_nearer_to_an_end_if_its_interval_is(
 
 class TestSearch:
     def search(
-        self, count: int, first: int, unusable: Sequence[int] = ()
+        self, count: int, first: int, undecided: Sequence[int] = ()
     ) -> tuple[list[int], list[BisectionStep]]:
-        """The suspects that remain, and the steps."""
+        """The candidates that remain, and the steps."""
         steps: list[BisectionStep] = []
 
         def measure(commit: str) -> CaseOutcome:
             assert commit not in {step.commit for step in steps}
-            if int(commit) in unusable:
+            if int(commit) in undecided:
                 return CaseOutcome("a case", failure=NoJudgement("a fault"))
             return outcome(1.21 if int(commit) >= first else 1.0)
 
@@ -67,15 +67,15 @@ class TestSearch:
 
     def test_the_number_of_suspects_is_halved(self) -> None:
         _, steps = self.search(16, 5)
-        assert [step.suspects for step in steps] == [16, 8, 4, 2]
+        assert [step.candidates for step in steps] == [16, 8, 4, 2]
 
     @pytest.mark.parametrize("first", [0, 1, 3, 6, 7])
     def test_neighbours_of_unusable_commits_are_measured(self, first: int) -> None:
-        left, steps = self.search(8, first, unusable=[3, 4])
+        left, steps = self.search(8, first, undecided=[3, 4])
         assert [step.commit for step in steps[:2]] == ["3", "2"]
         assert left == ([3, 4, 5] if first == 3 else [first])
 
     def test_unusable_suspects_remain(self) -> None:
-        assert self.search(8, 4, unusable=[3, 4])[0] == [3, 4, 5]
-        assert self.search(4, 0, unusable=[0, 1, 2])[0] == [0, 1, 2, 3]
-        assert self.search(8, 6, unusable=[1, 2])[0] == [6]
+        assert self.search(8, 4, undecided=[3, 4])[0] == [3, 4, 5]
+        assert self.search(4, 0, undecided=[0, 1, 2])[0] == [0, 1, 2, 3]
+        assert self.search(8, 6, undecided=[1, 2])[0] == [6]

@@ -81,8 +81,8 @@ class _Bisection:
         left = first_slow(commits, lambda commit: self._against_good(commit, ends), ends, _show)
         if len(left) > 1:
             raise NotMeasuredError(
-                f"the first slow commit is one of {len(left)}, and all but the last are unusable: "
-                f"{', '.join(commit[:10] for commit in left)}"
+                f"the first slow commit is one of {len(left)}, and all except the last could not "
+                f"be measured, or are not decided: {', '.join(commit[:10] for commit in left)}"
             )
         click.echo(f"first slow commit: {left[0]}\n{revisions.subject(left[0])}")
         confirmed, sentence = self._against_parent(left[0])
@@ -160,7 +160,7 @@ def _show(step: BisectionStep) -> None:
     judged = outcome.judgement
     found = why if why or judged is None else _interval(judged)
     click.echo(
-        f"{step.suspects} suspects: {step.commit[:10]} {revisions.subject(step.commit)}: {found}, "
+        f"{step.candidates} candidates: {step.commit[:10]} {revisions.subject(step.commit)}: {found}, "
         f"{step.nearer}"
     )
 

@@ -199,6 +199,6 @@ def _facts(device: str, settings: GateSettings, cases: int) -> list[str]:
         f"{settings.band:.0%} and of the noise floor, which is the difference of two processes of "
         f"base. The interval is widened for {count_of_cases(cases)} and {LOOKS} measurements of "
         f"each, so that at most {FALSE_ALARMS:.0%} of comparisons of equal code have any SLOWER or "
-        "FASTER. SAME: the 95 % interval lies within the band. UNCLEAR: neither. docs/tracking.md has "
-        "measured error rates.",
+        "FASTER. SAME: the 95 % interval lies within the band. UNCLEAR: neither. docs/tracking.md "
+        "has measured error rates.",
     ]

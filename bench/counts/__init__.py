@@ -1,4 +1,4 @@
-"""Numbers of calls that do not depend on time: bytes, operations of torch, and errors.
+"""Counts of a call that do not depend on time: bytes, operations of torch, and errors.
 
-They are equal on every run of the same code, so a file with them shows every change.
+On one kind of CPU, with the same versions, equal code has equal counts: a file shows every change.
 """

@@ -28,8 +28,8 @@ class Kernel:
         file: in the folder of the sources.
         function: name in the file, such as `Class.method`.
         tensor: expression of the function for a tensor of the size of the output.
-        case: begin of the name of the case.
-        change: for the deterministic gate.
+        case: start of the name of the case.
+        change: that `bench counts` must name.
     """
 
     file: str
@@ -53,7 +53,7 @@ class Kernel:
         return f"{self.case} n={seq_len} *"
 
     def add(self, folder: Path, statements: str) -> None:
-        """Insert statements at the begin of the function, in a copy of the sources."""
+        """Insert statements at the start of the function, in a copy of the sources."""
         path = folder / self.file
         path.write_text(inserted(path.read_text(encoding="utf-8"), self.function, statements))
 
@@ -70,7 +70,7 @@ class KernelsFile:
     """The content of kernels.toml.
 
     Attributes:
-        unchanged: begin of the name of a case that calls none of the kernels.
+        unchanged: start of the name of a case that calls none of the kernels.
     """
 
     unchanged: str
@@ -106,7 +106,7 @@ def scaled_gradients(factor: float) -> str:
 
 
 def inserted(source: str, function: str, statements: str) -> str:
-    """The source with statements at the begin of a function, after its docstring.
+    """The source with statements at the start of a function, after its docstring.
 
     Raises:
         LookupError: the source has no such function.

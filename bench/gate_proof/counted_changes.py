@@ -1,4 +1,4 @@
-"""Adds operations, tensors and errors to kernels: the deterministic gate must name each."""
+"""Adds operations, tensors and errors to kernels: `bench counts` must name each."""
 
 from __future__ import annotations
 

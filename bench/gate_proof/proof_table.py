@@ -73,7 +73,7 @@ def _lines(proof: Proof) -> Iterator[str]:
     yield ""
     seen = [work for one in KERNELS if (work := _work(proof, one.case))]
     yield (
-        f"The deterministic gate named the added work of {SIZES[0]:.0%} in {len(seen)} of "
+        f"`bench counts` named the added work of {SIZES[0]:.0%} in {len(seen)} of "
         f"{len(KERNELS)} cases, for example: {seen[0] if seen else 'none'}"
     )
     yield ""

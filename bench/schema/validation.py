@@ -21,7 +21,7 @@ DEEPEST = 32  # levels of lists and objects in each other
 
 class UserError(Exception):
     """The input of a user cannot be used. The message is one sentence; a command prints it and ends
-    with exit status 2."""
+    with exit status 2, and a `GateCommand` with 3."""
 
 
 class FileError(UserError, ValueError):

@@ -19,7 +19,7 @@ class Nearer(StrEnum):
 
     GOOD = "nearer to good"
     BAD = "nearer to bad"
-    NEITHER = "unusable"
+    NEITHER = "not decided"
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class BisectionStep:
     """One commit of the search.
 
     Attributes:
-        suspects: number of commits before this step that may be the first slow one.
+        candidates: number of commits before this step that may be the first slow one.
         commit: that was measured.
         outcome: of the commit against the good one.
         nearer: the decision.
     """
 
-    suspects: int
+    candidates: int
     commit: str
     outcome: CaseOutcome
     nearer: Nearer
@@ -48,26 +48,26 @@ def first_slow(
     """The commits of which one is the first slow one, oldest first: one if it was found.
 
     Args:
-        commits: all suspects, oldest first. The last one is as slow as the bad commit.
+        commits: all candidates, oldest first. The last one is as slow as the bad commit.
         measure: measures a commit against the good one.
         bad: the bad commit against the good one.
         report: called after each step.
     """
-    suspects = list(commits)
-    unusable: set[str] = set()
-    while middle := _middle(suspects, unusable):
+    candidates = list(commits)
+    undecided: set[str] = set()
+    while middle := _middle(candidates, undecided):
         outcome = measure(middle)
         decision = nearer(outcome, bad)
-        report(BisectionStep(len(suspects), middle, outcome, decision))
-        end = suspects.index(middle) + 1
+        report(BisectionStep(len(candidates), middle, outcome, decision))
+        end = candidates.index(middle) + 1
         match decision:
             case Nearer.GOOD:
-                suspects = suspects[end:]
+                candidates = candidates[end:]
             case Nearer.BAD:
-                suspects = suspects[:end]
+                candidates = candidates[:end]
             case Nearer.NEITHER:
-                unusable.add(middle)
-    return suspects
+                undecided.add(middle)
+    return candidates
 
 
 def nearer(outcome: CaseOutcome, bad: CaseOutcome) -> Nearer:
@@ -87,8 +87,10 @@ def _half(bad: CaseOutcome) -> float:
     return math.sqrt(bad.judgement.ratio)
 
 
-def _middle(suspects: Sequence[str], unusable: set[str]) -> str | None:
+def _middle(candidates: Sequence[str], undecided: set[str]) -> str | None:
     """The usable commit nearest to the middle. The last suspect is known to be slow."""
-    usable = [number for number in range(len(suspects) - 1) if suspects[number] not in unusable]
-    middle = (len(suspects) - 2) / 2
-    return suspects[min(usable, key=lambda number: abs(number - middle))] if usable else None
+    usable = [
+        number for number in range(len(candidates) - 1) if candidates[number] not in undecided
+    ]
+    middle = (len(candidates) - 2) / 2
+    return candidates[min(usable, key=lambda number: abs(number - middle))] if usable else None
