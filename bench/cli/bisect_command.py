@@ -160,7 +160,8 @@ def _show(step: BisectionStep) -> None:
     judged = outcome.judgement
     found = why if why or judged is None else _interval(judged)
     click.echo(
-        f"{step.candidates} candidates: {step.commit[:10]} {revisions.subject(step.commit)}: {found}, "
+        f"{step.candidates} candidates: {step.commit[:10]} {revisions.subject(step.commit)}: "
+        f"{found}, "
         f"{step.nearer}"
     )
 
