@@ -14,7 +14,9 @@ from typing import Any
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
+from pytest_benchmark.stats import Stats
 
+from bench.schema.validation import FileError
 from reports.__main__ import main
 from reports.history.metric_series import histories
 from reports.history.stored_files import read_history, read_tracked
@@ -129,6 +131,25 @@ class TestBadInput:
             in sentence
         )
         assert "changed after it was stored" in sentence
+
+    @pytest.mark.parametrize("rounds", [1, 2, 3, 4, 5, 6, 7, 8])
+    def test_statistics_that_the_times_do_not_give_are_refused(
+        self, tmp_path: Path, rounds: int
+    ) -> None:
+        times = Stats()
+        for each in (1.0, 1.3, 0.9, 1.1, 1.7, 1.2, 1.05, 0.97)[:rounds]:
+            times.update(each)
+        content = stored([Call()], 1)
+        before = {**times.as_dict(), "data": times.data, "iterations": 1}
+        content["benchmarks"][0]["stats"] = before
+        assert read_tracked(save(tmp_path, content, 1)).content.benchmarks[0].stats.data
+        names = {*times.fields} - {"stddev_outliers", "iqr_outliers", "outliers"}
+        for name in sorted(names):
+            changed = before[name] + 1 if name == "rounds" else 2.3 * before[name] + 1e-6
+            content["benchmarks"][0]["stats"] = {**before, name: changed}
+            path = save(tmp_path, content, 2)
+            with pytest.raises(FileError, match=rf"stats\.{name} is .* was changed after"):
+                read_tracked(path)
 
     @pytest.mark.parametrize("kind", ["missing", "empty", "file", "only bad files"])
     def test_a_folder_without_runs_is_refused_and_nothing_is_written(
