@@ -137,7 +137,7 @@ def _data(machines: Sequence[MachineHistory]) -> str:
                 "better": it.better,
                 "hasNoise": it.has_noise,
                 "unit": it.unit,
-                "isCount": it.tolerance == 0,
+                "isCount": it.is_count,
             }
             for it in METRICS
         },
