@@ -59,6 +59,11 @@ class MetricSeries:
     steps: Sequence[Step]
     note: str
 
+    @property
+    def has_enough_commits(self) -> bool:
+        """Whether steps of numbers with noise can be searched for."""
+        return len({point.commit for point in self.points if not point.is_dirty}) >= FEWEST
+
 
 @dataclass(frozen=True)
 class MachineHistory:

@@ -24,7 +24,9 @@ from bench.schema.validation import UserError
 from reports.history.tracked_metrics import Agreement, TrackedNumber
 
 LIBRARY = "asv"
-MOST_FALSE = 0.01  # of all series of a noisy metric, those in which a step is claimed by chance
+# Of all series of a noisy metric, those in which a step is claimed by chance: if the noise of the
+# runs is independent, and the greatest rate that docs/analysing.md has for correlated noise.
+MOST_FALSE, CORRELATED_FALSE = 0.01, 0.094
 FEWEST = 8  # points of a series in which steps are searched for
 SHORTEST = 4  # points between two steps, and before the first one and after the last one
 NEIGHBOURS = 7  # points, the median of which an outlier is compared with
