@@ -20,6 +20,9 @@ from bench.schema.validation import FileError, convert, name_of, parse_json, rea
 # The number rises when `machine_kind.fingerprint` uses other facts: it is computed again from the
 # facts of each file that is read.
 SCHEMA = "attention-tracking-1"
+# The commit of a run outside a repository, and of a run in which git failed, as pytest-benchmark
+# names them.
+NO_COMMIT = ("unversioned", "unknown")
 Seconds = Annotated[float, Meta(gt=0, le=1e7, description="a time from 0 to 1e+07 seconds")]
 
 
@@ -46,6 +49,11 @@ class TrackedCommit(msgspec.Struct, frozen=True):
     time: str | None = None
     author_time: str | None = None
     dirty: bool = False
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the file has a commit. Runs without one may be of different code."""
+        return self.id not in NO_COMMIT
 
 
 class TrackedTimes(msgspec.Struct, frozen=True):

@@ -27,7 +27,8 @@ class TrackedCommitRuns:
     @property
     def short(self) -> str:
         """The start of the commit id, as git shortens it."""
-        return self.name[:9] if self.runs[0].has_commit else "no commit"
+        is_known = self.runs[0].content.commit_info.is_known
+        return self.name[:9] if is_known else "no commit"
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,8 @@ def _commits(runs: Sequence[TrackedRun]) -> list[TrackedCommitRuns]:
     """Runs of one commit are joined; runs without a known commit are not."""
     by_name: dict[str, list[TrackedRun]] = {}
     for number, run in enumerate(runs):
-        key = run.content.commit_info.id if run.has_commit else f"run {number}"
+        commit = run.content.commit_info
+        key = commit.id if commit.is_known else f"run {number}"
         by_name.setdefault(key, []).append(run)
     return [
         TrackedCommitRuns(own[0].content.commit_info.id, own[0].commit_time, own)

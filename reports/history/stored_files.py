@@ -14,9 +14,6 @@ from bench.schema.tracking_file import TrackedFile, read_tracking_file
 from bench.schema.validation import FileError, is_folder, name_of, shown
 
 PATTERN = "*.json"
-# The commit of a run outside a repository, and of a run in which git failed, as pytest-benchmark
-# names them.
-NO_COMMIT = ("unversioned", "unknown")
 
 
 @dataclass(frozen=True)
@@ -27,11 +24,6 @@ class TrackedRun:
     content: TrackedFile
     commit_time: datetime
     run_time: datetime
-
-    @property
-    def has_commit(self) -> bool:
-        """Whether the commit is known. Runs without one may be of different code."""
-        return self.content.commit_info.id not in NO_COMMIT
 
     @property
     def fingerprint(self) -> str:
