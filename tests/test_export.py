@@ -376,6 +376,19 @@ def test_a_tracking_file_has_the_name_and_the_numbers_of_its_case(tracked: Path)
     assert latency["benchmark_values"] == pytest.approx([1e6 * time for time in stats["data"]])
 
 
+@pytest.mark.parametrize(
+    ("commit", "sha"), [("a" * 40, ["a" * 40]), ("unversioned", []), ("unknown", [])]
+)
+def test_a_tracking_file_without_a_commit_names_none(
+    tracked: Path, commit: str, sha: list[str]
+) -> None:
+    run = json.loads(tracked.read_text())
+    run["commit_info"]["id"] = commit
+    tracked.write_text(json.dumps(run))
+    packages = content(tracked, "pytorch-v3")[0]["dependencies"]
+    assert [package["sha"] for package in packages.values() if "sha" in package] == sha
+
+
 def test_a_tracking_file_becomes_a_table(tracked: Path, tmp_path: Path) -> None:
     out = tmp_path / "cases.parquet"
     assert export(tracked, "parquet", "--out", str(out)).exit_code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,6 +87,31 @@ class TestSteps:
             "approx_error_rel_l2": 2,
             "impl_error_rel_l2": 2,
         }
+
+    @pytest.mark.parametrize(
+        ("errors", "roundings", "places"),
+        [
+            ((3.0e-7, 3.1e-7, 4.4e-7), (3.0e-7, 3.1e-7, 4.4e-7), []),
+            ((3.0e-7, 3.1e-7, 4.6e-7), (3.0e-7, 3.1e-7, 4.6e-7), [2]),
+            ((3.0e-4, 3.1e-4), (3.0e-7, 3.0e-7), [1]),
+            # The error of an approximate method is not excused by a run with large rounding.
+            ((3.0e-4, 3.1e-4), (3.0e-7, 3.0e-5), [1]),
+        ],
+    )
+    def test_rounding_is_no_step_of_the_error_of_a_method(
+        self,
+        tmp_path: Path,
+        errors: Sequence[float],
+        roundings: Sequence[float],
+        places: Sequence[int],
+    ) -> None:
+        def calls(at: int) -> list[Call]:
+            numbers = {"approx_error_rel_l2": errors[at], "impl_error_rel_l2": roundings[at]}
+            return [with_numbers(Call(), **numbers)]
+
+        save_commits(tmp_path, len(errors), calls)
+        steps = series_of(only(tmp_path), "approx_error_rel_l2").steps
+        assert [step.at for step in steps] == places
 
     def test_a_faster_method_is_better_and_a_smaller_speedup_is_worse(self, tmp_path: Path) -> None:
         def calls(at: int) -> list[Call]:
@@ -179,10 +205,13 @@ class TestJoining:
         assert [point.is_dirty for point in points] == [False, False, True]
         assert not moves([machine])
 
-    def test_runs_outside_a_repository_are_separate_places(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("name", ["unversioned", "unknown"])
+    def test_runs_without_a_known_commit_are_separate_places(
+        self, tmp_path: Path, name: str
+    ) -> None:
         for number in range(2):
             content = stored([Call()], number)
-            content["commit_info"] |= {"id": "unversioned", "time": None, "author_time": None}
+            content["commit_info"] |= {"id": name, "time": None, "author_time": None}
             save(tmp_path / str(number), content, number)
         assert [commit.short for commit in only(tmp_path).commits] == ["no commit"] * 2
 

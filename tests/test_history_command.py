@@ -14,9 +14,12 @@ from typing import Any
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
+from pytest_benchmark.stats import Stats
 
+from bench.schema.validation import FileError
 from reports.__main__ import main
 from reports.history.metric_series import histories
+from reports.history.step_search import FEWEST
 from reports.history.stored_files import read_history, read_tracked
 from tests.stored_history import (
     MACHINE,
@@ -130,6 +133,25 @@ class TestBadInput:
         )
         assert "changed after it was stored" in sentence
 
+    @pytest.mark.parametrize("rounds", [1, 2, 3, 4, 5, 6, 7, 8])
+    def test_statistics_that_the_times_do_not_give_are_refused(
+        self, tmp_path: Path, rounds: int
+    ) -> None:
+        times = Stats()
+        for each in (1.0, 1.3, 0.9, 1.1, 1.7, 1.2, 1.05, 0.97)[:rounds]:
+            times.update(each)
+        content = stored([Call()], 1)
+        before = {**times.as_dict(), "data": times.data, "iterations": 1}
+        content["benchmarks"][0]["stats"] = before
+        assert read_tracked(save(tmp_path, content, 1)).content.benchmarks[0].stats.data
+        names = {*times.fields} - {"stddev_outliers", "iqr_outliers", "outliers"}
+        for name in sorted(names):
+            changed = before[name] + 1 if name == "rounds" else 2.3 * before[name] + 1e-6
+            content["benchmarks"][0]["stats"] = {**before, name: changed}
+            path = save(tmp_path, content, 2)
+            with pytest.raises(FileError, match=rf"stats\.{name} is .* was changed after"):
+                read_tracked(path)
+
     @pytest.mark.parametrize("kind", ["missing", "empty", "file", "only bad files"])
     def test_a_folder_without_runs_is_refused_and_nothing_is_written(
         self, tmp_path: Path, kind: str
@@ -194,9 +216,46 @@ class TestOutput:
         assert "1 more steps are in steps.csv" in text
         assert "saved for backward" not in text
 
-    def test_nothing_moved_is_said(self, tmp_path: Path) -> None:
-        save_commits(tmp_path, 2, lambda _: [Call()])
-        assert "Nothing moved." in ask(tmp_path).output
+    def test_series_that_are_too_short_for_the_search_are_counted(self, tmp_path: Path) -> None:
+        """Two methods have 7 commits and a dirty run, and a third one has 8 commits."""
+
+        def calls(at: int) -> list[Call]:
+            short = [Call(), Call(variant="linear")] if at < FEWEST - 1 else []
+            return [*short, Call(variant="lsh")]
+
+        save_commits(tmp_path, FEWEST, calls)
+        save(tmp_path, stored([Call()], FEWEST - 1, later=3, dirty=True), 90)
+        counted = f"Steps of times and speedups need {FEWEST} commits: 2 of 6 series have them."
+        page = tmp_path / "history" / "history.html"
+        assert f"No step was found. {counted}" in ask(tmp_path).output
+        text = page.read_text(encoding="utf-8")
+        assert text.count(f"No step was found. {counted}") == 1
+        more_memory = with_numbers(Call(variant="lsh"), peak_memory_bytes=7)
+        save(tmp_path, stored([more_memory], FEWEST), 91)
+        output = ask(tmp_path).output
+        assert output.index(counted) < output.index("Moved last")
+        assert "No step was found" not in output
+        text = page.read_text(encoding="utf-8")
+        assert text.index('<h2 id="moved">') < text.index(counted) < text.index("<th>case</th>")
+
+    def test_a_search_of_all_series_without_a_step_says_so(self, tmp_path: Path) -> None:
+        save_commits(tmp_path, FEWEST, lambda _: [Call()])
+        output = ask(tmp_path).output
+        assert "No step was found.\n" in output
+        assert "need" not in output
+
+    def test_the_page_states_the_condition_of_the_rate_of_steps_by_chance(
+        self, tmp_path: Path
+    ) -> None:
+        save_commits(tmp_path, 16, moved_at_eight)
+        ask(tmp_path)
+        text = (tmp_path / "history" / "history.html").read_text(encoding="utf-8")
+        words = " ".join(re.sub("<[^>]*>", "", text).split())
+        assert (
+            "If the noise of the runs is independent, at most about 1.0 % of their series show a "
+            "step by chance, which is 0.0 of the 4 that were searched; if it is not, up to 9.4 % "
+            "of simulated series do, which is 0.4." in words
+        )
 
     def test_names_in_files_are_no_markup(self, tmp_path: Path) -> None:
         hostile = '<script>hurt=1</script>"][bold]'

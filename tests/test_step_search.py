@@ -20,6 +20,7 @@ from reports.history.step_search import (
     noise_of,
     noisy_steps,
 )
+from reports.history.tracked_metrics import TrackedNumber, counts_agree, method_errors_agree
 
 Logs = NDArray[np.float64]
 Noise = Callable[[np.random.Generator, int], Logs]
@@ -146,15 +147,20 @@ class TestNoise:
         assert noise_of(logs) < 1.2 * before
 
 
+def numbers(*values: float) -> list[TrackedNumber]:
+    return [TrackedNumber(value, value, value) for value in values]
+
+
 class TestExactSteps:
     def test_each_difference_is_a_step(self) -> None:
-        steps = exact_steps([5.0, 5.0, 6.0, 6.0, 5.0], 0.0)
+        steps = exact_steps(numbers(5.0, 5.0, 6.0, 6.0, 5.0), counts_agree)
         assert [(step.at, step.before, step.after) for step in steps] == [(2, 5, 6), (4, 6, 5)]
 
     def test_a_number_within_the_tolerance_of_its_level_is_none(self) -> None:
-        assert exact_steps([1.0, 1.0009, 0.9995, 1.0], 0.001) == []
-        assert [step.at for step in exact_steps([1.0, 1.0006, 1.0012], 0.001)] == [2]
+        assert exact_steps(numbers(1.0, 1.0009, 0.9995, 1.0), method_errors_agree) == []
+        steps = exact_steps(numbers(1.0, 1.0006, 1.0012), method_errors_agree)
+        assert [step.at for step in steps] == [2]
 
     def test_a_level_of_zero_has_an_infinite_ratio(self) -> None:
-        (step,) = exact_steps([0.0, 0.0, 2.0], 0.001)
+        (step,) = exact_steps(numbers(0.0, 0.0, 2.0), method_errors_agree)
         assert step.ratio == math.inf

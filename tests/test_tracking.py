@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_benchmark.stats import Stats
 from pytest_benchmark.utils import get_machine_id
 
 import variants
+from bench.cli.gate_command import FINE, INVALID, NOT_MEASURED, REGRESSION
 from bench.schema.case import Case
 from bench.schema.machine_kind import differences, fingerprint
 from bench.schema.measurement import Measurement
 from bench.schema.tracking_file import read_tracking_file
 from bench.schema.validation import FileError
 from tests.tracking import stored_runs
-from tests.tracking.outcomes import BAD_INPUT, FINE, NOT_MEASURED, REGRESSION
 from tests.tracking.planned import planned
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +48,21 @@ def replace(name, change):
 
 replace("lsh", lambda out: 1.0001 * out)
 replace("performer", lambda out: os.kill(os.getpid(), signal.SIGTERM))
+"""
+
+# A plugin with a variant that supports only training.
+UNSUPPORTED = """
+import torch, variants
+
+cls = variants.REGISTRY["linear"]
+before = cls.attend
+
+def attend(self, *given):
+    if not torch.is_grad_enabled():
+        raise variants.UnsupportedError("only training is supported")
+    return before(self, *given)
+
+cls.attend = attend
 """
 
 
@@ -205,7 +221,7 @@ def test_times_of_another_machine_are_refused_and_the_difference_is_named(
     path = write(of_other_threads(run), tmp_path)
     content = path.read_bytes()
     done = track("-k", ONE, f"--benchmark-compare={path}", f"--benchmark-storage={tmp_path}/new")
-    assert done.returncode == BAD_INPUT
+    assert done.returncode == INVALID
     assert str(path) in done.stderr
     assert difference(run) in done.stderr
     assert path.read_bytes() == content
@@ -228,7 +244,7 @@ def test_a_missing_run_names_the_other_machines(run: dict[str, Any], tmp_path: P
 
 def test_a_comparison_without_stored_runs_prints_the_next_step(tmp_path: Path) -> None:
     done = track("-k", ONE, "--benchmark-compare", cwd=tmp_path)
-    assert done.returncode == BAD_INPUT
+    assert done.returncode == INVALID
     assert "holds no stored run to compare with; `make track` stores one" in done.stderr
 
 
@@ -278,7 +294,7 @@ def test_a_truncated_last_run_is_refused_and_stays_as_it_is(
     broken.write_text(stored.read_text()[:5000])
     storage = (f"--benchmark-storage={tmp_path}", "--benchmark-autosave")
     done = track("-k", ONE, "--benchmark-compare", *storage)
-    assert done.returncode == BAD_INPUT
+    assert done.returncode == INVALID
     assert f"{broken} is not a JSON file" in done.stderr
     assert broken.read_text() == stored.read_text()[:5000]
     assert sorted(whole.parent.iterdir()) == [whole, broken]
@@ -288,9 +304,10 @@ def test_a_regression_ends_with_1_and_names_the_call(
     run: dict[str, Any], tmp_path: Path, plugins: Path
 ) -> None:
     for one in run["benchmarks"]:
-        factor, stats = 0.01 if "decode" in one["name"] else 100, one["stats"]
-        stats["data"] = [factor * time for time in stats["data"]]
-        stats |= {name: factor * stats[name] for name in ("min", "median", "max")}
+        times = Stats()
+        for time in one["stats"]["data"]:
+            times.update((0.01 if "decode" in one["name"] else 100) * time)
+        one["stats"] |= {**times.as_dict(), "data": times.data}
     path = write(run, tmp_path)
     compare = (f"--benchmark-compare={path}", "--benchmark-compare-fail=median:50%")
     both = track("-k", "linear-forward-256 or linear-decode-256", *compare, plugins=plugins)
@@ -303,12 +320,28 @@ def test_a_regression_ends_with_1_and_names_the_call(
     assert faster.returncode == FINE, faster.stdout + faster.stderr
 
 
+def test_a_limit_is_judged_only_if_all_cases_can_be_compared(
+    run: dict[str, Any], tmp_path: Path, plugins: Path
+) -> None:
+    (plugins / "tracking_unsupported.py").write_text(UNSUPPORTED)
+    path = write(run, tmp_path)
+    selected = ("-k", "linear-forward-256 or linear-forward_backward-256 or lsh-forward-256")
+    limit = (f"--benchmark-compare={path}", "--benchmark-compare-fail=median:100000%")
+    done = track(*selected, *limit, plugins=plugins)
+    assert done.returncode == NOT_MEASURED, done.stdout + done.stderr
+    assert "not compared: 1 case without a stored time: lsh-forward-256\n" in done.stdout
+    assert (
+        "not compared: 1 case with a stored time, not measured now: linear-forward-256 "
+        "(only training is supported)\n"
+    ) in done.stdout, done.stdout
+
+
 def test_a_call_with_other_settings_is_not_compared(run: dict[str, Any], tmp_path: Path) -> None:
     run["benchmarks"][0]["extra_info"]["case"]["heads"] = 64
     path = write(run, tmp_path)
     name = run["benchmarks"][0]["param"]
     done = track("-k", name, f"--benchmark-compare={path}")
-    assert done.returncode == BAD_INPUT
+    assert done.returncode == INVALID
     assert f"not compared: {name}: heads was 64 and is 2" in done.stdout
     assert "the stored runs hold none of the selected cases" in done.stdout
 
@@ -332,5 +365,5 @@ def test_finished_calls_are_stored_when_one_fails_and_another_ends_the_run(
 
 
 def test_input_that_selects_nothing_ends_with_3() -> None:
-    assert track("-k", "nothing_has_this_name").returncode == BAD_INPUT
-    assert track("--benchmark-compare-fail=median:1.5%").returncode == BAD_INPUT
+    assert track("-k", "nothing_has_this_name").returncode == INVALID
+    assert track("--benchmark-compare-fail=median:1.5%").returncode == INVALID

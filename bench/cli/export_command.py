@@ -29,7 +29,13 @@ JSON_FORMATS: Mapping[str, Callable[[ExportedRun], Any]] = {
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--format", "form", required=True, type=click.Choice([*JSON_FORMATS, PARQUET]))
+@click.option(
+    "--format",
+    "form",
+    required=True,
+    type=click.Choice([*JSON_FORMATS, PARQUET]),
+    help="Format of the file, by the tool that reads it.",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -41,7 +47,7 @@ def export(run: Path, form: str, out: Path | None) -> None:
     RUN is the folder of a run, or a file that `make track` has stored. bencher is the Bencher
     Metric Format; github-action is the file of github-action-benchmark for customSmallerIsBetter;
     pytorch-v3 has the records of the PyTorch benchmark database; parquet is the table of cases. The
-    JSON formats leave out cases without a time, and say how many.
+    JSON formats leave out cases without a time; the command prints their number.
     """
     if out is None and form == PARQUET:
         raise click.UsageError("--format parquet needs --out FILE")

@@ -23,10 +23,11 @@ def read_tracking(path: Path) -> ExportedRun:
         except ValueError as error:
             raise FileError(f"{source}: benchmarks[{number}]: {error}") from None
     machine = file.machine_info.facts
+    commit = file.commit_info.id if file.commit_info.is_known else None
     environment = {
         "started_utc": file.datetime,
         **machine,
-        "software": {"commit": file.commit_info.id, **machine["software"]},
+        "software": {"commit": commit, **machine["software"]},
     }
     samples = [[1e3 * seconds for seconds in each.stats.data] for each in file.benchmarks]
     return ExportedRun(source, rows, environment, samples)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,11 +14,15 @@ from bench.schema.column_types import Amount, Count, Name
 from bench.schema.environment_file import Hardware, ProcessFacts
 from bench.schema.machine_kind import fingerprint
 from bench.schema.measurement import Measurement
+from bench.schema.round_statistics import contradiction
 from bench.schema.validation import FileError, convert, name_of, parse_json, read_text, shown
 
 # The number rises when `machine_kind.fingerprint` uses other facts: it is computed again from the
 # facts of each file that is read.
 SCHEMA = "attention-tracking-1"
+# The commit of a run outside a repository, and of a run in which git failed, as pytest-benchmark
+# names them.
+NO_COMMIT = ("unversioned", "unknown")
 Seconds = Annotated[float, Meta(gt=0, le=1e7, description="a time from 0 to 1e+07 seconds")]
 
 
@@ -47,6 +49,11 @@ class TrackedCommit(msgspec.Struct, frozen=True):
     time: str | None = None
     author_time: str | None = None
     dirty: bool = False
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the file has a commit. Runs without one may be of different code."""
+        return self.id not in NO_COMMIT
 
 
 class TrackedTimes(msgspec.Struct, frozen=True):
@@ -106,7 +113,8 @@ def read_tracking_file(path: Path) -> TrackedFile:
     """The content of a stored file.
 
     FileError if it is not a whole JSON file, is of another schema, has a value that does not fit,
-    or has facts of a machine that do not give its fingerprint.
+    has facts of a machine that do not give its fingerprint, or has times that do not give their
+    statistics.
     """
     source = name_of(path)
     content = parse_json(read_text(path), source)
@@ -136,14 +144,8 @@ def read_tracking_file(path: Path) -> TrackedFile:
 
 
 def _check_times(stats: TrackedTimes, place: str) -> None:
-    """The statistics must be those of the times, as pytest-benchmark computes them."""
-    for name, compute in (("min", min), ("median", statistics.median), ("max", max)):
-        stated, computed = getattr(stats, name), compute(stats.data)
-        if not math.isclose(stated, computed, rel_tol=1e-9):
-            raise FileError(
-                f"{place}.{name} is {stated:.6g}, and the times in data give {computed:.6g}; the "
-                "file was changed after it was stored"
-            )
+    if reason := contradiction(msgspec.structs.asdict(stats), stats.data):
+        raise FileError(f"{place}.{reason}; the file was changed after it was stored")
 
 
 def _check_info(info: Mapping[str, Any], place: str) -> None:

@@ -36,7 +36,7 @@ def history(folder: Path, out: Path | None, rows: int) -> None:
     """
     from reports.history.history_page import write_history
     from reports.history.metric_series import histories
-    from reports.history.moved_table import moves, terminal_table
+    from reports.history.moved_table import moves, terminal_table, unsearched
     from reports.history.step_search import check_library
     from reports.history.stored_files import read_history
 
@@ -59,8 +59,9 @@ def history(folder: Path, out: Path | None, rows: int) -> None:
             f"{len(machine.series)} series",
             highlight=False,
         )
+    said = [*(["No step was found."] * (not found)), unsearched(machines)]
+    if sentence := " ".join(filter(None, said)):
+        screen.print(sentence, highlight=False)
     if found and rows:
         screen.print(terminal_table(found, rows))
-    elif not found:
-        screen.print("Nothing moved.", highlight=False)
     click.echo(page)

@@ -13,9 +13,9 @@ from markupsafe import Markup
 from bench.schema.machine_kind import kind
 from reports.history.history_chart import history_chart
 from reports.history.metric_series import MachineHistory
-from reports.history.moved_table import DAY, Move, history_frame, steps_frame
+from reports.history.moved_table import DAY, Move, history_frame, steps_frame, unsearched
 from reports.history.sparkline import sparkline
-from reports.history.step_search import FEWEST, MOST_FALSE, SHORTEST
+from reports.history.step_search import CORRELATED_FALSE, FEWEST, MOST_FALSE, SHORTEST
 from reports.history.tracked_metrics import METRICS
 from reports.html import render
 from reports.page import chart
@@ -72,7 +72,9 @@ def history_page(
         skipped=skipped,
         fewest=FEWEST,
         shortest=SHORTEST,
+        unsearched=unsearched(machines),
         most_false=MOST_FALSE,
+        correlated_false=CORRELATED_FALSE,
         searched=searched,
         too_short=len(noisy) - searched,
         steps_of_times=sum(len(series.steps) for series in noisy),
@@ -137,7 +139,7 @@ def _data(machines: Sequence[MachineHistory]) -> str:
                 "better": it.better,
                 "hasNoise": it.has_noise,
                 "unit": it.unit,
-                "isCount": it.tolerance == 0,
+                "isCount": it.is_count,
             }
             for it in METRICS
         },

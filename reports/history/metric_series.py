@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from bench.schema.case import Case
 from reports.history.step_search import FEWEST, Step, exact_steps, noisy_steps
-from reports.history.stored_files import UNVERSIONED, TrackedRun
+from reports.history.stored_files import TrackedRun
 from reports.history.tracked_metrics import METRICS, TrackedMetric, TrackedNumber, reading
 from reports.machine_columns import machine_name
 
 
 @dataclass(frozen=True)
 class TrackedCommitRuns:
-    """A place on the axis of a machine: a commit, or a run outside a repository."""
+    """A place on the axis of a machine: a commit, or a run without a known commit."""
 
     name: str
     time: datetime
@@ -27,7 +27,8 @@ class TrackedCommitRuns:
     @property
     def short(self) -> str:
         """The start of the commit id, as git shortens it."""
-        return "no commit" if self.name == UNVERSIONED else self.name[:9]
+        is_known = self.runs[0].content.commit_info.is_known
+        return self.name[:9] if is_known else "no commit"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class MetricSeries:
     points: Sequence[SeriesPoint]
     steps: Sequence[Step]
     note: str
+
+    @property
+    def has_enough_commits(self) -> bool:
+        """Whether steps of numbers with noise can be searched for."""
+        return len({point.commit for point in self.points if not point.is_dirty}) >= FEWEST
 
 
 @dataclass(frozen=True)
@@ -114,11 +120,11 @@ def _history(fingerprint: str, runs: Sequence[TrackedRun]) -> MachineHistory:
 
 
 def _commits(runs: Sequence[TrackedRun]) -> list[TrackedCommitRuns]:
-    """Runs of one commit are joined; runs outside a repository are not."""
+    """Runs of one commit are joined; runs without a known commit are not."""
     by_name: dict[str, list[TrackedRun]] = {}
     for number, run in enumerate(runs):
-        commit = run.content.commit_info.id
-        key = f"{UNVERSIONED} {number}" if commit == UNVERSIONED else commit
+        commit = run.content.commit_info
+        key = commit.id if commit.is_known else f"run {number}"
         by_name.setdefault(key, []).append(run)
     return [
         TrackedCommitRuns(own[0].content.commit_info.id, own[0].commit_time, own)
@@ -147,12 +153,13 @@ def _label(case: Mapping[str, Any], group: str) -> str:
 def _series(
     metric: TrackedMetric, label: str, case: Mapping[str, Any], points: Sequence[SeriesPoint]
 ) -> MetricSeries:
-    clean = dict(_clean(points, statistics.median if metric.has_noise else statistics.median_low))
-    numbers, values = list(clean), list(clean.values())
+    clean = _clean(points)
+    numbers = list(clean)
+    values = [statistics.median(reading.value for reading in own) for own in clean.values()]
     steps: list[Step] = []
     note = ""
-    if metric.tolerance is not None:
-        steps = exact_steps(values, metric.tolerance) if values else []
+    if metric.agree is not None:
+        steps = exact_steps([_middle(own) for own in clean.values()], metric.agree)
     elif min(values, default=1) <= 0:
         note = "a number is not positive"
     elif len(values) < FEWEST:
@@ -163,13 +170,16 @@ def _series(
     return MetricSeries(metric, label, case, points, moved, note)
 
 
-def _clean(
-    points: Sequence[SeriesPoint], middle: Callable[[list[float]], float]
-) -> Iterator[tuple[int, float]]:
-    """The number of each commit and the middle of its runs, without dirty ones."""
-    by_commit: dict[int, list[float]] = {}
+def _clean(points: Sequence[SeriesPoint]) -> dict[int, list[TrackedNumber]]:
+    """The numbers of the runs of each commit, without dirty runs."""
+    by_commit: dict[int, list[TrackedNumber]] = {}
     for point in points:
         if not point.is_dirty:
-            by_commit.setdefault(point.commit, []).append(point.reading.value)
-    for number, values in by_commit.items():
-        yield number, middle(values)
+            by_commit.setdefault(point.commit, []).append(point.reading)
+    return by_commit
+
+
+def _middle(numbers: Sequence[TrackedNumber]) -> TrackedNumber:
+    """One of the numbers: the middle one, or the lower one of two."""
+    ordered = sorted(numbers, key=lambda number: (number.value, number.rounding))
+    return ordered[(len(ordered) - 1) // 2]

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reports.history.metric_series import MachineHistory, MetricSeries, TrackedCommitRuns
-from reports.history.step_search import Step
+from reports.history.step_search import FEWEST, Step
 from reports.page.downloads import without_formulas
 
 BETTER, WORSE = "better", "worse"
@@ -75,6 +75,18 @@ def _moves(machines: Sequence[MachineHistory]) -> Iterator[Move]:
             for step in series.steps:
                 previous = machine.commits[measured[measured.index(step.at) - 1]]
                 yield Move(machine, series, step, machine.commits[step.at], previous)
+
+
+def unsearched(machines: Sequence[MachineHistory]) -> str:
+    """A sentence if series of times have too few commits for the search; empty if none has."""
+    series = [one for machine in machines for one in machine.series if one.metric.has_noise]
+    enough = sum(one.has_enough_commits for one in series)
+    if enough == len(series):
+        return ""
+    return (
+        f"Steps of times and speedups need {FEWEST} commits: {enough} of {len(series)} series "
+        "have them."
+    )
 
 
 def steps_frame(found: Sequence[Move]) -> pd.DataFrame:

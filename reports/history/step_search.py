@@ -21,9 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.schema.validation import UserError
+from reports.history.tracked_metrics import Agreement, TrackedNumber
 
 LIBRARY = "asv"
-MOST_FALSE = 0.01  # of all series of a noisy metric, those in which a step is claimed by chance
+# Of all series of a noisy metric, those in which a step is claimed by chance: if the noise of the
+# runs is independent, and the greatest rate that docs/analysing.md has for correlated noise.
+MOST_FALSE, CORRELATED_FALSE = 0.01, 0.094
 FEWEST = 8  # points of a series in which steps are searched for
 SHORTEST = 4  # points between two steps, and before the first one and after the last one
 NEIGHBOURS = 7  # points, the median of which an outlier is compared with
@@ -57,15 +60,15 @@ def check_library() -> None:
         )
 
 
-def exact_steps(values: Sequence[float], tolerance: float) -> list[Step]:
-    """The steps of numbers without noise: those that differ by more than a relative tolerance from
-    the first number of their level."""
-    steps = []
-    level = values[0]
-    for at, value in enumerate(values):
-        if abs(value - level) > tolerance * min(abs(value), abs(level)):
-            steps.append(Step(at, level, value))
-            level = value
+def exact_steps(numbers: Sequence[TrackedNumber], agree: Agreement) -> list[Step]:
+    """The steps of numbers without noise: those that do not agree with the first number of their
+    level."""
+    steps: list[Step] = []
+    level = numbers[0] if numbers else None
+    for at, number in enumerate(numbers):
+        if level is not None and not agree(level, number):
+            steps.append(Step(at, level.value, number.value))
+            level = number
     return steps
 
 

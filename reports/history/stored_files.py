@@ -14,9 +14,6 @@ from bench.schema.tracking_file import TrackedFile, read_tracking_file
 from bench.schema.validation import FileError, is_folder, name_of, shown
 
 PATTERN = "*.json"
-UNVERSIONED = (
-    "unversioned"  # the commit of a run outside a repository, as pytest-benchmark names it
-)
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,44 @@ def show_flops(value: float) -> str:
     return f"{value:.0f} FLOP"
 
 
+@dataclass(frozen=True)
+class TrackedNumber:
+    """A number of one run, and its quartiles over the rounds of the run; equal to the number for
+    a metric that is counted once. `rounding` is the part of an error that is rounding."""
+
+    value: float
+    low: float
+    high: float
+    rounding: float = 0.0
+
+
+Agreement = Callable[[TrackedNumber, TrackedNumber], bool]
+
+
+def counts_agree(before: TrackedNumber, now: TrackedNumber) -> bool:
+    """Whether two counts are equal."""
+    return before.value == now.value
+
+
+def method_errors_agree(before: TrackedNumber, now: TrackedNumber) -> bool:
+    """Whether two errors of a method are equal up to rounding, as for `bench counts`."""
+    rounding = min(before.rounding, now.rounding)
+    return error_tolerances.errors_agree(before.value, now.value, rounding)
+
+
+def rounding_errors_agree(before: TrackedNumber, now: TrackedNumber) -> bool:
+    """Whether two errors of rounding are those of the same code on different CPUs."""
+    smaller, larger = sorted((before.value, now.value))
+    return larger - smaller <= error_tolerances.ROUNDING * smaller
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrackedMetric:
     """A number of a tracked case.
 
     `name` is that of docs/columns.md, `label` the title of its axis, `show` the name of the
-    function that writes it. `tolerance` is the relative difference above which two numbers without
-    noise differ, and None for numbers with noise.
+    function that writes it. `agree` says whether two numbers without noise are equal, and is
+    None for numbers with noise.
     """
 
     name: str
@@ -37,17 +68,22 @@ class TrackedMetric:
     unit: str
     better: Literal["lower", "higher"]
     show: Callable[[float], str]
-    tolerance: float | None
+    agree: Agreement | None
 
     @property
     def has_noise(self) -> bool:
         """Whether runs of the same code differ, so that steps must be searched for."""
-        return self.tolerance is None
+        return self.agree is None
+
+    @property
+    def is_count(self) -> bool:
+        """Whether each difference is a step."""
+        return self.agree is counts_agree
 
     def shown_pair(self, before: float, after: float) -> tuple[str, str]:
         """Two numbers in words, with all digits of counts that would look the same."""
         first, second = self.show(before), self.show(after)
-        if first == second and self.tolerance == 0:
+        if first == second and self.is_count:
             return f"{before:,.0f} {self.unit}", f"{after:,.0f} {self.unit}"
         return first, second
 
@@ -59,7 +95,7 @@ TRACKED_TIME = TrackedMetric(
     unit="ms",
     better="lower",
     show=show_ms,
-    tolerance=None,
+    agree=None,
 )
 METRICS = (
     TRACKED_TIME,
@@ -70,7 +106,7 @@ METRICS = (
         unit="",
         better="higher",
         show=show_ratio,
-        tolerance=None,
+        agree=None,
     ),
     TrackedMetric(
         name="peak_memory_bytes",
@@ -79,7 +115,7 @@ METRICS = (
         unit="bytes",
         better="lower",
         show=show_bytes,
-        tolerance=0.0,
+        agree=counts_agree,
     ),
     TrackedMetric(
         name="saved_for_backward_bytes",
@@ -88,7 +124,7 @@ METRICS = (
         unit="bytes",
         better="lower",
         show=show_bytes,
-        tolerance=0.0,
+        agree=counts_agree,
     ),
     TrackedMetric(
         name="approx_error_rel_l2",
@@ -97,7 +133,7 @@ METRICS = (
         unit="",
         better="lower",
         show=show_error,
-        tolerance=error_tolerances.RELATIVE,
+        agree=method_errors_agree,
     ),
     TrackedMetric(
         name="impl_error_rel_l2",
@@ -106,7 +142,7 @@ METRICS = (
         unit="",
         better="lower",
         show=show_error,
-        tolerance=error_tolerances.ROUNDING,
+        agree=rounding_errors_agree,
     ),
     TrackedMetric(
         name="useful_flops",
@@ -115,19 +151,9 @@ METRICS = (
         unit="FLOP",
         better="lower",
         show=show_flops,
-        tolerance=0.0,
+        agree=counts_agree,
     ),
 )
-
-
-@dataclass(frozen=True)
-class TrackedNumber:
-    """A number of one run, and its quartiles over the rounds of the run; equal to the number for
-    a metric that is counted once."""
-
-    value: float
-    low: float
-    high: float
 
 
 def reading(metric: TrackedMetric, benchmark: TrackedCase) -> TrackedNumber | None:
@@ -135,7 +161,16 @@ def reading(metric: TrackedMetric, benchmark: TrackedCase) -> TrackedNumber | No
     if metric is TRACKED_TIME:
         low, middle, high = np.percentile(benchmark.stats.data, [25, 50, 75]) * 1e3
         return TrackedNumber(float(middle), float(low), float(high))
-    value = benchmark.extra_info.get(metric.name)
+    value = _number(benchmark, metric.name)
+    if value is None:
+        return None
+    is_error = metric.agree is method_errors_agree
+    rounding = _number(benchmark, "impl_error_rel_l2") if is_error else None
+    return TrackedNumber(value, value, value, rounding or 0.0)
+
+
+def _number(benchmark: TrackedCase, name: str) -> float | None:
+    value = benchmark.extra_info.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
-    return TrackedNumber(float(value), float(value), float(value))
+    return float(value)

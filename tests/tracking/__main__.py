@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tracking.outcomes import BAD_INPUT, NOT_MEASURED
+from bench.cli.gate_command import INVALID, NOT_MEASURED
 
 # A round takes at least 2 ms, and all rounds of a case about 0.3 s. Later options replace these.
 OPTIONS = ("--benchmark-min-time=0.002", "--benchmark-max-time=0.3")
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     except Exception:  # Python would end with 1, the status of a regression
         traceback.print_exc()
         return NOT_MEASURED
-    return BAD_INPUT if status == pytest.ExitCode.USAGE_ERROR else status
+    return INVALID if status == pytest.ExitCode.USAGE_ERROR else status
 
 
 if __name__ == "__main__":

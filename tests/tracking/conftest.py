@@ -1,8 +1,8 @@
 """Stores runs by machine, and compares only runs of one machine.
 
-Exit statuses are 0: fine; 1: a regression of time or accuracy; 2: a case could not be measured;
-3: bad input. For invalid options, `python -m pytest tests/tracking` ends with 4, and
-`python -m tests.tracking` with 3.
+Exit statuses are 0: fine; 1: a regression of time or accuracy; 2: a case could not be measured or,
+with `--benchmark-compare-fail`, could not be compared; 3: bad input. For invalid options,
+`python -m pytest tests/tracking` ends with 4, and `python -m tests.tracking` with 3.
 """
 
 from __future__ import annotations
@@ -17,18 +17,17 @@ import pytest
 from pytest_benchmark.session import PerformanceRegression
 from pytest_benchmark.utils import get_machine_id
 
+from bench.cli.gate_command import INVALID
 from bench.schema.validation import UserError
 from tests.tracking import machine, stored_runs
-from tests.tracking.outcomes import OUTCOMES, Outcomes
+from tests.tracking.outcomes import MOST_NAMED, OUTCOMES, Outcomes
 
-BAD_INPUT = 3
 DEFAULT_STORAGE = "file://./.benchmarks"
-NOT_COMPARED = 8  # cases that are named
 
 
 def _refuse(config: pytest.Config, reason: str) -> None:
     config.stash[OUTCOMES].refused = True
-    pytest.exit(reason, returncode=BAD_INPUT)
+    pytest.exit(reason, returncode=INVALID)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -92,6 +91,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         for item in session.items
         if isinstance(item, pytest.Function) and "benchmark" in item.fixturenames
     }
+    outcomes = config.stash[OUTCOMES]
+    outcomes.selected = names
     report = config.get_terminal_writer()
     for path, stored in config._benchmarksession.compared_mapping.items():
         changed = []
@@ -108,12 +109,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
                 changed.append(f"{names[fullname]}: {'; '.join(parts)}")
         same = sum(fullname in names for fullname in stored)
         report.line(f"{path} holds {same} of {len(names)} cases")
-        for sentence in changed[:NOT_COMPARED]:
+        for sentence in changed[:MOST_NAMED]:
             report.line(f"not compared: {sentence}")
-        if len(changed) > NOT_COMPARED:
-            report.line(f"not compared: {len(changed) - NOT_COMPARED} more cases")
-        config.stash[OUTCOMES].comparable |= set(stored)
-    if not config.stash[OUTCOMES].comparable & set(names):
+        if len(changed) > MOST_NAMED:
+            report.line(f"not compared: {len(changed) - MOST_NAMED} more cases")
+        outcomes.comparable |= set(stored) & set(names)
+    if not outcomes.comparable:
         _refuse(config, "the stored runs hold none of the selected cases")
 
 
@@ -130,8 +131,9 @@ def pytest_runtest_makereport(
 def pytest_sessionfinish(
     session: pytest.Session, exitstatus: int
 ) -> Generator[None, object, object]:
-    outcomes = session.config.stash[OUTCOMES]
-    benchmarks = session.config._benchmarksession.benchmarks
+    config = session.config
+    outcomes = config.stash[OUTCOMES]
+    benchmarks = config._benchmarksession.benchmarks
     # A case that failed or was interrupted has no time.
     benchmarks[:] = [one for one in benchmarks if one.fullname in outcomes.passed]
     try:
@@ -140,7 +142,9 @@ def pytest_sessionfinish(
         outcomes.regressed = True
         return None
     finally:
-        session.exitstatus = outcomes.status(session.config, int(session.exitstatus))
+        session.exitstatus = outcomes.status(config, int(session.exitstatus))
+        for sentence in outcomes.uncompared(config):
+            config.get_terminal_writer().line(sentence)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -47,7 +47,7 @@ def test_time_of_a_call(
     automatic = replace(attention, implementation="auto")
     is_named = attention.implementation == tracked.implementation and case.direction != "decode"
     if is_named and used_implementation(automatic, case, given.inputs) == tracked.implementation:
-        pytest.skip(f"auto selects {tracked.implementation}, and is measured")
+        pytest.skip(f"auto selects {tracked.implementation}, so the case auto measures it")
 
     exact_ms = EXACT.ms(float(pytestconfig.option.benchmark_min_time))
     with tracked.settings():
