@@ -144,7 +144,7 @@ track: $(TEST_READY) ## time every variant and implementation with pytest-benchm
 	@"$(PYTHON)" -m tests.tracking --benchmark-autosave $(TRACK)
 
 .PHONY: track-compare
-track-compare: $(TEST_READY) ## the same, compared with the last run of this machine (FAIL_OVER=median:20% to fail)
+track-compare: $(TEST_READY) ## the same, compared with the last run of this machine and not stored (FAIL_OVER=median:20% to fail)
 	@"$(PYTHON)" -m tests.tracking --benchmark-compare \
 	    $(if $(FAIL_OVER),"--benchmark-compare-fail=$(FAIL_OVER)") $(TRACK)
 
