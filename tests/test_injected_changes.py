@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.gate_proof.calibration import corrected, multiple
+from bench.gate_proof.calibration import corrected
 from bench.gate_proof.changes import (
     KERNELS,
     UNCHANGED,
@@ -19,7 +19,7 @@ from bench.gate_proof.changes import (
 )
 from bench.gate_proof.counted_changes import named
 from bench.gate_proof.counts_gate import CountsRun, counts, sentences
-from bench.gate_proof.slowed_kernels import SIZES, TimedKernels
+from bench.gate_proof.slowed_kernels import TimedKernels
 from bench.gate_proof.source_copies import SourceCopies
 from bench.time_gate import gate_cases
 from bench.time_gate.revisions import ROOT
@@ -67,13 +67,6 @@ class TestInserted:
 
 
 class TestAmountOfWork:
-    def test_sizes_are_multiples_of_the_first(self) -> None:
-        assert [multiple(AddedWork(7, 100), size / SIZES[0]) for size in SIZES] == [
-            AddedWork(7, 100),
-            AddedWork(14, 100),
-            AddedWork(42, 100),
-        ]
-
     def test_elements_follow_the_time_that_is_wanted(self) -> None:
         assert corrected(1000, 1.25) == 1250
         assert corrected(1000, 0.0001) == 1

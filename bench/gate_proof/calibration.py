@@ -16,8 +16,8 @@ from bench.time_gate.side import Side
 
 OPERATION = 20_000.0  # nanoseconds that one operation should take
 ELEMENTS = 16_000  # first guess
-TRIES = 2
-SECONDS = 0.6  # of a try
+TRIES = 3
+SECONDS = 0.8  # of a try
 LONG = 3.0  # seconds of the measurement that reports the shares, and decides nothing
 TIMEOUT = 240.0
 
@@ -43,17 +43,19 @@ def slowdowns(
     Args:
         folder: a copy of the sources in which all kernels have been slowed down by no work.
         requests: the case of each kernel, as `GateWorker.prepare` takes it.
-        shares: such as 0.05; multiples of the first.
+        shares: such as 0.05.
     """
     click.echo(f"choosing work for {len(requests)} kernels")
     with _side(folder) as side:
-        units = {one: _unit(side, one, it, shares) for one, it in requests.items()}
+        works = {}
+        for one, request in requests.items():
+            alone = _measured(side, one, request, [], SECONDS / 2)["ns"]
+            works[one] = [_work(side, one, request, share, alone) for share in shares]
     found = {}
     with _side(folder) as side:
         for one, request in requests.items():
-            works = [multiple(units[one], share / shares[0]) for share in shares]
-            measured = _measured(side, one, request, works, LONG)["shares"]
-            for share, work, true in zip(shares, works, measured, strict=True):
+            measured = _measured(side, one, request, works[one], LONG)["shares"]
+            for share, work, true in zip(shares, works[one], measured, strict=True):
                 found[one, share] = Slowdown(work, true)
                 click.echo(f"{share:.0%} wanted, {true:.1%} added: {one.case}")
     return found
@@ -67,27 +69,18 @@ def _side(folder: Path) -> Iterator[Side]:
         yield side
 
 
-def _unit(
-    side: Side, kernel: Kernel, request: dict[str, Any], shares: Sequence[float]
+def _work(
+    side: Side, kernel: Kernel, request: dict[str, Any], share: float, alone: float
 ) -> AddedWork:
-    """AddedWork that adds the first share to the time of the call.
+    """AddedWork that adds a share to the time of a call, which takes `alone` nanoseconds.
 
-    It is measured at the largest share, where noise matters least.
+    Each share has its own: an operation may cost more if others follow it.
     """
-    first, last = shares[0], shares[-1]
-    alone = _measured(side, kernel, request, [], SECONDS / 2)["ns"]
-    work = AddedWork(math.ceil(first * alone / OPERATION), ELEMENTS)
+    work = AddedWork(math.ceil(share * alone / OPERATION), ELEMENTS)
     for _ in range(TRIES):
-        (added,) = _measured(side, kernel, request, [multiple(work, last / first)], SECONDS)[
-            "shares"
-        ]
-        work = AddedWork(work.operations, corrected(work.elements, last / added))
+        (added,) = _measured(side, kernel, request, [work], SECONDS)["shares"]
+        work = AddedWork(work.operations, corrected(work.elements, share / added))
     return work
-
-
-def multiple(work: AddedWork, times: float) -> AddedWork:
-    """As much work several times."""
-    return AddedWork(round(work.operations * times), work.elements)
 
 
 def corrected(elements: int, factor: float) -> int:
