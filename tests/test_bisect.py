@@ -148,7 +148,7 @@ def test_an_open_decision_gets_more_rounds(
     said = bisect(all_[0])
     assert said.exit_code == NOT_MEASURED, said.output
     assert re.search(r"2 candidates: .* Commit 1: ratio 1\.0.*, not decided\n", said.stdout)
-    assert len(machine.prepared) == 3 * 4 * (1 + LOOKS)
+    assert len(machine.prepared) == 3 * 4 * (1 + 2**LOOKS - 1)
 
 
 class TestBadInput:

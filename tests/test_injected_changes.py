@@ -141,8 +141,9 @@ def test_added_work_makes_a_call_slower(copies: SourceCopies) -> None:
         side.started()
         side.ask("prepare", 60.0, case=request)
         place = {"module": kernel.module, "name": kernel.work_name}
-        works = [(2, 30_000), (8, 30_000)]
-        found = side.ask("slowdown", 60.0, **place, works=works, seconds=1.0)
-    little, much = found["shares"]
+        little, much = (
+            side.ask("slowdown", 60.0, **place, work=(operations, 30_000), seconds=0.5)["share"]
+            for operations in (2, 8)
+        )
     assert little > 0.05
     assert much > 2 * little  # it is four times as much

@@ -98,8 +98,8 @@ OPTIONS = (
         type=click.IntRange(min=3),
         default=ROUNDS,
         show_default=True,
-        help="Rounds of a measurement, each with new processes. UNCLEAR cases are measured up to "
-        "three times.",
+        help="Rounds of a measurement, each with new processes. UNCLEAR cases are measured again "
+        "with two and four times as many.",
     ),
     click.option(
         "--band",

@@ -20,6 +20,7 @@ TRIES = 3
 SECONDS = 0.8  # of a try
 LONG = 3.0  # seconds of the measurement that reports the shares, and decides nothing
 TIMEOUT = 240.0
+NO_WORK = AddedWork(0, 0)
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,13 @@ def slowdowns(
     with _side(folder) as side:
         works = {}
         for one, request in requests.items():
-            alone = _measured(side, one, request, [], SECONDS / 2)["ns"]
+            alone = _measured(side, one, request, NO_WORK, SECONDS / 2)["ns"]
             works[one] = [_work(side, one, request, share, alone) for share in shares]
     found = {}
     with _side(folder) as side:
         for one, request in requests.items():
-            measured = _measured(side, one, request, works[one], LONG)["shares"]
-            for share, work, true in zip(shares, works[one], measured, strict=True):
+            for share, work in zip(shares, works[one], strict=True):
+                true = _measured(side, one, request, work, LONG)["share"]
                 found[one, share] = Slowdown(work, true)
                 click.echo(f"{share:.0%} wanted, {true:.1%} added: {one.case}")
     return found
@@ -78,7 +79,7 @@ def _work(
     """
     work = AddedWork(math.ceil(share * alone / OPERATION), ELEMENTS)
     for _ in range(TRIES):
-        (added,) = _measured(side, kernel, request, [work], SECONDS)["shares"]
+        added = _measured(side, kernel, request, work, SECONDS)["share"]
         work = AddedWork(work.operations, corrected(work.elements, share / added))
     return work
 
@@ -92,10 +93,10 @@ def _measured(
     side: Side,
     kernel: Kernel,
     request: dict[str, Any],
-    works: Sequence[AddedWork],
+    work: AddedWork,
     seconds: float,
 ) -> dict[str, Any]:
     side.ask("prepare", TIMEOUT, case=request)
-    amounts = [(work.operations, work.elements) for work in works]
+    amount = (work.operations, work.elements)
     place = {"module": kernel.module, "name": kernel.work_name}
-    return side.ask("slowdown", TIMEOUT, **place, works=amounts, seconds=seconds)
+    return side.ask("slowdown", TIMEOUT, **place, work=amount, seconds=seconds)

@@ -11,8 +11,8 @@ import click
 from bench.cli import revision_gate
 from bench.cli.gate_options import BAND, GateSettings
 from bench.gate_proof.busy_process import busy_process
-from bench.gate_proof.calibration import Slowdown, slowdowns
-from bench.gate_proof.changes import KERNELS, AddedWork, Kernel
+from bench.gate_proof.calibration import NO_WORK, Slowdown, slowdowns
+from bench.gate_proof.changes import KERNELS, Kernel
 from bench.gate_proof.source_copies import SourceCopies
 from bench.schema.case import Case
 from bench.time_gate import gate_cases
@@ -22,7 +22,6 @@ from bench.time_gate.verdict import TimeVerdict
 
 SIZES = (0.05, 0.10, 0.30)
 SEQ_LEN = 512  # of the cases that are timed
-NO_WORK = AddedWork(0, 0)
 
 
 @dataclass(frozen=True)

@@ -20,35 +20,34 @@ class SlowedWorker(GateWorker):
     """Also measures how much slower added work makes a call."""
 
     def slowdown(
-        self, module: str, name: str, works: list[tuple[int, int]], seconds: float
+        self, module: str, name: str, work: tuple[int, int], seconds: float
     ) -> dict[str, Any]:
-        """The time of a call without added work, and the share that each amount of work adds.
+        """The time of a call without added work, and the share that the work adds.
 
-        Calls with each amount alternate in this process.
+        Calls without and with the work alternate in this process, in the order ABBA. More amounts
+        in one row would disturb each other: a call after one with more work may be slower.
 
         Args:
             module: the module of the kernel.
             name: its global variable with the amount of work.
-            works: numbers of operations and of elements.
+            work: numbers of operations and of elements.
             seconds: time of all calls.
         """
         calls = max(1, math.ceil(BLOCK / min(self.time(1)["ns"] for _ in range(5))))
-        levels = [NO_WORK, *works]
-        count = len(levels)
+        amounts = (NO_WORK, tuple(work))
         rows: list[list[float]] = []
         spent = 0.0
         while len(rows) < FEWEST or spent < seconds * 1e9:
-            row = [0.0] * count
-            for turn in range(count * count):
-                level = (turn + turn // count) % count  # no level has two turns in a row
-                setattr(sys.modules[module], name, levels[level])
-                row[level] += self.time(calls)["ns"]
+            row = [0.0, 0.0]
+            for turn in (0, 1, 1, 0):
+                setattr(sys.modules[module], name, amounts[turn])
+                row[turn] += self.time(calls)["ns"]
             rows.append(row)
             spent += sum(row)
         setattr(sys.modules[module], name, NO_WORK)
         times = np.array(rows)
-        shares = [middle_mean(times[:, i] / times[:, 0]) - 1 for i in range(1, count)]
-        return {"ns": float(np.median(times[:, 0])) / (count * calls), "shares": shares}
+        share = middle_mean(times[:, 1] / times[:, 0]) - 1
+        return {"ns": float(np.median(times[:, 0])) / (2 * calls), "share": share}
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class GatePlan:
         head: folder with the sources of head.
         scratch: folder for outputs.
         threads: of each worker. With one thread on a CPU, times are CPU times of the process.
-        rounds: number of rounds of a look.
+        rounds: number of rounds of the first look; each further look has twice as many.
         band: relative difference that does not matter.
         timeout: seconds that a case may take to prepare, and a turn to be timed.
         family: number of cases among which false alarms are limited; None for all.
@@ -119,8 +119,9 @@ def compare(
     cases = [_Progress(request, CaseOutcome(name)) for name, request in requests.items()]
     open_, done = cases, 0
     for look in range(LOOKS):
-        planned = done + plan.rounds * len(open_)
-        for number in range(look * plan.rounds, (look + 1) * plan.rounds):
+        rounds = plan.rounds * 2**look
+        planned = done + rounds * len(open_)
+        for number in range(rounds - plan.rounds, 2 * rounds - plan.rounds):
             for _ in _round(plan, [one for one in open_ if one.measurable], number):
                 done += 1
                 step(planned, done)
