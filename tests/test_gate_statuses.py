@@ -421,6 +421,8 @@ def stopped():
         os.kill(os.getpid(), int(sys.argv.pop()))
         signal.pause()
 
+# The parent may ignore the signal, as nohup does; a gate then ignores it too.
+signal.signal(int(sys.argv[-1]), signal.default_int_handler)
 stopped(sys.argv[1:-1])
 """
 
@@ -428,7 +430,7 @@ stopped(sys.argv[1:-1])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_removes_the_sources_and_is_no_regression(number: signal.Signals) -> None:
     words = [sys.executable, "-c", STOPPED, str(int(number))]
-    found = subprocess.run(words, capture_output=True, text=True, check=False)
+    found = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
     assert (found.returncode, found.stderr) == (128 + number, "Error: stopped\n")
     folder = Path(found.stdout.strip())
     assert folder.name.startswith("time-gate-")
