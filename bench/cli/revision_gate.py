@@ -18,12 +18,13 @@ from bench.instruments import environment
 from bench.loop.result_files import partial_file, write_text
 from bench.plan.sweep import Sweep, read
 from bench.schema.case import Case
+from bench.schema.case_names import count_of_cases
 from bench.schema.validation import FileError, name_of, reason
 from bench.time_gate import gate_cases, revisions
 from bench.time_gate.changed_variants import changed_variants
 from bench.time_gate.gate import CaseOutcome, GatePlan, is_unclear
 from bench.time_gate.gate import compare as compare_sources
-from bench.time_gate.gate_summary import GateSummary, count_of_cases
+from bench.time_gate.gate_summary import GateSummary
 from bench.time_gate.revisions import Revision
 from bench.time_gate.side import Side, SideError
 from bench.time_gate.unmeasured_cases import unmeasured_cases

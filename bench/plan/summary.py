@@ -10,6 +10,7 @@ from rich.table import Table
 from bench.loop.progress import in_words
 from bench.plan.prediction import RANGES, Prediction
 from bench.schema.case import Case
+from bench.schema.case_names import count_of_cases
 from bench.schema.environment_file import Duration
 from bench.schema.measurement import Measurement
 
@@ -113,7 +114,7 @@ def sentence(predictions: Sequence[Prediction], other_seconds: float, memory: in
 
 def cases_in_words(predictions: Sequence[Prediction], other_seconds: float) -> str:
     """A text such as `572 cases, about 9 min`."""
-    count = "1 case" if len(predictions) == 1 else f"{len(predictions)} cases"
+    count = count_of_cases(len(predictions))
     return f"{count}, about {in_words(seconds(predictions, other_seconds))}"
 
 

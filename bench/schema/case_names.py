@@ -47,3 +47,8 @@ def _unless(name: str, case: Mapping[str, Any], usual: Any) -> str:
 def _word(text: str) -> str:
     """The text, quoted if its end could not be told from the next part."""
     return json.dumps(text) if " " in text or '"' in text else text
+
+
+def count_of_cases(number: int) -> str:
+    """A number of cases in words."""
+    return "1 case" if number == 1 else f"{number} cases"

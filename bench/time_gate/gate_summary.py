@@ -10,6 +10,7 @@ from functools import cached_property
 from rich.table import Table
 from rich.text import Text
 
+from bench.schema.case_names import count_of_cases
 from bench.time_gate.gate import CaseOutcome, NoJudgement
 from bench.time_gate.verdict import Judgement, TimeVerdict
 
@@ -153,11 +154,6 @@ def verdict_of(outcome: CaseOutcome) -> str:
 
 def _side(reason: NoJudgement | None) -> str | None:
     return None if reason is None else reason.side
-
-
-def count_of_cases(number: int) -> str:
-    """A number of cases in words."""
-    return "1 case" if number == 1 else f"{number} cases"
 
 
 def _numbers(judged: Judgement) -> tuple[str, str, str]:

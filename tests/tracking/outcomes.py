@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from bench.cli.gate_command import FINE, INVALID, NOT_MEASURED, REGRESSION
+from bench.schema.case_names import count_of_cases
 
 MOST_NAMED = 8  # cases that are named in a list
 
@@ -78,11 +79,14 @@ class Outcomes:
             for case in self._missing
         ]
         if new:
-            yield f"not compared: {_cases(len(new))} without a stored time: {_listed(new, ', ')}"
+            yield (
+                f"not compared: {count_of_cases(len(new))} without a stored time: "
+                f"{_listed(new, ', ')}"
+            )
         if missing:
             yield (
-                f"not compared: {_cases(len(missing))} with a stored time, not measured now: "
-                f"{_listed(missing, '; ')}"
+                f"not compared: {count_of_cases(len(missing))} with a stored time, not measured "
+                f"now: {_listed(missing, '; ')}"
             )
         if config.option.benchmark_compare_fail and (new or missing):
             yield (
@@ -97,10 +101,6 @@ class Outcomes:
     @property
     def _missing(self) -> list[str]:
         return [case for case in self.selected if case in self.comparable - self.passed]
-
-
-def _cases(number: int) -> str:
-    return "1 case" if number == 1 else f"{number} cases"
 
 
 def _listed(words: Sequence[str], between: str) -> str:
